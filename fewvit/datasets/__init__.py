@@ -1,0 +1,86 @@
+"""Input formats: one file each, found by what a source looks like.
+
+A source (`SRC`) is a folder of class folders, a flat folder, a CSV/TSV/Parquet table, WebDataset shards, a zip archive or `digits`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .. import plugins
+from ..errors import DataError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """How a source is listed. Options of every format, whether it has a use for them or not."""
+
+    follow_links: bool = False  # also follow links that leave the root
+    allow_empty_class: bool = False  # keep a class folder without a single image
+
+
+class Format(Protocol):
+    """What a file in this folder offers: one public class with these two static methods."""
+
+    @staticmethod
+    def accepts(source: str) -> bool:
+        """Whether `source` is of this format; looks at names and kinds of files only, never at their content."""
+
+    @staticmethod
+    def open(source: str, listing: Listing) -> Dataset:
+        """The data set. Raises DataError for what is missing, empty or inconsistent."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images by row number, with labels. An id is a path relative to the source; the order is the order of the ids' bytes."""
+
+    name: str  # what result rows call it
+    ids: Sequence[str]  # N; odd bytes of file names as surrogates
+    labels: np.ndarray  # (N,) int64, -1 = unlabelled
+    classes: Sequence[str]
+    reader: Reader
+    left_out: dict[str, int] = field(default_factory=dict)  # reason -> how many entries of the source were passed over
+    notes: Sequence[str] = ()  # what a user should know about the source, a line each
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, i: int) -> bytes:
+        """The bytes of image `i`, undecoded. Raises OSError as the operating system does."""
+        return self.reader.read(i)
+
+    def identity(self, i: int) -> bytes | None:
+        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None when image `i` is no file of its own."""
+        return self.reader.identity(i)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over ids, labels and classes: equal for equal listings, whatever the pictures hold."""
+        text = "\0".join([*self.ids, "", *self.classes]).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(text + np.ascontiguousarray(self.labels, dtype="<i8").tobytes()).hexdigest()
+
+
+class Reader(Protocol):
+    """Where the bytes of a data set come from. Called from several threads at once."""
+
+    def read(self, i: int) -> bytes: ...
+
+    def identity(self, i: int) -> bytes | None: ...
+
+
+def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
+    """The data set behind `source`, in whatever format it is. Raises DataError if nothing is there or nothing fits."""
+    for name in plugins.names("datasets"):
+        format_: Format = plugins.find("datasets", name)
+        if format_.accepts(source):
+            return format_.open(source, listing or Listing())
+    if not Path(source).exists():
+        raise DataError("no such file or folder", file=source, fix="Give a folder of class folders, a flat folder, a table, shards, a zip archive or `digits`.")
+    raise DataError("not a source of images that is known", file=source, fix="Give a folder, .csv, .tsv, .parquet, .tar, .zip or `digits`.")

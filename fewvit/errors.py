@@ -1,0 +1,117 @@
+"""Every error that a user can fix, and the exit code that its kind owns.
+
+    FewvitError
+    ├── UsageError 2            the command or the call is wrong
+    │   ├── UnknownName         a name that no table holds; carries the nearest ones
+    │   ├── LicenseRequired     weights whose licence must be accepted first
+    │   ├── Unobtainable        weights that are neither here nor downloadable now
+    │   └── MissingExtra        an optional dependency that is not installed
+    ├── DataError 3             the input images, labels or tables are wrong or missing
+    │   ├── BadImages           more undecodable images than allowed
+    │   └── UnlabelledNeighbor  a vote over rows that have no label
+    ├── IntegrityError 4        bytes are not what they should be
+    │   ├── CheckpointError     a weights file: damaged, hostile, foreign or of another architecture
+    │   ├── CacheError          a stored shard does not match its manifest
+    │   └── FingerprintMismatch features of two backbones or transforms meet
+    ├── NumericalError 5        NaN or Inf where numbers must be
+    └── ResourceError 6         disk or memory is exhausted
+
+An interruption (Ctrl-C, SIGTERM) is no error of this tree: it ends with 130 or 143.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+from collections.abc import Iterable
+
+
+class FewvitError(Exception):
+    """What was wrong, in which file, and what to do next: at most two lines."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, file: str | os.PathLike[str] | None = None, fix: str | None = None):
+        self.what, self.file, self.fix = what, file, fix
+        where = f"{printable(file)}: " if file is not None else ""
+        super().__init__(where + what + (f"\n  {fix}" if fix else ""))
+
+
+class UsageError(FewvitError):
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that is in no table. Names the nearest known ones, or all of them when they are few."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, fix: str | None = None):
+        known = list(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"
+        super().__init__(f"unknown {kind} {name!r}. {hint}", fix=fix)
+        self.name, self.near = name, near
+
+
+class LicenseRequired(UsageError):
+    pass
+
+
+class Unobtainable(UsageError):
+    pass
+
+
+class MissingExtra(UsageError):
+    pass
+
+
+class DataError(FewvitError):
+    exit_code = 3
+
+
+class BadImages(DataError):
+    pass
+
+
+class UnlabelledNeighbor(DataError):
+    pass
+
+
+class IntegrityError(FewvitError):
+    exit_code = 4
+
+
+class CheckpointError(IntegrityError):
+    pass
+
+
+class CacheError(IntegrityError):
+    pass
+
+
+class FingerprintMismatch(IntegrityError):
+    pass
+
+
+class NumericalError(FewvitError):
+    exit_code = 5
+
+
+class ResourceError(FewvitError):
+    exit_code = 6
+
+
+def printable(name: object) -> str:
+    """The text of a path or id as it may be shown: bytes that are not UTF-8 and control characters are escaped."""
+    text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def from_os_error(error: OSError, doing: str) -> FewvitError:
+    """The error of the tree that an OSError is: a full disk is a matter of resources, anything else of input."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ResourceError(f"disk full while {doing}", file=error.filename, fix="Free some space, or choose another folder with --cache-dir or --out; finished work is kept.")
+    if error.errno in (errno.ENOMEM, errno.EMFILE):
+        return ResourceError(f"{error.strerror} while {doing}", file=error.filename)
+    return DataError(f"{error.strerror or error} while {doing}", file=error.filename)

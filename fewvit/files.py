@@ -1,0 +1,79 @@
+"""The only module that replaces a file: unique temporary name, fsync, rename, fsync of the folder.
+
+A reader sees the old file or the new one, never a part. What stands in several files is committed by the one written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import from_os_error
+
+_BLOCK = 1 << 20  # bytes read at a time while hashing
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """A handle whose content becomes `path` when the block ends without an error, and vanishes otherwise.
+
+    Raises ResourceError when the disk is full; the old file is then untouched.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""})) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, target)
+        fsync_folder(target.parent)
+    except OSError as error:
+        error.filename = error.filename or str(target)
+        raise from_os_error(error, f"writing {target.name}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power loss, where the file system supports it."""
+    with contextlib.suppress(OSError):  # some network file systems refuse to open a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Replace `path` by `value` as JSON; lone surrogates of odd file names are escaped, so they come back whole."""
+    with replacing(path, "w") as handle:
+        json.dump(value, handle, indent=1, sort_keys=True, allow_nan=False)
+        handle.write("\n")
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as handle:
+        while block := handle.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sweep(folder: Path, older_than_s: float, now_s: float) -> int:
+    """Remove temporary files that killed processes left in `folder`; how many went."""
+    gone = 0
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if now_s - path.stat().st_mtime > older_than_s:
+                path.unlink()
+                gone += 1
+    return gone

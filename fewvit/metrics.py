@@ -1,0 +1,42 @@
+"""Accuracy in percent and confidence intervals. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import DataError
+
+
+def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Place (Q,) of each row's target class, 0 = best, among `scores` (Q, C): ties go to the lower class number.
+
+    A class with score 0 has no vote and is never a hit: its place is C. Without this, the classes behind the last voted
+    one stand in arbitrary order, and DINO's and DINOv2's top-5 count some of them.
+    """
+    n_classes = scores.shape[1]
+    own = np.take_along_axis(scores, targets[:, None], axis=1)  # (Q, 1)
+    better = (scores > own).sum(axis=1)
+    tied_before = ((scores == own) & (np.arange(n_classes) < targets[:, None])).sum(axis=1)
+    return np.where(own[:, 0] > 0, better + tied_before, n_classes)
+
+
+def top_k_accuracy(rank: np.ndarray, k: int) -> float:
+    """Percent of rows whose target stands among the first k places, from `rank_of_target`."""
+    if len(rank) == 0:
+        raise DataError("there are no test images to score")
+    return 100.0 * float(np.count_nonzero(rank < k)) / len(rank)
+
+
+def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float]]:
+    """`mean` over trials; with two or more also `std` (ddof 1) and `ci95`, Student's t interval of the mean."""
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.size < 2:
+        return {"mean": float(sample[0])}
+    from scipy.special import stdtrit  # the t quantile, without the whole of scipy.stats
+
+    std = float(sample.std(ddof=1))
+    half = float(stdtrit(sample.size - 1, 0.975)) * std / float(np.sqrt(sample.size))
+    mean = float(sample.mean())
+    return {"mean": mean, "std": std, "ci95": [mean - half, mean + half]}

@@ -1,0 +1,30 @@
+"""A plug-in is a file: `fewvit/<kind>/<name>.py` with exactly one public class.
+
+Nothing is registered: the folder is the list. Kinds are `backbones` (families), `classifiers` and `datasets`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from .errors import UnknownName
+
+
+def names(kind: str) -> list[str]:
+    """The plug-ins of a kind, sorted; a file whose name starts with an underscore is none."""
+    return sorted(path.stem for path in (Path(__file__).parent / kind).glob("*.py") if not path.stem.startswith("_"))
+
+
+def find(kind: str, name: str) -> Any:
+    """The one public class of `fewvit/<kind>/<name>.py`; hyphens are accepted. Raises UnknownName."""
+    stem = name.replace("-", "_")
+    if stem not in names(kind):
+        raise UnknownName(kind.rstrip("s"), name, names(kind))
+    module = importlib.import_module(f"fewvit.{kind}.{stem}")
+    public = [value for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__ and not key.startswith("_")]
+    if len(public) != 1:
+        raise TypeError(f"{module.__name__} must hold exactly one public class, it holds {[c.__name__ for c in public]}")
+    return public[0]
