@@ -1,0 +1,45 @@
+"""fewvit extract"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fewvit.errors import UsageError
+
+from .inputs import listing, reader
+from .shared import Features, Listed, Model, Output, Work, command, single
+from .show import Screen
+
+app = single()
+
+
+@command(app)
+def extract(
+    model: Model,
+    features: Features,
+    listed: Listed,
+    work: Work,
+    output: Output,
+    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help="Images: a folder, table, shards, zip archive or `digits`.")] = None,
+) -> None:
+    """Turn images into features.
+
+    --out FILE.npz gets `features` float32 (N, D), `labels`, `ids`, `classes`; without it they are only put into the cache.
+    """
+    screen = Screen(output)
+    if output.out is not None and output.out.suffix != ".npz":
+        raise UsageError(f"--out {output.out}: features are written as .npz")
+    source = reader(model, features, work, screen, max_bad="1%")
+
+    from fewvit.evaluate.inputs import require_source
+    from fewvit.evaluate.extracted import extract_rows
+    from fewvit.results import Result
+
+    rows, facts, kept, skipped = extract_rows(source, require_source(data), listing(listed), to_file=output.out is not None)
+    screen.skipped(skipped, output.out)
+    if output.out is not None:
+        kept.save(output.out)
+        screen.say(f"wrote {len(kept)} x {kept.features.shape[1]} features to {output.out}")
+    Screen(Output(format=output.format, quiet=output.quiet)).result(Result("extract", rows, facts))

@@ -1,0 +1,70 @@
+"""From the shared options to the library's readers."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from fewvit.errors import UsageError
+
+from .shared import Features, Listed, Model, Work
+from .show import Screen
+
+if TYPE_CHECKING:
+    from fewvit.datasets import Listing
+    from fewvit.evaluate.inputs import FeatureReader
+    from fewvit.specs import Access
+
+
+def names_of(model: Model) -> list[str]:
+    """The backbones of a list with commas; a misspelt variant is refused before anything heavy is imported."""
+    names = [name for name in model.backbone.split(",") if name]
+    if not names:
+        raise UsageError("--backbone names no backbone")
+    from fewvit.specs import is_path
+
+    for name in names:
+        if not is_path(name) and not name.startswith(("timm:", "hf:")):
+            from fewvit.backbones import find_variant
+
+            find_variant(name)
+    return names
+
+
+def access(model: Model, work: Work, screen: Screen) -> Access:
+    """How weights may be got."""
+    from fewvit.cache import default_cache_dir
+    from fewvit.specs import Access
+
+    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+    return Access(work.cache_dir or default_cache_dir(), model.offline, tuple(model.accept_license or ()), ask, screen.download, screen.say)
+
+
+def _ask(question: str) -> bool:
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def reader(model: Model, features: Features, work: Work, screen: Screen, *, max_bad: str = "0") -> FeatureReader:
+    """What opens sources and extracts features under these options."""
+    names = names_of(model)
+    from fewvit.cache import Cache, default_cache_dir
+    from fewvit.evaluate.inputs import Backbones, FeatureReader
+    from fewvit.extract import Work as LibraryWork
+    from fewvit.extract import allowed_bad
+    from fewvit.pipeline import FeatureOptions
+
+    backbones = Backbones(names, access(model, work, screen), model.weights, model.checkpoint_key, model.family, work.seed)
+    options = FeatureOptions(features.protocol, features.pool, features.layers, features.img_size, features.precision, features.decode, features.device)
+    cache = None if work.no_cache else Cache(work.cache_dir or default_cache_dir())
+    allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is told before the work begins
+    how = LibraryWork(work.batch_size, work.workers, work.max_bad or max_bad, work.max_pixels, screen.progress)
+    return FeatureReader(backbones, options, cache, how, rehash=work.rehash, say=screen.say)
+
+
+def listing(listed: Listed) -> Listing:
+    """How folders are listed."""
+    from fewvit.datasets import Listing
+
+    return Listing(listed.follow_links, listed.allow_empty_class)

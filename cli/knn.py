@@ -1,0 +1,41 @@
+"""fewvit knn"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .inputs import listing, reader
+from .shared import Features, Listed, Model, Output, Pair, Work, command, numbers, single
+from .show import Screen
+
+app = single()
+
+
+@command(app)
+def knn(
+    pair: Pair,
+    model: Model,
+    features: Features,
+    listed: Listed,
+    work: Work,
+    output: Output,
+    k: Annotated[str | None, typer.Option("--k", "--nb-knn", metavar="K,…", help="Neighbours that vote; default 10,20,100,200 as far as the bank reaches.")] = None,
+    temperature: Annotated[str, typer.Option("--temperature", metavar="T,…", help="Weights are exp(similarity / T).")] = "0.07",
+    leave_one_out: Annotated[bool, typer.Option("--leave-one-out", help="Judge each image of one set by all others.")] = False,
+    shots: Annotated[str | None, typer.Option("--shots", "--n-per-class-list", metavar="N,…", help="Images per class in the bank, drawn as DINOv2 does.")] = None,
+    trials: Annotated[int, typer.Option("--trials", "--n-tries", min=1, help="Draws of --shots.")] = 1,
+) -> None:
+    """Weighted k-NN accuracy of frozen features, several k in one pass."""
+    screen = Screen(output)
+    ks, temperatures, per_class = numbers(k, "--k"), numbers(temperature, "--temperature", float), numbers(shots, "--shots")
+    source = reader(model, features, work, screen)
+
+    from fewvit.evaluate.inputs import Sources
+    from fewvit.evaluate.knn import KNNOptions, run_knn
+    from fewvit.results import Result
+
+    options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device)
+    rows, facts = run_knn(source, Sources(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped)
+    screen.result(Result("knn", rows, facts))

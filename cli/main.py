@@ -1,0 +1,135 @@
+"""Assembles the commands; the one place where an error becomes a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from fewvit.errors import FewvitError
+
+# command -> the first line of its help, shown without importing the command; a test compares the two
+COMMANDS = {
+    "backbones": "List the backbones, explain one, check a weights file, fetch weights ahead.",
+    "cache": "Show or clear the feature cache.",
+    "demo": "A guided tour on built-in images: offline, in under a minute.",
+    "doctor": "Check this machine: torch, FAISS, GPU, threads, decoders.",
+    "extract": "Turn images into features.",
+    "knn": "Weighted k-NN accuracy of frozen features, several k in one pass.",
+}
+EPILOG = "Every command takes --help. Sources are folders, tables, shards, zip archives, `digits` or features (.npz)."
+
+
+class LazyCommands(TyperGroup):
+    """Imports a command's module when the command is used, so that help and usage errors cost nothing."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{cmd_name}", __package__)
+        return typer.main.get_command(module.app)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from fewvit.errors import UnknownName
+
+            raise UnknownName("command", args[0], COMMANDS, fix="Run `fewvit --help`.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(cls=LazyCommands, rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, epilog=EPILOG)
+
+
+@app.callback()
+def fewvit(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    """Label-efficient few-shot learning on frozen self-supervised ViTs (DINO, MSN, MAE, DINOv2)."""
+    if version:
+        from fewvit import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: what is running saves its work and the process ends with 143."""
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise Terminated
+
+
+def run(argv: Sequence[str]) -> int:
+    """The exit code of one command line; errors are told on stderr in one or two lines."""
+    try:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+    except ValueError:
+        pass  # not the main thread: the host program keeps its handlers
+    try:
+        outcome = typer.main.get_command(app)(args=list(argv), prog_name="fewvit", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except FewvitError as error:
+        return _tell(str(error), error.exit_code, argv)
+    except (KeyboardInterrupt, typer.Abort):
+        return _tell("interrupted; what was done is kept, the same command goes on from there", 130, ())
+    except Terminated:
+        return _tell("terminated; what was done is kept, the same command goes on from there", 143, ())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone
+        return 0
+    except MemoryError:
+        return _tell("out of memory; try a smaller --batch-size", 6, argv)
+    except Exception as error:
+        return _unforeseen(error, argv)
+
+
+def _unforeseen(error: Exception, argv: Sequence[str]) -> int:
+    """A usage error of the option parser, or a fault of ours."""
+    message = getattr(error, "format_message", None)
+    if message is not None:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "fewvit"
+        return _tell(f"{' '.join(message().split())}\n  See `{command} --help`.", 2, argv)
+    if isinstance(error, OSError):
+        from fewvit.errors import from_os_error
+
+        known = from_os_error(error, "running " + (argv[0] if argv else "fewvit"))
+        return _tell(str(known), known.exit_code, argv)
+    return _tell(f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n  Run it again with --debug for the details, and please report it.", 1, argv)
+
+
+def _tell(text: str, code: int, argv: Sequence[str]) -> int:
+    if "--debug" in argv:
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.write(f"fewvit: {text}\n")
+    return code
+
+
+def main() -> None:
+    """The console script."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Options that several commands take, spelled once. A command's parameter of one of these types is replaced by its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from fewvit.errors import DataError, UsageError
+
+_QUICK = "dino_vits16"
+
+
+def _config(context: typer.Context, path: str | None) -> str | None:
+    """Values of a TOML file as this command's defaults; what the command line says wins."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise DataError("no such file", file=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"not a TOML file: {error}", file=path) from error
+    known = {parameter.name for parameter in context.command.params}
+    values = {key.replace("-", "_"): ",".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        from fewvit.errors import UnknownName
+
+        raise UnknownName("option", unknown[0], sorted(filter(None, known)), fix=f"It stands in {path}.")
+    context.default_map = values
+    return path
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which backbone, and where its weights come from."""
+
+    backbone: Annotated[str, typer.Option("--backbone", "-m", metavar="NAME|FILE|…", help="Variant, weights file, timm:NAME or hf:ORG/NAME; several with commas.")] = _QUICK
+    weights: Annotated[str | None, typer.Option("--weights", metavar="FILE|random", help="Weights of a named variant; `random` leaves it untrained and says so in every row.")] = None
+    checkpoint_key: Annotated[str | None, typer.Option("--checkpoint-key", metavar="KEY", help="Network of the file: teacher, student, target_encoder, encoder.")] = None
+    family: Annotated[str | None, typer.Option("--family", metavar="NAME", help="Take a bare file for this family, whatever its layout says.")] = None
+    accept_license: Annotated[list[str] | None, typer.Option("--accept-license", metavar="ID", help="Accept a licence, such as cc-by-nc-4.0, for a download.")] = None
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is read out of the backbone."""
+
+    protocol: Annotated[str | None, typer.Option("--protocol", metavar="NAME", help="dino/1, dinov2/1, msn/1, mae/1 or timm/1; default: the backbone's own.")] = None
+    pool: Annotated[str | None, typer.Option("--pool", metavar="cls|mean|cls+mean|cls+dist", help="Which tokens become the feature.")] = None
+    layers: Annotated[str | None, typer.Option("--layers", metavar="N|each", help="Class tokens of the last N blocks; `each`: one row per block.")] = None
+    img_size: Annotated[str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels; the resize before the crop scales with it.")] = None
+    precision: Annotated[str, typer.Option("--precision", metavar="fp32|bf16|fp16|auto", help="fp32 is the papers'; auto is bf16 where the device has it.")] = "fp32"
+    decode: Annotated[str, typer.Option("--decode", metavar="fast|pil", help="fast applies EXIF and puts white under alpha; pil gives the official pixels bit for bit.")] = "fast"
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sets: one to learn from, one to judge by."""
+
+    data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/ or test/; or `digits`.")] = None
+    train: Annotated[str | None, typer.Option("--train", metavar="SRC", help="Images or features (.npz) to learn from.")] = None
+    test: Annotated[str | None, typer.Option("--test", metavar="SRC", help="Images or features (.npz) to judge by.")] = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """How folders are listed."""
+
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also follow links that leave the source.")] = False
+    allow_empty_class: Annotated[bool, typer.Option("--allow-empty-class", help="Keep class folders without an image.")] = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the work is done; no choice here changes a feature."""
+
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward pass.")] = 32
+    workers: Annotated[int | None, typer.Option("--workers", "-j", min=0, help="Decoding threads; default: one per core, at most 16.")] = None
+    max_bad: Annotated[str | None, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images to leave out. Default: none; extract: 1%.")] = None
+    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = 64_000_000
+    seed: Annotated[int, typer.Option("--seed", help="Seed of random weights and subsets.")] = 0
+    cache_dir: Annotated[Path | None, typer.Option("--cache-dir", metavar="DIR", envvar="FEWVIT_CACHE_DIR", help="Features, weights and licences are kept here.")] = None
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")] = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is shown and kept."""
+
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the result here (.json or .csv).")] = None
+    format: Annotated[str, typer.Option("--format", metavar="table|json|csv", help="What stdout gets.")] = "table"
+    config: Annotated[str | None, typer.Option("--config", metavar="FILE.toml", is_eager=True, callback=_config, help="Defaults of these options.")] = None
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more on stderr.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing but errors on stderr.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+
+
+def command(app: typer.Typer) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function whose parameters may be of the types above: each is spread into its options and put together again."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        hints = get_type_hints(function, vars(sys.modules[function.__module__]), include_extras=True)
+        groups, parameters = {}, []
+        for name, parameter in inspect.signature(function).parameters.items():
+            if dataclasses.is_dataclass(hints[name]):
+                groups[name] = hints[name]
+                parameters += _fields(hints[name])
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+
+        @functools.wraps(function)
+        def spread(**values: Any) -> Any:
+            assembled = {name: group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)}) for name, group in groups.items()}
+            return function(**assembled, **values)
+
+        spread.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        spread.__annotations__ = {p.name: p.annotation for p in parameters}
+        del spread.__wrapped__  # type: ignore[attr-defined]
+        app.command()(spread)
+        return function
+
+    return register
+
+
+def _fields(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name]) for f in dataclasses.fields(group)]
+
+
+def single() -> typer.Typer:
+    """The app of a module that holds one command."""
+    return typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+
+def numbers(text: str | None, flag: str, kind: type = int) -> list[Any]:
+    """The numbers of a list with commas. Raises UsageError."""
+    if text is None:
+        return []
+    try:
+        return [kind(word) for word in text.replace(" ", ",").split(",") if word]
+    except ValueError as error:
+        raise UsageError(f"{flag} {text!r} is not a list of numbers such as 10,20,100") from error

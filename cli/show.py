@@ -1,0 +1,120 @@
+"""What a person sees: notes and progress on stderr, the result alone on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewvit.errors import UsageError, printable
+
+from .shared import Output
+
+if TYPE_CHECKING:
+    from fewvit.extract import Progress
+    from fewvit.results import Result
+
+_FORMATS = ("table", "json", "csv")
+_LINE_EVERY_S = 10.0  # progress lines where stderr is no terminal
+_SHOWN_SKIPS = 20
+
+
+class Screen:
+    """Where a command talks to."""
+
+    def __init__(self, output: Output):
+        if output.format not in _FORMATS:
+            raise UsageError(f"--format {output.format!r} is not one of {', '.join(_FORMATS)}")
+        self.output = output
+        self._live = sys.stderr.isatty() and not output.quiet
+        self._last = time.monotonic()
+        self._open_line = False
+
+    def say(self, line: str) -> None:
+        """A note on stderr, in one line."""
+        if not self.output.quiet:
+            self._end_line()
+            sys.stderr.write(printable(line) + "\n")
+
+    def progress(self, p: Progress) -> None:
+        """Images done, speed, time left, and whether decoding or the model sets the pace."""
+        finished = p.done >= p.total
+        if self.output.quiet or (not self._live and not finished and time.monotonic() - self._last < _LINE_EVERY_S) or (not self._live and finished and p.elapsed < 1):
+            return
+        self._last = time.monotonic()
+        speed = p.computed / p.elapsed if p.elapsed else 0.0
+        left = (p.total - p.done) / speed if speed else 0.0
+        pace = "decoding" if p.waiting > p.modelling else "the model"
+        share = 100 * max(p.waiting, p.modelling) / max(p.waiting + p.modelling, 1e-9)
+        text = f"{p.done}/{p.total} images  {speed:.1f} images/s  {_duration(left)} left  {pace} takes {share:.0f} % of the time"
+        if self._live:
+            sys.stderr.write("\r\x1b[K" + text)
+            self._open_line = True
+            if finished:
+                self._end_line()
+        else:
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def download(self, done: int, total: int | None) -> None:
+        """Bytes of a download."""
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{done / 1e6:.1f}{f' of {total / 1e6:.1f}' if total else ''} MB")
+            sys.stderr.flush()
+            self._open_line = True
+
+    def skipped(self, skipped: Sequence[dict[str, str]], beside: Path | None = None) -> None:
+        """Each skipped picture, the first twenty by name; all of them as records beside an output file."""
+        for record in skipped[:_SHOWN_SKIPS]:
+            self.say(f"skipped {record['id']}: {record['reason']}")
+        if len(skipped) > _SHOWN_SKIPS:
+            self.say(f"skipped {len(skipped) - _SHOWN_SKIPS} more")
+        if beside is not None:
+            import json
+
+            from fewvit.files import replacing
+
+            records = beside.with_suffix(".skipped.jsonl")
+            if skipped or records.exists():
+                with replacing(records, "w") as handle:
+                    handle.writelines(json.dumps(record) + "\n" for record in skipped)
+
+    def result(self, result: Result) -> None:
+        """The result on stdout in the format asked for, and in --out if given."""
+        self._end_line()
+        if self.output.out is not None:
+            from fewvit.files import replacing
+
+            with replacing(self.output.out, "w") as handle:
+                handle.write(result.to_csv() if self.output.out.suffix == ".csv" else result.to_json() + "\n")
+        if self.output.format == "json":
+            sys.stdout.write(result.to_json() + "\n")
+        elif self.output.format == "csv":
+            sys.stdout.write(result.to_csv())
+        else:
+            self.table(result.to_table())
+
+    def table(self, cells: Sequence[Sequence[Any]]) -> None:
+        """Columns of text on stdout, the first line being their names; numbers to the right."""
+        lines = [[str(cell) for cell in line] for line in cells]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        numeric = [all(_is_number(line[i]) for line in lines[1:]) for i in range(len(widths))]
+        for line in lines:
+            sys.stdout.write("  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)).rstrip() + "\n")
+
+    def _end_line(self) -> None:
+        if self._open_line:
+            sys.stderr.write("\n")
+            self._open_line = False
+
+
+def _is_number(text: str) -> bool:
+    return text == "" or text.replace(".", "", 1).replace("-", "", 1).replace("e", "", 1).isdigit()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

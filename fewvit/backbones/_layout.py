@@ -1,0 +1,81 @@
+"""Naming conventions that official weight files share, turned into the trunk's names."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from . import Architecture, Trunk
+
+# width -> heads where it is not width / 64: MAE's and I-JEPA's ViT-H has 16 heads of 80, and a load with 20 would not fail
+_HEADS = {1280: 16}
+
+
+def is_tensor(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "numel")
+
+
+def network(tree: Mapping[str, Any], key: str | None) -> Mapping[str, Any]:
+    """The tensors under `key`, or `tree` itself where `key` is None. Raises KeyError naming what is there."""
+    if key is None:
+        return tree
+    if not isinstance(tree.get(key), Mapping):
+        raise KeyError(f"the file holds no network {key!r}; it has {', '.join(sorted(map(str, tree)))[:200]}")
+    return tree[key]
+
+
+def without_prefixes(name: str, prefixes: Iterable[str]) -> str:
+    """`name` after each of `prefixes` was taken off its front, in their order."""
+    for prefix in prefixes:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def split_trunk(tensors: Mapping[str, Any], *, prefixes: Iterable[str] = (), aside: Iterable[str] = (), renames: Mapping[str, str] | None = None) -> Trunk:
+    """The trunk of flat `tensors`: prefixes off, what matches a pattern of `aside` dropped, parts renamed."""
+    prefixes, aside = tuple(prefixes), tuple(aside)
+    trunk = Trunk({}, {}, [])
+    for name, value in tensors.items():
+        short = without_prefixes(str(name), prefixes)
+        if not is_tensor(value) or any(fnmatch.fnmatchcase(short, pattern) for pattern in aside):
+            trunk.dropped.append(str(name))
+            continue
+        for old, new in (renames or {}).items():
+            short = re.sub(old, new, short)
+        trunk.tensors[short], trunk.mapping[short] = value, str(name)
+    return trunk
+
+
+def has_vit_trunk(tensors: Mapping[str, Any]) -> bool:
+    """Whether flat tensors look like a ViT under the names that DINO and timm share."""
+    return all(name in tensors for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"))
+
+
+def infer_vit(tensors: Mapping[str, Any], positions: str) -> Architecture:
+    """Width, depth, patch and table size as the shapes say; heads from the width. Raises KeyError or ValueError for what is no ViT."""
+    width, channels, patch, patch_w = (int(n) for n in tensors["patch_embed.proj.weight"].shape)
+    if channels != 3 or patch != patch_w:
+        raise ValueError(f"patch embedding of shape {tuple(tensors['patch_embed.proj.weight'].shape)}, expected (D, 3, P, P)")
+    depth = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name)))
+    cells = int(tensors["pos_embed"].shape[1]) - 1
+    grid = round(cells**0.5)
+    if grid * grid != cells:
+        raise ValueError(f"a position table of {cells} patches is not square")
+    if width not in _HEADS and width % 64:
+        raise ValueError(f"width {width} is not a multiple of the head size 64")
+    swiglu = "blocks.0.mlp.fc1.weight" in tensors and tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * tensors["blocks.0.mlp.fc2.weight"].shape[1]
+    return Architecture(
+        width=width,
+        depth=depth,
+        heads=_HEADS.get(width, width // 64),
+        patch=patch,
+        grid=grid,
+        positions=positions,
+        registers=int(tensors["register_tokens"].shape[1]) if "register_tokens" in tensors else 0,
+        feed_forward="swiglu" if swiglu else "mlp",
+        hidden=int(tensors["blocks.0.mlp.fc2.weight"].shape[1]),
+        layer_scale="blocks.0.ls1.gamma" in tensors,
+        final_norm="fc_norm" if "fc_norm.weight" in tensors else "norm",
+    )

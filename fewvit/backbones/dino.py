@@ -1,0 +1,64 @@
+"""DINO (Caron et al. 2021): self-distillation with no labels. Files of facebookresearch/dino; iBOT's teacher files share the layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from . import Architecture, Trunk, Variant
+from ._layout import has_vit_trunk, infer_vit, network, split_trunk
+
+_BASE = "https://dl.fbaipublicfiles.com/dino"
+
+
+def _url(name: str) -> str:
+    return f"{_BASE}/{name}_pretrain/{name}_pretrain.pth"
+
+
+def _small(patch: int) -> Architecture:
+    return Architecture(384, 12, 6, patch, grid=224 // patch)
+
+
+def _base(patch: int) -> Architecture:
+    return Architecture(768, 12, 12, patch, grid=224 // patch)
+
+
+class Dino:
+    """Published numbers: k-NN and linear from the repository's table, 1/2/5 images per class from MSN's Table 1."""
+
+    license: ClassVar[str] = "Apache-2.0"
+    source: ClassVar[str] = "https://github.com/facebookresearch/dino"
+    protocol: ClassVar[str] = "dino/1"
+    checkpoint_keys: ClassVar[tuple[str, ...]] = ("teacher", "student")
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "dino_vits16": Variant(_small(16), _url("dino_deitsmall16"), published={"knn": 74.5, "linear": 77.0, "1%": 64.5, "lowshot": {1: "38.9 ± 0.4", 2: "48.9 ± 0.3", 5: "58.5 ± 0.1"}}),
+        "dino_vits8": Variant(_small(8), _url("dino_deitsmall8"), published={"knn": 78.3, "linear": 79.7, "lowshot": {1: "45.5 ± 0.4", 2: "56.0 ± 0.7", 5: "64.7 ± 0.4"}}),
+        "dino_vitb16": Variant(_base(16), _url("dino_vitbase16"), published={"knn": 76.1, "linear": 78.2, "1%": 67.0, "lowshot": {1: "41.8 ± 0.3", 2: "51.9 ± 0.6", 5: "61.4 ± 0.2"}}),
+        "dino_vitb8": Variant(_base(8), _url("dino_vitbase8"), published={"knn": 77.4, "linear": 80.1, "1%": 70.0, "lowshot": {1: "45.8 ± 0.5", 2: "55.9 ± 0.6", 5: "64.6 ± 0.2"}}),
+        "dino_vits8_300ep": Variant(_small(8), _url("dino_deitsmall8_300ep"), note="300 epochs; the paper's attention pictures"),
+        "dino_vits16_gldv2": Variant(_small(16), _url("dino_vitsmall16_googlelandmark"), note="pretrained on Google Landmarks v2"),
+        "dino_vitt16": Variant(Architecture(192, 12, 3, 16), note="an architecture of the official code without published weights"),
+    }
+
+    @staticmethod
+    def recognises(tree: Mapping[str, Any]) -> bool:
+        if isinstance(tree.get("teacher"), Mapping):
+            return "dino_loss" in tree or (isinstance(tree.get("student"), Mapping) and not _is_dinov2(tree["teacher"]))
+        flat = tree["state_dict"] if isinstance(tree.get("state_dict"), Mapping) else tree
+        return has_vit_trunk(flat) and not _is_dinov2(flat) and not any(str(name).startswith(("head.", "fc_norm.", "decoder", "fc.")) for name in flat)
+
+    @staticmethod
+    def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        nested = next((key for key in (checkpoint_key, "teacher", "state_dict") if key and (key == checkpoint_key or key in tree)), None)
+        if nested == "state_dict" or has_vit_trunk(tree):
+            nested = "state_dict" if "state_dict" in tree else None
+        # the student is stored as DDP wrapped it: module.backbone.*
+        return split_trunk(network(tree, nested), prefixes=("module.", "backbone."), aside=("head.*",))
+
+    @staticmethod
+    def infer(tensors: Mapping[str, Any]) -> Architecture:
+        return infer_vit(tensors, "dino")
+
+
+def _is_dinov2(tensors: Mapping[str, Any]) -> bool:
+    return any(str(name).endswith(("ls1.gamma", "register_tokens", "mask_token")) for name in tensors)

@@ -1,0 +1,58 @@
+"""MAE (He et al. 2022): masked autoencoders. Files of facebookresearch/mae: `{"model": …}`, with or without decoder, or fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from . import NON_COMMERCIAL, Architecture, Trunk, Variant
+from ._layout import has_vit_trunk, infer_vit, network, split_trunk
+
+_BASE = "https://dl.fbaipublicfiles.com/mae"
+_BASE_16 = Architecture(768, 12, 12, 16, positions="mae")
+_LARGE_16 = Architecture(1024, 24, 16, 16, positions="mae")
+_HUGE_14 = Architecture(1280, 32, 16, 14, grid=16, positions="mae")  # 16 heads of 80, not 20 of 64
+
+
+def _tuned(architecture: Architecture) -> Architecture:
+    return Architecture(**{**vars(architecture), "final_norm": "fc_norm"})
+
+
+class Mae:
+    """Published numbers: linear and fine-tuned top-1 from the repository, low-shot from MSN's Table 1.
+
+    Frozen MAE features are poor neighbours; judge them by `--pool mean`, several layers, or fine-tuning.
+    """
+
+    license: ClassVar[str] = NON_COMMERCIAL
+    source: ClassVar[str] = "https://github.com/facebookresearch/mae"
+    protocol: ClassVar[str] = "mae/1"
+    checkpoint_keys: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "mae_vitb16": Variant(_BASE_16, f"{_BASE}/pretrain/mae_pretrain_vit_base.pth", md5_prefix="8cad7c", published={"linear": 67.8, "finetune": 83.6, "lowshot": {1: "8.2 ± 0.3", 2: "25.0 ± 0.3", 5: "40.5 ± 0.2"}}),
+        "mae_vitl16": Variant(_LARGE_16, f"{_BASE}/pretrain/mae_pretrain_vit_large.pth", md5_prefix="b8b06e", published={"linear": 76.0, "finetune": 85.9, "lowshot": {1: "12.3 ± 0.2", 2: "19.3 ± 1.8", 5: "42.3 ± 0.3"}}),
+        "mae_vith14": Variant(_HUGE_14, f"{_BASE}/pretrain/mae_pretrain_vit_huge.pth", md5_prefix="9bdbb0", published={"linear": 77.2, "finetune": 86.9, "lowshot": {1: "11.6 ± 0.4", 2: "18.6 ± 0.2", 5: "32.8 ± 0.2"}}),
+        "mae_vitb16_full": Variant(_BASE_16, f"{_BASE}/pretrain/mae_pretrain_vit_base_full.pth", note="the same encoder, stored with its decoder"),
+        "mae_vitl16_full": Variant(_LARGE_16, f"{_BASE}/pretrain/mae_pretrain_vit_large_full.pth", note="the same encoder, stored with its decoder"),
+        "mae_vith14_full": Variant(_HUGE_14, f"{_BASE}/pretrain/mae_pretrain_vit_huge_full.pth", note="the same encoder, stored with its decoder"),
+        "mae_vitl16_visualize": Variant(_LARGE_16, f"{_BASE}/visualize/mae_visualize_vit_large.pth", note="trained on raw pixels for pictures: other encoder weights than mae_vitl16"),
+        "mae_vitb16_finetuned": Variant(_tuned(_BASE_16), f"{_BASE}/finetune/mae_finetuned_vit_base.pth", md5_prefix="1b25e9", published={"finetune": 83.664}, note="fine-tuned on ImageNet-1k labels"),
+        "mae_vitl16_finetuned": Variant(_tuned(_LARGE_16), f"{_BASE}/finetune/mae_finetuned_vit_large.pth", md5_prefix="51f550", published={"finetune": 85.952}, note="fine-tuned on ImageNet-1k labels"),
+        "mae_vith14_finetuned": Variant(_tuned(_HUGE_14), f"{_BASE}/finetune/mae_finetuned_vit_huge.pth", md5_prefix="2541f2", published={"finetune": 86.928}, note="fine-tuned on ImageNet-1k labels"),
+    }
+
+    @staticmethod
+    def recognises(tree: Mapping[str, Any]) -> bool:
+        flat = tree["model"] if isinstance(tree.get("model"), Mapping) else tree
+        if not has_vit_trunk(flat) or any("ls1.gamma" in str(name) for name in flat):
+            return False
+        return flat is not tree or "decoder_embed.weight" in flat or "fc_norm.weight" in flat
+
+    @staticmethod
+    def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        nested = checkpoint_key or ("model" if isinstance(tree.get("model"), Mapping) else None)
+        return split_trunk(network(tree, nested), prefixes=("module.",), aside=("decoder*", "mask_token", "head.*"))
+
+    @staticmethod
+    def infer(tensors: Mapping[str, Any]) -> Architecture:
+        return infer_vit(tensors, "mae")

@@ -1,0 +1,61 @@
+"""Supervised and other baselines, built and named by timm; files in timm's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from . import Architecture, Trunk, Variant
+from ._layout import split_trunk
+
+_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+def _variant(model: str, width: int, depth: int, heads: int, patch: int, *, size: int = 224, crop: float = 0.9, half: bool = False, top1: float | None = None, note: str = "") -> Variant:
+    cover = int(size / crop)
+    return Variant(
+        Architecture(width, depth, heads, patch, grid=size // patch, positions="timm", timm=model),
+        f"https://huggingface.co/timm/{model}/resolve/main/model.safetensors",
+        published={} if top1 is None else {"supervised": top1},
+        note=note,
+        preprocess={"cover": (cover, cover), "crop": (size, size), **(_HALF if half else {})},
+    )
+
+
+class Supervised:
+    """Published numbers: none are repeated here; see timm's own results tables."""
+
+    license: ClassVar[str] = "Apache-2.0"
+    source: ClassVar[str] = "https://github.com/huggingface/pytorch-image-models"
+    protocol: ClassVar[str] = "timm/1"
+    checkpoint_keys: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "augreg_vits16": _variant("vit_small_patch16_224.augreg_in21k_ft_in1k", 384, 12, 6, 16, half=True),
+        "augreg_vitb16": _variant("vit_base_patch16_224.augreg_in21k_ft_in1k", 768, 12, 12, 16, half=True),
+        "augreg_vitl16": _variant("vit_large_patch16_224.augreg_in21k_ft_in1k", 1024, 24, 16, 16, half=True),
+        "vit_vitb16": _variant("vit_base_patch16_224.orig_in21k_ft_in1k", 768, 12, 12, 16, half=True, note="the original ViT"),
+        "hybrid_r50_vitb16": _variant("vit_base_r50_s16_384.orig_in21k_ft_in1k", 768, 12, 12, 16, size=384, crop=1.0, half=True, note="ResNet-50 stem, 384 px"),
+        "deit_vitt16": _variant("deit_tiny_patch16_224.fb_in1k", 192, 12, 3, 16),
+        "deit_vits16": _variant("deit_small_patch16_224.fb_in1k", 384, 12, 6, 16),
+        "deit_vitb16": _variant("deit_base_patch16_224.fb_in1k", 768, 12, 12, 16),
+        "deit_distilled_vits16": _variant("deit_small_distilled_patch16_224.fb_in1k", 384, 12, 6, 16, note="class and distillation token"),
+        "deit_distilled_vitb16": _variant("deit_base_distilled_patch16_224.fb_in1k", 768, 12, 12, 16, note="class and distillation token"),
+        "swin_t": _variant("swin_tiny_patch4_window7_224.ms_in1k", 768, 12, 24, 4, note="MIT licence; no class token"),
+        "swin_b": _variant("swin_base_patch4_window7_224.ms_in22k_ft_in1k", 1024, 24, 32, 4, note="MIT licence; no class token"),
+        "beit_vitb16": _variant("beit_base_patch16_224.in22k_ft_in22k_in1k", 768, 12, 12, 16, half=True),
+        "beit_vitl16": _variant("beit_large_patch16_224.in22k_ft_in22k_in1k", 1024, 24, 16, 16, half=True),
+    }
+
+    @staticmethod
+    def recognises(tree: Mapping[str, Any]) -> bool:
+        # A file of timm's layout does not say which normalisation its model wants; it is only taken beside a name.
+        return False
+
+    @staticmethod
+    def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        flat = next((tree[key] for key in (checkpoint_key, "state_dict", "model") if key and isinstance(tree.get(key), Mapping)), tree)
+        return split_trunk(flat, prefixes=("module.",), aside=("head.*", "head_dist.*", "pre_logits.*", "*.relative_position_index", "*.attn_mask"))
+
+    @staticmethod
+    def infer(tensors: Mapping[str, Any]) -> Architecture:
+        raise ValueError("a file in timm's layout does not name its model; give --backbone timm:NAME --weights FILE")

@@ -1,0 +1,273 @@
+"""What the formats share: which files of a tree are images, how they are ordered, and how folders become classes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DataError, from_os_error, printable
+
+IMAGE_EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
+)
+_PARTS = ("train", "val", "test")  # sub-folders that are no classes
+
+HIDDEN, SYSTEM, OTHER, IRREGULAR = "hidden", "system file", "not an image", "not a regular file"
+REPEATED, OUTSIDE, BROKEN = "listed already", "link out of the folder", "broken link"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The images below a folder, by the bytes of their ids."""
+
+    ids: list[str]  # paths relative to the root
+    identities: bytes  # 40 of them per image: device, inode, size, mtime_ns, ctime_ns
+    folders: list[str]  # the folders directly in the root, links to folders included
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Images that are files of their own: `ids` are paths relative to `root`, or absolute."""
+
+    root: str
+    ids: Sequence[str]
+    identities: bytes  # as in Tree
+
+    def read(self, i: int) -> bytes:
+        with open(os.path.join(self.root, self.ids[i]), "rb", buffering=0) as handle:
+            return handle.read()
+
+    def identity(self, i: int) -> bytes | None:
+        return self.identities[40 * i : 40 * i + 40]
+
+
+def identity_of(status: os.stat_result) -> bytes:
+    """Device, inode, size, mtime_ns and ctime_ns as 40 bytes."""
+    return struct.pack("<QQQqq", status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def unwanted(name: str) -> str | None:
+    """Why an entry of this name is passed over, or None."""
+    if name.startswith("._") or name in ("__MACOSX", "Thumbs.db"):
+        return SYSTEM
+    return HIDDEN if name.startswith(".") else None
+
+
+def kind_of_folder(path: str) -> str | None:
+    """`flat` with an image directly in it, else `folder` with a sub-folder, else `shards` with a tar file, else `folder`; None for no folder."""
+    if not os.path.isdir(path):
+        return None
+    kind = None
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if unwanted(entry.name):
+                    continue
+                if is_image(entry.name):
+                    if entry.is_file():
+                        return "flat"
+                elif entry.is_dir():
+                    kind = "folder"
+                elif entry.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
+                    kind = kind or "shards"
+    except OSError as error:
+        raise from_os_error(error, "listing") from error
+    return kind or "folder"
+
+
+def image_tree(root: str, follow_links: bool) -> Tree:
+    """Every image below `root`, once. Real paths come before any link, so a link never renames a file; links stay under the root unless `follow_links`.
+
+    Opens no file. Raises DataError for a folder that cannot be listed: how many pictures it hides is not known.
+    """
+    walk = _Walk(os.path.realpath(root), follow_links)
+    try:
+        walk.enter("", root)
+        while walk.links:
+            links, walk.links = sorted(walk.links, key=lambda link: os.fsencode(link[0])), []
+            for name, path in links:
+                walk.follow(name, path)
+    except OSError as error:
+        raise from_os_error(error, "listing") from error
+    ids = sorted(walk.images, key=os.fsencode)
+    return Tree(ids, b"".join(walk.images[name] for name in ids), sorted(walk.folders, key=os.fsencode), dict(walk.left_out))
+
+
+class _Walk:
+    """One listing: what was found, what was visited, and which links wait until all real paths are known."""
+
+    def __init__(self, root: str, follow_links: bool):
+        self.root, self.follow_links = root, follow_links
+        self.images: dict[str, bytes] = {}  # id -> identity
+        self.folders: list[str] = []
+        self.links: list[tuple[str, str]] = []  # (id, path)
+        self.visited: set[tuple[int, int]] = set()  # (device, inode) of files and folders
+        self.left_out: Counter[str] = Counter()
+
+    def enter(self, name: str, path: str) -> None:
+        """List what is really in the folder `path`, whose id is `name`, and in the folders below it; put links off."""
+        files: list[tuple[str, os.stat_result]] = []
+        folders = [(name, path)]
+        while folders:
+            name, path = folders.pop()
+            if not self._is_new(os.stat(path)):
+                continue
+            if name and "/" not in name:
+                self.folders.append(name)
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    child = f"{name}/{entry.name}" if name else entry.name
+                    if reason := unwanted(entry.name):
+                        self.left_out[reason] += 1
+                    elif entry.is_symlink():
+                        self.links.append((child, entry.path))
+                    elif is_image(entry.name):
+                        files.append((child, entry.stat(follow_symlinks=False)))
+                    elif entry.is_dir():
+                        folders.append((child, entry.path))
+                    else:
+                        self.left_out[OTHER if entry.is_file() else IRREGULAR] += 1
+        for child, status in sorted(files, key=lambda file: os.fsencode(file[0])):  # of two hard links the first name counts
+            self.add(child, status)
+
+    def follow(self, name: str, path: str) -> None:
+        """List what the link `path` points to, under the link's name."""
+        try:
+            status = os.stat(path)
+        except OSError:  # nothing there, or a link to itself
+            self.left_out[BROKEN] += 1
+            return
+        inside = os.path.join(os.path.realpath(path), "").startswith(os.path.join(self.root, ""))
+        if not inside and not self.follow_links:
+            self.left_out[OUTSIDE] += 1
+        elif is_image(name):
+            self.add(name, status)
+        elif stat.S_ISDIR(status.st_mode):
+            self.enter(name, path)
+        else:
+            self.left_out[OTHER if stat.S_ISREG(status.st_mode) else IRREGULAR] += 1
+
+    def add(self, name: str, status: os.stat_result) -> None:
+        """Take what has an image's name, if it is a regular file that was not listed yet."""
+        if not stat.S_ISREG(status.st_mode):
+            self.left_out[IRREGULAR] += 1
+        elif self._is_new(status):
+            self.images[name] = identity_of(status)
+
+    def _is_new(self, status: os.stat_result) -> bool:
+        key = (status.st_dev, status.st_ino)
+        if key in self.visited:
+            self.left_out[REPEATED] += 1
+            return False
+        self.visited.add(key)
+        return True
+
+
+# ---- from paths to classes --------------------------------------------------------------------------------------------------------
+
+
+def name_of(source: str) -> str:
+    """What result rows call a source: its base name, or its parent's where that says only which part it is."""
+    path = os.path.abspath(source)
+    head, tail = os.path.split(path)
+    if tail in _PARTS and os.path.basename(head):
+        tail = os.path.basename(head)
+    for ending in (".zip", ".tar", ".csv", ".tsv", ".parquet"):
+        if tail.lower().endswith(ending):
+            return tail[: -len(ending)]
+    return tail or path
+
+
+def class_folders(
+    source: str, ids: Sequence[str], folders: Sequence[str], allow_empty_class: bool
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Labels (N,), class names and notes of images in class folders: the first folder of an id is its class.
+
+    `folders` are all folders of the root. Raises DataError for images beside the class folders, for a folder without an image, and for
+    two sets instead of classes.
+    """
+    of_image = [name.partition("/")[0] if "/" in name else None for name in ids]
+    used = {name for name in of_image if name is not None}
+    if None in of_image and used:
+        loose, first = ids[of_image.index(None)], min(used, key=os.fsencode)
+        what = f"images directly in the folder ({printable(loose)}, …) beside class folders ({printable(first)}, …)"
+        raise DataError(what, file=source, fix="Move the loose images into a class folder, or out of it.")
+    _refuse_two_parts(source, folders)
+    empty = [name for name in folders if name not in used]
+    if empty and not allow_empty_class:
+        raise DataError(f"no image in class {some(empty)}", file=source, fix="Fill or remove it, or give --allow-empty-class.")
+    if None in of_image:
+        return np.full(len(ids), -1, np.int64), [], []
+    classes = sorted({*folders, *used}, key=os.fsencode)
+    number = {name: k for k, name in enumerate(classes)}
+    labels = np.array([number[name] for name in of_image if name is not None], np.int64)
+    return labels, classes, [*twins(classes), *_only_one(ids, classes)]
+
+
+def numbered(names: Iterable[str | None]) -> tuple[np.ndarray, list[str]]:
+    """Labels (N,) and sorted class names from each image's class name; None is unlabelled, -1."""
+    names = list(names)
+    classes = sorted({name for name in names if name is not None}, key=os.fsencode)
+    number: dict[str | None, int] = {None: -1, **{name: k for k, name in enumerate(classes)}}
+    return np.array([number[name] for name in names], np.int64), classes
+
+
+def _refuse_two_parts(source: str, folders: Sequence[str]) -> None:
+    """Raise DataError if the only sub-folders are `train` and `val` or `test`: that is two sets, not two classes."""
+    if "train" in folders and len(folders) > 1 and set(folders) <= set(_PARTS):
+        inside = " and ".join(f"{name}/" for name in folders)
+        raise DataError(
+            f"holds {inside}, which are sets, not classes",
+            file=source,
+            fix=f"Give one of them: {printable(os.path.join(source, folders[0]))}.",
+        )
+
+
+def refuse_nothing(source: str, ids: Sequence[str], left_out: dict[str, int]) -> None:
+    """Raise DataError if there is no image at all."""
+    if not ids:
+        passed = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise DataError(
+            "no image in it" + (f" (passed over: {passed})" if passed else ""),
+            file=source,
+            fix=f"Images end in {' '.join(sorted(IMAGE_EXTENSIONS))}.",
+        )
+
+
+def twins(classes: Sequence[str]) -> list[str]:
+    """A line for each pair of classes whose names differ only by case or by Unicode form."""
+    seen: dict[str, str] = {}
+    lines = []
+    for name in classes:
+        other = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        if other != name:
+            lines.append(f"classes {other!a} and {name!a} differ only by case or Unicode form")
+    return lines
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first names, as they may be shown, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(printable(name) for name in names[:limit]) + more
+
+
+def _only_one(ids: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """A line if all images are of one class but lie in several sub-folders: these were probably meant."""
+    below = {name.split("/")[1] for name in ids if name.count("/") >= 2}
+    if len(classes) != 1 or len(below) < 2:
+        return []
+    return [
+        f"one class, {printable(classes[0])}, with images in {len(below)} sub-folders; if these are the classes, give {printable(classes[0])} as the source"
+    ]

@@ -1,0 +1,46 @@
+"""`digits`: the 1,797 handwritten digits that scikit-learn carries, 8 x 8 pixels; for tests and first steps without a download."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import Dataset, Listing
+
+_ROWS = {"digits": slice(None), "digits/train": slice(0, 1198), "digits/test": slice(1198, None)}  # two thirds, one third
+
+
+class Digits:
+    """Source `digits`, `digits/train` (the first 1,198 rows) or `digits/test` (the other 599). A folder of that name is `./digits`."""
+
+    @staticmethod
+    def accepts(source: str) -> bool:
+        return source in _ROWS
+
+    @staticmethod
+    def open(source: str, listing: Listing) -> Dataset:
+        from sklearn.datasets import load_digits
+
+        digits, rows = load_digits(), _ROWS[source]
+        grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), from 0..16
+        ids = [f"digit/{row:04d}" for row in range(len(grey))]
+        return Dataset("digits", ids[rows], digits.target[rows].astype(np.int64), list("0123456789"), _Pictures(grey[rows]))
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Grey pictures (N, H, W) uint8, given as PNG."""
+
+    grey: np.ndarray
+
+    def read(self, i: int) -> bytes:
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.fromarray(self.grey[i]).save(file, format="PNG")
+        return file.getvalue()
+
+    def identity(self, i: int) -> bytes | None:
+        return None

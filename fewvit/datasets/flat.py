@@ -1,0 +1,190 @@
+"""A folder with images directly in it: unlabelled, or labelled by a ground-truth list in it or in its parent."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import DataError, from_os_error, printable
+from . import Dataset, Listing
+from ._listing import FileReader, image_tree, kind_of_folder, name_of, numbered, refuse_nothing, some, twins
+
+_DEVKIT = os.path.join("ILSVRC2012_devkit_t12", "data")
+_GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+
+
+class Flat:
+    """`root/image.jpg`, as ImageNet's validation images come; also Tiny-ImageNet's `val`, whose images are in `val/images`."""
+
+    @staticmethod
+    def accepts(source: str) -> bool:
+        return kind_of_folder(source) == "flat" or _is_tiny_imagenet_val(source)
+
+    @staticmethod
+    def open(source: str, listing: Listing) -> Dataset:
+        tree = image_tree(source, listing.follow_links)
+        refuse_nothing(source, tree.ids, tree.left_out)
+        folders = sorted({os.path.dirname(name) for name in tree.ids}, key=os.fsencode)
+        if len(folders) > 1:
+            loose = next((name for name in tree.ids if "/" not in name), tree.ids[0])
+            what = f"images directly in the folder ({printable(loose)}, …) and in sub-folders ({some([f for f in folders if f], 3)})"
+            raise DataError(what, file=source, fix="Move the loose images into a class folder, or the sub-folders elsewhere.")
+        labels, classes, notes = _labels(source, tree.ids)
+        reader = FileReader(os.path.abspath(source), tree.ids, tree.identities)
+        return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes)
+
+
+def _is_tiny_imagenet_val(source: str) -> bool:
+    return os.path.isfile(os.path.join(source, "val_annotations.txt")) and kind_of_folder(os.path.join(source, "images")) == "flat"
+
+
+# ---- ground-truth lists -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """A list: the file it came from, and (image name, class name) in its order."""
+
+    path: str
+    rows: list[tuple[str, str]]
+
+
+def _labels(source: str, ids: list[str]) -> tuple[np.ndarray, list[str], list[str]]:
+    """Labels (N,), classes and notes: by the list in the folder, else by one in its parent that names at least one of the images."""
+    own = _find_truth(source, ids)
+    if own:
+        return _apply(own, ids)
+    parent = os.path.join(os.path.abspath(source), os.pardir)
+    other = _find_truth(os.path.normpath(parent), ids)
+    if other is None:
+        return np.full(len(ids), -1, np.int64), [], []
+    listed = {os.path.basename(name) for name, _ in other.rows}
+    if not any(_key(name, listed) in listed for name in ids):
+        return np.full(len(ids), -1, np.int64), [], [f"{printable(other.path)} names none of these images and was not used"]
+    return _apply(other, ids)
+
+
+def _find_truth(folder: str, ids: list[str]) -> _Truth | None:
+    """The list in `folder`, by the first of the known names; None if there is none. Raises DataError for one that cannot be read."""
+    for name, read in _LISTS.items():
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            try:
+                return _Truth(path, read(path, ids))
+            except OSError as error:
+                raise from_os_error(error, "reading the list of labels") from error
+            except (csv.Error, UnicodeError, ValueError) as error:
+                raise DataError(f"not a list of labels: {error}", file=path) from error
+    return None
+
+
+def _apply(truth: _Truth, ids: list[str]) -> tuple[np.ndarray, list[str], list[str]]:
+    """Labels, classes and notes of `ids` by a list. Raises DataError unless list and folder name the same images."""
+    label_of = {os.path.basename(name): label for name, label in truth.rows}  # Caffe's lists have folders
+    keys = [_key(name, label_of) for name in ids]
+    missing = sorted(label_of.keys() - set(keys), key=os.fsencode)
+    unlisted = [name for name, key in zip(ids, keys, strict=True) if key not in label_of]
+    wrong = [f"{len(missing)} of its images are missing ({some(missing)})"] if missing else []
+    wrong += [f"{len(unlisted)} images are not in it ({some(unlisted)})"] if unlisted else []
+    wrong += [f"{len(truth.rows) - len(label_of)} of its images are named twice"] if len(label_of) < len(truth.rows) else []
+    if wrong:
+        raise DataError("; ".join(wrong), file=truth.path, fix="Complete the folder, or correct or remove the list.")
+    labels, classes = numbered(label_of[key] for key in keys)
+    return labels, classes, [f"labels from {printable(truth.path)}", *twins(classes)]
+
+
+def _key(name: str, label_of: Container[str]) -> str:
+    """The name under which a list may have an image: its base name, or that without extension (Kaggle)."""
+    base = os.path.basename(name)
+    return base if base in label_of else os.path.splitext(base)[0]
+
+
+def _lines(path: str) -> list[str]:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
+        return [line.rstrip("\r\n") for line in handle if line.strip()]
+
+
+def _read_annotations(path: str, ids: list[str]) -> list[tuple[str, str]]:
+    """Tiny-ImageNet: `val_0.JPEG<TAB>n03444034<TAB>0<TAB>32<TAB>44<TAB>62`."""
+    return _pairs(line.split("\t")[:2] for line in _lines(path))
+
+
+def _read_kaggle(path: str, ids: list[str]) -> list[tuple[str, str]]:
+    """Kaggle: `ImageId,PredictionString`, the string being a synset and its boxes."""
+    rows = csv.DictReader(_lines(path))
+    if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
+        raise ValueError(f"its columns are {', '.join(rows.fieldnames or ()) or 'none'}, expected ImageId,PredictionString")
+    return _pairs([row["ImageId"], *(row["PredictionString"] or "").split()[:1]] for row in rows)
+
+
+def _read_plain(path: str, ids: list[str]) -> list[tuple[str, str]]:
+    """`name label` a line; numbers count the lines of synsets.txt or synset_words.txt beside it, from 0 (Caffe)."""
+    rows = _pairs(line.rsplit(maxsplit=1) for line in _lines(path))
+    if not all(label.isascii() and label.isdigit() for _, label in rows):
+        return rows
+    for name in ("synsets.txt", "synset_words.txt"):
+        beside = os.path.join(os.path.dirname(path), name)
+        if os.path.isfile(beside):
+            synsets = [line.split()[0] for line in _lines(beside)]
+            beyond = [name for name, label in rows if int(label) >= len(synsets)]
+            if beyond:
+                raise ValueError(f"a label of {printable(beyond[0])} is beyond the {len(synsets)} lines of {name}")
+            return [(name, synsets[int(label)]) for name, label in rows]
+    return rows
+
+
+def _read_ilsvrc(path: str, ids: list[str]) -> list[tuple[str, str]]:
+    """ImageNet's devkit: a line per image in the order of the names, holding the ILSVRC2012_ID of meta.mat."""
+    synsets = _synsets_by_id(path)
+    lines = _lines(path)
+    if len(lines) != len(ids):
+        raise ValueError(f"{len(lines)} lines for {len(ids)} images; it labels them by position")
+    unknown = sorted({line for line in lines if line.strip() not in synsets})
+    if unknown:
+        raise ValueError(f"no synset in meta.mat for {some(unknown)}")
+    return [(name, synsets[line.strip()]) for name, line in zip(ids, lines, strict=True)]
+
+
+def _synsets_by_id(truth: str) -> dict[str, str]:
+    """ILSVRC2012_ID as text -> synset, by the meta.mat of the devkit. Raises DataError if it is not at hand."""
+    here = os.path.dirname(truth)
+    places = [here, os.path.dirname(here), os.path.join(here, _DEVKIT), os.path.join(os.path.dirname(here), _DEVKIT)]
+    found = next((path for place in places if os.path.isfile(path := os.path.join(place, "meta.mat"))), None)
+    if found is None:
+        raise DataError(
+            "needs the devkit's meta.mat, which says what its numbers mean",
+            file=truth,
+            fix=f"Put meta.mat beside it, or unpack the devkit to {_DEVKIT}.",
+        )
+    from scipy.io import loadmat
+
+    try:
+        synsets = np.atleast_1d(loadmat(found, squeeze_me=True)["synsets"])
+        return {str(int(row["ILSVRC2012_ID"])): str(row["WNID"]) for row in synsets}
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError("not the devkit's meta.mat", file=found) from error
+
+
+def _pairs(rows: Iterable[list[str]]) -> list[tuple[str, str]]:
+    """Rows of two words; raises ValueError for the first of another length."""
+    pairs = []
+    for row in rows:
+        if len(row) != 2 or not all(row):
+            raise ValueError(f"no name and label in {printable(' '.join(row))[:80]!r}")
+        pairs.append((row[0].strip(), row[1].strip()))
+    return pairs
+
+
+_LISTS: dict[str, Callable[[str, list[str]], list[tuple[str, str]]]] = {
+    "val_annotations.txt": _read_annotations,
+    "LOC_val_solution.csv": _read_kaggle,
+    "val.txt": _read_plain,
+    "val_list.txt": _read_plain,
+    "validation.txt": _read_plain,
+    _GROUND_TRUTH: _read_ilsvrc,
+    os.path.join(_DEVKIT, _GROUND_TRUTH): _read_ilsvrc,
+}

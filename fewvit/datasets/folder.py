@@ -1,0 +1,24 @@
+"""A folder of class folders. Sub-folders of a class belong to it."""
+
+from __future__ import annotations
+
+import os
+
+from . import Dataset, Listing
+from ._listing import FileReader, class_folders, image_tree, kind_of_folder, name_of, refuse_nothing
+
+
+class Folder:
+    """`root/class/…/image.jpg`: the first folder of an id is its class."""
+
+    @staticmethod
+    def accepts(source: str) -> bool:
+        return kind_of_folder(source) == "folder"
+
+    @staticmethod
+    def open(source: str, listing: Listing) -> Dataset:
+        tree = image_tree(source, listing.follow_links)
+        refuse_nothing(source, tree.ids, tree.left_out)
+        labels, classes, notes = class_folders(source, tree.ids, tree.folders, listing.allow_empty_class)
+        reader = FileReader(os.path.abspath(source), tree.ids, tree.identities)
+        return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes)

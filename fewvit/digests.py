@@ -1,0 +1,111 @@
+"""What a file's bytes were when it had this identity: sha256 remembered under (device, inode, size, mtime_ns, ctime_ns).
+
+Immutable record files whose name is the digest of their content: writers never conflict, and a damaged one is simply not believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from .files import replacing, sha256_of
+
+_RECORD = np.dtype([("identity", "<i8", 5), ("digest", "u1", 32)])
+_RECENT_NS = 100_000_000  # a file changed within 0.1 s of now may change again under the same time stamps
+_MANY_FILES = 32  # record files before they are merged into one
+
+
+def identity_of(status: os.stat_result) -> bytes:
+    """40 bytes that change when the file is replaced, rewritten or touched."""
+    return np.array([status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns], dtype=np.uint64).astype("<i8").tobytes()
+
+
+class DigestMemory:
+    """Digests by identity. `folder` None remembers within the process only; `rehash` forgets what was stored."""
+
+    def __init__(self, folder: Path | None = None, *, rehash: bool = False):
+        self.folder, self._fresh = folder, {}  # type: tuple[Path | None, dict[bytes, bytes]]
+        stored = np.zeros(0, _RECORD) if rehash or folder is None else _load(folder)
+        order = np.argsort(_mix(stored["identity"]), kind="stable")
+        self._stored, self._mixed = stored[order], _mix(stored["identity"])[order]
+
+    def get(self, identity: bytes) -> bytes | None:
+        """The 32-byte sha256 of the file that has this identity, or None if it was never read."""
+        if identity in self._fresh:
+            return self._fresh[identity]
+        wanted = np.frombuffer(identity, "<i8")
+        at = int(np.searchsorted(self._mixed, _mix(wanted[None])[0]))
+        while at < len(self._stored) and self._mixed[at] == _mix(wanted[None])[0]:
+            if np.array_equal(self._stored["identity"][at], wanted):
+                return self._stored["digest"][at].tobytes()
+            at += 1
+        return None
+
+    def put(self, identity: bytes, digest: bytes) -> None:
+        """Remember a digest, unless the file is so young that it could still change unseen."""
+        changed = int(np.frombuffer(identity, "<i8")[4])
+        if time.time_ns() - changed > _RECENT_NS:
+            self._fresh[identity] = digest
+
+    def digest_of(self, path: Path) -> str:
+        """The sha256 of a file, in hex, read only if it is not remembered."""
+        identity = identity_of(path.stat())
+        known = self.get(identity)
+        if known is None:
+            known = bytes.fromhex(sha256_of(path))
+            self.put(identity, known)
+            self.save()
+        return known.hex()
+
+    def save(self) -> None:
+        """Store what is new. Safe beside other processes that do the same."""
+        if self.folder is None or not self._fresh:
+            return
+        records = np.zeros(len(self._fresh), _RECORD)
+        records["identity"] = np.frombuffer(b"".join(self._fresh), "<i8").reshape(-1, 5)
+        records["digest"] = np.frombuffer(b"".join(self._fresh.values()), "u1").reshape(-1, 32)
+        _store(self.folder, records)
+        self._stored = np.concatenate([self._stored, records])
+        order = np.argsort(_mix(self._stored["identity"]), kind="stable")
+        self._stored, self._mixed = self._stored[order], _mix(self._stored["identity"])[order]
+        self._fresh = {}
+        _merge(self.folder)
+
+
+def _mix(identity: np.ndarray) -> np.ndarray:
+    """A 64-bit key (N,) of identities (N, 5), for binary search; equality is decided on all 40 bytes."""
+    factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63], dtype=np.uint64)
+    return (identity.astype(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
+
+
+def _store(folder: Path, records: np.ndarray) -> Path:
+    data = records.tobytes()
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.bin"
+    with replacing(path) as handle:
+        handle.write(data)
+    return path
+
+
+def _load(folder: Path) -> np.ndarray:
+    parts = [np.zeros(0, _RECORD)]
+    for path in sorted(folder.glob("*.bin")):
+        with contextlib.suppress(OSError):  # merged away by another process meanwhile
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest()[:32] == path.stem:
+                parts.append(np.frombuffer(data, _RECORD))
+    return np.concatenate(parts)
+
+
+def _merge(folder: Path) -> None:
+    paths = sorted(folder.glob("*.bin"))
+    if len(paths) < _MANY_FILES:
+        return
+    merged = _store(folder, np.unique(_load(folder)))
+    for path in paths:
+        if path != merged:
+            path.unlink(missing_ok=True)

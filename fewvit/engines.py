@@ -1,0 +1,200 @@
+"""Faster ways to run the same frozen blocks: packed oneDNN layers on CPUs, OpenVINO for bf16, autocast on GPUs.
+
+torch's fp32 matrix product takes MKL's AVX2 path on AMD CPUs, 2.3 times slower than oneDNN's AVX-512 path in the same wheel
+(benchmarks/forward.py). Packing weights for oneDNN uses a private operator, so it is tried before it is trusted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import MissingExtra, UsageError
+from .vit import Backbone, Readout, VisionTransformer
+
+ENGINES = ("eager", "packed", "openvino")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is the first GPU if there is one. Raises UsageError for a device that this machine has not."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: torch sees no GPU here", fix="Run `fewvit doctor`, or use --device cpu.")
+    return device
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """`auto` is bf16 where the device computes in it, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags() else "fp32"
+
+
+def choose_engine(precision: str, device: str, *, plain_vit: bool = True) -> str:
+    """The engine that `auto` means: OpenVINO for bf16 on a CPU if installed, packed layers where they win, else eager."""
+    if device != "cpu" or not plain_vit:
+        return "eager"
+    if precision == "bf16" and importlib.util.find_spec("openvino"):
+        return "openvino"
+    if precision == "bf16" or (precision == "fp32" and _is_amd_avx512()):
+        return "packed" if packing_works() else "eager"
+    return "eager"
+
+
+def accelerate(backbone: Backbone, size: tuple[int, int], *, device: str, precision: str, engine: str = "auto") -> Backbone:
+    """The backbone on its device, run by the engine asked for. The features stay within 1e-5 in fp32."""
+    plain = isinstance(backbone.model, VisionTransformer)
+    if engine == "auto":
+        engine = choose_engine(precision, device, plain_vit=plain)
+    backbone.to(device)
+    if device.startswith("cuda"):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if engine == "openvino":
+        return OpenVinoBackbone(backbone, size, precision)
+    if engine == "packed":
+        backbone.model.blocks = nn.ModuleList(PackedBlock(block, _DTYPES[precision]) for block in backbone.model.blocks)  # type: ignore[union-attr]
+        return backbone
+    return backbone if precision == "fp32" else AutocastBackbone(backbone, device, _DTYPES[precision])
+
+
+class AutocastBackbone(Backbone):
+    """Matrix products in half precision, norms and sums in fp32."""
+
+    def __init__(self, backbone: Backbone, device: str, dtype: torch.dtype):
+        super().__init__(backbone.model, backbone.spec, backbone.readout)
+        self._context: Callable[[], Any] = lambda: torch.autocast(device.split(":")[0], dtype=dtype)
+
+    def encode(self, images: Tensor) -> Tensor:
+        with self._context():
+            return super().encode(images)
+
+
+class PackedLinear(nn.Module):
+    """y = act(x W^T + b) [+ residual] with the weight laid out once for oneDNN's widest kernels."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, activation: str = "none", scale: Tensor | None = None):
+        super().__init__()
+        weight, bias = linear.weight.detach(), linear.bias.detach()
+        if scale is not None:  # layer scale is linear, so it is folded into the layer before it
+            weight, bias = weight * scale.detach()[:, None], bias * scale.detach()
+        self.dtype, self.activation = dtype, activation
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), None)
+        self.bias = bias.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, self.activation, [], "none" if self.activation == "gelu" else "")
+
+    def add_to(self, x: Tensor, residual: Tensor) -> Tensor:
+        """residual + x W^T + b in one pass over memory; in fp32, since the sum of all blocks runs through it."""
+        if self.dtype != torch.float32:
+            return residual + self(x)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+
+
+class PackedBlock(nn.Module):
+    """One pre-norm transformer block of timm, the same arithmetic on packed layers."""
+
+    def __init__(self, block: Any, dtype: torch.dtype):
+        super().__init__()
+        self.norm1, self.norm2, self.heads = block.norm1, block.norm2, block.attn.num_heads
+        self.swiglu = block.mlp.fc1.out_features == 2 * block.mlp.fc2.in_features
+        gammas = [getattr(scale, "gamma", None) for scale in (block.ls1, block.ls2)]
+        self.attn = SimpleNamespace(qkv=PackedLinear(block.attn.qkv, dtype))  # under the name that attention maps look for
+        self.proj = PackedLinear(block.attn.proj, dtype, scale=gammas[0])
+        self.fc1 = PackedLinear(block.mlp.fc1, dtype, activation="none" if self.swiglu else "gelu")
+        self.fc2 = PackedLinear(block.mlp.fc2, dtype, scale=gammas[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, d = x.shape
+        q, k, v = self.attn.qkv(self.norm1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d)
+        x = self.proj.add_to(attended, x)
+        hidden = self.fc1(self.norm2(x))
+        if self.swiglu:
+            gate, value = hidden.chunk(2, dim=-1)
+            hidden = F.silu(gate) * value
+        return self.fc2.add_to(hidden, x)
+
+
+class OpenVinoBackbone(Backbone):
+    """The whole forward compiled by OpenVINO for one image size; one compilation per batch size."""
+
+    def __init__(self, backbone: Backbone, size: tuple[int, int], precision: str):
+        super().__init__(backbone.model, backbone.spec, backbone.readout)
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtra("the openvino engine is not installed", fix="pip install 'fewvit[openvino]'") from error
+        self._core, self._size, self._compiled = openvino.Core(), size, {}  # type: tuple[Any, tuple[int, int], dict[int, Any]]
+        hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
+        self._config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (B, D) float32 of images (B, 3, H, W)."""
+        if tuple(images.shape[-2:]) != self._size:
+            raise UsageError(f"this backbone was compiled for {self._size[0]}x{self._size[1]} pixels, not {images.shape[-2]}x{images.shape[-1]}")
+        compiled = self._compiled.get(len(images)) or self._compile(len(images))
+        return torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+
+    forward = encode
+
+    def _compile(self, batch: int) -> Any:
+        import openvino
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer warns of every size it turns into a constant; that is the intent
+            graph = openvino.convert_model(_Reading(self.model, self.readout), example_input=torch.zeros(batch, 3, *self._size), input=[batch, 3, *self._size])
+        self._compiled[batch] = self._core.compile_model(graph, "CPU", self._config)
+        return self._compiled[batch]
+
+
+class _Reading(nn.Module):
+    """images -> features, as the one function that is compiled."""
+
+    def __init__(self, model: nn.Module, readout: Readout):
+        super().__init__()
+        self.model, self.readout = model, readout
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.read(images, self.readout)  # type: ignore[operator]
+
+
+@lru_cache(maxsize=1)
+def packing_works() -> bool:
+    """Whether the private packed operator exists here and gives the right numbers."""
+    try:
+        with torch.inference_mode():
+            linear, x = nn.Linear(48, 32), torch.linspace(-1, 1, 5 * 48).view(5, 48)
+            residual = torch.ones(5, 32)
+            plain, gelu = PackedLinear(linear, torch.float32), PackedLinear(linear, torch.float32, activation="gelu")
+            right = torch.allclose(gelu(x), F.gelu(linear(x)), atol=1e-5) and torch.allclose(plain.add_to(x, residual), residual + linear(x), atol=1e-5)
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
+        return False
+    return right
+
+
+@lru_cache(maxsize=1)
+def _cpu_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    words = {word for line in text.splitlines() if line.startswith(("flags", "Features", "vendor_id")) for word in line.split(":", 1)[1].split()}
+    return frozenset(words)
+
+
+def _is_amd_avx512() -> bool:
+    return {"AuthenticAMD", "avx512f"} <= _cpu_flags()

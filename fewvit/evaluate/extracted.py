@@ -1,0 +1,32 @@
+"""What `fewvit extract` gives: one set of features per backbone, with a row that says how many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..datasets import Listing
+from ..errors import UsageError
+from ..features import FeatureSet
+from ..results import manifest
+from .inputs import FeatureReader
+
+
+def extract_rows(reader: FeatureReader, source: str, listing: Listing, *, to_file: bool) -> tuple[list[dict[str, Any]], dict[str, Any], FeatureSet, list[dict[str, str]]]:
+    """Rows, the run's manifest, the last backbone's features and the skipped images.
+
+    Raises UsageError where one file would have to hold several feature sets.
+    """
+    if to_file and len(reader.backbones.names) > 1:
+        raise UsageError("--out holds the features of one backbone; give one, or leave --out away to fill the cache")
+    if to_file and reader.options.layers == "each":
+        raise UsageError("--layers each is one row per block and goes with an evaluation; for a file give a number of blocks")
+    rows: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    skipped: list[dict[str, str]] = []
+    for inputs in reader.one(source, listing):
+        n, width = inputs.train.features.shape
+        rows.append({**inputs.labels, "method": "extract", "metric": "images", "value": n, "dim": width, "skipped": len(inputs.skipped)})
+        runs.append(inputs.facts)
+        skipped += inputs.skipped
+    shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(reader.backbones.names, runs, strict=True))}
+    return rows, manifest(**shared, seed=reader.backbones.seed), inputs.train, skipped

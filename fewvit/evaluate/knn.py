@@ -1,0 +1,176 @@
+"""k-NN evaluation: every k and temperature from one search. Sources: dino `eval_knn.py`, dinov2 `eval/knn.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, UsageError
+from ..features import FeatureSet
+from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
+from ..neighbors import Bank
+from ..protocols import KS, TEMPERATURE
+from ..splits import dinov2_subset
+from ..results import manifest
+from ..vote import check_temperature, votes_at
+from .inputs import FeatureReader, Inputs, Sources
+
+
+@dataclass(frozen=True)
+class KNNOptions:
+    """What is measured."""
+
+    ks: Sequence[int] | None = None  # None: the protocol's, without those above the bank's size
+    temperatures: Sequence[float] = (TEMPERATURE,)
+    leave_one_out: bool = False
+    shots: Sequence[int] = ()  # images per class in the bank; empty: all. k is then DINOv2's: those not above n, and n itself
+    trials: int = 1
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measurement."""
+
+    k: int
+    temperature: float
+    top1: float  # percent
+    top5: float  # percent
+
+
+def evaluate_knn(train: FeatureSet, test: FeatureSet | None, options: KNNOptions, say: Callable[[str], None] = lambda line: None) -> tuple[list[dict[str, Any]], float]:
+    """Result rows (without the columns that name data and backbone) and the seconds of search and vote.
+
+    Raises UsageError for a k above the bank's size, DataError for unlabelled or one-class data.
+    """
+    for temperature in options.temperatures:
+        check_temperature(temperature)
+    if test is None and not options.leave_one_out:
+        raise UsageError("there is no test set", fix="Give --test, or --leave-one-out to judge each image by the others.")
+    train = _labelled(train, "train", say)
+    test = train if test is None else _labelled(test, "test", say)
+    _require_classes(train)
+    started = time.perf_counter()
+    rows = list(_few_shot_rows(train, test, options)) if options.shots else list(_rows(train, test, options, say))
+    return rows, time.perf_counter() - started
+
+
+def _labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
+    known = np.flatnonzero(features.labels >= 0)
+    if len(known) == 0:
+        raise DataError(f"the {side} images have no labels", fix="k-NN needs class folders, a table with a label column, or a features file with labels.")
+    if len(known) < len(features):
+        say(f"{len(features) - len(known)} unlabelled {side} images are left out")
+        return features.select(known)
+    return features
+
+
+def _require_classes(train: FeatureSet) -> None:
+    present = np.unique(train.labels)
+    if len(present) < 2:
+        raise DataError(f"the train images are all of one class ({train.classes[present[0]]!r}): there is nothing to tell apart")
+
+
+def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]:
+    """The k to measure with a bank of this size."""
+    if options.ks is not None:
+        too_large = [k for k in options.ks if not 1 <= k <= bank]
+        if too_large:
+            raise UsageError(f"k = {too_large[0]} does not fit a bank of {bank} images", fix=f"Choose k between 1 and {bank}.")
+        return sorted(set(options.ks))
+    left_out = [k for k in KS if k > bank]
+    if left_out:
+        say(f"k = {', '.join(map(str, left_out))} left out: the bank has {bank} images")
+    return [k for k in KS if k <= bank] or [bank]
+
+
+def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    alone = options.leave_one_out
+    ks = _ks(options, len(train) - alone, say)
+    for score in score_knn(train, test, ks, options.temperatures, leave_one_out=alone, device=options.device):
+        for metric in ("top1", "top5"):
+            yield {"method": "knn", "k": score.k, "temperature": score.temperature, "metric": metric, "value": getattr(score, metric), "n_train": len(train) - alone, "n_test": len(test)}
+
+
+def _few_shot_rows(train: FeatureSet, test: FeatureSet, options: KNNOptions) -> Iterator[dict[str, Any]]:
+    """Each trial, then its mean: DINOv2's n-per-class times tries, with k in {10, 20, 100, 200, n} up to n."""
+    for n in options.shots:
+        ks = sorted({k for k in (*(options.ks or KS), n) if k <= n})
+        values: dict[tuple[int, float, str], list[float]] = {}
+        for trial in range(options.trials):
+            bank = train.select(dinov2_subset(train.labels, n, trial))
+            for score in score_knn(bank, test, ks, options.temperatures, device=options.device):
+                for metric in ("top1", "top5"):
+                    values.setdefault((score.k, score.temperature, metric), []).append(getattr(score, metric))
+                    yield {**_few(score.k, score.temperature, n, metric, len(bank), len(test)), "trial": trial, "value": getattr(score, metric)}
+        for (k, temperature, metric), sample in values.items():
+            summary = mean_and_interval(sample)
+            yield {**_few(k, temperature, n, metric, len(bank), len(test)), "trial": "mean", "value": summary.pop("mean"), **summary}
+
+
+def _few(k: int, temperature: float, shots: int, metric: str, n_train: int, n_test: int) -> dict[str, Any]:
+    return {"method": "knn", "k": k, "temperature": temperature, "shots": shots, "metric": metric, "n_train": n_train, "n_test": n_test}
+
+
+def score_knn(train: FeatureSet, test: FeatureSet, ks: Sequence[int], temperatures: Sequence[float], *, leave_one_out: bool = False, device: str = "auto") -> list[Score]:
+    """Top-1 and top-5 for each temperature and k, from one search for the largest k, chunk by chunk: memory stays bounded."""
+    bank = Bank(train.features, device=device)
+    n_classes = len(train.classes)
+    ranks: dict[tuple[float, int], list[np.ndarray]] = {(t, k): [] for t in temperatures for k in ks}
+    for part, neighbors in bank.chunks(test.features, max(ks), exclude=np.arange(len(test)) if leave_one_out else None):
+        for temperature in temperatures:
+            for k, votes in votes_at(neighbors, train.labels, n_classes, temperature, ks):
+                ranks[temperature, k].append(rank_of_target(votes, test.labels[part]))
+    scores = []
+    for (temperature, k), parts in ranks.items():
+        rank = np.concatenate(parts)
+        scores.append(Score(k, temperature, top_k_accuracy(rank, 1), top_k_accuracy(rank, min(5, k))))
+    return scores
+
+
+def run_knn(reader: FeatureReader, sources: Sources, options: KNNOptions, say: Callable[[str], None], skips: Callable[[list[dict[str, str]]], None]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of every backbone, and the run's manifest: what `fewvit knn` prints."""
+    rows: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    for inputs in _inputs(reader, sources, options):
+        skips(inputs.skipped)
+        if inputs.skipped:
+            say(f"accuracy is over the remaining images: {len(inputs.skipped)} were left out")
+        columns = {**inputs.labels, **({"weights_sha256": inputs.facts["weights_sha256"]} if len(reader.backbones.names) > 1 and inputs.pipeline else {})}
+        seconds = 0.0
+        for extra, train, test in _by_layer(inputs):
+            found, took = evaluate_knn(train, test, options, say)
+            seconds += took
+            rows += [{**columns, **extra, **row} for row in found]
+        runs.append({**inputs.facts, "seconds": {**inputs.facts.get("seconds", {}), "search": round(seconds, 3)}})
+    shared = runs[0] if len(runs) == 1 else {"backbones": {name: run for name, run in zip(reader.backbones.names, runs, strict=True)}}
+    return rows, manifest(**shared, seed=reader.backbones.seed)
+
+
+def _inputs(reader: FeatureReader, sources: Sources, options: KNNOptions) -> Iterator[Inputs]:
+    if not options.leave_one_out:
+        return reader.pair(sources)
+    if sources.test is not None or (sources.data is None) == (sources.train is None):
+        raise UsageError("--leave-one-out judges one set: give it in --data or --train, and no --test")
+    return reader.one(str(sources.data or sources.train), sources.listing)
+
+
+def _by_layer(inputs: Inputs) -> Iterator[tuple[dict[str, Any], FeatureSet, FeatureSet | None]]:
+    """The sets as they are, or with `--layers each` one pair per block, oldest first."""
+    if inputs.pipeline is None or not inputs.pipeline.each:
+        yield {}, inputs.train, inputs.test
+        return
+    layers = inputs.pipeline.layers
+    width = inputs.train.features.shape[1] // layers
+    for layer in range(layers):
+        columns = slice(layer * width, (layer + 1) * width)
+        yield {"layer": layer + 1}, _columns(inputs.train, columns), _columns(inputs.test, columns) if inputs.test is not None else None
+
+
+def _columns(features: FeatureSet, columns: slice) -> FeatureSet:
+    return dataclasses.replace(features, features=features.features[:, columns])

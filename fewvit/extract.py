@@ -1,0 +1,328 @@
+"""Images to features: read, decode, forward, store. Resumable: what is in the store is never computed again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cache import Cache, FeatureStore
+from .datasets import Dataset, open_dataset
+from .digests import DigestMemory
+from .errors import BadImages, NumericalError, ResourceError, UsageError, printable
+from .features import FeatureSet
+from .images import POLICIES_DIFFER, BadImage, decode
+from .pipeline import FeatureOptions, Pipeline, settle
+
+if TYPE_CHECKING:
+    from .vit import Backbone
+
+_SHARD_ROWS = 1024  # 1.5 MB of ViT-S features: small enough to lose little, large enough to read fast
+_FLUSH_S = 30.0  # a slow machine commits at least this often
+_TASK = 8  # images per task of the decoding pool
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the work is done; none of it changes a feature beyond rounding."""
+
+    batch_size: int = 32
+    workers: int | None = None  # decoding threads; None: one per core, at most 16
+    max_bad: str = "0"  # a number, or a share like 1%
+    max_pixels: int = 64_000_000
+    progress: Callable[[Progress], None] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an extraction stands; times in seconds."""
+
+    done: int
+    total: int
+    computed: int  # images that went through the model in this run
+    elapsed: float
+    waiting: float  # of it, the model waited for decoded images
+    modelling: float
+
+
+@dataclass
+class Report:
+    """What happened on the way, for the result's manifest."""
+
+    images: int = 0
+    computed: int = 0
+    cached: int = 0
+    skipped: list[dict[str, str]] = field(default_factory=list)  # id, class, reason
+    differing: int = 0  # images that --decode fast and pil show differently: EXIF turns, alpha, 16 bit
+    seconds: float = 0.0
+    waiting: float = 0.0
+    modelling: float = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        return self.computed / self.seconds if self.computed and self.seconds else None
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    row: int
+    digest: bytes
+    notes: int = 0
+    pixels: np.ndarray | None = None  # (H, W, 3) uint8
+    reason: str = ""  # why there are no pixels; empty with no pixels: the store has the row, or another row computes it
+
+
+def extract_features(backbone: Backbone, source: str | os.PathLike[str] | Dataset, *, protocol: str | None = None, decode: str = "fast", batch_size: int = 32, cache_dir: str | os.PathLike[str] | None = None) -> FeatureSet:
+    """Features of every image of `source` by a loaded backbone, through the default cache.
+
+    Raises DataError, BadImages (an image cannot be decoded) and NumericalError.
+    """
+    from .cache import default_cache_dir
+
+    readout = backbone.readout
+    settled = settle(backbone.spec, FeatureOptions(protocol=protocol, pool=readout.pool, layers=str(readout.layers), decode=decode))
+    pipeline = dataclasses.replace(settled, norm=readout.norm)
+    dataset = source if isinstance(source, Dataset) else open_dataset(os.fspath(source))
+    cache = Cache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
+    features, _ = extract(pipeline, dataset, cache, Work(batch_size=batch_size), build=lambda: backbone)
+    return features
+
+
+def extract(pipeline: Pipeline, dataset: Dataset, cache: Cache | None, work: Work, *, memory: DigestMemory | None = None, build: Callable[[], Backbone] | None = None) -> tuple[FeatureSet, Report]:
+    """Features of a data set and what happened on the way. The backbone is built only if the store lacks a row.
+
+    Raises BadImages when more images are undecodable than `work.max_bad` allows: what was computed stays stored.
+    """
+    if cache is None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="fewvit-") as folder:
+            return extract(pipeline, dataset, Cache(Path(folder)), work, memory=DigestMemory(), build=build)
+    store = cache.store(pipeline.key)
+    return _Extraction(pipeline, dataset, store, memory or cache.digests(), work, build or (lambda: _build(pipeline))).run()
+
+
+def _build(pipeline: Pipeline) -> Backbone:
+    from .engines import resolve_device
+    from .specs import build
+    from .vit import Readout
+
+    readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
+    return build(pipeline.spec, readout, pipeline.preprocess.crop, device=resolve_device(pipeline.device), precision=pipeline.precision)
+
+
+class _Extraction:
+    """One run over one data set: the story is `run`, the state is what must survive between its steps."""
+
+    def __init__(self, pipeline: Pipeline, dataset: Dataset, store: FeatureStore, memory: DigestMemory, work: Work, build: Callable[[], Backbone]):
+        self.pipeline, self.dataset, self.store, self.memory, self.work, self.build = pipeline, dataset, store, memory, work, build
+        self.digests: list[bytes | None] = [None] * len(dataset)
+        self.bad: dict[int, str] = {}  # row -> reason
+        self.pending: list[_Decoded] = []  # computed, not yet in a shard
+        self.pending_features: list[np.ndarray] = []
+        self.report = Report(images=len(dataset))
+        self.started = self.flushed = time.perf_counter()
+
+    def run(self) -> tuple[FeatureSet, Report]:
+        missing = self._recall()
+        self.report.cached = len(self.dataset) - len(missing)
+        if missing:
+            try:
+                self._compute(missing)
+            finally:  # an interruption keeps what is done
+                self._flush()
+                self.memory.save()
+        self.report.seconds = time.perf_counter() - self.started
+        self._judge()
+        return self._gather(), self.report
+
+    def _recall(self) -> list[int]:
+        """Rows whose bytes were never seen, or whose feature is not in the store. Reads no image."""
+        missing = []
+        for row in range(len(self.dataset)):
+            identity = self.dataset.identity(row)
+            digest = self.memory.get(identity) if identity is not None else None
+            if digest is not None and digest in self.store:
+                self.digests[row] = digest
+            elif digest is not None and (reason := self.store.bad(digest)) is not None:
+                self.bad[row] = reason
+            else:
+                missing.append(row)
+        return missing
+
+    def _compute(self, missing: Sequence[int]) -> None:
+        backbone: Backbone | None = None
+        batch: list[_Decoded] = []
+        claimed: set[bytes] = set()  # several files may hold the same bytes
+        size = self.work.batch_size
+        for done, item in enumerate(self._decoded(missing), start=len(self.dataset) - len(missing) + 1):
+            self._note(item)
+            if item.pixels is not None and item.digest not in claimed:
+                claimed.add(item.digest)
+                batch.append(item)
+            if len(batch) == size:
+                backbone = backbone or self.build()
+                self._forward(backbone, batch)
+                batch = []
+                self._tell(done)
+        if batch:
+            self._forward(backbone or self.build(), batch)
+        self._tell(len(self.dataset))
+
+    def _decoded(self, rows: Sequence[int]) -> Iterator[_Decoded]:
+        """Decoded images in the order of `rows`. On a CPU, no more than one batch ahead of the model: both want the same cores."""
+        workers = self.work.workers if self.work.workers is not None else min(16, os.cpu_count() or 1)
+        tasks = deque(rows[i : i + _TASK] for i in range(0, len(rows), _TASK))
+        ahead = -(-self.work.batch_size // _TASK) * (4 if self._feeds_gpu() else 1)
+        with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode", initializer=_single_threaded) as pool:
+            running: deque[Future[list[_Decoded]]] = deque()
+            try:
+                while tasks or running:
+                    if self._feeds_gpu() or not running:
+                        while tasks and len(running) < ahead:
+                            running.append(pool.submit(self._decode_all, tasks.popleft()))
+                    before = time.perf_counter()
+                    items = running.popleft().result()
+                    self.report.waiting += time.perf_counter() - before
+                    yield from items
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _feeds_gpu(self) -> bool:
+        from .engines import resolve_device
+
+        return resolve_device(self.pipeline.device) != "cpu"
+
+    def _decode_all(self, rows: Sequence[int]) -> list[_Decoded]:
+        return [self._decode(row) for row in rows]
+
+    def _decode(self, row: int) -> _Decoded:
+        """One image, in a worker thread: whatever is wrong with it becomes a reason, never an exception."""
+        try:
+            data = self.dataset.read(row)
+        except OSError as error:
+            return _Decoded(row, b"", reason=(error.strerror or str(error)).lower())
+        digest = hashlib.sha256(data).digest()
+        if digest in self.store:
+            return _Decoded(row, digest)
+        try:
+            pixels, notes = decode(data, self.pipeline.preprocess, self.pipeline.decode, self.work.max_pixels)
+        except BadImage as error:
+            return _Decoded(row, digest, reason=str(error))
+        return _Decoded(row, digest, int(notes), pixels)
+
+    def _note(self, item: _Decoded) -> None:
+        """Remember what a row's bytes are, or why it has no feature."""
+        if item.digest:
+            self.digests[item.row] = item.digest
+            identity = self.dataset.identity(item.row)
+            if identity is not None:
+                self.memory.put(identity, item.digest)
+        if item.reason:
+            self.bad[item.row] = item.reason
+            if item.digest:
+                self.store.put_bad(item.digest, self.dataset.ids[item.row], item.reason)
+
+    def _forward(self, backbone: Backbone, batch: list[_Decoded]) -> None:
+        before = time.perf_counter()
+        features = encode(backbone, np.stack([item.pixels for item in batch]), self.work.batch_size, self.pipeline)  # type: ignore[arg-type]
+        self.report.modelling += time.perf_counter() - before
+        self.report.computed += len(batch)
+        broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(broken):
+            raise NumericalError(f"the backbone gives NaN or Inf for {printable(self.dataset.ids[batch[broken[0]].row])}", fix="Use --precision fp32; if it is fp32 already, the weights are not usable.")
+        self.pending += [dataclasses.replace(item, pixels=None) for item in batch]
+        self.pending_features.append(features)
+        if len(self.pending) >= _SHARD_ROWS or time.perf_counter() - self.flushed > _FLUSH_S:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.pending:
+            self.store.put([item.digest for item in self.pending], [item.notes for item in self.pending], np.concatenate(self.pending_features))
+            self.pending, self.pending_features = [], []
+            self.memory.save()
+        self.flushed = time.perf_counter()
+
+    def _tell(self, done: int) -> None:
+        if self.work.progress is not None:
+            report, elapsed = self.report, time.perf_counter() - self.started
+            self.work.progress(Progress(done, len(self.dataset), report.computed, elapsed, report.waiting, report.modelling))
+
+    def _judge(self) -> None:
+        """Raise BadImages when more images failed than allowed."""
+        for row in sorted(self.bad):
+            label = int(self.dataset.labels[row])
+            self.report.skipped.append({"id": self.dataset.ids[row], "class": self.dataset.classes[label] if label >= 0 else "", "reason": self.bad[row]})
+        allowed = allowed_bad(self.work.max_bad, len(self.dataset))
+        if len(self.bad) <= allowed and len(self.bad) < len(self.dataset):
+            return
+        shown = "; ".join(f"{printable(s['id'])} ({s['reason']})" for s in self.report.skipped[:5])
+        error = BadImages(
+            f"{len(self.bad)} of {len(self.dataset)} images of {printable(self.dataset.name)} cannot be decoded, {allowed} are allowed: {shown}{' …' if len(self.bad) > 5 else ''}",
+            fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%. What was computed is kept.",
+        )
+        error.skipped = self.report.skipped  # type: ignore[attr-defined]
+        raise error
+
+    def _gather(self) -> FeatureSet:
+        good = [row for row in range(len(self.dataset)) if row not in self.bad]
+        features, notes = self.store.gather([self.digests[row] for row in good])  # type: ignore[misc]
+        self.report.differing = int(np.count_nonzero(notes & int(POLICIES_DIFFER)))
+        return FeatureSet(features, self.dataset.labels[good], [self.dataset.ids[row] for row in good], self.dataset.classes, self.pipeline.fingerprint, self.dataset.name)
+
+
+def _single_threaded() -> None:
+    """In a decoding thread: one core per image; torch would start a team of threads for each."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def encode(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipeline: Pipeline) -> np.ndarray:
+    """Features (n, D) float32 of uint8 pixels (n, H, W, 3); the batch is padded to `batch_size`, so a row never depends on its neighbours."""
+    import torch
+
+    n = len(pixels)
+    if n < batch_size:
+        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch_size - n, axis=0)])
+    device = next(backbone.parameters()).device
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (pipeline.preprocess.mean, pipeline.preprocess.std))
+    images = torch.from_numpy(pixels)
+    if device.type == "cuda":
+        images = images.pin_memory().to(device, non_blocking=True)
+    try:
+        images = images.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+        features = backbone.encode(images.contiguous())
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(f"out of GPU memory with a batch of {batch_size}", fix=f"Try --batch-size {max(1, batch_size // 2)}.") from error
+    return features[:n].float().cpu().numpy()
+
+
+def allowed_bad(text: str, total: int) -> int:
+    """How many undecodable images `--max-bad` allows: `N`, or `P%` of the set (and never more than 1000). Raises UsageError."""
+    try:
+        if text.endswith("%"):
+            return min(1000, int(float(text[:-1]) / 100 * total))
+        if int(text) >= 0:
+            return int(text)
+    except ValueError:
+        pass
+    raise UsageError(f"--max-bad {text!r} is neither a number nor a share like 1%")
+
+
+def describe(report: Report) -> dict[str, Any]:
+    """The report as the manifest's fields."""
+    speed = report.images_per_second
+    facts: dict[str, Any] = {"images": report.images, "computed": report.computed, "cached": report.cached, "skipped": len(report.skipped), "decoders_differ": report.differing}
+    if speed is not None:
+        facts |= {"images_per_second": round(speed, 2), "seconds_decoding": round(report.waiting, 3), "seconds_model": round(report.modelling, 3)}
+    return facts

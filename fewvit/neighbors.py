@@ -1,0 +1,277 @@
+"""Exact nearest neighbours: the only module that imports FAISS, and the owner of normalisation.
+
+Scores are higher = nearer for every metric, rows come best first, and equal scores are ordered by row, exactly, across the k-th
+place too. FAISS's own order on ties depends on blocking, so whatever lies within rounding of a tie is scored again in float64.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError, NumericalError, UsageError
+
+METRICS = ("cosine", "dot", "euclidean")
+GPU_MAX_K = 2048  # GPU_MAX_SELECTION_K of FAISS
+_CHUNK_BYTES = 24 << 20  # results and temporaries of one chunk of queries stay below this
+_SPARE = 8  # neighbours fetched beyond k, so that most ties across the k-th place are seen whole
+_ROUNDING = 3e-6  # float32 scores this close, relative to the largest possible one, may be in the wrong order
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The k nearest bank rows of each query, best first, ties by row."""
+
+    rows: np.ndarray  # (Q, k) int64, never -1
+    scores: np.ndarray  # (Q, k) float32; cosine, dot product, or minus the squared distance
+
+
+def normalise(features: np.ndarray) -> np.ndarray:
+    """A float32 copy of `features` (N, D) with rows of unit length; a zero row stays zero. Raises NumericalError for NaN or Inf."""
+    rows = np.array(features, dtype=np.float32, order="C", ndmin=2)
+    for start in range(0, len(rows), 16384):
+        part = rows[start : start + 16384]
+        length = np.sqrt(np.einsum("nd,nd->n", part, part, dtype=np.float64))
+        if not np.isfinite(length).all():
+            raise NumericalError(f"row {start + int(np.flatnonzero(~np.isfinite(length))[0])} of the features is not finite")
+        part /= np.where(length > 0, length, 1).astype(np.float32)[:, None]
+    return rows
+
+
+class Bank:
+    """Rows to search among. Copied and normalised once; searched in chunks of queries so that memory stays bounded."""
+
+    def __init__(self, features: np.ndarray, *, metric: str = "cosine", device: str = "auto", engine: str = "auto"):
+        if metric not in METRICS:
+            raise UsageError(f"unknown metric {metric!r}; choose {', '.join(METRICS)}")
+        if np.ndim(features) != 2 or len(features) == 0:
+            raise DataError(f"a bank needs features of shape (N, D) with at least one row, got {np.shape(features)}")
+        self.metric, self.engine, self.device = metric, *_choose(engine, device)
+        self.rows = normalise(features) if metric == "cosine" else _finite(features)
+        self._norms = np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64) if metric == "euclidean" else None
+        self._search = _ENGINES[self.engine](self.rows, metric, self.device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def search(self, queries: np.ndarray, k: int) -> Neighbors:
+        """The k nearest rows of each query (Q, D). Raises UsageError unless 1 <= k <= number of rows."""
+        parts = list(self.chunks(queries, k))
+        if not parts:
+            return Neighbors(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
+        return Neighbors(np.concatenate([p.rows for _, p in parts]), np.concatenate([p.scores for _, p in parts]))
+
+    def chunks(self, queries: np.ndarray, k: int, *, exclude: np.ndarray | None = None) -> Iterator[tuple[slice, Neighbors]]:
+        """Neighbours of one slice of queries after another, for callers that reduce them at once.
+
+        `exclude` (Q,) names for each query one row that must not be its neighbour (itself, in leave-one-out).
+        """
+        self._check(queries, k + (exclude is not None))
+        size = max(64, _CHUNK_BYTES // ((k + _SPARE) * 40 + self.rows.shape[1] * 4))
+        for start in range(0, len(queries), size):
+            part = slice(start, min(start + size, len(queries)))
+            wanted = normalise(queries[part]) if self.metric == "cosine" else _finite(queries[part])
+            yield part, self._exact(wanted, k, None if exclude is None else exclude[part])
+
+    def _check(self, queries: np.ndarray, k: int) -> None:
+        if np.ndim(queries) != 2 or queries.shape[1] != self.rows.shape[1]:
+            raise DataError(f"queries of shape {np.shape(queries)} do not fit a bank of {self.rows.shape[1]} columns")
+        if not 1 <= k <= len(self.rows):
+            raise UsageError(f"k = {k} neighbours asked of a bank of {len(self.rows)} rows", fix=f"Choose k between 1 and {len(self.rows)}.")
+
+    def _exact(self, queries: np.ndarray, k: int, exclude: np.ndarray | None) -> Neighbors:
+        fetched = min(k + _SPARE + (exclude is not None), len(self.rows))
+        scores, rows = self._search(queries, fetched)
+        near = self._near(queries)
+        self._settle(queries, scores, rows, near)
+        if fetched < len(self.rows):
+            self._settle_boundary(queries, scores, rows, k + (exclude is not None), near)
+        if exclude is not None:
+            scores, rows = _without(scores, rows, exclude)
+        return Neighbors(np.ascontiguousarray(rows[:, :k]), np.ascontiguousarray(scores[:, :k]))
+
+    def _near(self, queries: np.ndarray) -> np.ndarray:
+        """Distance (Q, 1) between scores below which their order is not to be trusted."""
+        if self.metric == "cosine":
+            return np.full((len(queries), 1), _ROUNDING, np.float32)
+        length = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))[:, None]
+        longest = np.sqrt(np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64).max()) if self._norms is None else np.sqrt(self._norms.max())
+        scale = length * longest if self.metric == "dot" else (length + longest) ** 2
+        return (_ROUNDING * np.maximum(scale, 1e-30)).astype(np.float32)
+
+    def _settle(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray, near: np.ndarray) -> None:
+        """Order runs of near-equal scores by (-exact score, row), in place."""
+        close = scores[:, :-1] - scores[:, 1:] <= near  # (Q, k-1)
+        touched = np.zeros(scores.shape, bool)
+        touched[:, :-1] |= close
+        touched[:, 1:] |= close
+        at_query, at_place = np.nonzero(touched)
+        if len(at_query) == 0:
+            return
+        scores[at_query, at_place] = self._rescore(queries, at_query, rows[at_query, at_place])
+        for q in np.unique(at_query):
+            order = np.lexsort((rows[q], -scores[q]))
+            scores[q], rows[q] = scores[q][order], rows[q][order]
+
+    def _settle_boundary(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray, k: int, near: np.ndarray) -> None:
+        """Search the whole bank again for queries whose tie at the k-th place reaches beyond what was fetched."""
+        for q in np.flatnonzero(scores[:, k - 1] - scores[:, -1] <= near[:, 0]):
+            exact = self._score_all(queries[q])
+            candidates = np.flatnonzero(exact >= np.partition(exact, len(exact) - k)[len(exact) - k])
+            order = candidates[np.lexsort((candidates, -exact[candidates]))][:k]
+            scores[q, :k], rows[q, :k] = exact[order], order
+
+    def _rescore(self, queries: np.ndarray, at_query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Scores (n,) of pairs (query, row), from float64 sums: equal rows get equal scores, whatever their place."""
+        scores = np.empty(len(rows), np.float32)
+        step = max(1, _CHUNK_BYTES // (self.rows.shape[1] * 24))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            scores[part] = self._pairwise(queries[at_query[part]], self.rows[rows[part]])
+        return scores
+
+    def _score_all(self, query: np.ndarray) -> np.ndarray:
+        """Scores (N,) of every row for one query, the same numbers as `_rescore`'s."""
+        step = max(1, _CHUNK_BYTES // (self.rows.shape[1] * 24))
+        return np.concatenate([self._pairwise(query[None], self.rows[start : start + step]) for start in range(0, len(self.rows), step)])
+
+    def _pairwise(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        a, b = np.broadcast_arrays(queries.astype(np.float64), rows.astype(np.float64))
+        if self.metric == "euclidean":
+            return -np.square(a - b).sum(axis=1).astype(np.float32)
+        return np.multiply(a, b).sum(axis=1).astype(np.float32)
+
+
+def _finite(features: np.ndarray) -> np.ndarray:
+    rows = np.array(features, dtype=np.float32, order="C", ndmin=2)
+    if not np.isfinite(rows).all():
+        raise NumericalError(f"row {int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])} of the features is not finite")
+    return rows
+
+
+def _without(scores: np.ndarray, rows: np.ndarray, exclude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays one column narrower: without the excluded row, or without the last one where it is not among them."""
+    drop = rows == exclude[:, None]
+    drop[~drop.any(axis=1), -1] = True
+    shape = (len(rows), rows.shape[1] - 1)
+    return scores[~drop].reshape(shape), rows[~drop].reshape(shape)
+
+
+# ---- engines: (rows, metric, device) -> function (queries, k) -> (scores, rows), k <= N, order on ties arbitrary
+
+
+def faiss_is_here() -> bool:
+    return importlib.util.find_spec("faiss") is not None
+
+
+@lru_cache(maxsize=1)
+def faiss_gpu_works() -> bool:
+    """Whether FAISS has kernels for the GPU that is here: a search among 64 vectors, since an unfit wheel installs without complaint."""
+    import faiss
+
+    if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
+        return False
+    rows = np.eye(64, dtype=np.float32)
+    try:
+        _, found = faiss.knn_gpu(faiss.StandardGpuResources(), rows, rows, 1, metric=faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError:
+        return False
+    return bool((found[:, 0] == np.arange(64)).all())
+
+
+def _choose(engine: str, device: str) -> tuple[str, str]:
+    """(engine, device) for what was asked; torch stands in where there is no FAISS or no FAISS kernel for the GPU."""
+    if engine not in ("auto", "faiss", "torch"):
+        raise UsageError(f"unknown neighbour engine {engine!r}; choose auto, faiss or torch")
+    if engine == "auto":
+        engine = "faiss" if faiss_is_here() else "torch"
+    if engine == "torch":
+        return "torch", device
+    if device == "auto":
+        return ("faiss_gpu", "cuda") if os.path.exists("/dev/nvidia0") and faiss_gpu_works() else ("faiss", "cpu")
+    if device.startswith("cuda"):
+        return ("faiss_gpu", device) if faiss_gpu_works() else ("torch", device)
+    return "faiss", "cpu"
+
+
+def _faiss(rows: np.ndarray, metric: str, device: str) -> Any:
+    import faiss
+
+    kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
+
+    def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, found = faiss.knn(queries, rows, k, metric=kind)  # reads `rows` in place: an index would copy the bank
+        return (-scores if metric == "euclidean" else scores), found
+
+    return search
+
+
+def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> Any:
+    import faiss
+
+    number = int(device.partition(":")[2] or 0)
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(512 << 20)  # its default takes a fifth of the card
+    config = faiss.GpuIndexFlatConfig()
+    config.device = number
+    index = (faiss.GpuIndexFlatL2 if metric == "euclidean" else faiss.GpuIndexFlatIP)(resources, rows.shape[1], config)
+    index.add(rows)
+    fallback: list[Any] = []
+
+    def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        if k > GPU_MAX_K:
+            if not fallback:
+                fallback.append(_torch(rows, metric, device))
+            return fallback[0](queries, k)
+        scores, found = index.search(queries, k)
+        return (-scores if metric == "euclidean" else scores), found
+
+    return search
+
+
+def _torch(rows: np.ndarray, metric: str, device: str) -> Any:
+    import torch
+
+    from .engines import resolve_device
+
+    where = resolve_device(device)
+    bank = torch.from_numpy(rows).to(where)
+    squares = bank.double().square().sum(dim=1).float() if metric == "euclidean" else None
+    block = max(1024, _CHUNK_BYTES // (4 * 512))  # bank rows per product of 512 queries
+
+    def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        parts = [_torch_topk(torch.from_numpy(queries[i : i + 512]).to(where), bank, squares, k, block) for i in range(0, len(queries), 512)]
+        scores, found = (torch.cat(side).cpu().numpy() for side in zip(*parts, strict=True))
+        return scores, found
+
+    return search
+
+
+def _torch_topk(queries: Any, bank: Any, squares: Any, k: int, block: int) -> tuple[Any, Any]:
+    """Best k of the blocks' best k, so that the whole score matrix never exists."""
+    import torch
+
+    best: tuple[Any, Any] | None = None
+    for start in range(0, len(bank), block):
+        part = bank[start : start + block]
+        scores = queries @ part.T
+        if squares is not None:
+            scores = 2 * scores - squares[start : start + block] - queries.square().sum(dim=1, keepdim=True)
+        top, at = scores.topk(min(k, len(part)), dim=1)
+        if best is not None:
+            top, at = torch.cat([best[0], top], dim=1), torch.cat([best[1], at + start], dim=1)
+            top, order = top.topk(min(k, top.shape[1]), dim=1)
+            at = at.gather(1, order)
+        best = (top, at)
+    if best is None:
+        raise DataError("the bank is empty")
+    return best
+
+
+_ENGINES = {"faiss": _faiss, "faiss_gpu": _faiss_gpu, "torch": _torch}

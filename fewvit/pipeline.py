@@ -1,0 +1,143 @@
+"""What turns an image's bytes into a feature, settled before any of it runs: backbone, readout, transform, decoder, precision.
+
+Its key names the feature store, so that whatever can change a feature is in it. No torch unless the precision asks for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .cache import key_digest
+from .errors import UsageError
+from .images import Preprocess, decoder_version
+from .protocols import POOLS, Protocol, find_protocol, parse_size, sized
+from .specs import BackboneSpec
+
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+DECODERS = ("fast", "pil")
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What a user may ask of the features; None or empty means the protocol's."""
+
+    protocol: str | None = None
+    pool: str | None = None
+    layers: str | None = None  # a number, or `each`: one row per block
+    img_size: str | None = None
+    precision: str = "fp32"
+    decode: str = "fast"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A settled way from bytes to features."""
+
+    spec: BackboneSpec
+    protocol: Protocol
+    preprocess: Preprocess
+    pool: str
+    layers: int
+    each: bool  # the layers are rows of their own, not one long feature
+    norm: str
+    decode: str
+    precision: str
+    device: str
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Everything that decides a feature's value; `backbone` beside it is a label."""
+        return {
+            "backbone": self.spec.name,
+            "weights": self.spec.fingerprint,
+            "pool": self.pool,
+            "layers": self.layers,
+            "norm": self.norm,
+            "preprocess": self.preprocess.to_dict(),
+            "decoder": decoder_version(self.decode),
+            "precision": self.precision_tag,
+        }
+
+    @property
+    def precision_tag(self) -> str:
+        """The precision, and for half precision what computed it: engines differ in the third digit there."""
+        if self.precision == "fp32":
+            return "fp32"
+        from .engines import choose_engine, resolve_device
+
+        device = resolve_device(self.device)
+        return f"{self.precision}-{choose_engine(self.precision, device, plain_vit=not self.spec.architecture.timm)}-{device.partition(':')[0]}"
+
+    @property
+    def fingerprint(self) -> str:
+        return key_digest(self.key)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For a result's manifest."""
+        shown = {"protocol": self.protocol.name, "pool": self.pool, "layers": self.layers, "norm": self.norm, "precision": self.precision, "decode": self.decode}
+        return {**shown, "preprocess": self.preprocess.to_dict(), "decoder": decoder_version(self.decode), "weights_sha256": self.spec.weights_sha256, "license": self.spec.license, "fingerprint": self.fingerprint}
+
+
+def settle(spec: BackboneSpec, options: FeatureOptions) -> Pipeline:
+    """The pipeline of a backbone under these options. Raises UsageError for what the backbone or the family's rule cannot do."""
+    protocol = find_protocol(options.protocol or spec.protocol)
+    _check_choice("--precision", options.precision, PRECISIONS)
+    _check_choice("--decode", options.decode, DECODERS)
+    preprocess = dataclasses.replace(protocol.preprocess, **_tuples(spec.preprocess))
+    preprocess = sized(preprocess, parse_size(options.img_size) if options.img_size else None)
+    spec.architecture.check_size(*preprocess.crop)
+    layers, each = _layers(options.layers, protocol, spec)
+    precision = options.precision
+    if precision == "auto":
+        from .engines import resolve_device, resolve_precision
+
+        precision = resolve_precision("auto", resolve_device(options.device))
+    return Pipeline(spec, protocol, preprocess, _pool(options.pool, protocol, spec), layers, each, protocol.norm, options.decode, precision, options.device)
+
+
+def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{flag} {value!r} is not one of {', '.join(choices)}")
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[int, bool]:
+    depth = spec.architecture.depth
+    if asked is None:
+        return protocol.layers, False
+    if asked == "each":
+        return depth, True
+    if not asked.isdigit() or not 1 <= int(asked) <= depth:
+        raise UsageError(f"--layers {asked!r}: {spec.name} has {depth} blocks, so give 1 to {depth}, or `each`")
+    return int(asked), False
+
+
+def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
+    """The pooling asked for, or the one that the model is made for; a model without class token (or norm for it) refuses cls."""
+    architecture = spec.architecture
+    mean_only = architecture.final_norm == "fc_norm" or _without_class_token(architecture.timm)
+    pool = asked or protocol.pool or ("mean" if _mean_by_default(architecture.timm) else "cls")
+    if asked is None and mean_only:
+        pool = "mean"
+    _check_choice("--pool", pool, POOLS)
+    if pool != "mean" and mean_only:
+        raise UsageError(f"--pool {pool}: {spec.name} has no class token to read ({'its one norm is over the mean patch token' if architecture.final_norm == 'fc_norm' else 'by design'})", fix="Use --pool mean.")
+    if pool == "cls+dist" and "distilled" not in architecture.timm:
+        raise UsageError(f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean or cls+mean.")
+    return pool
+
+
+def _without_class_token(timm_name: str) -> bool:
+    return timm_name.startswith(("swin", "convnext", "resnet"))
+
+
+def _mean_by_default(timm_name: str) -> bool:
+    return timm_name.startswith("beit")  # its head was trained on the mean patch token

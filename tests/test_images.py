@@ -1,0 +1,459 @@
+"""Decoding: the official pixels bit for bit, what a viewer shows, and what must be refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, ImageOps
+
+from fewvit.errors import UnknownName
+from fewvit.images import FORMATS, POLICIES, POLICIES_DIFFER, BadImage, Note, Preprocess, covering_size, decode, decoder_version, jpeg_header
+
+SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
+REAL_IMAGES, PARITY = SHARED / "data" / "imagenet18.zip", SHARED / "parity" / "preprocess.npz"
+needs_images = pytest.mark.skipif(not REAL_IMAGES.exists(), reason=f"no {REAL_IMAGES.name}: set FEWVIT_SHARED")
+needs_parity = pytest.mark.skipif(not (REAL_IMAGES.exists() and PARITY.exists()), reason=f"no {PARITY.name}: set FEWVIT_SHARED")
+
+SMALL = Preprocess(cover=(37, 37), crop=(31, 31))
+both = pytest.mark.parametrize("policy", POLICIES)
+
+
+def smooth(height: int = 53, width: int = 41) -> np.ndarray:
+    """RGB (H, W, 3) without symmetry and without sharp edges, so that lossy formats and resampling stay within 2 levels."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([255 * y / height, 255 * x / width, 120 + 100 * np.sin(x / 9) * np.cos(y / 11)], axis=2).astype(np.uint8)
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def exif(orientation: int, order: str = "<", kind: int = 3) -> bytes:
+    """An EXIF block with two entries: the image's width, then its orientation."""
+    value = struct.pack(order + ("I" if kind == 4 else "H2x"), orientation)
+    entries = struct.pack(order + "HHII", 0x0100, 4, 1, 99) + struct.pack(order + "HHI", 0x0112, kind, 1) + value
+    return b"Exif\0\0" + (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 2) + entries + bytes(4)
+
+
+def official(data: bytes, preprocess: Preprocess) -> np.ndarray:
+    """torchvision's own transform of Pillow's own decoding."""
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    transform = Compose([Resize(preprocess.cover[0], InterpolationMode(preprocess.interpolation)), CenterCrop(preprocess.crop)])
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(transform(picture.convert("RGB")))
+
+
+def shown(picture: Image.Image | np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """The official pixels of an upright, opaque 8-bit picture: what `fast` must come near."""
+    return official(encoded(picture, "PNG"), preprocess)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> int:
+    assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
+    return int(np.abs(a.astype(int) - b).max())
+
+
+def real_images() -> list[bytes]:
+    with zipfile.ZipFile(REAL_IMAGES) as archive:
+        return [archive.read(name) for name in archive.namelist() if name.endswith(".JPEG")]
+
+
+# ---- pixels -------------------------------------------------------------------------------------------------------------------
+
+
+@needs_images
+def test_pil_gives_torchvisions_pixels_bit_for_bit_and_fast_comes_within_a_hundredth_of_a_level():
+    difference = []
+    for data in real_images()[::5]:
+        expected = official(data, Preprocess())
+        assert np.array_equal(decode(data, Preprocess(), "pil")[0], expected)
+        difference.append(np.abs(decode(data, Preprocess(), "fast")[0].astype(int) - expected).mean())
+    assert np.mean(difference) <= 0.01  # 0.0036 on average over all 242 images
+
+
+@needs_parity
+def test_the_pixels_of_the_official_codes_come_out():
+    stored = np.load(PARITY)
+    protocols = {
+        "dino": Preprocess(),
+        "msn": Preprocess(interpolation="bilinear"),
+        "dinov2_logreg224_first2": Preprocess(cover=(224, 224)),
+    }
+    with zipfile.ZipFile(REAL_IMAGES) as archive:
+        images = [archive.read(str(name)) for name in stored["file_names"]]
+    for name, preprocess in protocols.items():
+        for data, expected in zip(images, stored[name]):  # the last protocol has the first two images only
+            assert np.array_equal(decode(data, preprocess, "pil")[0], expected)
+            assert np.abs(decode(data, preprocess, "fast")[0].astype(int) - expected).mean() < 0.01
+
+
+@pytest.mark.parametrize("size", [(7, 61), (61, 7), (31, 31), (200, 37), (36, 37), (211, 67), (1, 1)])
+@pytest.mark.parametrize("cover", [23, 31, 37])
+def test_resizing_cropping_and_padding_round_as_torchvision_does(size, cover):
+    preprocess = Preprocess(cover=(cover, cover), crop=(31, 31))  # a cover of 23 is padded to the crop, which torchvision does with black
+    data = encoded(smooth(*size), "PNG")
+    assert np.array_equal(decode(data, preprocess, "pil")[0], official(data, preprocess))
+    assert distance(decode(data, preprocess, "fast")[0], official(data, preprocess)) <= 1
+
+
+def test_a_cover_that_is_no_square_is_covered_by_the_smaller_side():
+    assert covering_size(100, 50, (60, 40)) == (80, 40)
+    assert covering_size(50, 100, (60, 40)) == (60, 120)
+    assert covering_size(60, 40, (60, 40)) == (60, 40)
+    for height, width in [(375, 500), (500, 375), (333, 334), (64, 64), (97, 1009)]:  # torchvision: short side, then int(size * long / short)
+        short, long = sorted((height, width))
+        assert sorted(covering_size(height, width, (256, 256))) == sorted((256, int(256 * long / short)))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 31}])
+def test_every_kind_of_jpeg_has_the_same_pixels_under_both_policies(mode, options):
+    data = encoded(Image.fromarray(smooth()).convert(mode), "JPEG", **options)
+    assert np.array_equal(decode(data, SMALL, "pil")[0], official(data, SMALL))
+    assert distance(decode(data, SMALL, "fast")[0], official(data, SMALL)) <= 2
+    assert (jpeg_header(data) is None) == (mode == "CMYK")  # four components are Pillow's
+
+
+@pytest.mark.parametrize("kind", [name for name in FORMATS if name not in ("JPEG", "GIF")])
+@both
+def test_every_format_is_known_by_its_content(kind, policy):
+    data = encoded(smooth(), kind, **({"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "AVIF" else {}))
+    pixels, notes = decode(data, SMALL, policy)
+    assert distance(pixels, shown(smooth(), SMALL)) <= 2
+    assert notes == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "CMYK"])
+@both
+def test_other_colour_modes_become_rgb_as_pillow_converts_them(mode, policy):
+    data = encoded(Image.fromarray(smooth()).convert(mode), "TIFF" if mode == "CMYK" else "PNG")
+    assert distance(decode(data, SMALL, policy)[0], official(data, SMALL)) <= 1
+
+
+# ---- where the policies differ --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("size", [(53, 41), (38, 67)])  # sizes that leave an odd number of pixels around the crop
+def test_fast_shows_a_turned_picture_upright_and_pil_ignores_the_turn(orientation, kind, size):
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
+    data = encoded(smooth(*size), kind, exif=exif(orientation), **options)
+    with Image.open(io.BytesIO(data)) as picture:
+        upright = ImageOps.exif_transpose(picture).convert("RGB")
+    fast, notes = decode(data, SMALL, "fast")
+    pil, pil_notes = decode(data, SMALL, "pil")
+    assert distance(fast, shown(upright, SMALL)) <= 2
+    assert np.array_equal(pil, official(data, SMALL))
+    assert notes == pil_notes == (0 if orientation == 1 else Note.TURNED)
+    assert (distance(fast, pil) > 20) == bool(notes & POLICIES_DIFFER)
+
+
+@pytest.mark.parametrize(("order", "kind"), [("<", 3), (">", 3), ("<", 4), (">", 4)])
+def test_the_orientation_is_read_in_either_byte_order_and_width(order, kind):
+    data = encoded(smooth(), "JPEG", exif=exif(6, order, kind))
+    assert jpeg_header(data) == (53, 41, 6)
+
+
+@pytest.mark.parametrize("block", [b"", b"Exif\0\0", b"Exif\0\0II*\0", exif(6)[:30], exif(0), exif(9), exif(6).replace(b"II*\0", b"XX*\0")])
+def test_a_damaged_exif_block_turns_nothing(block):
+    pixels, notes = decode(encoded(smooth(), "JPEG", exif=block, quality=95), SMALL)
+    assert notes == 0
+    assert distance(pixels, shown(smooth(), SMALL)) <= 4
+
+
+def test_fast_puts_white_under_transparency_and_pil_shows_the_hidden_colour():
+    alpha = np.zeros((53, 41), np.uint8)
+    alpha[:, 20:] = 255
+    alpha[:9] = 51
+    hidden = np.dstack([smooth(), alpha])
+    seen = np.round(smooth() * (alpha[..., None] / 255) + 255 * (1 - alpha[..., None] / 255)).astype(np.uint8)
+    for kind in ("PNG", "WEBP", "TIFF"):
+        data = encoded(hidden, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+        fast, notes = decode(data, SMALL, "fast")
+        pil, pil_notes = decode(data, SMALL, "pil")
+        assert distance(fast, shown(seen, SMALL)) <= 2
+        assert distance(pil, shown(smooth(), SMALL)) == 0
+        assert notes == pil_notes == Note.TRANSPARENT
+
+
+@pytest.mark.parametrize("transparency", [3, bytes([255, 255, 255, 0])])
+def test_a_transparent_palette_entry_is_white(transparency):
+    index = (np.arange(53 * 41).reshape(53, 41) // 300 % 7).astype(np.uint8)
+    picture = Image.fromarray(index, "P") if False else Image.frombytes("P", (41, 53), index.tobytes())
+    palette = [(30 * k, 255 - 30 * k, 17) for k in range(7)]
+    picture.putpalette([value for colour in palette for value in colour])
+    data = encoded(picture, "PNG", transparency=transparency)
+    seen = np.array(palette, np.uint8)[index]
+    pil, pil_notes = decode(data, SMALL, "pil")
+    assert np.array_equal(pil, shown(seen, SMALL))
+    seen[index == 3] = 255
+    fast, notes = decode(data, SMALL, "fast")
+    assert distance(fast, shown(seen, SMALL)) <= 2
+    assert notes == pil_notes == Note.TRANSPARENT
+
+
+@both
+def test_an_alpha_channel_without_a_transparent_pixel_is_no_transparency(policy):
+    opaque = np.dstack([smooth(), np.full((53, 41), 255, np.uint8)])
+    pixels, notes = decode(encoded(opaque, "PNG"), SMALL, policy)
+    assert notes == 0
+    assert distance(pixels, shown(smooth(), SMALL)) <= 1
+
+
+def sixteen_bit(kind: str) -> bytes:
+    """The smooth picture's red as 16-bit grey, v * 257 + 40: near its 8-bit twin, and not equal to it."""
+    values = np.minimum(smooth()[:, :, 0].astype(np.uint32) * 257 + 40, 65535).astype(np.uint16)
+    if kind == "PGM":
+        return b"P5 41 53 65535\n" + values.astype(">u2").tobytes()
+    return encoded(Image.fromarray(values), kind)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PGM"])
+def test_sixteen_bit_grey_is_scaled_by_fast_and_saturates_under_pil(kind):
+    twin = np.repeat(smooth()[:, :, :1], 3, axis=2)
+    fast, notes = decode(sixteen_bit(kind), SMALL, "fast")
+    pil, pil_notes = decode(sixteen_bit(kind), SMALL, "pil")
+    assert distance(fast, shown(twin, SMALL)) <= 2
+    assert np.array_equal(pil, official(sixteen_bit(kind), SMALL))
+    assert pil.mean() > 240
+    assert notes == pil_notes == Note.SIXTEEN_BIT
+
+
+@both
+def test_sixteen_bit_colour_comes_near_its_eight_bit_twin(policy):
+    rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in smooth().astype(np.uint16))
+    pixels, notes = decode(png(41, 53, depth=16, colour=2, rows=rows), SMALL, policy)
+    assert distance(pixels, shown(smooth(), SMALL)) <= 2
+    assert notes == 0
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+@both
+def test_of_an_animation_the_first_frame_is_taken_and_that_is_noted(kind, policy):
+    flat = [np.full((53, 41, 3), colour, np.uint8) for colour in ((200, 30, 90), (10, 250, 20), (7, 7, 200))]
+    first, *others = [Image.fromarray(frame) for frame in flat]
+    data = encoded(first, kind, save_all=True, append_images=others, **({"lossless": True} if kind == "WEBP" else {}))
+    pixels, notes = decode(data, SMALL, policy)
+    assert distance(pixels, shown(flat[0], SMALL)) <= 2
+    assert notes == Note.FIRST_FRAME
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, *, depth: int = 1, colour: int = 0, rows: bytes = b"", before: bytes = b"") -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def black(side: int) -> bytes:
+    """A square 1-bit PNG: some kB, and a quarter of a gigabyte or more once decoded to RGB."""
+    return png(side, side, rows=bytes((side // 8 + 1) * side))
+
+
+def jpeg_that_claims(width: int, height: int) -> bytes:
+    data = encoded(smooth(), "JPEG")
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def bad_crc() -> bytes:
+    data = bytearray(encoded(smooth(), "PNG"))
+    data[data.index(b"IDAT") + 30] ^= 1
+    return bytes(data)
+
+
+ZTXT_BOMB = png(41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(80_000_000))))
+BAD = {
+    "nothing": (b"", "empty"),
+    "text": (b"this is no picture, whatever its name says\n", "known format"),
+    "html": (b"<!DOCTYPE html><html><body>404</body></html>", "known format"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "known format"),
+    "a format that is not allowed": (encoded(smooth(), "ICO"), "known format"),
+    "20 bytes of a PNG": (encoded(smooth(), "PNG")[:20], ""),
+    "a PNG with a bad checksum": (bad_crc(), ""),
+    "a PNG without a width": (png(0, 53), ""),
+    "a text bomb": (ZTXT_BOMB, "too large"),
+    "float values": (encoded(Image.fromarray(smooth()[:, :, 0] / np.float32(255)), "TIFF"), "float values"),
+    "32-bit values": (encoded(Image.fromarray(smooth()[:, :, 0].astype(np.int32)), "TIFF"), "32-bit integer values"),
+    "a float PFM": (b"Pf\n41 53\n-1.0\n" + bytes(4 * 41 * 53), "float values"),
+    "a bomb of 100 megapixels": (black(10_000), "10000 x 10000"),
+    "a bomb of 169 megapixels": (black(13_000), "13000 x 13000"),
+    "a bomb of 400 megapixels": (black(20_000), "20000 x 20000"),
+    "a PNG that claims 60,000 x 60,000": (png(60_000, 60_000), "60000 x 60000"),
+    "a JPEG that claims 60,000 x 60,000": (jpeg_that_claims(60_000, 60_000), "60000 x 60000"),
+    "a JPEG of no height": (jpeg_that_claims(41, 0), ""),
+    "a picture that is one pixel wide": (encoded(np.zeros((60_000, 1, 3), np.uint8), "PNG"), "too long and narrow"),
+    "a JPEG that is one pixel high": (encoded(np.zeros((1, 60_000, 3), np.uint8), "JPEG"), "too long and narrow"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@both
+def test_what_is_no_sound_picture_is_refused_with_one_line(case, policy):
+    data, reason = BAD[case]
+    with pytest.raises(BadImage) as caught:
+        decode(data, Preprocess(), policy)
+    assert reason in caught.value.reason
+    assert 0 < len(caught.value.reason) < 200
+    assert caught.value.reason.isprintable()
+
+
+@pytest.mark.parametrize("set_by_others", [False, True])
+@pytest.mark.parametrize("kind", ["JPEG", "progressive", "CMYK", "PNG", "WEBP", "TIFF", "PPM", "AVIF"])
+@both
+def test_a_picture_cut_anywhere_is_refused_whatever_another_library_told_pillow(kind, policy, set_by_others, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", set_by_others)
+    picture = Image.fromarray(smooth())
+    if kind in ("progressive", "CMYK"):
+        data = encoded(picture.convert("CMYK" if kind == "CMYK" else "RGB"), "JPEG", progressive=kind == "progressive")
+    else:
+        data = encoded(picture, kind)
+    decode(data, SMALL, policy)  # it is sound as a whole
+    lengths = {*range(0, len(data), 61), len(data) // 2, *range(len(data) - 13, len(data))}
+    accepted = []
+    for length in lengths:
+        try:
+            decode(data[:length], SMALL, policy)
+            accepted.append(len(data) - length)
+        except BadImage:
+            pass
+    assert accepted == []
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is set_by_others  # and its setting is left to that library
+
+
+@pytest.mark.parametrize("set_by_others", [False, True])
+@both
+def test_a_damaged_stream_with_a_good_checksum_is_refused(policy, set_by_others, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", set_by_others)
+    rows = b"".join(b"\0" + row.tobytes() for row in smooth())
+    stream = bytearray(zlib.compress(rows))
+    stream[len(stream) // 2 :] = bytes(len(stream) - len(stream) // 2)
+    sound = png(41, 53, depth=8, colour=2, rows=rows)
+    head, tail = sound.split(chunk(b"IDAT", zlib.compress(rows)))
+    assert distance(decode(sound, SMALL, policy)[0], shown(smooth(), SMALL)) <= 1
+    with pytest.raises(BadImage):
+        decode(head + chunk(b"IDAT", bytes(stream)) + tail, SMALL, policy)
+
+
+def test_the_limit_counts_the_pixels_of_the_file():
+    for kind in ("JPEG", "PNG"):
+        data = encoded(smooth(), kind)
+        decode(data, SMALL, max_pixels=53 * 41)
+        with pytest.raises(BadImage, match="41 x 53 pixels, more than --max-pixels 2172"):
+            decode(data, SMALL, max_pixels=53 * 41 - 1)
+
+
+MEMORY = """
+import resource, sys
+limit = 1 << 30
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+from fewvit.images import BadImage, Preprocess, decode
+for path in sys.argv[1:]:
+    try:
+        decode(open(path, "rb").read(), Preprocess(), "pil")
+        sys.exit(f"{path} was decoded")
+    except BadImage as error:
+        if "pixels" not in error.reason and "too large" not in error.reason:
+            sys.exit(f"{path}: {error.reason}")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_bombs_are_refused_by_their_header_within_a_tenth_of_a_gigabyte(tmp_path):
+    paths = []
+    for number, (data, _) in enumerate(value for case, value in BAD.items() if "bomb" in case or "claims" in case):
+        paths.append(tmp_path / f"{number}.jpg")
+        paths[-1].write_bytes(data)
+    run = subprocess.run([sys.executable, "-c", MEMORY, *map(str, paths)], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert len(paths) == 6
+    assert int(run.stdout) < 100_000  # kB; numpy and Pillow alone take 50 MB
+
+
+def test_the_header_is_asked_first_by_every_format():
+    for kind in FORMATS:
+        data = encoded(smooth(), kind)
+        for policy in POLICIES:
+            with pytest.raises(BadImage, match="more than --max-pixels 7"):
+                decode(data, SMALL, policy, max_pixels=7)
+
+
+# ---- being called -----------------------------------------------------------------------------------------------------------------
+
+
+def test_many_threads_get_what_one_gets_and_no_warning_comes_out():
+    turned = encoded(smooth(), "JPEG", exif=exif(6))
+    palette = encoded(Image.fromarray(smooth()).convert("P"), "PNG", transparency=bytes([0, 9, 255]))  # Pillow warns when it is converted
+    odd_tiff = encoded(smooth(), "TIFF").replace(struct.pack("<HHII", 0x0103, 3, 1, 1), struct.pack("<HHII", 0x0103, 3, 1, 1))
+    wrong_apng = png(41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"acTL", bytes(8)))  # and about this animation of no frames
+    kinds = [turned, palette, odd_tiff, wrong_apng, *(encoded(smooth(), kind) for kind in FORMATS), b"text", turned[:-5]]
+    jobs = [(data, policy) for data in kinds for policy in POLICIES] * 11
+
+    def answer(job: tuple[bytes, str]) -> tuple[bytes, int] | str:
+        try:
+            pixels, notes = decode(job[0], SMALL, job[1])
+            return pixels.tobytes(), notes
+        except BadImage as error:
+            return error.reason
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with ThreadPoolExecutor(13) as pool:
+            together = list(pool.map(answer, jobs))
+    assert [str(warning.message) for warning in caught] == []
+    assert together == [answer(job) for job in jobs]
+    assert sum(isinstance(result, str) for result in together) == 4 * 11
+
+
+def test_pixels_can_be_written_to_and_belong_to_no_other_picture():
+    data = encoded(smooth(), "JPEG")
+    for policy in POLICIES:
+        pixels, _ = decode(data, SMALL, policy)
+        pixels[:] = 3
+        assert pixels.flags.c_contiguous
+        assert decode(data, SMALL, policy)[0].mean() > 50
+
+
+def test_unknown_policies_and_interpolations_are_the_callers_mistake():
+    with pytest.raises(UnknownName):
+        decode(b"", SMALL, "quick")
+    with pytest.raises(UnknownName):
+        decoder_version("quick")
+    with pytest.raises(UnknownName):
+        Preprocess(interpolation="lanczos")
+
+
+def test_the_versions_of_what_decodes_are_known_without_importing_it():
+    script = (
+        "import sys; from fewvit.images import decoder_version as v; print(v('fast')); print(v('pil'));"
+        "print(sorted({'torch', 'torchvision', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    fast, pil, imported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    import torch
+    import torchvision
+
+    assert imported == "[]"
+    assert Image.__version__ in pil if hasattr(Image, "__version__") else "Pillow" in pil
+    assert fast.startswith("fast/") and pil.startswith("pil/")
+    for version in (torch.__version__, torchvision.__version__):
+        assert version.split("+")[0] in fast and version.split("+")[0] not in pil
