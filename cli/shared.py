@@ -108,7 +108,7 @@ class Output:
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
 
-def command(app: typer.Typer) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(app: typer.Typer, called: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function whose parameters may be of the types above: each is spread into its options and put together again."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,7 +129,7 @@ def command(app: typer.Typer) -> Callable[[Callable[..., Any]], Callable[..., An
         spread.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         spread.__annotations__ = {p.name: p.annotation for p in parameters}
         del spread.__wrapped__  # type: ignore[attr-defined]
-        app.command()(spread)
+        app.command(called)(spread)
         return function
 
     return register

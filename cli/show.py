@@ -96,6 +96,38 @@ class Screen:
         else:
             self.table(result.to_table())
 
+    def rows(self, task: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows that are no measurements (a listing), in the format asked for."""
+        import csv
+        import json
+
+        self._end_line()
+        if self.output.format == "json":
+            sys.stdout.write(json.dumps({"schema": "fewvit.result/1", "task": task, "rows": list(rows), "run": {}}, indent=1) + "\n")
+            return
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        if self.output.format == "csv":
+            writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: printable(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows)
+        elif rows:
+            self.table([columns, *(["" if row.get(c) is None else printable(row[c]) for c in columns] for row in rows)])
+        else:
+            self.say("nothing to list")
+
+    def facts(self, task: str, facts: dict[str, Any]) -> None:
+        """Named facts: one per line, lists indented; or one row of JSON or CSV."""
+        if self.output.format != "table":
+            self.rows(task, [facts])
+            return
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            if isinstance(value, list):
+                sys.stdout.write(f"{name}\n" + "".join(f"  {printable(line)}\n" for line in value))
+            else:
+                text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+                sys.stdout.write(f"{name.ljust(width)}  {printable(text)}\n")
+
     def table(self, cells: Sequence[Sequence[Any]]) -> None:
         """Columns of text on stdout, the first line being their names; numbers to the right."""
         lines = [[str(cell) for cell in line] for line in cells]

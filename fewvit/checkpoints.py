@@ -75,7 +75,9 @@ def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> 
     bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
         what = "NaN" if bool(torch.isnan(_summable(tensors[bad[0]])).any()) else "Inf"
-        raise CheckpointError(f"{what} in {_some(bad)} of {len(tensors)} tensors: damaged, or saved by a run that had diverged", file=file, fix=_AGAIN)
+        raise CheckpointError(
+            f"{what} in {_some(bad)} of {len(tensors)} tensors: damaged, or saved by a run that had diverged", file=file, fix=_AGAIN
+        )
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], file: str | os.PathLike[str], ignorable: Sequence[str] = ()) -> None:
@@ -91,7 +93,11 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], file: str | os.PathLike[
         raise ValueError(f"{type(module).__name__} has tensors on the meta device: build it on a real one before it is filled")
     mismatches = _mismatches(wanted, tensors, ignorable)
     if any(mismatches.values()):
-        raise CheckpointError(f"does not fit {type(module).__name__}: {_listed(mismatches)}", file=file, fix="It seems to belong to another architecture; `fewvit backbones check FILE` says which.")
+        raise CheckpointError(
+            f"does not fit {type(module).__name__}: {_listed(mismatches)}",
+            file=file,
+            fix="It seems to belong to another architecture; `fewvit backbones check FILE` says which.",
+        )
     with torch.no_grad():
         for name, value in wanted.items():
             value.copy_(tensors[name])
@@ -177,7 +183,11 @@ def _text_kind(head: bytes) -> str | None:
         return "an XML document, as servers send for an error"
     if not text or not _is_text(head):
         return None
-    return "JSON text, as servers send for an error" if text[:1] in b"{[" else f"plain text ({printable(text[:40].decode('utf-8', 'replace'))}…)"
+    return (
+        "JSON text, as servers send for an error"
+        if text[:1] in b"{["
+        else f"plain text ({printable(text[:40].decode('utf-8', 'replace'))}…)"
+    )
 
 
 def _is_text(head: bytes) -> bool:
@@ -275,7 +285,9 @@ def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, c
         archive = zipfile.ZipFile(handle)
         names = {name.rpartition("/")[2] for name in archive.namelist()}
     except Exception as error:  # zipfile meets hostile bytes with half a dozen types of error
-        raise CheckpointError(f"cut or damaged: {size / 1e6:.1f} MB are here, but not the end of the archive", file=path, fix=_AGAIN) from error
+        raise CheckpointError(
+            f"cut or damaged: {size / 1e6:.1f} MB are here, but not the end of the archive", file=path, fix=_AGAIN
+        ) from error
     with archive:
         if "constants.pkl" in names:
             raise CheckpointError("is a TorchScript archive: a program, not weights", file=path, fix=_NEVER)
@@ -283,7 +295,9 @@ def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, c
             shown = _some([printable(info.filename) for info in archive.infolist()]) if archive.infolist() else "nothing"
             raise CheckpointError(f"is not a weights file but another zip archive, holding {shown}", file=path)
         if sum(info.file_size for info in archive.infolist()) > size:
-            raise CheckpointError("has records that are compressed or overlap; torch writes neither", file=path, fix="Load it with torch and save it again.")
+            raise CheckpointError(
+                "has records that are compressed or overlap; torch writes neither", file=path, fix="Load it with torch and save it again."
+            )
         if check_crc:
             _check_records(archive, path)
 
@@ -296,7 +310,11 @@ def _check_records(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> No
     records = [info for info in archive.infolist() if info.file_size]
     damaged = [info.filename for info in records if not _is_intact(archive, info)]
     if 0 < len(damaged) < len(records):
-        raise CheckpointError(f"damaged: record {_some([printable(name) for name in damaged])} of {len(records)} is not what was written (CRC-32)", file=path, fix=_AGAIN)
+        raise CheckpointError(
+            f"damaged: record {_some([printable(name) for name in damaged])} of {len(records)} is not what was written (CRC-32)",
+            file=path,
+            fix=_AGAIN,
+        )
 
 
 def _is_intact(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
@@ -343,7 +361,11 @@ def _foreign_globals(handle: IO[bytes]) -> list[str]:
 
 
 def _refusal(names: list[str], path: str | os.PathLike[str]) -> CheckpointError:
-    return CheckpointError(f"refused: it asks to call {_some([printable(name)[:80] for name in names], 5)}, which is not on the allow-list", file=path, fix=_NEVER)
+    return CheckpointError(
+        f"refused: it asks to call {_some([printable(name)[:80] for name in names], 5)}, which is not on the allow-list",
+        file=path,
+        fix=_NEVER,
+    )
 
 
 @contextlib.contextmanager
@@ -424,7 +446,9 @@ def _check_header(handle: IO[bytes], path: str | os.PathLike[str], size: int) ->
     if length > _MAX_HEADER:
         raise CheckpointError(f"announces a safetensors header of {length:,} bytes; {_MAX_HEADER:,} is the limit", file=path, fix=_AGAIN)
     if length > size - 8:
-        raise CheckpointError(f"cut: the safetensors header alone has {length:,} bytes, {max(size - 8, 0):,} are here", file=path, fix=_AGAIN)
+        raise CheckpointError(
+            f"cut: the safetensors header alone has {length:,} bytes, {max(size - 8, 0):,} are here", file=path, fix=_AGAIN
+        )
     try:
         header = json.loads(handle.read(length), object_pairs_hook=_unique)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
@@ -456,10 +480,14 @@ def _mismatches(wanted: dict[str, Tensor], given: dict[str, Tensor], ignorable: 
     dense = [(name, have, want) for name, have, want in both if isinstance(have, torch.Tensor) and _is_plain(have)]
     left_over = [name for name in given if name not in wanted and not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignorable)]
     return {
-        "of another shape": [f"{name} has {tuple(have.shape)}, want {tuple(want.shape)}" for name, have, want in dense if have.shape != want.shape],
+        "of another shape": [
+            f"{name} has {tuple(have.shape)}, want {tuple(want.shape)}" for name, have, want in dense if have.shape != want.shape
+        ],
         "missing": [f"missing {name}" for name in wanted if name not in given],
         "unexpected": [f"unexpected {printable(name)}" for name in left_over],
-        "of another kind of number": [f"{name} has {have.dtype}, want {want.dtype}" for name, have, want in dense if not torch.can_cast(have.dtype, want.dtype)],
+        "of another kind of number": [
+            f"{name} has {have.dtype}, want {want.dtype}" for name, have, want in dense if not torch.can_cast(have.dtype, want.dtype)
+        ],
         "without values": unfit,
     }
 

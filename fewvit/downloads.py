@@ -115,7 +115,9 @@ def require_license(license: str, file_name: str, *, cache_dir: Path, accept: Se
         return
     terms = f"{file_name} is licensed {license} ({_MEANING.get(name, 'terms of its own')})"
     if name not in {given.strip().lower() for given in accept} and not (ask and ask(f"{terms}. Do you accept?")):
-        raise LicenseRequired(f"{terms}; nothing was downloaded", fix=f"If these terms suit you, accept them once with --accept-license {name}")
+        raise LicenseRequired(
+            f"{terms}; nothing was downloaded", fix=f"If these terms suit you, accept them once with --accept-license {name}"
+        )
     write_json(store, {**accepted, name: time.strftime("%Y-%m-%d", time.gmtime())})
 
 
@@ -319,7 +321,11 @@ def _install(job: _Job, part: _Part, answer: _Answer, resumed: bool) -> None:
             part.remove()
             if resumed:
                 raise _SetbackError(f"the part and its continuation do not fit ({mismatch})")
-            raise CheckpointError(f"the server sent other bytes than expected: {mismatch}", file=job.url, fix="Nothing was kept. " + _place_by_hand(job.target, expected))
+            raise CheckpointError(
+                f"the server sent other bytes than expected: {mismatch}",
+                file=job.url,
+                fix="Nothing was kept. " + _place_by_hand(job.target, expected),
+            )
         os.replace(part.path_or_fail(), job.target)
     except FileNotFoundError as error:  # a process that took this one for dead has it
         raise _SetbackError("another process took the part over") from error
@@ -376,7 +382,11 @@ class _Part:
             return False
         prefix = f".{_stem(target)}.{key}."
         mine = target.with_name(f"{prefix}{_owner()}.part")
-        left = [path for path in target.parent.glob(f"{_escaped(prefix)}*.part") if path == mine or _is_dead(path.name[len(prefix) : -len(".part")])]
+        left = [
+            path
+            for path in target.parent.glob(f"{_escaped(prefix)}*.part")
+            if path == mine or _is_dead(path.name[len(prefix) : -len(".part")])
+        ]
         for path in sorted(left, key=_size_of, reverse=True):
             with contextlib.suppress(OSError):  # another process was faster
                 os.replace(path, mine)
@@ -470,7 +480,10 @@ def _opener() -> urllib.request.OpenerDirector:
 
 def _check_url(url: str, previous: str | None = None) -> None:
     """Nothing; raises Unobtainable unless the address is https, or http on this very machine and not reached from an https one."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise Unobtainable(f"no address of a file ({error})", file=url) from error
     if parts.scheme == "https" and parts.hostname:
         return
     if parts.scheme != "http" or not _is_loopback(parts.hostname or ""):
@@ -507,7 +520,7 @@ def _open(job: _Job, url: str, headers: dict[str, str]) -> Any:
         return job.opener.open(urllib.request.Request(url, headers=headers), timeout=job.patience.timeout_s)
     except urllib.error.HTTPError as error:
         return error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for addresses that no server should name
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)):
             raise _SetbackError(f"cannot be reached ({_why(reason)})", unreachable=True) from error
@@ -523,7 +536,9 @@ def _understood(job: _Job, response: Any, announced: str | None) -> _Answer:
             return _Answer(response, -1, None, None, announced)
         if status in (408, 429) or status >= 500:
             raise _SetbackError(f"the server answered {status}")
-        raise _by_hand(f"{job.url}: the server answered {status} {http.client.responses.get(status, '')}".rstrip(), job.target, job.wanted.sha256)
+        raise _by_hand(
+            f"{job.url}: the server answered {status} {http.client.responses.get(status, '')}".rstrip(), job.target, job.wanted.sha256
+        )
     start, total = (0, _number(headers.get("Content-Length"))) if status == 200 else _content_range(headers.get("Content-Range"))
     return _Answer(response, start, total, _validator(headers), announced)
 
@@ -543,7 +558,7 @@ def _content_range(text: str | None) -> tuple[int, int | None]:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() else None
+    return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _hub_sha256(etag: str | None) -> str | None:

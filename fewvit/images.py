@@ -64,7 +64,10 @@ POLICIES_DIFFER = Note.TURNED | Note.TRANSPARENT | Note.SIXTEEN_BIT  # with one 
 
 
 class BadImage(Exception):  # noqa: N818  no member of FewvitError: whoever reads images decides how many bad ones are an error
-    """One picture that cannot be decoded; `reason` is one short line. Caught image by image, never shown as such."""
+    """One picture that cannot be decoded; `reason` is one short line.
+
+    Caught image by image. Keep the reason, not the exception: its traceback holds the picture.
+    """
 
     def __init__(self, reason: str):
         self.reason = reason
@@ -290,10 +293,13 @@ def _load_wholly(picture: Any) -> None:
         return block
 
     picture.load_read = read_or_raise
-    if type(picture).load is ImageFile.ImageFile.load:
-        _strict_load()(picture)
-    else:  # TIFF, WebP, AVIF: decoders that know no such flag
-        picture.load()
+    try:
+        if type(picture).load is ImageFile.ImageFile.load:
+            _strict_load()(picture)
+        else:  # TIFF, WebP, AVIF: decoders that know no such flag
+            picture.load()
+    finally:
+        del picture.load_read  # the function holds the picture: the pixels would wait for the garbage collector
 
 
 @functools.cache

@@ -275,3 +275,11 @@ def _torch_topk(queries: Any, bank: Any, squares: Any, k: int, block: int) -> tu
 
 
 _ENGINES = {"faiss": _faiss, "faiss_gpu": _faiss_gpu, "torch": _torch}
+
+
+def faiss_facts() -> tuple[str, str, int]:
+    """(version, compile options, number of GPUs) of the installed FAISS. Raises ImportError."""
+    import faiss
+
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    return str(faiss.__version__), str(faiss.get_compile_options()).strip(), int(gpus)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import io
 import os
 import struct
@@ -14,11 +16,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from fewvit.errors import UnknownName
-from fewvit.images import FORMATS, POLICIES, POLICIES_DIFFER, BadImage, Note, Preprocess, covering_size, decode, decoder_version, jpeg_header
+from fewvit.images import (
+    FORMATS,
+    POLICIES,
+    POLICIES_DIFFER,
+    BadImage,
+    Note,
+    Preprocess,
+    covering_size,
+    decode,
+    decoder_version,
+    jpeg_header,
+)
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
 REAL_IMAGES, PARITY = SHARED / "data" / "imagenet18.zip", SHARED / "parity" / "preprocess.npz"
@@ -63,7 +77,8 @@ def shown(picture: Image.Image | np.ndarray, preprocess: Preprocess) -> np.ndarr
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> int:
-    assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype == np.uint8
     return int(np.abs(a.astype(int) - b).max())
 
 
@@ -107,14 +122,22 @@ def test_resizing_cropping_and_padding_round_as_torchvision_does(size, cover):
     preprocess = Preprocess(cover=(cover, cover), crop=(31, 31))  # a cover of 23 is padded to the crop, which torchvision does with black
     data = encoded(smooth(*size), "PNG")
     assert np.array_equal(decode(data, preprocess, "pil")[0], official(data, preprocess))
-    assert distance(decode(data, preprocess, "fast")[0], official(data, preprocess)) <= 1
+    assert (
+        np.abs(decode(data, preprocess, "fast")[0].astype(int) - official(data, preprocess)).mean() < 0.05
+    )  # a wrong offset is 1 level or more
 
 
 def test_a_cover_that_is_no_square_is_covered_by_the_smaller_side():
     assert covering_size(100, 50, (60, 40)) == (80, 40)
     assert covering_size(50, 100, (60, 40)) == (60, 120)
     assert covering_size(60, 40, (60, 40)) == (60, 40)
-    for height, width in [(375, 500), (500, 375), (333, 334), (64, 64), (97, 1009)]:  # torchvision: short side, then int(size * long / short)
+    for height, width in [
+        (375, 500),
+        (500, 375),
+        (333, 334),
+        (64, 64),
+        (97, 1009),
+    ]:  # torchvision: short side, then int(size * long / short)
         short, long = sorted((height, width))
         assert sorted(covering_size(height, width, (256, 256))) == sorted((256, int(256 * long / short)))
 
@@ -131,9 +154,9 @@ def test_every_kind_of_jpeg_has_the_same_pixels_under_both_policies(mode, option
 @pytest.mark.parametrize("kind", [name for name in FORMATS if name not in ("JPEG", "GIF")])
 @both
 def test_every_format_is_known_by_its_content(kind, policy):
-    data = encoded(smooth(), kind, **({"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "AVIF" else {}))
-    pixels, notes = decode(data, SMALL, policy)
-    assert distance(pixels, shown(smooth(), SMALL)) <= 2
+    options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}}.get(kind, {})
+    pixels, notes = decode(encoded(smooth(), kind, **options), SMALL, policy)
+    assert distance(pixels, shown(smooth(), SMALL)) <= (3 if kind == "AVIF" else 1)  # AVIF has lost a level or two
     assert notes == 0
 
 
@@ -171,9 +194,9 @@ def test_the_orientation_is_read_in_either_byte_order_and_width(order, kind):
 
 @pytest.mark.parametrize("block", [b"", b"Exif\0\0", b"Exif\0\0II*\0", exif(6)[:30], exif(0), exif(9), exif(6).replace(b"II*\0", b"XX*\0")])
 def test_a_damaged_exif_block_turns_nothing(block):
-    pixels, notes = decode(encoded(smooth(), "JPEG", exif=block, quality=95), SMALL)
+    pixels, notes = decode(encoded(smooth(), "JPEG", exif=block), SMALL)
     assert notes == 0
-    assert distance(pixels, shown(smooth(), SMALL)) <= 4
+    assert np.array_equal(pixels, decode(encoded(smooth(), "JPEG"), SMALL)[0])
 
 
 def test_fast_puts_white_under_transparency_and_pil_shows_the_hidden_colour():
@@ -194,7 +217,7 @@ def test_fast_puts_white_under_transparency_and_pil_shows_the_hidden_colour():
 @pytest.mark.parametrize("transparency", [3, bytes([255, 255, 255, 0])])
 def test_a_transparent_palette_entry_is_white(transparency):
     index = (np.arange(53 * 41).reshape(53, 41) // 300 % 7).astype(np.uint8)
-    picture = Image.fromarray(index, "P") if False else Image.frombytes("P", (41, 53), index.tobytes())
+    picture = Image.frombytes("P", (41, 53), index.tobytes())
     palette = [(30 * k, 255 - 30 * k, 17) for k in range(7)]
     picture.putpalette([value for colour in palette for value in colour])
     data = encoded(picture, "PNG", transparency=transparency)
@@ -346,13 +369,13 @@ def test_a_picture_cut_anywhere_is_refused_whatever_another_library_told_pillow(
 def test_a_damaged_stream_with_a_good_checksum_is_refused(policy, set_by_others, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", set_by_others)
     rows = b"".join(b"\0" + row.tobytes() for row in smooth())
-    stream = bytearray(zlib.compress(rows))
-    stream[len(stream) // 2 :] = bytes(len(stream) - len(stream) // 2)
+    stream = zlib.compress(rows)
     sound = png(41, 53, depth=8, colour=2, rows=rows)
-    head, tail = sound.split(chunk(b"IDAT", zlib.compress(rows)))
+    head, tail = sound.split(chunk(b"IDAT", stream))
     assert distance(decode(sound, SMALL, policy)[0], shown(smooth(), SMALL)) <= 1
-    with pytest.raises(BadImage):
-        decode(head + chunk(b"IDAT", bytes(stream)) + tail, SMALL, policy)
+    for damaged in (stream[: len(stream) // 2], stream[:2] + b"\x07" + stream[3:]):  # cut short; a block of a type that does not exist
+        with pytest.raises(BadImage):
+            decode(head + chunk(b"IDAT", damaged) + tail, SMALL, policy)
 
 
 def test_the_limit_counts_the_pixels_of_the_file():
@@ -364,7 +387,7 @@ def test_the_limit_counts_the_pixels_of_the_file():
 
 
 MEMORY = """
-import resource, sys
+import re, resource, sys
 limit = 1 << 30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 from fewvit.images import BadImage, Preprocess, decode
@@ -375,10 +398,11 @@ for path in sys.argv[1:]:
     except BadImage as error:
         if "pixels" not in error.reason and "too large" not in error.reason:
             sys.exit(f"{path}: {error.reason}")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])  # ru_maxrss would count the parent
 """
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_bombs_are_refused_by_their_header_within_a_tenth_of_a_gigabyte(tmp_path):
     paths = []
     for number, (data, _) in enumerate(value for case, value in BAD.items() if "bomb" in case or "claims" in case):
@@ -404,7 +428,9 @@ def test_the_header_is_asked_first_by_every_format():
 def test_many_threads_get_what_one_gets_and_no_warning_comes_out():
     turned = encoded(smooth(), "JPEG", exif=exif(6))
     palette = encoded(Image.fromarray(smooth()).convert("P"), "PNG", transparency=bytes([0, 9, 255]))  # Pillow warns when it is converted
-    odd_tiff = encoded(smooth(), "TIFF").replace(struct.pack("<HHII", 0x0103, 3, 1, 1), struct.pack("<HHII", 0x0103, 3, 1, 1))
+    odd_tiff = encoded(smooth(), "TIFF", software="x" * 97).replace(
+        struct.pack("<HHI", 0x0131, 2, 98), struct.pack("<HHI", 0x0131, 2, 1 << 20)
+    )
     wrong_apng = png(41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"acTL", bytes(8)))  # and about this animation of no frames
     kinds = [turned, palette, odd_tiff, wrong_apng, *(encoded(smooth(), kind) for kind in FORMATS), b"text", turned[:-5]]
     jobs = [(data, policy) for data in kinds for policy in POLICIES] * 11
@@ -434,6 +460,19 @@ def test_pixels_can_be_written_to_and_belong_to_no_other_picture():
         assert decode(data, SMALL, policy)[0].mean() > 50
 
 
+def test_a_picture_is_freed_without_the_garbage_collector():
+    jobs = [encoded(smooth(), kind) for kind in FORMATS] + [encoded(smooth(), "PNG")[:-70]]
+    gc.collect()
+    gc.disable()
+    try:
+        for data in jobs:
+            with contextlib.suppress(BadImage):
+                decode(data, SMALL, "pil")
+        assert sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects()) == 0
+    finally:
+        gc.enable()
+
+
 def test_unknown_policies_and_interpolations_are_the_callers_mistake():
     with pytest.raises(UnknownName):
         decode(b"", SMALL, "quick")
@@ -453,7 +492,9 @@ def test_the_versions_of_what_decodes_are_known_without_importing_it():
     import torchvision
 
     assert imported == "[]"
-    assert Image.__version__ in pil if hasattr(Image, "__version__") else "Pillow" in pil
-    assert fast.startswith("fast/") and pil.startswith("pil/")
+    assert f"Pillow {PIL.__version__}" in pil
+    assert fast.startswith("fast/")
+    assert pil.startswith("pil/")
     for version in (torch.__version__, torchvision.__version__):
-        assert version.split("+")[0] in fast and version.split("+")[0] not in pil
+        assert version.split("+")[0] in fast
+        assert version.split("+")[0] not in pil

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import Architecture, Trunk
+from ._transformers import is_transformers, official_names
 
 # width -> heads where it is not width / 64: MAE's and I-JEPA's ViT-H has 16 heads of 80, and a load with 20 would not fail
 _HEADS = {1280: 16}
@@ -36,15 +37,17 @@ def without_prefixes(name: str, prefixes: Iterable[str]) -> str:
 def split_trunk(tensors: Mapping[str, Any], *, prefixes: Iterable[str] = (), aside: Iterable[str] = (), renames: Mapping[str, str] | None = None) -> Trunk:
     """The trunk of flat `tensors`: prefixes off, what matches a pattern of `aside` dropped, parts renamed."""
     prefixes, aside = tuple(prefixes), tuple(aside)
+    aside += ("pooler.*", "classifier.*") if is_transformers(tensors) else ()
+    named = official_names(tensors) if is_transformers(tensors) else {str(name): (value, str(name)) for name, value in tensors.items()}
     trunk = Trunk({}, {}, [])
-    for name, value in tensors.items():
-        short = without_prefixes(str(name), prefixes)
+    for name, (value, origin) in named.items():
+        short = without_prefixes(name, prefixes)
         if not is_tensor(value) or any(fnmatch.fnmatchcase(short, pattern) for pattern in aside):
-            trunk.dropped.append(str(name))
+            trunk.dropped.append(origin)
             continue
         for old, new in (renames or {}).items():
             short = re.sub(old, new, short)
-        trunk.tensors[short], trunk.mapping[short] = value, str(name)
+        trunk.tensors[short], trunk.mapping[short] = value, origin
     return trunk
 
 

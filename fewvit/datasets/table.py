@@ -51,7 +51,7 @@ def _read_text(source: str) -> Rows:
                     raise DataError(f"no path in line {table.line_num}", file=source)
                 rows.append((row["path"], row.get("label") or None))
         except csv.Error as error:
-            raise DataError(f"line {table.line_num}: {error}", file=source) from error
+            raise DataError(f"after line {table.line_num - 1}: {error}", file=source) from error
     return rows
 
 

@@ -48,7 +48,14 @@ def loaded_elsewhere(*paths, **environment):
     """What a fresh process makes of each file. A crash of that process fails the test."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TORCH_FORCE")}
     root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run([sys.executable, "-c", LOADING, *map(str, paths)], capture_output=True, text=True, cwd=root, env={**clean, **environment}, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={**clean, **environment},
+        timeout=240,
+    )
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     return json.loads(done.stdout)
 

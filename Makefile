@@ -1,0 +1,42 @@
+# Every target makes the virtual environment it needs from pyproject.toml, once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint test-slow mutation bench bench-quick gpu-check clean
+
+demo: $(READY)  ## the main job on built-in images, offline
+	$(BIN)/fewvit demo
+
+test: lint  ## style, types, and the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-slow: $(READY)  ## minutes: repeated kills, full-size images
+	$(BIN)/python -m pytest -m slow --timeout=1800
+
+mutation: $(READY)  ## a seeded sample of mutants of the numeric core
+	$(BIN)/python -m tests.mutation
+
+bench: $(READY)  ## every claim of speed, beside its peer; writes benchmarks/results
+	$(BIN)/python -m pip install -q -e '.[bench]'
+	$(BIN)/python -m benchmarks.run_all
+
+bench-quick: $(READY)
+	$(BIN)/python -m benchmarks.run_all --quick
+
+gpu-check:  ## needs no installation: runs with the packages that are there
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_check
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,lint]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,105 @@
+"""Decode, resize, crop on one core: DINO's PIL transform, torchvision v2, simplejpeg with torch, and ours.
+
+Two rounds of the same variants. `pixels`: from the bytes of a file to uint8 pixels (224, 224, 3), on every side. `batch`: on to the
+model's input, 32 images normalised in float32, where ours leaves the normalisation to the whole batch as fewvit.extract does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+from fewvit.images import Preprocess, decode
+
+from . import official
+from .measure import Claim, Outcome, main, round_robin
+from .pictures import jpegs
+
+WHAT = "JPEG bytes to 224 x 224 pixels on one core: decode, resize 256 bicubic, centre crop"
+DINO = "DINO: PIL + torchvision transforms"
+V2 = "torchvision: decode_jpeg + v2"
+SIMPLE = "simplejpeg + torch resize"
+FAST, EXACT = "fewvit --decode fast", "fewvit --decode pil"
+
+_resize = v2.Compose([v2.Resize(256, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(224)])
+_normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(official.MEAN, official.STD)])
+_preprocess = Preprocess()
+
+
+def dino(data: bytes) -> np.ndarray:
+    return np.asarray(official.pil_pixels(data))
+
+
+def torchvision_v2(data: bytes) -> Tensor:
+    """(3, 224, 224) uint8"""
+    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return _resize(torch.ops.image.decode_jpeg(buffer, 3, False))  # what torchvision.io.decode_jpeg calls; that one warns of its end
+
+
+def simplejpeg_torch(data: bytes) -> Tensor:
+    """(3, 224, 224) uint8"""
+    pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
+    height, width = pixels.shape[:2]
+    size = (256, 256 * width // height) if height <= width else (256 * height // width, 256)
+    image = F.interpolate(torch.from_numpy(pixels)[None].permute(0, 3, 1, 2), size, mode="bicubic", antialias=True)[0]
+    top, left = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
+    return image[:, top : top + 224, left : left + 224].contiguous()
+
+
+def fast(data: bytes) -> np.ndarray:
+    return decode(data, _preprocess)[0]
+
+
+def exact(data: bytes) -> np.ndarray:
+    return decode(data, _preprocess, "pil")[0]
+
+
+def _normalised(pixels: list[np.ndarray]) -> Tensor:
+    """(B, 3, 224, 224) float32 of uint8 pixels, as fewvit.extract.encode makes it."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (official.MEAN, official.STD))
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std).contiguous()
+
+
+def _as_array(pixels: np.ndarray | Tensor) -> np.ndarray:
+    return pixels.permute(1, 2, 0).numpy() if isinstance(pixels, Tensor) else pixels
+
+
+def measure(quick: bool) -> Outcome:
+    torch.set_num_threads(1)
+    files, said = jpegs(8 if quick else 64, typical=True)
+    rounds = 3 if quick else 15
+    decoders: dict[str, Callable] = {DINO: dino, V2: torchvision_v2, SIMPLE: simplejpeg_torch, FAST: fast, EXACT: exact}
+    batchers: dict[str, Callable] = {
+        DINO: lambda part: torch.stack([official.pil_tensor(data) for data in part]),
+        V2: lambda part: torch.stack([_normalise(torchvision_v2(data)) for data in part]),
+        SIMPLE: lambda part: torch.stack([_normalise(simplejpeg_torch(data)) for data in part]),
+        FAST: lambda part: _normalised([fast(data) for data in part]),
+        EXACT: lambda part: _normalised([exact(data) for data in part]),
+    }
+    parts = [files[i : i + 32] for i in range(0, len(files), 32)]
+    alone = round_robin({name: lambda f=f: [f(data) for data in files] for name, f in decoders.items()}, rounds)
+    whole = round_robin({name: lambda f=f: [f(part) for part in parts] for name, f in batchers.items()}, rounds)
+    truth = [dino(data).astype(int) for data in files]
+    errors = {name: np.array([np.abs(_as_array(f(data)) - pixels) for data, pixels in zip(files, truth, strict=True)]) for name, f in decoders.items()}
+    rows = []
+    for scope, timing in (("pixels", alone), ("batch", whole)):
+        for row in timing.rows(DINO, len(files), scope=scope):
+            rows.append({**row, "mean_error": round(float(errors[row["variant"]].mean()), 5), "max_error": int(errors[row["variant"]].max())})
+    claims = [
+        Claim("Decode, resize, crop, one core", "DINO's PIL transform", alone.ratio(FAST, DINO), "x", ">= 2.4"),
+        Claim("The same up to a normalised float32 batch", "DINO's PIL transform", whole.ratio(FAST, DINO), "x"),
+        Claim("The same, uint8 pixels", "torchvision v2", alone.ratio(FAST, V2), "x"),
+        Claim("Mean difference from the official pixels", "grey levels of 255", float(errors[FAST].mean()), "", "<= 0.01"),
+        Claim("Largest difference of `--decode pil`", "the official pixels", float(errors[EXACT].max()), "", "<= 0"),
+    ]
+    return Outcome(claims, rows, {"images": said, "threads": 1, "rounds": rounds, "errors": "absolute differences from DINO's pixels, grey levels of 255"})
+
+
+if __name__ == "__main__":
+    main("decode", WHAT, measure)

@@ -1,0 +1,201 @@
+"""What every benchmark shares: timing in rounds, memory, the machine's record and the result file.
+
+Variants run in one process, one after another, round after round; each round begins with another variant. A ratio is the median
+over the rounds of peer's seconds / ours: a machine that is slow for a while is slow for both sides of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "openvino", "scikit-learn", "numpy", "pillow", "simplejpeg", "typer")
+T = TypeVar("T")
+
+
+# ---- seconds -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each variant, by round."""
+
+    seconds: Mapping[str, Sequence[float]]
+
+    def median(self, variant: str) -> float:
+        return statistics.median(self.seconds[variant])
+
+    def ratio(self, variant: str, peer: str) -> float:
+        """How many times faster than `peer`: the median of the rounds' ratios."""
+        return statistics.median(theirs / ours for theirs, ours in zip(self.seconds[peer], self.seconds[variant], strict=True))
+
+    def rows(self, peer: str, count: int | None = None, **columns: Any) -> list[dict[str, Any]]:
+        """One row per variant: seconds, ratio to `peer`, and how many of `count` images (or queries) pass per second."""
+        rows = []
+        for variant, seconds in self.seconds.items():
+            speed = {"per_second": rounded(count / min(seconds))} if count else {}
+            times = {"median_s": rounded(self.median(variant)), "min_s": rounded(min(seconds)), "ratio": rounded(self.ratio(variant, peer))}
+            rows.append({**columns, "variant": variant, **times, **speed})
+        return rows
+
+
+def round_robin(variants: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up: bool = True) -> Timing:
+    """Time every variant once per round; round r begins with variant r. `warm_up`: each runs once before, untimed."""
+    names = list(variants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for name in names if warm_up else ():
+        variants[name]()
+    for first in range(rounds):
+        for name in names[first % len(names) :] + names[: first % len(names)]:
+            gc.collect()
+            started = time.perf_counter()
+            variants[name]()
+            seconds[name].append(time.perf_counter() - started)
+    return Timing(seconds)
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------------------
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
+    """What a module-level function returns in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_growth(work: Callable[[], Any]) -> int:
+    """Bytes by which the resident memory of this process stood, at its highest during `work`, above what it was before (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
+    before = _resident("VmRSS")
+    work()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
+# ---- results -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One number of the README's table, beside the goal that was set before it was measured."""
+
+    what: str
+    against: str
+    value: float
+    unit: str  # x, s, MiB, ...
+    goal: str = ""  # ">= 2.4", "<= 0.01"; empty: none was set
+
+    @property
+    def met(self) -> bool | None:
+        if not self.goal:
+            return None
+        relation, bound = self.goal.split()
+        return self.value >= float(bound) if relation == ">=" else self.value <= float(bound)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one script measured."""
+
+    claims: Sequence[Claim]
+    rows: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def main(name: str, what: str, measure: Callable[[bool], Outcome]) -> None:
+    """Run one benchmark from the command line: print its rows and claims, and replace results/NAME.json unless it was a quick run."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=what)
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: to see that it runs; nothing is written without --out")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of NAME.json; default {RESULTS.relative_to(RESULTS.parents[1])}")
+    options = parser.parse_args()
+    load = os.getloadavg()[0]
+    outcome = measure(options.quick)
+    show(outcome)
+    folder = options.out or (None if options.quick else RESULTS)
+    if folder is not None:
+        write(folder / f"{name}.json", name, what, outcome, quick=options.quick, load=load)
+
+
+def write(path: Path, name: str, what: str, outcome: Outcome, *, quick: bool, load: float) -> None:
+    """Replace a result file. It names no host and no path: the CPU's model, its cores and memory, the system and the versions say enough."""
+    from fewvit.files import write_json
+
+    claims = [{**asdict(claim), "value": rounded(claim.value), "met": claim.met} for claim in outcome.claims]
+    about = {"machine": machine(), "date": datetime.date.today().isoformat(), "versions": versions(), "quick": quick, "load_before": round(load, 2)}
+    write_json(path, {"name": name, "what": what, "claims": claims, "rows": list(outcome.rows), "facts": dict(outcome.facts), **about})
+
+
+def show(outcome: Outcome) -> None:
+    """The outcome on stdout: rows as a table, then facts, then each claim with its goal."""
+    columns = list({column: None for row in outcome.rows for column in row})
+    lines = [columns, *([str(row.get(column, "")) for column in columns] for row in outcome.rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for key, value in outcome.facts.items():
+        print(f"{key}: {value}")
+    for claim in outcome.claims:
+        verdict = {None: "", True: f"  (goal {claim.goal}: met)", False: f"  (goal {claim.goal}: MISSED)"}[claim.met]
+        print(f"{claim.what}, against {claim.against}: {rounded(claim.value)} {claim.unit}{verdict}")
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on, without a name of this machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    gpu = {"gpu": name} if (name := _gpu()) else {}
+    return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30), "os": f"{platform.system()} {platform.machine()}", **gpu}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every package that takes part."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def rounded(value: float) -> float:
+    """Four significant digits: more would be noise."""
+    return float(f"{value:.4g}")
+
+
+def _cpu() -> str:
+    """Model, and the family and model numbers that tell apart what hypervisors call by one name."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in fields.items()}
+    wide = ", AVX-512" if "avx512f" in facts.get("flags", "").split() else ""
+    bf16 = ", bf16" if "avx512_bf16" in facts.get("flags", "").split() else ""
+    return f"{facts.get('model name', platform.machine())} (family {facts.get('cpu family', '?')}, model {facts.get('model', '?')}{wide}{bf16})"
+
+
+def _gpu() -> str | None:
+    import sys
+
+    torch = sys.modules.get("torch")  # a script that needs no torch does not pay for it
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None

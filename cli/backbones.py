@@ -1,0 +1,72 @@
+"""fewvit backbones list / info / check / fetch"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewvit.errors import UsageError
+
+from .inputs import access
+from .shared import Model, Output, Work, command, single
+from .show import Screen
+
+app = single()
+
+
+@app.callback()
+def backbones() -> None:
+    """List the backbones, explain one, check a weights file, fetch weights ahead."""
+
+
+@command(app, "list")
+def list_(output: Output, name: Annotated[str, typer.Argument(help="Only names that contain this.")] = "") -> None:
+    """Every named backbone with its size, licence and published numbers (as published, percent)."""
+    from fewvit.describe import variant_rows
+
+    rows = [row for row in variant_rows() if name in row["backbone"]]
+    Screen(output).rows("backbones", rows)
+
+
+@command(app)
+def info(output: Output, name: Annotated[str, typer.Argument(help="A variant.")]) -> None:
+    """One backbone: architecture, file, licence, protocol, published numbers."""
+    from fewvit.describe import variant_facts
+
+    Screen(output).facts("backbones", variant_facts(name))
+
+
+@command(app)
+def check(
+    model: Model,
+    work: Work,
+    output: Output,
+    file: Annotated[Path, typer.Argument(help="A weights file.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="Print the whole mapping table, not its outline.")] = False,
+) -> None:
+    """What a weights file is, how its tensors map onto the trunk, and its licence note."""
+    screen = Screen(output)
+    from fewvit.cache import Cache
+    from fewvit.describe import file_facts
+
+    how = access(model, work, screen)
+    screen.facts("backbones", file_facts(file, how, Cache(how.cache_dir).digests(), checkpoint_key=model.checkpoint_key, family=model.family, whole=tensors or output.verbose))
+
+
+@command(app)
+def fetch(model: Model, work: Work, output: Output, names: Annotated[list[str], typer.Argument(help="Variants to download ahead, for machines without a network.")]) -> None:
+    """Download weights into the cache, or say where they already are."""
+    screen = Screen(output)
+    from fewvit.backbones import families, find_variant
+    from fewvit.specs import obtain_variant
+
+    found = [(name, *find_variant(name)) for name in names]
+    if not found:
+        raise UsageError("no backbone named")
+    rows = []
+    for name, family, variant in found:
+        path = obtain_variant(name, families()[family], variant, access(model, work, screen))
+        rows.append({"backbone": name, "file": str(path), "bytes": path.stat().st_size})
+    screen.rows("backbones", rows)

@@ -1,0 +1,40 @@
+"""fewvit cache info / clear"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .shared import Output, Work, command, single
+from .show import Screen
+
+app = single()
+
+
+@app.callback()
+def cache() -> None:
+    """Show or clear the feature cache."""
+
+
+@command(app)
+def info(work: Work, output: Output) -> None:
+    """What is stored: for which backbone, how it was computed, how many images, how many bytes."""
+    from fewvit.cache import Cache, default_cache_dir
+    from fewvit.describe import cache_rows
+
+    screen = Screen(output)
+    folder = work.cache_dir or default_cache_dir()
+    screen.say(f"cache folder: {folder}")
+    screen.rows("cache", cache_rows(Cache(folder)))
+
+
+@command(app)
+def clear(
+    work: Work, output: Output, backbone: Annotated[str | None, typer.Option("--backbone", "-m", metavar="NAME", help="Only this backbone's features.")] = None
+) -> None:
+    """Remove stored features. Weights and accepted licences stay."""
+    from fewvit.cache import Cache, default_cache_dir
+
+    freed = Cache(work.cache_dir or default_cache_dir()).clear(backbone=backbone)
+    Screen(output).rows("cache", [{"freed_bytes": freed}])

@@ -1,0 +1,101 @@
+"""Facts about backbones, weights files and the cache, as rows and dictionaries to print."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .backbones import Variant, families, find_variant
+from .cache import Cache
+from .digests import DigestMemory
+from .specs import Access, inspect_file, recognise, trunk_of
+
+_OUTLINE = 12  # lines of a mapping table unless all are asked for
+_CONTRADICTION = "CC-BY-NC-4.0 at the official source; model cards elsewhere that say Apache-2.0 were not written by the authors"
+
+
+def variant_rows() -> list[dict[str, Any]]:
+    """One row per named backbone."""
+    return [_row(name, family, variant) for family, kind in families().items() for name, variant in kind.variants.items()]
+
+
+def _row(name: str, family: str, variant: Variant) -> dict[str, Any]:
+    a, published = variant.architecture, dict(variant.published)
+    shots = published.get("lowshot", {})
+    numbers = {"knn": published.get("knn"), "linear": published.get("linear"), **{f"{n}-shot": shots.get(n) for n in (1, 2, 5)}}
+    return {"backbone": name, "width": a.width, "depth": a.depth, "patch": a.patch, "license": families()[family].license, **numbers, "note": variant.note}
+
+
+def variant_facts(name: str) -> dict[str, Any]:
+    """Everything the table holds about one variant."""
+    family, variant = find_variant(name)
+    kind = families()[family]
+    return {
+        "backbone": name,
+        "family": family,
+        "architecture": dataclasses.asdict(variant.architecture),
+        "protocol": kind.protocol,
+        "file": variant.file_name,
+        "url": variant.url or "no published weights",
+        "sha256": variant.sha256 or "unknown: the first download's digest is kept and compared from then on",
+        "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license,
+        "source": kind.source,
+        "published": dict(variant.published),
+        "note": variant.note,
+    }
+
+
+def file_facts(file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None, family: str | None, whole: bool) -> dict[str, Any]:
+    """What a weights file is: family, architecture, mapping of its tensors, what is left aside. Raises CheckpointError."""
+    from .checkpoints import read_checkpoint, require_file, require_finite
+
+    require_file(file)
+    tree = read_checkpoint(file)
+    name = recognise(tree, file, family)
+    kind = families()[name]
+    trunk = trunk_of(kind, tree, file, checkpoint_key)
+    spec = inspect_file(file, access, memory, checkpoint_key=checkpoint_key, family=family)
+    require_finite(trunk.tensors, file)
+    _prove_fit(spec, trunk.tensors, file)
+    pairs = [f"{origin} -> {target} {tuple(trunk.tensors[target].shape)}" for target, origin in trunk.mapping.items()]
+    return {
+        "file": str(file),
+        "family": name,
+        "fits": [n for n, v in kind.variants.items() if v.architecture == spec.architecture] or "no named variant",
+        "architecture": dataclasses.asdict(spec.architecture),
+        "network": checkpoint_key or (kind.checkpoint_keys[0] if kind.checkpoint_keys and kind.checkpoint_keys[0] in tree else "the only one"),
+        "protocol": kind.protocol,
+        "sha256": spec.weights_sha256,
+        "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license,
+        "tensors": len(pairs),
+        "parameters": sum(int(t.numel()) for t in trunk.tensors.values()),
+        "mapping": pairs if whole else _outline(pairs),
+        "left_aside": trunk.dropped if whole else _outline(trunk.dropped),
+    }
+
+
+def _prove_fit(spec: Any, tensors: dict[str, Any], file: Path) -> None:
+    """Every tensor of the trunk has its place and its shape, tried on a module whose memory was never initialised."""
+    import torch
+
+    from .checkpoints import fill
+    from .vit import VisionTransformer
+
+    with torch.device("meta"):
+        module = VisionTransformer(spec.architecture)
+    fill(module.to_empty(device="cpu"), tensors, file)
+
+
+def _outline(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= _OUTLINE else [*lines[: _OUTLINE - 1], f"… {len(lines) - _OUTLINE + 1} more (--tensors shows all)"]
+
+
+def cache_rows(cache: Cache) -> list[dict[str, Any]]:
+    """One row per feature store."""
+    rows = []
+    for store in cache.stores():
+        key = store["key"]
+        crop = key["preprocess"]["crop"]
+        rows.append({"backbone": key["backbone"], "weights": key["weights"][:12], "pool": key["pool"], "layers": key["layers"], "size": f"{crop[0]}x{crop[1]}", "precision": key["precision"], "decoder": key["decoder"].partition(",")[0], "images": store["images"], "megabytes": round(store["bytes"] / 1e6, 2)})
+    return rows
