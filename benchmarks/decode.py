@@ -28,7 +28,7 @@ SIMPLE = "simplejpeg + torch resize"
 FAST, EXACT = "fewvit --decode fast", "fewvit --decode pil"
 
 _resize = v2.Compose([v2.Resize(256, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(224)])
-_normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(official.MEAN, official.STD)])
+_to_input = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(official.MEAN, official.STD)])
 _preprocess = Preprocess()
 
 
@@ -77,14 +77,13 @@ def measure(quick: bool) -> Outcome:
     decoders: dict[str, Callable] = {DINO: dino, V2: torchvision_v2, SIMPLE: simplejpeg_torch, FAST: fast, EXACT: exact}
     batchers: dict[str, Callable] = {
         DINO: lambda part: torch.stack([official.pil_tensor(data) for data in part]),
-        V2: lambda part: torch.stack([_normalise(torchvision_v2(data)) for data in part]),
-        SIMPLE: lambda part: torch.stack([_normalise(simplejpeg_torch(data)) for data in part]),
+        V2: lambda part: torch.stack([_to_input(torchvision_v2(data)) for data in part]),
+        SIMPLE: lambda part: torch.stack([_to_input(simplejpeg_torch(data)) for data in part]),
         FAST: lambda part: _normalised([fast(data) for data in part]),
         EXACT: lambda part: _normalised([exact(data) for data in part]),
     }
     parts = [files[i : i + 32] for i in range(0, len(files), 32)]
-    alone = round_robin({name: lambda f=f: [f(data) for data in files] for name, f in decoders.items()}, rounds)
-    whole = round_robin({name: lambda f=f: [f(part) for part in parts] for name, f in batchers.items()}, rounds)
+    alone, whole = round_robin(decoders, files, rounds), round_robin(batchers, parts, rounds)
     truth = [dino(data).astype(int) for data in files]
     errors = {name: np.array([np.abs(_as_array(f(data)) - pixels) for data, pixels in zip(files, truth, strict=True)]) for name, f in decoders.items()}
     rows = []

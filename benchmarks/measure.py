@@ -1,7 +1,7 @@
 """What every benchmark shares: timing in rounds, memory, the machine's record and the result file.
 
-Variants run in one process, one after another, round after round; each round begins with another variant. A ratio is the median
-over the rounds of peer's seconds / ours: a machine that is slow for a while is slow for both sides of the same round.
+Variants run in one process and take turns, item by item and round after round. A ratio is the median over the rounds of peer's
+seconds / ours: a machine that is slow for a while is slow for both sides of the same round.
 """
 
 from __future__ import annotations
@@ -52,18 +52,28 @@ class Timing:
         return rows
 
 
-def round_robin(variants: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up: bool = True) -> Timing:
-    """Time every variant once per round; round r begins with variant r. `warm_up`: each runs once before, untimed."""
+def round_robin(variants: Mapping[str, Callable[[Any], Any]], items: Sequence[Any], rounds: int, *, warm_up: bool = True) -> Timing:
+    """Time every variant on every item, once per round; a round's seconds are summed over the items.
+
+    The variants take turns item by item, each time another one first, so that a disturbance hits all of them. `warm_up`: each
+    runs once on the first item before, untimed.
+    """
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names if warm_up else ():
-        variants[name]()
-    for first in range(rounds):
-        for name in names[first % len(names) :] + names[: first % len(names)]:
-            gc.collect()
-            started = time.perf_counter()
-            variants[name]()
-            seconds[name].append(time.perf_counter() - started)
+        variants[name](items[0])
+    turn = 0
+    for _ in range(rounds):
+        spent = dict.fromkeys(names, 0.0)
+        gc.collect()
+        for item in items:
+            for name in names[turn:] + names[:turn]:
+                started = time.perf_counter()
+                variants[name](item)
+                spent[name] += time.perf_counter() - started
+            turn = (turn + 1) % len(names)
+        for name in names:
+            seconds[name].append(spent[name])
     return Timing(seconds)
 
 

@@ -27,6 +27,15 @@ COMMANDS = {
 EPILOG = "Every command takes --help. Sources are folders, tables, shards, zip archives, `digits` or features (.npz)."
 
 
+# names that DINO's, DINOv2's and MSN's scripts taught people; accepted, but not shown
+OLD_NAMES = {"--nb-knn": "--k", "--nb_knn": "--k", "--n-per-class-list": "--shots", "--n-tries": "--trials", "--pretrained-weights": "--weights", "--checkpoint_key": "--checkpoint-key"}
+
+
+def _in_our_words(argv: Sequence[str]) -> list[str]:
+    """The command line with old flag names replaced, also in their `--flag=value` form."""
+    return [OLD_NAMES.get(word.partition("=")[0], word.partition("=")[0]) + "".join(word.partition("=")[1:]) for word in argv]
+
+
 class LazyCommands(TyperGroup):
     """Imports a command's module when the command is used, so that help and usage errors cost nothing."""
 
@@ -54,14 +63,17 @@ class LazyCommands(TyperGroup):
 app = typer.Typer(cls=LazyCommands, rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, epilog=EPILOG)
 
 
-@app.callback()
-def fewvit(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
-    """Label-efficient few-shot learning on frozen self-supervised ViTs (DINO, MSN, MAE, DINOv2)."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from fewvit import __version__
 
         typer.echo(__version__)
         raise typer.Exit()
+
+
+@app.callback()
+def fewvit(version: bool = typer.Option(False, "--version", is_eager=True, callback=_print_version, help="Print the version and stop.")) -> None:
+    """Label-efficient few-shot learning on frozen self-supervised ViTs (DINO, MSN, MAE, DINOv2)."""
 
 
 class Terminated(BaseException):
@@ -80,7 +92,7 @@ def run(argv: Sequence[str]) -> int:
     except ValueError:
         pass  # not the main thread: the host program keeps its handlers
     try:
-        outcome = typer.main.get_command(app)(args=list(argv), prog_name="fewvit", standalone_mode=False)
+        outcome = typer.main.get_command(app)(args=_in_our_words(argv), prog_name="fewvit", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except FewvitError as error:
         return _tell(str(error), error.exit_code, argv)

@@ -396,7 +396,7 @@ class _NoNumberError(ValueError):
 class _numpy_dtype:  # noqa: N801  stands in for the function numpy.dtype
     """A numeric dtype as a pickle describes it: `code` (`f8`) and byte order. NumPy takes it wherever it takes a dtype.
 
-    NumPy's own `dtype.__setstate__` takes flags from the file and then treats numbers as pointers; so a file never reaches it.
+    NumPy's own `dtype.__setstate__` takes its flags from the file, also the one for "these are pointers" (observed); so no file reaches it.
     """
 
     _CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])

@@ -6,9 +6,10 @@ torch's fp32 matrix product takes MKL's AVX2 path on AMD CPUs, 2.3 times slower 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,9 +157,24 @@ class OpenVinoBackbone(Backbone):
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer warns of every size it turns into a constant; that is the intent
-            graph = openvino.convert_model(_Reading(self.model, self.readout), example_input=torch.zeros(batch, 3, *self._size), input=[batch, 3, *self._size])
+            with _settled_positions(self.model, self._size):
+                graph = openvino.convert_model(_Reading(self.model, self.readout), example_input=torch.zeros(batch, 3, *self._size), input=[batch, 3, *self._size])
         self._compiled[batch] = self._core.compile_model(graph, "CPU", self._config)
         return self._compiled[batch]
+
+
+@contextlib.contextmanager
+def _settled_positions(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
+    """Within the block the position table is a constant: OpenVINO's bicubic gives features that are wrong by 1e-2 where the table is resized."""
+    if not isinstance(model, VisionTransformer):
+        yield
+        return
+    with torch.no_grad():
+        model.settled_positions = model.positions(*size).clone()
+    try:
+        yield
+    finally:
+        model.settled_positions = None
 
 
 class _Reading(nn.Module):

@@ -59,8 +59,8 @@ class Report:
     """What happened on the way, for the result's manifest."""
 
     images: int = 0
-    computed: int = 0
-    cached: int = 0
+    computed: int = 0  # went through the model
+    cached: int = 0  # were in the store, or share their bytes with another row
     skipped: list[dict[str, str]] = field(default_factory=list)  # id, class, reason
     differing: int = 0  # images that --decode fast and pil show differently: EXIF turns, alpha, 16 bit
     seconds: float = 0.0
@@ -134,7 +134,6 @@ class _Extraction:
 
     def run(self) -> tuple[FeatureSet, Report]:
         missing = self._recall()
-        self.report.cached = len(self.dataset) - len(missing)
         if missing:
             try:
                 self._compute(missing)
@@ -142,6 +141,7 @@ class _Extraction:
                 self._flush()
                 self.memory.save()
         self.report.seconds = time.perf_counter() - self.started
+        self.report.cached = len(self.dataset) - len(self.bad) - self.report.computed
         self._judge()
         return self._gather(), self.report
 

@@ -44,9 +44,9 @@ class Result:
         return text.getvalue()
 
     def to_table(self) -> list[list[str]]:
-        """Cells as text, the header first: one line per measurement, columns that never vary left out."""
+        """Cells as text, the header first: one line per measurement, columns that never vary left out (but whether weights are random)."""
         flat = [_flat(row) for row in self.rows]
-        columns = [c for c in _ordered({key: None for row in flat for key in row}) if c in ("metric", "value") or len({row.get(c) for row in flat}) > 1]
+        columns = [c for c in _ordered({key: None for row in flat for key in row}) if c in ("metric", "value", "weights") or len({row.get(c) for row in flat}) > 1]
         return [columns, *([_cell(row.get(c)) for c in columns] for row in flat)]
 
 

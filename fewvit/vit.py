@@ -61,14 +61,21 @@ class VisionTransformer(nn.Module):
             init_values=1.0 if a.layer_scale else None,
             norm_layer=partial(nn.LayerNorm, eps=EPS),
             mlp_layer=SwiGLUPacked if swiglu else Mlp,
+            act_layer=nn.SiLU if swiglu else nn.GELU,  # Block hands its own default, GELU, to SwiGLUPacked too
         )
         self.blocks = nn.ModuleList(block() for _ in range(a.depth))
         self.add_module(a.final_norm, nn.LayerNorm(a.width, eps=EPS))
+        self.settled_positions: Tensor | None = None  # taken as they are; for a compiler whose bicubic is not torch's
 
     @property
     def prefix(self) -> int:
         """How many tokens stand before the patches: the class token and the registers."""
         return 1 + self.architecture.registers
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """The position table (1, 1+N, D) for images of this many pixels."""
+        a = self.architecture
+        return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch)
 
     def embed(self, images: Tensor) -> Tensor:
         """Input tokens (B, 1+R+N, D) of images (B, 3, H, W): class token, registers, patches; registers get no position."""
@@ -76,8 +83,8 @@ class VisionTransformer(nn.Module):
         height, width = images.shape[-2:]
         a.check_size(height, width)
         patches = self.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
-        table = resize_positions(self.pos_embed, a, height // a.patch, width // a.patch).to(patches.dtype)
-        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + table
+        table = self.positions(height, width) if self.settled_positions is None else self.settled_positions
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + table.to(patches.dtype)
         if not a.registers:
             return tokens
         registers = self.register_tokens.expand(len(images), -1, -1)
@@ -184,21 +191,21 @@ class Backbone(nn.Module):
         """Stays in eval mode: a frozen backbone has nothing to train."""
         return super().train(False)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a head may be trained on these features
     def encode(self, images: Tensor) -> Tensor:
         """Features (B, D) float32 of images (B, 3, H, W) that were normalised by the protocol's preprocess."""
         return self.model.read(images, self.readout).float()
 
     forward = encode
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def tokens(self, images: Tensor, layers: int = 1) -> list[Tensor]:
         """Tokens (B, T, D) after the final norm of the last `layers` blocks, oldest first: class token, registers, patches."""
         if isinstance(self.model, TimmModel):
             return [self.model.trunk.forward_features(images)]
         return [self.model.final_norm(tokens) for tokens in self.model.last_blocks(images, layers)]  # type: ignore[operator]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
         """Softmax attention (B, heads, T, T) of the last block."""
         if isinstance(self.model, TimmModel):

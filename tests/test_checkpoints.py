@@ -198,7 +198,7 @@ def test_numpy_values_that_are_no_numbers_are_refused(tmp_path, value):
     ids=["flags", "itemsize", "subarray"],
 )
 def test_a_file_cannot_give_a_dtype_another_layout(tmp_path, state):
-    """NumPy itself takes these flags from a pickle, and then a number's bytes for a pointer."""
+    """NumPy itself takes the flags from a pickle: a float64 whose `hasobject` is true."""
 
     class Twisted:
         def __reduce__(self):

@@ -336,6 +336,7 @@ def test_only_https_and_this_machine_are_asked(server, tmp_path):
         "http://127.0.0.1.example.com/x",
         "data:,x",
         "https:///x",
+        "http://0x7f.1/x",
         "w.pth",
     ):
         with pytest.raises(Unobtainable, match="https only"):
@@ -344,6 +345,8 @@ def test_only_https_and_this_machine_are_asked(server, tmp_path):
         get(server, "tofile", tmp_path)
     with pytest.raises(Unobtainable, match="from https to http"):
         downloads._check_url("http://localhost/x", "https://example.com/y")
+    with pytest.raises(Unobtainable, match="no address"):
+        fetch("http://[::1/x", tmp_path / "w.pth")
     downloads._check_url("http://[::1]:8000/x")
     assert files(tmp_path) == []
 
@@ -505,6 +508,7 @@ def test_two_threads_of_one_process_do_not_meet(server, tmp_path):
         thread.join()
     assert (tmp_path / "w.pth").read_bytes() == BODY
     assert files(tmp_path) == ["w.pth"]
+    assert server.asked == [("slow", None)] * 2
 
 
 def test_a_part_taken_away_while_it_grows_does_no_harm(server, tmp_path, monkeypatch):

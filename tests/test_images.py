@@ -257,6 +257,19 @@ def test_sixteen_bit_grey_is_scaled_by_fast_and_saturates_under_pil(kind):
     assert notes == pil_notes == Note.SIXTEEN_BIT
 
 
+def test_sixteen_bits_are_divided_by_257_and_rounded_and_the_transparent_grey_is_white():
+    same = Preprocess(cover=(31, 31), crop=(31, 31))  # nothing is resized
+    values = np.arange(31 * 31, dtype=np.uint32).reshape(31, 31) * 68 + 3
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    clear = int(values[5, 7])
+    for before, white in ((b"", False), (chunk(b"tRNS", struct.pack(">H", clear)), True)):
+        expected = np.floor(values / 257 + 0.5).astype(np.uint8)
+        expected[5, 7] = 255 if white else expected[5, 7]
+        pixels, notes = decode(png(31, 31, depth=16, rows=rows, before=before), same)
+        assert np.array_equal(pixels, np.repeat(expected[:, :, None], 3, axis=2))
+        assert notes == Note.SIXTEEN_BIT | (Note.TRANSPARENT if white else 0)
+
+
 @both
 def test_sixteen_bit_colour_comes_near_its_eight_bit_twin(policy):
     rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in smooth().astype(np.uint16))
@@ -299,6 +312,20 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
 
+def webp_that_claims_its_limit(kind: bytes) -> bytes:
+    """16,383 x 16,383 in the header: Pillow's decoder would reserve 2 gigabytes when it is made."""
+    options = {b"VP8 ": {}, b"VP8L": {"lossless": True}, b"VP8X": {"exif": exif(1)}}[kind]
+    data = bytearray(encoded(smooth(), "WEBP", **options))
+    place, value = {
+        b"VP8 ": (26, struct.pack("<HH", 16383, 16383)),
+        b"VP8L": (21, struct.pack("<I", 16382 | 16382 << 14)),
+        b"VP8X": (24, (16382).to_bytes(3, "little") * 2),
+    }[kind]
+    assert data[12:16] == kind
+    data[place : place + len(value)] = value
+    return bytes(data)
+
+
 def bad_crc() -> bytes:
     data = bytearray(encoded(smooth(), "PNG"))
     data[data.index(b"IDAT") + 30] ^= 1
@@ -324,6 +351,9 @@ BAD = {
     "a bomb of 400 megapixels": (black(20_000), "20000 x 20000"),
     "a PNG that claims 60,000 x 60,000": (png(60_000, 60_000), "60000 x 60000"),
     "a JPEG that claims 60,000 x 60,000": (jpeg_that_claims(60_000, 60_000), "60000 x 60000"),
+    "a lossy WebP that claims its limit": (webp_that_claims_its_limit(b"VP8 "), "16383 x 16383"),
+    "a lossless WebP that claims its limit": (webp_that_claims_its_limit(b"VP8L"), "16383 x 16383"),
+    "a WebP with EXIF that claims its limit": (webp_that_claims_its_limit(b"VP8X"), "16383 x 16383"),
     "a JPEG of no height": (jpeg_that_claims(41, 0), ""),
     "a picture that is one pixel wide": (encoded(np.zeros((60_000, 1, 3), np.uint8), "PNG"), "too long and narrow"),
     "a JPEG that is one pixel high": (encoded(np.zeros((1, 60_000, 3), np.uint8), "JPEG"), "too long and narrow"),
@@ -410,7 +440,7 @@ def test_bombs_are_refused_by_their_header_within_a_tenth_of_a_gigabyte(tmp_path
         paths[-1].write_bytes(data)
     run = subprocess.run([sys.executable, "-c", MEMORY, *map(str, paths)], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-    assert len(paths) == 6
+    assert len(paths) == 9
     assert int(run.stdout) < 100_000  # kB; numpy and Pillow alone take 50 MB
 
 
@@ -461,14 +491,18 @@ def test_pixels_can_be_written_to_and_belong_to_no_other_picture():
 
 
 def test_a_picture_is_freed_without_the_garbage_collector():
+    def pictures() -> int:
+        return sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
+
     jobs = [encoded(smooth(), kind) for kind in FORMATS] + [encoded(smooth(), "PNG")[:-70]]
     gc.collect()
     gc.disable()
     try:
+        before = pictures()
         for data in jobs:
             with contextlib.suppress(BadImage):
                 decode(data, SMALL, "pil")
-        assert sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects()) == 0
+        assert pictures() == before
     finally:
         gc.enable()
 

@@ -1,0 +1,320 @@
+"""The command line from inside the process: exit codes, what stands on stdout and stderr, and that help is complete."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import socket
+import typing
+
+import numpy as np
+import pytest
+import typer
+from pictures import folder_of, jpeg, tiny_weights
+
+from fewvit.features import FeatureSet
+from fewvit_cli import main as cli
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights") / "tiny.pth")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    folder_of(root / "train", {"cat": 5, "dog": 7, "owl": 3})
+    folder_of(root / "val", {"cat": 2, "dog": 3, "owl": 2}, first_seed=100)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWVIT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("FEWVIT_WEIGHTS_DIR", raising=False)
+
+
+@pytest.fixture
+def fewvit(capsys):
+    """Runs a command line; gives exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.run([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def features_file(path, labels, classes, *, seed=0, fingerprint="", dim=11):
+    rng = np.random.default_rng(seed)
+    labels = np.array(labels)
+    features = rng.normal(size=(len(labels), dim)).astype(np.float32) + 5 * np.eye(dim, dtype=np.float32)[labels % dim]
+    FeatureSet(features, labels, [f"{path.stem}/{i}" for i in range(len(labels))], classes, fingerprint).save(path)
+    return path
+
+
+# ---- results
+
+
+def test_knn_on_images_prints_one_json_object_with_the_contract_s_keys(fewvit, weights, images):
+    code, out, err = fewvit("knn", "--backbone", weights, "--data", images, "--k", "3,1", "--format", "json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["schema"], result["task"]) == ("fewvit.result/1", "knn")
+    assert [(r["k"], r["metric"]) for r in result["rows"]] == [(1, "top1"), (1, "top5"), (3, "top1"), (3, "top5")]
+    assert {"dataset", "backbone", "method", "temperature", "value", "n_train", "n_test"} <= set(result["rows"][0])
+    assert (result["rows"][0]["n_train"], result["rows"][0]["n_test"]) == (15, 7)
+    assert len(result["run"]["weights_sha256"]) == 64
+    assert result["run"]["protocol"] == "dino/1"
+
+
+def test_knn_from_images_equals_knn_from_their_feature_files(fewvit, weights, images, tmp_path):
+    for part in ("train", "val"):
+        assert fewvit("extract", "-m", weights, "--data", images / part, "--out", tmp_path / f"{part}.npz")[0] == 0
+    files = json.loads(fewvit("knn", "--train", tmp_path / "train.npz", "--test", tmp_path / "val.npz", "--k", "1,3", "--format", "json")[1])
+    folders = json.loads(fewvit("knn", "-m", weights, "--data", images, "--k", "1,3", "--format", "json")[1])
+    mixed = json.loads(fewvit("knn", "-m", weights, "--train", tmp_path / "train.npz", "--test", images / "val", "--k", "1,3", "--format", "json")[1])
+    assert [r["value"] for r in files["rows"]] == [r["value"] for r in folders["rows"]] == [r["value"] for r in mixed["rows"]]
+
+
+def test_extract_writes_the_four_arrays_and_a_row_that_counts(fewvit, weights, images, tmp_path):
+    code, out, _ = fewvit("extract", "-m", weights, "--data", images / "val", "--out", tmp_path / "v.npz", "--format", "json")
+    assert code == 0
+    archive = np.load(tmp_path / "v.npz")
+    assert archive["features"].dtype == np.float32
+    assert archive["features"].shape == (7, 64)
+    assert archive["labels"].tolist() == [0, 0, 1, 1, 1, 2, 2]
+    assert archive["ids"].tolist()[:3] == ["cat/000.jpg", "cat/001.jpg", "dog/000.jpg"]
+    assert archive["classes"].tolist() == ["cat", "dog", "owl"]
+    assert json.loads(out)["rows"][0]["value"] == 7
+
+
+def test_csv_is_a_table_with_a_header(fewvit, tmp_path):
+    bank = features_file(tmp_path / "a.npz", [0, 1] * 7, ["x", "y"])
+    code, out, _ = fewvit("knn", "--train", bank, "--leave-one-out", "--k", "3", "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert {"dataset", "backbone", "method", "metric", "value"} <= set(table[0])
+    assert [row["metric"] for row in table] == ["top1", "top5"]
+
+
+def test_random_weights_are_said_in_every_row_and_in_the_table(fewvit, images):
+    words = ("knn", "-m", "dino_vitt16", "--weights", "random", "--data", images, "--img-size", "32", "--k", "1")
+    rows = json.loads(fewvit(*words, "--format", "json")[1])["rows"]
+    assert all(row["weights"] == "random" for row in rows)
+    assert "random" in fewvit(*words)[1]
+
+
+def test_layers_each_gives_one_row_per_block(fewvit, weights, images):
+    code, out, _ = fewvit("knn", "-m", weights, "--data", images, "--k", "1", "--layers", "each", "--format", "json")
+    assert code == 0
+    assert [(r["layer"], r["metric"]) for r in json.loads(out)["rows"]] == [(1, "top1"), (1, "top5"), (2, "top1"), (2, "top5")]
+
+
+def test_several_backbones_carry_their_weights_digest_in_each_row(fewvit, weights, images, tmp_path):
+    other = tiny_weights(tmp_path / "other.pth", seed=6)
+    rows = json.loads(fewvit("knn", "-m", f"{weights},{other}", "--data", images, "--k", "1", "--format", "json")[1])["rows"]
+    assert [row["backbone"] for row in rows] == ["tiny.pth"] * 2 + ["other.pth"] * 2
+    assert len({row["weights_sha256"] for row in rows}) == 2
+
+
+def test_the_papers_flag_names_work_but_are_not_shown(fewvit, tmp_path):
+    bank = features_file(tmp_path / "a.npz", [0, 1] * 7, ["x", "y"])
+    new = fewvit("knn", "--train", bank, "--leave-one-out", "--k", "3", "--format", "csv")
+    assert fewvit("knn", "--train", bank, "--leave-one-out", "--nb-knn", "3", "--format", "csv") == new
+    assert "--nb-knn" not in fewvit("knn", "--help")[1]
+
+
+def test_a_config_file_sets_defaults_and_the_command_line_wins(fewvit, tmp_path):
+    bank = features_file(tmp_path / "a.npz", [0, 1] * 7, ["x", "y"])
+    (tmp_path / "c.toml").write_text(f'train = "{bank}"\nleave-one-out = true\nk = [3, 5]\nformat = "csv"\n')
+    code, out, err = fewvit("knn", "--config", tmp_path / "c.toml")
+    assert code == 0, err
+    assert [row["k"] for row in csv.DictReader(io.StringIO(out))] == ["3", "3", "5", "5"]
+    assert [row["k"] for row in csv.DictReader(io.StringIO(fewvit("knn", "--config", tmp_path / "c.toml", "--k", "1")[1]))] == ["1", "1"]
+    (tmp_path / "d.toml").write_text("tempreature = 1\n")
+    code, _, err = fewvit("knn", "--config", tmp_path / "d.toml")
+    assert code == 2
+    assert "temperature" in err
+
+
+def test_out_also_keeps_the_result_in_a_file(fewvit, tmp_path):
+    bank = features_file(tmp_path / "a.npz", [0, 1] * 7, ["x", "y"])
+    out = fewvit("knn", "--train", bank, "--leave-one-out", "--k", "3", "--format", "json", "--out", tmp_path / "r.json")[1]
+    assert (tmp_path / "r.json").read_text() == out
+
+
+def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weights, images, tmp_path):
+    import shutil
+
+    shutil.copytree(images / "val", tmp_path / "v")
+    (tmp_path / "v/cat/bad.jpg").write_bytes(jpeg(1)[:200])
+    code, _, err = fewvit("extract", "-m", weights, "--data", tmp_path / "v", "--out", tmp_path / "v.npz", "--max-bad", "1")
+    assert code == 0
+    assert "skipped cat/bad.jpg: " in err
+    record = json.loads((tmp_path / "v.skipped.jsonl").read_text())
+    assert (record["id"], record["class"]) == ("cat/bad.jpg", "cat")
+    code, _, err = fewvit("knn", "-m", weights, "--train", images / "train", "--test", tmp_path / "v", "--k", "1")
+    assert code == 3
+    code, out, err = fewvit("knn", "-m", weights, "--train", images / "train", "--test", tmp_path / "v", "--k", "1", "--max-bad", "1", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["run"]["skipped"] == 1
+    assert "accuracy is over the remaining images" in err
+
+
+# ---- errors
+
+
+def cases(weights, images, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one/only").mkdir(parents=True)
+    (tmp_path / "one/only/a.jpg").write_bytes(jpeg(3))
+    (tmp_path / "one/only/b.jpg").write_bytes(jpeg(4))
+    (tmp_path / "junk.npz").write_bytes(b"junk")
+    (tmp_path / "junk.pth").write_bytes(b"\x80\x02junk")
+    a = features_file(tmp_path / "a.npz", [0, 1] * 7, ["x", "y"])
+    narrow = features_file(tmp_path / "narrow.npz", [0, 1] * 3, ["x", "y"], dim=5)
+    strange = features_file(tmp_path / "strange.npz", [0, 1] * 3, ["x", "z"])
+    one = features_file(tmp_path / "of_one.npz", [0, 1] * 3, ["x", "y"], fingerprint="1" * 64)
+    two = features_file(tmp_path / "of_two.npz", [0, 1] * 3, ["x", "y"], fingerprint="2" * 64)
+    np.savez(tmp_path / "nan.npz", features=np.array([[1, np.nan]], np.float32), labels=np.array([0]), ids=np.array(["i7"]), classes=np.array(["x"]))
+    model = ("-m", weights)
+    return [
+        (2, ("nonsense",), "unknown command"),
+        (2, ("knn", "--bogus"), "--bogus"),
+        (2, ("knn", "-m", "dino_vitb61", "--data", images), "dino_vitb16"),
+        (2, ("knn", *model), "--data"),
+        (2, ("knn", *model, "--data", images, "--k", "99"), "99"),
+        (2, ("knn", *model, "--data", images, "--k", "0"), "0"),
+        (2, ("knn", *model, "--data", images, "--k", "many"), "many"),
+        (2, ("knn", *model, "--data", images, "--temperature", "0"), "temperature"),
+        (2, ("knn", *model, "--data", images, "--img-size", "100"), "112"),
+        (2, ("knn", *model, "--data", images, "--protocol", "dino/7"), "dino/1"),
+        (2, ("knn", *model, "--data", images, "--pool", "max"), "cls"),
+        (2, ("knn", *model, "--data", images, "--layers", "3"), "2 blocks"),
+        (2, ("knn", *model, "--data", images, "--precision", "fp8"), "bf16"),
+        (2, ("knn", *model, "--data", images, "--format", "yaml"), "json"),
+        (2, ("knn", *model, "--data", images, "--max-bad", "few"), "few"),
+        (2, ("knn", *model, "--data", images, "--device", "cuda"), "cuda"),
+        (2, ("knn", *model, "--train", images / "train"), "test"),
+        (2, ("knn", "-m", "dino_vits16", "--offline", "--data", images), "dino_deitsmall16_pretrain.pth"),
+        (2, ("knn", "-m", "dino_vitt16", "--data", images), "no published weights"),
+        (2, ("knn", *model, "--checkpoint-key", "best", "--data", images), "teacher"),
+        (2, ("extract", *model, "--data", images / "val", "--out", tmp_path / "x.csv"), ".npz"),
+        (3, ("knn", *model, "--data", tmp_path / "nowhere"), "nowhere"),
+        (3, ("extract", *model, "--data", tmp_path / "empty"), "empty"),
+        (3, ("extract", *model, "--data", images), "train"),
+        (3, ("knn", *model, "--train", tmp_path / "one", "--test", tmp_path / "one", "--k", "1"), "one class"),
+        (3, ("knn", "--train", a, "--test", strange), "z"),
+        (3, ("knn", "--train", a, "--test", tmp_path / "junk.npz"), "junk.npz"),
+        (3, ("knn", "--train", a, "--test", tmp_path / "gone.npz"), "gone.npz"),
+        (3, ("extract", "-m", tmp_path / "gone.pth", "--data", images / "val"), "gone.pth"),
+        (4, ("extract", "-m", tmp_path / "junk.pth", "--data", images / "val"), "junk.pth"),
+        (4, ("extract", "-m", "dino_vits16", "--weights", weights, "--data", images / "val"), "tiny.pth"),
+        (4, ("knn", "--train", a, "--test", narrow), "columns"),
+        (4, ("knn", "--train", one, "--test", two), "backbone"),
+        (5, ("knn", "--train", tmp_path / "nan.npz", "--leave-one-out"), "i7"),
+    ]
+
+
+def test_each_wrong_input_has_its_exit_code_and_a_short_message_that_names_it(fewvit, weights, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *a: pytest.fail("a socket was opened"))
+    for code, words, named in cases(weights, images, tmp_path):
+        got, out, err = fewvit(*words)
+        assert (got, out) == (code, ""), (words, got, err)
+        message = err[err.rindex("fewvit: ") :]
+        assert named in message, (words, message)
+        assert message.strip().count("\n") <= 1, (words, message)
+        assert "Traceback" not in err
+
+
+def test_weights_with_a_nan_are_refused_by_name(fewvit, images, tmp_path, weights):
+    import torch
+
+    state = torch.load(weights, weights_only=True)
+    state["blocks.1.mlp.fc1.bias"][3] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    code, _, err = fewvit("extract", "-m", tmp_path / "nan.pth", "--data", images / "val")
+    assert code == 4
+    assert "blocks.1.mlp.fc1.bias" in err
+
+
+def test_non_commercial_weights_are_not_downloaded_without_consent(fewvit, images, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *a: pytest.fail("a socket was opened"))
+    code, _, err = fewvit("knn", "-m", "msn_vits16", "--data", images)
+    assert code == 2
+    assert "--accept-license cc-by-nc-4.0" in err
+
+
+def test_debug_shows_the_traceback(fewvit, tmp_path):
+    assert "Traceback" in fewvit("extract", "--debug", "-m", "dino_vitt16", "--weights", "random", "--data", tmp_path / "nowhere")[2]
+
+
+def test_an_unforeseen_fault_is_one_line_and_exit_1(fewvit, monkeypatch):
+    monkeypatch.setattr("fewvit.describe.variant_rows", lambda: 1 / 0)
+    code, out, err = fewvit("backbones", "list")
+    assert (code, out) == (1, "")
+    assert err.startswith("fewvit: internal error: ZeroDivisionError")
+    assert "--debug" in err
+
+
+# ---- help
+
+
+def parameters_of(command, path=()):
+    """Every (path, parameter) below a command."""
+    for parameter in command.params:
+        yield path, parameter
+    for name in getattr(command, "commands", {}):
+        yield from parameters_of(command.commands[name], (*path, name))
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_and_option_has_help(name):
+    command = cli.LazyCommands.get_command(typing.cast(typing.Any, None), None, name)
+    assert command.help.splitlines()[0] == cli.COMMANDS[name]
+    for path, parameter in parameters_of(command):
+        assert getattr(parameter, "hidden", False) or parameter.name == "help" or parameter.help, (name, path, parameter.name)
+    for sub in getattr(command, "commands", {}).values():
+        assert sub.help, (name, sub.name)
+
+
+def test_every_file_of_the_command_line_that_is_a_command_is_listed():
+    import pathlib
+
+    folder = pathlib.Path(cli.__file__).parent
+    with_app = {path.stem for path in folder.glob("*.py") if "\napp = " in path.read_text()}
+    assert with_app - {"main"} == set(cli.COMMANDS)
+
+
+def test_help_and_usage_errors_import_nothing_heavy(tmp_path):
+    import subprocess
+    import sys
+
+    script = "import sys; from fewvit_cli.main import run\nfor words in (['--help'], ['knn', '--bogus'], ['knn', '-m', 'dino_vitb61', '--data', 'x']): run(words)\nprint(sorted({'torch', 'timm', 'torchvision', 'numpy', 'faiss', 'sklearn', 'PIL'} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_a_warm_knn_imports_neither_torch_nor_timm_nor_torchvision(weights, images):
+    import subprocess
+    import sys
+    import time
+
+    time.sleep(0.15)  # files younger than a tenth of a second are read again
+    words = ["knn", "-m", str(weights), "--data", str(images), "--k", "1"]
+    assert cli.run(words) == 0
+    script = f"import sys; from fewvit_cli.main import run\nassert run({words!r}) == 0\nprint(sorted({{'torch', 'timm', 'torchvision', 'sklearn'}} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_typer_is_the_only_parser(capsys):
+    assert isinstance(cli.app, typer.Typer)
+    assert cli.run(["--version"]) == 0
+    from fewvit import __version__
+
+    assert capsys.readouterr().out.strip() == __version__

@@ -1,0 +1,237 @@
+"""Extraction: equal to doing it by hand, never twice, never lost, and honest about bad pictures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import folder_of, jpeg, tiny_weights
+
+from fewvit.cache import Cache
+from fewvit.datasets import open_dataset
+from fewvit.digests import DigestMemory
+from fewvit.errors import BadImages, NumericalError, UsageError
+from fewvit.extract import Work, allowed_bad, describe, extract, extract_features
+from fewvit.images import Preprocess, decode
+from fewvit.loading import load_backbone
+from fewvit.pipeline import FeatureOptions, settle
+from fewvit.specs import Access, build, resolve
+from fewvit.vit import Readout
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights") / "tiny.pth")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return folder_of(tmp_path / "pictures", {"cat": 5, "dog": 8})
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def pipeline(weights, tmp_path):
+    return settle(resolve(str(weights), Access(tmp_path / "cache"), DigestMemory()), FeatureOptions())
+
+
+def forbidden():
+    raise AssertionError("the backbone was built although every row is in the store")
+
+
+def settled(folder: Path) -> None:
+    """Let files grow old enough for their time stamps to be trusted."""
+    newest = max(p.stat().st_ctime_ns for p in folder.rglob("*"))
+    time.sleep(max(0.0, 0.12 - (time.time_ns() - newest) / 1e9))
+
+
+def test_features_are_those_of_each_picture_alone(pipeline, pictures, cache):
+    features, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    backbone = build(pipeline.spec, Readout(), (224, 224), engine="eager")
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for i, name in enumerate(features.ids):
+        pixels, _ = decode((pictures / name).read_bytes(), Preprocess())
+        by_hand = backbone.encode((torch.from_numpy(pixels)[None].permute(0, 3, 1, 2) / 255 - mean) / std)
+        np.testing.assert_allclose(features.features[i], by_hand[0].numpy(), atol=2e-5)
+    assert list(features.ids) == sorted(f"cat/{i:03d}.jpg" for i in range(5)) + sorted(f"dog/{i:03d}.jpg" for i in range(8))
+    assert features.labels.tolist() == [0] * 5 + [1] * 8
+    assert (report.computed, report.cached) == (13, 0)
+
+
+def test_a_second_run_builds_no_backbone_and_reads_no_picture(pipeline, pictures, cache, monkeypatch):
+    settled(pictures)
+    first, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    monkeypatch.setattr("fewvit.datasets.Dataset.read", lambda self, i: forbidden())
+    again, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(), build=forbidden)
+    assert again.features.tobytes() == first.features.tobytes()
+    assert (report.computed, report.cached) == (0, 13)
+
+
+def test_an_added_renamed_or_repeated_picture_costs_only_itself(pipeline, pictures, cache):
+    before, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    (pictures / "cat/000.jpg").rename(pictures / "cat/zebra.jpg")
+    shutil.copy(pictures / "dog/001.jpg", pictures / "cat/copy.jpg")
+    (pictures / "dog/new.jpg").write_bytes(jpeg(99))
+    after, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    row = {name: after.features[i] for i, name in enumerate(after.ids)}
+    assert report.computed == 1
+    assert row["cat/zebra.jpg"].tobytes() == before.features[0].tobytes()
+    assert row["cat/copy.jpg"].tobytes() == row["dog/001.jpg"].tobytes()
+
+
+def test_two_files_with_the_same_bytes_are_computed_once(pipeline, tmp_path, cache):
+    folder = folder_of(tmp_path / "twins", {"a": 1, "b": 1})
+    (folder / "b/000.jpg").write_bytes((folder / "a/000.jpg").read_bytes())
+    features, report = extract(pipeline, open_dataset(str(folder)), cache, Work(batch_size=2))
+    assert report.computed == 1
+    assert features.features[0].tobytes() == features.features[1].tobytes()
+
+
+def test_a_rewritten_file_is_computed_again_even_with_the_old_size_and_mtime(pipeline, pictures, cache):
+    settled(pictures)
+    first, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    target = pictures / "dog/002.jpg"
+    status, data = target.stat(), bytearray(target.read_bytes())
+    data[-40] ^= 1
+    target.write_bytes(data)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again, report = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    assert report.computed == 1
+    assert not np.array_equal(first.features[7], again.features[7])
+
+
+def test_bad_pictures_leave_the_others_bit_equal_and_are_named(pipeline, pictures, cache, tmp_path):
+    clean, _ = extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / "other"), Work(batch_size=4))
+    (pictures / "cat/001x.jpg").write_bytes(jpeg(50)[:300])
+    (pictures / "dog/zero.jpg").write_bytes(b"")
+    (pictures / "dog/text.png").write_text("no picture")
+    with pytest.raises(BadImages) as caught:
+        extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="2"))
+    assert caught.value.exit_code == 3
+    assert all(name in str(caught.value) for name in ("3 of 16", "cat/001x.jpg", "dog/zero.jpg", "dog/text.png"))
+    kept, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="3"), build=forbidden)  # the work was kept
+    assert kept.features.tobytes() == clean.features.tobytes()
+    assert kept.labels.tolist() == clean.labels.tolist()
+    assert [(s["id"], s["class"]) for s in report.skipped] == [("cat/001x.jpg", "cat"), ("dog/text.png", "dog"), ("dog/zero.jpg", "dog")]
+    assert describe(report)["skipped"] == 3
+
+
+@pytest.mark.parametrize(("text", "total", "allowed"), [("0", 50, 0), ("3", 50, 3), ("1%", 99, 0), ("1%", 200, 2), ("50%", 9000, 1000), ("2.5%", 80, 2)])
+def test_max_bad_is_a_number_or_a_share_of_at_most_a_thousand(text, total, allowed):
+    assert allowed_bad(text, total) == allowed
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "%", "many%"])
+def test_a_mistyped_max_bad_is_a_usage_error(text):
+    with pytest.raises(UsageError):
+        allowed_bad(text, 10)
+
+
+def test_all_pictures_bad_is_an_error_whatever_is_allowed(pipeline, tmp_path, cache):
+    (tmp_path / "bad/a").mkdir(parents=True)
+    (tmp_path / "bad/a/x.jpg").write_bytes(b"")
+    with pytest.raises(BadImages):
+        extract(pipeline, open_dataset(str(tmp_path / "bad")), cache, Work(max_bad="100%"))
+
+
+def test_nan_features_name_the_picture_and_are_not_stored(pipeline, pictures, cache):
+    def broken():
+        backbone = build(pipeline.spec, Readout(), (224, 224))
+        plain = backbone.encode
+        backbone.encode = lambda images: plain(images).index_fill_(0, torch.tensor([2]), float("nan"))
+        return backbone
+
+    with pytest.raises(NumericalError, match=r"cat/002\.jpg") as caught:
+        extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4), build=broken)
+    assert caught.value.exit_code == 5
+    assert len(cache.store(pipeline.key)) == 0
+
+
+def test_what_was_computed_before_an_interruption_is_kept(pipeline, pictures, cache):
+    def interrupted():
+        backbone = build(pipeline.spec, Readout(), (224, 224))
+        plain, calls = backbone.encode, []
+
+        def encode(images):
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return plain(images)
+
+        backbone.encode = encode
+        return backbone
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4), build=interrupted)
+    _, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    assert (report.computed, report.cached) == (5, 8)
+
+
+@pytest.mark.parametrize(("batch", "workers"), [(1, 0), (3, 1), (32, 4)])
+def test_batch_size_and_workers_change_no_feature_beyond_rounding(pipeline, pictures, cache, tmp_path, batch, workers):
+    reference, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, workers=2))
+    other, _ = extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / f"c{batch}"), Work(batch_size=batch, workers=workers))
+    np.testing.assert_allclose(other.features, reference.features, atol=1e-5)
+    if batch == 4:
+        assert other.features.tobytes() == reference.features.tobytes()
+
+
+def test_the_number_of_workers_changes_no_bit(pipeline, pictures, tmp_path):
+    runs = [extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / str(w)), Work(batch_size=4, workers=w))[0].features.tobytes() for w in (0, 1, 3)]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_without_a_cache_nothing_is_left_behind(pipeline, pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    features, report = extract(pipeline, open_dataset(str(pictures)), None, Work())
+    assert report.computed == 13
+    assert features.features.shape == (13, 64)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_pictures_that_the_two_decoders_show_differently_are_counted(pipeline, pictures, cache):
+    from PIL import Image
+
+    turned = Image.new("RGB", (40, 30), (200, 10, 10))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(pictures / "cat/turned.jpg", exif=exif)
+    Image.new("RGBA", (20, 20), (9, 9, 9, 90)).save(pictures / "dog/clear.png")
+    for _ in range(2):  # the count comes from the store the second time
+        _, report = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+        assert report.differing == 2
+
+
+def test_a_feature_set_says_which_pipeline_made_it(pipeline, pictures, cache, weights, tmp_path):
+    features, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    assert features.fingerprint == pipeline.fingerprint
+    other = settle(resolve(str(weights), Access(tmp_path / "cache"), DigestMemory()), FeatureOptions(decode="pil"))
+    assert other.fingerprint != pipeline.fingerprint
+
+
+def test_the_python_door_gives_the_same_features(pipeline, pictures, cache, weights):
+    features, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    backbone = load_backbone(str(weights), cache_dir=cache.folder)
+    again = extract_features(backbone, pictures, cache_dir=cache.folder)
+    assert again.features.tobytes() == features.features.tobytes()
+    assert again.fingerprint == features.fingerprint
+
+
+def test_progress_ends_at_the_total(pipeline, pictures, cache):
+    seen = []
+    extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, progress=seen.append))
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert (seen[-1].done, seen[-1].total, seen[-1].computed) == (13, 13, 13)
