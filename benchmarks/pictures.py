@@ -36,6 +36,13 @@ def _real(count: int, typical: bool) -> list[bytes]:
     return files
 
 
+def reencoded(data: bytes, quality: int) -> bytes:
+    """The same picture as a JPEG of another quality, 4:2:0."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=2)
+    return buffer.getvalue()
+
+
 def synthetic_jpeg(seed: int, width: int = 500, height: int = 375, grain: float = 9.0) -> bytes:
     """A picture of noise at many scales, quality 90, 4:2:0; 500 x 375 pixels weigh about as much as in ImageNet."""
     random = np.random.default_rng(seed)

@@ -93,6 +93,8 @@ def run(argv: Sequence[str]) -> int:
         pass  # not the main thread: the host program keeps its handlers
     try:
         outcome = typer.main.get_command(app)(args=_in_our_words(argv), prog_name="fewvit", standalone_mode=False)
+        if outcome == 130:  # typer turned Ctrl-C into an exit code of its own
+            raise KeyboardInterrupt
         return outcome if isinstance(outcome, int) else 0
     except FewvitError as error:
         return _tell(str(error), error.exit_code, argv)
@@ -112,6 +114,9 @@ def run(argv: Sequence[str]) -> int:
 def _unforeseen(error: Exception, argv: Sequence[str]) -> int:
     """A usage error of the option parser, or a fault of ours."""
     message = getattr(error, "format_message", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and message is not None:
+        sys.stderr.write(message().rstrip() + "\n")
+        return 2
     if message is not None:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "fewvit"
