@@ -24,7 +24,7 @@ def _row(name: str, family: str, variant: Variant) -> dict[str, Any]:
     a, published = variant.architecture, dict(variant.published)
     shots = published.get("lowshot", {})
     numbers = {"knn": published.get("knn"), "linear": published.get("linear"), **{f"{n}-shot": shots.get(n) for n in (1, 2, 5)}}
-    return {"backbone": name, "width": a.width, "depth": a.depth, "patch": a.patch, "license": families()[family].license, **numbers, "note": variant.note}
+    return {"backbone": name, "width": a.width, "depth": a.depth, "patch": a.patch, "license": variant.license or families()[family].license, **numbers, "note": variant.note}
 
 
 def variant_facts(name: str) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def variant_facts(name: str) -> dict[str, Any]:
         "file": variant.file_name,
         "url": variant.url or "no published weights",
         "sha256": variant.sha256 or "unknown: the first download's digest is kept and compared from then on",
-        "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license,
+        "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else variant.license or kind.license,
         "source": kind.source,
         "published": dict(variant.published),
         "note": variant.note,

@@ -27,11 +27,11 @@ def timm_variant(name: str, access: Access) -> Variant:
     remembered = access.cache_dir / "backbones" / f"timm-{version}-{name.replace('/', '_')}.json"
     try:
         known = json.loads(remembered.read_text())
-        return Variant(Architecture(**known["architecture"]), known["url"], preprocess=known["preprocess"], note=known["note"])
+        return Variant(Architecture(**known["architecture"]), known["url"], preprocess=known["preprocess"], license=known["license"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     variant = _ask_timm(name)
-    write_json(remembered, {"architecture": dataclasses.asdict(variant.architecture), "url": variant.url, "preprocess": dict(variant.preprocess), "note": variant.note})
+    write_json(remembered, {"architecture": dataclasses.asdict(variant.architecture), "url": variant.url, "preprocess": dict(variant.preprocess), "license": variant.license})
     return variant
 
 
@@ -50,7 +50,7 @@ def _ask_timm(name: str) -> Variant:
     model = timm.create_model(name.partition(".")[0], pretrained=False, num_classes=0)
     depth = len(model.blocks) if hasattr(model, "blocks") else 1
     architecture = Architecture(int(model.num_features), depth, 0, 0, grid=0, positions="timm", timm=name)
-    return Variant(architecture, url, preprocess=preprocess, note=f"licence at the source: {config.license or 'not stated'}")
+    return Variant(architecture, url, preprocess=preprocess, license=str(config.license or ""))
 
 
 def resolve_hub(name: str, access: Access, memory: DigestMemory, *, family: str | None) -> BackboneSpec:
@@ -74,13 +74,13 @@ def resolve_hub(name: str, access: Access, memory: DigestMemory, *, family: str 
 
 def _timm_repository(name: str, repository: str, config: dict[str, Any], access: Access, memory: DigestMemory) -> BackboneSpec:
     model = str(config["architecture"])
-    variant = _ask_timm(model if "." not in str(config.get("pretrained_cfg", {}).get("tag", "")) else model)
+    variant = _ask_timm(model)
     pretrained = config.get("pretrained_cfg", {})
     preprocess = dict(variant.preprocess)
     for field in ("mean", "std"):
         if field in pretrained:
             preprocess[field] = tuple(pretrained[field])
-    license_ = str(pretrained.get("license") or "not stated")
+    license_ = str(pretrained.get("license") or "")
     file = _fetched(repository, "model.safetensors", license_, access)
     digest = memory.digest_of(file)
     return BackboneSpec(name, "supervised", variant.architecture, "timm/1", digest, file=file, license=license_, preprocess=preprocess)

@@ -102,7 +102,7 @@ def _of_variant(name: str, family: str, variant: Variant, access: Access, memory
         "architecture": variant.architecture,
         "protocol": kind.protocol,
         "checkpoint_key": key,
-        "license": kind.license,
+        "license": variant.license or kind.license,
         "published": variant.published,
         "preprocess": variant.preprocess,
     }
@@ -122,7 +122,7 @@ def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Pa
     return obtain(
         file_name,
         variant.url,
-        license=kind.license,
+        license=variant.license or kind.license,
         cache_dir=access.cache_dir,
         offline=access.offline,
         accept=access.accept,

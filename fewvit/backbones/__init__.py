@@ -59,6 +59,7 @@ class Variant:
     published: Mapping[str, Any] = field(default_factory=dict)  # the paper's or repository's numbers, percent
     note: str = ""
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # where it differs from the protocol's
+    license: str = ""  # empty: the family's
 
     @property
     def file_name(self) -> str:

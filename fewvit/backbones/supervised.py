@@ -11,13 +11,13 @@ from ._layout import split_trunk
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def _variant(model: str, width: int, depth: int, heads: int, patch: int, *, size: int = 224, crop: float = 0.9, half: bool = False, top1: float | None = None, note: str = "") -> Variant:
+def _variant(model: str, width: int, depth: int, heads: int, patch: int, *, size: int = 224, crop: float = 0.9, half: bool = False, note: str = "", license: str = "") -> Variant:
     cover = int(size / crop)
     return Variant(
         Architecture(width, depth, heads, patch, grid=size // patch, positions="timm", timm=model),
         f"https://huggingface.co/timm/{model}/resolve/main/model.safetensors",
-        published={} if top1 is None else {"supervised": top1},
         note=note,
+        license=license,
         preprocess={"cover": (cover, cover), "crop": (size, size), **(_HALF if half else {})},
     )
 
@@ -40,8 +40,8 @@ class Supervised:
         "deit_vitb16": _variant("deit_base_patch16_224.fb_in1k", 768, 12, 12, 16),
         "deit_distilled_vits16": _variant("deit_small_distilled_patch16_224.fb_in1k", 384, 12, 6, 16, note="class and distillation token"),
         "deit_distilled_vitb16": _variant("deit_base_distilled_patch16_224.fb_in1k", 768, 12, 12, 16, note="class and distillation token"),
-        "swin_t": _variant("swin_tiny_patch4_window7_224.ms_in1k", 768, 12, 24, 4, note="MIT licence; no class token"),
-        "swin_b": _variant("swin_base_patch4_window7_224.ms_in22k_ft_in1k", 1024, 24, 32, 4, note="MIT licence; no class token"),
+        "swin_t": _variant("swin_tiny_patch4_window7_224.ms_in1k", 768, 12, 24, 4, note="no class token", license="MIT"),
+        "swin_b": _variant("swin_base_patch4_window7_224.ms_in22k_ft_in1k", 1024, 24, 32, 4, note="no class token", license="MIT"),
         "beit_vitb16": _variant("beit_base_patch16_224.in22k_ft_in22k_in1k", 768, 12, 12, 16, half=True),
         "beit_vitl16": _variant("beit_large_patch16_224.in22k_ft_in22k_in1k", 1024, 24, 16, 16, half=True),
     }

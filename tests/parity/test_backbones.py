@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from fewvit.backbones import families
 from fewvit.digests import DigestMemory
@@ -117,9 +116,7 @@ def test_no_stored_encoding_is_forgotten(parity):
 @pytest.fixture(scope="module")
 def spec_of(parity, tmp_path_factory) -> Callable[[str], BackboneSpec]:
     access, memory = Access(tmp_path_factory.mktemp("cache"), offline=True), DigestMemory()
-    return functools.cache(
-        lambda name: resolve(str(parity.folder / FILES[name][0]), access, memory, checkpoint_key=FILES[name][1])
-    )
+    return functools.cache(lambda name: resolve(str(parity.folder / FILES[name][0]), access, memory, checkpoint_key=FILES[name][1]))
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +146,7 @@ def multi_scale(backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
     """DINO's `utils.multi_scale`: scales 1, 1/sqrt 2, 1/2. 158 pixels hold 9 whole patches; the convolution never sees the rest."""
     total = torch.zeros(1)
     for scale in (1, 1 / math.sqrt(2), 1 / 2):
-        small = x if scale == 1 else F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+        small = x if scale == 1 else torch.nn.functional.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
         whole = small.shape[-1] // 16 * 16
         total = total + encode(backbone, small[:, :, :whole, :whole])
     return total / 3 / (total / 3).norm()
@@ -197,7 +194,7 @@ def reading(backbone: Backbone, x: torch.Tensor, what: str, sampled: Mapping[str
                 return model.last_blocks(x[:1])[0][:, 1:][:, at]
             case "global_pool":
                 mean = model.last_blocks(x)[0][:, prefix:].mean(dim=1)
-                return F.layer_norm(mean, mean.shape[-1:], eps=EPS)
+                return torch.nn.functional.layer_norm(mean, mean.shape[-1:], eps=EPS)
     raise KeyError(what)
 
 
