@@ -86,7 +86,7 @@ class Listed:
 class Work:
     """How the work is done; no choice here changes a feature."""
 
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per forward pass.")] = 32
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Images per forward pass. Default: 8 on a CPU, 256 on a GPU.")] = None
     workers: Annotated[int | None, typer.Option("--workers", "-j", min=0, help="Decoding threads; default: one per core, at most 16.")] = None
     max_bad: Annotated[str | None, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images to leave out. Default: none; extract: 1%.")] = None
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = 64_000_000

@@ -8,34 +8,35 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cache import Cache, FeatureStore
+from .cache import Cache, FeatureStore, default_cache_dir
 from .datasets import Dataset, open_dataset
 from .digests import DigestMemory
 from .errors import BadImages, NumericalError, ResourceError, UsageError, printable
 from .features import FeatureSet
 from .images import POLICIES_DIFFER, BadImage, decode
-from .pipeline import FeatureOptions, Pipeline, settle
+from .pipeline import Pipeline
 
 if TYPE_CHECKING:
     from .vit import Backbone
 
 _SHARD_ROWS = 1024  # 1.5 MB of ViT-S features: small enough to lose little, large enough to read fast
 _FLUSH_S = 30.0  # a slow machine commits at least this often
-_TASK = 8  # images per task of the decoding pool
+_TASK = 4  # images per task of the decoding pool
+_BATCH = {"cpu": 8, "gpu": 256}  # on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
 
 
 @dataclass(frozen=True)
 class Work:
     """How the work is done; none of it changes a feature beyond rounding."""
 
-    batch_size: int = 32
+    batch_size: int | None = None  # None: 8 on a CPU, 256 on a GPU
     workers: int | None = None  # decoding threads; None: one per core, at most 16
     max_bad: str = "0"  # a number, or a share like 1%
     max_pixels: int = 64_000_000
@@ -81,19 +82,18 @@ class _Decoded:
     reason: str = ""  # why there are no pixels; empty with no pixels: the store has the row, or another row computes it
 
 
-def extract_features(backbone: Backbone, source: str | os.PathLike[str] | Dataset, *, protocol: str | None = None, decode: str = "fast", batch_size: int = 32, cache_dir: str | os.PathLike[str] | None = None) -> FeatureSet:
-    """Features of every image of `source` by a loaded backbone, through the default cache.
+def extract_features(backbone: Backbone, source: str | os.PathLike[str] | Dataset, *, decode: str = "fast", batch_size: int | None = None, max_bad: str = "0", cache_dir: str | os.PathLike[str] | None = None) -> FeatureSet:
+    """Features of every image of `source` by a backbone of `load_backbone`, through the cache.
 
-    Raises DataError, BadImages (an image cannot be decoded) and NumericalError.
+    Raises DataError, BadImages (more images than `max_bad` cannot be decoded), NumericalError, and UsageError for a backbone
+    that was put together by hand: nothing says then what its features are.
     """
-    from .cache import default_cache_dir
-
-    readout = backbone.readout
-    settled = settle(backbone.spec, FeatureOptions(protocol=protocol, pool=readout.pool, layers=str(readout.layers), decode=decode))
-    pipeline = dataclasses.replace(settled, norm=readout.norm)
+    if backbone.pipeline is None:
+        raise UsageError("this backbone did not come from load_backbone, so its features have no fingerprint", fix="Load it with fewvit.load_backbone(name or file).")
+    pipeline = dataclasses.replace(backbone.pipeline, decode=decode)
     dataset = source if isinstance(source, Dataset) else open_dataset(os.fspath(source))
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
-    features, _ = extract(pipeline, dataset, cache, Work(batch_size=batch_size), build=lambda: backbone)
+    features, _ = extract(pipeline, dataset, cache, Work(batch_size=batch_size, max_bad=max_bad), build=lambda: backbone)
     return features
 
 
@@ -131,6 +131,7 @@ class _Extraction:
         self.pending_features: list[np.ndarray] = []
         self.report = Report(images=len(dataset))
         self.started = self.flushed = time.perf_counter()
+        self.on_gpu, self.batch_size = False, work.batch_size or 0  # settled when there is something to compute
 
     def run(self) -> tuple[FeatureSet, Report]:
         missing = self._recall()
@@ -160,16 +161,19 @@ class _Extraction:
         return missing
 
     def _compute(self, missing: Sequence[int]) -> None:
+        from .engines import resolve_device
+
+        self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
+        self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
         backbone: Backbone | None = None
         batch: list[_Decoded] = []
         claimed: set[bytes] = set()  # several files may hold the same bytes
-        size = self.work.batch_size
         for done, item in enumerate(self._decoded(missing), start=len(self.dataset) - len(missing) + 1):
             self._note(item)
             if item.pixels is not None and item.digest not in claimed:
                 claimed.add(item.digest)
                 batch.append(item)
-            if len(batch) == size:
+            if len(batch) == self.batch_size:
                 backbone = backbone or self.build()
                 self._forward(backbone, batch)
                 batch = []
@@ -179,28 +183,25 @@ class _Extraction:
         self._tell(len(self.dataset))
 
     def _decoded(self, rows: Sequence[int]) -> Iterator[_Decoded]:
-        """Decoded images in the order of `rows`. On a CPU, no more than one batch ahead of the model: both want the same cores."""
+        """Decoded images in the order of `rows`, by a pool of threads: the decoders let go of Python's lock."""
         workers = self.work.workers if self.work.workers is not None else min(16, os.cpu_count() or 1)
         tasks = deque(rows[i : i + _TASK] for i in range(0, len(rows), _TASK))
-        ahead = -(-self.work.batch_size // _TASK) * (4 if self._feeds_gpu() else 1)
+        ahead = -(-max(self.batch_size, 16 * max(workers, 1)) // _TASK)  # tasks under way at most
         with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode", initializer=_single_threaded) as pool:
             running: deque[Future[list[_Decoded]]] = deque()
             try:
                 while tasks or running:
-                    if self._feeds_gpu() or not running:
-                        while tasks and len(running) < ahead:
+                    if self.on_gpu or not running:  # on a CPU, decoding and the model take turns on the same cores
+                        while tasks and len(running) < ahead * (4 if self.on_gpu else 1):
                             running.append(pool.submit(self._decode_all, tasks.popleft()))
                     before = time.perf_counter()
+                    if not self.on_gpu:
+                        wait(running)
                     items = running.popleft().result()
                     self.report.waiting += time.perf_counter() - before
                     yield from items
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-
-    def _feeds_gpu(self) -> bool:
-        from .engines import resolve_device
-
-        return resolve_device(self.pipeline.device) != "cpu"
 
     def _decode_all(self, rows: Sequence[int]) -> list[_Decoded]:
         return [self._decode(row) for row in rows]
@@ -234,7 +235,7 @@ class _Extraction:
 
     def _forward(self, backbone: Backbone, batch: list[_Decoded]) -> None:
         before = time.perf_counter()
-        features = encode(backbone, np.stack([item.pixels for item in batch]), self.work.batch_size, self.pipeline)  # type: ignore[arg-type]
+        features = encode(backbone, np.stack([item.pixels for item in batch]), self.batch_size, self.pipeline)  # type: ignore[arg-type]
         self.report.modelling += time.perf_counter() - before
         self.report.computed += len(batch)
         broken = np.flatnonzero(~np.isfinite(features).all(axis=1))

@@ -17,6 +17,7 @@ def load_backbone(
     weights: str | None = None,
     checkpoint_key: str | None = None,
     family: str | None = None,
+    protocol: str | None = None,
     pool: str | None = None,
     layers: int | None = None,
     img_size: int | tuple[int, int] | None = None,
@@ -31,7 +32,8 @@ def load_backbone(
     """The frozen backbone behind a variant's name, `timm:NAME`, `hf:ORG/NAME` or a weights file.
 
     `weights` is a file or `random`; `engine` is auto, eager, packed or openvino (eager keeps the parameters as they are in the
-    file). Its `encode` reads what the family's default protocol reads, unless `pool` or `layers` say otherwise. Published
+    file). Its `encode` reads what
+    the family's default protocol reads, unless `protocol`, `pool` or `layers` say otherwise. Published
     numbers to expect stand in `backbone.spec.published`. Raises UnknownName, Unobtainable, LicenseRequired, CheckpointError.
     """
     from .engines import resolve_device
@@ -39,6 +41,8 @@ def load_backbone(
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     spec = resolve(name, Access(folder, offline, accept_license), Cache(folder).digests(), weights=weights, checkpoint_key=checkpoint_key, family=family, seed=seed)
     size = "x".join(map(str, img_size)) if isinstance(img_size, tuple) else None if img_size is None else str(img_size)
-    pipeline = settle(spec, FeatureOptions(pool=pool, layers=None if layers is None else str(layers), img_size=size, precision=precision, device=device))
+    pipeline = settle(spec, FeatureOptions(protocol=protocol, pool=pool, layers=None if layers is None else str(layers), img_size=size, precision=precision, device=device))
     readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
-    return build(spec, readout, pipeline.preprocess.crop, device=resolve_device(device), precision=pipeline.precision, engine=engine)
+    backbone = build(spec, readout, pipeline.preprocess.crop, device=resolve_device(device), precision=pipeline.precision, engine=engine)
+    backbone.pipeline = pipeline
+    return backbone

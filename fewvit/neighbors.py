@@ -32,15 +32,18 @@ class Neighbors:
     scores: np.ndarray  # (Q, k) float32; cosine, dot product, or minus the squared distance
 
 
-def normalise(features: np.ndarray) -> np.ndarray:
-    """A float32 copy of `features` (N, D) with rows of unit length; a zero row stays zero. Raises NumericalError for NaN or Inf."""
-    rows = np.array(features, dtype=np.float32, order="C", ndmin=2)
+def normalise(features: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """A float32 copy of `features` (N, D) with rows of unit length; a zero row stays zero.
+
+    Raises NumericalError for NaN or Inf, counting rows from `first_row`.
+    """
+    rows = _float32(features)
     for start in range(0, len(rows), 16384):
         part = rows[start : start + 16384]
         length = np.sqrt(np.einsum("nd,nd->n", part, part, dtype=np.float64))
         if not np.isfinite(length).all():
-            raise NumericalError(f"row {start + int(np.flatnonzero(~np.isfinite(length))[0])} of the features is not finite")
-        part /= np.where(length > 0, length, 1).astype(np.float32)[:, None]
+            raise NumericalError(f"row {first_row + start + int(np.flatnonzero(~np.isfinite(length))[0])} of the features is not finite")
+        np.divide(part, np.where(length > 0, length, 1)[:, None], out=part, casting="same_kind")  # in float64: a length may exceed float32
     return rows
 
 
@@ -76,7 +79,7 @@ class Bank:
         size = max(64, _CHUNK_BYTES // ((k + _SPARE) * 40 + self.rows.shape[1] * 4))
         for start in range(0, len(queries), size):
             part = slice(start, min(start + size, len(queries)))
-            wanted = normalise(queries[part]) if self.metric == "cosine" else _finite(queries[part])
+            wanted = normalise(queries[part], start) if self.metric == "cosine" else _finite(queries[part], start)
             yield part, self._exact(wanted, k, None if exclude is None else exclude[part])
 
     def _check(self, queries: np.ndarray, k: int) -> None:
@@ -86,15 +89,17 @@ class Bank:
             raise UsageError(f"k = {k} neighbours asked of a bank of {len(self.rows)} rows", fix=f"Choose k between 1 and {len(self.rows)}.")
 
     def _exact(self, queries: np.ndarray, k: int, exclude: np.ndarray | None) -> Neighbors:
-        fetched = min(k + _SPARE + (exclude is not None), len(self.rows))
-        scores, rows = self._search(queries, fetched)
+        needed = k + (exclude is not None)
+        fetched = min(needed + _SPARE, len(self.rows))
         near = self._near(queries)
+        scores, rows = self._search(queries, fetched)
         self._settle(queries, scores, rows, near)
         if fetched < len(self.rows):
-            self._settle_boundary(queries, scores, rows, k + (exclude is not None), near)
+            self._settle_boundary(queries, scores, rows, needed, near)
+        scores, rows = scores[:, :needed], rows[:, :needed]
         if exclude is not None:
             scores, rows = _without(scores, rows, exclude)
-        return Neighbors(np.ascontiguousarray(rows[:, :k]), np.ascontiguousarray(scores[:, :k]))
+        return Neighbors(np.ascontiguousarray(rows), np.ascontiguousarray(scores))
 
     def _near(self, queries: np.ndarray) -> np.ndarray:
         """Distance (Q, 1) between scores below which their order is not to be trusted."""
@@ -103,6 +108,8 @@ class Bank:
         length = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))[:, None]
         longest = np.sqrt(np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64).max()) if self._norms is None else np.sqrt(self._norms.max())
         scale = length * longest if self.metric == "dot" else (length + longest) ** 2
+        if not (scale < np.finfo(np.float32).max).all():
+            raise NumericalError(f"the features are too large for {self.metric} scores in float32", fix="Scale them down, or use cosine.")
         return (_ROUNDING * np.maximum(scale, 1e-30)).astype(np.float32)
 
     def _settle(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray, near: np.ndarray) -> None:
@@ -148,10 +155,15 @@ class Bank:
         return np.multiply(a, b).sum(axis=1).astype(np.float32)
 
 
-def _finite(features: np.ndarray) -> np.ndarray:
-    rows = np.array(features, dtype=np.float32, order="C", ndmin=2)
+def _float32(features: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes Inf, which the callers refuse
+        return np.array(features, dtype=np.float32, order="C", ndmin=2)
+
+
+def _finite(features: np.ndarray, first_row: int = 0) -> np.ndarray:
+    rows = _float32(features)
     if not np.isfinite(rows).all():
-        raise NumericalError(f"row {int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])} of the features is not finite")
+        raise NumericalError(f"row {first_row + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])} of the features is not finite")
     return rows
 
 
@@ -167,6 +179,7 @@ def _without(scores: np.ndarray, rows: np.ndarray, exclude: np.ndarray) -> tuple
 
 
 def faiss_is_here() -> bool:
+    """Whether FAISS is installed; does not import it."""
     return importlib.util.find_spec("faiss") is not None
 
 
@@ -192,12 +205,22 @@ def _choose(engine: str, device: str) -> tuple[str, str]:
     if engine == "auto":
         engine = "faiss" if faiss_is_here() else "torch"
     if engine == "torch":
-        return "torch", device
+        return "torch", _torch_device(device)
     if device == "auto":
         return ("faiss_gpu", "cuda") if os.path.exists("/dev/nvidia0") and faiss_gpu_works() else ("faiss", "cpu")
     if device.startswith("cuda"):
-        return ("faiss_gpu", device) if faiss_gpu_works() else ("torch", device)
+        return ("faiss_gpu", device) if faiss_gpu_works() else ("torch", _torch_device(device))
     return "faiss", "cpu"
+
+
+def _torch_device(device: str) -> str:
+    import torch
+
+    if device != "cpu" and not torch.cuda.is_available():
+        if device != "auto":
+            raise UsageError(f"--device {device}: torch sees no GPU here", fix="Run `fewvit doctor`, or use --device cpu.")
+        return "cpu"
+    return "cuda" if device == "auto" else device
 
 
 def _faiss(rows: np.ndarray, metric: str, device: str) -> Any:
@@ -238,15 +261,12 @@ def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> Any:
 def _torch(rows: np.ndarray, metric: str, device: str) -> Any:
     import torch
 
-    from .engines import resolve_device
-
-    where = resolve_device(device)
-    bank = torch.from_numpy(rows).to(where)
+    bank = torch.from_numpy(rows).to(device)
     squares = bank.double().square().sum(dim=1).float() if metric == "euclidean" else None
     block = max(1024, _CHUNK_BYTES // (4 * 512))  # bank rows per product of 512 queries
 
     def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        parts = [_torch_topk(torch.from_numpy(queries[i : i + 512]).to(where), bank, squares, k, block) for i in range(0, len(queries), 512)]
+        parts = [_torch_topk(torch.from_numpy(queries[i : i + 512]).to(device), bank, squares, k, block) for i in range(0, len(queries), 512)]
         scores, found = (torch.cat(side).cpu().numpy() for side in zip(*parts, strict=True))
         return scores, found
 

@@ -184,6 +184,7 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, spec: BackboneSpec, readout: Readout):
         super().__init__()
         self.model, self.spec, self.readout = model, spec, readout
+        self.pipeline: Any = None  # how its features come about (transform, precision), as load_backbone settled it
         self.eval()
         self.requires_grad_(False)
 

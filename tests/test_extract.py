@@ -235,3 +235,17 @@ def test_progress_ends_at_the_total(pipeline, pictures, cache):
     extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, progress=seen.append))
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert (seen[-1].done, seen[-1].total, seen[-1].computed) == (13, 13, 13)
+
+
+def test_a_backbone_brings_its_size_and_precision_into_the_cache_key(pictures, cache, weights):
+    plain, small, half = (load_backbone(str(weights), cache_dir=cache.folder, **options) for options in ({}, {"img_size": 64}, {"precision": "bf16"}))
+    sets = [extract_features(backbone, pictures, cache_dir=cache.folder) for backbone in (plain, small, half)]
+    assert len({s.fingerprint for s in sets}) == 3
+    cosine = (sets[0].features * sets[2].features).sum(1) / np.linalg.norm(sets[0].features, axis=1) / np.linalg.norm(sets[2].features, axis=1)
+    assert cosine.min() > 0.999
+    assert sets[0].features.tobytes() != sets[2].features.tobytes()
+
+
+def test_a_backbone_put_together_by_hand_has_no_fingerprint_to_go_by(pipeline, pictures, cache):
+    with pytest.raises(UsageError, match="load_backbone"):
+        extract_features(build(pipeline.spec, Readout(), (224, 224)), pictures, cache_dir=cache.folder)

@@ -71,14 +71,14 @@ def test_a_link_never_renames_or_relabels_a_file(root):
 
 
 def test_of_several_names_of_one_file_the_first_by_its_bytes_stays(root):
-    names = [f"{letter}/0.jpg" for letter in "wisdhym"]
+    names = [f"{letter}/0.jpg" for letter in "ygwbisdhpmz"]
     for name in names:  # in no order, so that the order on disk is not theirs
         (root / name).parent.mkdir()
         (root / name).parent.joinpath("own.jpg").write_text(name)
         os.link(root / "oxen" / "1.jpg", root / name)
-    expected = {**PLAIN, **{f"{letter}/own.jpg": letter for letter in "wisdhym"}, "d/0.jpg": "d"}
+    expected = {**PLAIN, **{f"{letter}/own.jpg": letter for letter in "ygwbisdhpmz"}, "b/0.jpg": "b"}
     del expected["oxen/1.jpg"]
-    assert listed(root) == (expected, {"listed already": 7})
+    assert listed(root) == (expected, {"listed already": 11})
 
 
 def test_links_are_followed_below_the_root_and_beyond_it_only_when_asked(root):

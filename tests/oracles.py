@@ -1,0 +1,73 @@
+"""Slow and obvious second opinions: brute force, and formulas written out by hand. No function of fewvit is called here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Rows of length one, rounded to float32 once; zero rows stay zero."""
+    rows = np.asarray(features, dtype=np.float32).astype(np.float64)
+    lengths = [math.sqrt(math.fsum(v * v for v in row)) or 1.0 for row in rows.tolist()]
+    return (rows / np.array(lengths)[:, None]).astype(np.float32)
+
+
+def score(a: Sequence[float], b: Sequence[float], metric: str) -> float:
+    """One score in float64, rounded to float32 at the end; higher is nearer."""
+    if metric == "euclidean":
+        return float(np.float32(-math.fsum((x - y) * (x - y) for x, y in zip(a, b, strict=True))))
+    return float(np.float32(math.fsum(x * y for x, y in zip(a, b, strict=True))))
+
+
+def brute_neighbors(
+    bank: np.ndarray, queries: np.ndarray, k: int, metric: str = "cosine", exclude: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and scores (Q, k) by scoring every pair and sorting by (-score, row)."""
+    prepare = unit_rows if metric == "cosine" else lambda x: np.asarray(x, dtype=np.float32)
+    bank_rows, query_rows = (prepare(side).astype(np.float64).tolist() for side in (bank, queries))
+    rows, scores = np.empty((len(query_rows), k), np.int64), np.empty((len(query_rows), k), np.float32)
+    for q, query in enumerate(query_rows):
+        found = [(-score(query, row, metric), i) for i, row in enumerate(bank_rows) if exclude is None or i != exclude[q]]
+        nearest = sorted(found)[:k]
+        rows[q], scores[q] = [i for _, i in nearest], [-s for s, _ in nearest]
+    return rows, scores
+
+
+def brute_votes(
+    rows: Sequence[Sequence[int]], scores: Sequence[Sequence[float]], labels: Sequence[int], n_classes: int, temperature: float
+) -> np.ndarray:
+    """Class scores (Q, C): the sum of exp(score / temperature), neighbour by neighbour."""
+    votes = np.zeros((len(rows), n_classes))
+    for q, (near, similar) in enumerate(zip(rows, scores, strict=True)):
+        for row, similarity in zip(near, similar, strict=True):
+            votes[q, labels[row]] += math.exp(float(similarity) / temperature)
+    return votes
+
+
+def place(votes: Sequence[float], target: int) -> int:
+    """Place of the target class, 0 = best: higher vote first, then lower number; a class without a vote is last of all."""
+    if votes[target] == 0:
+        return len(votes)
+    order = sorted(range(len(votes)), key=lambda c: (-votes[c], c))
+    return order.index(target)
+
+
+def knn_accuracy(
+    train: np.ndarray,
+    train_labels: Sequence[int],
+    test: np.ndarray,
+    test_labels: Sequence[int],
+    n_classes: int,
+    k: int,
+    temperature: float,
+    *,
+    leave_one_out: bool = False,
+) -> tuple[float, float]:
+    """Percent of test rows whose class is first, and among the first min(5, k)."""
+    rows, scores = brute_neighbors(train, test, k, exclude=range(len(test)) if leave_one_out else None)
+    votes = brute_votes(rows.tolist(), scores.tolist(), train_labels, n_classes, temperature)
+    places = [place(v, t) for v, t in zip(votes.tolist(), test_labels, strict=True)]
+    return tuple(100 * sum(p < top for p in places) / len(places) for top in (1, min(5, k)))  # type: ignore[return-value]
