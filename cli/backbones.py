@@ -52,11 +52,26 @@ def check(
     from fewvit.describe import file_facts
 
     how = access(model, work, screen)
-    screen.facts("backbones", file_facts(file, how, Cache(how.cache_dir).digests(), checkpoint_key=model.checkpoint_key, family=model.family, whole=tensors or output.verbose))
+    screen.facts(
+        "backbones",
+        file_facts(
+            file,
+            how,
+            Cache(how.cache_dir).digests(),
+            checkpoint_key=model.checkpoint_key,
+            family=model.family,
+            whole=tensors or output.verbose,
+        ),
+    )
 
 
 @command(app)
-def fetch(model: Model, work: Work, output: Output, names: Annotated[list[str], typer.Argument(help="Variants to download ahead, for machines without a network.")]) -> None:
+def fetch(
+    model: Model,
+    work: Work,
+    output: Output,
+    names: Annotated[list[str], typer.Argument(help="Variants to download ahead, for machines without a network.")],
+) -> None:
     """Download weights into the cache, or say where they already are."""
     screen = Screen(output)
     from fewvit.backbones import families, find_variant

@@ -31,7 +31,9 @@ def info(work: Work, output: Output) -> None:
 
 @command(app)
 def clear(
-    work: Work, output: Output, backbone: Annotated[str | None, typer.Option("--backbone", "-m", metavar="NAME", help="Only this backbone's features.")] = None
+    work: Work,
+    output: Output,
+    backbone: Annotated[str | None, typer.Option("--backbone", "-m", metavar="NAME", help="Only this backbone's features.")] = None,
 ) -> None:
     """Remove stored features. Weights and accepted licences stay."""
     from fewvit.cache import Cache, default_cache_dir

@@ -22,7 +22,9 @@ def extract(
     listed: Listed,
     work: Work,
     output: Output,
-    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help="Images: a folder, table, shards, zip archive or `digits`.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="SRC", help="Images: a folder, table, shards, zip archive or `digits`.")
+    ] = None,
 ) -> None:
     """Turn images into features.
 
@@ -33,8 +35,8 @@ def extract(
         raise UsageError(f"--out {output.out}: features are written as .npz")
     source = reader(model, features, work, screen, max_bad="1%")
 
-    from fewvit.evaluate.inputs import require_source
     from fewvit.evaluate.extracted import extract_rows
+    from fewvit.evaluate.inputs import require_source
     from fewvit.results import Result
 
     rows, facts, kept, skipped = extract_rows(source, require_source(data), listing(listed), to_file=output.out is not None)

@@ -56,7 +56,9 @@ def reader(model: Model, features: Features, work: Work, screen: Screen, *, max_
     from fewvit.pipeline import FeatureOptions
 
     backbones = Backbones(names, access(model, work, screen), model.weights, model.checkpoint_key, model.family, work.seed)
-    options = FeatureOptions(features.protocol, features.pool, features.layers, features.img_size, features.precision, features.decode, features.device)
+    options = FeatureOptions(
+        features.protocol, features.pool, features.layers, features.img_size, features.precision, features.decode, features.device
+    )
     cache = None if work.no_cache else Cache(work.cache_dir or default_cache_dir())
     allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is told before the work begins
     how = LibraryWork(work.batch_size, work.workers, work.max_bad or max_bad, work.max_pixels, screen.progress)

@@ -21,7 +21,9 @@ def knn(
     listed: Listed,
     work: Work,
     output: Output,
-    k: Annotated[str | None, typer.Option("--k", metavar="K,…", help="Neighbours that vote; default 10,20,100,200 as far as the bank reaches.")] = None,
+    k: Annotated[
+        str | None, typer.Option("--k", metavar="K,…", help="Neighbours that vote; default 10,20,100,200 as far as the bank reaches.")
+    ] = None,
     temperature: Annotated[str, typer.Option("--temperature", metavar="T,…", help="Weights are exp(similarity / T).")] = "0.07",
     leave_one_out: Annotated[bool, typer.Option("--leave-one-out", help="Judge each image of one set by all others.")] = False,
     shots: Annotated[str | None, typer.Option("--shots", metavar="N,…", help="Images per class in the bank, drawn as DINOv2 does.")] = None,

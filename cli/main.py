@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -28,7 +29,14 @@ EPILOG = "Every command takes --help. Sources are folders, tables, shards, zip a
 
 
 # names that DINO's, DINOv2's and MSN's scripts taught people; accepted, but not shown
-OLD_NAMES = {"--nb-knn": "--k", "--nb_knn": "--k", "--n-per-class-list": "--shots", "--n-tries": "--trials", "--pretrained-weights": "--weights", "--checkpoint_key": "--checkpoint-key"}
+OLD_NAMES = {
+    "--nb-knn": "--k",
+    "--nb_knn": "--k",
+    "--n-per-class-list": "--shots",
+    "--n-tries": "--trials",
+    "--pretrained-weights": "--weights",
+    "--checkpoint_key": "--checkpoint-key",
+}
 
 
 def _in_our_words(argv: Sequence[str]) -> list[str]:
@@ -60,7 +68,9 @@ class LazyCommands(TyperGroup):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-app = typer.Typer(cls=LazyCommands, rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, epilog=EPILOG)
+app = typer.Typer(
+    cls=LazyCommands, rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, epilog=EPILOG
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,7 +82,9 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def fewvit(version: bool = typer.Option(False, "--version", is_eager=True, callback=_print_version, help="Print the version and stop.")) -> None:
+def fewvit(
+    version: bool = typer.Option(False, "--version", is_eager=True, callback=_print_version, help="Print the version and stop."),
+) -> None:
     """Label-efficient few-shot learning on frozen self-supervised ViTs (DINO, MSN, MAE, DINOv2)."""
 
 
@@ -87,10 +99,8 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """The exit code of one command line; errors are told on stderr in one or two lines."""
-    try:
+    with contextlib.suppress(ValueError):  # not the main thread: the host program keeps its handlers
         signal.signal(signal.SIGTERM, _on_sigterm)
-    except ValueError:
-        pass  # not the main thread: the host program keeps its handlers
     try:
         outcome = typer.main.get_command(app)(args=_in_our_words(argv), prog_name="fewvit", standalone_mode=False)
         if outcome == 130:  # typer turned Ctrl-C into an exit code of its own
@@ -126,7 +136,11 @@ def _unforeseen(error: Exception, argv: Sequence[str]) -> int:
 
         known = from_os_error(error, "running " + (argv[0] if argv else "fewvit"))
         return _tell(str(known), known.exit_code, argv)
-    return _tell(f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n  Run it again with --debug for the details, and please report it.", 1, argv)
+    return _tell(
+        f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n  Run it again with --debug for the details, and please report it.",
+        1,
+        argv,
+    )
 
 
 def _tell(text: str, code: int, argv: Sequence[str]) -> int:

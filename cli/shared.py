@@ -44,11 +44,27 @@ def _config(context: typer.Context, path: str | None) -> str | None:
 class Model:
     """Which backbone, and where its weights come from."""
 
-    backbone: Annotated[str, typer.Option("--backbone", "-m", metavar="NAME|FILE|…", help="Variant, weights file, timm:NAME or hf:ORG/NAME; several with commas.")] = _QUICK
-    weights: Annotated[str | None, typer.Option("--weights", metavar="FILE|random", help="Weights of a named variant; `random` leaves it untrained and says so in every row.")] = None
-    checkpoint_key: Annotated[str | None, typer.Option("--checkpoint-key", metavar="KEY", help="Network of the file: teacher, student, target_encoder, encoder.")] = None
-    family: Annotated[str | None, typer.Option("--family", metavar="NAME", help="Take a bare file for this family, whatever its layout says.")] = None
-    accept_license: Annotated[list[str] | None, typer.Option("--accept-license", metavar="ID", help="Accept a licence, such as cc-by-nc-4.0, for a download.")] = None
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--backbone", "-m", metavar="NAME|FILE|…", help="Variant, weights file, timm:NAME or hf:ORG/NAME; several with commas."
+        ),
+    ] = _QUICK
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights", metavar="FILE|random", help="Weights of a named variant; `random` leaves it untrained and says so in every row."
+        ),
+    ] = None
+    checkpoint_key: Annotated[
+        str | None, typer.Option("--checkpoint-key", metavar="KEY", help="Network of the file: teacher, student, target_encoder, encoder.")
+    ] = None
+    family: Annotated[
+        str | None, typer.Option("--family", metavar="NAME", help="Take a bare file for this family, whatever its layout says.")
+    ] = None
+    accept_license: Annotated[
+        list[str] | None, typer.Option("--accept-license", metavar="ID", help="Accept a licence, such as cc-by-nc-4.0, for a download.")
+    ] = None
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False
 
 
@@ -56,12 +72,28 @@ class Model:
 class Features:
     """What is read out of the backbone."""
 
-    protocol: Annotated[str | None, typer.Option("--protocol", metavar="NAME", help="dino/1, dinov2/1, msn/1, mae/1 or timm/1; default: the backbone's own.")] = None
-    pool: Annotated[str | None, typer.Option("--pool", metavar="cls|mean|cls+mean|cls+dist", help="Which tokens become the feature.")] = None
-    layers: Annotated[str | None, typer.Option("--layers", metavar="N|each", help="Class tokens of the last N blocks; `each`: one row per block.")] = None
-    img_size: Annotated[str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels; the resize before the crop scales with it.")] = None
-    precision: Annotated[str, typer.Option("--precision", metavar="fp32|bf16|fp16|auto", help="fp32 is the papers'; auto is bf16 where the device has it.")] = "fp32"
-    decode: Annotated[str, typer.Option("--decode", metavar="fast|pil", help="fast applies EXIF and puts white under alpha; pil gives the official pixels bit for bit.")] = "fast"
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", metavar="NAME", help="dino/1, dinov2/1, msn/1, mae/1 or timm/1; default: the backbone's own."),
+    ] = None
+    pool: Annotated[str | None, typer.Option("--pool", metavar="cls|mean|cls+mean|cls+dist", help="Which tokens become the feature.")] = (
+        None
+    )
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="N|each", help="Class tokens of the last N blocks; `each`: one row per block.")
+    ] = None
+    img_size: Annotated[
+        str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels; the resize before the crop scales with it.")
+    ] = None
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="fp32|bf16|fp16|auto", help="fp32 is the papers'; auto is bf16 where the device has it.")
+    ] = "fp32"
+    decode: Annotated[
+        str,
+        typer.Option(
+            "--decode", metavar="fast|pil", help="fast applies EXIF and puts white under alpha; pil gives the official pixels bit for bit."
+        ),
+    ] = "fast"
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto"
 
 
@@ -86,12 +118,21 @@ class Listed:
 class Work:
     """How the work is done; no choice here changes a feature."""
 
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Images per forward pass. Default: 8 on a CPU, 256 on a GPU.")] = None
-    workers: Annotated[int | None, typer.Option("--workers", "-j", min=0, help="Decoding threads; default: one per core, at most 16.")] = None
-    max_bad: Annotated[str | None, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images to leave out. Default: none; extract: 1%.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", "-b", min=1, help="Images per forward pass. Default: 8 on a CPU, 256 on a GPU.")
+    ] = None
+    workers: Annotated[int | None, typer.Option("--workers", "-j", min=0, help="Decoding threads; default: one per core, at most 16.")] = (
+        None
+    )
+    max_bad: Annotated[
+        str | None, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images to leave out. Default: none; extract: 1%.")
+    ] = None
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = 64_000_000
     seed: Annotated[int, typer.Option("--seed", help="Seed of random weights and subsets.")] = 0
-    cache_dir: Annotated[Path | None, typer.Option("--cache-dir", metavar="DIR", envvar="FEWVIT_CACHE_DIR", help="Features, weights and licences are kept here.")] = None
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option("--cache-dir", metavar="DIR", envvar="FEWVIT_CACHE_DIR", help="Features, weights and licences are kept here."),
+    ] = None
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")] = False
 
@@ -102,7 +143,9 @@ class Output:
 
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the result here (.json or .csv).")] = None
     format: Annotated[str, typer.Option("--format", metavar="table|json|csv", help="What stdout gets.")] = "table"
-    config: Annotated[str | None, typer.Option("--config", metavar="FILE.toml", is_eager=True, callback=_config, help="Defaults of these options.")] = None
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE.toml", is_eager=True, callback=_config, help="Defaults of these options.")
+    ] = None
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more on stderr.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing but errors on stderr.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
@@ -126,9 +169,9 @@ def command(app: typer.Typer, called: str | None = None) -> Callable[[Callable[.
             assembled = {name: group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)}) for name, group in groups.items()}
             return function(**assembled, **values)
 
-        spread.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        setattr(spread, "__signature__", inspect.Signature(parameters))  # noqa: B010  typer reads it
         spread.__annotations__ = {p.name: p.annotation for p in parameters}
-        del spread.__wrapped__  # type: ignore[attr-defined]
+        del spread.__wrapped__
         app.command(called)(spread)
         return function
 
@@ -137,7 +180,10 @@ def command(app: typer.Typer, called: str | None = None) -> Callable[[Callable[.
 
 def _fields(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
-    return [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name]) for f in dataclasses.fields(group)]
+    return [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in dataclasses.fields(group)
+    ]
 
 
 def single() -> typer.Typer:

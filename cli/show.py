@@ -41,7 +41,11 @@ class Screen:
     def progress(self, p: Progress) -> None:
         """Images done, speed, time left, and whether decoding or the model sets the pace."""
         finished = p.done >= p.total
-        if self.output.quiet or (not self._live and not finished and time.monotonic() - self._last < _LINE_EVERY_S) or (not self._live and finished and p.elapsed < 1):
+        if (
+            self.output.quiet
+            or (not self._live and not finished and time.monotonic() - self._last < _LINE_EVERY_S)
+            or (not self._live and finished and p.elapsed < 1)
+        ):
             return
         self._last = time.monotonic()
         speed = p.computed / p.elapsed if p.elapsed else 0.0
@@ -134,7 +138,9 @@ class Screen:
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         numeric = [all(_is_number(line[i]) for line in lines[1:]) for i in range(len(widths))]
         for line in lines:
-            sys.stdout.write("  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)).rstrip() + "\n")
+            sys.stdout.write(
+                "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)).rstrip() + "\n"
+            )
 
     def _end_line(self) -> None:
         if self._open_line:

@@ -30,7 +30,7 @@ _HOMES = {
     "open_dataset": "datasets",
     "weighted_vote": "vote",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -56,7 +56,13 @@ class Cache:
             with contextlib.suppress(OSError, ValueError):
                 manifests = [json.loads(shard.read_text()) for shard in _manifests(path.parent)]
                 size = sum(f.stat().st_size for f in path.parent.iterdir() if f.is_file())
-                yield {"folder": str(path.parent), "key": json.loads(path.read_text()), "images": sum(m["count"] for m in manifests), "shards": len(manifests), "bytes": size}
+                yield {
+                    "folder": str(path.parent),
+                    "key": json.loads(path.read_text()),
+                    "images": sum(m["count"] for m in manifests),
+                    "shards": len(manifests),
+                    "bytes": size,
+                }
 
     def clear(self, *, backbone: str | None = None) -> int:
         """Remove all feature stores, or those of one backbone; how many bytes were freed. Weights and licences stay."""
@@ -183,7 +189,11 @@ class FeatureStore:
         return np.frombuffer(data, "<f4" if part == "features" else "u1", offset=offset).reshape(facts["count"], -1)
 
     def _damaged(self, path: Path, why: str) -> CacheError:
-        return CacheError(f"this part of the feature cache is damaged: {why}", file=path, fix=f"Remove {self.folder} (its features are computed again), or use --no-cache.")
+        return CacheError(
+            f"this part of the feature cache is damaged: {why}",
+            file=path,
+            fix=f"Remove {self.folder} (its features are computed again), or use --no-cache.",
+        )
 
 
 def _npy(array: np.ndarray) -> bytes:

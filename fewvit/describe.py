@@ -24,7 +24,15 @@ def _row(name: str, family: str, variant: Variant) -> dict[str, Any]:
     a, published = variant.architecture, dict(variant.published)
     shots = published.get("lowshot", {})
     numbers = {"knn": published.get("knn"), "linear": published.get("linear"), **{f"{n}-shot": shots.get(n) for n in (1, 2, 5)}}
-    return {"backbone": name, "width": a.width, "depth": a.depth, "patch": a.patch, "license": variant.license or families()[family].license, **numbers, "note": variant.note}
+    return {
+        "backbone": name,
+        "width": a.width,
+        "depth": a.depth,
+        "patch": a.patch,
+        "license": variant.license or families()[family].license,
+        **numbers,
+        "note": variant.note,
+    }
 
 
 def variant_facts(name: str) -> dict[str, Any]:
@@ -46,7 +54,9 @@ def variant_facts(name: str) -> dict[str, Any]:
     }
 
 
-def file_facts(file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None, family: str | None, whole: bool) -> dict[str, Any]:
+def file_facts(
+    file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None, family: str | None, whole: bool
+) -> dict[str, Any]:
     """What a weights file is: family, architecture, mapping of its tensors, what is left aside. Raises CheckpointError."""
     from .checkpoints import read_checkpoint, require_file, require_finite
 
@@ -64,7 +74,8 @@ def file_facts(file: Path, access: Access, memory: DigestMemory, *, checkpoint_k
         "family": name,
         "fits": [n for n, v in kind.variants.items() if v.architecture == spec.architecture] or "no named variant",
         "architecture": dataclasses.asdict(spec.architecture),
-        "network": checkpoint_key or (kind.checkpoint_keys[0] if kind.checkpoint_keys and kind.checkpoint_keys[0] in tree else "the only one"),
+        "network": checkpoint_key
+        or (kind.checkpoint_keys[0] if kind.checkpoint_keys and kind.checkpoint_keys[0] in tree else "the only one"),
         "protocol": kind.protocol,
         "sha256": spec.weights_sha256,
         "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license,
@@ -97,5 +108,17 @@ def cache_rows(cache: Cache) -> list[dict[str, Any]]:
     for store in cache.stores():
         key = store["key"]
         crop = key["preprocess"]["crop"]
-        rows.append({"backbone": key["backbone"], "weights": key["weights"][:12], "pool": key["pool"], "layers": key["layers"], "size": f"{crop[0]}x{crop[1]}", "precision": key["precision"], "decoder": key["decoder"].partition(",")[0], "images": store["images"], "megabytes": round(store["bytes"] / 1e6, 2)})
+        rows.append(
+            {
+                "backbone": key["backbone"],
+                "weights": key["weights"][:12],
+                "pool": key["pool"],
+                "layers": key["layers"],
+                "size": f"{crop[0]}x{crop[1]}",
+                "precision": key["precision"],
+                "decoder": key["decoder"].partition(",")[0],
+                "images": store["images"],
+                "megabytes": round(store["bytes"] / 1e6, 2),
+            }
+        )
     return rows

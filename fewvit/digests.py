@@ -22,7 +22,11 @@ _MANY_FILES = 32  # record files before they are merged into one
 
 def identity_of(status: os.stat_result) -> bytes:
     """40 bytes that change when the file is replaced, rewritten or touched."""
-    return np.array([status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns], dtype=np.uint64).astype("<i8").tobytes()
+    return (
+        np.array([status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns], dtype=np.uint64)
+        .astype("<i8")
+        .tobytes()
+    )
 
 
 class DigestMemory:
@@ -79,7 +83,9 @@ class DigestMemory:
 
 def _mix(identity: np.ndarray) -> np.ndarray:
     """A 64-bit key (N,) of identities (N, 5), for binary search; equality is decided on all 40 bytes."""
-    factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63], dtype=np.uint64)
+    factors = np.array(
+        [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63], dtype=np.uint64
+    )
     return (identity.astype(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
 
 

@@ -77,20 +77,38 @@ def _torch() -> Iterator[Finding]:
     from .engines import choose_engine, resolve_precision
 
     build = torch.version.cuda or "CPU only"
-    yield Finding("torch", "ok", f"{torch.__version__} ({build}), {torch.get_num_threads()} compute threads, {torch.backends.cpu.get_cpu_capability()}")
+    yield Finding(
+        "torch",
+        "ok",
+        f"{torch.__version__} ({build}), {torch.get_num_threads()} compute threads, {torch.backends.cpu.get_cpu_capability()}",
+    )
     engines = ", ".join(f"{precision}: {choose_engine(precision, 'cpu')}" for precision in ("fp32", "bf16"))
     yield Finding("CPU engines", "ok", f"{engines}; --precision auto is {resolve_precision('auto', 'cpu')}")
     if not torch.cuda.is_available():
         seen = os.path.exists("/dev/nvidia0")
-        yield Finding("GPU", "FAIL" if seen else "note", "a driver is here, but torch sees no GPU: is its CUDA build newer than the driver?" if seen else "none; everything runs on the CPU")
+        yield Finding(
+            "GPU",
+            "FAIL" if seen else "note",
+            "a driver is here, but torch sees no GPU: is its CUDA build newer than the driver?"
+            if seen
+            else "none; everything runs on the CPU",
+        )
         return
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)
         built_for = torch.cuda.get_arch_list()
-        yield Finding(f"GPU {number}", "ok", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, compute {facts.major}.{facts.minor}; torch is built for {' '.join(built_for)}")
+        yield Finding(
+            f"GPU {number}",
+            "ok",
+            f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, compute {facts.major}.{facts.minor}; torch is built for {' '.join(built_for)}",
+        )
         a = torch.arange(64.0, device=f"cuda:{number}").view(8, 8)
         right = torch.equal((a @ a).cpu(), a.cpu() @ a.cpu())
-        yield Finding(f"GPU {number} computes", "ok" if right else "FAIL", "matrix product equals the CPU's" if right else "matrix product differs from the CPU's")
+        yield Finding(
+            f"GPU {number} computes",
+            "ok" if right else "FAIL",
+            "matrix product equals the CPU's" if right else "matrix product differs from the CPU's",
+        )
 
 
 def _faiss() -> Iterator[Finding]:
@@ -108,7 +126,11 @@ def _faiss() -> Iterator[Finding]:
     for device in devices:
         bank = Bank(rows, device=device)
         exact = bool((bank.search(rows, 1).rows[:, 0] == np.arange(257)).all())
-        yield Finding(f"faiss on {device}", "ok" if exact else "FAIL", f"{bank.engine}: each of 257 vectors finds itself" if exact else "vectors do not find themselves; reinstall faiss")
+        yield Finding(
+            f"faiss on {device}",
+            "ok" if exact else "FAIL",
+            f"{bank.engine}: each of 257 vectors finds itself" if exact else "vectors do not find themselves; reinstall faiss",
+        )
 
 
 def _openmp() -> Iterator[Finding]:
@@ -120,4 +142,8 @@ def _openmp() -> Iterator[Finding]:
     faiss_facts()
     runtimes = sorted({Path(pool["filepath"]).name for pool in threadpool_info() if pool["user_api"] == "openmp"})
     risky = sys.platform == "darwin" and len(runtimes) > 1
-    yield Finding("OpenMP", "note" if risky else "ok", f"{len(runtimes)} runtimes in one process ({', '.join(runtimes)})" + ("; if it crashes, set OMP_NUM_THREADS=1" if risky else ""))
+    yield Finding(
+        "OpenMP",
+        "note" if risky else "ok",
+        f"{len(runtimes)} runtimes in one process ({', '.join(runtimes)})" + ("; if it crashes, set OMP_NUM_THREADS=1" if risky else ""),
+    )

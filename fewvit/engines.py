@@ -66,7 +66,7 @@ def accelerate(backbone: Backbone, size: tuple[int, int], *, device: str, precis
     if engine == "openvino":
         return OpenVinoBackbone(backbone, size, precision)
     if engine == "packed":
-        backbone.model.blocks = nn.ModuleList(PackedBlock(block, _DTYPES[precision]) for block in backbone.model.blocks)  # type: ignore[union-attr]
+        backbone.model.blocks = nn.ModuleList(PackedBlock(block, _DTYPES[precision]) for block in backbone.model.blocks)
         return backbone
     return backbone if precision == "fp32" else AutocastBackbone(backbone, device, _DTYPES[precision])
 
@@ -96,7 +96,9 @@ class PackedLinear(nn.Module):
         self.bias = bias.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, self.activation, [], "none" if self.activation == "gelu" else "")
+        return torch.ops.mkldnn._linear_pointwise(
+            x.to(self.dtype), self.weight, self.bias, self.activation, [], "none" if self.activation == "gelu" else ""
+        )
 
     def add_to(self, x: Tensor, residual: Tensor) -> Tensor:
         """residual + x W^T + b in one pass over memory; in fp32, since the sum of all blocks runs through it."""
@@ -141,12 +143,19 @@ class OpenVinoBackbone(Backbone):
             raise MissingExtra("the openvino engine is not installed", fix="pip install 'fewvit[openvino]'") from error
         self._core, self._size, self._compiled = openvino.Core(), size, {}  # type: tuple[Any, tuple[int, int], dict[int, Any]]
         hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
-        self._config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+        self._config = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+        }
 
     def encode(self, images: Tensor) -> Tensor:
         """Features (B, D) float32 of images (B, 3, H, W)."""
         if tuple(images.shape[-2:]) != self._size:
-            raise UsageError(f"this backbone was compiled for {self._size[0]}x{self._size[1]} pixels, not {images.shape[-2]}x{images.shape[-1]}")
+            raise UsageError(
+                f"this backbone was compiled for {self._size[0]}x{self._size[1]} pixels, not {images.shape[-2]}x{images.shape[-1]}"
+            )
         compiled = self._compiled.get(len(images)) or self._compile(len(images))
         return torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
 
@@ -158,7 +167,9 @@ class OpenVinoBackbone(Backbone):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer warns of every size it turns into a constant; that is the intent
             with _settled_positions(self.model, self._size):
-                graph = openvino.convert_model(_Reading(self.model, self.readout), example_input=torch.zeros(batch, 3, *self._size), input=[batch, 3, *self._size])
+                graph = openvino.convert_model(
+                    _Reading(self.model, self.readout), example_input=torch.zeros(batch, 3, *self._size), input=[batch, 3, *self._size]
+                )
         self._compiled[batch] = self._core.compile_model(graph, "CPU", self._config)
         return self._compiled[batch]
 
@@ -196,7 +207,9 @@ def packing_works() -> bool:
             linear, x = nn.Linear(48, 32), torch.linspace(-1, 1, 5 * 48).view(5, 48)
             residual = torch.ones(5, 32)
             plain, gelu = PackedLinear(linear, torch.float32), PackedLinear(linear, torch.float32, activation="gelu")
-            right = torch.allclose(gelu(x), F.gelu(linear(x)), atol=1e-5) and torch.allclose(plain.add_to(x, residual), residual + linear(x), atol=1e-5)
+            right = torch.allclose(gelu(x), F.gelu(linear(x)), atol=1e-5) and torch.allclose(
+                plain.add_to(x, residual), residual + linear(x), atol=1e-5
+            )
     except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return False
     return right
@@ -208,7 +221,9 @@ def _cpu_flags() -> frozenset[str]:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return frozenset()
-    words = {word for line in text.splitlines() if line.startswith(("flags", "Features", "vendor_id")) for word in line.split(":", 1)[1].split()}
+    words = {
+        word for line in text.splitlines() if line.startswith(("flags", "Features", "vendor_id")) for word in line.split(":", 1)[1].split()
+    }
     return frozenset(words)
 
 

@@ -111,7 +111,11 @@ def printable(name: object) -> str:
 def from_os_error(error: OSError, doing: str) -> FewvitError:
     """The error of the tree that an OSError is: a full disk is a matter of resources, anything else of input."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ResourceError(f"disk full while {doing}", file=error.filename, fix="Free some space, or choose another folder with --cache-dir or --out; finished work is kept.")
+        return ResourceError(
+            f"disk full while {doing}",
+            file=error.filename,
+            fix="Free some space, or choose another folder with --cache-dir or --out; finished work is kept.",
+        )
     if error.errno in (errno.ENOMEM, errno.EMFILE):
         return ResourceError(f"{error.strerror} while {doing}", file=error.filename)
     return DataError(f"{error.strerror or error} while {doing}", file=error.filename)

@@ -82,14 +82,25 @@ class _Decoded:
     reason: str = ""  # why there are no pixels; empty with no pixels: the store has the row, or another row computes it
 
 
-def extract_features(backbone: Backbone, source: str | os.PathLike[str] | Dataset, *, decode: str = "fast", batch_size: int | None = None, max_bad: str = "0", cache_dir: str | os.PathLike[str] | None = None) -> FeatureSet:
+def extract_features(
+    backbone: Backbone,
+    source: str | os.PathLike[str] | Dataset,
+    *,
+    decode: str = "fast",
+    batch_size: int | None = None,
+    max_bad: str = "0",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> FeatureSet:
     """Features of every image of `source` by a backbone of `load_backbone`, through the cache.
 
     Raises DataError, BadImages (more images than `max_bad` cannot be decoded), NumericalError, and UsageError for a backbone
     that was put together by hand: nothing says then what its features are.
     """
     if backbone.pipeline is None:
-        raise UsageError("this backbone did not come from load_backbone, so its features have no fingerprint", fix="Load it with fewvit.load_backbone(name or file).")
+        raise UsageError(
+            "this backbone did not come from load_backbone, so its features have no fingerprint",
+            fix="Load it with fewvit.load_backbone(name or file).",
+        )
     pipeline = dataclasses.replace(backbone.pipeline, decode=decode)
     dataset = source if isinstance(source, Dataset) else open_dataset(os.fspath(source))
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
@@ -97,7 +108,15 @@ def extract_features(backbone: Backbone, source: str | os.PathLike[str] | Datase
     return features
 
 
-def extract(pipeline: Pipeline, dataset: Dataset, cache: Cache | None, work: Work, *, memory: DigestMemory | None = None, build: Callable[[], Backbone] | None = None) -> tuple[FeatureSet, Report]:
+def extract(
+    pipeline: Pipeline,
+    dataset: Dataset,
+    cache: Cache | None,
+    work: Work,
+    *,
+    memory: DigestMemory | None = None,
+    build: Callable[[], Backbone] | None = None,
+) -> tuple[FeatureSet, Report]:
     """Features of a data set and what happened on the way. The backbone is built only if the store lacks a row.
 
     Raises BadImages when more images are undecodable than `work.max_bad` allows: what was computed stays stored.
@@ -123,7 +142,9 @@ def _build(pipeline: Pipeline) -> Backbone:
 class _Extraction:
     """One run over one data set: the story is `run`, the state is what must survive between its steps."""
 
-    def __init__(self, pipeline: Pipeline, dataset: Dataset, store: FeatureStore, memory: DigestMemory, work: Work, build: Callable[[], Backbone]):
+    def __init__(
+        self, pipeline: Pipeline, dataset: Dataset, store: FeatureStore, memory: DigestMemory, work: Work, build: Callable[[], Backbone]
+    ):
         self.pipeline, self.dataset, self.store, self.memory, self.work, self.build = pipeline, dataset, store, memory, work, build
         self.digests: list[bytes | None] = [None] * len(dataset)
         self.bad: dict[int, str] = {}  # row -> reason
@@ -235,12 +256,15 @@ class _Extraction:
 
     def _forward(self, backbone: Backbone, batch: list[_Decoded]) -> None:
         before = time.perf_counter()
-        features = encode(backbone, np.stack([item.pixels for item in batch]), self.batch_size, self.pipeline)  # type: ignore[arg-type]
+        features = encode(backbone, np.stack([item.pixels for item in batch if item.pixels is not None]), self.batch_size, self.pipeline)
         self.report.modelling += time.perf_counter() - before
         self.report.computed += len(batch)
         broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(broken):
-            raise NumericalError(f"the backbone gives NaN or Inf for {printable(self.dataset.ids[batch[broken[0]].row])}", fix="Use --precision fp32; if it is fp32 already, the weights are not usable.")
+            raise NumericalError(
+                f"the backbone gives NaN or Inf for {printable(self.dataset.ids[batch[broken[0]].row])}",
+                fix="Use --precision fp32; if it is fp32 already, the weights are not usable.",
+            )
         self.pending += [dataclasses.replace(item, pixels=None) for item in batch]
         self.pending_features.append(features)
         if len(self.pending) >= _SHARD_ROWS or time.perf_counter() - self.flushed > _FLUSH_S:
@@ -248,7 +272,9 @@ class _Extraction:
 
     def _flush(self) -> None:
         if self.pending:
-            self.store.put([item.digest for item in self.pending], [item.notes for item in self.pending], np.concatenate(self.pending_features))
+            self.store.put(
+                [item.digest for item in self.pending], [item.notes for item in self.pending], np.concatenate(self.pending_features)
+            )
             self.pending, self.pending_features = [], []
             self.memory.save()
         self.flushed = time.perf_counter()
@@ -262,7 +288,9 @@ class _Extraction:
         """Raise BadImages when more images failed than allowed."""
         for row in sorted(self.bad):
             label = int(self.dataset.labels[row])
-            self.report.skipped.append({"id": self.dataset.ids[row], "class": self.dataset.classes[label] if label >= 0 else "", "reason": self.bad[row]})
+            self.report.skipped.append(
+                {"id": self.dataset.ids[row], "class": self.dataset.classes[label] if label >= 0 else "", "reason": self.bad[row]}
+            )
         allowed = allowed_bad(self.work.max_bad, len(self.dataset))
         if len(self.bad) <= allowed and len(self.bad) < len(self.dataset):
             return
@@ -278,7 +306,14 @@ class _Extraction:
         good = [row for row in range(len(self.dataset)) if row not in self.bad]
         features, notes = self.store.gather([self.digests[row] for row in good])  # type: ignore[misc]
         self.report.differing = int(np.count_nonzero(notes & int(POLICIES_DIFFER)))
-        return FeatureSet(features, self.dataset.labels[good], [self.dataset.ids[row] for row in good], self.dataset.classes, self.pipeline.fingerprint, self.dataset.name)
+        return FeatureSet(
+            features,
+            self.dataset.labels[good],
+            [self.dataset.ids[row] for row in good],
+            self.dataset.classes,
+            self.pipeline.fingerprint,
+            self.dataset.name,
+        )
 
 
 def _single_threaded() -> None:
@@ -304,7 +339,9 @@ def encode(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipeline: Pi
         images = images.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
         features = backbone.encode(images.contiguous())
     except torch.OutOfMemoryError as error:
-        raise ResourceError(f"out of GPU memory with a batch of {batch_size}", fix=f"Try --batch-size {max(1, batch_size // 2)}.") from error
+        raise ResourceError(
+            f"out of GPU memory with a batch of {batch_size}", fix=f"Try --batch-size {max(1, batch_size // 2)}."
+        ) from error
     return features[:n].float().cpu().numpy()
 
 
@@ -323,7 +360,17 @@ def allowed_bad(text: str, total: int) -> int:
 def describe(report: Report) -> dict[str, Any]:
     """The report as the manifest's fields."""
     speed = report.images_per_second
-    facts: dict[str, Any] = {"images": report.images, "computed": report.computed, "cached": report.cached, "skipped": len(report.skipped), "decoders_differ": report.differing}
+    facts: dict[str, Any] = {
+        "images": report.images,
+        "computed": report.computed,
+        "cached": report.cached,
+        "skipped": len(report.skipped),
+        "decoders_differ": report.differing,
+    }
     if speed is not None:
-        facts |= {"images_per_second": round(speed, 2), "seconds_decoding": round(report.waiting, 3), "seconds_model": round(report.modelling, 3)}
+        facts |= {
+            "images_per_second": round(speed, 2),
+            "seconds_decoding": round(report.waiting, 3),
+            "seconds_model": round(report.modelling, 3),
+        }
     return facts

@@ -31,7 +31,9 @@ class FeatureSet:
     def __post_init__(self) -> None:
         n = len(self.features)
         if self.features.ndim != 2 or len(self.labels) != n or len(self.ids) != n:
-            raise DataError(f"features {self.features.shape}, labels {np.shape(self.labels)} and {len(self.ids)} ids do not belong together")
+            raise DataError(
+                f"features {self.features.shape}, labels {np.shape(self.labels)} and {len(self.ids)} ids do not belong together"
+            )
         if n and (self.labels.min() < -1 or self.labels.max() >= len(self.classes)):
             raise DataError(f"labels run from {self.labels.min()} to {self.labels.max()}, but there are {len(self.classes)} classes")
 
@@ -47,7 +49,11 @@ class FeatureSet:
         for start in range(0, len(self), 65536):
             bad = np.flatnonzero(~np.isfinite(self.features[start : start + 65536]).all(axis=1))
             if len(bad):
-                raise NumericalError(f"the features of {self.ids[start + bad[0]]!r} hold NaN or Inf", file=file, fix="Extract them again; with --precision fp32 if they came from fp16.")
+                raise NumericalError(
+                    f"the features of {self.ids[start + bad[0]]!r} hold NaN or Inf",
+                    file=file,
+                    fix="Extract them again; with --precision fp32 if they came from fp16.",
+                )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Replace `path` by an uncompressed `.npz` with `features`, `labels`, `ids`, `classes`, `fingerprint`, `name`."""
@@ -68,7 +74,11 @@ class FeatureSet:
         arrays = _read_arrays(Path(path))
         missing = [key for key in ("features", "labels") if key not in arrays]
         if missing:
-            raise DataError(f"holds no array {' and no '.join(missing)}; it has {', '.join(sorted(arrays)) or 'none'}", file=path, fix="A features file has `features` (N, D), `labels` (N,), `ids` and `classes`.")
+            raise DataError(
+                f"holds no array {' and no '.join(missing)}; it has {', '.join(sorted(arrays)) or 'none'}",
+                file=path,
+                fix="A features file has `features` (N, D), `labels` (N,), `ids` and `classes`.",
+            )
         features, labels = arrays["features"], np.asarray(arrays["labels"])
         if features.ndim != 2 or features.dtype.kind not in "fiu":
             raise DataError(f"`features` is {features.dtype} of shape {features.shape}, expected float32 (N, D)", file=path)
@@ -79,7 +89,14 @@ class FeatureSet:
         classes = arrays.get("classes", np.array([str(c) for c in range(count)]))
         text = {key: str(arrays[key]) if key in arrays else "" for key in ("fingerprint", "name")}
         try:
-            loaded = FeatureSet(features.astype(np.float32, copy=False), labels.astype(np.int64, copy=False), ids.tolist(), classes.tolist(), text["fingerprint"], text["name"] or Path(path).stem)
+            loaded = FeatureSet(
+                features.astype(np.float32, copy=False),
+                labels.astype(np.int64, copy=False),
+                ids.tolist(),
+                classes.tolist(),
+                text["fingerprint"],
+                text["name"] or Path(path).stem,
+            )
         except DataError as error:
             raise DataError(error.what, file=path) from error
         loaded.require_finite(path)
@@ -93,7 +110,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
-        raise DataError(f"not a readable features file ({str(error).splitlines()[0] if str(error) else type(error).__name__})", file=path, fix="Write it again with `fewvit extract --out FILE.npz`.") from error
+        raise DataError(
+            f"not a readable features file ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+            file=path,
+            fix="Write it again with `fewvit extract --out FILE.npz`.",
+        ) from error
 
 
 def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
@@ -103,14 +124,22 @@ def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
     carry a fingerprint and the two differ.
     """
     if train.features.shape[1] != test.features.shape[1]:
-        raise FingerprintMismatch(f"train features have {train.features.shape[1]} columns, test features {test.features.shape[1]}: they are not of one backbone")
+        raise FingerprintMismatch(
+            f"train features have {train.features.shape[1]} columns, test features {test.features.shape[1]}: they are not of one backbone"
+        )
     if train.fingerprint and test.fingerprint and train.fingerprint != test.fingerprint:
-        raise FingerprintMismatch(f"train features are of {train.fingerprint[:12]}, test features of {test.fingerprint[:12]}: another backbone, transform or precision", fix="Extract both sides with the same options.")
+        raise FingerprintMismatch(
+            f"train features are of {train.fingerprint[:12]}, test features of {test.fingerprint[:12]}: another backbone, transform or precision",
+            fix="Extract both sides with the same options.",
+        )
     number = {name: i for i, name in enumerate(train.classes)}
     present = [test.classes[c] for c in np.unique(test.labels[test.labels >= 0])]
     unknown = [name for name in present if name not in number]
     if unknown:
-        raise DataError(f"{len(unknown)} test classes are not in train: {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}", fix="Give both sides the same class names.")
+        raise DataError(
+            f"{len(unknown)} test classes are not in train: {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}",
+            fix="Give both sides the same class names.",
+        )
     if list(train.classes) == list(test.classes):
         return test
     renumbered = np.array([number.get(name, -1) for name in test.classes] + [-1], dtype=np.int64)[test.labels]

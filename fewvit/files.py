@@ -29,7 +29,8 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""})) as handle:
+        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+        with open(temporary, mode, **text) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

@@ -31,7 +31,15 @@ def timm_variant(name: str, access: Access) -> Variant:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     variant = _ask_timm(name)
-    write_json(remembered, {"architecture": dataclasses.asdict(variant.architecture), "url": variant.url, "preprocess": dict(variant.preprocess), "license": variant.license})
+    write_json(
+        remembered,
+        {
+            "architecture": dataclasses.asdict(variant.architecture),
+            "url": variant.url,
+            "preprocess": dict(variant.preprocess),
+            "license": variant.license,
+        },
+    )
     return variant
 
 
@@ -45,9 +53,15 @@ def _ask_timm(name: str) -> Variant:
     if config.interpolation not in ("bicubic", "bilinear"):
         raise UsageError(f"timm:{name} asks for {config.interpolation} resizing, which has no transform here")
     cover = (int(height / config.crop_pct), int(width / config.crop_pct))
-    preprocess = {"cover": cover, "crop": (height, width), "interpolation": config.interpolation, "mean": tuple(config.mean), "std": tuple(config.std)}
+    preprocess = {
+        "cover": cover,
+        "crop": (height, width),
+        "interpolation": config.interpolation,
+        "mean": tuple(config.mean),
+        "std": tuple(config.std),
+    }
     url = f"{_HUB}/{config.hf_hub_id}/resolve/main/model.safetensors" if config.hf_hub_id else str(config.url or "")
-    model = timm.create_model(name.partition(".")[0], pretrained=False, num_classes=0)
+    model: Any = timm.create_model(name.partition(".")[0], pretrained=False, num_classes=0)
     depth = len(model.blocks) if hasattr(model, "blocks") else 1
     architecture = Architecture(int(model.num_features), depth, 0, 0, grid=0, positions="timm", timm=name)
     return Variant(architecture, url, preprocess=preprocess, license=str(config.license or ""))
@@ -66,7 +80,10 @@ def resolve_hub(name: str, access: Access, memory: DigestMemory, *, family: str 
         return _timm_repository(name, repository, config, access, memory)
     kind = family or _MODEL_TYPES.get(str(config.get("model_type")))
     if kind is None:
-        raise UsageError(f"{name} is a {config.get('model_type', 'nameless')} model, whose family is not known", fix="Name it with --family dino|msn|mae|dinov2 if its weights are one's of these.")
+        raise UsageError(
+            f"{name} is a {config.get('model_type', 'nameless')} model, whose family is not known",
+            fix="Name it with --family dino|msn|mae|dinov2 if its weights are one's of these.",
+        )
     file = _fetched(repository, "model.safetensors", families()[kind].license, access)
     spec = inspect_file(file, access, memory, family=kind)
     return dataclasses.replace(spec, name=name)
@@ -97,4 +114,13 @@ def _config(repository: str, access: Access) -> dict[str, Any]:
 
 def _fetched(repository: str, file_name: str, license_: str, access: Access) -> Path:
     local = f"{repository.replace('/', '--')}--{file_name}"
-    return obtain(local, f"{_HUB}/{repository}/resolve/main/{file_name}", license=license_, cache_dir=access.cache_dir, offline=access.offline, accept=access.accept, progress=access.progress, ask=access.ask)
+    return obtain(
+        local,
+        f"{_HUB}/{repository}/resolve/main/{file_name}",
+        license=license_,
+        cache_dir=access.cache_dir,
+        offline=access.offline,
+        accept=access.accept,
+        progress=access.progress,
+        ask=access.ask,
+    )

@@ -39,9 +39,22 @@ def load_backbone(
     from .engines import resolve_device
 
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    spec = resolve(name, Access(folder, offline, accept_license), Cache(folder).digests(), weights=weights, checkpoint_key=checkpoint_key, family=family, seed=seed)
+    spec = resolve(
+        name,
+        Access(folder, offline, accept_license),
+        Cache(folder).digests(),
+        weights=weights,
+        checkpoint_key=checkpoint_key,
+        family=family,
+        seed=seed,
+    )
     size = "x".join(map(str, img_size)) if isinstance(img_size, tuple) else None if img_size is None else str(img_size)
-    pipeline = settle(spec, FeatureOptions(protocol=protocol, pool=pool, layers=None if layers is None else str(layers), img_size=size, precision=precision, device=device))
+    pipeline = settle(
+        spec,
+        FeatureOptions(
+            protocol=protocol, pool=pool, layers=None if layers is None else str(layers), img_size=size, precision=precision, device=device
+        ),
+    )
     readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
     backbone = build(spec, readout, pipeline.preprocess.crop, device=resolve_device(device), precision=pipeline.precision, engine=engine)
     backbone.pipeline = pipeline

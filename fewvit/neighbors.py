@@ -86,7 +86,9 @@ class Bank:
         if np.ndim(queries) != 2 or queries.shape[1] != self.rows.shape[1]:
             raise DataError(f"queries of shape {np.shape(queries)} do not fit a bank of {self.rows.shape[1]} columns")
         if not 1 <= k <= len(self.rows):
-            raise UsageError(f"k = {k} neighbours asked of a bank of {len(self.rows)} rows", fix=f"Choose k between 1 and {len(self.rows)}.")
+            raise UsageError(
+                f"k = {k} neighbours asked of a bank of {len(self.rows)} rows", fix=f"Choose k between 1 and {len(self.rows)}."
+            )
 
     def _exact(self, queries: np.ndarray, k: int, exclude: np.ndarray | None) -> Neighbors:
         needed = k + (exclude is not None)
@@ -106,7 +108,11 @@ class Bank:
         if self.metric == "cosine":
             return np.full((len(queries), 1), _ROUNDING, np.float32)
         length = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))[:, None]
-        longest = np.sqrt(np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64).max()) if self._norms is None else np.sqrt(self._norms.max())
+        longest = (
+            np.sqrt(np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64).max())
+            if self._norms is None
+            else np.sqrt(self._norms.max())
+        )
         scale = length * longest if self.metric == "dot" else (length + longest) ** 2
         if not (scale < np.finfo(np.float32).max).all():
             raise NumericalError(f"the features are too large for {self.metric} scores in float32", fix="Scale them down, or use cosine.")
@@ -266,7 +272,9 @@ def _torch(rows: np.ndarray, metric: str, device: str) -> Any:
     block = max(1024, _CHUNK_BYTES // (4 * 512))  # bank rows per product of 512 queries
 
     def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        parts = [_torch_topk(torch.from_numpy(queries[i : i + 512]).to(device), bank, squares, k, block) for i in range(0, len(queries), 512)]
+        parts = [
+            _torch_topk(torch.from_numpy(queries[i : i + 512]).to(device), bank, squares, k, block) for i in range(0, len(queries), 512)
+        ]
         scores, found = (torch.cat(side).cpu().numpy() for side in zip(*parts, strict=True))
         return scores, found
 

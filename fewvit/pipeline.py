@@ -79,8 +79,22 @@ class Pipeline:
     @property
     def facts(self) -> dict[str, Any]:
         """For a result's manifest."""
-        shown = {"protocol": self.protocol.name, "pool": self.pool, "layers": self.layers, "norm": self.norm, "precision": self.precision, "decode": self.decode}
-        return {**shown, "preprocess": self.preprocess.to_dict(), "decoder": decoder_version(self.decode), "weights_sha256": self.spec.weights_sha256, "license": self.spec.license, "fingerprint": self.fingerprint}
+        shown = {
+            "protocol": self.protocol.name,
+            "pool": self.pool,
+            "layers": self.layers,
+            "norm": self.norm,
+            "precision": self.precision,
+            "decode": self.decode,
+        }
+        return {
+            **shown,
+            "preprocess": self.preprocess.to_dict(),
+            "decoder": decoder_version(self.decode),
+            "weights_sha256": self.spec.weights_sha256,
+            "license": self.spec.license,
+            "fingerprint": self.fingerprint,
+        }
 
 
 def settle(spec: BackboneSpec, options: FeatureOptions) -> Pipeline:
@@ -97,7 +111,18 @@ def settle(spec: BackboneSpec, options: FeatureOptions) -> Pipeline:
         from .engines import resolve_device, resolve_precision
 
         precision = resolve_precision("auto", resolve_device(options.device))
-    return Pipeline(spec, protocol, preprocess, _pool(options.pool, protocol, spec), layers, each, protocol.norm, options.decode, precision, options.device)
+    return Pipeline(
+        spec,
+        protocol,
+        preprocess,
+        _pool(options.pool, protocol, spec),
+        layers,
+        each,
+        protocol.norm,
+        options.decode,
+        precision,
+        options.device,
+    )
 
 
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
@@ -129,7 +154,10 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
         pool = "mean"
     _check_choice("--pool", pool, POOLS)
     if pool != "mean" and mean_only:
-        raise UsageError(f"--pool {pool}: {spec.name} has no class token to read ({'its one norm is over the mean patch token' if architecture.final_norm == 'fc_norm' else 'by design'})", fix="Use --pool mean.")
+        raise UsageError(
+            f"--pool {pool}: {spec.name} has no class token to read ({'its one norm is over the mean patch token' if architecture.final_norm == 'fc_norm' else 'by design'})",
+            fix="Use --pool mean.",
+        )
     if pool == "cls+dist" and "distilled" not in architecture.timm:
         raise UsageError(f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean or cls+mean.")
     return pool

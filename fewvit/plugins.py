@@ -24,7 +24,11 @@ def find(kind: str, name: str) -> Any:
     if stem not in names(kind):
         raise UnknownName(kind.rstrip("s"), name, names(kind))
     module = importlib.import_module(f"fewvit.{kind}.{stem}")
-    public = [value for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__ and not key.startswith("_")]
+    public = [
+        value
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and not key.startswith("_")
+    ]
     if len(public) != 1:
         raise TypeError(f"{module.__name__} must hold exactly one public class, it holds {[c.__name__ for c in public]}")
     return public[0]

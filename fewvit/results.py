@@ -18,7 +18,23 @@ from .errors import printable
 SCHEMA = "fewvit.result/1"
 # packages whose version can change a number
 PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow", "openvino")
-_COLUMNS = ("dataset", "backbone", "method", "layer", "k", "temperature", "shots", "trial", "metric", "value", "std", "ci95_low", "ci95_high", "n_train", "n_test")
+_COLUMNS = (
+    "dataset",
+    "backbone",
+    "method",
+    "layer",
+    "k",
+    "temperature",
+    "shots",
+    "trial",
+    "metric",
+    "value",
+    "std",
+    "ci95_low",
+    "ci95_high",
+    "n_train",
+    "n_test",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,11 @@ class Result:
     def to_table(self) -> list[list[str]]:
         """Cells as text, the header first: one line per measurement, columns that never vary left out (but whether weights are random)."""
         flat = [_flat(row) for row in self.rows]
-        columns = [c for c in _ordered({key: None for row in flat for key in row}) if c in ("metric", "value", "weights") or len({row.get(c) for row in flat}) > 1]
+        columns = [
+            c
+            for c in _ordered({key: None for row in flat for key in row})
+            if c in ("metric", "value", "weights") or len({row.get(c) for row in flat}) > 1
+        ]
         return [columns, *([_cell(row.get(c)) for c in columns] for row in flat)]
 
 

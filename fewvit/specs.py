@@ -45,7 +45,13 @@ class BackboneSpec:
     @property
     def fingerprint(self) -> str:
         """sha256 over everything that decides the module's output."""
-        what = [self.family, dataclasses.asdict(self.architecture), self.weights_sha256, self.checkpoint_key, self.seed if self.is_random else None]
+        what = [
+            self.family,
+            dataclasses.asdict(self.architecture),
+            self.weights_sha256,
+            self.checkpoint_key,
+            self.seed if self.is_random else None,
+        ]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -66,7 +72,16 @@ class Access:
     say: Callable[[str], None] = lambda line: None  # notes for the user
 
 
-def resolve(name: str, access: Access, memory: DigestMemory, *, weights: str | None = None, checkpoint_key: str | None = None, family: str | None = None, seed: int = 0) -> BackboneSpec:
+def resolve(
+    name: str,
+    access: Access,
+    memory: DigestMemory,
+    *,
+    weights: str | None = None,
+    checkpoint_key: str | None = None,
+    family: str | None = None,
+    seed: int = 0,
+) -> BackboneSpec:
     """The spec behind a variant's name, `timm:NAME`, `hf:ORG/NAME` or a weights file.
 
     Raises UnknownName, Unobtainable, LicenseRequired (2), DataError for a missing file (3), CheckpointError (4).
@@ -81,7 +96,10 @@ def resolve(name: str, access: Access, memory: DigestMemory, *, weights: str | N
         family_name, variant = "supervised", timm_variant(name.removeprefix("timm:"), access)
     elif is_path(name):
         if weights is not None:
-            raise UsageError(f"--weights beside --backbone {name}: a file is its own weights", fix="Name the architecture in --backbone, or leave --weights out.")
+            raise UsageError(
+                f"--weights beside --backbone {name}: a file is its own weights",
+                fix="Name the architecture in --backbone, or leave --weights out.",
+            )
         return inspect_file(Path(name), access, memory, checkpoint_key=checkpoint_key, family=family)
     else:
         family_name, variant = find_variant(name)
@@ -93,7 +111,17 @@ def is_path(name: str) -> bool:
     return os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")) or Path(name).is_file()
 
 
-def _of_variant(name: str, family: str, variant: Variant, access: Access, memory: DigestMemory, *, weights: str | None, checkpoint_key: str | None, seed: int) -> BackboneSpec:
+def _of_variant(
+    name: str,
+    family: str,
+    variant: Variant,
+    access: Access,
+    memory: DigestMemory,
+    *,
+    weights: str | None,
+    checkpoint_key: str | None,
+    seed: int,
+) -> BackboneSpec:
     kind = families()[family]
     key = _checked_key(kind, checkpoint_key)
     common: dict[str, Any] = {
@@ -146,11 +174,17 @@ def _digest(file: Path, memory: DigestMemory, expected: str) -> str:
     require_file(file)
     digest = memory.digest_of(file)
     if expected and digest != expected:
-        raise CheckpointError(f"the sha256 is {digest[:16]}…, expected {expected[:16]}…", file=file, fix="The file is damaged or another one; remove it and fetch it again.")
+        raise CheckpointError(
+            f"the sha256 is {digest[:16]}…, expected {expected[:16]}…",
+            file=file,
+            fix="The file is damaged or another one; remove it and fetch it again.",
+        )
     return digest
 
 
-def inspect_file(file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None = None, family: str | None = None) -> BackboneSpec:
+def inspect_file(
+    file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None = None, family: str | None = None
+) -> BackboneSpec:
     """The spec of a bare weights file: its family by layout, its architecture by shapes. Remembered by the file's sha256."""
     digest = _digest(file, memory, "")
     remembered = access.cache_dir / "backbones" / f"{digest[:32]}-{family or 'auto'}-{checkpoint_key or 'default'}.json"
@@ -189,7 +223,9 @@ def _inspect(file: Path, checkpoint_key: str | None, family: str | None) -> dict
     try:
         architecture = families()[name].infer(trunk.tensors)
     except (KeyError, ValueError) as error:
-        raise CheckpointError(f"no {name} trunk: {error}", file=file, fix="Run `fewvit backbones check FILE` to see what it holds.") from error
+        raise CheckpointError(
+            f"no {name} trunk: {error}", file=file, fix="Run `fewvit backbones check FILE` to see what it holds."
+        ) from error
     return {"family": name, "architecture": dataclasses.asdict(architecture)}
 
 
@@ -219,7 +255,9 @@ def trunk_of(kind: Any, tree: Mapping[str, Any], file: Path, checkpoint_key: str
         raise CheckpointError(str(error.args[0]), file=file, fix="Choose another with --checkpoint-key.") from error
 
 
-def build(spec: BackboneSpec, readout: Readout, size: tuple[int, int], *, device: str = "cpu", precision: str = "fp32", engine: str = "auto") -> Backbone:
+def build(
+    spec: BackboneSpec, readout: Readout, size: tuple[int, int], *, device: str = "cpu", precision: str = "fp32", engine: str = "auto"
+) -> Backbone:
     """The module of a spec, every tensor filled from its file, frozen, on `device`. Raises CheckpointError for a partial fit."""
     from .engines import accelerate
     from .vit import Backbone, TimmModel, VisionTransformer, randomise
@@ -242,7 +280,11 @@ def _fill(module: Any, spec: BackboneSpec) -> None:
     tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
     foreign = [name for name, kind in families().items() if kind.recognises(tree)]
     if foreign and spec.family not in foreign and spec.family != "supervised":
-        raise CheckpointError(f"this is a {foreign[0]} file, not weights of {spec.name} ({spec.family})", file=file, fix=f"Use --backbone {file}, or a {foreign[0]} variant's name.")
+        raise CheckpointError(
+            f"this is a {foreign[0]} file, not weights of {spec.name} ({spec.family})",
+            file=file,
+            fix=f"Use --backbone {file}, or a {foreign[0]} variant's name.",
+        )
     tensors = trunk_of(families()[spec.family], tree, file, spec.checkpoint_key).tensors
     if spec.architecture.timm:
         tensors = _as_timm(module, tensors)

@@ -33,6 +33,12 @@ def dinov2_subset(labels: np.ndarray, shots: int, trial: int) -> np.ndarray:
         raise DataError("no row has a label, so there is nothing to choose shots from")
     short = classes[counts < shots]
     if len(short):
-        raise DataError(f"{len(short)} classes have fewer than {shots} images (the first: class {short[0]} has {counts[counts < shots][0]})", fix="Ask for fewer shots.")
-    chosen = [np.flatnonzero(labels == c)[torch.randperm(n, generator=stream)[:shots].numpy()] for c, n in zip(classes, counts.tolist(), strict=True)]
+        raise DataError(
+            f"{len(short)} classes have fewer than {shots} images (the first: class {short[0]} has {counts[counts < shots][0]})",
+            fix="Ask for fewer shots.",
+        )
+    chosen = [
+        np.flatnonzero(labels == c)[torch.randperm(n, generator=stream)[:shots].numpy()]
+        for c, n in zip(classes, counts.tolist(), strict=True)
+    ]
     return np.concatenate(chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,10 @@ class Readout:
 class VisionTransformer(nn.Module):
     """A pre-norm ViT whose parameters carry the names of DINO's files (and DINOv2's `register_tokens`, `ls1`, `ls2`)."""
 
+    patch_embed: Any
+    norm: Any  # or fc_norm, never both
+    fc_norm: Any
+
     def __init__(self, architecture: Architecture):
         super().__init__()
         from timm.layers import Mlp, SwiGLUPacked
@@ -51,7 +55,7 @@ class VisionTransformer(nn.Module):
             self.register_tokens = nn.Parameter(torch.zeros(1, a.registers, a.width))
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, a.width, a.patch, a.patch)
-        block = partial(
+        block: Any = partial(
             Block,
             a.width,
             a.heads,
@@ -59,8 +63,8 @@ class VisionTransformer(nn.Module):
             mlp_ratio=((2 * hidden if swiglu else hidden) + 1e-3) / a.width,
             qkv_bias=True,
             init_values=1.0 if a.layer_scale else None,
-            norm_layer=partial(nn.LayerNorm, eps=EPS),
-            mlp_layer=SwiGLUPacked if swiglu else Mlp,
+            norm_layer=cast(type[nn.Module], partial(nn.LayerNorm, eps=EPS)),  # timm calls what it is given
+            mlp_layer=cast(type[nn.Module], SwiGLUPacked if swiglu else Mlp),
             act_layer=nn.SiLU if swiglu else nn.GELU,  # Block hands its own default, GELU, to SwiGLUPacked too
         )
         self.blocks = nn.ModuleList(block() for _ in range(a.depth))
@@ -136,16 +140,20 @@ class VisionTransformer(nn.Module):
 class TimmModel(nn.Module):
     """A model of timm behind the same four questions, for the baselines: Swin and others without a class token included."""
 
+    trunk: Any
+
     def __init__(self, architecture: Architecture, size: tuple[int, int]):
         super().__init__()
         import timm
 
         self.architecture = architecture
-        sized = {"img_size": size} if size != _native_size(architecture.timm) else {}
+        sized: dict[str, Any] = {"img_size": size} if size != _native_size(architecture.timm) else {}
         try:
             self.trunk = timm.create_model(architecture.timm, pretrained=False, num_classes=0, **sized)
         except (RuntimeError, TypeError, AssertionError) as error:
-            raise UsageError(f"timm cannot build {architecture.timm}: {error}", fix="See timm.list_models(); some models have one image size only.") from error
+            raise UsageError(
+                f"timm cannot build {architecture.timm}: {error}", fix="See timm.list_models(); some models have one image size only."
+            ) from error
         self.prefix = int(getattr(self.trunk, "num_prefix_tokens", 0))
 
     def read(self, images: Tensor, readout: Readout) -> Tensor:
@@ -167,7 +175,9 @@ class TimmModel(nn.Module):
     def _layers(self, images: Tensor, readout: Readout) -> Tensor:
         if not self.prefix or readout.pool not in ("cls", "mean"):
             raise UsageError(f"--layers {readout.layers} with --pool {readout.pool} is not defined for {self.architecture.timm}")
-        kept = self.trunk.forward_intermediates(images, indices=readout.layers, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True)
+        kept = self.trunk.forward_intermediates(
+            images, indices=readout.layers, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+        )
         return torch.cat([prefix[:, 0] if readout.pool == "cls" else patches.mean(dim=1) for patches, prefix in kept], dim=-1)
 
 
@@ -175,7 +185,7 @@ def _native_size(name: str) -> tuple[int, int]:
     import timm
 
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-    return tuple(config.input_size[1:]) if config else (224, 224)
+    return (config.input_size[1], config.input_size[2]) if config else (224, 224)
 
 
 class Backbone(nn.Module):
@@ -183,7 +193,8 @@ class Backbone(nn.Module):
 
     def __init__(self, model: nn.Module, spec: BackboneSpec, readout: Readout):
         super().__init__()
-        self.model, self.spec, self.readout = model, spec, readout
+        self.model: Any = model
+        self.spec, self.readout = spec, readout
         self.pipeline: Any = None  # how its features come about (transform, precision), as load_backbone settled it
         self.eval()
         self.requires_grad_(False)
@@ -204,14 +215,14 @@ class Backbone(nn.Module):
         """Tokens (B, T, D) after the final norm of the last `layers` blocks, oldest first: class token, registers, patches."""
         if isinstance(self.model, TimmModel):
             return [self.model.trunk.forward_features(images)]
-        return [self.model.final_norm(tokens) for tokens in self.model.last_blocks(images, layers)]  # type: ignore[operator]
+        return [self.model.final_norm(tokens) for tokens in self.model.last_blocks(images, layers)]
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
         """Softmax attention (B, heads, T, T) of the last block."""
         if isinstance(self.model, TimmModel):
             raise UsageError(f"attention maps are not available for {self.model.architecture.timm}")
-        return self.model.attention(images)  # type: ignore[operator]
+        return self.model.attention(images)
 
 
 def resize_positions(table: Tensor, architecture: Architecture, rows: int, columns: int) -> Tensor:
@@ -226,13 +237,17 @@ def resize_positions(table: Tensor, architecture: Architecture, rows: int, colum
         return table
     grid_table = table[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2).float()
     if rule == "dino":
-        resized = F.interpolate(grid_table, scale_factor=((rows + 0.1) / math.sqrt(grid * grid), (columns + 0.1) / math.sqrt(grid * grid)), mode="bicubic")
+        resized = F.interpolate(
+            grid_table, scale_factor=((rows + 0.1) / math.sqrt(grid * grid), (columns + 0.1) / math.sqrt(grid * grid)), mode="bicubic"
+        )
     elif rule == "msn":
         resized = F.interpolate(grid_table, scale_factor=math.sqrt(cells / (grid * grid)), mode="bicubic")
     else:
         resized = F.interpolate(grid_table, size=(rows, columns), mode="bicubic", antialias=rule == "antialias")
     if resized.shape[-2:] != (rows, columns):
-        raise UsageError(f"the {rule} position rule gives {tuple(resized.shape[-2:])} patches where {rows}x{columns} are needed; choose another --img-size")
+        raise UsageError(
+            f"the {rule} position rule gives {tuple(resized.shape[-2:])} patches where {rows}x{columns} are needed; choose another --img-size"
+        )
     return torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 

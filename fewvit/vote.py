@@ -27,11 +27,15 @@ def weighted_vote(neighbors: Neighbors, labels: np.ndarray, n_classes: int, temp
     return next(votes for _, votes in votes_at(neighbors, labels, n_classes, temperature, [k]))
 
 
-def votes_at(neighbors: Neighbors, labels: np.ndarray, n_classes: int, temperature: float, ks: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+def votes_at(
+    neighbors: Neighbors, labels: np.ndarray, n_classes: int, temperature: float, ks: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
     """(k, class scores (Q, C)) for each k, ascending; the same array grows from one k to the next, so use it before going on."""
     near = labels[neighbors.rows]  # (Q, k)
     if near.size and near.min() < 0:
-        raise UnlabelledNeighbor("an unlabelled image (label -1) is among the neighbours", fix="Leave unlabelled images out of the training set.")
+        raise UnlabelledNeighbor(
+            "an unlabelled image (label -1) is among the neighbours", fix="Leave unlabelled images out of the training set."
+        )
     weight = np.exp(neighbors.scores.astype(np.float64) / temperature)  # (Q, k)
     cell = near + np.arange(len(near))[:, None] * n_classes  # place in the flat score table
     scores = np.zeros((len(near), n_classes))

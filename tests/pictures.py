@@ -40,7 +40,10 @@ def tiny_weights(path: Path, architecture: Architecture = TINY, seed: int = 5) -
     from fewvit.vit import VisionTransformer
 
     stream = torch.Generator().manual_seed(seed)
-    state = {name: torch.randn(tensor.shape, generator=stream) * 0.1 + (1.0 if "norm" in name and name.endswith("weight") else 0.0) for name, tensor in VisionTransformer(architecture).state_dict().items()}
+    state = {
+        name: torch.randn(tensor.shape, generator=stream) * 0.1 + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        for name, tensor in VisionTransformer(architecture).state_dict().items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path)
     return path

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -474,6 +475,20 @@ def test_a_member_that_unpacks_to_more_than_it_declares_is_cut_off(tmp_path):
     data = bytearray(Path(source).read_bytes())
     entry = data.index(b"PK\1\2")
     data[entry + 24 : entry + 28] = (1000).to_bytes(4, "little")
+    Path(source).write_bytes(data)
+    dataset = open_dataset(source)
+    tracemalloc.start()
+    with pytest.raises(OSError, match="damaged"):
+        dataset.read(0)
+    peak = tracemalloc.get_traced_memory()[1]  # bytes
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_a_flipped_bit_in_a_stored_member_is_found(tmp_path):
+    source = packed(tmp_path / "x.zip", named("a/1.jpg"), zipfile.ZIP_STORED)
+    data = bytearray(Path(source).read_bytes())
+    data[data.index(b"bytes of")] ^= 1
     Path(source).write_bytes(data)
     with pytest.raises(OSError, match="damaged"):
         open_dataset(source).read(0)

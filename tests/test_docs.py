@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pictures import folder_of
 
 from fewvit import backbones, plugins, protocols
 from fewvit.vit import VisionTransformer, randomise
+
+from pictures import folder_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,7 +50,9 @@ def test_every_command_of_the_readme_runs(place, environment):
     for line in commands:
         words = shlex.split(line)
         assert words[0] == "fewvit"
-        done = subprocess.run([sys.executable, "-c", RUN, *words[1:]], cwd=place, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, *words[1:]], cwd=place, env=environment, capture_output=True, text=True, timeout=240
+        )
         assert done.returncode == 0, (line, done.stderr)
         assert done.stdout or "wrote" in done.stderr, line
 
@@ -70,7 +73,9 @@ def test_every_protocol_and_layer_module_that_the_readme_names_is_there():
     assert set(re.findall(r"`(\w+/\d)`", README)) == set(protocols.PROTOCOLS)
     table = README[README.index("| layer | modules |") :]
     named = set(re.findall(r"`(\w+)/?`", table[: table.index("\n\n")]))
-    present = {p.stem for p in (ROOT / "fewvit").glob("*.py")} | {p.name for p in (ROOT / "fewvit").iterdir() if (p / "__init__.py").exists()}
+    present = {p.stem for p in (ROOT / "fewvit").glob("*.py")} | {
+        p.name for p in (ROOT / "fewvit").iterdir() if (p / "__init__.py").exists()
+    }
     assert named == present - {"__init__"}
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import folder_of, jpeg, tiny_weights
 
 from fewvit.cache import Cache
 from fewvit.datasets import open_dataset
@@ -22,6 +21,8 @@ from fewvit.loading import load_backbone
 from fewvit.pipeline import FeatureOptions, settle
 from fewvit.specs import Access, build, resolve
 from fewvit.vit import Readout
+
+from pictures import folder_of, jpeg, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +119,18 @@ def test_bad_pictures_leave_the_others_bit_equal_and_are_named(pipeline, picture
         extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="2"))
     assert caught.value.exit_code == 3
     assert all(name in str(caught.value) for name in ("3 of 16", "cat/001x.jpg", "dog/zero.jpg", "dog/text.png"))
-    kept, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="3"), build=forbidden)  # the work was kept
+    kept, report = extract(
+        pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="3"), build=forbidden
+    )  # the work was kept
     assert kept.features.tobytes() == clean.features.tobytes()
     assert kept.labels.tolist() == clean.labels.tolist()
     assert [(s["id"], s["class"]) for s in report.skipped] == [("cat/001x.jpg", "cat"), ("dog/text.png", "dog"), ("dog/zero.jpg", "dog")]
     assert describe(report)["skipped"] == 3
 
 
-@pytest.mark.parametrize(("text", "total", "allowed"), [("0", 50, 0), ("3", 50, 3), ("1%", 99, 0), ("1%", 200, 2), ("50%", 9000, 1000), ("2.5%", 80, 2)])
+@pytest.mark.parametrize(
+    ("text", "total", "allowed"), [("0", 50, 0), ("3", 50, 3), ("1%", 99, 0), ("1%", 200, 2), ("50%", 9000, 1000), ("2.5%", 80, 2)]
+)
 def test_max_bad_is_a_number_or_a_share_of_at_most_a_thousand(text, total, allowed):
     assert allowed_bad(text, total) == allowed
 
@@ -186,7 +191,10 @@ def test_batch_size_and_workers_change_no_feature_beyond_rounding(pipeline, pict
 
 
 def test_the_number_of_workers_changes_no_bit(pipeline, pictures, tmp_path):
-    runs = [extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / str(w)), Work(batch_size=4, workers=w))[0].features.tobytes() for w in (0, 1, 3)]
+    runs = [
+        extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / str(w)), Work(batch_size=4, workers=w))[0].features.tobytes()
+        for w in (0, 1, 3)
+    ]
     assert runs[0] == runs[1] == runs[2]
 
 
@@ -238,10 +246,14 @@ def test_progress_ends_at_the_total(pipeline, pictures, cache):
 
 
 def test_a_backbone_brings_its_size_and_precision_into_the_cache_key(pictures, cache, weights):
-    plain, small, half = (load_backbone(str(weights), cache_dir=cache.folder, **options) for options in ({}, {"img_size": 64}, {"precision": "bf16"}))
+    plain, small, half = (
+        load_backbone(str(weights), cache_dir=cache.folder, **options) for options in ({}, {"img_size": 64}, {"precision": "bf16"})
+    )
     sets = [extract_features(backbone, pictures, cache_dir=cache.folder) for backbone in (plain, small, half)]
     assert len({s.fingerprint for s in sets}) == 3
-    cosine = (sets[0].features * sets[2].features).sum(1) / np.linalg.norm(sets[0].features, axis=1) / np.linalg.norm(sets[2].features, axis=1)
+    cosine = (
+        (sets[0].features * sets[2].features).sum(1) / np.linalg.norm(sets[0].features, axis=1) / np.linalg.norm(sets[2].features, axis=1)
+    )
     assert cosine.min() > 0.999
     assert sets[0].features.tobytes() != sets[2].features.tobytes()
 

@@ -18,7 +18,11 @@ from fewvit.pipeline import FeatureOptions, settle
 from fewvit.specs import Access, build, resolve
 from fewvit.vit import Readout, VisionTransformer, randomise
 
-SIZES = {"dinov2": Architecture(64, 2, 1, 14, grid=5, registers=4, positions="antialias", layer_scale=True), "msn": Architecture(64, 2, 1, 16, grid=4, positions="msn"), "mae": Architecture(64, 2, 1, 16, grid=4, positions="mae")}
+SIZES = {
+    "dinov2": Architecture(64, 2, 1, 14, grid=5, registers=4, positions="antialias", layer_scale=True),
+    "msn": Architecture(64, 2, 1, 16, grid=4, positions="msn"),
+    "mae": Architecture(64, 2, 1, 16, grid=4, positions="mae"),
+}
 
 
 def transformers_names(state: dict[str, torch.Tensor], dinov2: bool) -> dict[str, torch.Tensor]:
@@ -33,7 +37,11 @@ def transformers_names(state: dict[str, torch.Tensor], dinov2: bool) -> dict[str
         old, new = f"blocks.{i}", f"encoder.layer.{i}"
         for kind in ("weight", "bias"):
             query, key, value = state[f"{old}.attn.qkv.{kind}"].chunk(3)
-            out |= {f"{new}.attention.attention.query.{kind}": query.contiguous(), f"{new}.attention.attention.key.{kind}": key.contiguous(), f"{new}.attention.attention.value.{kind}": value.contiguous()}
+            out |= {
+                f"{new}.attention.attention.query.{kind}": query.contiguous(),
+                f"{new}.attention.attention.key.{kind}": key.contiguous(),
+                f"{new}.attention.attention.value.{kind}": value.contiguous(),
+            }
             out[f"{new}.attention.output.dense.{kind}"] = state[f"{old}.attn.proj.{kind}"]
             out[f"{new}.{'norm1' if dinov2 else 'layernorm_before'}.{kind}"] = state[f"{old}.norm1.{kind}"]
             out[f"{new}.{'norm2' if dinov2 else 'layernorm_after'}.{kind}"] = state[f"{old}.norm2.{kind}"]
@@ -69,7 +77,14 @@ def test_a_timm_repository_brings_its_own_normalisation_and_licence(tmp_path, mo
 
     model = timm.create_model("vit_tiny_patch16_224", num_classes=7)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "license": "apache-2.0"}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "architecture": "vit_tiny_patch16_224",
+                "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "license": "apache-2.0"},
+            }
+        )
+    )
     monkeypatch.setattr(hub, "_fetched", lambda repository, name, license_, access: tmp_path / name)
     spec = resolve("hf:some/tiny", Access(tmp_path / "cache"), DigestMemory())
     pipeline = settle(spec, FeatureOptions())

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from oracles import brute_neighbors, unit_rows
 
 from fewvit import neighbors
 from fewvit.errors import DataError, NumericalError, UsageError
 from fewvit.neighbors import METRICS, Bank, normalise
+
+from oracles import brute_neighbors, unit_rows
 
 ENGINES = ("faiss", "torch")
 every_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -58,7 +59,7 @@ def check(found: neighbors.Neighbors, bank: np.ndarray, queries: np.ndarray, k: 
 @pytest.mark.parametrize("kind", BANKS)
 def test_neighbours_are_those_of_brute_force(kind, k, metric, engine):
     bank = BANKS[kind]
-    queries = np.concatenate([bank[[3, 105, 210]], BANKS["lattice" if kind == "lattice" else kind][::53] * 2, cloud(5, bank.shape[1], 23)])
+    queries = np.concatenate([bank[[3, 105, 210]], 2 * bank[::53], cloud(5, bank.shape[1], 23)])
     check(Bank(bank, metric=metric, device="cpu", engine=engine).search(queries, k), bank, queries, k, metric)
 
 
@@ -70,13 +71,13 @@ def test_rows_far_from_the_origin_are_told_apart(metric, engine):
 
 
 @every_engine
-@every_metric
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_copies_are_listed_by_row_however_many_there_are(metric, engine):
-    bank = np.concatenate([cloud(97, 5), np.tile(cloud(1, 5, 31), (83, 1))])[np.random.default_rng(37).permutation(180)]
-    same = np.flatnonzero((bank == bank[np.argmax((bank[:, None] == bank[None]).all(axis=2).sum(axis=1))]).all(axis=1))
-    assert len(same) == 83
+    order = np.random.default_rng(37).permutation(180)
+    bank = np.concatenate([cloud(97, 5), np.tile(cloud(1, 5, 31), (83, 1))])[order]
+    same = np.flatnonzero(order >= 97)
     for k in (1, 3, 71, 83):
-        found = Bank(bank, metric=metric if metric != "dot" else "cosine", device="cpu", engine=engine).search(bank[same[:2]], k)
+        found = Bank(bank, metric=metric, device="cpu", engine=engine).search(bank[same[:2]], k)
         np.testing.assert_array_equal(found.rows, np.tile(same[:k], (2, 1)))
         assert (found.scores == found.scores[:, :1]).all()
 
@@ -427,19 +428,19 @@ def test_checks_and_ties_hold_without_asserts(engine, python):
 MEMORY = """
 import resource, sys, numpy as np
 from fewvit.neighbors import Bank
-features = np.random.default_rng(3).standard_normal((30011, 16)).astype(np.float32)
+features = np.random.default_rng(3).standard_normal((20011, 16)).astype(np.float32)
 features[:7001] = 1  # ties far beyond the k-th place
 bank = Bank(features, device="cpu", engine=sys.argv[1])
 for part, found in bank.chunks(features[:2], 20):
     pass
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-seen = sum(len(found.rows) for part, found in bank.chunks(features[6901:26909], 20))
+seen = sum(len(found.rows) for part, found in bank.chunks(features[6901:16908], 20))
 print(seen, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
 @every_engine
-def test_memory_stays_bounded_where_the_score_matrix_would_take_gigabytes(engine, python):
+def test_memory_stays_bounded_where_the_score_matrix_would_fill_it(engine, python):
     seen, grown = map(int, python(MEMORY, engine).stdout.split())
-    assert seen == 20008
-    assert grown < 200_000  # kB; all scores would be 2.4 GB
+    assert seen == 10007
+    assert grown < 150_000  # kB; all scores would be 800 MB

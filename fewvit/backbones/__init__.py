@@ -40,12 +40,19 @@ class Architecture:
         for pixels in (height, width):
             if pixels % self.patch or pixels < self.patch:
                 low = max(pixels // self.patch, 1) * self.patch
-                raise UsageError(f"an image size of {pixels} is not a multiple of the patch size {self.patch}; the nearest are {low} and {low + self.patch}")
+                raise UsageError(
+                    f"an image size of {pixels} is not a multiple of the patch size {self.patch}; the nearest are {low} and {low + self.patch}"
+                )
         rows, columns = height // self.patch, width // self.patch
         if self.positions == "mae" and rows != columns:
-            raise UsageError(f"MAE's position rule covers square images only, not {height}x{width}", fix=f"Use --img-size {min(height, width)}.")
+            raise UsageError(
+                f"MAE's position rule covers square images only, not {height}x{width}", fix=f"Use --img-size {min(height, width)}."
+            )
         if self.positions == "msn" and rows != columns and rows * columns != self.grid**2:
-            raise UsageError(f"MSN's position rule resizes with one square factor and has none for {height}x{width}", fix=f"Use --img-size {min(height, width)}.")
+            raise UsageError(
+                f"MSN's position rule resizes with one square factor and has none for {height}x{width}",
+                fix=f"Use --img-size {min(height, width)}.",
+            )
 
 
 @dataclass(frozen=True)

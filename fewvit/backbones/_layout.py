@@ -34,7 +34,9 @@ def without_prefixes(name: str, prefixes: Iterable[str]) -> str:
     return name
 
 
-def split_trunk(tensors: Mapping[str, Any], *, prefixes: Iterable[str] = (), aside: Iterable[str] = (), renames: Mapping[str, str] | None = None) -> Trunk:
+def split_trunk(
+    tensors: Mapping[str, Any], *, prefixes: Iterable[str] = (), aside: Iterable[str] = (), renames: Mapping[str, str] | None = None
+) -> Trunk:
     """The trunk of flat `tensors`: prefixes off, what matches a pattern of `aside` dropped, parts renamed."""
     prefixes, aside = tuple(prefixes), tuple(aside)
     aside += ("pooler.*", "classifier.*") if is_transformers(tensors) else ()
@@ -68,7 +70,10 @@ def infer_vit(tensors: Mapping[str, Any], positions: str) -> Architecture:
         raise ValueError(f"a position table of {cells} patches is not square")
     if width not in _HEADS and width % 64:
         raise ValueError(f"width {width} is not a multiple of the head size 64")
-    swiglu = "blocks.0.mlp.fc1.weight" in tensors and tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * tensors["blocks.0.mlp.fc2.weight"].shape[1]
+    swiglu = (
+        "blocks.0.mlp.fc1.weight" in tensors
+        and tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * tensors["blocks.0.mlp.fc2.weight"].shape[1]
+    )
     return Architecture(
         width=width,
         depth=depth,

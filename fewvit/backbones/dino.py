@@ -31,10 +31,26 @@ class Dino:
     protocol: ClassVar[str] = "dino/1"
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("teacher", "student")
     variants: ClassVar[Mapping[str, Variant]] = {
-        "dino_vits16": Variant(_small(16), _url("dino_deitsmall16"), published={"knn": 74.5, "linear": 77.0, "1%": 64.5, "lowshot": {1: "38.9 ± 0.4", 2: "48.9 ± 0.3", 5: "58.5 ± 0.1"}}),
-        "dino_vits8": Variant(_small(8), _url("dino_deitsmall8"), published={"knn": 78.3, "linear": 79.7, "lowshot": {1: "45.5 ± 0.4", 2: "56.0 ± 0.7", 5: "64.7 ± 0.4"}}),
-        "dino_vitb16": Variant(_base(16), _url("dino_vitbase16"), published={"knn": 76.1, "linear": 78.2, "1%": 67.0, "lowshot": {1: "41.8 ± 0.3", 2: "51.9 ± 0.6", 5: "61.4 ± 0.2"}}),
-        "dino_vitb8": Variant(_base(8), _url("dino_vitbase8"), published={"knn": 77.4, "linear": 80.1, "1%": 70.0, "lowshot": {1: "45.8 ± 0.5", 2: "55.9 ± 0.6", 5: "64.6 ± 0.2"}}),
+        "dino_vits16": Variant(
+            _small(16),
+            _url("dino_deitsmall16"),
+            published={"knn": 74.5, "linear": 77.0, "1%": 64.5, "lowshot": {1: "38.9 ± 0.4", 2: "48.9 ± 0.3", 5: "58.5 ± 0.1"}},
+        ),
+        "dino_vits8": Variant(
+            _small(8),
+            _url("dino_deitsmall8"),
+            published={"knn": 78.3, "linear": 79.7, "lowshot": {1: "45.5 ± 0.4", 2: "56.0 ± 0.7", 5: "64.7 ± 0.4"}},
+        ),
+        "dino_vitb16": Variant(
+            _base(16),
+            _url("dino_vitbase16"),
+            published={"knn": 76.1, "linear": 78.2, "1%": 67.0, "lowshot": {1: "41.8 ± 0.3", 2: "51.9 ± 0.6", 5: "61.4 ± 0.2"}},
+        ),
+        "dino_vitb8": Variant(
+            _base(8),
+            _url("dino_vitbase8"),
+            published={"knn": 77.4, "linear": 80.1, "1%": 70.0, "lowshot": {1: "45.8 ± 0.5", 2: "55.9 ± 0.6", 5: "64.6 ± 0.2"}},
+        ),
         "dino_vits8_300ep": Variant(_small(8), _url("dino_deitsmall8_300ep"), note="300 epochs; the paper's attention pictures"),
         "dino_vits16_gldv2": Variant(_small(16), _url("dino_vitsmall16_googlelandmark"), note="pretrained on Google Landmarks v2"),
         "dino_vitt16": Variant(Architecture(192, 12, 3, 16), note="an architecture of the official code without published weights"),
@@ -45,7 +61,11 @@ class Dino:
         if isinstance(tree.get("teacher"), Mapping):
             return "dino_loss" in tree or (isinstance(tree.get("student"), Mapping) and not _is_dinov2(tree["teacher"]))
         flat = tree["state_dict"] if isinstance(tree.get("state_dict"), Mapping) else tree
-        return has_vit_trunk(flat) and not _is_dinov2(flat) and not any(str(name).startswith(("head.", "fc_norm.", "decoder", "fc.")) for name in flat)
+        return (
+            has_vit_trunk(flat)
+            and not _is_dinov2(flat)
+            and not any(str(name).startswith(("head.", "fc_norm.", "decoder", "fc.")) for name in flat)
+        )
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:

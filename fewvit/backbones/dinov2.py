@@ -30,7 +30,11 @@ def _variant(size: str, registers: bool) -> Variant:
         layer_scale=True,
     )
     name = f"dinov2_vit{size}14"
-    return Variant(architecture, f"{_BASE}/{name}/{name}{'_reg4' if registers else ''}_pretrain.pth", published={"knn": _KNN[size][registers], "linear": _LINEAR[size][registers]})
+    return Variant(
+        architecture,
+        f"{_BASE}/{name}/{name}{'_reg4' if registers else ''}_pretrain.pth",
+        published={"knn": _KNN[size][registers], "linear": _LINEAR[size][registers]},
+    )
 
 
 class Dinov2:
@@ -40,7 +44,9 @@ class Dinov2:
     source: ClassVar[str] = "https://github.com/facebookresearch/dinov2"
     protocol: ClassVar[str] = "dinov2/1"
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("teacher",)
-    variants: ClassVar[Mapping[str, Variant]] = {f"dinov2_vit{size}14{'_reg' if registers else ''}": _variant(size, registers) for size in _SIZES for registers in (False, True)}
+    variants: ClassVar[Mapping[str, Variant]] = {
+        f"dinov2_vit{size}14{'_reg' if registers else ''}": _variant(size, registers) for size in _SIZES for registers in (False, True)
+    }
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
@@ -55,7 +61,12 @@ class Dinov2:
             r"\.mlp\.w12\.": ".mlp.fc1.",
             r"\.mlp\.w3\.": ".mlp.fc2.",
         }
-        return split_trunk(network(tree, nested), prefixes=("module.", "backbone."), aside=("mask_token", "dino_head.*", "ibot_head.*", "head.*"), renames=renames)
+        return split_trunk(
+            network(tree, nested),
+            prefixes=("module.", "backbone."),
+            aside=("mask_token", "dino_head.*", "ibot_head.*", "head.*"),
+            renames=renames,
+        )
 
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:

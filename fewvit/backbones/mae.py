@@ -29,16 +29,59 @@ class Mae:
     protocol: ClassVar[str] = "mae/1"
     checkpoint_keys: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[Mapping[str, Variant]] = {
-        "mae_vitb16": Variant(_BASE_16, f"{_BASE}/pretrain/mae_pretrain_vit_base.pth", md5_prefix="8cad7c", published={"linear": 67.8, "finetune": 83.6, "lowshot": {1: "8.2 ± 0.3", 2: "25.0 ± 0.3", 5: "40.5 ± 0.2"}}),
-        "mae_vitl16": Variant(_LARGE_16, f"{_BASE}/pretrain/mae_pretrain_vit_large.pth", md5_prefix="b8b06e", published={"linear": 76.0, "finetune": 85.9, "lowshot": {1: "12.3 ± 0.2", 2: "19.3 ± 1.8", 5: "42.3 ± 0.3"}}),
-        "mae_vith14": Variant(_HUGE_14, f"{_BASE}/pretrain/mae_pretrain_vit_huge.pth", md5_prefix="9bdbb0", published={"linear": 77.2, "finetune": 86.9, "lowshot": {1: "11.6 ± 0.4", 2: "18.6 ± 0.2", 5: "32.8 ± 0.2"}}),
-        "mae_vitb16_full": Variant(_BASE_16, f"{_BASE}/pretrain/mae_pretrain_vit_base_full.pth", note="the same encoder, stored with its decoder"),
-        "mae_vitl16_full": Variant(_LARGE_16, f"{_BASE}/pretrain/mae_pretrain_vit_large_full.pth", note="the same encoder, stored with its decoder"),
-        "mae_vith14_full": Variant(_HUGE_14, f"{_BASE}/pretrain/mae_pretrain_vit_huge_full.pth", note="the same encoder, stored with its decoder"),
-        "mae_vitl16_visualize": Variant(_LARGE_16, f"{_BASE}/visualize/mae_visualize_vit_large.pth", note="trained on raw pixels for pictures: other encoder weights than mae_vitl16"),
-        "mae_vitb16_finetuned": Variant(_tuned(_BASE_16), f"{_BASE}/finetune/mae_finetuned_vit_base.pth", md5_prefix="1b25e9", published={"finetune": 83.664}, note="fine-tuned on ImageNet-1k labels"),
-        "mae_vitl16_finetuned": Variant(_tuned(_LARGE_16), f"{_BASE}/finetune/mae_finetuned_vit_large.pth", md5_prefix="51f550", published={"finetune": 85.952}, note="fine-tuned on ImageNet-1k labels"),
-        "mae_vith14_finetuned": Variant(_tuned(_HUGE_14), f"{_BASE}/finetune/mae_finetuned_vit_huge.pth", md5_prefix="2541f2", published={"finetune": 86.928}, note="fine-tuned on ImageNet-1k labels"),
+        "mae_vitb16": Variant(
+            _BASE_16,
+            f"{_BASE}/pretrain/mae_pretrain_vit_base.pth",
+            md5_prefix="8cad7c",
+            published={"linear": 67.8, "finetune": 83.6, "lowshot": {1: "8.2 ± 0.3", 2: "25.0 ± 0.3", 5: "40.5 ± 0.2"}},
+        ),
+        "mae_vitl16": Variant(
+            _LARGE_16,
+            f"{_BASE}/pretrain/mae_pretrain_vit_large.pth",
+            md5_prefix="b8b06e",
+            published={"linear": 76.0, "finetune": 85.9, "lowshot": {1: "12.3 ± 0.2", 2: "19.3 ± 1.8", 5: "42.3 ± 0.3"}},
+        ),
+        "mae_vith14": Variant(
+            _HUGE_14,
+            f"{_BASE}/pretrain/mae_pretrain_vit_huge.pth",
+            md5_prefix="9bdbb0",
+            published={"linear": 77.2, "finetune": 86.9, "lowshot": {1: "11.6 ± 0.4", 2: "18.6 ± 0.2", 5: "32.8 ± 0.2"}},
+        ),
+        "mae_vitb16_full": Variant(
+            _BASE_16, f"{_BASE}/pretrain/mae_pretrain_vit_base_full.pth", note="the same encoder, stored with its decoder"
+        ),
+        "mae_vitl16_full": Variant(
+            _LARGE_16, f"{_BASE}/pretrain/mae_pretrain_vit_large_full.pth", note="the same encoder, stored with its decoder"
+        ),
+        "mae_vith14_full": Variant(
+            _HUGE_14, f"{_BASE}/pretrain/mae_pretrain_vit_huge_full.pth", note="the same encoder, stored with its decoder"
+        ),
+        "mae_vitl16_visualize": Variant(
+            _LARGE_16,
+            f"{_BASE}/visualize/mae_visualize_vit_large.pth",
+            note="trained on raw pixels for pictures: other encoder weights than mae_vitl16",
+        ),
+        "mae_vitb16_finetuned": Variant(
+            _tuned(_BASE_16),
+            f"{_BASE}/finetune/mae_finetuned_vit_base.pth",
+            md5_prefix="1b25e9",
+            published={"finetune": 83.664},
+            note="fine-tuned on ImageNet-1k labels",
+        ),
+        "mae_vitl16_finetuned": Variant(
+            _tuned(_LARGE_16),
+            f"{_BASE}/finetune/mae_finetuned_vit_large.pth",
+            md5_prefix="51f550",
+            published={"finetune": 85.952},
+            note="fine-tuned on ImageNet-1k labels",
+        ),
+        "mae_vith14_finetuned": Variant(
+            _tuned(_HUGE_14),
+            f"{_BASE}/finetune/mae_finetuned_vit_huge.pth",
+            md5_prefix="2541f2",
+            published={"finetune": 86.928},
+            note="fine-tuned on ImageNet-1k labels",
+        ),
     }
 
     @staticmethod

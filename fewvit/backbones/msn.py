@@ -23,11 +23,27 @@ class Msn:
     protocol: ClassVar[str] = "msn/1"
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("target_encoder", "encoder")
     variants: ClassVar[Mapping[str, Variant]] = {
-        "msn_vits16": Variant(_architecture(384, 12, 16), f"{_BASE}/vits16_800ep.pth.tar", published={"1%": 67.2, "linear": 76.9, "lowshot": {1: "47.1 ± 0.1", 2: "55.8 ± 0.6", 5: "62.8 ± 0.3"}}),
-        "msn_vitb16": Variant(_architecture(768, 12, 16), f"{_BASE}/vitb16_600ep.pth.tar", published={"1%": 69.5, "lowshot": {1: "49.8 ± 0.2", 2: "58.9 ± 0.4", 5: "65.5 ± 0.3"}}),
+        "msn_vits16": Variant(
+            _architecture(384, 12, 16),
+            f"{_BASE}/vits16_800ep.pth.tar",
+            published={"1%": 67.2, "linear": 76.9, "lowshot": {1: "47.1 ± 0.1", 2: "55.8 ± 0.6", 5: "62.8 ± 0.3"}},
+        ),
+        "msn_vitb16": Variant(
+            _architecture(768, 12, 16),
+            f"{_BASE}/vitb16_600ep.pth.tar",
+            published={"1%": 69.5, "lowshot": {1: "49.8 ± 0.2", 2: "58.9 ± 0.4", 5: "65.5 ± 0.3"}},
+        ),
         "msn_vitl16": Variant(_architecture(1024, 24, 16), f"{_BASE}/vitl16_600ep.pth.tar", published={"1%": 70.1}),
-        "msn_vitb4": Variant(_architecture(768, 12, 4), f"{_BASE}/vitb4_300ep.pth.tar", published={"1%": 75.7, "lowshot": {1: "54.3 ± 0.4", 2: "64.6 ± 0.7", 5: "72.4 ± 0.3"}}),
-        "msn_vitl7": Variant(_architecture(1024, 24, 7), f"{_BASE}/vitl7_200ep.pth.tar", published={"1%": 75.1, "linear": 80.7, "lowshot": {1: "57.1 ± 0.6", 2: "66.4 ± 0.6", 5: "72.1 ± 0.2"}}),
+        "msn_vitb4": Variant(
+            _architecture(768, 12, 4),
+            f"{_BASE}/vitb4_300ep.pth.tar",
+            published={"1%": 75.7, "lowshot": {1: "54.3 ± 0.4", 2: "64.6 ± 0.7", 5: "72.4 ± 0.3"}},
+        ),
+        "msn_vitl7": Variant(
+            _architecture(1024, 24, 7),
+            f"{_BASE}/vitl7_200ep.pth.tar",
+            published={"1%": 75.1, "linear": 80.7, "lowshot": {1: "57.1 ± 0.6", 2: "66.4 ± 0.6", 5: "72.1 ± 0.2"}},
+        ),
     }
 
     @staticmethod

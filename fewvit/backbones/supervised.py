@@ -11,7 +11,19 @@ from ._layout import split_trunk
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def _variant(model: str, width: int, depth: int, heads: int, patch: int, *, size: int = 224, crop: float = 0.9, half: bool = False, note: str = "", license: str = "") -> Variant:
+def _variant(
+    model: str,
+    width: int,
+    depth: int,
+    heads: int,
+    patch: int,
+    *,
+    size: int = 224,
+    crop: float = 0.9,
+    half: bool = False,
+    note: str = "",
+    license: str = "",
+) -> Variant:
     cover = int(size / crop)
     return Variant(
         Architecture(width, depth, heads, patch, grid=size // patch, positions="timm", timm=model),
@@ -34,7 +46,9 @@ class Supervised:
         "augreg_vitb16": _variant("vit_base_patch16_224.augreg_in21k_ft_in1k", 768, 12, 12, 16, half=True),
         "augreg_vitl16": _variant("vit_large_patch16_224.augreg_in21k_ft_in1k", 1024, 24, 16, 16, half=True),
         "vit_vitb16": _variant("vit_base_patch16_224.orig_in21k_ft_in1k", 768, 12, 12, 16, half=True, note="the original ViT"),
-        "hybrid_r50_vitb16": _variant("vit_base_r50_s16_384.orig_in21k_ft_in1k", 768, 12, 12, 16, size=384, crop=1.0, half=True, note="ResNet-50 stem, 384 px"),
+        "hybrid_r50_vitb16": _variant(
+            "vit_base_r50_s16_384.orig_in21k_ft_in1k", 768, 12, 12, 16, size=384, crop=1.0, half=True, note="ResNet-50 stem, 384 px"
+        ),
         "deit_vitt16": _variant("deit_tiny_patch16_224.fb_in1k", 192, 12, 3, 16),
         "deit_vits16": _variant("deit_small_patch16_224.fb_in1k", 384, 12, 6, 16),
         "deit_vitb16": _variant("deit_base_patch16_224.fb_in1k", 768, 12, 12, 16),
@@ -54,7 +68,9 @@ class Supervised:
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
         flat = next((tree[key] for key in (checkpoint_key, "state_dict", "model") if key and isinstance(tree.get(key), Mapping)), tree)
-        return split_trunk(flat, prefixes=("module.",), aside=("head.*", "head_dist.*", "pre_logits.*", "*.relative_position_index", "*.attn_mask"))
+        return split_trunk(
+            flat, prefixes=("module.",), aside=("head.*", "head_dist.*", "pre_logits.*", "*.relative_position_index", "*.attn_mask")
+        )
 
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:

@@ -251,7 +251,7 @@ def twins(classes: Sequence[str]) -> list[str]:
     seen: dict[str, str] = {}
     lines = []
     for name in classes:
-        other = seen.setdefault(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()), name)
+        other = seen.setdefault(unicodedata.normalize("NFC", name.casefold()), name)
         if other != name:
             lines.append(f"classes {other!a} and {name!a} differ only by case or Unicode form")
     return lines

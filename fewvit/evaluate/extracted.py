@@ -11,7 +11,9 @@ from ..results import manifest
 from .inputs import FeatureReader
 
 
-def extract_rows(reader: FeatureReader, source: str, listing: Listing, *, to_file: bool) -> tuple[list[dict[str, Any]], dict[str, Any], FeatureSet, list[dict[str, str]]]:
+def extract_rows(
+    reader: FeatureReader, source: str, listing: Listing, *, to_file: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any], FeatureSet, list[dict[str, str]]]:
     """Rows, the run's manifest, the last backbone's features and the skipped images.
 
     Raises UsageError where one file would have to hold several feature sets.

@@ -68,7 +68,16 @@ def is_features(source: str | None) -> bool:
 class FeatureReader:
     """Opens sources and extracts their features, one backbone after another, over one cache."""
 
-    def __init__(self, backbones: Backbones, options: FeatureOptions, cache: Cache | None, work: Work, *, rehash: bool = False, say: Callable[[str], None] = lambda line: None):
+    def __init__(
+        self,
+        backbones: Backbones,
+        options: FeatureOptions,
+        cache: Cache | None,
+        work: Work,
+        *,
+        rehash: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ):
         if backbones.weights is not None and len(backbones.names) > 1 and backbones.weights != "random":
             raise UsageError("--weights FILE goes with one backbone, not with a list of them")
         self.backbones, self.options, self.cache, self.work, self.say = backbones, options, cache, work, say

@@ -15,8 +15,8 @@ from ..features import FeatureSet
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank
 from ..protocols import KS, TEMPERATURE
-from ..splits import dinov2_subset
 from ..results import manifest
+from ..splits import dinov2_subset
 from ..vote import check_temperature, votes_at
 from .inputs import FeatureReader, Inputs, Sources
 
@@ -43,7 +43,9 @@ class Score:
     top5: float  # percent
 
 
-def evaluate_knn(train: FeatureSet, test: FeatureSet | None, options: KNNOptions, say: Callable[[str], None] = lambda line: None) -> tuple[list[dict[str, Any]], float]:
+def evaluate_knn(
+    train: FeatureSet, test: FeatureSet | None, options: KNNOptions, say: Callable[[str], None] = lambda line: None
+) -> tuple[list[dict[str, Any]], float]:
     """Result rows (without the columns that name data and backbone) and the seconds of search and vote.
 
     Raises UsageError for a k above the bank's size, DataError for unlabelled or one-class data.
@@ -63,7 +65,10 @@ def evaluate_knn(train: FeatureSet, test: FeatureSet | None, options: KNNOptions
 def _labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
     known = np.flatnonzero(features.labels >= 0)
     if len(known) == 0:
-        raise DataError(f"the {side} images have no labels", fix="k-NN needs class folders, a table with a label column, or a features file with labels.")
+        raise DataError(
+            f"the {side} images have no labels",
+            fix="k-NN needs class folders, a table with a label column, or a features file with labels.",
+        )
     if len(known) < len(features):
         say(f"{len(features) - len(known)} unlabelled {side} images are left out")
         return features.select(known)
@@ -94,7 +99,15 @@ def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callabl
     ks = _ks(options, len(train) - alone, say)
     for score in score_knn(train, test, ks, options.temperatures, leave_one_out=alone, device=options.device):
         for metric in ("top1", "top5"):
-            yield {"method": "knn", "k": score.k, "temperature": score.temperature, "metric": metric, "value": getattr(score, metric), "n_train": len(train) - alone, "n_test": len(test)}
+            yield {
+                "method": "knn",
+                "k": score.k,
+                "temperature": score.temperature,
+                "metric": metric,
+                "value": getattr(score, metric),
+                "n_train": len(train) - alone,
+                "n_test": len(test),
+            }
 
 
 def _few_shot_rows(train: FeatureSet, test: FeatureSet, options: KNNOptions) -> Iterator[dict[str, Any]]:
@@ -107,7 +120,11 @@ def _few_shot_rows(train: FeatureSet, test: FeatureSet, options: KNNOptions) -> 
             for score in score_knn(bank, test, ks, options.temperatures, device=options.device):
                 for metric in ("top1", "top5"):
                     values.setdefault((score.k, score.temperature, metric), []).append(getattr(score, metric))
-                    yield {**_few(score.k, score.temperature, n, metric, len(bank), len(test)), "trial": trial, "value": getattr(score, metric)}
+                    yield {
+                        **_few(score.k, score.temperature, n, metric, len(bank), len(test)),
+                        "trial": trial,
+                        "value": getattr(score, metric),
+                    }
         for (k, temperature, metric), sample in values.items():
             summary = mean_and_interval(sample)
             yield {**_few(k, temperature, n, metric, len(bank), len(test)), "trial": "mean", "value": summary.pop("mean"), **summary}
@@ -117,7 +134,15 @@ def _few(k: int, temperature: float, shots: int, metric: str, n_train: int, n_te
     return {"method": "knn", "k": k, "temperature": temperature, "shots": shots, "metric": metric, "n_train": n_train, "n_test": n_test}
 
 
-def score_knn(train: FeatureSet, test: FeatureSet, ks: Sequence[int], temperatures: Sequence[float], *, leave_one_out: bool = False, device: str = "auto") -> list[Score]:
+def score_knn(
+    train: FeatureSet,
+    test: FeatureSet,
+    ks: Sequence[int],
+    temperatures: Sequence[float],
+    *,
+    leave_one_out: bool = False,
+    device: str = "auto",
+) -> list[Score]:
     """Top-1 and top-5 for each temperature and k, from one search for the largest k, chunk by chunk: memory stays bounded."""
     bank = Bank(train.features, device=device)
     n_classes = len(train.classes)
@@ -133,7 +158,9 @@ def score_knn(train: FeatureSet, test: FeatureSet, ks: Sequence[int], temperatur
     return scores
 
 
-def run_knn(reader: FeatureReader, sources: Sources, options: KNNOptions, say: Callable[[str], None], skips: Callable[[list[dict[str, str]]], None]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run_knn(
+    reader: FeatureReader, sources: Sources, options: KNNOptions, say: Callable[[str], None], skips: Callable[[list[dict[str, str]]], None]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of every backbone, and the run's manifest: what `fewvit knn` prints."""
     rows: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
@@ -141,14 +168,17 @@ def run_knn(reader: FeatureReader, sources: Sources, options: KNNOptions, say: C
         skips(inputs.skipped)
         if inputs.skipped:
             say(f"accuracy is over the remaining images: {len(inputs.skipped)} were left out")
-        columns = {**inputs.labels, **({"weights_sha256": inputs.facts["weights_sha256"]} if len(reader.backbones.names) > 1 and inputs.pipeline else {})}
+        columns = {
+            **inputs.labels,
+            **({"weights_sha256": inputs.facts["weights_sha256"]} if len(reader.backbones.names) > 1 and inputs.pipeline else {}),
+        }
         seconds = 0.0
         for extra, train, test in _by_layer(inputs):
             found, took = evaluate_knn(train, test, options, say)
             seconds += took
             rows += [{**columns, **extra, **row} for row in found]
         runs.append({**inputs.facts, "seconds": {**inputs.facts.get("seconds", {}), "search": round(seconds, 3)}})
-    shared = runs[0] if len(runs) == 1 else {"backbones": {name: run for name, run in zip(reader.backbones.names, runs, strict=True)}}
+    shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(reader.backbones.names, runs, strict=True))}
     return rows, manifest(**shared, seed=reader.backbones.seed)
 
 

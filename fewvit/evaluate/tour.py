@@ -25,11 +25,17 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[s
     if inputs.pipeline is None or inputs.test is None:
         raise TypeError("the tour reads images")
     spec, crop = inputs.pipeline.spec, inputs.pipeline.preprocess.crop
-    weights = "random weights: it has learnt nothing, so take its numbers for a test of the machinery" if spec.is_random else f"weights {spec.weights_sha256[:12]}"
+    weights = (
+        "random weights: it has learnt nothing, so take its numbers for a test of the machinery"
+        if spec.is_random
+        else f"weights {spec.weights_sha256[:12]}"
+    )
     say(f"2. The backbone: {spec.name} at {crop[0]}x{crop[1]} px, frozen, {weights}.")
     facts = inputs.facts
     speed = f"{facts['images_per_second']:.0f} images/s" if facts.get("images_per_second") else "all from the cache"
-    say(f"3. Features: {facts['images']} images, {facts['computed']} computed now ({speed}), {facts['cached']} from the cache. Run it again and none is computed.")
+    say(
+        f"3. Features: {facts['images']} images, {facts['computed']} computed now ({speed}), {facts['cached']} from the cache. Run it again and none is computed."
+    )
     options = KNNOptions(ks=_KS)
     rows = [{**inputs.labels, **row} for row in evaluate_knn(inputs.train, inputs.test, options)[0]]
     train, test = (_pixels(source) for source in ("digits/train", "digits/test"))

@@ -11,10 +11,11 @@ import typing
 import numpy as np
 import pytest
 import typer
-from pictures import folder_of, jpeg, tiny_weights
 
 from fewvit.features import FeatureSet
 from fewvit_cli import main as cli
+
+from pictures import folder_of, jpeg, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +75,13 @@ def test_knn_on_images_prints_one_json_object_with_the_contract_s_keys(fewvit, w
 def test_knn_from_images_equals_knn_from_their_feature_files(fewvit, weights, images, tmp_path):
     for part in ("train", "val"):
         assert fewvit("extract", "-m", weights, "--data", images / part, "--out", tmp_path / f"{part}.npz")[0] == 0
-    files = json.loads(fewvit("knn", "--train", tmp_path / "train.npz", "--test", tmp_path / "val.npz", "--k", "1,3", "--format", "json")[1])
+    files = json.loads(
+        fewvit("knn", "--train", tmp_path / "train.npz", "--test", tmp_path / "val.npz", "--k", "1,3", "--format", "json")[1]
+    )
     folders = json.loads(fewvit("knn", "-m", weights, "--data", images, "--k", "1,3", "--format", "json")[1])
-    mixed = json.loads(fewvit("knn", "-m", weights, "--train", tmp_path / "train.npz", "--test", images / "val", "--k", "1,3", "--format", "json")[1])
+    mixed = json.loads(
+        fewvit("knn", "-m", weights, "--train", tmp_path / "train.npz", "--test", images / "val", "--k", "1,3", "--format", "json")[1]
+    )
     assert [r["value"] for r in files["rows"]] == [r["value"] for r in folders["rows"]] == [r["value"] for r in mixed["rows"]]
 
 
@@ -159,7 +164,9 @@ def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weigh
     assert (record["id"], record["class"]) == ("cat/bad.jpg", "cat")
     code, _, err = fewvit("knn", "-m", weights, "--train", images / "train", "--test", tmp_path / "v", "--k", "1")
     assert code == 3
-    code, out, err = fewvit("knn", "-m", weights, "--train", images / "train", "--test", tmp_path / "v", "--k", "1", "--max-bad", "1", "--format", "json")
+    code, out, err = fewvit(
+        "knn", "-m", weights, "--train", images / "train", "--test", tmp_path / "v", "--k", "1", "--max-bad", "1", "--format", "json"
+    )
     assert code == 0
     assert json.loads(out)["run"]["skipped"] == 1
     assert "accuracy is over the remaining images" in err
@@ -180,7 +187,13 @@ def cases(weights, images, tmp_path):
     strange = features_file(tmp_path / "strange.npz", [0, 1] * 3, ["x", "z"])
     one = features_file(tmp_path / "of_one.npz", [0, 1] * 3, ["x", "y"], fingerprint="1" * 64)
     two = features_file(tmp_path / "of_two.npz", [0, 1] * 3, ["x", "y"], fingerprint="2" * 64)
-    np.savez(tmp_path / "nan.npz", features=np.array([[1, np.nan]], np.float32), labels=np.array([0]), ids=np.array(["i7"]), classes=np.array(["x"]))
+    np.savez(
+        tmp_path / "nan.npz",
+        features=np.array([[1, np.nan]], np.float32),
+        labels=np.array([0]),
+        ids=np.array(["i7"]),
+        classes=np.array(["x"]),
+    )
     model = ("-m", weights)
     return [
         (2, ("nonsense",), "unknown command"),

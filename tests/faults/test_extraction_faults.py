@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from pictures import folder_of, tiny_weights
 
 RUN = "import sys; from fewvit_cli.main import run; code = run(sys.argv[1:]); sys.stdout.flush(); sys.exit(code)"
@@ -40,7 +41,14 @@ def start(cache: Path, *words: object, limit: int | None = None) -> subprocess.P
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    return subprocess.Popen([sys.executable, "-c", RUN, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=small_files if limit else None)
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=small_files if limit else None,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -111,7 +119,9 @@ def test_an_interruption_keeps_the_work_and_has_its_exit_code(weights, many, tmp
 def _is_computing(process: subprocess.Popen[str]) -> bool:
     """Whether the decoding threads run: torch is loaded and the first batches are under way."""
     try:
-        names = [(Path(f"/proc/{process.pid}/task") / task / "comm").read_text().strip() for task in os.listdir(f"/proc/{process.pid}/task")]
+        names = [
+            (Path(f"/proc/{process.pid}/task") / task / "comm").read_text().strip() for task in os.listdir(f"/proc/{process.pid}/task")
+        ]
         maps = Path(f"/proc/{process.pid}/maps").read_text()
     except OSError:
         return False

@@ -1,0 +1,72 @@
+"""Places, top-k accuracy and confidence intervals, against hand calculations and a sort of every row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracles import place
+from scipy import stats
+
+from fewvit.errors import DataError
+from fewvit.metrics import mean_and_interval, rank_of_target, top_k_accuracy
+
+
+def test_the_place_of_a_class_counts_those_with_more_votes_and_equal_ones_before_it():
+    votes = np.array([[5, 9, 5, 0, 5]])
+    places = [int(rank_of_target(votes, np.array([c]))[0]) for c in range(5)]
+    assert places == [1, 0, 2, 5, 3]  # class 3 has no vote: behind the last place
+
+
+def test_places_are_those_of_a_sort_by_vote_and_number():
+    stream = np.random.default_rng(3)
+    for votes in (stream.integers(0, 3, (211, 7)).astype(float), stream.random((101, 13)), stream.integers(0, 2, (53, 3)) * 1e-300):
+        targets = stream.integers(0, votes.shape[1], len(votes))
+        wanted = [place(row, target) for row, target in zip(votes.tolist(), targets.tolist(), strict=True)]
+        np.testing.assert_array_equal(rank_of_target(votes, targets), wanted)
+
+
+def test_a_class_without_a_vote_is_no_hit_even_among_few_classes():
+    rank = rank_of_target(np.array([[0.0, 2.0, 0.0]] * 2), np.array([0, 2]))
+    assert rank.tolist() == [3, 3]
+    assert top_k_accuracy(rank, 3) == 0
+
+
+def test_top_k_accuracy_is_the_percentage_of_places_below_k():
+    rank = np.array([0, 0, 1, 4, 5, 7, 2])
+    assert [top_k_accuracy(rank, k) for k in (1, 2, 3, 5, 6, 8)] == pytest.approx([200 / 7, 300 / 7, 400 / 7, 500 / 7, 600 / 7, 100])
+    assert type(top_k_accuracy(rank, 1)) is float
+
+
+def test_accuracy_over_no_images_is_a_data_error():
+    with pytest.raises(DataError, match="no test images") as error:
+        top_k_accuracy(np.zeros(0, int), 1)
+    assert error.value.exit_code == 3
+
+
+def test_the_interval_of_three_trials_is_students_by_hand():
+    # mean 48, deviations -1, 0, 1: std 1; t(0.975, 2 degrees) = 4.302653; half width 4.302653 / sqrt 3
+    found = mean_and_interval([47.0, 48.0, 49.0])
+    assert found == {"mean": 48.0, "std": 1.0, "ci95": pytest.approx([48 - 2.484138, 48 + 2.484138], abs=1e-6)}
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 101, 601])
+def test_the_interval_is_the_one_of_scipys_t_distribution(n):
+    values = np.random.default_rng(n).normal(53, 7, n)
+    found = mean_and_interval(values.tolist())
+    wanted = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
+    assert found["ci95"] == pytest.approx(wanted, rel=1e-12)
+    assert found["std"] == pytest.approx(np.std(values, ddof=1))
+    assert found["mean"] == pytest.approx(values.mean())
+
+
+def test_one_trial_has_a_mean_and_no_interval():
+    assert mean_and_interval([37.5]) == {"mean": 37.5}
+
+
+def test_equal_trials_have_an_interval_of_no_width():
+    assert mean_and_interval([37.5, 37.5]) == {"mean": 37.5, "std": 0.0, "ci95": [37.5, 37.5]}
+
+
+def test_no_trials_are_a_data_error():
+    with pytest.raises(DataError, match="no trials"):
+        mean_and_interval([])
