@@ -20,7 +20,7 @@ from fewvit.images import Preprocess, decode
 
 from . import official
 from .measure import Claim, Outcome, main, round_robin
-from .pictures import jpegs, reencoded
+from .pictures import as_input, jpegs, reencoded
 
 WHAT = "JPEG bytes to 224 x 224 pixels on one core: decode, resize 256 bicubic, centre crop"
 DINO = "DINO: PIL + torchvision transforms"
@@ -61,12 +61,6 @@ def exact(data: bytes) -> np.ndarray:
     return decode(data, _preprocess, "pil")[0]
 
 
-def _normalised(pixels: list[np.ndarray]) -> Tensor:
-    """(B, 3, 224, 224) float32 of uint8 pixels, as fewvit.extract.encode makes it."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (official.MEAN, official.STD))
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std).contiguous()
-
-
 def _as_array(pixels: np.ndarray | Tensor) -> np.ndarray:
     return pixels.permute(1, 2, 0).numpy() if isinstance(pixels, Tensor) else pixels
 
@@ -81,8 +75,8 @@ def measure(quick: bool) -> Outcome:
         DINO: lambda part: torch.stack([official.pil_tensor(data) for data in part]),
         V2: lambda part: torch.stack([_to_input(torchvision_v2(data)) for data in part]),
         SIMPLE: lambda part: torch.stack([_to_input(simplejpeg_torch(data)) for data in part]),
-        FAST: lambda part: _normalised([fast(data) for data in part]),
-        EXACT: lambda part: _normalised([exact(data) for data in part]),
+        FAST: lambda part: as_input(np.stack([fast(data) for data in part])),
+        EXACT: lambda part: as_input(np.stack([exact(data) for data in part])),
     }
     as_they_are, smaller = round_robin(decoders, files, rounds), round_robin(decoders, light, rounds)
     batches = round_robin(batchers, [files[i : i + 32] for i in range(0, len(files), 32)], rounds)

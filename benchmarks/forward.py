@@ -14,13 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewvit.engines import choose_engine
+
 from . import official
 from .measure import Claim, Outcome, cores, main, round_robin, rounded
 
 WHAT = "ViT forward pass on a CPU, images per second"
 TIMM, DINO, TIMM_BF16 = "timm eager fp32", "DINO's plain attention fp32", "timm autocast bf16"
 OV, OV_BF16 = "OpenVINO fp32", "OpenVINO bf16"
-OURS, OURS_BF16, PACKED_BF16 = "fewvit fp32", "fewvit --precision bf16", "fewvit bf16 without OpenVINO"
+OURS, PACKED = "fewvit fp32", "fewvit fp32, packed layers"
+OURS_BF16, PACKED_BF16 = "fewvit --precision bf16", "fewvit bf16, packed layers"
 MODELS = {"dino_vits16": ("vit_small_patch16_224", 6), "dino_vitb16": ("vit_base_patch16_224", 12)}
 
 
@@ -48,6 +51,7 @@ def variants(name: str, batch: int) -> dict[str, Callable[[Tensor], Tensor]]:
         DINO: torch.no_grad()(lambda images: official.vit_forward(weights, images, heads)),
         OV: openvino_forward(model, batch, "f32"),
         OURS: ours(),
+        PACKED: ours(engine="packed"),
         TIMM_BF16: timm_bf16,
         OV_BF16: openvino_forward(model, batch, "bf16"),
         PACKED_BF16: ours(precision="bf16", engine="packed"),
@@ -101,7 +105,8 @@ def measure(quick: bool) -> Outcome:
         claims.append(Claim(f"{size} forward, bf16, the least", "timm eager fp32", worst[OURS_BF16], "x", ">= 4.0"))
     claims.append(Claim("Largest difference of a feature, fp32", "timm eager", max(row["max_error"] for row in rows if row["variant"] == OURS), "", "<= 1e-5"))
     claims.append(Claim("Least cosine, bf16", "timm eager fp32", min(row["min_cosine"] for row in rows if row["variant"] == OURS_BF16), "", ">= 0.9999"))
-    return Outcome(claims, rows, {"weights": "random, normal with std 0.02", "batches": batches, "threads": threads})
+    chosen = {precision: choose_engine(precision, "cpu") for precision in ("fp32", "bf16")}
+    return Outcome(claims, rows, {"weights": "random, normal with std 0.02", "batches": batches, "threads": threads, "engines_chosen": chosen})
 
 
 if __name__ == "__main__":

@@ -6,9 +6,15 @@ import io
 import os
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+from fewvit.images import IMAGENET_MEAN, IMAGENET_STD
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED") or Path(__file__).parents[2] / "shared")
 _ARCHIVE = SHARED / "data" / "imagenet18.zip"  # 242 full-size ImageNet files; not part of this repository
@@ -23,6 +29,14 @@ def jpegs(count: int, *, typical: bool = False) -> tuple[list[bytes], str]:
         files, kind = [synthetic_jpeg(i) for i in range(count)], "synthetic JPEGs"
     size = " of 500 x 375 pixels" if typical or not _ARCHIVE.exists() else ""
     return files, f"{len(files)} {kind}{size}, {sum(map(len, files)) / len(files) / 1000:.0f} kB on average"
+
+
+def as_input(pixels: np.ndarray, device: str = "cpu") -> Tensor:
+    """The model's input (B, 3, H, W) float32 of uint8 pixels (B, H, W, 3), normalised on the device as extraction does."""
+    import torch
+
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std).contiguous()
 
 
 def _real(count: int, typical: bool) -> list[bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -21,12 +22,13 @@ _MANY_FILES = 32  # record files before they are merged into one
 
 
 def identity_of(status: os.stat_result) -> bytes:
-    """40 bytes that change when the file is replaced, rewritten or touched."""
-    return (
-        np.array([status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns], dtype=np.uint64)
-        .astype("<i8")
-        .tobytes()
-    )
+    """40 bytes that change when the file is replaced, rewritten or touched: device, inode, size, mtime_ns, ctime_ns."""
+    return struct.pack("<QQQqq", status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def part_identity(container: bytes, number: int) -> bytes:
+    """40 bytes for one part of a file, such as a member of an archive: they change whenever the file's own identity does."""
+    return hashlib.sha256(container + number.to_bytes(8, "little")).digest() + container[32:40]  # the last 8 bytes stay ctime_ns
 
 
 class DigestMemory:

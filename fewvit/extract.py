@@ -24,6 +24,8 @@ from .images import POLICIES_DIFFER, BadImage, decode
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .vit import Backbone
 
 _SHARD_ROWS = 1024  # 1.5 MB of ViT-S features: small enough to lose little, large enough to read fast
@@ -148,6 +150,7 @@ class _Extraction:
         self.pipeline, self.dataset, self.store, self.memory, self.work, self.build = pipeline, dataset, store, memory, work, build
         self.digests: list[bytes | None] = [None] * len(dataset)
         self.bad: dict[int, str] = {}  # row -> reason
+        self.in_flight: tuple[list[_Decoded], Tensor] | None = None  # the batch that a GPU is computing
         self.pending: list[_Decoded] = []  # computed, not yet in a shard
         self.pending_features: list[np.ndarray] = []
         self.report = Report(images=len(dataset))
@@ -201,6 +204,7 @@ class _Extraction:
                 self._tell(done)
         if batch:
             self._forward(backbone or self.build(), batch)
+        self._take_over()
         self._tell(len(self.dataset))
 
     def _decoded(self, rows: Sequence[int]) -> Iterator[_Decoded]:
@@ -255,17 +259,30 @@ class _Extraction:
                 self.store.put_bad(item.digest, self.dataset.ids[item.row], item.reason)
 
     def _forward(self, backbone: Backbone, batch: list[_Decoded]) -> None:
+        """Start one batch, and take over the one before: on a GPU the next batch is put together while this one is computed."""
         before = time.perf_counter()
-        features = encode(backbone, np.stack([item.pixels for item in batch if item.pixels is not None]), self.batch_size, self.pipeline)
+        pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
+        started = start_encoding(backbone, pixels, self.batch_size, self.pipeline)
+        self._take_over()
+        self.in_flight = ([dataclasses.replace(item, pixels=None) for item in batch], started)
+        if not self.on_gpu:
+            self._take_over()
         self.report.modelling += time.perf_counter() - before
-        self.report.computed += len(batch)
+
+    def _take_over(self) -> None:
+        """Wait for the batch under way, if there is one, and commit a shard when it is full or a while has passed."""
+        if self.in_flight is None:
+            return
+        (batch, started), self.in_flight = self.in_flight, None
+        features = started[: len(batch)].float().cpu().numpy()
         broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(broken):
             raise NumericalError(
                 f"the backbone gives NaN or Inf for {printable(self.dataset.ids[batch[broken[0]].row])}",
                 fix="Use --precision fp32; if it is fp32 already, the weights are not usable.",
             )
-        self.pending += [dataclasses.replace(item, pixels=None) for item in batch]
+        self.report.computed += len(batch)
+        self.pending += batch
         self.pending_features.append(features)
         if len(self.pending) >= _SHARD_ROWS or time.perf_counter() - self.flushed > _FLUSH_S:
             self._flush()
@@ -323,26 +340,27 @@ def _single_threaded() -> None:
     torch.set_num_threads(1)
 
 
-def encode(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipeline: Pipeline) -> np.ndarray:
-    """Features (n, D) float32 of uint8 pixels (n, H, W, 3); the batch is padded to `batch_size`, so a row never depends on its neighbours."""
+def start_encoding(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipeline: Pipeline) -> Tensor:
+    """Features (batch_size, D) of uint8 pixels (n, H, W, 3); on a GPU they are still being computed when this returns.
+
+    A smaller batch is padded to `batch_size` and the padding's rows come last, so a row never depends on its neighbours.
+    """
     import torch
 
-    n = len(pixels)
-    if n < batch_size:
-        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch_size - n, axis=0)])
+    if len(pixels) < batch_size:
+        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch_size - len(pixels), axis=0)])
     device = next(backbone.parameters()).device
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (pipeline.preprocess.mean, pipeline.preprocess.std))
     images = torch.from_numpy(pixels)
-    if device.type == "cuda":
-        images = images.pin_memory().to(device, non_blocking=True)
     try:
+        if device.type == "cuda":
+            images = images.pin_memory().to(device, non_blocking=True)
         images = images.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
-        features = backbone.encode(images.contiguous())
+        return backbone.encode(images.contiguous())
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"out of GPU memory with a batch of {batch_size}", fix=f"Try --batch-size {max(1, batch_size // 2)}."
         ) from error
-    return features[:n].float().cpu().numpy()
 
 
 def allowed_bad(text: str, total: int) -> int:

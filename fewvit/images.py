@@ -63,7 +63,7 @@ class Note(IntFlag):
 POLICIES_DIFFER = Note.TURNED | Note.TRANSPARENT | Note.SIXTEEN_BIT  # with one of these, `fast` and `pil` show different pictures
 
 
-class BadImage(Exception):  # noqa: N818  no member of FewvitError: whoever reads images decides how many bad ones are an error
+class BadImage(Exception):  # no member of FewvitError: whoever reads images decides how many bad ones are an error
     """One picture that cannot be decoded; `reason` is one short line.
 
     Caught image by image. Keep the reason, not the exception: its traceback holds the picture.
@@ -225,8 +225,6 @@ def _official(picture: Any, preprocess: Preprocess) -> np.ndarray:
     """(crop_h, crop_w, 3): what convert("RGB") and torchvision's Resize and CenterCrop make of a loaded Pillow picture."""
     from PIL import Image
 
-    if picture.mode == "P":
-        picture.info.pop("transparency", None)  # convert would warn that it drops it
     rgb = picture.convert("RGB")
     height, width = covering_size(rgb.height, rgb.width, preprocess.cover)
     if rgb.size != (width, height):

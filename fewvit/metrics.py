@@ -30,9 +30,11 @@ def top_k_accuracy(rank: np.ndarray, k: int) -> float:
 
 
 def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float]]:
-    """`mean` over trials; with two or more also `std` (ddof 1) and `ci95`, Student's t interval of the mean."""
+    """`mean` over trials; with two or more also `std` (ddof 1) and `ci95`, Student's t interval of the mean. Raises DataError for none."""
     sample = np.asarray(values, dtype=np.float64)
-    if sample.size < 2:
+    if sample.size == 0:
+        raise DataError("there are no trials to average")
+    if sample.size == 1:
         return {"mean": float(sample[0])}
     from scipy.special import stdtrit  # the t quantile, without the whole of scipy.stats
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import DataError
+from .errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,11 @@ def dinov2_subset(labels: np.ndarray, shots: int, trial: int) -> np.ndarray:
     """Row numbers of DINOv2's n-per-class subset: classes ascending, in each the first `shots` of a random permutation.
 
     The generator is torch's, seeded with the trial, as in DINOv2's k-NN evaluation: its published few-shot numbers hang on
-    that stream. Unlabelled rows (-1) are left out. Raises DataError for a class with fewer images.
+    that stream. Unlabelled rows (-1) are left out. Raises UsageError for less than one shot,
+    DataError for a class with fewer images.
     """
+    if shots < 1:
+        raise UsageError(f"{shots} images per class are none to learn from; ask for one or more")
     import torch
 
     stream = torch.Generator().manual_seed(trial)

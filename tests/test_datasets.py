@@ -363,7 +363,19 @@ def test_shards_are_read_in_place_from_a_file_a_folder_or_a_pattern(tmp_path):
         assert contents(dataset) == TRUTH_1 | TRUTH_2
         assert list(dataset.classes) == ["3", "7", "12"]  # numbers are sorted as numbers
         assert dataset.left_out == {"not an image": 1, "label without an image": 1, "system file": 1, "second image of a sample": 1}
-        assert dataset.identity(0) is None
+        assert len({dataset.identity(i) for i in range(4)}) == 4
+        assert [open_dataset(source).identity(i) for i in range(4)] == [dataset.identity(i) for i in range(4)]
+
+
+def test_the_identity_of_a_part_changes_with_the_file_that_holds_it(tmp_path):
+    source = shard(tmp_path / "d-00.tar", FIRST)
+    before = open_dataset(source)
+    os.utime(source, ns=(1, 1))
+    after = open_dataset(source)
+    assert [len(before.identity(i)) for i in range(3)] == [40] * 3
+    assert not {before.identity(i) for i in range(3)} & {after.identity(i) for i in range(3)}
+    digits, test = open_dataset("digits"), open_dataset("digits/test")
+    assert digits.identity(1198) == test.identity(0) != digits.identity(0)
 
 
 def test_the_numbers_of_shards_index_a_classes_txt_beside_them(tmp_path):

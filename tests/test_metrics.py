@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracles import place
 from scipy import stats
 
 from fewvit.errors import DataError
 from fewvit.metrics import mean_and_interval, rank_of_target, top_k_accuracy
+
+from oracles import place
 
 
 def test_the_place_of_a_class_counts_those_with_more_votes_and_equal_ones_before_it():

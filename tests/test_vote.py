@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from oracles import brute_votes
 
 from fewvit.errors import UnlabelledNeighbor, UsageError
 from fewvit.neighbors import Neighbors
 from fewvit.vote import MIN_TEMPERATURE, check_temperature, votes_at, weighted_vote
+
+from oracles import brute_votes
 
 
 def near(rows, scores) -> Neighbors:
@@ -68,7 +69,7 @@ def test_class_zero_and_the_last_class_may_win():
 
 
 def test_a_label_beyond_the_classes_is_refused_and_never_spills_into_the_next_query():
-    with pytest.raises(UsageError, match="label 7 .* 7 classes"):
+    with pytest.raises(UsageError, match=r"label 7 .* 7 classes"):
         weighted_vote(near([[0, 1], [0, 0]], [[0, 0], [0, 0]]), np.array([3, 7]), 7, 0.07)
 
 

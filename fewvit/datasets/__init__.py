@@ -58,7 +58,7 @@ class Dataset:
         return self.reader.read(i)
 
     def identity(self, i: int) -> bytes | None:
-        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None when image `i` is no file of its own."""
+        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None when nothing does."""
         return self.reader.identity(i)
 
     @property

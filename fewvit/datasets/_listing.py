@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..digests import identity_of
 from ..errors import DataError, from_os_error, printable
 
 IMAGE_EXTENSIONS = frozenset(
@@ -47,11 +47,6 @@ class FileReader:
 
     def identity(self, i: int) -> bytes | None:
         return self.identities[40 * i : 40 * i + 40]
-
-
-def identity_of(status: os.stat_result) -> bytes:
-    """Device, inode, size, mtime_ns and ctime_ns as 40 bytes."""
-    return struct.pack("<QQQqq", status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def is_image(name: str) -> bool:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..digests import identity_of, part_identity
 from ..errors import DataError, from_os_error, printable
 from . import Dataset, Listing
 from ._listing import OTHER, REPEATED, class_folders, is_image, name_of, refuse_nothing, some, unwanted
@@ -33,7 +34,7 @@ class Archive:
         folders = content.top_folders()
         refuse_nothing(source, ids, content.left_out)
         labels, classes, notes = class_folders(source, ids, folders, listing.allow_empty_class)
-        reader = _Reader(content.path, [content.images[name] for name in ids])
+        reader = _Reader(content.path, [content.images[name] for name in ids], identity_of(os.stat(content.path)))
         return Dataset(name_of(source), ids, labels, classes, reader, dict(content.left_out), notes)
 
 
@@ -153,6 +154,7 @@ class _Reader:
 
     path: str
     members: list[zipfile.ZipInfo]
+    container: bytes  # identity of the file when it was indexed
 
     def read(self, i: int) -> bytes:
         member = self.members[i]
@@ -163,7 +165,7 @@ class _Reader:
         return data
 
     def identity(self, i: int) -> bytes | None:
-        return None
+        return part_identity(self.container, self.members[i].header_offset)
 
 
 def _packed(path: str, member: zipfile.ZipInfo) -> bytes:

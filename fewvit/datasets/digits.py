@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 
@@ -43,4 +44,4 @@ class _Pictures:
         return file.getvalue()
 
     def identity(self, i: int) -> bytes | None:
-        return None
+        return hashlib.sha256(self.grey[i].tobytes()).digest() + bytes(8)  # the pixels themselves, as old as can be

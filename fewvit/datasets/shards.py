@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..digests import identity_of, part_identity
 from ..errors import DataError, from_os_error, printable
 from . import Dataset, Listing
 from ._listing import IMAGE_EXTENSIONS, IRREGULAR, OTHER, kind_of_folder, name_of, numbered, refuse_nothing, some, twins, unwanted
@@ -40,7 +41,9 @@ class Shards:
     def open(source: str, listing: Listing) -> Dataset:
         left_out: Counter[str] = Counter()
         samples: list[_Sample] = []
-        for path in _paths(source):
+        paths = _paths(source)
+        containers = {path: identity_of(os.stat(path)) for path in paths}
+        for path in paths:
             samples += _samples(path, left_out)
         samples.sort(key=lambda sample: os.fsencode(sample.id))
         ids = [sample.id for sample in samples]
@@ -49,7 +52,7 @@ class Shards:
         if repeated:
             raise DataError(f"{len(repeated)} samples occur more than once: {some(repeated)}", file=source)
         labels, classes = _classes([sample.label for sample in samples], samples[0].path)
-        return Dataset(name_of(_BRACES.sub("", source)), ids, labels, classes, _Reader(samples), dict(left_out), twins(classes))
+        return Dataset(name_of(_BRACES.sub("", source)), ids, labels, classes, _Reader(samples, containers), dict(left_out), twins(classes))
 
 
 @dataclass
@@ -66,13 +69,14 @@ class _Sample:
 @dataclass(frozen=True)
 class _Reader:
     samples: list[_Sample] = field(repr=False)
+    containers: dict[str, bytes] = field(repr=False)  # identity of each tar file when it was indexed
 
     def read(self, i: int) -> bytes:
         sample = self.samples[i]
         return _pread(sample.path, sample.offset, sample.size)
 
     def identity(self, i: int) -> bytes | None:
-        return None
+        return part_identity(self.containers[self.samples[i].path], self.samples[i].offset)
 
 
 def _pread(path: str, offset: int, size: int) -> bytes:

@@ -9,9 +9,10 @@ import stat
 from collections.abc import Sequence
 from typing import Any
 
+from ..digests import identity_of
 from ..errors import DataError, MissingExtra, from_os_error, printable
 from . import Dataset, Listing
-from ._listing import FileReader, identity_of, name_of, numbered, refuse_nothing, some, twins
+from ._listing import FileReader, name_of, numbered, refuse_nothing, some, twins
 
 Rows = list[tuple[str, str | None]]  # path as written, class name
 

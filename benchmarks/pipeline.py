@@ -1,0 +1,153 @@
+"""Images to cached features on a CPU: the whole extraction beside its two stages alone, and its memory for N and 4 N images.
+
+Both stages use all cores, so the least that the whole can take is their sum. Decoding alone reads and decodes with as many threads
+as extraction does and throws the pixels away; the model alone takes decoded batches from memory. The whole lists nothing (the data
+set is open) and builds nothing (the backbone is loaded), but reads, hashes, decodes, normalises, runs the model, and commits shards
+to a fresh cache in every round.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import official
+from .measure import Claim, Outcome, cores, in_fresh_process, main, peak_growth, round_robin
+from .pictures import as_input, jpegs, synthetic_jpeg
+
+WHAT = "images to cached features, ViT-S/16, all cores"
+BATCH = 32
+WHOLE, DECODING, MODEL, DINO = "fewvit extract", "decoding alone", "the model alone", "DINO: DataLoader, PIL transform, plain forward"
+_MIB = 2**20
+
+
+class Files(torch.utils.data.Dataset):
+    """Images through the official transform, for torch's DataLoader."""
+
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return official.pil_tensor(self.paths[i].read_bytes())
+
+
+def official_extraction(paths: list[Path], backbone: Any, workers: int) -> torch.Tensor:
+    """Features (N, D) the official way: worker processes with PIL, attention written out, fp32."""
+    weights, heads = backbone.model.state_dict(), backbone.spec.architecture.heads
+    loader = torch.utils.data.DataLoader(Files(paths), batch_size=BATCH, num_workers=workers, shuffle=False)
+    with torch.no_grad():
+        return torch.cat([official.vit_forward(weights, images, heads) for images in loader])
+
+
+def time_stages(count: int, rounds: int) -> tuple[list[Claim], list[dict[str, Any]], dict[str, Any]]:
+    """The whole and its stages, in turn, on `count` files."""
+    from fewvit import load_backbone, open_dataset
+    from fewvit.cache import Cache
+    from fewvit.extract import Work, extract
+    from fewvit.images import decode
+    from fewvit.pipeline import FeatureOptions, settle
+
+    torch.set_num_threads(cores())
+    files, said = jpegs(count)
+    files = files[: len(files) // BATCH * BATCH]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _write(root / "images", files)
+        dataset = open_dataset(str(root / "images"))
+        backbone = load_backbone("dino_vits16", weights="random", device="cpu")
+        eager = load_backbone("dino_vits16", weights="random", device="cpu", engine="eager")
+        pipeline = settle(backbone.spec, FeatureOptions(device="cpu"))
+        decoded = np.stack([decode(data, pipeline.preprocess)[0] for data in files])
+        caches = iter(range(10**6))
+
+        def whole(_: Any) -> None:
+            cache = Cache(root / f"cache{next(caches)}")
+            extract(pipeline, dataset, cache, Work(batch_size=BATCH), build=lambda: backbone)
+
+        def decoding(_: Any) -> None:
+            with ThreadPoolExecutor(min(16, cores()), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                for _pixels in pool.map(lambda i: decode(dataset.read(i), pipeline.preprocess)[0].shape, range(len(dataset))):
+                    pass
+
+        def model(_: Any) -> None:
+            for start in range(0, len(decoded), BATCH):
+                backbone.encode(as_input(decoded[start : start + BATCH]))
+
+        def dino(_: Any) -> None:
+            official_extraction([root / "images" / name for name in dataset.ids], eager, cores())
+
+        variants: dict[str, Callable[[Any], None]] = {DINO: dino, WHOLE: whole, DECODING: decoding, MODEL: model}
+        timing = round_robin(variants, [None], rounds)
+    shares = [w / (d + m) for w, d, m in zip(timing.seconds[WHOLE], timing.seconds[DECODING], timing.seconds[MODEL], strict=True)]
+    claims = [
+        Claim("Images to cached features, CPU, time of the whole", "its two stages measured alone, added", float(np.median(shares)), "x", "<= 1.1"),
+        Claim("Images to features, CPU, speed", "DINO's way: DataLoader, PIL, plain forward", timing.ratio(WHOLE, DINO), "x"),
+    ]
+    return claims, timing.rows(DINO, len(files)), {"images": said, "measured_images": len(files), "rounds": rounds, "threads": cores()}
+
+
+def _write(folder: Path, files: list[bytes]) -> None:
+    for i, data in enumerate(files):
+        path = folder / f"class{i % 7}" / f"{i:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------------------
+
+
+def extraction_memory(images: str, cache: str, warm_up: str) -> tuple[int, int]:
+    """Bytes of peak growth while the folder `images` is listed and extracted with a one-block ViT, and bytes of the features.
+
+    The folder `warm_up` goes first, so that libraries and thread stacks are not counted.
+    """
+    from fewvit.backbones import Architecture
+    from fewvit.cache import Cache
+    from fewvit.datasets import open_dataset
+    from fewvit.extract import Work, extract
+    from fewvit.pipeline import FeatureOptions, settle
+    from fewvit.specs import BackboneSpec
+
+    spec = BackboneSpec("one block", "dino", Architecture(64, 1, 1, 32, grid=7), "dino/1", "random")
+    pipeline = settle(spec, FeatureOptions(device="cpu"))
+    kept: list[Any] = []
+
+    def work(folder: str) -> None:
+        features, _ = extract(pipeline, open_dataset(folder), Cache(Path(cache)), Work(batch_size=BATCH))
+        kept.append(features.features)
+
+    work(warm_up)
+    return peak_growth(lambda: work(images)), kept[-1].nbytes
+
+
+def measure_memory(count: int) -> tuple[list[Claim], dict[str, Any]]:
+    """Peak memory for `count` and for four times as many images, each in a process of its own."""
+    growth, features = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        sets = {n: Path(folder) / str(n) for n in (4 * BATCH, count, 4 * count)}
+        for n, images in sets.items():
+            _write(images, [synthetic_jpeg(1000 * n + i, 64, 64) for i in range(n)])
+        for n in (count, 4 * count):
+            growth[n], features[n] = in_fresh_process(extraction_memory, str(sets[n]), str(Path(folder) / f"cache{n}"), str(sets[4 * BATCH]))
+    extra = growth[4 * count] - growth[count] - (features[4 * count] - features[count])
+    claim = Claim(f"Memory for {4 * count} images beyond that for {count}, the feature array's growth taken off", "nothing", extra / _MIB, "MiB", "<= 16")
+    return [claim], {"peak_mib": {str(n): round(b / _MIB, 1) for n, b in growth.items()}, "features_mib": {str(n): round(b / _MIB, 1) for n, b in features.items()}}
+
+
+def measure(quick: bool) -> Outcome:
+    claims, rows, facts = time_stages(64 if quick else 192, rounds=2 if quick else 7)
+    more, memory = measure_memory(250 if quick else 2000)
+    return Outcome([*claims, *more], rows, {**facts, **memory})
+
+
+if __name__ == "__main__":
+    main("pipeline", WHAT, measure)
