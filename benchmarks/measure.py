@@ -7,6 +7,7 @@ seconds / ours: a machine that is slow for a while is slow for both sides of the
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import gc
 import os
@@ -89,6 +90,7 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
 def peak_growth(work: Callable[[], Any]) -> int:
     """Bytes by which the resident memory of this process stood, at its highest during `work`, above what it was before (Linux)."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
     before = _resident("VmRSS")
     work()

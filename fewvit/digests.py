@@ -41,16 +41,21 @@ class DigestMemory:
         self._stored, self._mixed = stored[order], _mix(stored["identity"])[order]
 
     def get(self, identity: bytes) -> bytes | None:
-        """The 32-byte sha256 of the file that has this identity, or None if it was never read."""
+        """The 32-byte sha256 of the file that has this identity, or None if it was never read.
+
+        None too where two digests were stored: `--rehash` found that the file had changed unseen, and only the file can tell which holds.
+        """
         if identity in self._fresh:
             return self._fresh[identity]
         wanted = np.frombuffer(identity, "<i8")
-        at = int(np.searchsorted(self._mixed, _mix(wanted[None])[0]))
-        while at < len(self._stored) and self._mixed[at] == _mix(wanted[None])[0]:
+        mixed = _mix(wanted[None])[0]
+        at = int(np.searchsorted(self._mixed, mixed))
+        found = set()
+        while at < len(self._stored) and self._mixed[at] == mixed:
             if np.array_equal(self._stored["identity"][at], wanted):
-                return self._stored["digest"][at].tobytes()
+                found.add(self._stored["digest"][at].tobytes())
             at += 1
-        return None
+        return found.pop() if len(found) == 1 else None
 
     def put(self, identity: bytes, digest: bytes) -> None:
         """Remember a digest, unless the file is so young that it could still change unseen."""

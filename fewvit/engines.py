@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -30,6 +31,8 @@ def resolve_device(device: str) -> str:
     """`auto` is the first GPU if there is one. Raises UsageError for a device that this machine has not."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"--device {device!r} is not one of auto, cpu, cuda, cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: torch sees no GPU here", fix="Run `fewvit doctor`, or use --device cpu.")
     return device
@@ -60,6 +63,12 @@ def accelerate(backbone: Backbone, size: tuple[int, int], *, device: str, precis
     plain = isinstance(backbone.model, VisionTransformer)
     if engine == "auto":
         engine = choose_engine(precision, device, plain_vit=plain)
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}; choose auto, {', '.join(ENGINES)}")
+    if engine != "eager" and device != "cpu":
+        raise UsageError(f"the {engine} engine runs on CPUs, not on {device}", fix="Use engine='eager' or 'auto'.")
+    if engine == "packed" and not (plain and precision != "fp16" and packing_works()):
+        raise UsageError(f"the packed engine cannot run {backbone.spec.name} in {precision} here", fix="Use engine='eager' or 'auto'.")
     backbone.to(device)
     if device.startswith("cuda"):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -81,6 +90,8 @@ class AutocastBackbone(Backbone):
     def encode(self, images: Tensor) -> Tensor:
         with self._context():
             return super().encode(images)
+
+    forward = encode
 
 
 class PackedLinear(nn.Module):

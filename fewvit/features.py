@@ -30,7 +30,7 @@ class FeatureSet:
 
     def __post_init__(self) -> None:
         n = len(self.features)
-        if self.features.ndim != 2 or len(self.labels) != n or len(self.ids) != n:
+        if self.features.ndim != 2 or np.shape(self.labels) != (n,) or len(self.ids) != n:
             raise DataError(
                 f"features {self.features.shape}, labels {np.shape(self.labels)} and {len(self.ids)} ids do not belong together"
             )
@@ -82,8 +82,8 @@ class FeatureSet:
         features, labels = arrays["features"], np.asarray(arrays["labels"])
         if features.ndim != 2 or features.dtype.kind not in "fiu":
             raise DataError(f"`features` is {features.dtype} of shape {features.shape}, expected float32 (N, D)", file=path)
-        if labels.dtype.kind not in "iu":
-            raise DataError(f"`labels` is {labels.dtype}, expected whole numbers", file=path)
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise DataError(f"`labels` is {labels.dtype} of shape {labels.shape}, expected whole numbers (N,)", file=path)
         count = int(labels.max()) + 1 if len(labels) else 0
         ids = arrays.get("ids", np.array([str(i) for i in range(len(features))]))
         classes = arrays.get("classes", np.array([str(c) for c in range(count)]))
@@ -92,8 +92,8 @@ class FeatureSet:
             loaded = FeatureSet(
                 features.astype(np.float32, copy=False),
                 labels.astype(np.int64, copy=False),
-                ids.tolist(),
-                classes.tolist(),
+                np.atleast_1d(ids).astype(str).tolist(),  # numbers are names, too
+                np.atleast_1d(classes).astype(str).tolist(),
                 text["fingerprint"],
                 text["name"] or Path(path).stem,
             )

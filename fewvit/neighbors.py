@@ -128,7 +128,9 @@ class Bank:
         if len(at_query) == 0:
             return
         scores[at_query, at_place] = self._rescore(queries, at_query, rows[at_query, at_place])
-        for q in np.unique(at_query):
+        falling, level = scores[:, :-1] > scores[:, 1:], scores[:, :-1] == scores[:, 1:]
+        in_order = falling | (level & (rows[:, :-1] < rows[:, 1:]))
+        for q in np.flatnonzero(~in_order.all(axis=1)):
             order = np.lexsort((rows[q], -scores[q]))
             scores[q], rows[q] = scores[q][order], rows[q][order]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .digests import DigestMemory
     from .vit import Backbone, Readout
 
-_INSPECTION = 1  # raise when what is remembered of a bare file changes its meaning
+_INSPECTION = 2  # raise when what is remembered of a bare file changes its meaning
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ def resolve(
         return inspect_file(Path(name), access, memory, checkpoint_key=checkpoint_key, family=family)
     else:
         family_name, variant = find_variant(name)
+    if family is not None and family.replace("-", "_") != family_name:
+        raise UsageError(f"--family {family}: {name} is of the family {family_name}", fix="--family says what a bare weights file is.")
     return _of_variant(name, family_name, variant, access, memory, weights=weights, checkpoint_key=checkpoint_key, seed=seed)
 
 
@@ -219,7 +221,7 @@ def _inspect(file: Path, checkpoint_key: str | None, family: str | None) -> dict
 
     tree = read_checkpoint(file)
     name = recognise(tree, file, family)
-    trunk = trunk_of(families()[name], tree, file, checkpoint_key)
+    trunk = trunk_of(families()[name], tree, file, _checked_key(families()[name], checkpoint_key))
     try:
         architecture = families()[name].infer(trunk.tensors)
     except (KeyError, ValueError) as error:
@@ -279,7 +281,8 @@ def _fill(module: Any, spec: BackboneSpec) -> None:
     file = Path(spec.file or "")
     tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
     foreign = [name for name, kind in families().items() if kind.recognises(tree)]
-    if foreign and spec.family not in foreign and spec.family != "supervised":
+    named = spec.name in families()[spec.family].variants  # a bare file is what its layout, or the user, says it is
+    if named and foreign and spec.family not in foreign and spec.family != "supervised":
         raise CheckpointError(
             f"this is a {foreign[0]} file, not weights of {spec.name} ({spec.family})",
             file=file,

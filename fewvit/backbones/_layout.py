@@ -15,6 +15,7 @@ _HEADS = {1280: 16}
 
 
 def is_tensor(value: Any) -> bool:
+    """Whether a value of a weights file is a tensor; no torch is imported to ask."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "numel")
 
 
@@ -70,10 +71,8 @@ def infer_vit(tensors: Mapping[str, Any], positions: str) -> Architecture:
         raise ValueError(f"a position table of {cells} patches is not square")
     if width not in _HEADS and width % 64:
         raise ValueError(f"width {width} is not a multiple of the head size 64")
-    swiglu = (
-        "blocks.0.mlp.fc1.weight" in tensors
-        and tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * tensors["blocks.0.mlp.fc2.weight"].shape[1]
-    )
+    hidden = int(tensors["blocks.0.mlp.fc2.weight"].shape[1])
+    swiglu = "blocks.0.mlp.fc1.weight" in tensors and tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * hidden
     return Architecture(
         width=width,
         depth=depth,
@@ -83,7 +82,7 @@ def infer_vit(tensors: Mapping[str, Any], positions: str) -> Architecture:
         positions=positions,
         registers=int(tensors["register_tokens"].shape[1]) if "register_tokens" in tensors else 0,
         feed_forward="swiglu" if swiglu else "mlp",
-        hidden=int(tensors["blocks.0.mlp.fc2.weight"].shape[1]),
+        hidden=0 if hidden == 4 * width else hidden,  # as in the tables: one architecture has one fingerprint
         layer_scale="blocks.0.ls1.gamma" in tensors,
         final_norm="fc_norm" if "fc_norm.weight" in tensors else "norm",
     )

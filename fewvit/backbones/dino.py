@@ -69,9 +69,7 @@ class Dino:
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
-        nested = next((key for key in (checkpoint_key, "teacher", "state_dict") if key and (key == checkpoint_key or key in tree)), None)
-        if nested == "state_dict" or has_vit_trunk(tree):
-            nested = "state_dict" if "state_dict" in tree else None
+        nested = checkpoint_key or next((key for key in ("teacher", "state_dict") if isinstance(tree.get(key), Mapping)), None)
         # the student is stored as DDP wrapped it: module.backbone.*
         return split_trunk(network(tree, nested), prefixes=("module.", "backbone."), aside=("head.*",))
 

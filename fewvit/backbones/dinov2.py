@@ -26,7 +26,7 @@ def _variant(size: str, registers: bool) -> Variant:
         positions="antialias" if registers else "dino",
         registers=4 if registers else 0,
         feed_forward="swiglu" if giant else "mlp",
-        hidden=4096 if giant else 4 * width,
+        hidden=4096 if giant else 0,
         layer_scale=True,
     )
     name = f"dinov2_vit{size}14"

@@ -89,6 +89,8 @@ class Mae:
         flat = tree["model"] if isinstance(tree.get("model"), Mapping) else tree
         if not has_vit_trunk(flat) or any("ls1.gamma" in str(name) for name in flat):
             return False
+        if "head.weight" in flat and "fc_norm.weight" not in flat:
+            return False  # DeiT's files: also `model`, but with a classifier beside the final norm
         return flat is not tree or "decoder_embed.weight" in flat or "fc_norm.weight" in flat
 
     @staticmethod

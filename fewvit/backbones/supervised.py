@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from . import Architecture, Trunk, Variant
-from ._layout import split_trunk
+from ._layout import network, split_trunk
 
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
@@ -67,9 +67,11 @@ class Supervised:
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
-        flat = next((tree[key] for key in (checkpoint_key, "state_dict", "model") if key and isinstance(tree.get(key), Mapping)), tree)
+        nested = checkpoint_key or next((key for key in ("state_dict", "model") if isinstance(tree.get(key), Mapping)), None)
         return split_trunk(
-            flat, prefixes=("module.",), aside=("head.*", "head_dist.*", "pre_logits.*", "*.relative_position_index", "*.attn_mask")
+            network(tree, nested),
+            prefixes=("module.",),
+            aside=("head.*", "head_dist.*", "pre_logits.*", "*.relative_position_index", "*.attn_mask"),
         )
 
     @staticmethod
