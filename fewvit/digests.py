@@ -10,6 +10,7 @@ import hashlib
 import os
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,23 @@ class DigestMemory:
                 found.add(self._stored["digest"][at].tobytes())
             at += 1
         return found.pop() if len(found) == 1 else None
+
+    def get_all(self, identities: Sequence[bytes | None]) -> list[bytes | None]:
+        """`get` of each identity, None for None; a million of them take a second rather than a minute."""
+        asked = [i for i, identity in enumerate(identities) if identity is not None]
+        found: list[bytes | None] = [None] * len(identities)
+        wanted = np.frombuffer(b"".join(identities[i] or b"" for i in asked), "<i8").reshape(-1, 5)
+        first, last = (np.searchsorted(self._mixed, _mix(wanted), side) for side in ("left", "right"))
+        hit = np.flatnonzero(last - first == 1)  # several records, or a key that two identities share, are left to `get`
+        hit = hit[(self._stored["identity"][first[hit]] == wanted[hit]).all(axis=1)]
+        digests = self._stored["digest"][first[hit]].tobytes()
+        for place, row in enumerate(hit.tolist()):
+            found[asked[row]] = digests[32 * place : 32 * place + 32]
+        for row in np.flatnonzero(last - first > 1).tolist():
+            found[asked[row]] = self.get(identities[asked[row]] or b"")
+        for i in asked if self._fresh else ():
+            found[i] = self._fresh.get(identities[i] or b"", found[i])
+        return found
 
     def put(self, identity: bytes, digest: bytes) -> None:
         """Remember a digest, unless the file is so young that it could still change unseen."""

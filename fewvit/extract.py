@@ -173,9 +173,7 @@ class _Extraction:
     def _recall(self) -> list[int]:
         """Rows whose bytes were never seen, or whose feature is not in the store. Reads no image."""
         missing = []
-        for row in range(len(self.dataset)):
-            identity = self.dataset.identity(row)
-            digest = self.memory.get(identity) if identity is not None else None
+        for row, digest in enumerate(self.memory.get_all([self.dataset.identity(row) for row in range(len(self.dataset))])):
             if digest is not None and digest in self.store:
                 self.digests[row] = digest
             elif digest is not None and (reason := self.store.bad(digest)) is not None:

@@ -105,11 +105,14 @@ class FeatureSet:
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a zip of other things than arrays")  # NumPy hands out such a member as bytes
+        return arrays
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
         raise DataError(
             f"not a readable features file ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
             file=path,

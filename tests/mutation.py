@@ -1,0 +1,215 @@
+"""How many small errors in the numeric core the tests notice: cosmic-ray's mutants of five modules, a seeded sample of them.
+
+    python -m tests.mutation [--seed 0] [--sample 220] [--module NAME]
+
+Each mutant is written to a copy of the repository, where the module's own tests then run; the working tree is never touched.
+Prints the rate of each module and the diff of every mutant that no test noticed; exits 1 below 85 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import os
+import queue
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cosmic_ray.commands import init
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import MutationSpec
+
+from .conftest import ROOT, SHARED
+
+WANTED = 85.0  # percent
+FEWEST = 20  # mutants of each module, or all it has
+AT_ONCE = 2
+TESTS = {
+    "metrics": ["tests/test_metrics.py"],
+    "splits": ["tests/test_splits.py"],
+    "neighbors": ["tests/test_neighbors.py"],
+    "vote": ["tests/test_vote.py"],
+    "checkpoints": ["tests/test_checkpoints.py"],
+}
+
+# What is not mutated, and why. Text, also that of errors, is no matter: cosmic-ray leaves strings alone.
+SKIPPED_FUNCTIONS = {
+    "_faiss_gpu",  # needs a GPU; here a stand-in runs, which proves little about FAISS
+    "faiss_gpu_works",  # needs a GPU
+    "faiss_facts",  # three lines for `fewvit doctor` to print
+}
+SKIPPED_CONSTANTS = {
+    "GPU_MAX_K",  # FAISS's own limit on a GPU
+    "_CHUNK_BYTES",  # memory against speed: every value gives the same neighbours
+    "_BLOCK",  # bytes read at a time: every value gives the same file
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    module: str
+    text: str  # the whole mutated file
+    diff: str
+
+
+def path_of(module: str) -> str:
+    return f"fewvit/{module}.py"
+
+
+# ---- which mutants
+
+
+def skipped_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """The parts of a module that are not mutated: annotations, imports for the type checker, and what is named above."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in SKIPPED_FUNCTIONS:
+            yield node
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in SKIPPED_CONSTANTS:
+            yield node
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield node
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):  # never evaluated
+            if annotation is not None:
+                yield annotation
+
+
+def mutations(module: str) -> list[MutationSpec]:
+    """All mutations cosmic-ray knows for a module but the skipped ones, in the order of the file."""
+    path = ROOT / path_of(module)
+    with use_db(":memory:", mode=WorkDB.Mode.create) as database:
+        init([path], database, {})
+        found = [item.mutations[0] for item in database.work_items]
+    nodes = skipped_nodes(ast.parse(path.read_text()))
+    spans = [((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)) for node in nodes]
+    kept = [m for m in found if not any(start <= m.start_pos < end for start, end in spans)]
+    return sorted(kept, key=lambda m: (m.start_pos, m.operator_name, m.occurrence))
+
+
+def compiles(text: str) -> bool:
+    """Whether Python takes the text without a word: `x is 0` is found by the compiler and needs no test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            compile(text, "mutant", "exec")
+        except SyntaxError:
+            return False
+    return True
+
+
+def sample(module: str, found: list[MutationSpec], size: int, seed: int) -> Iterator[Mutant]:
+    """`size` mutants of a module; the same ones for the same seed and source."""
+    source = (ROOT / path_of(module)).read_text()
+    for one in random.Random(f"{seed} {module}").sample(found, len(found)):
+        text = mutate_code(source, get_operator(one.operator_name)(**one.operator_args), one.occurrence)
+        if size and text is not None and compiles(text):
+            size -= 1
+            sides = [side.splitlines(keepends=True) for side in (source, text)]
+            yield Mutant(module, text, "".join(difflib.unified_diff(*sides, path_of(module), f"{one.operator_name}", n=1)))
+
+
+def drawn(seed: int, wanted: int) -> dict[str, list[Mutant]]:
+    """The sample of each module: in proportion to its mutants, but at least FEWEST of them."""
+    found = {module: mutations(module) for module in TESTS}
+    total = sum(map(len, found.values()))
+    return {m: list(sample(m, all_, max(FEWEST, round(wanted * len(all_) / total)), seed)) for m, all_ in found.items()}
+
+
+# ---- running the tests
+
+
+def copied(folder: Path) -> Path:
+    """A copy of what the tests need: the source and the tests, tracked or not."""
+    for name in ("fewvit", "cli", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def passes(copy: Path, module: str, limit: float) -> bool:
+    """Whether the module's tests pass in the copy within `limit` seconds."""
+    # No bytecode: Python knows it by second and size, and two mutants of one second may have the same size.
+    here = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "FEWVIT_SHARED": str(SHARED)}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--basetemp={copy / 'scratch'}", *TESTS[module]]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=copy, env={**os.environ, **here}, stdout=quiet, stderr=quiet, start_new_session=True) as tests:
+        try:
+            return tests.wait(limit) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(tests.pid, signal.SIGKILL)
+            return False
+
+
+def limit_of(copy: Path, module: str) -> float:
+    """Three times what the tests take without a mutant. Raises RuntimeError when they fail even so."""
+    start = time.monotonic()
+    if not passes(copy, module, 600):
+        raise RuntimeError(f"the tests of {module} fail without any mutant: run `pytest {' '.join(TESTS[module])}`")
+    return 10 + 3 * (time.monotonic() - start)
+
+
+def survives(mutant: Mutant, copies: queue.SimpleQueue[Path], limit: float) -> bool:
+    """Whether all tests pass with the mutant in one of the free copies; a hang counts as noticed."""
+    copy = copies.get()
+    target = copy / path_of(mutant.module)
+    original = target.read_text()
+    try:
+        target.write_text(mutant.text)
+        return passes(copy, mutant.module, limit)
+    finally:
+        target.write_text(original)
+        copies.put(copy)
+
+
+def survivors(mutants: list[Mutant], copies: queue.SimpleQueue[Path], limit: float) -> list[Mutant]:
+    """The mutants that no test notices, each printed with its diff."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcome = list(pool.map(lambda mutant: survives(mutant, copies, limit), mutants))
+    left = [mutant for mutant, alive in zip(mutants, outcome, strict=True) if alive]
+    for mutant in left:
+        print(mutant.diff, flush=True)
+    return left
+
+
+def row(name: str, all_: int, left: int, seconds: float) -> str:
+    return f"{name:12} {all_ - left:5} killed {left:4} survived {100 * (all_ - left) / all_:6.1f} %  {seconds:5.0f} s"
+
+
+def main() -> int:
+    """The exit code: 1 when the tests notice less than WANTED percent of the mutants."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation")
+    parser.add_argument("--seed", type=int, default=0, help="which sample is drawn")
+    parser.add_argument("--sample", type=int, default=220, help="how many mutants of all five modules")
+    parser.add_argument("--module", choices=TESTS, help="only this module's share of the sample")
+    args = parser.parse_args()
+    chosen = {name: them for name, them in drawn(args.seed, args.sample).items() if args.module in (None, name)}
+    rows, begun = [], time.monotonic()
+    with tempfile.TemporaryDirectory() as root:
+        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        first, *others = [copied(Path(root, str(i))) for i in range(AT_ONCE)]
+        for copy in (first, *others):
+            copies.put(copy)
+        for name, mutants in chosen.items():
+            start = time.monotonic()
+            left = survivors(mutants, copies, limit_of(first, name))
+            rows.append((name, len(mutants), len(left), time.monotonic() - start))
+            print(row(*rows[-1]), flush=True)
+    all_, left_over = sum(r[1] for r in rows), sum(r[2] for r in rows)
+    print("", *(row(*r) for r in rows), row("all", all_, left_over, time.monotonic() - begun), sep="\n")
+    return int(100 * (all_ - left_over) < WANTED * all_)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
