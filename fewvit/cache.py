@@ -147,7 +147,7 @@ class FeatureStore:
         """Why an image with these bytes cannot be decoded, if that was found before."""
         try:
             return str(json.loads((self.folder / "bad" / f"{digest.hex()}.json").read_text())["reason"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def put_bad(self, digest: bytes, image: str, reason: str) -> None:
@@ -160,6 +160,8 @@ class FeatureStore:
             if facts["format"] > _FORMAT:
                 raise CacheError("written by a newer fewvit", file=path, fix="Update fewvit, or use another --cache-dir.")
             rows = self._array(path.stem, "rows", facts)
+            if self._shards and facts["width"] != self.width:
+                raise self._damaged(path, f"its rows are {facts['width']} wide, those of the other shards {self.width}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._damaged(path, "it cannot be read") from error
         self._add(path.stem, facts, np.ascontiguousarray(rows).reshape(-1).view(_ROW))
@@ -186,7 +188,11 @@ class FeatureStore:
                 raise self._damaged(path, "its sha256 is not the one in its manifest")
             self._checked.add(path.name)
         offset = 10 + int.from_bytes(data[8:10], "little")  # magic, version, header length, header: a view, where read_array would copy
-        return np.frombuffer(data, "<f4" if part == "features" else "u1", offset=offset).reshape(facts["count"], -1)
+        array = np.frombuffer(data, "<f4" if part == "features" else "u1", offset=offset)
+        columns = self.width if part == "features" else _ROW.itemsize
+        if array.size != facts["count"] * columns:
+            raise self._damaged(path, f"it has {array.size} numbers where its manifest says {facts['count']} rows of {columns}")
+        return array.reshape(facts["count"], columns)
 
     def _damaged(self, path: Path, why: str) -> CacheError:
         return CacheError(

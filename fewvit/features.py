@@ -14,8 +14,6 @@ import numpy as np
 from .errors import DataError, FingerprintMismatch, NumericalError
 from .files import replacing
 
-LAYOUT = ("features", "labels", "ids", "classes")
-
 
 @dataclass(frozen=True)
 class FeatureSet:

@@ -40,7 +40,8 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
         error.filename = error.filename or str(target)
         raise from_os_error(error, f"writing {target.name}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone by the rename, or never made: its folder may be a file
+            temporary.unlink()
 
 
 def fsync_folder(folder: Path) -> None:

@@ -106,6 +106,9 @@ def settle(spec: BackboneSpec, options: FeatureOptions) -> Pipeline:
     preprocess = sized(preprocess, parse_size(options.img_size) if options.img_size else None)
     spec.architecture.check_size(*preprocess.crop)
     layers, each = _layers(options.layers, protocol, spec)
+    pool = _pool(options.pool, protocol, spec)
+    if each and pool not in ("cls", "mean"):
+        raise UsageError(f"--layers each gives one token per block, so it goes with --pool cls or mean, not {pool}")
     precision = options.precision
     if precision == "auto":
         from .engines import resolve_device, resolve_precision
@@ -115,7 +118,7 @@ def settle(spec: BackboneSpec, options: FeatureOptions) -> Pipeline:
         spec,
         protocol,
         preprocess,
-        _pool(options.pool, protocol, spec),
+        pool,
         layers,
         each,
         protocol.norm,
@@ -140,7 +143,7 @@ def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[
         return protocol.layers, False
     if asked == "each":
         return depth, True
-    if not asked.isdigit() or not 1 <= int(asked) <= depth:
+    if not asked.isdecimal() or not 1 <= int(asked) <= depth:
         raise UsageError(f"--layers {asked!r}: {spec.name} has {depth} blocks, so give 1 to {depth}, or `each`")
     return int(asked), False
 

@@ -6,8 +6,7 @@ A protocol never changes; a better one gets the next number. Sources: the evalua
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from .errors import UnknownName, UsageError
 from .images import Preprocess
@@ -62,11 +61,6 @@ def sized(preprocess: Preprocess, size: tuple[int, int] | None) -> Preprocess:
 def parse_size(text: str) -> tuple[int, int]:
     """(height, width) of `N` or `HxW` pixels. Raises UsageError."""
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"--img-size {text!r} is neither N nor HxW")
     return int(parts[0]), int(parts[-1])
-
-
-def as_key(protocol: Protocol) -> dict[str, Any]:
-    """The preset as plain values, for a cache key."""
-    return asdict(protocol)

@@ -75,12 +75,13 @@ def path_of(module: str) -> str:
 def skipped_nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """The parts of a module that are not mutated: annotations, imports for the type checker, and what is named above."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name in SKIPPED_FUNCTIONS:
-            yield node
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in SKIPPED_CONSTANTS:
-            yield node
-        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            yield node
+        match node:
+            case ast.FunctionDef(name=name) if name in SKIPPED_FUNCTIONS:
+                yield node
+            case ast.Assign(targets=[ast.Name(id=name)]) if name in SKIPPED_CONSTANTS:
+                yield node
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                yield node
         for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):  # never evaluated
             if annotation is not None:
                 yield annotation
@@ -98,26 +99,30 @@ def mutations(module: str) -> list[MutationSpec]:
     return sorted(kept, key=lambda m: (m.start_pos, m.operator_name, m.occurrence))
 
 
-def compiles(text: str) -> bool:
-    """Whether Python takes the text without a word: `x is 0` is found by the compiler and needs no test."""
+def mutated(source: str, one: MutationSpec) -> str | None:
+    """The mutated file; None where cosmic-ray fails (at `except module.Error`) or Python itself complains (of `x is 0`)."""
+    try:
+        text = mutate_code(source, get_operator(one.operator_name)(**one.operator_args), one.occurrence)
+    except AttributeError:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            compile(text, "mutant", "exec")
+            compile(text or "", "mutant", "exec")
         except SyntaxError:
-            return False
-    return True
+            return None
+    return text
 
 
 def sample(module: str, found: list[MutationSpec], size: int, seed: int) -> Iterator[Mutant]:
     """`size` mutants of a module; the same ones for the same seed and source."""
     source = (ROOT / path_of(module)).read_text()
     for one in random.Random(f"{seed} {module}").sample(found, len(found)):
-        text = mutate_code(source, get_operator(one.operator_name)(**one.operator_args), one.occurrence)
-        if size and text is not None and compiles(text):
+        text = mutated(source, one) if size else None
+        if text is not None:
             size -= 1
             sides = [side.splitlines(keepends=True) for side in (source, text)]
-            yield Mutant(module, text, "".join(difflib.unified_diff(*sides, path_of(module), f"{one.operator_name}", n=1)))
+            yield Mutant(module, text, "".join(difflib.unified_diff(*sides, path_of(module), one.operator_name, n=1)))
 
 
 def drawn(seed: int, wanted: int) -> dict[str, list[Mutant]]:

@@ -132,6 +132,28 @@ def test_a_query_alone_has_the_neighbours_it_has_in_a_batch(kind, engine):
 
 
 @every_engine
+@every_metric
+def test_without_ties_nothing_is_searched_or_scored_twice(metric, engine, monkeypatch):
+    bank = Bank(cloud(211, 13), metric=metric, device="cpu", engine=engine)
+    monkeypatch.setattr(Bank, "_score_all", lambda *a: pytest.fail("the whole bank was searched again"))
+    monkeypatch.setattr(Bank, "_rescore", lambda *a: pytest.fail("scores were computed again"))
+    check(bank.search(cloud(3, 13, 71), 5), cloud(211, 13), cloud(3, 13, 71), 5, metric)
+
+
+@every_engine
+def test_only_queries_whose_ties_reach_too_far_are_searched_again(engine, monkeypatch):
+    again, real = [], Bank._score_all
+    monkeypatch.setattr(Bank, "_score_all", lambda bank, query: (again.append(query), real(bank, query))[1])
+    features = np.eye(31, dtype=np.float32)
+    features[7:27] = features[7]  # 20 copies; 8 neighbours more than asked are fetched, so the 21st shows that there are no others
+    bank, queries = Bank(features, metric="dot", device="cpu", engine=engine), features[[3, 7]] + 0.01 * features[5]
+    for k, searched in ((1, 1), (5, 1), (12, 1), (13, 0), (20, 0), (23, 0)):
+        again.clear()
+        check(bank.search(queries[1:], k), features, queries[1:], k, "dot")
+        assert len(again) == searched, k
+
+
+@every_engine
 def test_cosine_ignores_the_lengths_of_rows_and_queries(engine):
     bank, queries = cloud(101, 7), cloud(11, 7, 59)
     scale = 2.0 ** np.random.default_rng(61).integers(-9, 9, (101, 1))

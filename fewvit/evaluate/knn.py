@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UsageError
-from ..features import FeatureSet
+from ..features import FeatureSet, align
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank
 from ..protocols import KS, TEMPERATURE
@@ -25,7 +25,7 @@ from .inputs import FeatureReader, Inputs, Sources
 class KNNOptions:
     """What is measured."""
 
-    ks: Sequence[int] | None = None  # None: the protocol's, without those above the bank's size
+    ks: Sequence[int] | None = None  # None or empty: the protocol's, without those above the bank's size
     temperatures: Sequence[float] = (TEMPERATURE,)
     leave_one_out: bool = False
     shots: Sequence[int] = ()  # images per class in the bank; empty: all. k is then DINOv2's: those not above n, and n itself
@@ -48,18 +48,29 @@ def evaluate_knn(
 ) -> tuple[list[dict[str, Any]], float]:
     """Result rows (without the columns that name data and backbone) and the seconds of search and vote.
 
-    Raises UsageError for a k above the bank's size, DataError for unlabelled or one-class data.
+    Raises UsageError for a k above the bank's size and for options that exclude each other, DataError for unlabelled or one-class data
+    and for test classes that train has not.
     """
-    for temperature in options.temperatures:
-        check_temperature(temperature)
-    if test is None and not options.leave_one_out:
-        raise UsageError("there is no test set", fix="Give --test, or --leave-one-out to judge each image by the others.")
+    _check(options, test)
     train = _labelled(train, "train", say)
-    test = train if test is None else _labelled(test, "test", say)
+    test = train if test is None else align(train, _labelled(test, "test", say))
     _require_classes(train)
     started = time.perf_counter()
     rows = list(_few_shot_rows(train, test, options)) if options.shots else list(_rows(train, test, options, say))
     return rows, time.perf_counter() - started
+
+
+def _check(options: KNNOptions, test: FeatureSet | None) -> None:
+    for temperature in options.temperatures:
+        check_temperature(temperature)
+    if test is None and not options.leave_one_out:
+        raise UsageError("there is no test set", fix="Give --test, or --leave-one-out to judge each image by the others.")
+    if options.leave_one_out and test is not None:
+        raise UsageError("--leave-one-out judges one set by itself, so there can be no test set")
+    if options.leave_one_out and options.shots:
+        raise UsageError("--shots needs a test set: with --leave-one-out the drawn images would be judged by themselves")
+    if options.shots and options.trials < 1:
+        raise UsageError(f"{options.trials} trials measure nothing; ask for one or more")
 
 
 def _labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
@@ -83,7 +94,7 @@ def _require_classes(train: FeatureSet) -> None:
 
 def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]:
     """The k to measure with a bank of this size."""
-    if options.ks is not None:
+    if options.ks:
         too_large = [k for k in options.ks if not 1 <= k <= bank]
         if too_large:
             raise UsageError(f"k = {too_large[0]} does not fit a bank of {bank} images", fix=f"Choose k between 1 and {bank}.")
@@ -166,6 +177,8 @@ def run_knn(
     runs: list[dict[str, Any]] = []
     for inputs in _inputs(reader, sources, options):
         skips(inputs.skipped)
+        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and inputs.pipeline.pool == "cls":
+            say("MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by fine-tuning")
         if inputs.skipped:
             say(f"accuracy is over the remaining images: {len(inputs.skipped)} were left out")
         columns = {

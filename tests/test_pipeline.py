@@ -1,0 +1,240 @@
+"""The settled way from bytes to features: what changes its fingerprint, what does not, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from fewvit import pipeline
+from fewvit.backbones import Architecture, families
+from fewvit.errors import UnknownName, UsageError
+from fewvit.pipeline import FeatureOptions, settle
+from fewvit.specs import BackboneSpec
+
+ARCHITECTURE = Architecture(128, 7, 2, 16)
+SPEC = BackboneSpec("toy", "dino", ARCHITECTURE, "dino/1", "3" * 64, file=Path("a.pth"), license="Apache-2.0", published={"knn": 7})
+OPTIONS = FeatureOptions(device="cpu")
+
+# for every option a value that is not its default
+CHANGED = {"protocol": "msn/1", "pool": "mean", "layers": "3", "img_size": "96", "precision": "bf16", "decode": "pil"}
+
+
+def of(variant: str, family: str = "supervised") -> BackboneSpec:
+    row = families()[family].variants[variant]
+    return dataclasses.replace(
+        SPEC, name=variant, family=family, architecture=row.architecture, protocol=families()[family].protocol, preprocess=row.preprocess
+    )
+
+
+def test_every_option_changes_the_fingerprint_but_the_device():
+    assert set(CHANGED) | {"device"} == {field.name for field in dataclasses.fields(FeatureOptions)}
+    prints = {settle(SPEC, OPTIONS).fingerprint}
+    for name, value in CHANGED.items():
+        prints.add(settle(SPEC, dataclasses.replace(OPTIONS, **{name: value})).fingerprint)
+    assert len(prints) == 1 + len(CHANGED)
+    assert settle(SPEC, FeatureOptions(device="auto")).fingerprint in prints
+
+
+SPEC_CHANGES = {
+    "family": "mae",
+    "weights_sha256": "7" * 64,
+    "checkpoint_key": "student",
+    "preprocess": {"mean": (0.5, 0.5, 0.5)},
+    "protocol": "msn/1",
+    "architecture": dataclasses.replace(ARCHITECTURE, heads=4),
+}
+LABELS = {"name": "other", "file": Path("b.pth"), "license": "MIT", "published": {}}
+
+
+def test_everything_that_decides_a_feature_changes_the_fingerprint_and_names_do_not():
+    assert set(SPEC_CHANGES) | set(LABELS) | {"seed"} == {field.name for field in dataclasses.fields(BackboneSpec)}
+    base = settle(SPEC, OPTIONS).fingerprint
+    changed = {settle(dataclasses.replace(SPEC, **{name: value}), OPTIONS).fingerprint for name, value in SPEC_CHANGES.items()}
+    assert len(changed | {base}) == 1 + len(SPEC_CHANGES)
+    for name, value in LABELS.items():
+        assert settle(dataclasses.replace(SPEC, **{name: value}), OPTIONS).fingerprint == base
+
+
+def test_the_seed_matters_for_random_weights_only():
+    random = dataclasses.replace(SPEC, weights_sha256="random")
+    assert random.is_random
+    assert random.fingerprint != dataclasses.replace(random, seed=3).fingerprint
+    assert not SPEC.is_random
+    assert SPEC.fingerprint == dataclasses.replace(SPEC, seed=3).fingerprint
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Architecture)])
+def test_every_part_of_an_architecture_changes_the_fingerprint(field):
+    old = getattr(ARCHITECTURE, field)
+    new = (not old) if isinstance(old, bool) else old + 1 if isinstance(old, int) else old + "x"
+    other = dataclasses.replace(SPEC, architecture=dataclasses.replace(ARCHITECTURE, **{field: new}))
+    assert other.fingerprint != SPEC.fingerprint
+
+
+def test_asking_for_what_is_the_default_changes_nothing():
+    plain = settle(SPEC, OPTIONS)
+    spelled = settle(SPEC, FeatureOptions("dino/1", "cls", "1", "224x224", "fp32", "fast", "cpu"))
+    assert spelled.fingerprint == plain.fingerprint
+    assert dataclasses.replace(SPEC, checkpoint_key=None).fingerprint == SPEC.fingerprint
+
+
+def test_all_blocks_as_rows_or_as_one_feature_are_one_store():
+    each, whole = (settle(SPEC, dataclasses.replace(OPTIONS, layers=layers)) for layers in ("each", "7"))
+    assert (each.layers, each.each, whole.layers, whole.each) == (7, True, 7, False)
+    assert each.fingerprint == whole.fingerprint
+
+
+def test_the_key_is_plain_json_and_says_what_decides():
+    key = json.loads(json.dumps(settle(SPEC, OPTIONS).key))
+    assert key["backbone"] == "toy"
+    assert (key["weights"], key["pool"], key["layers"], key["norm"], key["precision"]) == (SPEC.fingerprint, "cls", 1, "final", "fp32")
+    assert key["preprocess"]["cover"] == [256, 256]
+    assert key["decoder"].startswith("fast/")
+
+
+def test_the_manifest_carries_licence_weights_protocol_and_fingerprint():
+    settled = settle(SPEC, dataclasses.replace(OPTIONS, decode="pil", pool="cls+mean", layers="3"))
+    facts = settled.facts
+    assert (facts["license"], facts["weights_sha256"], facts["protocol"], facts["fingerprint"]) == (
+        "Apache-2.0",
+        "3" * 64,
+        "dino/1",
+        settled.fingerprint,
+    )
+    assert (facts["pool"], facts["layers"], facts["norm"], facts["precision"], facts["decode"]) == ("cls+mean", 3, "final", "fp32", "pil")
+    assert facts["decoder"].startswith("pil/")
+
+
+# ---- half precision
+
+
+def test_half_precision_keys_name_the_engine_and_the_kind_of_device(monkeypatch):
+    from fewvit import engines
+
+    monkeypatch.setattr(engines, "choose_engine", lambda precision, device, *, plain_vit: f"{'plain' if plain_vit else 'timm'}-{device}")
+    monkeypatch.setattr(engines, "resolve_device", lambda device: device)
+    half = dataclasses.replace(OPTIONS, precision="bf16")
+    assert settle(SPEC, half).precision_tag == "bf16-plain-cpu-cpu"
+    assert settle(SPEC, dataclasses.replace(half, device="cuda:1")).precision_tag == "bf16-plain-cuda:1-cuda"
+    assert settle(of("swin_t"), half).precision_tag == "bf16-timm-cpu-cpu"
+    assert settle(SPEC, OPTIONS).precision_tag == "fp32"
+
+
+@pytest.mark.parametrize("found", ["bf16", "fp32"])
+def test_auto_precision_is_settled_to_what_the_device_has(found, monkeypatch):
+    from fewvit import engines
+
+    monkeypatch.setattr(engines, "resolve_precision", lambda precision, device: {"auto": found}[precision])
+    settled = settle(SPEC, dataclasses.replace(OPTIONS, precision="auto"))
+    assert settled.precision == found
+    assert settled.fingerprint == settle(SPEC, dataclasses.replace(OPTIONS, precision=found)).fingerprint
+
+
+def test_settling_fp32_imports_no_torch(python):
+    code = """
+import sys
+from fewvit.backbones import Architecture
+from fewvit.pipeline import FeatureOptions, settle
+from fewvit.specs import BackboneSpec
+settle(BackboneSpec("toy", "dino", Architecture(128, 7, 2, 16), "dino/1", "3" * 64), FeatureOptions()).fingerprint
+print(sorted({"torch", "timm", "torchvision", "faiss", "sklearn"} & set(sys.modules)))
+"""
+    assert python(code).stdout.strip() == "[]"
+
+
+# ---- what the model and its family allow
+
+
+@pytest.mark.parametrize(
+    ("spec", "pool", "norm"),
+    [
+        (SPEC, "cls", "final"),
+        (dataclasses.replace(SPEC, family="msn", protocol="msn/1"), "cls", "none"),
+        (of("mae_vitb16", "mae"), "cls", "final"),
+        (of("mae_vitb16_finetuned", "mae"), "mean", "final"),
+        (of("dinov2_vitg14_reg", "dinov2"), "cls", "final"),
+        (of("deit_distilled_vits16"), "cls", "final"),
+        (of("swin_t"), "mean", "final"),
+        (of("beit_vitb16"), "mean", "final"),
+        (of("augreg_vits16"), "cls", "final"),
+    ],
+    ids=lambda value: value.name if isinstance(value, BackboneSpec) else value,
+)
+def test_without_a_pool_each_model_gets_the_one_it_is_made_for(spec, pool, norm):
+    settled = settle(spec, OPTIONS)
+    assert (settled.pool, settled.norm, settled.layers, settled.each) == (pool, norm, 1, False)
+
+
+@pytest.mark.parametrize("pool", ["cls", "cls+mean", "cls+dist"])
+@pytest.mark.parametrize("variant", ["swin_t", "swin_b", "mae_vitb16_finetuned"])
+def test_a_model_without_a_class_token_to_read_refuses_it_and_takes_the_mean(variant, pool):
+    spec = of(variant, "mae" if variant.startswith("mae") else "supervised")
+    with pytest.raises(UsageError, match="no class token") as error:
+        settle(spec, dataclasses.replace(OPTIONS, pool=pool))
+    assert error.value.exit_code == 2
+    assert settle(spec, dataclasses.replace(OPTIONS, pool="mean")).pool == "mean"
+
+
+def test_a_mean_only_model_keeps_the_mean_under_another_protocol():
+    assert settle(of("mae_vitb16_finetuned", "mae"), dataclasses.replace(OPTIONS, protocol="dino/1")).pool == "mean"
+
+
+def test_the_distillation_token_is_for_distilled_models():
+    assert settle(of("deit_distilled_vitb16"), dataclasses.replace(OPTIONS, pool="cls+dist")).pool == "cls+dist"
+    for spec in (SPEC, of("deit_vitb16")):
+        with pytest.raises(UsageError, match="no distillation token"):
+            settle(spec, dataclasses.replace(OPTIONS, pool="cls+dist"))
+
+
+REFUSED = [
+    ({"protocol": "dino/2"}, "dino/1"),
+    ({"pool": "max"}, "cls, mean, cls"),
+    ({"precision": "fp8"}, "fp32, bf16, fp16, auto"),
+    ({"decode": "turbo"}, "fast, pil"),
+    ({"layers": "0"}, "1 to 7"),
+    ({"layers": "8"}, "toy has 7 blocks"),
+    ({"layers": "-1"}, "1 to 7"),
+    ({"layers": "all"}, "`each`"),
+    ({"layers": "²"}, "1 to 7"),
+    ({"img_size": "100"}, "96 and 112"),
+    ({"img_size": "15"}, "16 and 32"),
+    ({"img_size": "224x100"}, "96 and 112"),
+    ({"img_size": "large"}, "HxW"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), REFUSED, ids=lambda value: str(value))
+def test_what_cannot_be_is_refused_with_what_can(change, words):
+    with pytest.raises(UsageError) as error:
+        settle(SPEC, dataclasses.replace(OPTIONS, **change))
+    assert words in str(error.value)
+    assert error.value.exit_code == 2
+    assert isinstance(error.value, UnknownName) == ("protocol" in change)
+
+
+def test_sizes_that_a_familys_position_rule_has_not_are_refused():
+    msn = dataclasses.replace(SPEC, family="msn", protocol="msn/1", architecture=dataclasses.replace(ARCHITECTURE, positions="msn"))
+    mae = dataclasses.replace(SPEC, family="mae", protocol="mae/1", architecture=dataclasses.replace(ARCHITECTURE, positions="mae"))
+    for spec, size in ((msn, "160x224"), (mae, "160x224"), (mae, "112x448")):
+        with pytest.raises(UsageError, match=r"(112|160)x"):
+            settle(spec, dataclasses.replace(OPTIONS, img_size=size))
+    assert settle(msn, dataclasses.replace(OPTIONS, img_size="112x448")).preprocess.crop == (112, 448)  # the table's number of tokens
+    assert settle(SPEC, dataclasses.replace(OPTIONS, img_size="160x224")).preprocess.cover == (183, 256)
+
+
+def test_a_models_own_transform_wins_over_its_protocols_and_scales_with_the_size():
+    hybrid = settle(of("hybrid_r50_vitb16"), OPTIONS)
+    assert (hybrid.preprocess.cover, hybrid.preprocess.crop, hybrid.preprocess.mean) == ((384, 384), (384, 384), (0.5, 0.5, 0.5))
+    augreg = settle(of("augreg_vits16"), dataclasses.replace(OPTIONS, img_size="448"))
+    assert (augreg.preprocess.cover, augreg.preprocess.crop) == ((496, 496), (448, 448))
+
+
+def test_lists_from_a_remembered_configuration_are_as_good_as_tuples():
+    listed = dataclasses.replace(SPEC, preprocess={"cover": [248, 248], "mean": [0.5, 0.5, 0.5]})
+    tupled = dataclasses.replace(SPEC, preprocess={"cover": (248, 248), "mean": (0.5, 0.5, 0.5)})
+    assert settle(listed, OPTIONS) != settle(SPEC, OPTIONS)
+    assert settle(listed, OPTIONS).preprocess == settle(tupled, OPTIONS).preprocess
+    assert pipeline.settle(listed, OPTIONS).fingerprint == settle(tupled, OPTIONS).fingerprint

@@ -1,0 +1,88 @@
+"""The frozen presets, fact by fact, and how an input size changes one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from fewvit.backbones import families
+from fewvit.errors import UnknownName, UsageError
+from fewvit.images import Preprocess
+from fewvit.protocols import KS, POOLS, PROTOCOLS, TEMPERATURE, find_protocol, parse_size, sized
+
+# name -> interpolation, pool, norm of class tokens; everything else is common to all
+FACTS = {
+    "dino/1": ("bicubic", "cls", "final"),
+    "dinov2/1": ("bicubic", "cls", "final"),
+    "mae/1": ("bicubic", "cls", "final"),
+    "msn/1": ("bilinear", "cls", "none"),
+    "timm/1": ("bicubic", "", "final"),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_preset_is_what_the_official_evaluation_does(name):
+    protocol = find_protocol(name)
+    interpolation, pool, norm = FACTS[name]
+    assert protocol.preprocess == Preprocess((256, 256), (224, 224), interpolation, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (protocol.name, protocol.pool, protocol.norm, protocol.layers) == (name, pool, norm, 1)
+    assert (protocol.ks, protocol.temperature) == ((10, 20, 100, 200), 0.07)
+    assert protocol.family == name[:-2]
+
+
+def test_no_preset_is_without_its_facts():
+    assert set(PROTOCOLS) == set(FACTS)
+    assert (KS, TEMPERATURE, POOLS) == ((10, 20, 100, 200), 0.07, ("cls", "mean", "cls+mean", "cls+dist"))
+
+
+def test_every_familys_own_preset_exists():
+    for family in families().values():
+        assert find_protocol(family.protocol).name == family.protocol
+
+
+def test_a_preset_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        find_protocol("dino/1").layers = 4
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest():
+    with pytest.raises(UnknownName, match=r"'dino/7'.*dino/1") as error:
+        find_protocol("dino/7")
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "cover"),
+    [
+        ((224, 224), (256, 256)),
+        ((448, 448), (512, 512)),
+        ((96, 96), (110, 110)),
+        ((98, 98), (112, 112)),
+        ((112, 448), (128, 512)),
+        ((518, 518), (592, 592)),
+    ],
+)
+def test_the_resize_keeps_its_proportion_of_256_to_224(size, cover):
+    found = sized(Preprocess(interpolation="bilinear"), size)
+    assert (found.crop, found.cover, found.interpolation) == (size, cover, "bilinear")
+
+
+def test_the_proportion_is_the_presets_own():
+    assert sized(Preprocess(cover=(384, 384), crop=(384, 384)), (224, 448)).cover == (224, 448)
+    assert sized(Preprocess(cover=(248, 256), crop=(224, 224)), (448, 448)).cover == (496, 512)
+
+
+def test_no_size_leaves_the_preset_alone():
+    assert sized(Preprocess(), None) == Preprocess()
+
+
+@pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("112x448", (112, 448)), ("112X448", (112, 448)), ("7", (7, 7))])
+def test_a_size_is_a_number_or_height_x_width(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "224x", "x224", "0", "0x224", "-224", "2.5", "1x2x3", "big", "²", "224 "])
+def test_any_other_size_is_refused(text):
+    with pytest.raises(UsageError, match="neither N nor HxW"):
+        parse_size(text)

@@ -1,0 +1,158 @@
+"""Results as JSON, CSV and a table: which columns, which order, and which text."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import platform
+import sys
+
+import pytest
+
+import fewvit
+from fewvit import results
+from fewvit.results import Result, manifest, versions
+
+ROW = {"value": 37.5, "n_test": 11, "method": "knn", "k": 20, "metric": "top1", "dataset": "toy"}
+TRIAL = {**ROW, "shots": 1, "trial": 0, "n_train": 7}
+MEAN = {**TRIAL, "trial": "mean", "std": 0.5, "ci95": [36.25, 38.75]}
+
+
+def table_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_json_is_one_object_with_schema_task_rows_and_run():
+    found = json.loads(Result("knn", (ROW, MEAN), {"seed": 3}).to_json())
+    assert found == {"schema": "fewvit.result/1", "task": "knn", "rows": [ROW, MEAN], "run": {"seed": 3}}
+    assert json.loads(Result("knn", [ROW]).to_json())["run"] == {}
+
+
+def test_json_escapes_what_is_not_ascii_and_gives_odd_file_names_back_whole():
+    text = Result("extract", [{**ROW, "dataset": "b\udcff/ü"}]).to_json()
+    assert text.isascii()
+    assert json.loads(text)["rows"][0]["dataset"] == "b\udcff/ü"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["rows", "run"])
+def test_a_number_that_json_has_not_is_refused(place, value):
+    result = Result("knn", [{**ROW, "value": value}]) if place == "rows" else Result("knn", [ROW], {"x": value})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        result.to_json()
+
+
+def test_csv_has_one_column_for_every_key_of_any_row_in_the_documented_order():
+    text = Result("knn", [{**TRIAL, "colour": "red"}, {**MEAN, "layer": 2}]).to_csv()
+    header = text.split("\n", 1)[0].split(",")
+    assert header == [
+        *("dataset", "method", "layer", "k", "shots", "trial", "metric", "value", "std", "ci95_low", "ci95_high", "n_train", "n_test"),
+        "colour",
+    ]
+
+
+def test_every_column_has_its_place():
+    columns = [
+        "dataset",
+        "backbone",
+        "method",
+        "layer",
+        "k",
+        "temperature",
+        "shots",
+        "trial",
+        "metric",
+        "value",
+        "std",
+        "n_train",
+        "n_test",
+    ]
+    text = Result("knn", [{"zeta": 1, **dict.fromkeys(reversed(columns), 3), "ci95": [1.5, 2.5], "alpha": 2}]).to_csv()
+    assert text.split("\n")[0].split(",") == [*columns[:11], "ci95_low", "ci95_high", *columns[11:], "zeta", "alpha"]
+
+
+def test_csv_holds_numbers_in_full_intervals_in_two_columns_and_nothing_for_nothing():
+    third = 100 / 3
+    first, second = table_of(Result("knn", [{**TRIAL, "value": third}, MEAN]).to_csv())
+    assert (float(first["value"]), first["trial"], first["std"], first["ci95_low"]) == (third, "0", "", "")
+    assert (second["trial"], second["std"], second["ci95_low"], second["ci95_high"]) == ("mean", "0.5", "36.25", "38.75")
+    assert "ci95" not in first
+
+
+def test_csv_keeps_a_row_on_a_line_and_odd_bytes_legible():
+    text = Result("extract", [{**ROW, "dataset": 'a\nb,"c"\udcff\x1bü'}]).to_csv()
+    assert text.count("\n") == 2
+    assert "\r" not in text
+    assert table_of(text)[0]["dataset"] == 'a\\nb,"c"\\udcff\\x1bü'
+    text.encode("utf-8")
+
+
+def test_no_rows_are_an_empty_table_and_an_empty_list():
+    assert json.loads(Result("knn", []).to_json())["rows"] == []
+    assert Result("knn", []).to_csv().strip() == ""
+    assert Result("knn", []).to_table() == [[]]
+
+
+def test_a_table_leaves_out_columns_that_never_vary_but_not_metric_and_value():
+    rows = [{**ROW, "k": k, "value": value} for k, value in ((10, 37.512), (20, 0.5))]
+    assert Result("knn", rows).to_table() == [["k", "metric", "value"], ["10", "top1", "37.51"], ["20", "top1", "0.5"]]
+    assert Result("knn", rows[:1]).to_table() == [["metric", "value"], ["top1", "37.51"]]
+
+
+def test_a_table_says_that_weights_are_random_even_where_all_are():
+    assert Result("knn", [{**ROW, "weights": "random"}]).to_table() == [["metric", "value", "weights"], ["top1", "37.50", "random"]]
+
+
+def test_a_table_has_an_empty_cell_where_a_row_has_no_value():
+    rows = Result("knn", [TRIAL, MEAN]).to_table()
+    assert rows[0] == ["trial", "metric", "value", "std", "ci95_low", "ci95_high"]
+    assert rows[1:] == [["0", "top1", "37.50", "", "", ""], ["mean", "top1", "37.50", "0.5", "36.25", "38.75"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (100.0, "100.00"),
+        (1.0, "1.00"),
+        (0.07, "0.07"),
+        (0.123456, "0.1235"),
+        (-3.14159, "-3.14"),
+        (-0.5, "-0.5"),
+        (7, "7"),
+        (0.0, "0"),
+        (None, ""),
+        ("x\ny", "x\\ny"),
+        (True, "True"),
+    ],
+)
+def test_numbers_are_shown_short(value, shown):
+    [_, [cell]] = Result("knn", [{"value": value}]).to_table()
+    assert cell == shown
+
+
+def test_versions_are_those_that_are_installed(monkeypatch):
+    found = versions()
+    assert found["fewvit"] == fewvit.__version__
+    assert found["python"] == platform.python_version()
+    assert found["numpy"] == importlib.metadata.version("numpy")
+    monkeypatch.setattr(results, "PACKAGES", ("numpy", "no-such-package-of-any-kind"))
+    assert set(versions()) == {"fewvit", "python", "numpy"}
+
+
+def test_versions_import_nothing(python):
+    code = "import sys; from fewvit.results import versions; versions(); print(sorted({'torch', 'numpy', 'faiss'} & set(sys.modules)))"
+    assert python(code).stdout.strip() == "[]"
+
+
+def test_a_manifest_holds_its_facts_versions_platform_and_the_command_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fewvit", "knn", "--k", "7"])
+    found = manifest(seed=3, seconds={"extract": 1.5})
+    assert found == {
+        "seed": 3,
+        "seconds": {"extract": 1.5},
+        "versions": versions(),
+        "platform": platform.platform(),
+        "argv": ["fewvit", "knn", "--k", "7"],
+    }
