@@ -1,0 +1,80 @@
+"""`fewvit demo` and `fewvit doctor`, from outside."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import numpy as np
+import pytest
+
+from fewvit import doctor
+from fewvit_cli import main as cli
+
+
+@pytest.fixture
+def fewvit(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWVIT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(socket.socket, "connect", lambda *a: pytest.fail("a socket was opened"))
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = cli.run(words)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_demo_says_that_its_weights_are_random_and_computes_nothing_twice(fewvit):
+    code, out, err = fewvit("demo", "--format", "json")
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    value = {(r["backbone"], r["k"]): r["value"] for r in rows if r["metric"] == "top1"}
+    assert {r["weights"] for r in rows if r["backbone"] == "dino_vitt16"} == {"random"}
+    assert "learnt nothing" in err
+    assert "1797 computed now" in err
+    assert value["raw pixels", 1] > 90  # digits are easy; 1-NN on pixels by brute force gives the same number below
+    assert value["dino_vitt16", 20] > 20  # chance is 10
+    code, again, err = fewvit("demo", "--format", "json")
+    assert "0 computed now" in err
+    assert json.loads(again)["rows"] == rows
+
+
+def test_the_demo_s_pixel_row_is_nearest_neighbours_by_brute_force(fewvit):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).reshape(1797, 64)
+    unit = pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
+    nearest = (unit[1198:] @ unit[:1198].T).argmax(axis=1)
+    expected = 100 * np.mean(digits.target[:1198][nearest] == digits.target[1198:])
+    rows = json.loads(fewvit("demo", "--format", "json")[1])["rows"]
+    assert next(r["value"] for r in rows if r["backbone"] == "raw pixels" and r["k"] == 1) == pytest.approx(expected, abs=0.2)
+
+
+def test_the_doctor_finds_this_machine_fit(fewvit):
+    code, out, _ = fewvit("doctor", "--format", "json")
+    found = {row["what"]: row for row in json.loads(out)["rows"]}
+    assert code == 0
+    assert {"python", "versions", "cache folder", "decoder fast", "decoder pil", "torch", "faiss", "faiss on cpu", "OpenMP"} <= set(found)
+    assert found["faiss on cpu"]["state"] == "ok"
+
+
+def test_the_doctor_exits_6_when_faiss_finds_the_wrong_neighbours(fewvit, monkeypatch):
+    from fewvit.neighbors import Bank, Neighbors
+
+    monkeypatch.setattr(
+        Bank, "search", lambda self, queries, k: Neighbors(np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32))
+    )
+    code, out, _ = fewvit("doctor")
+    assert code == 6
+    assert "FAIL" in out
+
+
+def test_a_check_that_breaks_is_itself_a_finding(monkeypatch, tmp_path):
+    def broken():
+        raise RuntimeError("no kernel image")
+        yield
+
+    monkeypatch.setattr(doctor, "_torch", broken)
+    failed = [f for f in doctor.examine(tmp_path) if f.state == "FAIL"]
+    assert [(f.what, f.detail) for f in failed] == [("broken", "RuntimeError: no kernel image")]
