@@ -81,21 +81,38 @@ def measure(quick: bool) -> Outcome:
     as_they_are, smaller = round_robin(decoders, files, rounds), round_robin(decoders, light, rounds)
     batches = round_robin(batchers, [files[i : i + 32] for i in range(0, len(files), 32)], rounds)
     truth = [dino(data).astype(int) for data in files]
-    errors = {name: np.array([np.abs(_as_array(f(data)) - pixels) for data, pixels in zip(files, truth, strict=True)]) for name, f in decoders.items()}
+    errors = {
+        name: np.array([np.abs(_as_array(f(data)) - pixels) for data, pixels in zip(files, truth, strict=True)])
+        for name, f in decoders.items()
+    }
     rows = []
     for scope, timing in (("pixels", as_they_are), ("pixels, quality 90", smaller), ("batch", batches)):
         for row in timing.rows(DINO, len(files), scope=scope):
-            rows.append({**row, "mean_error": round(float(errors[row["variant"]].mean()), 5), "max_error": int(errors[row["variant"]].max())})
+            rows.append(
+                {**row, "mean_error": round(float(errors[row["variant"]].mean()), 5), "max_error": int(errors[row["variant"]].max())}
+            )
     weight = {"as they are": _kilobytes(files), "quality 90": _kilobytes(light)}
     claims = [
-        Claim(f"Decode, resize, crop, one core, files of {weight['as they are']} kB", "DINO's PIL transform", as_they_are.ratio(FAST, DINO), "x", ">= 2.4"),
+        Claim(
+            f"Decode, resize, crop, one core, files of {weight['as they are']} kB",
+            "DINO's PIL transform",
+            as_they_are.ratio(FAST, DINO),
+            "x",
+            ">= 2.4",
+        ),
         Claim(f"The same files at quality 90, {weight['quality 90']} kB", "DINO's PIL transform", smaller.ratio(FAST, DINO), "x", ">= 2.4"),
         Claim("The files as they are", "torchvision v2", as_they_are.ratio(FAST, V2), "x"),
         Claim("The files as they are, up to a normalised float32 batch", "DINO's PIL transform", batches.ratio(FAST, DINO), "x"),
         Claim("Mean difference from the official pixels", "grey levels of 255", float(errors[FAST].mean()), "", "<= 0.01"),
         Claim("Largest difference of `--decode pil`", "the official pixels", float(errors[EXACT].max()), "", "<= 0"),
     ]
-    facts = {"images": said, "kilobytes": weight, "threads": 1, "rounds": rounds, "errors": "absolute differences from DINO's pixels, grey levels of 255, files as they are"}
+    facts = {
+        "images": said,
+        "kilobytes": weight,
+        "threads": 1,
+        "rounds": rounds,
+        "errors": "absolute differences from DINO's pixels, grey levels of 255, files as they are",
+    }
     return Outcome(claims, rows, facts)
 
 

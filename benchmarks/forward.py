@@ -103,10 +103,24 @@ def measure(quick: bool) -> Outcome:
         claims.append(Claim(f"{size} forward, fp32, the least of {len(ratios)} settings", "timm eager", worst[OURS], "x", ">= 2.0"))
         claims.append(Claim(f"{size} forward, fp32, the least", "OpenVINO fp32", worst[OV], "x"))
         claims.append(Claim(f"{size} forward, bf16, the least", "timm eager fp32", worst[OURS_BF16], "x", ">= 4.0"))
-    claims.append(Claim("Largest difference of a feature, fp32", "timm eager", max(row["max_error"] for row in rows if row["variant"] == OURS), "", "<= 1e-5"))
-    claims.append(Claim("Least cosine, bf16", "timm eager fp32", min(row["min_cosine"] for row in rows if row["variant"] == OURS_BF16), "", ">= 0.9999"))
+    claims.append(
+        Claim(
+            "Largest difference of a feature, fp32",
+            "timm eager",
+            max(row["max_error"] for row in rows if row["variant"] == OURS),
+            "",
+            "<= 1e-5",
+        )
+    )
+    claims.append(
+        Claim(
+            "Least cosine, bf16", "timm eager fp32", min(row["min_cosine"] for row in rows if row["variant"] == OURS_BF16), "", ">= 0.9999"
+        )
+    )
     chosen = {precision: choose_engine(precision, "cpu") for precision in ("fp32", "bf16")}
-    return Outcome(claims, rows, {"weights": "random, normal with std 0.02", "batches": batches, "threads": threads, "engines_chosen": chosen})
+    return Outcome(
+        claims, rows, {"weights": "random, normal with std 0.02", "batches": batches, "threads": threads, "engines_chosen": chosen}
+    )
 
 
 if __name__ == "__main__":

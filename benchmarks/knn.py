@@ -17,11 +17,16 @@ from fewvit.evaluate.knn import score_knn
 from fewvit.features import FeatureSet
 
 from . import official
-from .measure import Claim, Outcome, cores, in_fresh_process, main, peak_growth, round_robin
+from .measure import Claim, Outcome, Timing, cores, in_fresh_process, main, peak_growth, round_robin
 
 WHAT = "k-NN evaluation, k = 10, 20, 100, 200, 1000 classes, width 384, all cores"
 CLASSES, WIDTH = 1000, 384
-DINO, FLAT, SKLEARN, OURS = "DINO: four passes", "FAISS IndexFlatIP search alone, k = 200", "scikit-learn brute force, k = 200 only", "fewvit: one pass, all k"
+DINO, FLAT, SKLEARN, OURS = (
+    "DINO: four passes",
+    "FAISS IndexFlatIP search alone, k = 200",
+    "scikit-learn brute force, k = 200 only",
+    "fewvit: one pass, all k",
+)
 _SKLEARN_SHARE = 5  # it is timed on every fifth query
 _MIB = 2**20
 
@@ -78,12 +83,11 @@ def compare(bank: int, queries: int, rounds: int) -> tuple[list[Claim], list[dic
     """Seconds of every variant, and whether the accuracies agree."""
     torch.set_num_threads(cores())
     train, test = clustered(bank, 1), clustered(queries, 2)
-    official_run = dino(train, test)
-    runs = {DINO: official_run, FLAT: flat_search(train, test), SKLEARN: sklearn_vote(train, test), OURS: lambda: ours(train, test)}
-    timing = round_robin({name: lambda _, run=run: run() for name, run in runs.items()}, [None], rounds)
-    scaled = {**timing.seconds, SKLEARN: [_SKLEARN_SHARE * s for s in timing.seconds[SKLEARN]]}
-    timing = type(timing)(scaled)
-    theirs, found = official_run(), ours(train, test)
+    runs = {DINO: dino(train, test), FLAT: flat_search(train, test), SKLEARN: sklearn_vote(train, test), OURS: lambda: ours(train, test)}
+    answers: dict[str, Any] = {}
+    timing = round_robin({name: lambda _, name=name: answers.update({name: runs[name]()}) for name in runs}, [None], rounds)
+    timing = Timing({**timing.seconds, SKLEARN: [_SKLEARN_SHARE * seconds for seconds in timing.seconds[SKLEARN]]})
+    theirs, found = answers[DINO], answers[OURS]
     top1 = max(abs(theirs[k][0] - found[k][0]) for k in official.KS)
     top5 = max(abs(theirs[k][1] - found[k][1]) for k in official.KS)
     claims = [
@@ -94,7 +98,14 @@ def compare(bank: int, queries: int, rounds: int) -> tuple[list[Claim], list[dic
         Claim("The same, largest difference of top-5", "DINO's classifier", top5, "points", "<= 0"),
     ]
     accuracy = {str(k): {"dino": theirs[k], "fewvit": found[k]} for k in official.KS}
-    facts = {"bank": bank, "queries": queries, "threads": cores(), "rounds": rounds, "top1_top5": accuracy, "sklearn": f"one k, every {_SKLEARN_SHARE}th query, scaled"}
+    facts = {
+        "bank": bank,
+        "queries": queries,
+        "threads": cores(),
+        "rounds": rounds,
+        "top1_top5": accuracy,
+        "sklearn": f"one k, every {_SKLEARN_SHARE}th query, scaled",
+    }
     return claims, timing.rows(DINO, queries), facts
 
 

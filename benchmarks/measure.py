@@ -135,7 +135,9 @@ class Outcome:
 def main(name: str, what: str, measure: Callable[[bool], Outcome]) -> None:
     """Run one benchmark from the command line: print its rows and claims, and replace results/NAME.json unless it was a quick run."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=what)
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: to see that it runs; nothing is written without --out")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and few rounds: to see that it runs; nothing is written without --out"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of NAME.json; default {RESULTS.relative_to(RESULTS.parents[1])}")
     options = parser.parse_args()
     load = os.getloadavg()[0]
@@ -151,7 +153,13 @@ def write(path: Path, name: str, what: str, outcome: Outcome, *, quick: bool, lo
     from fewvit.files import write_json
 
     claims = [{**asdict(claim), "value": rounded(claim.value), "met": claim.met} for claim in outcome.claims]
-    about = {"machine": machine(), "date": datetime.date.today().isoformat(), "versions": versions(), "quick": quick, "load_before": round(load, 2)}
+    about = {
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "versions": versions(),
+        "quick": quick,
+        "load_before": round(load, 2),
+    }
     write_json(path, {"name": name, "what": what, "claims": claims, "rows": list(outcome.rows), "facts": dict(outcome.facts), **about})
 
 
@@ -173,7 +181,13 @@ def machine() -> dict[str, Any]:
     """What the numbers depend on, without a name of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     gpu = {"gpu": name} if (name := _gpu()) else {}
-    return {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30), "os": f"{platform.system()} {platform.machine()}", **gpu}
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30),
+        "os": f"{platform.system()} {platform.machine()}",
+        **gpu,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -36,7 +36,9 @@ def pil_tensor(data: bytes) -> Tensor:
 def vit_forward(weights: Mapping[str, Tensor], images: Tensor, heads: int) -> Tensor:
     """Normed class tokens (B, D) of images (B, 3, H, W): a pre-norm ViT with its attention matrix written out."""
     patch = weights["patch_embed.proj.weight"].shape[-1]
-    patches = F.conv2d(images, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=patch).flatten(2).transpose(1, 2)
+    patches = (
+        F.conv2d(images, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=patch).flatten(2).transpose(1, 2)
+    )
     x = torch.cat([weights["cls_token"].expand(len(images), -1, -1), patches], dim=1) + weights["pos_embed"]  # (B, T, D)
     b, t, d = x.shape
     depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
@@ -64,7 +66,7 @@ def knn_classifier(train: Tensor, labels: Tensor, test: Tensor, targets: Tensor,
     """Top-1 and top-5 in percent. Queries go in 100 chunks; each neighbour's class becomes a one-hot row, weighted and summed; all classes are sorted."""
     bank = train.t()
     size = len(test) // 100
-    one_hot = torch.zeros(size * k, n_classes)
+    one_hot = torch.zeros(size * k, n_classes, device=train.device)
     top1 = top5 = 0
     for start in range(0, len(test), size):
         queries, wanted = test[start : start + size], targets[start : start + size]

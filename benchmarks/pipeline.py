@@ -89,7 +89,13 @@ def time_stages(count: int, rounds: int) -> tuple[list[Claim], list[dict[str, An
         timing = round_robin(variants, [None], rounds)
     shares = [w / (d + m) for w, d, m in zip(timing.seconds[WHOLE], timing.seconds[DECODING], timing.seconds[MODEL], strict=True)]
     claims = [
-        Claim("Images to cached features, CPU, time of the whole", "its two stages measured alone, added", float(np.median(shares)), "x", "<= 1.1"),
+        Claim(
+            "Images to cached features, CPU, time of the whole",
+            "its two stages measured alone, added",
+            float(np.median(shares)),
+            "x",
+            "<= 1.1",
+        ),
         Claim("Images to features, CPU, speed", "DINO's way: DataLoader, PIL, plain forward", timing.ratio(WHOLE, DINO), "x"),
     ]
     return claims, timing.rows(DINO, len(files)), {"images": said, "measured_images": len(files), "rounds": rounds, "threads": cores()}
@@ -137,10 +143,21 @@ def measure_memory(count: int) -> tuple[list[Claim], dict[str, Any]]:
         for n, images in sets.items():
             _write(images, [synthetic_jpeg(1000 * n + i, 64, 64) for i in range(n)])
         for n in (count, 4 * count):
-            growth[n], features[n] = in_fresh_process(extraction_memory, str(sets[n]), str(Path(folder) / f"cache{n}"), str(sets[4 * BATCH]))
+            growth[n], features[n] = in_fresh_process(
+                extraction_memory, str(sets[n]), str(Path(folder) / f"cache{n}"), str(sets[4 * BATCH])
+            )
     extra = growth[4 * count] - growth[count] - (features[4 * count] - features[count])
-    claim = Claim(f"Memory for {4 * count} images beyond that for {count}, the feature array's growth taken off", "nothing", extra / _MIB, "MiB", "<= 16")
-    return [claim], {"peak_mib": {str(n): round(b / _MIB, 1) for n, b in growth.items()}, "features_mib": {str(n): round(b / _MIB, 1) for n, b in features.items()}}
+    claim = Claim(
+        f"Memory for {4 * count} images beyond that for {count}, the feature array's growth taken off",
+        "nothing",
+        extra / _MIB,
+        "MiB",
+        "<= 16",
+    )
+    return [claim], {
+        "peak_mib": {str(n): round(b / _MIB, 1) for n, b in growth.items()},
+        "features_mib": {str(n): round(b / _MIB, 1) for n, b in features.items()},
+    }
 
 
 def measure(quick: bool) -> Outcome:

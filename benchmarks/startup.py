@@ -105,10 +105,20 @@ def measure(quick: bool) -> Outcome:
         Claim("`fewvit --help`", "the clock", timing.median("fewvit --help"), "s", "<= 0.25"),
         Claim(f"The slowest usage error or help ({slowest})", "the clock", timing.median(slowest), "s", "<= 0.25"),
         Claim(f"`fewvit knn`, warm cache, {count} x {count} x {_WIDTH}", "the clock", timing.median(WARM), "s", "<= 5"),
-        Claim("Heavy packages it imports (timm, torchvision)", "none", float(len({"timm", "torchvision"} & set(packages[WARM].split(",")))), "", "<= 0"),
+        Claim(
+            "Heavy packages it imports (timm, torchvision)",
+            "none",
+            float(len({"timm", "torchvision"} & set(packages[WARM].split(",")))),
+            "",
+            "<= 0",
+        ),
         Claim("`fewvit --help`", "the imports of an official script", timing.ratio("fewvit --help", EAGER), "x"),
     ]
-    return Outcome(claims, [{**row, "imports": packages.get(row["variant"], "")} for row in timing.rows(EAGER)], {"images": f"{count} + {count}", "rounds": rounds})
+    return Outcome(
+        claims,
+        [{**row, "imports": packages.get(row["variant"], "")} for row in timing.rows(EAGER)],
+        {"images": f"{count} + {count}", "rounds": rounds},
+    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import typer
 
 from fewvit.errors import UsageError
 
-from .inputs import access
-from .shared import Model, Output, Work, command, single
+from .inputs import access as library_access
+from .shared import Access, Layout, Output, Place, command, single
 from .show import Screen
 
 app = single()
@@ -40,8 +40,9 @@ def info(output: Output, name: Annotated[str, typer.Argument(help="A variant.")]
 
 @command(app)
 def check(
-    model: Model,
-    work: Work,
+    layout: Layout,
+    access: Access,
+    place: Place,
     output: Output,
     file: Annotated[Path, typer.Argument(help="A weights file.")],
     tensors: Annotated[bool, typer.Option("--tensors", help="Print the whole mapping table, not its outline.")] = False,
@@ -51,15 +52,15 @@ def check(
     from fewvit.cache import Cache
     from fewvit.describe import file_facts
 
-    how = access(model, work, screen)
+    how = library_access(access, place, screen)
     screen.facts(
         "backbones",
         file_facts(
             file,
             how,
             Cache(how.cache_dir).digests(),
-            checkpoint_key=model.checkpoint_key,
-            family=model.family,
+            checkpoint_key=layout.checkpoint_key,
+            family=layout.family,
             whole=tensors or output.verbose,
         ),
     )
@@ -67,8 +68,8 @@ def check(
 
 @command(app)
 def fetch(
-    model: Model,
-    work: Work,
+    access: Access,
+    place: Place,
     output: Output,
     names: Annotated[list[str], typer.Argument(help="Variants to download ahead, for machines without a network.")],
 ) -> None:
@@ -82,6 +83,6 @@ def fetch(
         raise UsageError("no backbone named")
     rows = []
     for name, family, variant in found:
-        path = obtain_variant(name, families()[family], variant, access(model, work, screen))
+        path = obtain_variant(name, families()[family], variant, library_access(access, place, screen))
         rows.append({"backbone": name, "file": str(path), "bytes": path.stat().st_size})
     screen.rows("backbones", rows)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .shared import Output, Work, command, single
+from .shared import Output, Place, command, single
 from .show import Screen
 
 app = single()
@@ -18,25 +18,25 @@ def cache() -> None:
 
 
 @command(app)
-def info(work: Work, output: Output) -> None:
+def info(place: Place, output: Output) -> None:
     """What is stored: for which backbone, how it was computed, how many images, how many bytes."""
     from fewvit.cache import Cache, default_cache_dir
     from fewvit.describe import cache_rows
 
     screen = Screen(output)
-    folder = work.cache_dir or default_cache_dir()
+    folder = place.cache_dir or default_cache_dir()
     screen.say(f"cache folder: {folder}")
     screen.rows("cache", cache_rows(Cache(folder)))
 
 
 @command(app)
 def clear(
-    work: Work,
+    place: Place,
     output: Output,
     backbone: Annotated[str | None, typer.Option("--backbone", "-m", metavar="NAME", help="Only this backbone's features.")] = None,
 ) -> None:
     """Remove stored features. Weights and accepted licences stay."""
     from fewvit.cache import Cache, default_cache_dir
 
-    freed = Cache(work.cache_dir or default_cache_dir()).clear(backbone=backbone)
+    freed = Cache(place.cache_dir or default_cache_dir()).clear(backbone=backbone)
     Screen(output).rows("cache", [{"freed_bytes": freed}])

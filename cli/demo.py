@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .inputs import reader
-from .shared import Features, Model, Output, Work, command, single
+from .shared import Access, Features, Layout, Model, Output, Place, Work, command, single
 from .show import Screen
 
 app = single()
@@ -11,10 +11,10 @@ _BACKBONE, _PIXELS = "dino_vitt16", "64"  # the smallest ViT of the official cod
 
 
 @command(app)
-def demo(work: Work, output: Output) -> None:
+def demo(place: Place, output: Output) -> None:
     """A guided tour on built-in images: offline, in under a minute."""
     screen = Screen(output)
-    source = reader(Model(backbone=_BACKBONE, weights="random", offline=True), Features(img_size=_PIXELS), work, screen)
+    source = reader(Model(_BACKBONE, "random"), Layout(), Access(offline=True), place, Features(img_size=_PIXELS), Work(), screen)
 
     from fewvit.evaluate.tour import tour
     from fewvit.results import Result

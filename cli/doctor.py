@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from .shared import Output, Work, command, single
+from .shared import Output, Place, command, single
 from .show import Screen
 
 app = single()
 
 
 @command(app)
-def doctor(work: Work, output: Output) -> None:
+def doctor(place: Place, output: Output) -> None:
     """Check this machine: torch, FAISS, GPU, threads, decoders.
 
     Exits 6 when something that is needed does not work.
@@ -19,7 +19,7 @@ def doctor(work: Work, output: Output) -> None:
     from fewvit.cache import default_cache_dir
     from fewvit.doctor import examine
 
-    findings = list(examine(work.cache_dir or default_cache_dir()))
+    findings = list(examine(place.cache_dir or default_cache_dir()))
     Screen(output).rows("doctor", [{"what": f.what, "state": f.state, "detail": f.detail} for f in findings])
     if any(f.state == "FAIL" for f in findings):
         raise typer.Exit(6)

@@ -9,7 +9,7 @@ import typer
 from fewvit.errors import UsageError
 
 from .inputs import listing, reader
-from .shared import Features, Listed, Model, Output, Work, command, single
+from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
 app = single()
@@ -18,6 +18,9 @@ app = single()
 @command(app)
 def extract(
     model: Model,
+    layout: Layout,
+    access: Access,
+    place: Place,
     features: Features,
     listed: Listed,
     work: Work,
@@ -33,7 +36,7 @@ def extract(
     screen = Screen(output)
     if output.out is not None and output.out.suffix != ".npz":
         raise UsageError(f"--out {output.out}: features are written as .npz")
-    source = reader(model, features, work, screen, max_bad="1%")
+    source = reader(model, layout, access, place, features, work, screen, max_bad="1%")
 
     from fewvit.evaluate.extracted import extract_rows
     from fewvit.evaluate.inputs import require_source

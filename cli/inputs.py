@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from fewvit.errors import UsageError
 
-from .shared import Features, Listed, Model, Work
+from .shared import Access, Features, Layout, Listed, Model, Place, Work
 from .show import Screen
 
 if TYPE_CHECKING:
     from fewvit.datasets import Listing
     from fewvit.evaluate.inputs import FeatureReader
-    from fewvit.specs import Access
+    from fewvit.specs import Access as LibraryAccess
 
 
 def names_of(model: Model) -> list[str]:
@@ -31,13 +31,14 @@ def names_of(model: Model) -> list[str]:
     return names
 
 
-def access(model: Model, work: Work, screen: Screen) -> Access:
+def access(how: Access, place: Place, screen: Screen) -> LibraryAccess:
     """How weights may be got."""
     from fewvit.cache import default_cache_dir
-    from fewvit.specs import Access
+    from fewvit.specs import Access as LibraryAccess
 
     ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
-    return Access(work.cache_dir or default_cache_dir(), model.offline, tuple(model.accept_license or ()), ask, screen.download, screen.say)
+    folder = place.cache_dir or default_cache_dir()
+    return LibraryAccess(folder, how.offline, tuple(how.accept_license or ()), ask, screen.download, screen.say)
 
 
 def _ask(question: str) -> bool:
@@ -46,7 +47,9 @@ def _ask(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def reader(model: Model, features: Features, work: Work, screen: Screen, *, max_bad: str = "0") -> FeatureReader:
+def reader(
+    model: Model, layout: Layout, how: Access, place: Place, features: Features, work: Work, screen: Screen, *, max_bad: str = "0"
+) -> FeatureReader:
     """What opens sources and extracts features under these options."""
     names = names_of(model)
     from fewvit.cache import Cache, default_cache_dir
@@ -55,14 +58,14 @@ def reader(model: Model, features: Features, work: Work, screen: Screen, *, max_
     from fewvit.extract import allowed_bad
     from fewvit.pipeline import FeatureOptions
 
-    backbones = Backbones(names, access(model, work, screen), model.weights, model.checkpoint_key, model.family, work.seed)
+    backbones = Backbones(names, access(how, place, screen), model.weights, layout.checkpoint_key, layout.family, work.seed)
     options = FeatureOptions(
         features.protocol, features.pool, features.layers, features.img_size, features.precision, features.decode, features.device
     )
-    cache = None if work.no_cache else Cache(work.cache_dir or default_cache_dir())
+    cache = None if work.no_cache else Cache(place.cache_dir or default_cache_dir())
     allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is told before the work begins
-    how = LibraryWork(work.batch_size, work.workers, work.max_bad or max_bad, work.max_pixels, screen.progress)
-    return FeatureReader(backbones, options, cache, how, rehash=work.rehash, say=screen.say)
+    effort = LibraryWork(work.batch_size, work.workers, work.max_bad or max_bad, work.max_pixels, screen.progress)
+    return FeatureReader(backbones, options, cache, effort, rehash=work.rehash, say=screen.say)
 
 
 def listing(listed: Listed) -> Listing:

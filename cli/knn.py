@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .inputs import listing, reader
-from .shared import Features, Listed, Model, Output, Pair, Work, command, numbers, single
+from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
 from .show import Screen
 
 app = single()
@@ -17,6 +17,9 @@ app = single()
 def knn(
     pair: Pair,
     model: Model,
+    layout: Layout,
+    access: Access,
+    place: Place,
     features: Features,
     listed: Listed,
     work: Work,
@@ -32,7 +35,7 @@ def knn(
     """Weighted k-NN accuracy of frozen features, several k in one pass."""
     screen = Screen(output)
     ks, temperatures, per_class = numbers(k, "--k"), numbers(temperature, "--temperature", float), numbers(shots, "--shots")
-    source = reader(model, features, work, screen)
+    source = reader(model, layout, access, place, features, work, screen)
 
     from fewvit.evaluate.inputs import Sources
     from fewvit.evaluate.knn import KNNOptions, run_knn

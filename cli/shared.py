@@ -42,7 +42,7 @@ def _config(context: typer.Context, path: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Model:
-    """Which backbone, and where its weights come from."""
+    """Which backbone."""
 
     backbone: Annotated[
         str,
@@ -56,16 +56,39 @@ class Model:
             "--weights", metavar="FILE|random", help="Weights of a named variant; `random` leaves it untrained and says so in every row."
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a weights file is understood."""
+
     checkpoint_key: Annotated[
         str | None, typer.Option("--checkpoint-key", metavar="KEY", help="Network of the file: teacher, student, target_encoder, encoder.")
     ] = None
     family: Annotated[
-        str | None, typer.Option("--family", metavar="NAME", help="Take a bare file for this family, whatever its layout says.")
+        str | None,
+        typer.Option("--family", metavar="NAME", help="Take a bare file for dino, msn, mae or dinov2, whatever its layout says."),
     ] = None
+
+
+@dataclass(frozen=True)
+class Access:
+    """How weights may be got."""
+
     accept_license: Annotated[
         list[str] | None, typer.Option("--accept-license", metavar="ID", help="Accept a licence, such as cc-by-nc-4.0, for a download.")
     ] = None
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things are kept."""
+
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option("--cache-dir", metavar="DIR", envvar="FEWVIT_CACHE_DIR", help="Features, weights and licences are kept here."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -129,10 +152,6 @@ class Work:
     ] = None
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = 64_000_000
     seed: Annotated[int, typer.Option("--seed", help="Seed of random weights and subsets.")] = 0
-    cache_dir: Annotated[
-        Path | None,
-        typer.Option("--cache-dir", metavar="DIR", envvar="FEWVIT_CACHE_DIR", help="Features, weights and licences are kept here."),
-    ] = None
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")] = False
 

@@ -214,6 +214,8 @@ class Backbone(nn.Module):
     def tokens(self, images: Tensor, layers: int = 1) -> list[Tensor]:
         """Tokens (B, T, D) after the final norm of the last `layers` blocks, oldest first: class token, registers, patches."""
         if isinstance(self.model, TimmModel):
+            if layers > 1:
+                raise UsageError(f"tokens of several layers are not available for {self.model.architecture.timm}")
             return [self.model.trunk.forward_features(images)]
         return [self.model.final_norm(tokens) for tokens in self.model.last_blocks(images, layers)]
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -143,53 +144,60 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def passes(copy: Path, module: str, limit: float) -> bool:
-    """Whether the module's tests pass in the copy within `limit` seconds."""
+def outcome(copy: Path, module: str, limit: float) -> str:
+    """What the module's tests say in the copy: `survived`, `killed`, or `hung` after `limit` seconds."""
     # No bytecode: Python knows it by second and size, and two mutants of one second may have the same size.
     here = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "FEWVIT_SHARED": str(SHARED)}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--basetemp={copy / 'scratch'}", *TESTS[module]]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, cwd=copy, env={**os.environ, **here}, stdout=quiet, stderr=quiet, start_new_session=True) as tests:
         try:
-            return tests.wait(limit) == 0
+            return "killed" if tests.wait(limit) else "survived"
         except subprocess.TimeoutExpired:
             os.killpg(tests.pid, signal.SIGKILL)
-            return False
+            return "hung"
 
 
 def limit_of(copy: Path, module: str) -> float:
-    """Three times what the tests take without a mutant. Raises RuntimeError when they fail even so."""
+    """Three times what the tests take without a mutant, and ten seconds. Raises RuntimeError when they fail even so."""
     start = time.monotonic()
-    if not passes(copy, module, 600):
+    if outcome(copy, module, 600) != "survived":
         raise RuntimeError(f"the tests of {module} fail without any mutant: run `pytest {' '.join(TESTS[module])}`")
     return 10 + 3 * (time.monotonic() - start)
 
 
-def survives(mutant: Mutant, copies: queue.SimpleQueue[Path], limit: float) -> bool:
-    """Whether all tests pass with the mutant in one of the free copies; a hang counts as noticed."""
+def tried(mutant: Mutant, copies: queue.SimpleQueue[Path], limit: float) -> str:
+    """The outcome for one mutant, in whichever copy is free."""
     copy = copies.get()
     target = copy / path_of(mutant.module)
     original = target.read_text()
     try:
         target.write_text(mutant.text)
-        return passes(copy, mutant.module, limit)
+        return outcome(copy, mutant.module, limit)
     finally:
         target.write_text(original)
         copies.put(copy)
 
 
-def survivors(mutants: list[Mutant], copies: queue.SimpleQueue[Path], limit: float) -> list[Mutant]:
-    """The mutants that no test notices, each printed with its diff."""
+def outcomes(mutants: list[Mutant], copies: queue.SimpleQueue[Path], limit: float) -> Counter[str]:
+    """How many mutants had which outcome; prints the diff of each that no test noticed."""
+    count: Counter[str] = Counter()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcome = list(pool.map(lambda mutant: survives(mutant, copies, limit), mutants))
-    left = [mutant for mutant, alive in zip(mutants, outcome, strict=True) if alive]
-    for mutant in left:
-        print(mutant.diff, flush=True)
-    return left
+        for mutant, found in zip(mutants, pool.map(lambda mutant: tried(mutant, copies, limit), mutants), strict=True):
+            count[found] += 1
+            if found == "survived":
+                print(mutant.diff, flush=True)
+    return count
 
 
-def row(name: str, all_: int, left: int, seconds: float) -> str:
-    return f"{name:12} {all_ - left:5} killed {left:4} survived {100 * (all_ - left) / all_:6.1f} %  {seconds:5.0f} s"
+def rate(count: Counter[str]) -> float:
+    """Percent noticed; a hang is noticed too."""
+    return 100 * (1 - count["survived"] / count.total())
+
+
+def row(name: str, count: Counter[str], since: float) -> str:
+    told = " ".join(f"{count[kind]:4} {kind}" for kind in ("killed", "hung", "survived"))
+    return f"{name:12} {told} {rate(count):6.1f} % {time.monotonic() - since:5.0f} s"
 
 
 def main() -> int:
@@ -200,20 +208,19 @@ def main() -> int:
     parser.add_argument("--module", choices=TESTS, help="only this module's share of the sample")
     args = parser.parse_args()
     chosen = {name: them for name, them in drawn(args.seed, args.sample).items() if args.module in (None, name)}
-    rows, begun = [], time.monotonic()
+    rows, total, begun = [], Counter[str](), time.monotonic()
     with tempfile.TemporaryDirectory() as root:
         copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
-        first, *others = [copied(Path(root, str(i))) for i in range(AT_ONCE)]
-        for copy in (first, *others):
-            copies.put(copy)
+        folders = [copied(Path(root, str(i))) for i in range(AT_ONCE)]
+        for folder in folders:
+            copies.put(folder)
         for name, mutants in chosen.items():
             start = time.monotonic()
-            left = survivors(mutants, copies, limit_of(first, name))
-            rows.append((name, len(mutants), len(left), time.monotonic() - start))
-            print(row(*rows[-1]), flush=True)
-    all_, left_over = sum(r[1] for r in rows), sum(r[2] for r in rows)
-    print("", *(row(*r) for r in rows), row("all", all_, left_over, time.monotonic() - begun), sep="\n")
-    return int(100 * (all_ - left_over) < WANTED * all_)
+            count = outcomes(mutants, copies, limit_of(folders[0], name))
+            total += count
+            rows.append(row(name, count, start))
+    print(*rows, row("all", total, begun), sep="\n")
+    return int(rate(total) < WANTED)
 
 
 if __name__ == "__main__":

@@ -71,3 +71,51 @@ def knn_accuracy(
     votes = brute_votes(rows.tolist(), scores.tolist(), train_labels, n_classes, temperature)
     places = [place(v, t) for v, t in zip(votes.tolist(), test_labels, strict=True)]
     return tuple(100 * sum(p < top for p in places) / len(places) for top in (1, min(5, k)))  # type: ignore[return-value]
+
+
+def cubic(distance: float, a: float) -> float:
+    """Keys' cubic convolution kernel."""
+    d = abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+
+def bicubic_weights(n_in: int, n_out: int, factor: float) -> np.ndarray:
+    """Weights (n_out, n_in) of torch's bicubic along one axis, sampled at (i + 1/2) / factor - 1/2, edges repeated (a = -3/4)."""
+    weights = np.zeros((n_out, n_in))
+    for i in range(n_out):
+        at = (i + 0.5) / factor - 0.5
+        first = math.floor(at) - 1
+        for j in range(first, first + 4):
+            weights[i, min(max(j, 0), n_in - 1)] += cubic(at - j, -0.75)
+    return weights
+
+
+def antialiased_bicubic_weights(n_in: int, n_out: int) -> np.ndarray:
+    """The same with torch's antialias: Pillow's filter, a = -1/2, widened when shrinking, normalised, edges left out."""
+    scale = n_in / n_out
+    wide = max(scale, 1.0)
+    weights = np.zeros((n_out, n_in))
+    for i in range(n_out):
+        center = scale * (i + 0.5)
+        first, last = max(int(center - 2 * wide + 0.5), 0), min(int(center + 2 * wide + 0.5), n_in)
+        for j in range(first, last):
+            weights[i, j] = cubic((j + 0.5 - center) / wide, -0.5)
+        weights[i] /= weights[i].sum()
+    return weights
+
+
+def resized_positions(table: np.ndarray, rule: str, rows: int, columns: int) -> np.ndarray:
+    """A position table (1, 1+N, D) under a family's rule, sample by sample in float64; always resized, even to its own size."""
+    grid = math.isqrt(table.shape[1] - 1)
+    cells = table[0, 1:].reshape(grid, grid, -1).astype(np.float64)
+    axes = []
+    for n_out in (rows, columns):
+        if rule == "antialias":
+            axes.append(antialiased_bicubic_weights(grid, n_out))
+        else:
+            factor = {"dino": (n_out + 0.1) / grid, "msn": math.sqrt(rows * columns) / grid, "mae": n_out / grid}[rule]
+            axes.append(bicubic_weights(grid, n_out, factor))
+    resized = np.einsum("yr,xc,rcd->yxd", *axes, cells)
+    return np.concatenate([table[:, :1], resized.reshape(1, rows * columns, -1)], axis=1)

@@ -116,6 +116,11 @@ def test_a_bare_dtype_is_taken_by_numpy_as_the_dtype_it_describes(tmp_path):
     assert np.dtype(read_checkpoint(tmp_path / "x.pth")["d"]) == np.dtype(">i2")
 
 
+def test_what_numpy_notes_beside_a_dtype_does_no_harm(tmp_path):
+    torch.save({"d": np.dtype(">i2", metadata={"unit": "m"})}, tmp_path / "x.pth")  # NumPy then writes version 4 of its state
+    assert np.dtype(read_checkpoint(tmp_path / "x.pth")["d"]) == np.dtype(">i2")
+
+
 @official
 def test_every_rebuilt_official_file_loads_with_the_published_keys_and_shapes():
     told = json.loads((SHARED / "parity" / "manifest.json").read_text())["files"]
@@ -166,6 +171,14 @@ def test_all_foreign_globals_of_a_zip_are_listed(tmp_path):
     with pytest.raises(CheckpointError) as refused:
         read_checkpoint(tmp_path / "x.pth")
     assert all(name in str(refused.value) for name in ("pathlib", "time.sleep", "eval"))
+
+
+def test_of_many_foreign_globals_the_first_five_are_named_and_the_rest_counted(tmp_path):
+    calls = [Calls(call, 0) for call in (time.sleep, time.ctime, time.gmtime, time.localtime, time.asctime, time.mktime, time.strftime)]
+    torch.save(calls, tmp_path / "x.pth")
+    five = r"time\.asctime, time\.ctime, time\.gmtime, time\.localtime, time\.mktime and 2 more, which"
+    with pytest.raises(CheckpointError, match=five):
+        read_checkpoint(tmp_path / "x.pth")
 
 
 def test_what_another_library_allowed_in_this_process_is_refused_all_the_same_and_stays_allowed_for_it(tmp_path):
@@ -236,6 +249,15 @@ def archive_of(opener, **content):
     return stream.getvalue()
 
 
+def old_tar(data):
+    """A tar as it was before the ustar mark: the mark erased, the sum of the header made right again."""
+    tar = bytearray(archive_of(lambda s: tarfile.TarFile(fileobj=s, mode="w"), inside=data))
+    tar[257:265] = bytes(8)
+    tar[148:156] = b" " * 8
+    tar[148:155] = b"%06o\0" % sum(tar[:512])
+    return bytes(tar)
+
+
 FOREIGN = {
     "html": (
         b"\n<!DOCTYPE html><html><head><TITLE>Sign in to\n HotelNet</TITLE></head></html>",
@@ -246,13 +268,19 @@ FOREIGN = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 346000000\n",
         r"Git-LFS pointer for 346,000,000 bytes",
     ),
+    "lfs without a size": (b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\n", "Git-LFS pointer; "),
     "json": (b'{"error": "not found"}', "JSON"),
     "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML"),
     "text": ("404: Näh\n".encode(), r"plain text \(404: Näh"),
+    "text cut within a letter": (("4" + "ä" * (1 << 15)).encode(), r"plain text \(4ää"),  # where reading of its first 64 KiB stops
+    "text, then a zero": (b"4" * 211 + bytes(1), "no file that torch wrote"),
+    "long text, then zeros": (b"4" * 40009 + bytes(1 << 15), "no file that torch wrote"),
     "gzip": (gzip.compress(b"x" * 999), "gzip"),
     "png": (picture("PNG"), "PNG picture"),
     "jpeg": (picture("JPEG"), "JPEG picture"),
     "tar": (archive_of(lambda s: tarfile.TarFile(fileobj=s, mode="w"), inside=b"x" * 99), "tar archive"),
+    "old tar": (old_tar(b"x" * 99), "tar archive"),
+    "start of a tar": (bytes(257) + b"ustar", "tar archive"),
     "zip": (archive_of(lambda s: zipfile.ZipFile(s, "w"), notes=b"hello"), "another zip archive, holding notes"),
     "npz": (archive_of(lambda s: zipfile.ZipFile(s, "w"), **{"x.npy": b"hello"}), r"another zip archive, holding x\.npy"),
     "numpy": (b"\x93NUMPY\x01\x00", "NumPy array"),
@@ -269,7 +297,7 @@ def test_what_is_no_weights_file_is_named_as_what_it_is(tmp_path, name):
     for suffix in (".pth", ".safetensors"):
         path = tmp_path / f"x{suffix}"
         path.write_bytes(data)
-        told = "safetensors" if suffix == ".safetensors" and name in ("noise", "pickle") else words
+        told = "safetensors" if suffix == ".safetensors" and words == "no file that torch wrote" else words
         with pytest.raises(CheckpointError, match=told) as error:
             read_checkpoint(path, expected_bytes=len(data) + 1 if name == "html" else None)
         assert str(error.value).startswith(str(path))
@@ -294,6 +322,12 @@ def test_a_cut_file_is_called_cut_and_shows_both_sizes_where_the_whole_is_known(
     sizes = r"2\.0 of 4\.0 MB" if left == "half" else f"{whole - 1:,} of {whole:,} bytes"
     with pytest.raises(CheckpointError, match="cut: " + sizes):
         read_checkpoint(tmp_path / "x.pth", expected_bytes=whole)
+
+
+def test_sizes_are_rounded_to_megabytes_unless_that_hides_the_difference():
+    assert checkpoints._megabytes(41_249_999, 82_749_999) == "41.2 of 82.7 MB"
+    assert checkpoints._megabytes(41_249_998, 41_249_999) == "41,249,998 of 41,249,999 bytes"
+    assert checkpoints._megabytes(41_249_999, 41_250_001) == "41.2 of 41.3 MB"
 
 
 def test_a_file_longer_than_published_is_refused(good):
@@ -390,7 +424,7 @@ def entry(start, end, shape=(3, 2), dtype="F32"):
 
 SAFETENSORS = {
     "header of 2^63 bytes": ({"a": entry(0, 24), "b": entry(24, 48)}, {"length": 1 << 63}, "9,223,372,036,854,775,808"),
-    "header longer than the file": ({"a": entry(0, 24)}, {"length": 5000}, "cut"),
+    "header longer than the file": (b"{" * 211, {"length": 5003}, "cut: .* has 5,003 bytes, 259 are here"),
     "overlap": ({"a": entry(0, 24), "b": entry(12, 48, (3, 3))}, {}, "damaged"),
     "shape lies": ({"a": entry(0, 24, (5, 2)), "b": entry(24, 48)}, {}, "damaged"),
     "shape overflows": ({"a": entry(0, 24, (1 << 40, 1 << 40)), "b": entry(24, 48)}, {}, "damaged"),
@@ -399,6 +433,7 @@ SAFETENSORS = {
     "trailing bytes": ({"a": entry(0, 24)}, {}, "too long"),
     "missing bytes": ({"a": entry(0, 24), "b": entry(24, 96, (3, 6))}, {}, "cut"),
     "repeated key": (b'{"a": %s, "a": %s}' % ((json.dumps(entry(0, 48, (3, 4))).encode(),) * 2), {}, "'a' stands there twice"),
+    "second key repeated": (b'{"a": 3, "b": 5, "c": 7, "b": 5}', {}, "'b' stands there twice"),
     "repeated inner key": (
         b'{"a": {"dtype": "F32", "dtype": "I32", "shape": [3, 4], "data_offsets": [0, 48]}}',
         {},
@@ -414,6 +449,10 @@ def test_a_crafted_safetensors_file_without_a_fault_loads(tmp_path):
     values = np.arange(12, dtype="f4")
     path = crafted(tmp_path / "x.safetensors", {"a": entry(0, 24), "b": entry(24, 48)}, values.tobytes())
     assert torch.equal(read_checkpoint(path)["b"], torch.arange(6, 12).reshape(3, 2).float())
+
+
+def test_a_safetensors_file_of_no_tensors_is_whole(tmp_path):
+    assert read_checkpoint(crafted(tmp_path / "x.safetensors", {}, b"")) == {}
 
 
 @pytest.mark.parametrize("name", SAFETENSORS)
@@ -448,6 +487,15 @@ def test_infinity_is_found_and_large_finite_weights_whose_sum_overflows_are_fine
         require_finite({"a": torch.full((7,), 3e38), "b": torch.tensor([1.0, torch.inf])}, "x.pth")
     with pytest.raises(CheckpointError, match="in b"):
         require_finite({"b": torch.tensor([1.0, -torch.inf, torch.inf])}, "x.pth")
+
+
+def test_of_many_unfit_tensors_three_are_named_and_the_rest_counted():
+    given = {name: torch.full((2,), torch.nan) for name in "abcde"} | {"whole": torch.ones(2)}
+    with pytest.raises(CheckpointError, match="NaN in a, b, c and 2 more of 6 tensors"):
+        require_finite(given, "x.pth")
+    del given["d"], given["e"]
+    with pytest.raises(CheckpointError, match="NaN in a, b, c of 4 tensors"):
+        require_finite(given, "x.pth")
 
 
 def test_tensors_without_values_are_refused():

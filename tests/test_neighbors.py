@@ -119,6 +119,14 @@ def test_chunk_boundaries_change_nothing(metric, engine, monkeypatch):
     np.testing.assert_array_equal(cut.scores, whole.scores)
 
 
+@pytest.mark.parametrize(("k", "width"), [(2003, 3), (1, 1009)])
+def test_a_chunk_holds_as_many_queries_as_fit_the_memory_for_it(k, width):
+    queries = np.broadcast_to(np.float32(1), (12007, width))
+    part, _ = next(Bank(cloud(k, width), device="cpu").chunks(queries, k))
+    taken = part.stop * (12 * k + 4 * width)  # a row number and a score of each neighbour, and the query itself
+    assert neighbors._CHUNK_BYTES / 5 < taken < neighbors._CHUNK_BYTES
+
+
 @every_engine
 @pytest.mark.parametrize("kind", BANKS)
 def test_a_query_alone_has_the_neighbours_it_has_in_a_batch(kind, engine):
@@ -185,6 +193,8 @@ def test_normalised_rows_are_the_rounded_exact_ones():
 
 def test_normalising_more_rows_than_one_pass_takes_changes_none_of_them():
     rows = cloud(16384 + 7, 2)
+    once = unit_rows(rows[:211])
+    rows[16383:16385] = rows[np.flatnonzero((unit_rows(once) != once).any(axis=1))[0]]  # a second pass over it would show
     found = normalise(rows)
     for at in (0, 16383, 16384, 16390):
         np.testing.assert_array_equal(found[at], unit_rows(rows[at : at + 1])[0])
