@@ -343,6 +343,8 @@ def _one_line(error: Exception) -> str:
 
 
 class JpegHeader(NamedTuple):
+    """What a JPEG's header says of its picture."""
+
     height: int  # pixels, as stored
     width: int
     orientation: int  # EXIF, 1-8

@@ -63,6 +63,14 @@ class Bank:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the engine's own structures, which are built again where the bank is unpickled."""
+        return {name: value for name, value in vars(self).items() if name != "_search"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._search = _ENGINES[self.engine](self.rows, self.metric, self.device)
+
     def search(self, queries: np.ndarray, k: int) -> Neighbors:
         """The k nearest rows of each query (Q, D). Raises UsageError unless 1 <= k <= number of rows."""
         parts = list(self.chunks(queries, k))

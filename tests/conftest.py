@@ -73,7 +73,7 @@ def python() -> Python:
     """`python(code, *args, check=True, options=(), **env)` runs code in a new interpreter that finds this fewvit, warnings as errors."""
 
     def run(code: str, *args: object, check: bool = True, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", *options, "-c", code, *map(str, args)]
+        command = [sys.executable, "-P", "-W", "error", *options, "-c", code, *map(str, args)]  # -P: not the fewvit of the current folder
         found: dict[str, Any] = {**os.environ, "PYTHONPATH": str(ROOT), **env}
         done = subprocess.run(command, capture_output=True, text=True, env=found, timeout=120)
         assert not check or done.returncode == 0, done.stderr

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 
+import fewvit
 from fewvit.backbones import Architecture, families, find_variant, variants
 from fewvit.digests import DigestMemory
 from fewvit.errors import CheckpointError, DataError, UnknownName, Unobtainable, UsageError
@@ -307,11 +307,9 @@ def test_the_other_network_of_a_run_is_taken_by_its_key(home, tmp_path):
 @pytest.mark.parametrize("backbone", ["file", "name"])
 def test_a_key_that_no_file_of_the_family_has_is_a_usage_error(backbone, home, tmp_path):
     path = save(state(), tmp_path / "x.pth")
+    name, weights = (path, None) if backbone == "file" else ("dino_vitt16", str(path))
     with pytest.raises(UsageError, match=r"--checkpoint-key best: .* teacher and student") as error:
-        if backbone == "file":
-            resolved(path, home, checkpoint_key="best")
-        else:
-            resolved("dino_vitt16", home, weights=str(path), checkpoint_key="best")
+        resolved(name, home, weights=weights, checkpoint_key="best")
     assert error.value.exit_code == 2
 
 
@@ -431,7 +429,7 @@ def test_a_family_whose_layout_the_file_has_not_is_refused(home, tmp_path):
 
 
 def test_an_unknown_family_is_refused_by_name(home, tmp_path):
-    with pytest.raises(UnknownName, match="'dinov3'.*dinov2"):
+    with pytest.raises(UnknownName, match=r"'dinov3'.*dinov2"):
         resolved(save(state(), tmp_path / "x.pth"), home, family="dinov3")
 
 
@@ -562,7 +560,7 @@ print(sorted(families()))
 
 
 def test_a_new_family_is_one_file(tmp_path, python):
-    shutil.copytree(ROOT / "fewvit", tmp_path / "fewvit", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(fewvit.__file__).parent, tmp_path / "fewvit", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "fewvit" / "backbones" / "ijepa.py").write_text(FAMILY)
     found = python(USE, tmp_path, PYTHONPATH=str(tmp_path), FEWVIT_CACHE_DIR=str(tmp_path / "cache")).stdout
     assert found.strip() == str(["dino", "dinov2", "ijepa", "mae", "msn", "supervised"])

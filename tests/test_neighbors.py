@@ -127,6 +127,13 @@ def test_a_chunk_holds_as_many_queries_as_fit_the_memory_for_it(k, width):
     assert neighbors._CHUNK_BYTES / 5 < taken < neighbors._CHUNK_BYTES
 
 
+def test_torch_makes_as_many_scores_at_once_as_fit_the_memory_for_them(monkeypatch):
+    blocks = []
+    monkeypatch.setattr(neighbors, "_torch_topk", lambda *all_, real=neighbors._torch_topk: blocks.append(all_[-1]) or real(*all_))
+    Bank(cloud(53, 5), device="cpu", engine="torch").search(cloud(7, 5), 3)
+    assert neighbors._CHUNK_BYTES / 5 < blocks[0] * 512 * 4 <= neighbors._CHUNK_BYTES  # float32 scores of 512 queries
+
+
 @every_engine
 @pytest.mark.parametrize("kind", BANKS)
 def test_a_query_alone_has_the_neighbours_it_has_in_a_batch(kind, engine):

@@ -1,0 +1,291 @@
+"""The shape of the house, read from its import statements: layers, what waits for torch, and what must never stand anywhere."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# module or package of fewvit -> its layer; imports go down or stay, inside functions too
+LAYERS = {
+    0: ["errors"],
+    1: ["plugins", "files", "seeds", "metrics", "splits", "features", "results", "digests"],
+    2: ["neighbors", "images", "datasets"],
+    3: ["backbones", "vit", "checkpoints", "downloads", "specs", "engines", "hub"],
+    4: ["cache", "protocols", "pipeline", "extract", "vote", "classifiers", "loading", "describe", "doctor"],
+    5: ["evaluate"],
+}
+LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
+HEAVY = {"torch", "timm", "torchvision", "sklearn", "faiss", "openvino", "safetensors", "pyarrow", "scipy"}
+BUILT_WITH_TORCH = {"vit", "engines", "loading"}  # imported when a module is built, never before
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement, made absolute."""
+
+    module: str
+    when: str  # module: on import; function: when one is called; typing: never
+
+
+@functools.cache
+def files() -> dict[str, Path]:
+    """Module name -> its file, of the library and the command line."""
+    found = {}
+    for folder, package in (("fewvit", "fewvit"), ("cli", "fewvit_cli")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = [package, *path.relative_to(ROOT / folder).with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@functools.cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(files()[module].read_text(encoding="utf-8"))
+
+
+def absolute(module: str, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """What a statement imports; `from package import submodule` is the submodule."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+        return
+    base = module.split(".") if files()[module].name == "__init__.py" else module.split(".")[:-1]
+    base = base[: len(base) - node.level + 1] if node.level else []
+    name = ".".join([*base, *([node.module] if node.module else [])])
+    for alias in node.names:
+        yield f"{name}.{alias.name}" if f"{name}.{alias.name}" in files() else name
+
+
+def when(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> str:
+    while node in parents:
+        node = parents[node]
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return "typing"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            return "function"
+    return "module"
+
+
+@functools.cache
+def imports(module: str) -> tuple[Import, ...]:
+    parents = {child: node for node in ast.walk(tree(module)) for child in ast.iter_child_nodes(node)}
+    nodes = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return tuple(Import(name, when(node, parents)) for node in nodes for name in absolute(module, node) if name != "__future__")
+
+
+def place(module: str) -> str:
+    """`datasets` for `fewvit.datasets.folder`: what the table above names."""
+    return module.split(".")[1] if "." in module else ""
+
+
+LIBRARY = [name for name in files() if name.startswith("fewvit.")]
+
+
+def test_every_module_has_a_layer_and_every_layer_its_modules():
+    assert {place(module) for module in LIBRARY} == set(LAYER)
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_imports_go_to_lower_layers_or_stay(module):
+    wrong = [
+        f"{module} (layer {LAYER[place(module)]}) imports {found.module} ({LAYER[place(found.module)]}, {found.when})"
+        for found in imports(module)
+        if found.module.startswith("fewvit.") and found.when != "typing" and LAYER[place(found.module)] > LAYER[place(module)]
+    ]
+    assert wrong == []
+
+
+def test_the_import_graph_has_no_cycle():
+    graph = {module: {i.module for i in imports(module) if i.when == "module" and i.module in files()} for module in files()}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for other in sorted(graph[module] - {module}):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+    assert graph["fewvit.vote"] == {"fewvit.errors", "fewvit.neighbors"}  # the reader of imports reads
+
+
+def test_the_library_never_imports_the_command_line():
+    assert [m for m in LIBRARY for i in imports(m) if i.module.startswith(("fewvit_cli", "cli"))] == []
+
+
+@pytest.mark.parametrize("module", [*LIBRARY, *(name for name in files() if name.startswith("fewvit_cli"))])
+def test_heavy_packages_are_imported_when_a_function_needs_them(module):
+    heavy = {found.module.split(".")[0] for found in imports(module) if found.when == "module"} & HEAVY
+    if place(module) in BUILT_WITH_TORCH and module.startswith("fewvit."):
+        assert heavy <= {"torch"}
+    elif module.startswith("fewvit.classifiers."):
+        assert heavy <= {"sklearn"}  # an estimator inherits from scikit-learn's
+    else:
+        assert heavy == set()
+
+
+def test_only_neighbors_imports_faiss():
+    assert {module for module in files() for found in imports(module) if found.module.split(".")[0] == "faiss"} == {"fewvit.neighbors"}
+
+
+def test_numpy_only_layers_import_no_other_package():
+    allowed = {"splits": {"torch"}, "metrics": {"scipy"}}  # torch's generator is DINOv2's; the t quantile; both inside functions
+    for module in LIBRARY:
+        if LAYER[place(module)] < 2:
+            outside = {found.module.split(".")[0] for found in imports(module)} & (HEAVY | {"PIL", "typer", "rich"})
+            assert outside == allowed.get(place(module), set()), module
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_imported_is_a_declared_dependency():
+    import sys
+
+    declared = {re.split(r"[<>=; \[]", line)[0].lower() for line in project()["project"]["dependencies"]}
+    extras = {re.split(r"[<>=; \[]", line)[0].lower() for lines in project()["project"]["optional-dependencies"].values() for line in lines}
+    known_as = {"sklearn": "scikit-learn", "PIL": "pillow", "faiss": "faiss-cpu", "threadpoolctl": "scikit-learn"}  # which needs it
+    for module in files():
+        for found in imports(module):
+            name = found.module.split(".")[0]
+            if name in sys.stdlib_module_names or name in ("fewvit", "fewvit_cli"):
+                continue
+            package = known_as.get(name, name).lower()
+            assert package in declared or (found.when != "module" and package in extras), f"{module} imports {name}"
+
+
+# ---- what the interpreter really does
+
+LOADED = """
+import importlib, sys
+importlib.import_module(sys.argv[1])
+print(sorted({"numpy", "torch", "timm", "torchvision", "sklearn", "faiss", "scipy", "PIL"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("module", ["fewvit", "fewvit_cli.main", "fewvit.errors", "fewvit.plugins", "fewvit.backbones", "fewvit.results"])
+def test_help_and_usage_errors_never_wait_for_numpy_or_torch(module, tmp_path, python):
+    (tmp_path / "fewvit_cli").symlink_to(ROOT / "cli")
+    assert python(LOADED, module, PYTHONPATH=f"{tmp_path}:{ROOT}").stdout.strip() == "[]"
+
+
+NAMES = """
+import sys, fewvit
+for name in fewvit.__all__:
+    assert getattr(fewvit, name) is not None
+    assert name in dir(fewvit)
+try:
+    fewvit.no_such_name
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_every_public_name_can_be_imported_and_no_other(python):
+    assert python(NAMES).stdout.strip() == "module 'fewvit' has no attribute 'no_such_name'"
+
+
+# ---- what must never stand anywhere
+
+FORBIDDEN = [
+    "weights_only=False",
+    "pickle.load(",
+    "pickle.loads(",
+    "torch.hub",
+    "allow_pickle=True",
+    "shell=True",
+    "trust_remote_code",
+    "os.system(",
+]
+
+
+@pytest.mark.parametrize("module", files())
+def test_nothing_runs_code_that_it_was_given(module):
+    text = files()[module].read_text(encoding="utf-8")
+    squeezed = re.sub(r"\s*=\s*", "=", text)
+    assert [words for words in FORBIDDEN if words in squeezed] == []
+    called = {node.func.id for node in ast.walk(tree(module)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & {"eval", "exec", "compile", "__import__"}
+
+
+@pytest.mark.parametrize("module", files())
+def test_no_check_hangs_on_assert(module):
+    assert [node.lineno for node in ast.walk(tree(module)) if isinstance(node, ast.Assert)] == []
+
+
+# ---- packaging and names
+
+
+def test_the_wheel_holds_every_package():
+    setup = project()["tool"]["setuptools"]
+    folders = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in ROOT.glob("fewvit/**/__init__.py")}
+    assert sorted(setup["packages"]) == sorted({*folders, "fewvit_cli"})
+    assert setup["package-dir"] == {"fewvit": "fewvit", "fewvit_cli": "cli"}
+    assert [path for path in (ROOT / "cli").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+    with_code = {path.parent for path in ROOT.glob("fewvit/**/*.py")}
+    assert with_code == {path.parent for path in ROOT.glob("fewvit/**/__init__.py")}
+    assert not any(
+        path.suffix not in (".py", "") for path in ROOT.glob("fewvit/**/*") if path.is_file() and "__pycache__" not in path.parts
+    )
+
+
+def test_no_attribute_of_a_package_bears_a_submodules_name():
+    import fewvit
+
+    packages = {name for name, path in files().items() if path.name == "__init__.py"}
+    for package in packages:
+        submodules = {name.rpartition(".")[2] for name in files() if name.rpartition(".")[0] == package}
+        bound = {node.name for node in tree(package).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        bound |= {alias.asname or alias.name for node in tree(package).body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        bound |= set(fewvit._HOMES) if package == "fewvit" else set()
+        assert not bound & submodules, package
+
+
+def test_the_public_names_live_where_the_package_says():
+    import fewvit
+
+    for name, home in fewvit._HOMES.items():
+        assert f"fewvit.{home}" in files(), name
+
+
+def described(module: str) -> set[str]:
+    """Names that a module's own docstring explains, as errors does with its tree."""
+    return set(re.findall(r"\w+", ast.get_docstring(tree(module)) or ""))
+
+
+@pytest.mark.parametrize("module", files())
+def test_every_module_and_every_public_function_and_class_is_documented(module):
+    assert ast.get_docstring(tree(module)), module
+    definitions = [node for node in tree(module).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    private = module.rpartition(".")[2].startswith("_")
+    bare = [node.name for node in definitions if not node.name.startswith("_") and not ast.get_docstring(node) and not private]
+    assert [name for name in bare if name not in described(module)] == []
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is():
+    """Indentation and exit codes in the module's docstring are those of the classes."""
+    from fewvit import errors
+
+    drawn, path = {}, ["Exception"]
+    for line in errors.__doc__.splitlines():
+        found = re.match(r"^([ │├└─]*)(\w+Error|\w+)(?: (\d))?\b", line[4:]) if re.search(r"[├└]|^    FewvitError", line) else None
+        if found:
+            depth = len(found[1]) // 4 + 1
+            path = [*path[:depth], found[2]]
+            drawn[found[2]] = (path[-2], int(found[3]) if found[3] else None)
+    classes = {name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.FewvitError)}
+    assert set(drawn) == set(classes)
+    for name, (parent, code) in drawn.items():
+        assert classes[name].__bases__[0].__name__ == parent
+        assert code is None or classes[name].exit_code == code
+    assert {value.exit_code for value in classes.values()} == {1, 2, 3, 4, 5, 6}
