@@ -21,10 +21,11 @@ test-slow: $(READY)  ## minutes: repeated kills, full-size images
 	$(BIN)/python -m pytest -m slow --timeout=1800
 
 mutation: $(READY)  ## a seeded sample of mutants of the numeric core
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutation]'
 	$(BIN)/python -m tests.mutation
 
 bench: $(READY)  ## every claim of speed, beside its peer; writes benchmarks/results
-	$(BIN)/python -m pip install -q -e '.[bench]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.run_all
 
 bench-quick: $(READY)

@@ -127,6 +127,16 @@ def test_a_chunk_holds_as_many_queries_as_fit_the_memory_for_it(k, width):
     assert neighbors._CHUNK_BYTES / 5 < taken < neighbors._CHUNK_BYTES
 
 
+@pytest.mark.parametrize("best", [0, 1])
+def test_an_engine_that_orders_within_rounding_is_put_right(best):
+    rows = np.ones((2, 1), np.float32)
+    rows[best] = np.nextafter(np.float32(1), np.float32(2))
+    bank = Bank(rows, metric="dot", device="cpu")
+    for given in ([[0, 1]], [[1, 0]]):
+        bank._search = lambda queries, k, given=given: (np.ones((1, 2), np.float32), np.array(given))
+        assert bank.search(np.ones((1, 1)), 2).rows.tolist() == [[best, 1 - best]]
+
+
 def test_torch_makes_as_many_scores_at_once_as_fit_the_memory_for_them(monkeypatch):
     blocks = []
     monkeypatch.setattr(neighbors, "_torch_topk", lambda *all_, real=neighbors._torch_topk: blocks.append(all_[-1]) or real(*all_))
