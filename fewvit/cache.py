@@ -93,7 +93,8 @@ class FeatureStore:
     def __init__(self, folder: Path, key: Mapping[str, Any]):
         self.folder, self.key = folder, key
         self._shards: list[tuple[str, dict[str, Any]]] = []
-        self._at: dict[bytes, tuple[int, int]] = {}  # digest -> (shard, row)
+        self._starts: list[int] = []  # number of each shard's first row, counted over all shards
+        self._at: dict[bytes, int] = {}  # digest -> number of its row
         self._notes: list[np.ndarray] = []
         self._checked: set[str] = set()  # files whose sha256 this process has seen to be right
         self.width = 0
@@ -111,16 +112,16 @@ class FeatureStore:
         rows = np.zeros(len(digests), _ROW)
         rows["digest"] = np.frombuffer(b"".join(digests), "V32")
         rows["notes"] = notes
-        content = {"features": _npy(np.ascontiguousarray(features, dtype=np.float32)), "rows": _npy(rows.view("u1").reshape(len(rows), -1))}
-        sha = {part: hashlib.sha256(data).hexdigest() for part, data in content.items()}
+        content = {"features": _npy(np.ascontiguousarray(features, dtype="<f4")), "rows": _npy(rows.view("u1").reshape(len(rows), -1))}
+        sha = {part: _sha256(pieces) for part, pieces in content.items()}
         name = hashlib.sha256((sha["features"] + sha["rows"]).encode()).hexdigest()[:32]
         if not (self.folder / "key.json").exists():
             write_json(self.folder / "key.json", dict(self.key))
             sweep(self.folder, _DAY_S, time.time())
-        for part, data in content.items():
+        for part, pieces in content.items():
             with replacing(self.folder / f"{name}.{part}.npy") as handle:
-                handle.write(data)
-        facts = {part: {"sha256": sha[part], "bytes": len(data)} for part, data in content.items()}
+                handle.writelines(pieces)
+        facts = {part: {"sha256": sha[part], "bytes": sum(map(len, pieces))} for part, pieces in content.items()}
         write_json(self.folder / f"{name}.json", {"format": _FORMAT, "count": len(rows), "width": int(features.shape[1]), **facts})
         self._checked |= {f"{name}.features.npy", f"{name}.rows.npy"}
         self._add(name, {"count": len(rows), "width": int(features.shape[1]), **facts}, rows)
@@ -130,17 +131,20 @@ class FeatureStore:
 
         Raises CacheError if a shard is not what its manifest says.
         """
-        places = np.array([self._at[digest] for digest in digests], dtype=np.int64).reshape(-1, 2)
+        numbers = np.fromiter((self._at[digest] for digest in digests), np.int64, len(digests))
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
         features = np.empty((len(digests), self.width), np.float32)
         notes = np.zeros(len(digests), np.uint16)
-        order = np.argsort(places[:, 0], kind="stable")
-        bounds = np.flatnonzero(np.diff(places[order, 0])) + 1
-        for wanted in np.split(order, bounds) if len(order) else []:
-            shard = int(places[wanted[0], 0])
+        order = np.argsort(shards, kind="stable")
+        for wanted in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else []:
+            shard = int(shards[wanted[0]])
             name, facts = self._shards[shard]
-            rows = places[wanted, 1]
-            features[wanted] = self._array(name, "features", facts)[rows]
+            rows = numbers[wanted] - self._starts[shard]
             notes[wanted] = self._notes[shard][rows]
+            if len(rows) == facts["count"] and _is_run(rows) and _is_run(wanted):
+                self._array(name, "features", facts, out=features[wanted[0] : wanted[-1] + 1])  # a whole shard: read where it belongs
+            else:
+                features[wanted] = self._array(name, "features", facts)[rows]
         return features, notes
 
     def bad(self, digest: bytes) -> str | None:
@@ -167,32 +171,39 @@ class FeatureStore:
         self._add(path.stem, facts, np.ascontiguousarray(rows).reshape(-1).view(_ROW))
 
     def _add(self, name: str, facts: dict[str, Any], rows: np.ndarray) -> None:
-        shard, self.width = len(self._shards), facts["width"]
+        start = self._starts[-1] + self._shards[-1][1]["count"] if self._shards else 0
+        self.width = facts["width"]
         self._shards.append((name, facts))
+        self._starts.append(start)
         self._notes.append(rows["notes"].copy())
         data = rows["digest"].tobytes()
-        for row in range(len(rows)):
-            self._at.setdefault(data[32 * row : 32 * row + 32], (shard, row))
+        numbered = {data[32 * row : 32 * row + 32]: start + row for row in range(len(rows))}
+        for known in numbered.keys() & self._at.keys():  # two processes computed it: the first one stays
+            del numbered[known]
+        self._at.update(numbered)
 
-    def _array(self, name: str, part: str, facts: dict[str, Any]) -> np.ndarray:
-        """One array of a shard: its size is checked always, its sha256 once per process."""
+    def _array(self, name: str, part: str, facts: dict[str, Any], out: np.ndarray | None = None) -> np.ndarray:
+        """One array of a shard, in `out` if given: its size is checked always, its sha256 once per process."""
         path = self.folder / f"{name}.{part}.npy"
+        dtype, columns = ("<f4", self.width) if part == "features" else ("u1", _ROW.itemsize)
+        array = np.empty((facts["count"], columns), dtype) if out is None else out
         try:
-            data = path.read_bytes()
+            with open(path, "rb", buffering=0) as handle:
+                size = os.fstat(handle.fileno()).st_size
+                if size != facts[part]["bytes"]:
+                    raise self._damaged(path, f"it has {size} bytes instead of {facts[part]['bytes']}")
+                header = handle.read(10)  # magic, version, and the length of the rest
+                header += handle.read(int.from_bytes(header[8:10], "little"))
+                if size != len(header) + array.nbytes:
+                    raise self._damaged(path, f"it has {size} bytes, which are not its manifest's {facts['count']} rows of {columns}")
+                _fill(memoryview(array).cast("B"), handle)
         except OSError as error:
             raise self._damaged(path, "it is gone") from error
-        if len(data) != facts[part]["bytes"]:
-            raise self._damaged(path, f"it has {len(data)} bytes instead of {facts[part]['bytes']}")
         if path.name not in self._checked:
-            if hashlib.sha256(data).hexdigest() != facts[part]["sha256"]:
+            if _sha256([header, memoryview(array).cast("B")]) != facts[part]["sha256"]:
                 raise self._damaged(path, "its sha256 is not the one in its manifest")
             self._checked.add(path.name)
-        offset = 10 + int.from_bytes(data[8:10], "little")  # magic, version, header length, header: a view, where read_array would copy
-        array = np.frombuffer(data, "<f4" if part == "features" else "u1", offset=offset)
-        columns = self.width if part == "features" else _ROW.itemsize
-        if array.size != facts["count"] * columns:
-            raise self._damaged(path, f"it has {array.size} numbers where its manifest says {facts['count']} rows of {columns}")
-        return array.reshape(facts["count"], columns)
+        return array
 
     def _damaged(self, path: Path, why: str) -> CacheError:
         return CacheError(
@@ -202,7 +213,30 @@ class FeatureStore:
         )
 
 
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+def _npy(array: np.ndarray) -> list[Any]:
+    """A `.npy` file of a contiguous array in two pieces, header and content, neither copied."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return [header.getvalue(), memoryview(array).cast("B")]
+
+
+def _sha256(pieces: list[Any]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _fill(view: memoryview, handle: Any) -> None:
+    """Read from `handle` until `view` is full; a file that ends before is an OSError."""
+    done = 0
+    while done < len(view):
+        got = handle.readinto(view[done:])
+        if not got:
+            raise OSError("the file is shorter than it was")
+        done += got
+
+
+def _is_run(numbers: np.ndarray) -> bool:
+    """Whether numbers go up one by one."""
+    return bool((np.diff(numbers) == 1).all())

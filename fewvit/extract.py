@@ -353,8 +353,8 @@ def start_encoding(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipe
     try:
         if device.type == "cuda":
             images = images.pin_memory().to(device, non_blocking=True)
-        images = images.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
-        return backbone.encode(images.contiguous())
+        images = images.permute(0, 3, 1, 2).contiguous().float()  # planes first, while a pixel is one byte
+        return backbone.encode(images.div_(255).sub_(mean).div_(std))
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"out of GPU memory with a batch of {batch_size}", fix=f"Try --batch-size {max(1, batch_size // 2)}."

@@ -19,7 +19,7 @@ from .errors import DataError, NumericalError, UsageError
 
 METRICS = ("cosine", "dot", "euclidean")
 GPU_MAX_K = 2048  # GPU_MAX_SELECTION_K of FAISS
-_CHUNK_BYTES = 24 << 20  # results and temporaries of one chunk of queries stay below this
+_CHUNK_BYTES = 12 << 20  # results and temporaries of one chunk of queries stay below this
 _SPARE = 8  # neighbours fetched beyond k, so that most ties across the k-th place are seen whole
 _ROUNDING = 3e-6  # float32 scores this close, relative to the largest possible one, may be in the wrong order
 
