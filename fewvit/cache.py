@@ -196,11 +196,11 @@ class FeatureStore:
                 header += handle.read(int.from_bytes(header[8:10], "little"))
                 if size != len(header) + array.nbytes:
                     raise self._damaged(path, f"it has {size} bytes, which are not its manifest's {facts['count']} rows of {columns}")
-                _fill(memoryview(array).cast("B"), handle)
+                _fill(array.data.cast("B"), handle)
         except OSError as error:
             raise self._damaged(path, "it is gone") from error
         if path.name not in self._checked:
-            if _sha256([header, memoryview(array).cast("B")]) != facts[part]["sha256"]:
+            if _sha256([header, array.data.cast("B")]) != facts[part]["sha256"]:
                 raise self._damaged(path, "its sha256 is not the one in its manifest")
             self._checked.add(path.name)
         return array
@@ -217,7 +217,7 @@ def _npy(array: np.ndarray) -> list[Any]:
     """A `.npy` file of a contiguous array in two pieces, header and content, neither copied."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return [header.getvalue(), memoryview(array).cast("B")]
+    return [header.getvalue(), array.data.cast("B")]
 
 
 def _sha256(pieces: list[Any]) -> str:

@@ -88,17 +88,23 @@ class FeatureSet:
         text = {key: str(arrays[key]) if key in arrays else "" for key in ("fingerprint", "name")}
         try:
             loaded = FeatureSet(
-                features.astype(np.float32, copy=False),
+                _as_float32(features),
                 labels.astype(np.int64, copy=False),
                 np.atleast_1d(ids).astype(str).tolist(),  # numbers are names, too
                 np.atleast_1d(classes).astype(str).tolist(),
                 text["fingerprint"],
                 text["name"] or Path(path).stem,
             )
-        except DataError as error:
-            raise DataError(error.what, file=path) from error
+        except (DataError, UnicodeDecodeError) as error:
+            raise DataError(error.what if isinstance(error, DataError) else f"its names are not text ({error})", file=path) from error
         loaded.require_finite(path)
         return loaded
+
+
+def _as_float32(features: np.ndarray) -> np.ndarray:
+    """The features in float32; numbers beyond its range become Inf, which is refused where features must be finite."""
+    with np.errstate(over="ignore"):
+        return features.astype(np.float32, copy=False)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -105,6 +105,10 @@ def settle(spec: BackboneSpec, options: FeatureOptions) -> Pipeline:
     preprocess = dataclasses.replace(protocol.preprocess, **_tuples(spec.preprocess))
     preprocess = sized(preprocess, parse_size(options.img_size) if options.img_size else None)
     spec.architecture.check_size(*preprocess.crop)
+    if protocol.norm == "none" and spec.architecture.timm:
+        raise UsageError(
+            f"--protocol {protocol.name} reads tokens before the final norm; timm's models, such as {spec.name}, give them after it"
+        )
     layers, each = _layers(options.layers, protocol, spec)
     pool = _pool(options.pool, protocol, spec)
     if each and pool not in ("cls", "mean"):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backbones import Architecture, Variant, families, find_variant
+from .backbones import Architecture, Variant, families, find_variant, variants
 from .errors import CheckpointError, UsageError
 from .files import write_json
 
@@ -109,8 +109,10 @@ def resolve(
 
 
 def is_path(name: str) -> bool:
-    """Whether a backbone is given as a file rather than by name."""
-    return os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")) or Path(name).is_file()
+    """Whether a backbone is given as a file rather than by name; a variant's name is one even where a file is called so too."""
+    if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")):
+        return True
+    return Path(name).is_file() and name not in variants()
 
 
 def _of_variant(

@@ -474,9 +474,11 @@ def test_a_file_beside_weights_and_a_file_that_is_not_there_are_refused(home, tm
 
 def test_paths_are_told_from_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "plain").write_bytes(b"x")
+    for name in ("plain", "dino_vitb16"):
+        (tmp_path / name).write_bytes(b"x")
     assert all(map(is_path, ["a/b", "x.pth", "x.pth.tar", "x.safetensors", "x.bin", "x.pt", "plain"]))
-    assert not any(map(is_path, ["dino_vits16", "absent"]))
+    assert not any(map(is_path, ["dino_vits16", "absent", "dino_vitb16"]))  # a variant's name is never a file's
+    assert is_path("./dino_vitb16")
 
 
 # ---- what a bare file turned out to be is remembered

@@ -62,7 +62,16 @@ def shard_of(cache: Cache, n: int) -> str:
     return path.name.split(".")[0]
 
 
-ORDERS = [[24, 0, 11, 7, 12, 6], list(range(25)), [3], [20, 20, 3, 20, 3], []]
+ORDERS = [
+    [24, 0, 11, 7, 12, 6],
+    list(range(25)),  # whole shards, each in its own order
+    list(range(24, -1, -1)),
+    [12, 0, 13, 1, 14, 2, 15, 3, 16, 4, 17, 5, 18, 6, 19, 20, 21, 22, 23, 24],  # whole shards, interleaved
+    [7, 8, 9, 10, 10, 0, 8, 9, 10, 11, 12],  # as many rows as a shard has, but not all of them
+    [3],
+    [20, 20, 3, 20, 3],
+    [],
+]
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -154,6 +163,8 @@ def test_damaged_features_are_told_when_they_are_asked_for_and_others_still_come
     damage(path, how)
     store = filled.store(KEY)
     check(store, [0, 6, 24])
+    with pytest.raises(CacheError, match="damaged"):
+        store.gather([digest(n) for n in range(7, 12)])  # the whole shard
     with pytest.raises(CacheError, match="damaged") as error:
         store.gather([digest(0), digest(8)])
     assert error.value.exit_code == 4

@@ -101,6 +101,7 @@ GOOD = {
         ({"ids": np.array(["a", "b"])}, "2 ids"),
         ({"labels": np.array([0, 1, 2])}, "0 to 2, but there are 2 classes"),
         ({"labels": np.array([0, -2, 1])}, "-2 to 1"),
+        ({"ids": np.array([b"a", b"\xff", b"c"])}, "not text"),
     ],
 )
 def test_a_file_of_another_make_is_refused_and_told_why(change, words, tmp_path):
@@ -182,6 +183,12 @@ def test_features_that_are_not_finite_are_a_numerical_error_naming_the_image(row
 def test_loading_refuses_features_that_are_not_finite(tmp_path):
     np.savez(tmp_path / "x.npz", **{**GOOD, "features": np.full((3, 2), np.nan)})
     with pytest.raises(NumericalError, match=r"x\.npz.*'a'"):
+        FeatureSet.load(tmp_path / "x.npz")
+
+
+def test_features_beyond_float32_are_not_finite(tmp_path):
+    np.savez(tmp_path / "x.npz", **{**GOOD, "features": np.diag([1.0, 1e300, 1.0])})
+    with pytest.raises(NumericalError, match="'b'"):
         FeatureSet.load(tmp_path / "x.npz")
 
 

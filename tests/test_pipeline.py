@@ -182,6 +182,12 @@ def test_a_mean_only_model_keeps_the_mean_under_another_protocol():
     assert settle(of("mae_vitb16_finetuned", "mae"), dataclasses.replace(OPTIONS, protocol="dino/1")).pool == "mean"
 
 
+def test_a_protocol_that_skips_the_final_norm_is_refused_where_timm_applies_it():
+    with pytest.raises(UsageError, match=r"msn/1 reads tokens before the final norm; .* deit_vitb16"):
+        settle(of("deit_vitb16"), dataclasses.replace(OPTIONS, protocol="msn/1"))
+    assert settle(of("deit_vitb16"), dataclasses.replace(OPTIONS, protocol="dino/1")).norm == "final"
+
+
 def test_the_distillation_token_is_for_distilled_models():
     assert settle(of("deit_distilled_vitb16"), dataclasses.replace(OPTIONS, pool="cls+dist")).pool == "cls+dist"
     for spec in (SPEC, of("deit_vitb16")):
