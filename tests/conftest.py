@@ -33,7 +33,7 @@ class Parity:
         self.folder = folder
         self.manifest = json.loads((folder / "manifest.json").read_text())
 
-    @functools.cache  # noqa: B019  one object per session
+    @functools.cache  # noqa: B019  one object per run
     def arrays(self, file: str) -> dict[str, np.ndarray]:
         with np.load(self.folder / file, allow_pickle=False) as archive:
             return dict(archive)

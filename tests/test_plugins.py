@@ -53,7 +53,7 @@ def test_a_plugin_is_documented_file_and_class(kind, name):
 
 
 @every_plugin
-def test_helpers_beside_the_class_bear_no_modules_name(kind, name):
+def test_functions_beside_the_class_bear_no_modules_name(kind, name):
     module = importlib.import_module(f"fewvit.{kind}.{name}")
     functions = {key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__}
     assert not functions & {*plugins.names(kind), kind}
