@@ -2,9 +2,9 @@
 
 Raw files are `tofile` and `fromfile`. The goals are about what a core has to do, so they are measured in a memory file system
 (/dev/shm), where syncing costs nothing; reading there is reading from the page cache. The same writes follow in $TMPDIR, synced on
-every side: there the disk decides, and the cache, which promises that a committed shard survives a power loss, syncs six times per
+every side: there the disk decides, and the cache, which promises that a committed shard survives a power loss, syncs four times per
 shard; the peer beside the one raw file is then as many raw files as there are shards, each synced once.
-`without digest`: sha256 is replaced by a counter while writing, and the shards have been checked before while reading.
+`without digest`: sha256 sees only the ends of the content while writing, and the shards have been checked before while reading.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import numpy as np
 
 from fewvit import cache
 from fewvit.cache import Cache, FeatureStore
-from fewvit.extract import _SHARD_ROWS
+from fewvit.extract import _SHARD_BYTES
 
 from .measure import Claim, Outcome, Timing, main, round_robin
 
 WHAT = "feature cache, float32 rows of width 384"
 WIDTH = 384
+SHARD_ROWS = _SHARD_BYTES // (4 * WIDTH)
 MEMORY = Path("/dev/shm")
 RAW, RAW_SHARDS, NPY = "raw file", "raw files, one per shard", "np.save / np.load"
 PLAIN, CHECKED = "fewvit without digest", "fewvit"
@@ -36,22 +37,22 @@ KEY = {"weights": "none", "purpose": "benchmark"}
 
 
 class NoDigest:
-    """Stands in for sha256: what is larger than a name or a header gets the next number instead of being hashed."""
-
-    numbers = iter(range(10**9))
+    """Stands in for sha256: of what is larger than a name or a header it hashes the two ends only."""
 
     def __init__(self, data: bytes = b""):
-        self.real, self.large = hashlib.sha256(), False
+        self.real = hashlib.sha256()
         self.update(data)
 
     def update(self, data: Any) -> None:
-        if memoryview(data).nbytes > 4096:
-            self.large = True
-        else:
-            self.real.update(data)
+        view = memoryview(data).cast("B")
+        for piece in [view] if len(view) <= 4096 else [view[:32], view[-32:]]:
+            self.real.update(piece)
+
+    def digest(self) -> bytes:
+        return self.real.digest()
 
     def hexdigest(self) -> str:
-        return f"{next(self.numbers):064x}" if self.large else self.real.hexdigest()
+        return self.real.hexdigest()
 
 
 class Bench:
@@ -61,7 +62,7 @@ class Bench:
         self.folder = folder
         self.features = np.random.default_rng(0).normal(size=(count, WIDTH)).astype(np.float32)
         self.digests = [hashlib.sha256(str(i).encode()).digest() for i in range(count)]
-        self.parts = [slice(start, start + _SHARD_ROWS) for start in range(0, count, _SHARD_ROWS)]
+        self.parts = [slice(start, start + SHARD_ROWS) for start in range(0, count, SHARD_ROWS)]
         self.opened: FeatureStore | None = None
 
     def write_raw(self, _: Any) -> None:
@@ -137,14 +138,14 @@ def measure(quick: bool) -> Outcome:
     claims = [
         Claim("Cache, time to write without the digest, in memory", "one raw file", 1 / writing.ratio(PLAIN, RAW), "x", "<= 1.3"),
         Claim("Cache, time to read without the digest, in memory", "one raw file", 1 / reading.ratio(PLAIN, RAW), "x", "<= 1.3"),
-        Claim("Cache, write with the digest, one core", "the clock", size / writing.median(CHECKED) / 1e9, "GB/s", ">= 1"),
+        Claim("Cache, write with the digest, hashed beside the writing", "the clock", size / writing.median(CHECKED) / 1e9, "GB/s", ">= 1"),
         Claim("Cache, open and read with the digest, one core", "the clock", size / reading.median(CHECKED) / 1e9, "GB/s", ">= 1"),
         Claim("Cache, time to write, synced to disk", "as many raw files as shards, synced", 1 / on_disk.ratio(CHECKED, RAW_SHARDS), "x"),
     ]
     facts = {
         "rows": count,
         "megabytes": round(size / 1e6),
-        "rows_per_shard": _SHARD_ROWS,
+        "rows_per_shard": SHARD_ROWS,
         "reads_equal_what_was_written": same,
         "rounds": rounds,
     }

@@ -14,15 +14,19 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fewvit.cpu import cores
+
 RESULTS = Path(__file__).parent / "results"
+SETTINGS = ("OPENBLAS_CORETYPE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MKL_ENABLE_INSTRUCTIONS")
 PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "openvino", "scikit-learn", "numpy", "pillow", "simplejpeg", "typer")
 T = TypeVar("T")
 
@@ -85,6 +89,25 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
     """What a module-level function returns in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+@contextmanager
+def worker(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> Iterator[Callable[[], Any]]:
+    """A process that keeps what `prepare(*arguments)` returns and calls it when told: for libraries as they are when fewvit is not there."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(_prepare, prepare, arguments).result()
+        yield lambda: pool.submit(_work).result()
+
+
+_prepared: list[Callable[[], Any]] = []
+
+
+def _prepare(prepare: Callable[..., Callable[[], Any]], arguments: Sequence[Any]) -> None:
+    _prepared[:] = [prepare(*arguments)]
+
+
+def _work() -> None:
+    _prepared[0]()
 
 
 def peak_growth(work: Callable[[], Any]) -> int:
@@ -181,12 +204,14 @@ def machine() -> dict[str, Any]:
     """What the numbers depend on, without a name of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     gpu = {"gpu": name} if (name := _gpu()) else {}
+    settings = {name: os.environ[name] for name in SETTINGS if name in os.environ}
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": round(memory / 2**30),
         "os": f"{platform.system()} {platform.machine()}",
         **gpu,
+        **({"settings": settings} if settings else {}),
     }
 
 
@@ -199,11 +224,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def rounded(value: float) -> float:

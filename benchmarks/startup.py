@@ -33,7 +33,7 @@ COMMANDS = {
     "misspelt option": (2, ["knn", "--bakbone", "dino_vits16"]),
     "bad value": (2, ["knn", "--temperature", "warm", "--data", "."]),
 }
-_CLASSES, _WIDTH, _SHARD = 100, 384, 1024
+_CLASSES, _WIDTH, _SHARD = 100, 384, 4096
 _REPORT = """
 import sys
 from fewvit_cli.main import run

@@ -1,8 +1,8 @@
 """The content-addressed feature store: one folder per pipeline, in it rows addressed by the digest of the image's bytes.
 
-A shard is three files of one name, the digest of its content: `.features.npy`, `.rows.npy` and, written last, `.json` with sizes
-and sha256 of both. Only the last one makes a shard exist, nothing is ever rewritten, and equal work has equal names: writers need
-no lock, and a kill loses at most the rows that were not yet in a shard.
+A shard is two files of one name, the digest of its content: `.npy` with the features and, written last, `.rows` with a line of JSON
+(sizes, sha256 of the features) and the digests of the images. Only the last one makes a shard exist, nothing is ever rewritten, and equal work has equal names:
+writers need no lock, and a kill loses at most the rows that were not yet in a shard.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import numpy as np
 from .digests import DigestMemory
 from .errors import CacheError
 from .files import replacing, sweep, write_json
+from .row_index import RowIndex
 
 _FORMAT = 1
 _ROW = np.dtype([("digest", "V32"), ("notes", "<u2")])  # image bytes' sha256, decoding notes
@@ -54,7 +57,7 @@ class Cache:
         """Facts about each store: its key, rows, bytes and folder."""
         for path in sorted((self.folder / "features").glob("*/key.json")):
             with contextlib.suppress(OSError, ValueError):
-                manifests = [json.loads(shard.read_text()) for shard in _manifests(path.parent)]
+                manifests = [_first_line(shard) for shard in _manifests(path.parent)]
                 size = sum(f.stat().st_size for f in path.parent.iterdir() if f.is_file())
                 yield {
                     "folder": str(path.parent),
@@ -84,7 +87,12 @@ def key_digest(key: Mapping[str, Any]) -> str:
 
 
 def _manifests(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if len(path.stem) == 32)
+    return sorted(folder.glob("*.rows"))
+
+
+def _first_line(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as handle:
+        return dict(json.loads(handle.readline()))
 
 
 class FeatureStore:
@@ -94,44 +102,48 @@ class FeatureStore:
         self.folder, self.key = folder, key
         self._shards: list[tuple[str, dict[str, Any]]] = []
         self._starts: list[int] = []  # number of each shard's first row, counted over all shards
-        self._at: dict[bytes, int] = {}  # digest -> number of its row
+        self._index = RowIndex()
         self._notes: list[np.ndarray] = []
-        self._checked: set[str] = set()  # files whose sha256 this process has seen to be right
+        self._checked: set[str] = set()  # shards whose sha256 this process has seen to be right
         self.width = 0
         for path in _manifests(folder):
             self._open(path)
 
     def __contains__(self, digest: bytes) -> bool:
-        return digest in self._at
+        return digest in self._index
 
     def __len__(self) -> int:
-        return len(self._at)
+        return len(self._index)
 
     def put(self, digests: list[bytes], notes: list[int], features: np.ndarray) -> None:
         """Commit rows (n, D) as one shard. Raises ResourceError when the disk is full; earlier shards stay valid."""
         rows = np.zeros(len(digests), _ROW)
         rows["digest"] = np.frombuffer(b"".join(digests), "V32")
         rows["notes"] = notes
-        content = {"features": _npy(np.ascontiguousarray(features, dtype="<f4")), "rows": _npy(rows.view("u1").reshape(len(rows), -1))}
-        sha = {part: _sha256(pieces) for part, pieces in content.items()}
-        name = hashlib.sha256((sha["features"] + sha["rows"]).encode()).hexdigest()[:32]
+        content = np.ascontiguousarray(features, dtype="<f4")
+        pieces = [_npy_header(content), content.data.cast("B")]
         if not (self.folder / "key.json").exists():
             write_json(self.folder / "key.json", dict(self.key))
             sweep(self.folder, _DAY_S, time.time())
-        for part, pieces in content.items():
-            with replacing(self.folder / f"{name}.{part}.npy") as handle:
-                handle.writelines(pieces)
-        facts = {part: {"sha256": sha[part], "bytes": sum(map(len, pieces))} for part, pieces in content.items()}
-        write_json(self.folder / f"{name}.json", {"format": _FORMAT, "count": len(rows), "width": int(features.shape[1]), **facts})
-        self._checked |= {f"{name}.features.npy", f"{name}.rows.npy"}
-        self._add(name, {"count": len(rows), "width": int(features.shape[1]), **facts}, rows)
+        hashing = _hasher().submit(_sha256, pieces)  # while they are written: only the name waits for it
+        with replacing(self.folder / "shard.npy", named=lambda: f"{_shard_name(hashing.result(), rows)}.npy") as handle:
+            handle.writelines(pieces)
+        sha256, size = hashing.result(), sum(map(len, pieces))
+        facts = {"format": _FORMAT, "count": len(rows), "width": int(features.shape[1]), "sha256": sha256, "bytes": size}
+        name = _shard_name(sha256, rows)
+        with replacing(self.folder / f"{name}.rows") as handle:
+            handle.writelines([json.dumps(facts).encode() + b"\n", rows.tobytes()])
+        self._checked.add(name)
+        self._add(name, facts, rows)
 
     def gather(self, digests: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Features (n, D) float32 and notes (n,) of images that are all in the store, in their order.
 
         Raises CacheError if a shard is not what its manifest says.
         """
-        numbers = np.fromiter((self._at[digest] for digest in digests), np.int64, len(digests))
+        numbers = self._index.find(digests)
+        if (numbers < 0).any():
+            raise KeyError(digests[int(np.flatnonzero(numbers < 0)[0])].hex())
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         features = np.empty((len(digests), self.width), np.float32)
         notes = np.zeros(len(digests), np.uint16)
@@ -142,9 +154,9 @@ class FeatureStore:
             rows = numbers[wanted] - self._starts[shard]
             notes[wanted] = self._notes[shard][rows]
             if len(rows) == facts["count"] and _is_run(rows) and _is_run(wanted):
-                self._array(name, "features", facts, out=features[wanted[0] : wanted[-1] + 1])  # a whole shard: read where it belongs
+                self._array(name, facts, out=features[wanted[0] : wanted[-1] + 1])  # a whole shard: read where it belongs
             else:
-                features[wanted] = self._array(name, "features", facts)[rows]
+                features[wanted] = self._array(name, facts)[rows]
         return features, notes
 
     def bad(self, digest: bytes) -> str | None:
@@ -160,15 +172,18 @@ class FeatureStore:
 
     def _open(self, path: Path) -> None:
         try:
-            facts = json.loads(path.read_text())
+            line, _, content = path.read_bytes().partition(b"\n")
+            facts = json.loads(line)
             if facts["format"] > _FORMAT:
                 raise CacheError("written by a newer fewvit", file=path, fix="Update fewvit, or use another --cache-dir.")
-            rows = self._array(path.stem, "rows", facts)
+            rows = np.frombuffer(content, _ROW)
+            if len(rows) != facts["count"] or _shard_name(facts["sha256"], rows) != path.stem:
+                raise self._damaged(path, "its name is not the digest of its content")
             if self._shards and facts["width"] != self.width:
                 raise self._damaged(path, f"its rows are {facts['width']} wide, those of the other shards {self.width}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._damaged(path, "it cannot be read") from error
-        self._add(path.stem, facts, np.ascontiguousarray(rows).reshape(-1).view(_ROW))
+        self._add(path.stem, facts, rows)
 
     def _add(self, name: str, facts: dict[str, Any], rows: np.ndarray) -> None:
         start = self._starts[-1] + self._shards[-1][1]["count"] if self._shards else 0
@@ -176,33 +191,28 @@ class FeatureStore:
         self._shards.append((name, facts))
         self._starts.append(start)
         self._notes.append(rows["notes"].copy())
-        data = rows["digest"].tobytes()
-        numbered = {data[32 * row : 32 * row + 32]: start + row for row in range(len(rows))}
-        for known in numbered.keys() & self._at.keys():  # two processes computed it: the first one stays
-            del numbered[known]
-        self._at.update(numbered)
+        self._index.add(rows["digest"])
 
-    def _array(self, name: str, part: str, facts: dict[str, Any], out: np.ndarray | None = None) -> np.ndarray:
-        """One array of a shard, in `out` if given: its size is checked always, its sha256 once per process."""
-        path = self.folder / f"{name}.{part}.npy"
-        dtype, columns = ("<f4", self.width) if part == "features" else ("u1", _ROW.itemsize)
-        array = np.empty((facts["count"], columns), dtype) if out is None else out
+    def _array(self, name: str, facts: dict[str, Any], out: np.ndarray | None = None) -> np.ndarray:
+        """The features of a shard, in `out` if given: their size is checked always, their sha256 once per process."""
+        path = self.folder / f"{name}.npy"
+        array = np.empty((facts["count"], self.width), "<f4") if out is None else out
+        expected = _npy_header(array)
         try:
             with open(path, "rb", buffering=0) as handle:
                 size = os.fstat(handle.fileno()).st_size
-                if size != facts[part]["bytes"]:
-                    raise self._damaged(path, f"it has {size} bytes instead of {facts[part]['bytes']}")
-                header = handle.read(10)  # magic, version, and the length of the rest
-                header += handle.read(int.from_bytes(header[8:10], "little"))
-                if size != len(header) + array.nbytes:
-                    raise self._damaged(path, f"it has {size} bytes, which are not its manifest's {facts['count']} rows of {columns}")
+                if size != facts["bytes"]:
+                    raise self._damaged(path, f"it has {size} bytes instead of {facts['bytes']}")
+                header = handle.read(len(expected))
+                if header != expected or size != len(header) + array.nbytes:
+                    raise self._damaged(path, f"it is not an array of its manifest's {facts['count']} rows of {self.width}")
                 _fill(array.data.cast("B"), handle)
         except OSError as error:
             raise self._damaged(path, "it is gone") from error
-        if path.name not in self._checked:
-            if _sha256([header, array.data.cast("B")]) != facts[part]["sha256"]:
+        if name not in self._checked:
+            if _sha256([header, array.data.cast("B")]) != facts["sha256"]:
                 raise self._damaged(path, "its sha256 is not the one in its manifest")
-            self._checked.add(path.name)
+            self._checked.add(name)
         return array
 
     def _damaged(self, path: Path, why: str) -> CacheError:
@@ -213,11 +223,26 @@ class FeatureStore:
         )
 
 
-def _npy(array: np.ndarray) -> list[Any]:
-    """A `.npy` file of a contiguous array in two pieces, header and content, neither copied."""
+def _npy_header(array: np.ndarray) -> bytes:
+    """What stands before the content of a contiguous array in a `.npy` file."""
+    return _header(array.dtype.str, array.shape)
+
+
+@lru_cache(maxsize=64)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return [header.getvalue(), array.data.cast("B")]
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _shard_name(sha256: str, rows: np.ndarray) -> str:
+    """The digest of a shard's content: of its features' sha256 and its rows."""
+    return hashlib.sha256(sha256.encode() + rows.tobytes()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=1)
+def _hasher() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="sha256")
 
 
 def _sha256(pieces: list[Any]) -> str:

@@ -112,11 +112,17 @@ def _torch() -> Iterator[Finding]:
 
 
 def _faiss() -> Iterator[Finding]:
+    from .cpu import is_amd_avx512
     from .neighbors import Bank, faiss_facts, faiss_gpu_works, faiss_is_here
 
     if not faiss_is_here():
         yield Finding("faiss", "FAIL", "not installed; torch stands in. pip install faiss-gpu (Linux x86-64) or faiss-cpu")
         return
+    kernels = os.environ.get("OPENBLAS_CORETYPE", "")
+    if is_amd_avx512() and kernels not in ("", "SkylakeX", "Cooperlake", "SapphireRapids"):
+        yield Finding(
+            "faiss kernels", "note", f"OPENBLAS_CORETYPE={kernels} keeps FAISS from this CPU's AVX-512; searches run faster without it"
+        )
     version, options, gpus = faiss_facts()
     yield Finding("faiss", "ok", f"{version} ({options}), sees {gpus} GPUs")
     devices = ["cpu"] + (["cuda"] if gpus and faiss_gpu_works() else [])

@@ -12,7 +12,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cpu import computes_bf16, is_amd_avx512
 from .errors import MissingExtra, UsageError
 from .vit import Backbone, Readout, VisionTransformer
 
@@ -44,7 +44,7 @@ def resolve_precision(precision: str, device: str) -> str:
         return precision
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags() else "fp32"
+    return "bf16" if computes_bf16() else "fp32"
 
 
 def choose_engine(precision: str, device: str, *, plain_vit: bool = True) -> str:
@@ -53,7 +53,7 @@ def choose_engine(precision: str, device: str, *, plain_vit: bool = True) -> str
         return "eager"
     if precision == "bf16" and importlib.util.find_spec("openvino"):
         return "openvino"
-    if precision == "bf16" or (precision == "fp32" and _is_amd_avx512()):
+    if precision == "bf16" or (precision == "fp32" and is_amd_avx512()):
         return "packed" if packing_works() else "eager"
     return "eager"
 
@@ -224,19 +224,3 @@ def packing_works() -> bool:
     except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return False
     return right
-
-
-@lru_cache(maxsize=1)
-def _cpu_flags() -> frozenset[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    words = {
-        word for line in text.splitlines() if line.startswith(("flags", "Features", "vendor_id")) for word in line.split(":", 1)[1].split()
-    }
-    return frozenset(words)
-
-
-def _is_amd_avx512() -> bool:
-    return {"AuthenticAMD", "avx512f"} <= _cpu_flags()

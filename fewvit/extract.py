@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .vit import Backbone
 
-_SHARD_ROWS = 1024  # 1.5 MB of ViT-S features: small enough to lose little, large enough to read fast
+_SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small enough to hold
 _FLUSH_S = 30.0  # a slow machine commits at least this often
 _TASK = 4  # images per task of the decoding pool
 _BATCH = {"cpu": 8, "gpu": 256}  # on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
@@ -282,7 +282,7 @@ class _Extraction:
         self.report.computed += len(batch)
         self.pending += batch
         self.pending_features.append(features)
-        if len(self.pending) >= _SHARD_ROWS or time.perf_counter() - self.flushed > _FLUSH_S:
+        if sum(part.nbytes for part in self.pending_features) >= _SHARD_BYTES or time.perf_counter() - self.flushed > _FLUSH_S:
             self._flush()
 
     def _flush(self) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,20 +20,24 @@ _BLOCK = 1 << 20  # bytes read at a time while hashing
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def replacing(path: str | os.PathLike[str], mode: str = "wb", *, named: Callable[[], str] | None = None) -> Iterator[IO[Any]]:
     """A handle whose content becomes `path` when the block ends without an error, and vanishes otherwise.
 
+    `named` gives another file name once the content is written, for files that are called by their digest.
     Raises ResourceError when the disk is full; the old file is then untouched.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
         text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
         with open(temporary, mode, **text) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
+        if named is not None:
+            target = target.with_name(named())
         os.replace(temporary, target)
         fsync_folder(target.parent)
     except OSError as error:
@@ -56,9 +60,9 @@ def fsync_folder(folder: Path) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Replace `path` by `value` as JSON; lone surrogates of odd file names are escaped, so they come back whole."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
     with replacing(path, "w") as handle:
-        json.dump(value, handle, indent=1, sort_keys=True, allow_nan=False)
-        handle.write("\n")
+        handle.write(text + "\n")
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

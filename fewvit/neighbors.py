@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from .cpu import in_threads, wide_openblas
 from .errors import DataError, NumericalError, UsageError
 
 METRICS = ("cosine", "dot", "euclidean")
 GPU_MAX_K = 2048  # GPU_MAX_SELECTION_K of FAISS
 _CHUNK_BYTES = 12 << 20  # results and temporaries of one chunk of queries stay below this
+_CACHED_BYTES = 2 << 20  # temporaries of one step of the exact scores stay in the CPU's cache
+_BLOCK_ROWS = 2048  # rows that are normalised at once, while they are in the CPU's cache
 _SPARE = 8  # neighbours fetched beyond k, so that most ties across the k-th place are seen whole
 _ROUNDING = 3e-6  # float32 scores this close, relative to the largest possible one, may be in the wrong order
 
@@ -37,13 +40,22 @@ def normalise(features: np.ndarray, first_row: int = 0) -> np.ndarray:
 
     Raises NumericalError for NaN or Inf, counting rows from `first_row`.
     """
-    rows = _float32(features)
-    for start in range(0, len(rows), 16384):
-        part = rows[start : start + 16384]
+    given = np.atleast_2d(np.asarray(features))
+    if given.dtype not in (np.float16, np.float32):
+        given = _float32(given)
+    rows = np.empty(given.shape, np.float32)
+
+    def block(start: int) -> None:
+        part = given[start : start + _BLOCK_ROWS].astype(np.float32, copy=False)
         length = np.sqrt(np.einsum("nd,nd->n", part, part, dtype=np.float64))
         if not np.isfinite(length).all():
             raise NumericalError(f"row {first_row + start + int(np.flatnonzero(~np.isfinite(length))[0])} of the features is not finite")
-        np.divide(part, np.where(length > 0, length, 1)[:, None], out=part, casting="same_kind")  # in float64: a length may exceed float32
+        length[length == 0] = 1
+        fits = length.min() > 1e-37 and length.max() < 1e38  # else the division must be in float64
+        divisor = length.astype(np.float32) if fits else length
+        np.divide(part, divisor[:, None], out=rows[start : start + _BLOCK_ROWS], casting="same_kind")
+
+    list(in_threads(block, range(0, len(given), _BLOCK_ROWS)))
     return rows
 
 
@@ -153,7 +165,7 @@ class Bank:
     def _rescore(self, queries: np.ndarray, at_query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Scores (n,) of pairs (query, row), from float64 sums: equal rows get equal scores, whatever their place."""
         scores = np.empty(len(rows), np.float32)
-        step = max(1, _CHUNK_BYTES // (self.rows.shape[1] * 24))
+        step = max(1, _CACHED_BYTES // (self.rows.shape[1] * 24))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             scores[part] = self._pairwise(queries[at_query[part]], self.rows[rows[part]])
@@ -161,7 +173,7 @@ class Bank:
 
     def _score_all(self, query: np.ndarray) -> np.ndarray:
         """Scores (N,) of every row for one query, the same numbers as `_rescore`'s."""
-        step = max(1, _CHUNK_BYTES // (self.rows.shape[1] * 24))
+        step = max(1, _CACHED_BYTES // (self.rows.shape[1] * 24))
         return np.concatenate([self._pairwise(query[None], self.rows[start : start + step]) for start in range(0, len(self.rows), step)])
 
     def _pairwise(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -199,11 +211,17 @@ def faiss_is_here() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
+def _library() -> Any:
+    """FAISS, with the widest kernels of the CPU. Raises ImportError."""
+    with wide_openblas():
+        import faiss
+    return faiss
+
+
 @lru_cache(maxsize=1)
 def faiss_gpu_works() -> bool:
     """Whether FAISS has kernels for the GPU that is here: a search among 64 vectors, since an unfit wheel installs without complaint."""
-    import faiss
-
+    faiss = _library()
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         return False
     rows = np.eye(64, dtype=np.float32)
@@ -240,8 +258,7 @@ def _torch_device(device: str) -> str:
 
 
 def _faiss(rows: np.ndarray, metric: str, device: str) -> Any:
-    import faiss
-
+    faiss = _library()
     kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
 
     def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -252,8 +269,7 @@ def _faiss(rows: np.ndarray, metric: str, device: str) -> Any:
 
 
 def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> Any:
-    import faiss
-
+    faiss = _library()
     number = int(device.partition(":")[2] or 0)
     resources = faiss.StandardGpuResources()
     resources.setTempMemory(512 << 20)  # its default takes a fifth of the card
@@ -317,7 +333,6 @@ _ENGINES = {"faiss": _faiss, "faiss_gpu": _faiss_gpu, "torch": _torch}
 
 def faiss_facts() -> tuple[str, str, int]:
     """(version, compile options, number of GPUs) of the installed FAISS. Raises ImportError."""
-    import faiss
-
+    faiss = _library()
     gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     return str(faiss.__version__), str(faiss.get_compile_options()).strip(), int(gpus)

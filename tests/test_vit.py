@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from fewvit import engines
+from fewvit import cpu, engines
 from fewvit.backbones import Architecture, families
 from fewvit.engines import PackedBlock, choose_engine, packing_works, resolve_device, resolve_precision
 from fewvit.errors import UsageError
@@ -412,7 +412,7 @@ def test_bf16_is_near_fp32_and_not_the_same(engine):
     cosine = nn.functional.cosine_similarity(full.encode(x), half.encode(x))
     assert cosine.min() > 0.999
     assert half.encode(x).dtype == torch.float32
-    if engine != "openvino" or "avx512_bf16" in engines._cpu_flags() or "amx_bf16" in engines._cpu_flags():
+    if engine != "openvino" or cpu.computes_bf16():
         assert not torch.equal(full.encode(x), half.encode(x))
 
 
@@ -462,34 +462,11 @@ def test_without_packed_layers_the_packed_engine_is_refused(monkeypatch):
     ],
 )
 def test_auto_is_the_fastest_engine_that_runs_here(asked, amd, packing, openvino, chosen, monkeypatch):
-    monkeypatch.setattr(engines, "_is_amd_avx512", lambda: amd)
+    monkeypatch.setattr(engines, "is_amd_avx512", lambda: amd)
     monkeypatch.setattr(engines, "packing_works", lambda: packing)
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object() if openvino else None)
     assert choose_engine(*asked) == chosen
     assert choose_engine(*asked, plain_vit=False) == "eager"
-
-
-@pytest.mark.parametrize(
-    ("flags", "amd"), [({"AuthenticAMD", "avx512f"}, True), ({"GenuineIntel", "avx512f"}, False), ({"AuthenticAMD"}, False)]
-)
-def test_an_amd_cpu_with_avx512_is_known_by_its_flags(flags, amd, monkeypatch):
-    monkeypatch.setattr(engines, "_cpu_flags", lambda: frozenset(flags))
-    assert engines._is_amd_avx512() is amd
-
-
-def test_cpu_flags_are_read_where_the_system_tells_them(monkeypatch):
-    text = "vendor_id\t: AuthenticAMD\nmodel name\t: bf16 lake\nflags\t\t: sse avx512f avx512_bf16\n"
-    monkeypatch.setattr(engines.Path, "read_text", lambda path: text)
-    engines._cpu_flags.cache_clear()
-    assert engines._cpu_flags() == {"AuthenticAMD", "sse", "avx512f", "avx512_bf16"}
-    engines._cpu_flags.cache_clear()
-
-    def absent(path):
-        raise FileNotFoundError(path)
-
-    monkeypatch.setattr(engines.Path, "read_text", absent)
-    assert engines._cpu_flags() == frozenset()
-    engines._cpu_flags.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -503,7 +480,7 @@ def test_cpu_flags_are_read_where_the_system_tells_them(monkeypatch):
     ],
 )
 def test_auto_precision_is_bf16_where_the_device_computes_in_it(flags, gpu, device, precision, monkeypatch):
-    monkeypatch.setattr(engines, "_cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: gpu)
     assert resolve_precision("auto", device) == precision
     assert [resolve_precision(asked, device) for asked in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]

@@ -13,12 +13,14 @@ import numpy as np
 from ..errors import DataError, UsageError
 from ..features import FeatureSet, align
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
-from ..neighbors import Bank
+from ..neighbors import Bank, Neighbors
 from ..protocols import KS, TEMPERATURE
 from ..results import manifest
 from ..splits import dinov2_subset
 from ..vote import check_temperature, votes_at
 from .inputs import FeatureReader, Inputs, Sources
+
+_TABLE_BYTES = 1 << 20  # votes of one block of queries stay in the CPU's cache
 
 
 @dataclass(frozen=True)
@@ -159,14 +161,23 @@ def score_knn(
     n_classes = len(train.classes)
     ranks: dict[tuple[float, int], list[np.ndarray]] = {(t, k): [] for t in temperatures for k in ks}
     for part, neighbors in bank.chunks(test.features, max(ks), exclude=np.arange(len(test)) if leave_one_out else None):
-        for temperature in temperatures:
-            for k, votes in votes_at(neighbors, train.labels, n_classes, temperature, ks):
-                ranks[temperature, k].append(rank_of_target(votes, test.labels[part]))
+        for block, few in _blocks(neighbors, max(64, _TABLE_BYTES // (8 * n_classes))):
+            targets = test.labels[part][block]
+            for temperature in temperatures:
+                for k, votes in votes_at(few, train.labels, n_classes, temperature, ks):
+                    ranks[temperature, k].append(rank_of_target(votes, targets))
     scores = []
     for (temperature, k), parts in ranks.items():
         rank = np.concatenate(parts)
         scores.append(Score(k, temperature, top_k_accuracy(rank, 1), top_k_accuracy(rank, min(5, k))))
     return scores
+
+
+def _blocks(neighbors: Neighbors, size: int) -> Iterator[tuple[slice, Neighbors]]:
+    """The neighbours of `size` queries after another."""
+    for start in range(0, len(neighbors.rows), size):
+        part = slice(start, start + size)
+        yield part, Neighbors(neighbors.rows[part], neighbors.scores[part])
 
 
 def run_knn(

@@ -78,3 +78,12 @@ def test_a_check_that_breaks_is_itself_a_finding(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_torch", broken)
     failed = [f for f in doctor.examine(tmp_path) if f.state == "FAIL"]
     assert [(f.what, f.detail) for f in failed] == [("broken", "RuntimeError: no kernel image")]
+
+
+def test_the_doctor_says_when_a_variable_keeps_faiss_from_wide_kernels(monkeypatch):
+    monkeypatch.setattr(
+        "fewvit.cpu.cpu_flags", lambda: frozenset({"AuthenticAMD", *(f"avx512{part}" for part in ("f", "cd", "bw", "dq", "vl"))})
+    )
+    for kernels, told in (("Haswell", True), ("SkylakeX", False), ("", False)):
+        monkeypatch.setenv("OPENBLAS_CORETYPE", kernels)
+        assert ("faiss kernels" in [finding.what for finding in doctor._faiss()]) is told

@@ -1,0 +1,100 @@
+"""What is read of the CPU, and the kernels that are asked for because of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fewvit import cpu
+
+WIDE = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
+INFO = "vendor_id\t: AuthenticAMD\nmodel name\t: bf16 lake\nflags\t\t: sse avx512f avx512_bf16\n"
+
+
+@pytest.fixture
+def fresh_flags():
+    cpu.cpu_flags.cache_clear()
+    yield
+    cpu.cpu_flags.cache_clear()
+
+
+@pytest.fixture
+def flags(monkeypatch):
+    return lambda words: monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset(words))
+
+
+def test_flags_are_read_where_the_system_tells_them(monkeypatch, fresh_flags):
+    monkeypatch.setattr(cpu.Path, "read_text", lambda path: INFO)
+    assert cpu.cpu_flags() == {"AuthenticAMD", "sse", "avx512f", "avx512_bf16"}
+
+
+def test_flags_are_empty_where_the_system_tells_none(monkeypatch, fresh_flags):
+    def absent(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(cpu.Path, "read_text", absent)
+    assert cpu.cpu_flags() == frozenset()
+    assert not cpu.is_amd_avx512()
+
+
+@pytest.mark.parametrize(
+    ("words", "wide"),
+    [({"AuthenticAMD", *WIDE}, True), ({"GenuineIntel", *WIDE}, False), ({"AuthenticAMD"}, False), ({"AuthenticAMD", "avx512f"}, False)],
+)
+def test_an_amd_cpu_with_all_of_avx512_is_known_by_its_flags(words, wide, flags):
+    flags(words)
+    assert cpu.is_amd_avx512() is wide
+
+
+@pytest.mark.parametrize(("words", "computes"), [({"avx512_bf16"}, True), ({"amx_bf16"}, True), ({"avx512f"}, False)])
+def test_bf16_products_are_known_by_their_flags(words, computes, flags):
+    flags(words)
+    assert cpu.computes_bf16() is computes
+
+
+def test_wide_kernels_are_asked_for_only_while_a_library_loads(flags, monkeypatch):
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    flags({"AuthenticAMD", *WIDE})
+
+    def load_what_is_not_there():
+        with cpu.wide_openblas():
+            assert os.environ["OPENBLAS_CORETYPE"] == "SkylakeX"
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        load_what_is_not_there()
+    assert "OPENBLAS_CORETYPE" not in os.environ
+
+
+def test_the_users_choice_of_kernels_stands(flags, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    flags({"AuthenticAMD", *WIDE})
+    with cpu.wide_openblas():
+        assert os.environ["OPENBLAS_CORETYPE"] == "Haswell"
+    assert os.environ["OPENBLAS_CORETYPE"] == "Haswell"
+
+
+def test_other_cpus_are_left_to_openblas(flags, monkeypatch):
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    flags({"GenuineIntel", *WIDE})
+    with cpu.wide_openblas():
+        assert "OPENBLAS_CORETYPE" not in os.environ
+
+
+LOADED = """
+import numpy as np
+from threadpoolctl import threadpool_info
+from fewvit.neighbors import Bank
+Bank(np.eye(4, dtype=np.float32), engine="faiss", device="cpu")
+print([i["architecture"] for i in threadpool_info() if i["internal_api"] == "openblas" and "faiss" in i["filepath"]])
+"""
+
+
+@pytest.mark.skipif(not cpu.is_amd_avx512(), reason="only AMD CPUs with AVX-512 need another kernel than OpenBLAS's choice")
+def test_faiss_computes_with_avx512_on_amd():
+    clean = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    done = subprocess.run([sys.executable, "-c", LOADED], env=clean, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("['SkylakeX']", "[]"), "[] is a FAISS without an OpenBLAS of its own"
