@@ -157,6 +157,18 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Classifiers:
+    """What is fitted on the features."""
+
+    classifier: Annotated[
+        str | None, typer.Option("--classifier", metavar="NAME,…", help="Classifiers; `fewvit lowshot --classifier list` tells them all.")
+    ] = None
+    set: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Option of a classifier, as k=5 or knn.k=5; repeatable.")
+    ] = None
+
+
+@dataclass(frozen=True)
 class Output:
     """What is shown and kept."""
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # module or package of fewvit -> its layer; imports go down or stay, inside functions too
 LAYERS = {
     0: ["errors"],
-    1: ["cpu", "plugins", "files", "seeds", "metrics", "splits", "features", "results", "digests", "row_index"],
+    1: ["cpu", "plugins", "files", "seeds", "metrics", "splits", "features", "results", "digests", "row_index", "options"],
     2: ["neighbors", "images", "datasets"],
     3: ["backbones", "vit", "checkpoints", "downloads", "specs", "engines", "hub"],
     4: ["cache", "protocols", "pipeline", "extract", "vote", "classifiers", "loading", "describe", "doctor"],
