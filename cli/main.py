@@ -23,7 +23,10 @@ COMMANDS = {
     "demo": "A guided tour on built-in images: offline, in under a minute.",
     "doctor": "Check this machine: torch, FAISS, GPU, threads, decoders.",
     "extract": "Turn images into features.",
+    "fit": "Labelled images in, a classifier bundle out, for `predict`.",
+    "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
     "knn": "Weighted k-NN accuracy of frozen features, several k in one pass.",
+    "predict": "Label new images with a bundle: class or `unknown`, and calibrated confidence.",
 }
 EPILOG = "Every command takes --help. Sources are folders, tables, shards, zip archives, `digits` or features (.npz)."
 
@@ -35,6 +38,7 @@ OLD_NAMES = {
     "--n-per-class-list": "--shots",
     "--n-tries": "--trials",
     "--pretrained-weights": "--weights",
+    "--subset-path": "--subset",
     "--checkpoint_key": "--checkpoint-key",
 }
 

@@ -32,15 +32,16 @@ def save_predictions(
     """Replace `path` by a table `id, label, prediction, probability`, one row per image, as Parquet or (.csv) CSV.
 
     Labels (Q,), -1 = unlabelled, and predictions (Q,) are numbers in `classes` and are written as names; an unlabelled image has
-    none. The probability is the prediction's, from probabilities (Q, C). Bytes that are no UTF-8 are shown as escapes.
+    none. The probability is the prediction's, from probabilities (Q, C) or given (Q,). Bytes that are no UTF-8 are shown as escapes.
     """
     check_predictions_path(path)
     names = [printable(name) for name in classes]
+    own = probabilities if probabilities.ndim == 1 else np.take_along_axis(probabilities, np.asarray(predictions)[:, None], axis=1)[:, 0]
     columns: dict[str, list[Any]] = {
         "id": [printable(name) for name in ids],
         "label": [names[c] if c >= 0 else None for c in np.asarray(labels).tolist()],
         "prediction": [names[c] for c in np.asarray(predictions).tolist()],
-        "probability": np.take_along_axis(probabilities, np.asarray(predictions)[:, None], axis=1)[:, 0].astype(np.float64).tolist(),
+        "probability": own.astype(np.float64).tolist(),
     }
     if str(path).lower().endswith(".csv"):
         _write_csv(path, columns, zip(*columns.values(), strict=True))

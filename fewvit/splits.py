@@ -1,22 +1,99 @@
-"""Which rows are labelled and which are tested: seeded subsets of a labelled set. NumPy only."""
+"""Which rows are labelled: seeded subsets of a labelled set, nested in shots and disjoint across trials. NumPy only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .errors import DataError, UsageError
+from .seeds import generator
+
+BLOCK = 5  # images per class and trial that are set aside, so that 1, 2 and 5 shots of one trial are nested
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of one trial."""
+    """The labelled rows of one trial."""
 
-    train: np.ndarray  # (n,) int64 rows of the training set
-    test: np.ndarray  # (m,) int64 rows of the test set
-    shots: int
-    seed: int
+    train: np.ndarray  # (n,) int64 rows of the training set: the first image of each class, then the second of each, …
+    shots: int | str  # images per class; a name such as `1%` where they differ
+    trial: int = 0
+    seed: int = 0
+    test: np.ndarray | None = None  # (m,) int64 rows of the test set; None: all of it
+
+    def per_class(self, labels: np.ndarray) -> tuple[int, int, int]:
+        """(smallest, largest) number of images per class that has any, and the number of such classes."""
+        counts = np.unique(labels[self.train], return_counts=True)[1]
+        return int(counts.min()), int(counts.max()), len(counts)
+
+
+def n_per_class(
+    labels: np.ndarray, classes: Sequence[str], shots: Sequence[int], trials: int, seed: int, *, allow_fewer: bool = False
+) -> list[Split]:
+    """Splits of `shots` images per class, for each of `trials` trials.
+
+    Within a trial the smaller set is part of the larger one. Trials share no image while a class has enough: trial t takes block t,
+    of max(5, largest shots) images, of one permutation per class; a block that does not fit is drawn afresh. The permutation
+    depends on the seed and the class's name alone, so other classes change nothing. Raises UsageError for less than one shot or
+    trial, DataError listing the classes that have fewer images, unless `allow_fewer` keeps what they have.
+    """
+    if not shots or min(shots) < 1 or trials < 1:
+        raise UsageError(f"{min(shots, default=0)} images per class in {trials} trials are nothing to learn from; ask for one or more")
+    sets = _by_class(labels)
+    short = {classes[c]: len(rows) for c, rows in sets.items() if len(rows) < max(shots)}
+    if short and not allow_fewer:
+        raise _too_few(short, f"{max(shots)} images")
+    block = max(BLOCK, *shots)
+    drawn = {trial: {c: _block(rows, classes[c], block, trial, seed) for c, rows in sets.items()} for trial in range(trials)}
+    return [Split(_interleaved([rows[:n] for rows in drawn[trial].values()]), n, trial, seed) for n in shots for trial in range(trials)]
+
+
+def percent_per_class(labels: np.ndarray, classes: Sequence[str], percents: Sequence[float], trials: int, seed: int) -> list[Split]:
+    """Splits of a percentage of each class, rounded, at least one image; nested and disjoint as `n_per_class`'s."""
+    if not percents or not all(0 < percent <= 100 for percent in percents) or trials < 1:
+        raise UsageError("--percent takes numbers above 0 and up to 100")
+    sets = _by_class(labels)
+    splits = []
+    for percent in percents:
+        for trial in range(trials):
+            wanted = {c: max(1, round(len(rows) * percent / 100)) for c, rows in sets.items()}
+            largest = {c: max(1, round(len(rows) * max(percents) / 100)) for c, rows in sets.items()}
+            drawn = [_block(rows, classes[c], largest[c], trial, seed)[: wanted[c]] for c, rows in sets.items()]
+            splits.append(Split(_interleaved(drawn), f"{percent:g}%", trial, seed))
+    return splits
+
+
+def _by_class(labels: np.ndarray) -> dict[int, np.ndarray]:
+    """Class -> its rows, ascending; rows without a label (-1) are left out."""
+    order = np.argsort(labels, kind="stable")
+    order = order[labels[order] >= 0]
+    if len(order) == 0:
+        raise DataError("no row has a label, so there is nothing to choose shots from")
+    parts = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    return {int(labels[part[0]]): part for part in parts}
+
+
+def _block(rows: np.ndarray, name: str, length: int, trial: int, seed: int) -> np.ndarray:
+    """Block `trial` of the class's permutation, or where it does not fit the first rows of a permutation of its own."""
+    if (trial + 1) * length <= len(rows) or trial == 0:
+        return generator("split", seed, name).permutation(rows)[trial * length : (trial + 1) * length]
+    return generator("split", seed, name, trial).permutation(rows)[:length]
+
+
+def _interleaved(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The first of every part, then the second of every part that has one, and so on."""
+    place = np.concatenate([np.arange(len(part)) for part in parts])
+    return np.concatenate(parts)[np.argsort(place, kind="stable")]
+
+
+def _too_few(short: dict[str, int], wanted: str) -> DataError:
+    shown = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
+    return DataError(
+        f"{len(short)} classes have fewer than {wanted}: {shown}{' …' if len(short) > 5 else ''}",
+        fix="Ask for fewer shots, or keep what there is with --allow-fewer.",
+    )
 
 
 def dinov2_subset(labels: np.ndarray, shots: int, trial: int) -> np.ndarray:

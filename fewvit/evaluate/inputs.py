@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,11 @@ class Inputs:
     pipeline: Pipeline | None  # None: features were given
     facts: dict[str, Any]
     skipped: list[dict[str, str]]
+
+    @property
+    def protocol(self) -> str:
+        """The name of the preset that made the features; empty where features were given."""
+        return str(self.facts.get("protocol") or "")
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -172,3 +178,19 @@ def require_source(source: str | None, flag: str = "--data") -> str:
     if is_features(source) and not Path(source).exists():
         raise DataError("no such file", file=source)
     return source
+
+
+def by_layer(inputs: Inputs) -> Iterator[tuple[dict[str, Any], FeatureSet, FeatureSet | None]]:
+    """The sets as they are, or with `--layers each` one pair per block, oldest first."""
+    if inputs.pipeline is None or not inputs.pipeline.each:
+        yield {}, inputs.train, inputs.test
+        return
+    layers = inputs.pipeline.layers
+    width = inputs.train.features.shape[1] // layers
+    for layer in range(layers):
+        columns = slice(layer * width, (layer + 1) * width)
+        yield {"layer": layer + 1}, _columns(inputs.train, columns), _columns(inputs.test, columns) if inputs.test is not None else None
+
+
+def _columns(features: FeatureSet, columns: slice) -> FeatureSet:
+    return dataclasses.replace(features, features=features.features[:, columns])

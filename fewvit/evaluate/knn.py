@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from ..protocols import KS, TEMPERATURE
 from ..results import manifest
 from ..splits import dinov2_subset
 from ..vote import check_temperature, votes_at
-from .inputs import FeatureReader, Inputs, Sources
+from .inputs import FeatureReader, Inputs, Sources, by_layer
 
 _TABLE_BYTES = 1 << 20  # votes of one block of queries stay in the CPU's cache
 
@@ -197,7 +196,7 @@ def run_knn(
             **({"weights_sha256": inputs.facts["weights_sha256"]} if len(reader.backbones.names) > 1 and inputs.pipeline else {}),
         }
         seconds = 0.0
-        for extra, train, test in _by_layer(inputs):
+        for extra, train, test in by_layer(inputs):
             found, took = evaluate_knn(train, test, options, say)
             seconds += took
             rows += [{**columns, **extra, **row} for row in found]
@@ -212,19 +211,3 @@ def _inputs(reader: FeatureReader, sources: Sources, options: KNNOptions) -> Ite
     if sources.test is not None or (sources.data is None) == (sources.train is None):
         raise UsageError("--leave-one-out judges one set: give it in --data or --train, and no --test")
     return reader.one(str(sources.data or sources.train), sources.listing)
-
-
-def _by_layer(inputs: Inputs) -> Iterator[tuple[dict[str, Any], FeatureSet, FeatureSet | None]]:
-    """The sets as they are, or with `--layers each` one pair per block, oldest first."""
-    if inputs.pipeline is None or not inputs.pipeline.each:
-        yield {}, inputs.train, inputs.test
-        return
-    layers = inputs.pipeline.layers
-    width = inputs.train.features.shape[1] // layers
-    for layer in range(layers):
-        columns = slice(layer * width, (layer + 1) * width)
-        yield {"layer": layer + 1}, _columns(inputs.train, columns), _columns(inputs.test, columns) if inputs.test is not None else None
-
-
-def _columns(features: FeatureSet, columns: slice) -> FeatureSet:
-    return dataclasses.replace(features, features=features.features[:, columns])

@@ -1,0 +1,89 @@
+"""fewvit lowshot"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewvit.errors import UsageError
+
+from .classifiers import listed_classifiers, settings_of
+from .inputs import listing, reader
+from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
+from .show import Screen
+
+app = single()
+
+
+@command(app)
+def lowshot(
+    pair: Pair,
+    model: Model,
+    layout: Layout,
+    access: Access,
+    place: Place,
+    features: Features,
+    listed: Listed,
+    work: Work,
+    output: Output,
+    classifiers: Classifiers,
+    shots: Annotated[str | None, typer.Option("--shots", metavar="N,…", help="Images per class; default 1,2,5.")] = None,
+    percent: Annotated[str | None, typer.Option("--percent", metavar="P,…", help="Percent of each class, such as 1,10.")] = None,
+    subset: Annotated[
+        list[str] | None, typer.Option("--subset", metavar="FILE", help="Published list, or what --save-split wrote; repeatable.")
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Draws of the labelled images.")] = 3,
+    lambd: Annotated[
+        float | None, typer.Option("--lambd", metavar="λ", help="Penalty of the logistic regression; default: the protocol's.")
+    ] = None,
+    allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Keep classes and lists that have fewer images.")] = False,
+    no_calibration: Annotated[
+        bool, typer.Option("--no-calibration", help="Leave probabilities as they are: no cross-validated temperature.")
+    ] = False,
+    save_split: Annotated[Path | None, typer.Option("--save-split", metavar="FILE.csv", help="Write which images were labelled.")] = None,
+    save_predictions: Annotated[
+        Path | None, typer.Option("--save-predictions", metavar="FILE.parquet|.csv", help="Write id, label, prediction, probability.")
+    ] = None,
+    save_per_class: Annotated[
+        Path | None, typer.Option("--save-per-class", metavar="FILE.csv", help="Write each class's accuracy.")
+    ] = None,
+    save_confusion: Annotated[Path | None, typer.Option("--save-confusion", metavar="FILE.csv", help="Write the confusion matrix.")] = None,
+) -> None:
+    """Accuracy from one, two or five labelled images per class, over trials."""
+    screen = Screen(output)
+    if classifiers.classifier == "list":
+        screen.rows("classifiers", listed_classifiers())
+        return
+    per_class, percents = numbers(shots, "--shots"), numbers(percent, "--percent", float)
+    if subset and (per_class or percents):
+        raise UsageError("--subset FILE says itself which images are labelled", fix="Leave --shots and --percent away.")
+    source = reader(model, layout, access, place, features, work, screen)
+
+    from fewvit.evaluate.inputs import Sources
+    from fewvit.evaluate.lowshot import CLASSIFIERS, SHOTS, LowShotOptions, run_lowshot
+    from fewvit.predictions import check_predictions_path
+    from fewvit.results import Result
+
+    if save_predictions is not None:
+        check_predictions_path(save_predictions)
+    options = LowShotOptions(
+        shots=per_class or (() if percents or subset else SHOTS),
+        percents=percents,
+        trials=trials,
+        subsets=subset or (),
+        settings=settings_of(classifiers, ",".join(CLASSIFIERS)),
+        lambd=lambd,
+        protocol=features.protocol or "",
+        allow_fewer=allow_fewer,
+        calibrate=not no_calibration,
+        device=features.device,
+        seed=work.seed,
+        save_split=save_split,
+        save_predictions=save_predictions,
+        save_per_class=save_per_class,
+        save_confusion=save_confusion,
+    )
+    rows, facts = run_lowshot(source, Sources(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped)
+    screen.result(Result("lowshot", rows, facts))

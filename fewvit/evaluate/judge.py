@@ -1,0 +1,66 @@
+"""What a fitted classifier is worth on test features: ranks, predictions, calibrated confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..calibration import FLOOR, expected_calibration_error
+from ..features import FeatureSet
+from ..metrics import rank_of_target, top_k_accuracy
+
+_CHUNK_BYTES = 8 << 20  # of class scores at once
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One classifier on one test set; class numbers are those of the feature set."""
+
+    rank: np.ndarray  # (Q,) place of the true class, 0 = first
+    predictions: np.ndarray  # (Q,)
+    confidence: np.ndarray  # (Q,) calibrated probability of the prediction
+
+    def metrics(self, labels: np.ndarray) -> dict[str, float]:
+        """top1, top5 and ece, in percent."""
+        right = self.predictions == labels
+        both = np.stack([self.confidence, np.zeros_like(self.confidence)], axis=1)  # the prediction, and everything else
+        return {
+            "top1": top_k_accuracy(self.rank, 1),
+            "top5": top_k_accuracy(self.rank, 5),
+            "ece": expected_calibration_error(both, np.where(right, 0, 1)),
+        }
+
+
+def judge(estimator: Any, test: FeatureSet, temperature: float) -> Verdict:
+    """The verdict on every test row, a chunk at a time unless the estimator looks at all of them together."""
+    known = np.asarray(estimator.classes_)
+    column = np.searchsorted(known, test.labels).clip(max=len(known) - 1)
+    column[known[column] != test.labels] = -1  # a class that had no labelled image
+    rank = np.empty(len(test), np.int64)
+    best = np.empty(len(test), np.int64)
+    confidence = np.empty(len(test))
+    for part in _parts(estimator, len(test), len(known)):
+        shares = estimator.predict_proba(test.features[part])
+        rank[part] = np.where(column[part] >= 0, rank_of_target(shares, column[part].clip(min=0)), len(known))
+        best[part] = shares.argmax(axis=1)
+        confidence[part] = largest_share(shares, temperature)
+    return Verdict(rank, known[best], confidence)
+
+
+def _parts(estimator: Any, rows: int, classes: int) -> Iterator[slice]:
+    size = rows if getattr(estimator, "transductive", False) else max(64, _CHUNK_BYTES // (8 * classes))
+    for start in range(0, rows, max(1, size)):
+        yield slice(start, start + size)
+
+
+def largest_share(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """The largest (Q,) of each row of `scale(probabilities, temperature)`, without the others."""
+    top = probabilities.max(axis=1)
+    if temperature == 1:
+        return top
+    logs = np.log(np.maximum(probabilities, FLOOR).astype(np.float32))
+    logs -= np.log(np.maximum(top, FLOOR)).astype(np.float32)[:, None]
+    return 1 / np.exp(logs / np.float32(temperature)).sum(axis=1, dtype=np.float64)

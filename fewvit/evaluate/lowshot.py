@@ -1,0 +1,270 @@
+"""Low-shot evaluation: classifiers fitted on a few labelled images per class, over trials. Source: Assran et al. 2022, section 4.1."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..calibration import confusion_matrix, cross_validated_temperature
+from ..errors import DataError, UsageError, printable
+from ..features import FeatureSet
+from ..metrics import mean_and_interval
+from ..options import options_of
+from ..plugins import find
+from ..predictions import save_confusion, save_per_class, save_predictions
+from ..results import manifest
+from ..splits import Split, n_per_class, percent_per_class
+from ..subsets import read_splits, save_splits
+from .inputs import FeatureReader, Inputs, Sources, by_layer
+from .judge import Verdict, judge
+
+CLASSIFIERS = ("logistic", "knn", "centroid")
+SHOTS = (1, 2, 5)
+# a protocol's logistic regression; further numbers of lambda by kind of split
+LOGISTIC: Mapping[str, Mapping[str, Any]] = {
+    "msn/1": {"lambd": 0.0025},
+    "dino/1": {"lambd": 0.1},
+    "dinov2/1": {"lambd": None, "rows": "raw", "intercept": True, "dtype": "float64"},
+}
+_MSN_ONE_PERCENT = 0.075
+_CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
+_IMAGENET_TEST = 50_000
+
+
+@dataclass(frozen=True)
+class LowShotOptions:
+    """What is measured, and what is kept of it."""
+
+    shots: Sequence[int] = SHOTS
+    percents: Sequence[float] = ()
+    trials: int = 3
+    subsets: Sequence[str] = ()  # files; they take the place of drawn splits
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in CLASSIFIERS})  # classifier -> options
+    lambd: float | None = None  # of the logistic regression; None: the protocol's
+    protocol: str = ""  # whose logistic regression; empty: that of the features
+    allow_fewer: bool = False
+    calibrate: bool = True
+    device: str = "auto"
+    seed: int = 0
+    save_split: Path | None = None
+    save_predictions: Path | None = None
+    save_per_class: Path | None = None
+    save_confusion: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One classifier on one split of one set of features."""
+
+    method: str
+    split: Split
+    estimator: Any
+    verdict: Verdict
+    temperature: float
+
+
+def run_lowshot(
+    reader: FeatureReader,
+    sources: Sources,
+    options: LowShotOptions,
+    say: Callable[[str], None],
+    skips: Callable[[list[dict[str, str]]], None],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest."""
+    rows: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    for inputs in reader.pair(sources):
+        skips(inputs.skipped)
+        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae":
+            say("linear numbers on frozen MAE features are expected to be poor; see --layers each")
+        started = time.perf_counter()
+        notes: dict[str, Any] = {}
+        several = len(reader.backbones.names) > 1
+        weights = {"weights_sha256": inputs.facts["weights_sha256"]} if several and inputs.pipeline else {}
+        for extra, train, test in by_layer(inputs):
+            where = ".".join(([inputs.backbone.replace("/", "_")] if several else []) + [f"layer{n}" for n in extra.values()])
+            found, notes = evaluate_lowshot(train, _required(test), options, options.protocol or inputs.protocol, say, where=where)
+            rows += [{**inputs.labels, **weights, **extra, **row} for row in _with_published(found, inputs, options)]
+        seconds = {**inputs.facts.get("seconds", {}), "fit": round(time.perf_counter() - started, 3)}
+        runs.append({**inputs.facts, "seconds": seconds, **notes})
+    shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(reader.backbones.names, runs, strict=True))}
+    return rows, manifest(**shared, seed=options.seed)
+
+
+def evaluate_lowshot(
+    train: FeatureSet,
+    test: FeatureSet,
+    options: LowShotOptions,
+    protocol: str = "",
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    where: str = "",
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Result rows (without the columns that name data and backbone) and what the manifest should tell of the classifiers.
+
+    Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or cross-validation inside
+    the labelled rows. `where` goes into the names of the files that are written per classifier and trial.
+    """
+    train, test = _labelled(train, "train", say), _labelled(test, "test", say)
+    splits = _splits(train, options, say)
+    for split in splits:
+        low, high, classes = split.per_class(train.labels)
+        counts = str(low) if low == high else f"{low} to {high}"
+        say(f"{_named(split)}, trial {split.trial}: {len(split.train)} images, {counts} of each of {classes} classes")
+    if options.save_split is not None:
+        save_splits(options.save_split, splits, train)
+    rows: list[dict[str, Any]] = []
+    chosen: dict[str, Any] = {}
+    one = len(options.settings) * len(splits) == 1 and not where
+    for method, settings in options.settings.items():
+        for shots in dict.fromkeys(split.shots for split in splits):
+            cells = [_cell(method, settings, split, train, test, options, protocol) for split in splits if split.shots == shots]
+            for cell in cells:
+                _keep(cell, test, options, "" if one else ".".join(filter(None, (where, method, str(shots), str(cell.split.trial)))))
+            rows += _rows(cells, test)
+            chosen |= _told(cells)
+    return rows, {"classifiers": chosen}
+
+
+def _required(test: FeatureSet | None) -> FeatureSet:
+    if test is None:
+        raise UsageError("low-shot evaluation needs test images", fix="Give --train and --test, or --data with train/ and val/.")
+    return test
+
+
+def _labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
+    known = np.flatnonzero(features.labels >= 0)
+    if len(known) == 0:
+        raise DataError(
+            f"the {side} images have no labels", fix="Give class folders, a table with a label column, or features with labels."
+        )
+    if side == "train" and len(np.unique(features.labels[known])) < 2:
+        raise DataError("the train images are all of one class: there is nothing to tell apart")
+    features.require_finite()
+    if len(known) < len(features):
+        say(f"{len(features) - len(known)} unlabelled {side} images are left out")
+        return features.select(known)
+    return features
+
+
+def _splits(train: FeatureSet, options: LowShotOptions, say: Callable[[str], None]) -> list[Split]:
+    if options.subsets:
+        return read_splits(options.subsets, train, allow_fewer=options.allow_fewer, say=say)
+    splits: list[Split] = []
+    if options.shots:
+        splits += n_per_class(train.labels, train.classes, options.shots, options.trials, options.seed, allow_fewer=options.allow_fewer)
+    if options.percents:
+        splits += percent_per_class(train.labels, train.classes, options.percents, options.trials, options.seed)
+    if not splits:
+        raise UsageError("nothing to measure: give --shots, --percent or --subset")
+    return splits
+
+
+def _named(split: Split) -> str:
+    return f"{split.shots} {'shot' if split.shots == 1 else 'shots'}" if isinstance(split.shots, int) else split.shots
+
+
+def _cell(
+    method: str, settings: Mapping[str, Any], split: Split, train: FeatureSet, test: FeatureSet, options: LowShotOptions, protocol: str
+) -> _Cell:
+    """Fit on the labelled rows, then judge; nothing of the test set but its features is in reach of the fit."""
+    x, y = train.features[split.train], train.labels[split.train]
+    make = factory(method, settings, len(split.train), split, options, protocol)
+    estimator = make().fit(x, y)
+    temperature = 1.0
+    if options.calibrate and not getattr(estimator, "transductive", False):
+        temperature = cross_validated_temperature(lambda: _loosened(make(), estimator), x, y, seed=options.seed)
+    return _Cell(method, split, estimator, judge(estimator, test, temperature), temperature)
+
+
+def factory(method: str, settings: Mapping[str, Any], rows: int, split: Split, options: LowShotOptions, protocol: str) -> Callable[[], Any]:
+    """What makes the unfitted classifier: its own defaults, then the protocol's, then the user's."""
+    kind = find("classifiers", method)
+    takes = options_of(kind)
+    values: dict[str, Any] = {}
+    if method == "logistic":
+        values |= LOGISTIC.get(protocol, {})
+        if protocol == "msn/1" and str(split.shots) in ("1%", "1percent"):
+            values["lambd"] = _MSN_ONE_PERCENT
+        if options.lambd is not None:
+            values["lambd"] = options.lambd
+    if "k" in takes and "k" not in settings:
+        values["k"] = min(takes["k"].default, rows)
+    values |= {name: value for name, value in (("device", options.device), ("seed", options.seed)) if name in takes}
+    return lambda: kind(**{**values, **settings})
+
+
+def _loosened(estimator: Any, fitted: Any) -> Any:
+    """The classifier for the folds that choose a temperature: lambda as settled on all labelled rows, solved less exactly."""
+    takes = options_of(type(estimator))
+    if "k" in takes:
+        estimator.set_params(k=max(1, min(estimator.k, len(fitted.classes_))))
+    if "tol" in takes:
+        estimator.set_params(tol=max(_CALIBRATION_TOL, estimator.tol))
+    if hasattr(fitted, "lambd_"):
+        estimator.set_params(lambd=fitted.lambd_)
+    return estimator
+
+
+def _rows(cells: Sequence[_Cell], test: FeatureSet) -> Iterator[dict[str, Any]]:
+    """Every trial, then the mean with its interval; for each metric."""
+    metrics = [cell.verdict.metrics(test.labels) for cell in cells]
+    for name in metrics[0]:
+        for cell, values in zip(cells, metrics, strict=True):
+            yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name]}
+        summary = mean_and_interval([values[name] for values in metrics])
+        yield {**_columns(cells[0], test), "trial": "mean", "metric": name, "value": summary.pop("mean"), **summary}
+
+
+def _columns(cell: _Cell, test: FeatureSet) -> dict[str, Any]:
+    columns: dict[str, Any] = {"method": cell.method, "shots": cell.split.shots, "n_train": len(cell.split.train), "n_test": len(test)}
+    if getattr(cell.estimator, "transductive", False):
+        columns["transductive"] = True
+    return columns
+
+
+def _told(cells: Sequence[_Cell]) -> dict[str, Any]:
+    """What was chosen, for the manifest: lambda and why, iterations, calibration temperature."""
+    told: dict[str, Any] = {}
+    for cell in cells:
+        facts: dict[str, Any] = {"temperature": round(cell.temperature, 4)}
+        for name, attribute in (("lambd", "lambd_"), ("why", "why_"), ("iterations", "n_iter_"), ("gap", "gap_"), ("alpha", "alpha_")):
+            if hasattr(cell.estimator, attribute):
+                value = getattr(cell.estimator, attribute)
+                facts[name] = value if isinstance(value, str) else float(value)
+        told[f"{cell.method}, {_named(cell.split)}, trial {cell.split.trial}"] = facts
+    return told
+
+
+def _keep(cell: _Cell, test: FeatureSet, options: LowShotOptions, suffix: str) -> None:
+    """The files asked for; with several classifiers or trials each has its own, named after it."""
+
+    def path(asked: Path) -> Path:
+        return asked.with_name(f"{asked.stem}.{suffix}{asked.suffix}") if suffix else asked
+
+    verdict = cell.verdict
+    if options.save_predictions is not None:
+        save_predictions(path(options.save_predictions), test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)
+    if options.save_per_class is not None or options.save_confusion is not None:
+        confusion = confusion_matrix(test.labels, verdict.predictions, len(test.classes))
+        if options.save_per_class is not None:
+            save_per_class(path(options.save_per_class), confusion, test.classes)
+        if options.save_confusion is not None:
+            save_confusion(path(options.save_confusion), confusion, test.classes)
+
+
+def _with_published(rows: Sequence[dict[str, Any]], inputs: Inputs, options: LowShotOptions) -> Iterator[dict[str, Any]]:
+    """Beside measured means, the paper's numbers: for its own weights, on ImageNet-1k, with the published lists."""
+    published: Mapping[Any, Any] = {}
+    official = bool(options.subsets) and rows and rows[0]["n_test"] == _IMAGENET_TEST and len(inputs.train.classes) == 1000
+    if official and inputs.pipeline is not None and not inputs.pipeline.spec.is_random:
+        known = inputs.pipeline.spec.info.get("published", {})
+        published = {**known.get("lowshot", {}), **({"1percent": known["1%"]} if "1%" in known else {})}
+    for row in rows:
+        beside = row["trial"] == "mean" and row["metric"] == "top1" and row["method"] == "logistic" and row["shots"] in published
+        yield {**row, "published": printable(str(published[row["shots"]]))} if beside else row

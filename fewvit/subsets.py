@@ -1,0 +1,106 @@
+"""Split files: the published lists of MSN and SimCLR, and the tables that `--save-split` writes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from .errors import DataError, printable
+from .features import FeatureSet
+from .files import replacing
+from .splits import Split
+
+_COLUMNS = ["shots", "trial", "id", "label"]
+
+
+def save_splits(path: str | os.PathLike[str], splits: Sequence[Split], train: FeatureSet) -> None:
+    """Replace `path` by a CSV of `shots,trial,id,label`; labels are class names. Odd characters of ids are escaped."""
+    with replacing(path, "w") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for split in splits:
+            for row in split.train.tolist():
+                writer.writerow([split.shots, split.trial, printable(train.ids[row]), printable(train.classes[train.labels[row]])])
+
+
+def read_splits(
+    paths: Sequence[str], train: FeatureSet, *, allow_fewer: bool = False, say: Callable[[str], None] = lambda line: None
+) -> list[Split]:
+    """The splits in list files and split tables, in their order; lists of as many images per class are trials of one another.
+
+    A list has one file name per line. How many shots it is follows from its lines, not from its name: a published 5-shot list
+    is called 3imgs_class.txt. Raises DataError counting and naming images that `train` has not, unless `allow_fewer`.
+    """
+    splits: list[Split] = []
+    for path in paths:
+        lines = _lines(Path(path))
+        found = _from_table(lines, path) if lines[0].replace(" ", "") == ",".join(_COLUMNS) else {("", 0): [(line, "") for line in lines]}
+        for (shots, trial), wanted in found.items():
+            rows = _rows(wanted, train, path, allow_fewer, say)
+            if shots == "":
+                counts = np.unique(train.labels[rows], return_counts=True)[1]
+                name: int | str = int(counts[0]) if (counts == counts[0]).all() else Path(path).stem
+                splits.append(Split(rows, name, sum(split.shots == name for split in splits)))
+            else:
+                splits.append(Split(rows, int(shots) if shots.isdecimal() else shots, trial))
+    return splits
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError("no such file", file=path) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"not a list of file names ({error})", file=path) from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise DataError("the list is empty", file=path)
+    return lines
+
+
+def _from_table(lines: Sequence[str], path: str) -> dict[tuple[str, int], list[tuple[str, str]]]:
+    """(shots, trial) -> (id, class name) of a table that `save_splits` wrote."""
+    found: dict[tuple[str, int], list[tuple[str, str]]] = {}
+    for number, row in enumerate(csv.reader(lines[1:]), start=2):
+        if len(row) != len(_COLUMNS) or not row[1].isdecimal():
+            raise DataError(f"line {number} is not {','.join(_COLUMNS)}", file=path)
+        found.setdefault((row[0], int(row[1])), []).append((row[2], row[3]))
+    return found
+
+
+def _rows(wanted: Sequence[tuple[str, str]], train: FeatureSet, path: str, allow_fewer: bool, say: Callable[[str], None]) -> np.ndarray:
+    """Rows of (id or file name, class name or nothing); each must be there once, and of that class."""
+    places: dict[str, list[int]] = {}
+    for row, name in enumerate(train.ids):
+        places.setdefault(printable(name), []).append(row)
+        places.setdefault(PurePosixPath(printable(name)).name, []).append(row)
+    rows, missing = [], []
+    for name, label in wanted:
+        at = places.get(name) or places.get(PurePosixPath(name).name, [])
+        synset = label or (name.partition("_")[0] if "/" not in name else "")
+        of_class = [row for row in at if train.labels[row] >= 0 and printable(train.classes[train.labels[row]]) == synset]
+        at = of_class or ([] if label else at)
+        if at:
+            rows.append(at[0])
+        else:
+            missing.append(name)
+    if missing and not (allow_fewer and rows):
+        shown = ", ".join(map(printable, missing[:5]))
+        raise DataError(
+            f"{len(missing)} of its {len(wanted)} images are not among the train images: {shown}{' …' if len(missing) > 5 else ''}",
+            file=path,
+            fix="Is it a list of another data set? --allow-fewer goes on without them.",
+        )
+    if missing:
+        say(f"{path}: {len(missing)} of {len(wanted)} listed images are not there and left out")
+    if len(set(rows)) < len(rows):
+        raise DataError(f"{len(rows) - len(set(rows))} images are listed twice", file=path)
+    unlabelled = int((train.labels[rows] < 0).sum())
+    if unlabelled:
+        raise DataError(f"{unlabelled} of the listed images have no label", file=path)
+    return np.array(rows, dtype=np.int64)
