@@ -19,7 +19,7 @@ LAYERS = {
     1: ["cpu", "plugins", "files", "seeds", "metrics", "splits", "features", "results", "digests", "row_index", "options"],
     2: ["neighbors", "images", "datasets"],
     3: ["backbones", "vit", "checkpoints", "downloads", "specs", "engines", "hub"],
-    4: ["cache", "protocols", "pipeline", "extract", "vote", "calibration", "predictions", "classifiers", "loading", "describe", "doctor"],
+    4: ["cache", "protocols", "pipeline", "extract", "vote", "calibration", "predictions", "bundle", "classifiers", "loading", "describe", "doctor"],
     5: ["evaluate"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -20,6 +20,7 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):
     """
 
     needs: ClassVar[str] = "features"
+    keeps: ClassVar[str] = "support"  # a bundle stores the rows and fits again: a search structure is no array
 
     def __init__(self, k: int = 20, temperature: float = 0.07, device: str = "auto", engine: str = "auto"):
         self.k = k  # neighbours; 20 is the best of 10, 20, 100, 200 throughout DINO's paper
