@@ -1,0 +1,95 @@
+"""fewvit fit"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewvit.errors import UsageError
+
+from .inputs import listing, reader
+from .predict import bundle_reader
+from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Place, Work, command, single
+from .show import Screen
+
+if TYPE_CHECKING:
+    from fewvit.evaluate.fit import Choice
+
+app = single()
+
+
+@command(app)
+def fit(
+    model: Model,
+    layout: Layout,
+    access: Access,
+    place: Place,
+    features: Features,
+    listed: Listed,
+    work: Work,
+    classifiers: Classifiers,
+    output: Output,
+    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help="Labelled images or features (.npz).")] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", metavar="P", help="Confidence below which predictions are `unknown`. Default: 0.5.")
+    ] = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="Put the images into the bundle in --out, as more of its classes or as new ones (centroid, knn).")
+    ] = False,
+) -> None:
+    """Labelled images in, a classifier bundle out, for `predict`.
+
+    --out BUNDLE gets one file with the fitted classifier (default: logistic), its calibration, and how its features are made.
+    """
+    screen = Screen(output)
+    if output.out is None:
+        raise UsageError("no bundle to write", fix="Give --out BUNDLE, such as --out birds.fewvit.")
+
+    from fewvit.evaluate.inputs import require_source
+    from fewvit.results import Result
+
+    source = require_source(data)
+    if add:
+        from fewvit.bundle import load_bundle
+        from fewvit.evaluate.fit import run_add
+
+        if classifiers.classifier is not None or classifiers.set or threshold is not None:
+            raise UsageError("--add keeps the bundle's classifier, options and threshold; leave --classifier, --set and --threshold out")
+        own = _as_the_bundle(model, layout, features)
+        bundle = load_bundle(output.out)
+        reads = (
+            bundle_reader(bundle, source, model.weights, features.device, access, place, work, screen)
+            if own
+            else reader(model, layout, access, place, features, work, screen)
+        )
+        rows, facts = run_add(reads, source, listing(listed), output.out, screen.say, screen.skipped)
+    else:
+        from fewvit.evaluate.fit import run_fit
+
+        choice = _choice(classifiers, threshold, work.seed)
+        reads = reader(model, layout, access, place, features, work, screen)
+        rows, facts = run_fit(reads, source, listing(listed), choice, output.out, screen.say, screen.skipped)
+    Screen(dataclasses.replace(output, out=None)).result(Result("fit", rows, facts))
+
+
+def _choice(classifiers: Classifiers, threshold: float | None, seed: int) -> Choice:
+    """What is fitted; a misspelt classifier or option is told before anything is read."""
+    from fewvit.evaluate.fit import Choice, check_classifier, check_threshold
+    from fewvit.options import parse_setting, settings_for
+
+    name = (classifiers.classifier or Choice.classifier).replace("-", "_")
+    if "," in name:
+        raise UsageError(f"--classifier {classifiers.classifier}: a bundle holds one classifier")
+    check_classifier(name)
+    options = settings_for("classifiers", [name], map(parse_setting, classifiers.set or []))[name]
+    choice = Choice(name, options, Choice.threshold if threshold is None else threshold, seed)
+    check_threshold(choice.threshold)
+    return choice
+
+
+def _as_the_bundle(model: Model, layout: Layout, features: Features) -> bool:
+    """Whether nothing was said about the backbone and its readout, but for where weights lie and where to compute."""
+    silent = dataclasses.replace(features, device=Features.device) == Features()
+    return silent and layout == Layout() and model.backbone == Model.backbone

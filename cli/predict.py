@@ -1,0 +1,75 @@
+"""fewvit predict"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .inputs import listing, reader
+from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
+from .show import Screen
+
+if TYPE_CHECKING:
+    from fewvit.bundle import Bundle
+    from fewvit.evaluate.inputs import FeatureReader
+
+app = single()
+
+
+@command(app)
+def predict(
+    access: Access,
+    place: Place,
+    listed: Listed,
+    work: Work,
+    output: Output,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `fewvit fit` wrote.")],
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Images, labelled or not, or features (.npz).")],
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", metavar="P", help="Confidence below which the label is `unknown`. Default: the bundle's.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="FILE", help="Where the backbone's weights are, if no longer where `fit` found them.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto",
+) -> None:
+    """Label new images with a bundle: class or `unknown`, and calibrated confidence."""
+    screen = Screen(output)
+
+    from fewvit.bundle import load_bundle
+    from fewvit.evaluate.fit import check_threshold
+    from fewvit.evaluate.inputs import require_source
+    from fewvit.evaluate.predict import run_predict
+
+    if threshold is not None:
+        check_threshold(threshold)
+    require_source(source, "BUNDLE")
+    fitted = load_bundle(bundle)
+    reads = bundle_reader(fitted, source, weights, device, access, place, work, screen)
+    skips = lambda skipped: screen.skipped(skipped, output.out)  # noqa: E731
+    screen.result(run_predict(reads, fitted, source, listing(listed), threshold, screen.say, skips))
+
+
+def bundle_reader(
+    bundle: Bundle, source: str, weights: str | None, device: str, access: Access, place: Place, work: Work, screen: Screen
+) -> FeatureReader:
+    """What makes features as the bundle's were made; of a features file, or for a bundle of one, there is nothing to make."""
+    from fewvit.cache import default_cache_dir
+    from fewvit.evaluate.inputs import is_features
+
+    if bundle.recipe is None or is_features(source):
+        return reader(Model(), Layout(), access, place, Features(device=device), work, screen)
+    recipe = bundle.recipe.located(weights, place.cache_dir or default_cache_dir())
+    asked = recipe.options
+    return reader(
+        Model(recipe.backbone, recipe.weights),
+        Layout(recipe.checkpoint_key, recipe.family),
+        access,
+        place,
+        Features(asked.protocol, asked.pool, asked.layers, asked.img_size, asked.precision, asked.decode, device),
+        dataclasses.replace(work, seed=recipe.seed),
+        screen,
+    )

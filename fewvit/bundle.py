@@ -1,0 +1,311 @@
+"""A fitted classifier with all that is needed to use it on new images, as one file.
+
+A bundle is a safetensors file: the fitted arrays are its tensors, the manifest is the JSON text in its header. One file, so that
+it is replaced by one rename, mailed whole, and never half there; safetensors, so that reading it runs no code. The manifest's
+sha256 covers itself and every array. Backbone weights are not in it: they are found again by name or file, and by digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .calibration import scale
+from .errors import DataError, FewvitError, FingerprintMismatch, IntegrityError, NumericalError, Unobtainable, UsageError, from_os_error
+from .features import FeatureSet
+from .files import replacing
+from .pipeline import FeatureOptions, Pipeline
+from .plugins import find
+from .results import versions
+
+FORMAT = 1
+THRESHOLD = 0.5  # of confidence, below which a prediction is `unknown`
+_SCHEMA = "fewvit.bundle"
+_STATE, _SUPPORT = "state.", "support."  # how the names of arrays begin
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the features were made, so that those of new images are made in the same way."""
+
+    backbone: str  # as given: a variant's name, timm:NAME, hf:ORG/NAME, or the absolute path of a weights file
+    weights: str | None  # of a named variant: a file's absolute path, or `random`
+    checkpoint_key: str | None
+    family: str | None
+    seed: int  # of random weights
+    options: FeatureOptions  # every choice spelled out, but for the device
+    key: Mapping[str, Any]  # the pipeline's: what decides a feature's value
+    weights_sha256: str
+    license: str
+
+    def located(self, weights: str | None, cache_dir: Path) -> Recipe:
+        """The recipe with weights that are here: those given, where they lay when fitting, or a file of that name among the weights.
+
+        Raises Unobtainable for a file that is nowhere; a named variant without a file of its own is looked for by name.
+        """
+        bare = os.path.isabs(self.backbone)
+        file = self.backbone if bare else self.weights
+        if file is None or file == "random":
+            return self if weights is None else dataclasses.replace(self, weights=weights)
+        here = os.path.abspath(weights) if weights else file if Path(file).is_file() else _found(Path(file).name, cache_dir)
+        return dataclasses.replace(self, backbone=here) if bare else dataclasses.replace(self, weights=here)
+
+    def require(self, pipeline: Pipeline, say: Callable[[str], None] = lambda line: None) -> None:
+        """Raise FingerprintMismatch unless the pipeline makes the same features; other versions of the decoder or engine are told only."""
+        own, other = (json.loads(json.dumps(dict(key))) for key in (self.key, pipeline.key))
+        differing = [name for name in own if name in _DECISIVE and own[name] != other.get(name)]
+        if _kind(own["precision"]) != _kind(other["precision"]):
+            differing.append("precision")
+        if differing:
+            raise FingerprintMismatch(
+                f"the bundle was fitted with other {' and '.join(differing)} than {pipeline.spec.name} now gives",
+                fix=f"It needs {Path(self.backbone).name} with weights {self.weights_sha256[:16]}; say where they are with --weights FILE.",
+            )
+        for name in ("decoder", "precision"):
+            if own[name] != other[name]:
+                say(f"fitted with {name} {own[name]}, now it is {other[name]}: confidences may differ in their last digits")
+
+
+_DECISIVE = ("weights", "pool", "layers", "norm", "preprocess")
+
+
+def _kind(precision: str) -> str:
+    return precision.partition("-")[0]
+
+
+def _found(name: str, cache_dir: Path) -> str:
+    from .downloads import find_weights
+
+    found = find_weights(name, cache_dir)
+    if found is None:
+        raise Unobtainable(
+            f"the backbone's weights file {name} is not where it was", fix="Give --weights FILE, or put it into $FEWVIT_WEIGHTS_DIR."
+        )
+    return str(found)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A classifier fitted on rows whose labels are numbers in `classes`."""
+
+    classifier: str  # the plug-in's name
+    estimator: Any
+    classes: Sequence[str]
+    counts: Sequence[int]  # images per class it was fitted on
+    width: int  # columns of its features
+    fingerprint: str = ""  # of its features; empty: unknown
+    recipe: Recipe | None = None  # None: it was fitted on a features file
+    temperature: float = 1.0  # for `calibration.scale`
+    threshold: float = THRESHOLD
+    support: tuple[np.ndarray, np.ndarray] | None = None  # (N, D) and (N,): of a classifier that declares `keeps = "support"`
+    versions: Mapping[str, str] = dataclasses.field(default_factory=versions)  # of the packages it was fitted with
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Class probabilities (Q, C) of features (Q, D), columns in the order of `classes`, before calibration. Raises NumericalError for NaN."""
+        probabilities = np.asarray(self.estimator.predict_proba(features))
+        if not np.isfinite(probabilities).all():
+            raise NumericalError(f"{self.classifier} gives probabilities that are NaN or Inf")
+        return probabilities
+
+    def confidences(self, probabilities: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities (Q, C) of those that `probabilities` gave."""
+        return scale(probabilities, self.temperature)
+
+    def require(self, features: FeatureSet) -> None:
+        """Raise FingerprintMismatch for features that are known to be of another backbone or transform."""
+        if features.features.shape[1] != self.width:
+            raise FingerprintMismatch(f"the bundle takes features of {self.width} columns, these have {features.features.shape[1]}")
+        if self.fingerprint and features.fingerprint and self.fingerprint != features.fingerprint:
+            raise FingerprintMismatch(
+                f"the bundle was fitted on features of {self.fingerprint[:12]}, these are of {features.fingerprint[:12]}: another backbone, transform or precision",
+                fix="Extract them with the options that the bundle was fitted with.",
+            )
+
+    def require_growth(self) -> None:
+        """Raise UsageError for a classifier that cannot take more images."""
+        if self.support is None and not hasattr(self.estimator, "add"):
+            raise UsageError(
+                f"{self.classifier} cannot take more images without being fitted anew",
+                fix="Fit it on old and new images together; bundles of centroid and knn take more with --add.",
+            )
+
+    def grown(self, features: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Bundle:
+        """The bundle with more rows (N, D) whose labels are numbers in `classes`, which continues its own.
+
+        Nothing that was learnt is learnt anew, and the calibration stays. Changes this bundle's estimator.
+        """
+        self.require_growth()
+        counts = np.bincount(labels, minlength=len(classes))
+        counts[: len(self.counts)] += np.asarray(self.counts, counts.dtype)
+        estimator, support = self.estimator, self.support
+        if support is not None:
+            support = (np.concatenate([support[0], features]), np.concatenate([support[1], labels]))
+            estimator.fit(*support)
+        else:
+            estimator.add(features, labels)
+        return dataclasses.replace(self, estimator=estimator, support=support, classes=list(classes), counts=counts.tolist())
+
+
+def keeps_support(estimator: Any) -> bool:
+    """Whether a bundle of it stores the rows it was fitted on, to fit it again: it declares `keeps = "support"`, as what it holds is no array."""
+    return getattr(estimator, "keeps", "state") == "support"
+
+
+# ---- writing
+
+
+def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
+    """Replace `path` by the bundle; its sha256. Raises UsageError for a classifier with a fitted attribute that no file can hold."""
+    import safetensors.numpy
+
+    arrays: dict[str, np.ndarray] = {}
+    options = bundle.estimator.get_params(deep=False)
+    if bundle.support is not None:
+        arrays |= {f"{_SUPPORT}features": _plain(bundle.support[0]), f"{_SUPPORT}labels": _plain(bundle.support[1])}
+        state = {}
+    else:
+        state = {k: v for k, v in vars(bundle.estimator).items() if k not in options}
+    described = {f.name: getattr(bundle, f.name) for f in dataclasses.fields(bundle) if f.name not in ("estimator", "support", "recipe")}
+    manifest = {
+        "schema": f"{_SCHEMA}/{FORMAT}",
+        **described,
+        "recipe": dataclasses.asdict(bundle.recipe) if bundle.recipe is not None else None,
+        "options": {k: _packed(v, f"option.{k}", arrays, bundle.classifier) for k, v in options.items()},
+        "state": {k: _packed(v, _STATE + k, arrays, bundle.classifier) for k, v in state.items()},
+    }
+    manifest["sha256"] = _digest(manifest, arrays)
+    content = safetensors.numpy.save(arrays, {_SCHEMA: json.dumps(manifest, sort_keys=True, allow_nan=False)})
+    with replacing(path) as handle:
+        handle.write(content)
+    return str(manifest["sha256"])
+
+
+def _packed(value: Any, name: str, arrays: dict[str, np.ndarray], classifier: str) -> dict[str, Any]:
+    """A value as JSON; arrays and tensors go to `arrays` under `name`, with their order in memory, on which a sum's last bit hangs."""
+    if isinstance(value, float) and not math.isfinite(value):
+        value = np.float64(value)  # JSON has no such number
+    if type(value).__module__.startswith("torch") and hasattr(value, "detach"):
+        arrays[name] = _plain(value.detach().cpu().numpy())
+        return {"array": name, "as": "tensor", "order": _order(value.detach().cpu().numpy())}
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+        arrays[name] = _plain(value)
+        return {"array": name, "as": "scalar" if isinstance(value, np.generic) else "array", "order": _order(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    if isinstance(value, np.dtype):
+        return {"dtype": value.str}
+    if dataclasses.is_dataclass(value) and type(value).__module__.startswith("fewvit.classifiers."):
+        fields = {f.name: _packed(getattr(value, f.name), f"{name}.{f.name}", arrays, classifier) for f in dataclasses.fields(value)}
+        return {"record": f"{type(value).__module__.rpartition('.')[2]}.{type(value).__name__}", "fields": fields}
+    raise UsageError(
+        f"{classifier} holds a {type(value).__name__} ({name}), which no bundle can store",
+        fix='A classifier of arrays, tensors and numbers can be stored; another declares `keeps = "support"` to be fitted again.',
+    )
+
+
+def _plain(value: Any) -> np.ndarray:
+    return np.array(value, order="C")
+
+
+def _order(value: Any) -> str:
+    return "F" if np.ndim(value) > 1 and value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+
+
+def _digest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """sha256 over the manifest without its own digest, and over name, type, shape and bytes of each array."""
+    text = {name: value for name, value in manifest.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"\n{name} {arrays[name].dtype.str} {arrays[name].shape}\n".encode())
+        digest.update(arrays[name].reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+# ---- reading
+
+
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """The bundle in a file. Raises DataError when there is none, IntegrityError for a damaged, foreign or newer one."""
+    manifest, arrays = _read(Path(path))
+    try:
+        estimator = find("classifiers", manifest["classifier"])(**{k: _unpacked(v, arrays) for k, v in manifest["options"].items()})
+        support = (arrays[f"{_SUPPORT}features"], arrays[f"{_SUPPORT}labels"]) if f"{_SUPPORT}features" in arrays else None
+        if support is not None:
+            estimator.fit(*support)
+        vars(estimator).update({k: _unpacked(v, arrays) for k, v in manifest["state"].items()})
+        recipe = manifest["recipe"]
+        if recipe is not None:
+            recipe = Recipe(**{**recipe, "options": FeatureOptions(**recipe["options"])})
+        described = {f.name: manifest[f.name] for f in dataclasses.fields(Bundle) if f.name not in ("estimator", "support", "recipe")}
+        return Bundle(estimator=estimator, support=support, recipe=recipe, **described)
+    except (FewvitError, KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
+        why = error.what if isinstance(error, FewvitError) else f"{type(error).__name__}: {error}"
+        raise IntegrityError(
+            f"this bundle cannot be used here: {why.splitlines()[0]}", file=path, fix="Update fewvit, or fit the bundle again."
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The manifest and the arrays, whose digest is right."""
+    import safetensors
+
+    if not path.is_file():
+        raise DataError("no such bundle" if not path.exists() else "not a file, so not a bundle", file=path, fix="`fewvit fit` makes one.")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            manifest = _manifest(path, (file.metadata() or {}).get(_SCHEMA))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    except safetensors.SafetensorError as error:
+        raise _damaged(path, str(error).splitlines()[0]) from error
+    except OSError as error:
+        raise from_os_error(error, "reading the bundle") from error
+    if manifest.get("sha256") != _digest(manifest, arrays):
+        raise _damaged(path, "its sha256 is not the one it was written with")
+    return manifest, arrays
+
+
+def _manifest(path: Path, text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise IntegrityError("not a bundle: a safetensors file without a bundle's manifest", file=path, fix="`fewvit fit` makes bundles.")
+    try:
+        manifest = json.loads(text)
+        number = int(manifest["schema"].removeprefix(f"{_SCHEMA}/"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, "its manifest cannot be read") from error
+    if number > FORMAT:
+        raise IntegrityError(f"written by a newer fewvit (format {number}, this one reads {FORMAT})", file=path, fix="Update fewvit.")
+    return dict(manifest)
+
+
+def _damaged(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(f"not a bundle, or a damaged one: {why}", file=path, fix="Copy it again, or fit it again with `fewvit fit`.")
+
+
+def _unpacked(packed: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
+    """The value behind what `_packed` gave."""
+    if "value" in packed:
+        return packed["value"]
+    if "dtype" in packed:
+        return np.dtype(packed["dtype"])
+    if "record" in packed:
+        module, _, name = packed["record"].rpartition(".")
+        kind = getattr(importlib.import_module(f"fewvit.classifiers.{module}"), name)
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            raise TypeError(f"{packed['record']} is no record of values")  # nothing else is called by a name that a file gives
+        return kind(**{k: _unpacked(v, arrays) for k, v in packed["fields"].items()})
+    array = np.array(arrays[packed["array"]], order=packed["order"])
+    if packed["as"] == "tensor":
+        import torch
+
+        return torch.from_numpy(array)
+    return array[()] if packed["as"] == "scalar" else array

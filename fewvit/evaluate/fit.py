@@ -1,0 +1,208 @@
+"""What `fewvit fit` does: labelled images or features in, a classifier bundle out; or more images into a bundle that is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle import THRESHOLD, Bundle, Recipe, keeps_support, load_bundle, save_bundle
+from ..calibration import HeldOut, best_temperature, expected_calibration_error, held_out, scale
+from ..datasets import Listing
+from ..errors import DataError, UsageError
+from ..features import FeatureSet
+from ..metrics import rank_of_target, top_k_accuracy
+from ..pipeline import FeatureOptions, Pipeline, settle
+from ..plugins import find
+from ..results import manifest
+from ..specs import is_path, resolve
+from .inputs import Backbones, FeatureReader, Inputs, is_features
+
+Say = Callable[[str], None]
+Found = tuple[list[dict[str, Any]], dict[str, Any]]  # result rows, and the run's manifest
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which classifier is fitted, and when its predictions are to be called unknown."""
+
+    classifier: str = "logistic"
+    options: Mapping[str, Any] = field(default_factory=dict)  # of its constructor
+    threshold: float = THRESHOLD  # of calibrated confidence; stored, `predict` may take another
+    seed: int = 0  # of the folds of calibration
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise UsageError unless it is a share."""
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"--threshold {threshold} is no share between 0 and 1")
+
+
+def check_classifier(name: str) -> Any:
+    """The estimator's class. Raises UnknownName, and UsageError for one that cannot judge new images one by one."""
+    kind = find("classifiers", name)
+    if getattr(kind, "transductive", False):
+        raise UsageError(
+            f"{name} is transductive: it labels a whole set of images at once, so one image's label would hang on its company",
+            fix="Fit an inductive classifier, such as logistic, centroid or knn.",
+        )
+    if getattr(kind, "needs", "features") != "features":
+        raise UsageError(f"{name} reads {kind.needs}, and a bundle is fitted on one feature per image", fix="Choose another classifier.")
+    return kind
+
+
+def run_fit(
+    reader: FeatureReader, source: str, listing: Listing, choice: Choice, out: Path, say: Say, skips: Callable[[list[dict[str, str]]], None]
+) -> Found:
+    """Fit, calibrate and write a bundle: rows of what it was fitted on and how it does on held-out images, and the run's manifest."""
+    check_threshold(choice.threshold)
+    check_classifier(choice.classifier)
+    if len(reader.backbones.names) > 1:
+        raise UsageError("a bundle is of one backbone; --backbone names several")
+    if reader.options.layers == "each":
+        raise UsageError("--layers each is one feature per block, and a bundle takes one per image; give a number of blocks")
+    [inputs] = reader.one(source, listing)
+    skips(inputs.skipped)
+    recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
+    bundle, judged = fit_bundle(inputs.train, choice, recipe, say)
+    sha256 = save_bundle(out, bundle)
+    say(f"wrote a {bundle.classifier} bundle of {len(bundle.classes)} classes to {out}")
+    return _rows(inputs, bundle, judged), _facts(inputs, bundle, sha256, choice.seed)
+
+
+def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = None, say: Say = lambda line: None) -> tuple[Bundle, HeldOut]:
+    """A bundle fitted on all labelled rows, and what estimators fitted on parts of them say about the rest.
+
+    Raises DataError for data without two classes, UsageError for options that do not fit the data.
+    """
+    kind, options = check_classifier(choice.classifier), dict(choice.options)
+    rows, labels, classes = _labelled(features, say)
+    if len(classes) < 2:
+        raise DataError(f"the images are all of one class ({classes[0]!r}): there is nothing to tell apart")
+    try:
+        estimator = kind(**options).fit(rows, labels)
+    except ValueError as error:
+        raise _unfit(choice.classifier, error) from error
+    try:
+        judged = held_out(lambda: kind(**options), rows, labels, seed=choice.seed)
+    except ValueError as error:
+        raise _unfit(f"{choice.classifier}, calibrated on a fifth that is held out", error) from error
+    if not len(judged.rows):
+        say("one image per class: nothing can be held out, so confidences are not calibrated")
+    bundle = Bundle(
+        choice.classifier.replace("-", "_"),
+        estimator,
+        classes,
+        np.bincount(labels).tolist(),
+        rows.shape[1],
+        features.fingerprint,
+        recipe,
+        best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0,
+        choice.threshold,
+        (rows, labels) if keeps_support(estimator) else None,
+    )
+    return bundle, judged
+
+
+def _unfit(who: str, error: ValueError) -> UsageError:
+    return UsageError(
+        f"{who}: {str(error).splitlines()[0]}", fix="Change an option of the classifier with --set name=value, or give more images."
+    )
+
+
+def _labelled(features: FeatureSet, say: Say) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Rows (N, D), labels (N,) and names of the classes that have an image. Raises DataError without any label."""
+    known = np.flatnonzero(features.labels >= 0)
+    if len(known) == 0:
+        raise DataError("the images have no labels", fix="Give class folders, a table with a label column, or features with labels.")
+    if len(known) < len(features):
+        say(f"{len(features) - len(known)} unlabelled images are left out")
+    present, labels = np.unique(features.labels[known], return_inverse=True)
+    classes = [str(features.classes[c]) for c in present]
+    if "unknown" in classes:
+        say("a class is called `unknown`, as predictions below the threshold are: tell them apart by their confidence")
+    return np.ascontiguousarray(features.features[known], np.float32), labels, classes
+
+
+def recipe_of(backbones: Backbones, pipeline: Pipeline) -> Recipe:
+    """How the pipeline's features are made again: the backbone as it was asked for, every choice spelled out."""
+    name, weights = backbones.names[0], backbones.weights
+    return Recipe(
+        backbone=os.path.abspath(name) if is_path(name) and not name.startswith(("timm:", "hf:")) else name,
+        weights=os.path.abspath(weights) if weights not in (None, "random") else weights,
+        checkpoint_key=backbones.checkpoint_key,
+        family=backbones.family,
+        seed=backbones.seed,
+        options=FeatureOptions(
+            pipeline.protocol.name,
+            pipeline.pool,
+            str(pipeline.layers),
+            "x".join(map(str, pipeline.preprocess.crop)),
+            pipeline.precision,
+            pipeline.decode,
+        ),
+        key=pipeline.key,
+        weights_sha256=pipeline.spec.weights_sha256,
+        license=pipeline.spec.license,
+    )
+
+
+def run_add(
+    reader: FeatureReader, source: str, listing: Listing, path: Path, say: Say, skips: Callable[[list[dict[str, str]]], None]
+) -> Found:
+    """Put the images of a source into a bundle: known classes by their name, others as new ones. The calibration stays."""
+    bundle = load_bundle(path)
+    bundle.require_growth()
+    inputs = features_for(bundle, reader, source, listing, say)
+    skips(inputs.skipped)
+    rows, labels, names = _labelled(inputs.train, say)
+    new = [name for name in names if name not in bundle.classes]
+    classes = [*bundle.classes, *new]
+    number = {name: c for c, name in enumerate(classes)}
+    grown = bundle.grown(rows, np.array([number[name] for name in names])[labels], classes)
+    sha256 = save_bundle(path, grown)
+    say(f"added {len(rows)} images and {len(new)} new classes to {path}; its calibration is still that of the {sum(bundle.counts)} before")
+    return _rows(inputs, grown, None), _facts(inputs, grown, sha256, reader.backbones.seed)
+
+
+def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say) -> Inputs:
+    """The features of a source, made as the bundle's were; no image is read before that is known. Raises FingerprintMismatch."""
+    if is_features(source):
+        [inputs] = reader.one(source, listing)
+        bundle.require(inputs.train)
+        return inputs
+    if bundle.recipe is None:
+        raise UsageError(
+            "this bundle was fitted on a features file, so it does not know how features are made of images",
+            fix="Give features (.npz) of the same backbone, or fit it on images.",
+        )
+    b = reader.backbones
+    spec = resolve(b.names[0], b.access, reader.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed)
+    bundle.recipe.require(settle(spec, reader.options), say)
+    [inputs] = reader.one(source, listing)
+    return inputs
+
+
+def _rows(inputs: Inputs, bundle: Bundle, judged: HeldOut | None) -> list[dict[str, Any]]:
+    columns = {**inputs.labels, "method": bundle.classifier}
+    found: dict[str, float] = {"images": sum(bundle.counts), "classes": len(bundle.classes), "calibration_temperature": bundle.temperature}
+    rows = [{**columns, "metric": metric, "value": value} for metric, value in found.items()]
+    if judged is not None and len(judged.rows):
+        scaled = scale(judged.probabilities, bundle.temperature)
+        values = {
+            "top1": top_k_accuracy(rank_of_target(judged.probabilities, judged.labels), 1),
+            "ece": expected_calibration_error(scaled, judged.labels),
+        }
+        rows += [
+            {**columns, "metric": m, "value": v, "n_test": len(judged.rows), "judged_on": "held-out images"} for m, v in values.items()
+        ]
+    return rows
+
+
+def _facts(inputs: Inputs, bundle: Bundle, sha256: str, seed: int) -> dict[str, Any]:
+    facts = {"bundle_sha256": sha256, "options": bundle.estimator.get_params(deep=False), "threshold": bundle.threshold, "seed": seed}
+    return manifest(**inputs.facts, **facts)
