@@ -1,0 +1,174 @@
+"""What few-shot classifiers share: one core over a batch of episodes, and scikit-learn's three names over a batch of one.
+
+An episode is a labelled support set and the queries to be classified by it. A classifier states its paper in two functions,
+`learn` (what is kept of the support) and `judge` (probabilities of the queries), both over E episodes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..errors import UsageError
+from ..neighbors import Bank
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DTYPES = [np.float64, np.float32]  # what is given in float32 is computed in float32
+_TABLE_ENTRIES = 1 << 24  # queries x support rows, or queries x classes, of one block
+
+
+@dataclass(frozen=True)
+class Support:
+    """The labelled rows of E episodes; every class has at least one."""
+
+    rows: Tensor  # (E, n, D)
+    labels: Tensor  # (E, n) int64, 0..C-1
+    n_classes: int
+
+    @cached_property
+    def one_hot(self) -> Tensor:
+        """(E, n, C): 1 where a row is of a class."""
+        import torch
+
+        return torch.nn.functional.one_hot(self.labels, self.n_classes).to(self.rows.dtype)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Rows of each class (E, C)."""
+        return self.one_hot.sum(dim=1)
+
+
+class EpisodicClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier that is told its support and judges queries, for one episode or for many at once.
+
+    A transductive one takes the rows of one `predict` call for one query set and lets them inform each other; an inductive one
+    judges each row by itself.
+    """
+
+    needs: ClassVar[str] = "features"
+    keeps: ClassVar[str] = "support"  # a bundle stores the rows and fits again
+    transductive: ClassVar[bool] = False
+
+    def learn(self, support: Support) -> Any:
+        """What is kept of the support; all of it where a method needs it beside the queries."""
+        return support
+
+    def judge(self, learnt: Any, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of `queries` (E, q, D), from what `learn` returned."""
+        raise NotImplementedError
+
+    def check_options(self) -> None:
+        """Raise UsageError for an option that cannot be."""
+
+    def probabilities(self, support: Tensor, labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
+        """Class probabilities (E, q, C) of E episodes: support (E, n, D), labels (n,) or (E, n) in 0..C-1, queries (E, q, D).
+
+        Raises UsageError for an option that cannot be, and for a class without support.
+        """
+        self.check_options()
+        own = Support(support, labels.expand(support.shape[:2]), n_classes)
+        if not bool((own.counts > 0).all()):
+            raise UsageError("a class of an episode has no support", fix="Number the classes 0..C-1 and give each at least one row.")
+        return self.judge(self.learn(own), queries)
+
+    def fit(self, X: Any, y: Any) -> Any:
+        """Learn from rows (N, D) and their labels (N,)."""
+        import torch
+
+        X, y = validate_data(self, X, y, dtype=_DTYPES)
+        check_classification_targets(y)
+        self.check_options()
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        self._n_support, self._dtype = len(X), X.dtype
+        self._learnt = self.learn(Support(torch.tensor(X)[None], torch.tensor(labels)[None], len(self.classes_)))
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities (Q, C), in the order of `classes_`."""
+        import torch
+
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=self._dtype)
+        size = len(X) if self.transductive else max(64, _TABLE_ENTRIES // max(self._n_support, len(self.classes_)))
+        blocks = [self.judge(self._learnt, torch.tensor(X[start : start + size])[None])[0] for start in range(0, len(X), size)]
+        return torch.cat(blocks).double().numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class (Q,); the first in `classes_` on a tie."""
+        shares = self.predict_proba(X)
+        return self.classes_[shares.argmax(axis=1)]
+
+
+# ---- steps that several papers share
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows (…, D) of length one; a zero row stays zero."""
+    import torch
+
+    return torch.nn.functional.normalize(rows, dim=-1, eps=1e-30)
+
+
+def class_means(rows: Tensor, support: Support) -> Tensor:
+    """Means (E, C, D) of `rows` (E, n, D) over the classes of the support."""
+    return support.one_hot.mT @ rows / support.counts[..., None]
+
+
+def nearness(queries: Tensor, means: Tensor) -> Tensor:
+    """Minus the squared distances (E, q, C) to the means (E, C, D), each query's up to a constant of its own."""
+    origin = means.mean(dim=1, keepdim=True)  # distances do not depend on it, rounding does
+    queries, means = queries - origin, means - origin
+    return 2 * queries @ means.mT - means.square().sum(dim=2)[:, None]
+
+
+def neighbor_lists(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(rows, cosines), both (E, m, k): the k nearest other points of each of `points` (E, m, D), within its episode.
+
+    With fewer than k other points, all of them: k is then m - 1.
+    """
+    import torch
+
+    k = min(k, points.shape[1] - 1)
+    if k < 1:
+        return torch.zeros((*points.shape[:2], 0), dtype=torch.int64), points.new_zeros((*points.shape[:2], 0))
+    found = [_within(episode, k) for episode in points.numpy()]
+    rows, cosines = (np.stack(side) for side in zip(*found, strict=True))
+    return torch.from_numpy(rows), torch.from_numpy(cosines).to(points.dtype)
+
+
+def _within(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    parts = [near for _, near in Bank(points, device="cpu").chunks(points, k, exclude=np.arange(len(points)))]
+    return np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts])
+
+
+# ---- options at the door
+
+
+def require_above(bound: float, **options: float) -> None:
+    """Raise UsageError for an option that is not above the bound; NaN is not."""
+    for name, value in options.items():
+        if not value > bound:
+            raise UsageError(f"{name} = {value} must be above {bound}")
+
+
+def require_at_least(bound: float, **options: float) -> None:
+    """Raise UsageError for an option below the bound; NaN is below."""
+    for name, value in options.items():
+        if not value >= bound:
+            raise UsageError(f"{name} = {value} must be at least {bound}")
+
+
+def require_one_of(choices: Sequence[str], **options: str) -> None:
+    """Raise UsageError for an option that is none of the choices."""
+    for name, value in options.items():
+        if value not in choices:
+            raise UsageError(f"{name} = {value!r} is not one of {', '.join(choices)}")

@@ -1,0 +1,104 @@
+"""The nearest class mean, in the variants of SimpleShot; images and classes can be added later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from ..errors import DataError, UsageError
+from ..features import FeatureSet
+from ._episodic import EpisodicClassifier, Support, nearness, require_above, require_one_of, unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class _ClassSums:
+    """All that a centroid classifier remembers of its support."""
+
+    centre: Tensor  # (E or 1, 1, D), subtracted from every row before anything else
+    sums: Tensor  # (E, C, D) of the prepared rows
+    counts: Tensor  # (E, C)
+
+
+class Centroid(EpisodicClassifier):
+    """The class whose mean is nearest: rows of unit length, class mean, unit length again, cosine.
+
+    Source: Wang et al. 2019 (SimpleShot), section 3.2; Snell et al. 2017, equations 1 and 2. SimpleShot's variants are
+    `metric="euclidean"` with `normalise=False` (UN), with `normalise=True` (L2N), and with `centering="base"` besides (CL2N).
+    """
+
+    def __init__(
+        self,
+        metric: Literal["cosine", "euclidean"] = "cosine",
+        normalise: bool = True,
+        centering: Literal["none", "support", "base"] = "none",
+        base: str | None = None,
+        temperature: float = 0.1,
+    ):
+        self.metric = metric  # cosine to the mean's direction, or squared distance to the mean itself
+        self.normalise = normalise  # rows to unit length, after centering
+        self.centering = centering  # what is subtracted: nothing, the support's mean, or that of the base classes
+        self.base = base  # features file (.npz) of the base classes; in Python also an array (D,), their mean, or (N, D)
+        self.temperature = temperature  # probabilities are the softmax of nearness / temperature; 0.1 as in Chen et al. 2021
+
+    def check_options(self) -> None:
+        require_one_of(("cosine", "euclidean"), metric=self.metric)
+        require_one_of(("none", "support", "base"), centering=self.centering)
+        require_above(0, temperature=self.temperature)
+        if (self.centering == "base") != (self.base is not None):
+            raise UsageError("centering='base' and base= go together", fix="Give base the features file of the base classes.")
+
+    def learn(self, support: Support) -> _ClassSums:
+        centre = self._centre(support.rows)
+        return _ClassSums(centre, support.one_hot.mT @ self._prepared(support.rows, centre), support.counts)
+
+    def judge(self, learnt: _ClassSums, queries: Tensor) -> Tensor:
+        means = learnt.sums / learnt.counts[..., None]  # (E, C, D)
+        queries = self._prepared(queries, learnt.centre)
+        scores = unit(queries) @ unit(means).mT if self.metric == "cosine" else nearness(queries, means)
+        return (scores / self.temperature).softmax(dim=2)
+
+    def add(self, X: Any, y: Any) -> Centroid:
+        """Take more rows (N, D) with labels (N,), of known or of new classes, as if they had been there when fitting.
+
+        Only with `centering="support"` is it not quite the same: the centre stays the mean of the rows of `fit`.
+        """
+        import torch
+
+        if not hasattr(self, "_learnt"):
+            return self.fit(X, y)
+        X, y = validate_data(self, X, y, reset=False, dtype=self._dtype)
+        check_classification_targets(y)
+        old = self._learnt
+        known, self.classes_ = self.classes_, np.union1d(self.classes_, y)
+        rows = self._prepared(torch.tensor(X)[None], old.centre)
+        more = Support(rows, torch.tensor(np.searchsorted(self.classes_, y))[None], len(self.classes_))
+        sums, counts = more.one_hot.mT @ rows, more.counts
+        at = torch.tensor(np.searchsorted(self.classes_, known))  # where the known classes stand now
+        self._learnt = _ClassSums(old.centre, sums.index_add(1, at, old.sums), counts.index_add(1, at, old.counts))
+        return self
+
+    def _centre(self, rows: Tensor) -> Tensor:
+        if self.centering == "support":
+            return rows.mean(dim=1, keepdim=True)
+        if self.centering == "base":
+            return rows.new_tensor(_base_mean(self.base, rows.shape[2]))[None, None]
+        return rows.new_zeros((1, 1, rows.shape[2]))
+
+    def _prepared(self, rows: Tensor, centre: Tensor) -> Tensor:
+        return unit(rows - centre) if self.normalise else rows - centre
+
+
+def _base_mean(base: Any, width: int) -> np.ndarray:
+    """The mean row (D,) of a features file, of rows (N, D), or that row itself."""
+    rows = FeatureSet.load(base).features if isinstance(base, str) else np.asarray(base, dtype=np.float64)
+    mean = np.atleast_2d(rows).mean(axis=0, dtype=np.float64)
+    if mean.shape != (width,) or not np.isfinite(mean).all():
+        raise DataError(f"the base features of shape {np.shape(rows)} have no finite mean of {width} columns")
+    return mean
