@@ -9,6 +9,7 @@ import typer
 
 from fewvit.errors import UsageError
 
+from .classifiers import settings_of
 from .inputs import listing, reader
 from .predict import bundle_reader
 from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Place, Work, command, single
@@ -58,33 +59,32 @@ def fit(
         if classifiers.classifier is not None or classifiers.set or threshold is not None:
             raise UsageError("--add keeps the bundle's classifier, options and threshold; leave --classifier, --set and --threshold out")
         own = _as_the_bundle(model, layout, features)
-        bundle = load_bundle(output.out)
+        bundle = load_bundle(output.out, device=features.device)
         reads = (
             bundle_reader(bundle, source, model.weights, features.device, access, place, work, screen)
             if own
             else reader(model, layout, access, place, features, work, screen)
         )
-        rows, facts = run_add(reads, source, listing(listed), output.out, screen.say, screen.skipped)
+        rows, facts = run_add(reads, source, listing(listed), bundle, output.out, screen.say, screen.skipped)
     else:
         from fewvit.evaluate.fit import run_fit
 
-        choice = _choice(classifiers, threshold, work.seed)
+        choice = _choice(classifiers, threshold, work.seed, features.device)
         reads = reader(model, layout, access, place, features, work, screen)
         rows, facts = run_fit(reads, source, listing(listed), choice, output.out, screen.say, screen.skipped)
     Screen(dataclasses.replace(output, out=None)).result(Result("fit", rows, facts))
 
 
-def _choice(classifiers: Classifiers, threshold: float | None, seed: int) -> Choice:
+def _choice(classifiers: Classifiers, threshold: float | None, seed: int, device: str) -> Choice:
     """What is fitted; a misspelt classifier or option is told before anything is read."""
     from fewvit.evaluate.fit import Choice, check_classifier, check_threshold
-    from fewvit.options import parse_setting, settings_for
 
-    name = (classifiers.classifier or Choice.classifier).replace("-", "_")
-    if "," in name:
+    settings = settings_of(classifiers, Choice.classifier)
+    if len(settings) != 1:
         raise UsageError(f"--classifier {classifiers.classifier}: a bundle holds one classifier")
+    [(name, options)] = settings.items()
+    choice = Choice(name, options, Choice.threshold if threshold is None else threshold, seed, device)
     check_classifier(name)
-    options = settings_for("classifiers", [name], map(parse_setting, classifiers.set or []))[name]
-    choice = Choice(name, options, Choice.threshold if threshold is None else threshold, seed)
     check_threshold(choice.threshold)
     return choice
 

@@ -47,7 +47,7 @@ def predict(
     if threshold is not None:
         check_threshold(threshold)
     require_source(source, "BUNDLE")
-    fitted = load_bundle(bundle)
+    fitted = load_bundle(bundle, device=device)
     reads = bundle_reader(fitted, source, weights, device, access, place, work, screen)
     skips = lambda skipped: screen.skipped(skipped, output.out)  # noqa: E731
     screen.result(run_predict(reads, fitted, source, listing(listed), threshold, screen.say, skips))

@@ -24,6 +24,7 @@ from .calibration import scale
 from .errors import DataError, FewvitError, FingerprintMismatch, IntegrityError, NumericalError, Unobtainable, UsageError, from_os_error
 from .features import FeatureSet
 from .files import replacing
+from .options import options_of
 from .pipeline import FeatureOptions, Pipeline
 from .plugins import find
 from .results import versions
@@ -170,6 +171,7 @@ def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
 
     arrays: dict[str, np.ndarray] = {}
     options = bundle.estimator.get_params(deep=False)
+    stored = {k: v for k, v in options.items() if k != "device"}  # where to compute is the business of whoever loads it
     if bundle.support is not None:
         arrays |= {f"{_SUPPORT}features": _plain(bundle.support[0]), f"{_SUPPORT}labels": _plain(bundle.support[1])}
         state = {}
@@ -180,7 +182,7 @@ def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
         "schema": f"{_SCHEMA}/{FORMAT}",
         **described,
         "recipe": dataclasses.asdict(bundle.recipe) if bundle.recipe is not None else None,
-        "options": {k: _packed(v, f"option.{k}", arrays, bundle.classifier) for k, v in options.items()},
+        "options": {k: _packed(v, f"option.{k}", arrays, bundle.classifier) for k, v in stored.items()},
         "state": {k: _packed(v, _STATE + k, arrays, bundle.classifier) for k, v in state.items()},
     }
     manifest["sha256"] = _digest(manifest, arrays)
@@ -234,11 +236,13 @@ def _digest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> st
 # ---- reading
 
 
-def load_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """The bundle in a file. Raises DataError when there is none, IntegrityError for a damaged, foreign or newer one."""
+def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle:
+    """The bundle in a file; its classifier computes on `device`, if it has a choice. Raises DataError when there is none, IntegrityError for a damaged, foreign or newer one."""
     manifest, arrays = _read(Path(path))
     try:
-        estimator = find("classifiers", manifest["classifier"])(**{k: _unpacked(v, arrays) for k, v in manifest["options"].items()})
+        kind = find("classifiers", manifest["classifier"])
+        where = {"device": device} if "device" in options_of(kind) else {}
+        estimator = kind(**{k: _unpacked(v, arrays) for k, v in manifest["options"].items()}, **where)
         support = (arrays[f"{_SUPPORT}features"], arrays[f"{_SUPPORT}labels"]) if f"{_SUPPORT}features" in arrays else None
         if support is not None:
             estimator.fit(*support)

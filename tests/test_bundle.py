@@ -70,6 +70,16 @@ def test_a_bundle_knows_its_classes_and_how_many_images_each_had():
     assert (bundle.width, bundle.fingerprint, bundle.threshold) == (D, "f" * 64, 0.7)
 
 
+@pytest.mark.parametrize("name", ["knn", "logistic"])
+def test_where_to_compute_is_not_stored(name, path):
+    bundle = fit_bundle(features(53, 3), Choice(name, OPTIONS.get(name, {}), device="cpu"))[0]
+    assert bundle.estimator.device == "cpu"
+    save_bundle(path, bundle)
+    assert load_bundle(path).estimator.device == "auto"
+    assert load_bundle(path, device="cpu").estimator.device == "cpu"
+    assert b"device" not in path.read_bytes().replace(b'"device": "auto"', b"")  # the recipe's alone
+
+
 def test_reading_a_bundle_runs_no_pickle(path, monkeypatch):
     save_bundle(path, fitted())
     for name in ("load", "loads", "Unpickler"):

@@ -51,6 +51,13 @@ def test_csv_holds_the_same_to_the_last_digit(tmp_path):
     assert [(i, label or None, prediction, float(p)) for i, label, prediction, p in rows] == WANTED
 
 
+def test_a_probability_for_each_prediction_may_be_given_instead_of_one_for_each_class(tmp_path):
+    save(tmp_path / "p.csv")
+    own = PROBABILITIES[range(5), PREDICTIONS]
+    save_predictions(tmp_path / "q.csv", IDS, LABELS, PREDICTIONS, own, CLASSES)
+    assert (tmp_path / "q.csv").read_bytes() == (tmp_path / "p.csv").read_bytes()
+
+
 def test_no_image_at_all_gives_a_table_with_columns_and_types(tmp_path):
     nothing = np.zeros(0, int)
     save_predictions(tmp_path / "p.parquet", [], nothing, nothing, np.zeros((0, 3)), CLASSES)

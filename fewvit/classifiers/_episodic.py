@@ -55,7 +55,6 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
     """
 
     needs: ClassVar[str] = "features"
-    keeps: ClassVar[str] = "support"  # a bundle stores the rows and fits again
     transductive: ClassVar[bool] = False
 
     def learn(self, support: Support) -> Any:

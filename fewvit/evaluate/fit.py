@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import THRESHOLD, Bundle, Recipe, keeps_support, load_bundle, save_bundle
+from ..bundle import THRESHOLD, Bundle, Recipe, keeps_support, save_bundle
 from ..calibration import HeldOut, best_temperature, expected_calibration_error, held_out, scale
 from ..datasets import Listing
 from ..errors import DataError, UsageError
 from ..features import FeatureSet
 from ..metrics import rank_of_target, top_k_accuracy
+from ..options import options_of
 from ..pipeline import FeatureOptions, Pipeline, settle
 from ..plugins import find
 from ..results import manifest
@@ -34,6 +35,7 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)  # of its constructor
     threshold: float = THRESHOLD  # of calibrated confidence; stored, `predict` may take another
     seed: int = 0  # of the folds of calibration
+    device: str = "auto"  # where a classifier computes that has an option for it; not stored
 
 
 def check_threshold(threshold: float) -> None:
@@ -80,6 +82,8 @@ def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = Non
     Raises DataError for data without two classes, UsageError for options that do not fit the data.
     """
     kind, options = check_classifier(choice.classifier), dict(choice.options)
+    if "device" in options_of(kind):
+        options.setdefault("device", choice.device)
     rows, labels, classes = _labelled(features, say)
     if len(classes) < 2:
         raise DataError(f"the images are all of one class ({classes[0]!r}): there is nothing to tell apart")
@@ -152,10 +156,15 @@ def recipe_of(backbones: Backbones, pipeline: Pipeline) -> Recipe:
 
 
 def run_add(
-    reader: FeatureReader, source: str, listing: Listing, path: Path, say: Say, skips: Callable[[list[dict[str, str]]], None]
+    reader: FeatureReader,
+    source: str,
+    listing: Listing,
+    bundle: Bundle,
+    path: Path,
+    say: Say,
+    skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
-    """Put the images of a source into a bundle: known classes by their name, others as new ones. The calibration stays."""
-    bundle = load_bundle(path)
+    """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones. The calibration stays."""
     bundle.require_growth()
     inputs = features_for(bundle, reader, source, listing, say)
     skips(inputs.skipped)

@@ -1,0 +1,338 @@
+"""`fewvit fit` and `fewvit predict`: from labelled pictures to labels, and every way in which the two do not fit together."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from fewvit import plugins
+from fewvit.bundle import load_bundle
+from fewvit.calibration import cross_validated_temperature, scale
+from fewvit.features import FeatureSet
+from fewvit_cli import main as cli
+
+from pictures import folder_of, jpeg, tiny_weights
+
+SMALL = ("--img-size", "32")  # pixels: two by two patches
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights") / "tiny.pth")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Labelled pictures of three classes; `more` has one of them and a new one; `flat` has no labels."""
+    root = tmp_path_factory.mktemp("images")
+    folder_of(root / "train", {"cat": 5, "dog": 7, "owl": 3})
+    folder_of(root / "more", {"dog": 2, "eel": 3}, first_seed=50)
+    folder_of(root / "test", {"cat": 2, "dog": 3, "owl": 2}, first_seed=100)
+    (root / "flat").mkdir()
+    for path in (root / "test").glob("*/*.jpg"):
+        shutil.copy(path, root / "flat" / f"{path.parent.name}-{path.name}")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("FEWVIT_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache-of-bundles"))
+    monkeypatch.delenv("FEWVIT_WEIGHTS_DIR", raising=False)
+
+
+@pytest.fixture
+def fewvit(capsys):
+    """Runs a command line; gives exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.run([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def bundle(fewvit, weights, images, tmp_path):
+    """Fits a bundle of the training pictures; gives its path."""
+
+    def make(*words: object, data="train"):
+        path = tmp_path / "b.fewvit"
+        code, _, err = fewvit("fit", "-m", weights, *SMALL, "--data", images / data, "--out", path, *words)
+        assert code == 0, err
+        return path
+
+    return make
+
+
+@pytest.fixture
+def predicted(fewvit):
+    """Rows of a prediction, by id."""
+
+    def run(*words: object) -> dict[str, dict]:
+        code, out, err = fewvit("predict", *words, "--format", "json")
+        assert code == 0, err
+        found = json.loads(out)
+        assert (found["schema"], found["task"]) == ("fewvit.result/1", "predict")
+        return {row["id"]: row for row in found["rows"]}
+
+    return run
+
+
+def extracted(fewvit, weights, source, path, *words: object) -> FeatureSet:
+    code, _, err = fewvit("extract", "-m", weights, *(words or SMALL), "--data", source, "--out", path)
+    assert code == 0, err
+    return FeatureSet.load(path)
+
+
+def features_file(path, labels, classes, *, seed=0, fingerprint="", dim=11):
+    rng = np.random.default_rng(seed)
+    labels = np.array(labels)
+    rows = rng.normal(size=(len(labels), dim)).astype(np.float32) + 5 * np.eye(dim, dtype=np.float32)[labels % dim]
+    FeatureSet(rows, labels, [f"{path.stem}/{i}" for i in range(len(labels))], classes, fingerprint).save(path)
+    return path
+
+
+# ---- there and back
+
+
+@pytest.mark.parametrize(("name", "options"), [("knn", {"k": 3}), ("centroid", {}), ("logistic", {})])
+def test_new_pictures_get_what_the_estimator_says_with_the_confidence_of_its_calibration(
+    fewvit, bundle, predicted, weights, images, tmp_path, name, options
+):
+    path = bundle("--classifier", name, *(word for k, v in options.items() for word in ("--set", f"{k}={v}")))
+    train = extracted(fewvit, weights, images / "train", tmp_path / "train.npz")
+    test = extracted(fewvit, weights, images / "test", tmp_path / "test.npz")
+    make = lambda: plugins.find("classifiers", name)(**options)  # noqa: E731
+    estimator = make().fit(train.features, train.labels)
+    temperature = cross_validated_temperature(make, train.features, train.labels)
+    confidence = scale(estimator.predict_proba(test.features), temperature).max(axis=1)
+
+    rows = predicted(path, images / "test", "--threshold", "0")
+    assert list(rows) == test.ids
+    assert [row["label"] for row in rows.values()] == [train.classes[c] for c in estimator.predict(test.features)]
+    assert [row["confidence"] for row in rows.values()] == confidence.tolist()
+    assert all(0 <= row["confidence"] <= 1 for row in rows.values())
+
+
+def test_pictures_in_folders_flat_in_an_archive_and_as_features_get_the_same(fewvit, bundle, predicted, weights, images, tmp_path):
+    path = bundle("--classifier", "centroid")
+    folder = [(row["label"], row["confidence"]) for row in predicted(path, images / "test").values()]
+    assert [(row["label"], row["confidence"]) for row in predicted(path, images / "flat").values()] == folder
+    with zipfile.ZipFile(tmp_path / "test.zip", "w") as archive:
+        for file in (images / "test").glob("*/*.jpg"):
+            archive.write(file, file.relative_to(images / "test"))
+    assert [(row["label"], row["confidence"]) for row in predicted(path, tmp_path / "test.zip").values()] == folder
+    extracted(fewvit, weights, images / "test", tmp_path / "test.npz")
+    assert [(row["label"], row["confidence"]) for row in predicted(path, tmp_path / "test.npz").values()] == folder
+
+
+def test_a_label_is_unknown_exactly_below_the_threshold_given_or_stored(bundle, predicted, images):
+    path = bundle("--classifier", "knn", "--set", "k=3")
+    rows = predicted(path, images / "test", "--threshold", "0")
+    edge = sorted(row["confidence"] for row in rows.values())[3]
+    wanted = {image: row["best"] if row["confidence"] >= edge else "unknown" for image, row in rows.items()}
+    assert {image: row["label"] for image, row in predicted(path, images / "test", "--threshold", edge).items()} == wanted
+    assert "unknown" in wanted.values()
+    assert len(set(wanted.values())) > 1
+    stored = bundle("--classifier", "knn", "--set", "k=3", "--threshold", edge)
+    assert {image: row["label"] for image, row in predicted(stored, images / "test").items()} == wanted
+
+
+def test_predict_makes_features_as_fit_did_without_being_told(fewvit, predicted, images, tmp_path):
+    how = ("--weights", "random", "--seed", "7", "--img-size", "32x48", "--pool", "cls+mean", "--layers", "2", "--decode", "pil")
+    path = tmp_path / "b.fewvit"
+    assert fewvit("fit", "-m", "dino_vitt16", *how, "--data", images / "train", "--classifier", "centroid", "--out", path)[0] == 0
+    test = extracted(fewvit, "dino_vitt16", images / "test", tmp_path / "test.npz", *how)
+    assert test.fingerprint == load_bundle(path).fingerprint
+    from_features = predicted(path, tmp_path / "test.npz")
+    assert predicted(path, images / "test") == from_features
+    assert load_bundle(path).width == 3 * 192
+
+
+def test_fit_tells_what_it_was_fitted_on_and_how_it_does_on_held_out_images(fewvit, weights, images, tmp_path):
+    words = ("-m", weights, *SMALL, "--data", images / "train", "--classifier", "centroid", "--out", tmp_path / "b.fewvit")
+    code, out, err = fewvit("fit", *words, "--format", "json")
+    assert code == 0
+    result = json.loads(out)
+    rows = {row["metric"]: row for row in result["rows"]}
+    assert (result["task"], rows["images"]["value"], rows["classes"]["value"]) == ("fit", 15, 3)
+    assert rows["calibration_temperature"]["value"] == load_bundle(tmp_path / "b.fewvit").temperature
+    assert rows["top1"]["n_test"] == rows["ece"]["n_test"] == 15
+    assert rows["top1"]["value"] in [100 * n / 15 for n in range(16)]
+    assert result["run"]["weights_sha256"] == load_bundle(tmp_path / "b.fewvit").recipe.weights_sha256
+    assert "b.fewvit" in err
+
+
+def test_one_image_per_class_is_not_calibrated_and_that_is_said(fewvit, tmp_path):
+    one = features_file(tmp_path / "one.npz", [0, 1, 2], ["x", "y", "z"])
+    code, out, err = fewvit("fit", "--data", one, "--classifier", "centroid", "--out", tmp_path / "b.fewvit", "--format", "json")
+    assert code == 0
+    assert "not calibrated" in err
+    assert load_bundle(tmp_path / "b.fewvit").temperature == 1
+    assert {row["metric"] for row in json.loads(out)["rows"]} == {"images", "classes", "calibration_temperature"}
+
+
+def test_the_table_shows_every_column_and_csv_and_files_hold_the_rows(fewvit, bundle, images, tmp_path):
+    path = bundle("--classifier", "centroid")
+    lines = fewvit("predict", path, images / "test", "--threshold", "1")[1].splitlines()
+    assert lines[0].split() == ["id", "label", "confidence", "best", "second"]
+    assert [line.split()[1] for line in lines[1:]] == ["unknown"] * 7
+    out = fewvit("predict", path, images / "test", "--format", "csv", "--out", tmp_path / "p.csv")[1]
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert [row["id"] for row in table] == sorted(f"{p.parent.name}/{p.name}" for p in (images / "test").glob("*/*"))
+    assert (tmp_path / "p.csv").read_text() == out
+    fewvit("predict", path, images / "test", "--out", tmp_path / "p.json")
+    assert [str(row["confidence"]) for row in json.loads((tmp_path / "p.json").read_text())["rows"]] == [row["confidence"] for row in table]
+
+
+def test_unlabelled_pictures_and_empty_classes_are_left_out_of_a_fit(fewvit, tmp_path):
+    some = features_file(tmp_path / "some.npz", [1, 1, 3, 3, 3, -1], ["w", "x", "y", "z"])
+    code, _, err = fewvit("fit", "--data", some, "--classifier", "centroid", "--out", tmp_path / "b.fewvit")
+    assert code == 0
+    assert "1 unlabelled" in err
+    found = load_bundle(tmp_path / "b.fewvit")
+    assert (found.classes, found.counts) == (["x", "z"], [2, 3])
+
+
+def test_bad_pictures_fail_a_prediction_unless_they_are_allowed(fewvit, bundle, images, tmp_path):
+    path = bundle("--classifier", "centroid")
+    shutil.copytree(images / "test", tmp_path / "t")
+    (tmp_path / "t/cat/bad.jpg").write_bytes(jpeg(1)[:200])
+    code, _, err = fewvit("predict", path, tmp_path / "t")
+    assert code == 3
+    assert "cat/bad.jpg" in err
+    code, out, err = fewvit("predict", path, tmp_path / "t", "--max-bad", "1", "--format", "json", "--out", tmp_path / "p.json")
+    assert code == 0
+    assert "skipped cat/bad.jpg" in err
+    assert len(json.loads(out)["rows"]) == 7
+    assert json.loads((tmp_path / "p.skipped.jsonl").read_text())["id"] == "cat/bad.jpg"
+
+
+# ---- more images
+
+
+@pytest.mark.parametrize(("name", "words"), [("knn", ("--set", "k=3")), ("centroid", ())])
+def test_add_takes_more_images_and_new_classes_as_if_they_had_been_there(bundle, predicted, fewvit, weights, images, tmp_path, name, words):
+    path = bundle("--classifier", name, *words)
+    before = load_bundle(path)
+    code, _, err = fewvit("fit", "--add", "--data", images / "more", "--out", path)
+    assert code == 0, err
+    assert "added 5 images and 1 new classes" in err
+    grown = load_bundle(path)
+    assert (grown.classes, grown.counts) == (["cat", "dog", "owl", "eel"], [5, 9, 3, 3])
+    assert (grown.temperature, grown.recipe, grown.fingerprint) == (before.temperature, before.recipe, before.fingerprint)
+
+    shutil.copytree(images / "train", tmp_path / "all")
+    for file in (images / "more").glob("*/*"):
+        (tmp_path / "all" / file.parent.name).mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / "all" / file.parent.name / f"more-{file.name}")
+    whole = extracted(fewvit, weights, tmp_path / "all", tmp_path / "all.npz")
+    test = extracted(fewvit, weights, images / "test", tmp_path / "test.npz")
+    estimator = load_bundle(path).estimator
+    fresh = type(estimator)(**estimator.get_params()).fit(whole.features, np.array([whole.classes[c] for c in whole.labels]))
+    wanted = fresh.predict_proba(test.features)[:, [list(fresh.classes_).index(c) for c in grown.classes]]
+    np.testing.assert_allclose(grown.probabilities(test.features), wanted, atol=1e-6)
+    assert {row["best"] for row in predicted(path, images / "more").values()} <= set(grown.classes)
+
+
+def test_what_cannot_be_added_is_refused_and_the_bundle_stays(bundle, fewvit, weights, images, tmp_path):
+    other = tiny_weights(tmp_path / "other.pth", seed=6)
+    narrow = features_file(tmp_path / "narrow.npz", [0, 1, 1], ["cat", "dog"])
+    path = bundle("--classifier", "logistic")
+    assert_refused(fewvit, path, 2, "fit", "--add", "--data", images / "more", "--out", path, named="together")
+    path = bundle("--classifier", "centroid")
+    more = ("fit", "--add", "--data", images / "more", "--out", path)
+    assert_refused(fewvit, path, 4, *more, "-m", other, *SMALL, named="weights")
+    assert_refused(fewvit, path, 4, *more, "-m", weights, *SMALL, "--pool", "mean", named="pool")
+    assert_refused(fewvit, path, 2, *more, "--classifier", "knn", named="--add keeps")
+    assert_refused(fewvit, path, 2, *more, "--set", "temperature=1", named="--add keeps")
+    assert_refused(fewvit, path, 4, "fit", "--add", "--data", narrow, "--out", path, named="columns")
+    assert_refused(fewvit, path, 3, "fit", "--add", "--data", images / "flat", "--out", path, named="no labels")
+    code, _, err = fewvit(*more, "-m", weights, *SMALL)  # said again, and right
+    assert code == 0, err
+
+
+def assert_refused(fewvit, path, code, *words, named) -> None:
+    before = path.read_bytes()
+    found, out, err = fewvit(*words)
+    assert (found, out) == (code, ""), (words, err)
+    assert named in err, (words, err)
+    assert path.read_bytes() == before
+
+
+# ---- weights
+
+
+def test_weights_that_have_moved_are_found_by_name_or_told(fewvit, predicted, weights, images, tmp_path, monkeypatch):
+    here, there = tmp_path / "tiny.pth", tmp_path / "elsewhere" / "tiny.pth"
+    shutil.copy(weights, here)
+    path = tmp_path / "b.fewvit"
+    assert fewvit("fit", "-m", here, *SMALL, "--data", images / "train", "--classifier", "centroid", "--out", path)[0] == 0
+    wanted = predicted(path, images / "test")
+    there.parent.mkdir()
+    here.rename(there)
+    code, _, err = fewvit("predict", path, images / "test")
+    assert code == 2
+    assert "--weights FILE" in err
+    assert predicted(path, images / "test", "--weights", there) == wanted
+    monkeypatch.setenv("FEWVIT_WEIGHTS_DIR", str(there.parent))
+    assert predicted(path, images / "test") == wanted
+    tiny_weights(here, seed=6)
+    code, _, err = fewvit("predict", path, images / "test")
+    assert code == 4
+    assert "other weights" in err
+
+
+# ---- errors
+
+
+def test_each_wrong_call_has_its_exit_code_and_names_what_is_wrong(fewvit, bundle, weights, images, tmp_path):
+    fitted = bundle("--classifier", "centroid")
+    data = features_file(tmp_path / "a.npz", [0, 1] * 7, ["x", "y"], fingerprint="1" * 64)
+    other = features_file(tmp_path / "other.npz", [0, 1] * 7, ["x", "y"], fingerprint="2" * 64)
+    bare = features_file(tmp_path / "bare.npz", [-1] * 7, ["x", "y"])
+    single = features_file(tmp_path / "single.npz", [1] * 7, ["x", "y"])
+    of_features = tmp_path / "f.fewvit"
+    assert fewvit("fit", "--data", data, "--classifier", "centroid", "--out", of_features)[0] == 0
+    damaged = tmp_path / "damaged.fewvit"
+    damaged.write_bytes(fitted.read_bytes()[:-7])
+    out = ("--out", tmp_path / "new.fewvit")
+    for code, words, named in [
+        (2, ("fit", "--data", data), "--out BUNDLE"),
+        (2, ("fit", *out), "--data"),
+        (2, ("fit", "--data", data, *out, "--classifier", "oracle"), "oracle"),
+        (2, ("fit", "--data", data, *out, "--classifier", "knn,centroid"), "one classifier"),
+        (2, ("fit", "--data", data, *out, "--classifier", "label_propagation"), "transductive"),
+        (2, ("fit", "--data", data, *out, "--classifier", "knn", "--set", "wings=2"), "wings"),
+        (2, ("fit", "--data", data, *out, "--classifier", "knn"), "k = 20"),
+        (2, ("fit", "--data", data, *out, "--classifier", "knn", "--set", "k=13"), "a fifth that is held out"),
+        (2, ("fit", "--data", data, *out, "--classifier", "centroid", "--threshold", "1.5"), "1.5"),
+        (2, ("fit", "-m", f"{weights},{weights}", "--data", images / "train", *out, "--classifier", "centroid"), "several"),
+        (2, ("fit", "-m", weights, "--layers", "each", "--data", images / "train", *out, "--classifier", "centroid"), "--layers each"),
+        (3, ("fit", "--data", bare, *out, "--classifier", "centroid"), "no labels"),
+        (3, ("fit", "--data", single, *out, "--classifier", "centroid"), "one class"),
+        (3, ("fit", "--data", tmp_path / "gone.npz", *out, "--classifier", "centroid"), "gone.npz"),
+        (3, ("fit", "--add", "--data", data, *out), "no such bundle"),
+        (2, ("predict", fitted), "SRC"),
+        (2, ("predict", fitted, images / "test", "--threshold", "-0.1"), "-0.1"),
+        (2, ("predict", of_features, images / "test"), "features file"),
+        (3, ("predict", tmp_path / "gone.fewvit", images / "test"), "gone.fewvit"),
+        (3, ("predict", fitted, tmp_path / "nowhere"), "nowhere"),
+        (4, ("predict", damaged, images / "test"), "damaged.fewvit"),
+        (4, ("predict", weights, images / "test"), "tiny.pth"),
+        (4, ("predict", of_features, other), "another backbone"),
+        (4, ("predict", fitted, data), "columns"),
+    ]:
+        found, shown, err = fewvit(*words)
+        assert (found, shown) == (code, ""), (words, found, err)
+        message = err[f"\n{err}".rindex("\nfewvit: ") :]
+        assert named in message, (words, message)
+        assert message.strip().count("\n") <= 1, (words, message)
+    assert not (tmp_path / "new.fewvit").exists()
