@@ -19,10 +19,21 @@ from fewvit.errors import UsageError
 from oracles import brute_neighbors, brute_votes
 
 # options under which the checks run where the defaults do not suit them
-OPTIONS = {"knn": {"k": 2}}  # some checks fit on ten rows; the papers' 20 neighbours cannot come from those
+OPTIONS = {
+    "knn": {"k": 2},  # some checks fit on ten rows; the papers' 20 neighbours cannot come from those
+    "alpha_tim": {"steps": 31},  # the paper's 1000 only take longer
+}
 
 
-@parametrize_with_checks([plugins.find("classifiers", name)(**OPTIONS.get(name, {})) for name in plugins.names("classifiers")])
+def excused(estimator) -> dict[str, str]:
+    """Checks that a classifier fails by what it is for."""
+    alone = {"check_methods_subset_invariance": "a query's answer depends on the other queries of the call"}
+    return alone if getattr(estimator, "transductive", False) else {}
+
+
+@parametrize_with_checks(
+    [plugins.find("classifiers", name)(**OPTIONS.get(name, {})) for name in plugins.names("classifiers")], expected_failed_checks=excused
+)
 def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
 
