@@ -15,6 +15,7 @@ from .errors import DataError, UsageError
 from .seeds import generator
 
 FLOOR = float(np.finfo(np.float32).eps)  # smaller probabilities are rounding; a class without a vote has 0 and no logarithm
+ENOUGH = 10_000  # held-out rows that settle one number; with many images one fold has them, and one fit is enough
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # of `best_temperature`
 
 
@@ -44,7 +45,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 class HeldOut:
     """What estimators say about rows that they were not fitted on."""
 
-    rows: np.ndarray  # (m,) row numbers, ascending; empty when no class has two images
+    rows: np.ndarray  # (m,) row numbers, fold by fold; empty when no class has two images
     probabilities: np.ndarray  # (m, C), columns in the order of the sorted classes
     labels: np.ndarray  # (m,) column numbers
 
@@ -59,17 +60,16 @@ def cross_validated_temperature(make: Callable[[], Any], X: np.ndarray, y: np.nd
 
 
 def held_out(make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0) -> HeldOut:
-    """Each row's probabilities from an estimator of `make` that was fitted without the row's fold."""
+    """Each row's probabilities from an estimator of `make` that was fitted without the row's fold; no more folds once ENOUGH rows are judged."""
     X, (classes, labels) = np.asarray(X), np.unique(y, return_inverse=True)
     fold = stratified_folds(labels, folds, seed)
-    probabilities = np.zeros((len(X), len(classes)))
+    rows, probabilities = np.zeros(0, np.int64), np.zeros((0, len(classes)))
     for f in range(folds):
-        out = np.flatnonzero(fold == f)
-        if len(out):
-            rest = np.flatnonzero(fold != f)
-            probabilities[out] = make().fit(X[rest], np.asarray(y)[rest]).predict_proba(X[out])
-    rows = np.flatnonzero(fold >= 0)
-    return HeldOut(rows, probabilities[rows], labels[rows])
+        out, rest = np.flatnonzero(fold == f), np.flatnonzero(fold != f)
+        if len(out) and len(rows) < ENOUGH:
+            rows = np.concatenate([rows, out])
+            probabilities = np.concatenate([probabilities, make().fit(X[rest], np.asarray(y)[rest]).predict_proba(X[out])])
+    return HeldOut(rows, probabilities, labels[rows])
 
 
 def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:

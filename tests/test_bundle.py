@@ -16,6 +16,7 @@ import torch
 from fewvit import bundle as bundles
 from fewvit import files, plugins
 from fewvit.bundle import Bundle, Recipe, load_bundle, save_bundle
+from fewvit.calibration import scale
 from fewvit.classifiers._episodic import Support
 from fewvit.errors import DataError, FingerprintMismatch, IntegrityError, NumericalError, ResourceError, UsageError
 from fewvit.evaluate.fit import Choice, check_classifier, fit_bundle
@@ -163,6 +164,17 @@ def test_a_flipped_byte_anywhere_is_found(path):
     assert load_bundle(path).counts == fitted().counts
 
 
+@pytest.mark.parametrize("seen_as", [lambda a: a.view(np.int8), lambda a: a.reshape(-1)], ids=["other type", "other shape"])
+def test_the_same_bytes_as_another_array_are_found(path, seen_as):
+    save_bundle(path, fitted())
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    arrays = {name: seen_as(array) for name, array in safetensors.numpy.load_file(path).items()}
+    path.write_bytes(safetensors.numpy.save(arrays, metadata))
+    with pytest.raises(IntegrityError, match="sha256"):
+        load_bundle(path)
+
+
 @pytest.mark.parametrize("size", [0, 3, 8, 101, -1, -97])
 def test_a_bundle_that_is_cut_short_is_refused(path, size):
     save_bundle(path, fitted())
@@ -296,7 +308,7 @@ def test_a_transductive_classifier_is_refused_with_a_reason():
 
 def test_a_row_says_unknown_exactly_below_the_threshold():
     bundle, test = fitted("knn"), features(101, 7)
-    p = bundle.confidences(bundle.estimator.predict_proba(test.features))
+    p = scale(bundle.estimator.predict_proba(test.features), bundle.temperature)
     edge = float(np.sort(p.max(axis=1))[31])
     rows = list(predict_rows(bundle, test, edge))
     assert [row["confidence"] for row in rows] == p.max(axis=1).tolist()

@@ -158,12 +158,23 @@ def test_no_estimator_judges_a_row_that_it_was_fitted_on_and_each_row_is_judged_
     assert len(log) == 5
     assert all(not fitted & asked for fitted, asked in log)
     assert sorted(row for _, asked in log for row in asked) == list(range(22))
-    assert judged.rows.tolist() == list(range(22))  # row 22 is the only one of its class
-    assert judged.labels.tolist() == [0] * 17 + [1] * 5
+    assert sorted(judged.rows) == list(range(22))  # row 22 is the only one of its class
+    assert judged.labels.tolist() == [0 if row < 17 else 1 for row in judged.rows]
     for row, shares in zip(judged.rows, judged.probabilities, strict=True):
         [fitted] = [fitted for fitted, asked in log if row in asked]
         wanted = np.bincount([0 if r < 17 else 1 if r < 22 else 2 for r in fitted], minlength=3) / len(fitted)
         np.testing.assert_allclose(shares, wanted)
+
+
+def test_folds_end_when_enough_rows_are_judged(monkeypatch):
+    X, y = np.arange(23.0)[:, None], np.array([3] * 17 + [7] * 6)
+    for enough, wanted in ((5, 1), (6, 2), (23, 5)):
+        monkeypatch.setattr(calibration, "ENOUGH", enough)
+        log: list = []
+        judged = held_out(lambda log=log: Remembering(log), X, y)
+        assert len(log) == wanted
+        assert set(judged.rows) == {row for _, asked in log for row in asked}
+        assert judged.labels.tolist() == [0 if row < 17 else 1 for row in judged.rows]
 
 
 def test_one_image_per_class_leaves_the_probabilities_as_they_are():
@@ -203,8 +214,8 @@ def test_calibration_error_by_hand():
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     p = np.array([[0.75, 0.25], [0.74, 0.26], [0.76, 0.24]])
-    labels = np.array([0, 1, 1])
-    wanted = (abs(1 - (0.75 + 0.74)) + 0.76) / 3  # bins of 4: (0.5, 0.75] holds the first two
+    labels = np.array([0, 0, 1])
+    wanted = (abs(2 - (0.75 + 0.74)) + 0.76) / 3  # bins of 4: (0.5, 0.75] holds the first two
     assert expected_calibration_error(p, labels, bins=4) == pytest.approx(100 * wanted)
 
 
