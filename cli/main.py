@@ -22,6 +22,7 @@ COMMANDS = {
     "cache": "Show or clear the feature cache.",
     "demo": "A guided tour on built-in images: offline, in under a minute.",
     "doctor": "Check this machine: torch, FAISS, GPU, threads, decoders.",
+    "episodes": "N-way K-shot accuracy over many episodes, with confidence intervals.",
     "extract": "Turn images into features.",
     "fit": "Labelled images in, a classifier bundle out, for `predict`.",
     "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",

@@ -64,12 +64,14 @@ class PTMAP(EpisodicClassifier):
 
     def _transformed(self, rows: Tensor) -> Tensor:
         """Rows of unit length after the power transform, centred if asked."""
+        import torch
+
         if self.negative == "refuse" and bool((rows < 0).any()):
             raise NumericalError(
                 "PT-MAP's power transform is defined for features that are not negative",
                 fix="--set negative=signed transforms magnitudes and keeps signs.",
             )
-        rows = unit(rows.sign() * (rows.abs() + _EPSILON) ** self.beta)
+        rows = unit(torch.copysign((rows.abs() + _EPSILON) ** self.beta, rows))
         return unit(rows - rows.mean(dim=1, keepdim=True)) if self.centering else rows
 
 
