@@ -8,11 +8,13 @@ import numpy as np
 
 from .errors import DataError
 
+NEVER = 1 << 40  # the place of a class that has no vote: behind every k, however few classes there are
+
 
 def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Place (Q,) of each row's target class, 0 = best, among `scores` (Q, C): ties go to the lower class number.
 
-    A class with score 0 has no vote and is never a hit: its place is C. Without this, the classes behind the last voted
+    A class with score 0 has no vote and is never a hit: its place is `NEVER`. Without this, the classes behind the last voted
     one stand in arbitrary order, and DINO's and DINOv2's top-5 count some of them.
     """
     n_classes = scores.shape[1]
@@ -20,7 +22,7 @@ def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     rank = np.count_nonzero(scores > own, axis=1)
     tied = np.flatnonzero(np.count_nonzero(scores >= own, axis=1) - rank > 1)  # few rows: not worth another pass over all
     rank[tied] += ((scores[tied] == own[tied]) & (np.arange(n_classes) < targets[tied, None])).sum(axis=1)
-    return np.where(own[:, 0] > 0, rank, n_classes)
+    return np.where(own[:, 0] > 0, rank, NEVER)
 
 
 def top_k_accuracy(rank: np.ndarray, k: int) -> float:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _MEMORY = 10  # pairs of steps and gradient changes that are remembered
 _ARMIJO = 1e-4
 _HALVINGS = 30  # of a step that does not lead down, before the solver gives up
-_BLOCK_ROWS = 1024
+_BLOCK_BYTES = 1 << 20  # of logits: a block stays in the cache of a core
+_EXACT_ROWS = 1024
+_ROUNDING = 1e-7  # of P in float32
 _REFRESH = 25  # iterations between products that undo the rounding of the updated logits
 
 
@@ -53,23 +55,30 @@ def solve(
 ) -> Solution:
     """The minimiser W (C, D) for features (n, D) and labels (n,) in 0..C-1, to a relative gap of `tol`.
 
+    What float32 cannot reach is finished in float64.
     `intercept` adds a constant per class that is not penalised; the bound of the gap then counts its gradient like the others.
     """
     import torch
 
-    x = torch.from_numpy(np.ascontiguousarray(features)).to(device, getattr(torch, dtype))
+    x = torch.from_numpy(np.require(features, requirements=["C", "W"])).to(device, getattr(torch, dtype))
     y = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     x, basis = _in_span(x)
     if intercept:
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
     problem = _Problem(x, y, n_classes, lambd / len(x), free_columns=int(intercept))
-    weights, gap, iterations = _descend(problem, tol, max_iter)
+    weights, gap, iterations = _descend(problem, torch.zeros(n_classes, x.shape[1], dtype=x.dtype, device=device), tol, max_iter)
+    if gap > tol and iterations < max_iter and dtype == "float32":  # rounding hid the way down
+        x = x.double()
+        problem = _Problem(x, y, n_classes, lambd / len(x), free_columns=int(intercept))
+        weights, gap, more = _descend(problem, weights.double(), tol, max_iter - iterations)
+        iterations += more
     objective = _exactly(problem, weights, y)
     constant = weights[:, -1] if intercept else torch.zeros_like(weights[:, 0])
     weights = weights[:, :-1] if intercept else weights
     if basis is not None:
-        weights = weights @ basis.T
-    found, free = weights.cpu().numpy(), constant.cpu().numpy()
+        weights = weights @ basis.T.to(weights)
+    wanted = getattr(torch, dtype)
+    found, free = weights.to(wanted).cpu().numpy(), constant.to(wanted).cpu().numpy()
     return Solution(found, free, objective, gap, iterations, gap <= tol)
 
 
@@ -84,85 +93,101 @@ def _in_span(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 class _Problem:
-    """P along lines in W (C, D), by way of the logits (C, n), which are linear in W."""
+    """P along lines in W (C, D), by way of the logits, which are linear in W.
+
+    The rows stand in blocks, and so does everything that has a column per row, (C, b) each: a block stays in the CPU's cache
+    from the product to the residuals.
+    """
 
     def __init__(self, x: Tensor, y: Tensor, n_classes: int, mu: float, free_columns: int):
         import torch
 
         self.x, self.n, self.n_classes, self.mu = x, len(x), n_classes, mu
         self.penalised = x.shape[1] - free_columns
-        self.products = Products(x)
-        self.cells = y * len(x) + torch.arange(len(x), device=x.device)  # of each row's own class in the flat (C, n)
+        size = max(64, _BLOCK_BYTES // (n_classes * x.element_size())) if x.device.type == "cpu" else self.n
+        self.blocks = [Products(part) for part in x.split(size)]
+        # of each row's own class in the flat (C, b)
+        self.cells = [own * len(own) + torch.arange(len(own), device=x.device) for own in y.split(size)]
 
-    def value(self, logits: Tensor, weights: Tensor) -> tuple[float, Tensor]:
-        """P, and the probabilities (C, n)."""
-        log_probabilities = logits.log_softmax(dim=0)
-        loss = -float(log_probabilities.view(-1)[self.cells].double().mean())
-        return loss + 0.5 * self.mu * self.square(weights), log_probabilities.exp_()
+    def at(self, logits: list[Tensor], weights: Tensor) -> tuple[float, Tensor, list[Tensor]]:
+        """P, its gradient (C, D) and the probabilities at W, whose logits are given."""
+        import torch
 
-    def gradient(self, probabilities: Tensor, weights: Tensor) -> Tensor:
-        """Of P, (C, D). Consumes the probabilities: they become residuals."""
-        probabilities.view(-1)[self.cells] -= 1
-        gradient = self.products.gradient(probabilities).div_(self.n)
+        loss, gradient, probabilities = 0.0, torch.zeros_like(weights), []
+        for products, cells, block in zip(self.blocks, self.cells, logits, strict=True):
+            shares = block.log_softmax(dim=0)
+            loss -= float(shares.view(-1)[cells].double().sum())
+            shares.exp_()
+            own = shares.view(-1)[cells]
+            shares.view(-1)[cells] = own - 1  # residuals, for as long as the product takes
+            gradient += products.gradient(shares)
+            shares.view(-1)[cells] = own
+            probabilities.append(shares)
+        gradient.div_(self.n)
         gradient[:, : self.penalised].add_(weights[:, : self.penalised], alpha=self.mu)
-        return gradient
+        return loss / self.n + 0.5 * self.mu * self.square(weights), gradient, probabilities
 
-    def curvature(self, probabilities: Tensor, slope: Tensor, direction: Tensor) -> float:
-        """The second derivative of P along a direction whose logits are `slope` (C, n)."""
-        weighted = probabilities * slope
-        variance = (weighted * slope).sum(dim=0) - weighted.sum(dim=0).square()  # under each row's probabilities
-        return float(variance.double().mean()) + self.mu * self.square(direction)
+    def logits(self, weights: Tensor) -> list[Tensor]:
+        return [products.logits(weights) for products in self.blocks]
+
+    def along(self, direction: Tensor, probabilities: list[Tensor]) -> tuple[list[Tensor], float]:
+        """The logits of a direction, and the second derivative of P along it."""
+        slopes, curvature = [], self.n * self.mu * self.square(direction)
+        for products, shares in zip(self.blocks, probabilities, strict=True):
+            slope = products.logits(direction)
+            weighted = shares * slope
+            mean = weighted.sum(dim=0)  # under each row's probabilities
+            curvature += float((weighted.mul_(slope).sum(dim=0) - mean.square()).double().sum())
+            slopes.append(slope)
+        return slopes, curvature / self.n
 
     def square(self, weights: Tensor) -> float:
         """||W||^2 of what is penalised."""
-        return float(weights[:, : self.penalised].double().square().sum())
+        return float(weights[:, : self.penalised].square().sum(dim=1).double().sum())
 
 
 def _exactly(problem: _Problem, weights: Tensor, y: Tensor) -> float:
     """P(W) in float64, a block of rows at a time: float32 knows small losses to five digits only."""
     wide, loss = weights.double(), 0.0
-    for start in range(0, problem.n, _BLOCK_ROWS):
-        part = slice(start, start + _BLOCK_ROWS)
+    for start in range(0, problem.n, _EXACT_ROWS):
+        part = slice(start, start + _EXACT_ROWS)
         logits = problem.x[part].double() @ wide.T
         loss += float((logits.logsumexp(dim=1) - logits.gather(1, y[part, None])[:, 0]).sum())
-    return loss / problem.n + 0.5 * problem.mu * problem.square(weights)
+    return loss / problem.n + 0.5 * problem.mu * problem.square(wide)
 
 
-def _descend(problem: _Problem, tol: float, max_iter: int) -> tuple[Tensor, float, int]:
-    """(W, bound of the relative gap, iterations), from W = 0."""
-    x = problem.x
-    weights = x.new_zeros(problem.n_classes, x.shape[1])
-    logits = x.new_zeros(problem.n_classes, problem.n)
-    value, probabilities = problem.value(logits, weights)
-    gradient = problem.gradient(probabilities.clone(), weights)
-    memory = _Memory(gradient)
+def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> tuple[Tensor, float, int]:
+    """(W, bound of the relative gap, iterations) from the weights given; stops early where rounding leaves no way down."""
+    logits = problem.logits(weights)
+    value, gradient, probabilities = problem.at(logits, weights)
+    memory = _Memory()
     for iteration in range(max_iter + 1):
-        gap = float(gradient.double().square().sum()) / (2 * problem.mu) / max(value, 1e-300)
+        gap = float(gradient.square().sum(dim=1).double().sum()) / (2 * problem.mu) / max(value, 1e-300)
         if gap <= tol or iteration == max_iter:
             break
         direction = memory.direction(gradient)
-        slope = problem.products.logits(direction)
-        descent = float((direction * gradient).sum(dtype=direction.dtype).double())
-        step = -descent / max(problem.curvature(probabilities, slope, direction), 1e-300)
+        slopes, curvature = problem.along(direction, probabilities)
+        descent = float((direction * gradient).sum())
+        step = -descent / max(curvature, 1e-300)
         for _ in range(_HALVINGS):
             moved = weights + step * direction
-            new_logits = problem.products.logits(moved) if iteration % _REFRESH == _REFRESH - 1 else logits + step * slope
-            new_value, new_probabilities = problem.value(new_logits, moved)
-            if new_value <= value + _ARMIJO * step * descent + 1e-7 * abs(value):
+            afresh = iteration % _REFRESH == _REFRESH - 1
+            there = problem.logits(moved) if afresh else [a.add(b, alpha=step) for a, b in zip(logits, slopes, strict=True)]
+            new_value, new_gradient, new_probabilities = problem.at(there, moved)
+            if new_value <= value + _ARMIJO * step * descent + _ROUNDING * abs(value):
                 break
             step /= 2
         else:
-            break  # rounding hides the way down
-        new_gradient = problem.gradient(new_probabilities.clone(), moved)
+            break
         memory.add(moved - weights, new_gradient - gradient)
-        weights, logits, value, probabilities, gradient = moved, new_logits, new_value, new_probabilities, new_gradient
+        weights, logits, value, gradient, probabilities = moved, there, new_value, new_gradient, new_probabilities
     return weights, gap, iteration
 
 
 class _Memory:
     """The last pairs of L-BFGS: what turns a gradient into a direction."""
 
-    def __init__(self, like: Tensor):
+    def __init__(self) -> None:
         self.steps: list[Tensor] = []
         self.changes: list[Tensor] = []
         self.inverses: list[float] = []  # 1 / (step . change)

@@ -80,11 +80,12 @@ def _rows(wanted: Sequence[tuple[str, str]], train: FeatureSet, path: str, allow
         places.setdefault(printable(name), []).append(row)
         places.setdefault(PurePosixPath(printable(name)).name, []).append(row)
     rows, missing = [], []
+    classes = set(map(printable, train.classes))
     for name, label in wanted:
         at = places.get(name) or places.get(PurePosixPath(name).name, [])
         synset = label or (name.partition("_")[0] if "/" not in name else "")
-        of_class = [row for row in at if train.labels[row] >= 0 and printable(train.classes[train.labels[row]]) == synset]
-        at = of_class or ([] if label else at)
+        if label or synset in classes:  # else classes are not called by the names that stand in the files
+            at = [row for row in at if train.labels[row] >= 0 and printable(train.classes[train.labels[row]]) == synset]
         if at:
             rows.append(at[0])
         else:

@@ -50,7 +50,7 @@ def brute_votes(
 def place(votes: Sequence[float], target: int) -> int:
     """Place of the target class, 0 = best: higher vote first, then lower number; a class without a vote is last of all."""
     if votes[target] == 0:
-        return len(votes)
+        return 1 << 40
     order = sorted(range(len(votes)), key=lambda c: (-votes[c], c))
     return order.index(target)
 

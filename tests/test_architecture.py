@@ -17,9 +17,22 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     0: ["errors"],
     1: ["cpu", "plugins", "files", "seeds", "metrics", "splits", "features", "results", "digests", "row_index", "options"],
-    2: ["neighbors", "images", "datasets"],
-    3: ["backbones", "vit", "checkpoints", "downloads", "specs", "engines", "hub"],
-    4: ["cache", "protocols", "pipeline", "extract", "vote", "calibration", "predictions", "bundle", "classifiers", "loading", "describe", "doctor"],
+    2: ["neighbors", "products", "subsets", "images", "datasets"],
+    3: ["softmax_regression", "backbones", "vit", "checkpoints", "downloads", "specs", "engines", "hub"],
+    4: [
+        "cache",
+        "protocols",
+        "pipeline",
+        "extract",
+        "vote",
+        "calibration",
+        "predictions",
+        "bundle",
+        "classifiers",
+        "loading",
+        "describe",
+        "doctor",
+    ],
     5: ["evaluate"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..neighbors import Bank
 from ..vote import check_temperature, weighted_vote
+from ._labels import numbered
 
 
 class KNNClassifier(ClassifierMixin, BaseEstimator):
@@ -31,9 +31,8 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> KNNClassifier:
         """Remember rows (N, D) and their labels (N,). Raises ValueError when k exceeds N."""
         X, y = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=1)
-        check_classification_targets(y)
         check_temperature(self.temperature)
-        self.classes_, self._labels = np.unique(y, return_inverse=True)
+        self.classes_, self._labels = numbered(y)
         if not 1 <= self.k <= len(X):
             raise ValueError(f"k = {self.k} neighbours cannot come from n_samples = {len(X)}")
         self._bank = Bank(X, device=self.device, engine=self.engine)

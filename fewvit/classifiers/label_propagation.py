@@ -86,7 +86,5 @@ def _solve_sparse(near: Tensor, weights: Tensor, labels: Tensor, alpha: float) -
 
 
 def _inverse_root(degrees: Tensor) -> Tensor:
-    """degrees^(-1/2), and 0 for a point without neighbours."""
-    import torch
-
-    return torch.where(degrees > 0, degrees.clamp_min(1e-300).rsqrt(), 0.0)
+    """degrees^(-1/2), finite for a point without neighbours too: there are only zeros for it to scale."""
+    return degrees.clamp_min(1e-300).rsqrt()

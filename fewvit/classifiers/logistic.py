@@ -6,11 +6,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..calibration import stratified_folds
 from ..errors import NumericalError
 from ..softmax_regression import solve
+from ._labels import numbered
 
 GRID = tuple(10.0**power for power in np.arange(-4, 1.5, 0.5))  # lambdas that cross-validation tries
 _CHUNK_BYTES = 16 << 20  # of scores that are turned into probabilities at once
@@ -49,8 +50,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> LogisticRegression:
         """Find W for rows (n, D) and labels (n,)."""
         X, y = validate_data(self, X, y, dtype=(np.float64 if self.dtype == "float64" else np.float32), ensure_min_samples=1)
-        check_classification_targets(y)
-        self.classes_, numbers = np.unique(y, return_inverse=True)
+        self.classes_, numbers = numbered(y)
         rows = self._prepared(X)
         self.lambd_, self.why_ = self._chosen(rows, numbers)
         solution = self._solved(rows, numbers, len(self.classes_), self.lambd_)
@@ -58,7 +58,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self.objective_, self.gap_, self.n_iter_ = solution.objective, solution.gap, solution.iterations
         return self
 
-    def decision_function(self, X: Any) -> np.ndarray:
+    def _logits(self, X: Any) -> np.ndarray:
         """Logits (Q, C)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=self.coef_.dtype)
@@ -66,7 +66,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities (Q, C), in the order of `classes_`."""
-        logits = self.decision_function(X)
+        logits = self._logits(X)
         shares = np.empty(logits.shape)
         step = max(1, _CHUNK_BYTES // (8 * logits.shape[1]))
         for start in range(0, len(logits), step):
@@ -77,7 +77,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class (Q,); the first in `classes_` on a tie."""
-        return self.classes_[self.decision_function(X).argmax(axis=1)]
+        best = self._logits(X).argmax(axis=1)
+        return self.classes_[best]
 
     def _prepared(self, X: np.ndarray) -> np.ndarray:
         if self.rows == "raw":
@@ -117,7 +118,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         if folds < 2 or len(counts) < 2:
             return 0.0025, "MSN's: one image per class leaves nothing to cross-validate on"
         right = dict.fromkeys(GRID, 0)
-        for kept, held in _folds(numbers, folds, self.seed):
+        fold = stratified_folds(numbers, folds, self.seed)
+        for kept, held in ((fold != f, fold == f) for f in range(folds)):
             for lambd in GRID:
                 weights = self._solved(rows[kept], numbers[kept], len(counts), lambd)
                 scores = rows[held] @ weights.weights.T + weights.intercept
@@ -125,13 +127,6 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         best = max(right.values())
         lambd = max(lambd for lambd, hits in right.items() if hits == best)
         return lambd, f"best of {len(GRID)} by {folds}-fold cross-validation, {100 * best / len(rows):.1f} % right"
-
-
-def _folds(numbers: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(kept rows, held-out rows) of stratified folds."""
-    from sklearn.model_selection import StratifiedKFold
-
-    return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(numbers, numbers))
 
 
 def _device(device: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..calibration import FLOOR, expected_calibration_error
 from ..features import FeatureSet
-from ..metrics import rank_of_target, top_k_accuracy
+from ..metrics import NEVER, rank_of_target, top_k_accuracy
 
 _CHUNK_BYTES = 8 << 20  # of class scores at once
 
@@ -44,7 +44,7 @@ def judge(estimator: Any, test: FeatureSet, temperature: float) -> Verdict:
     confidence = np.empty(len(test))
     for part in _parts(estimator, len(test), len(known)):
         shares = estimator.predict_proba(test.features[part])
-        rank[part] = np.where(column[part] >= 0, rank_of_target(shares, column[part].clip(min=0)), len(known))
+        rank[part] = np.where(column[part] >= 0, rank_of_target(shares, column[part].clip(min=0)), NEVER)
         best[part] = shares.argmax(axis=1)
         confidence[part] = largest_share(shares, temperature)
     return Verdict(rank, known[best], confidence)

@@ -37,18 +37,6 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.delenv("FEWVIT_WEIGHTS_DIR", raising=False)
 
 
-@pytest.fixture
-def fewvit(capsys):
-    """Runs a command line; gives exit code, stdout and stderr."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code = cli.run([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
 def features_file(path, labels, classes, *, seed=0, fingerprint="", dim=11):
     rng = np.random.default_rng(seed)
     labels = np.array(labels)

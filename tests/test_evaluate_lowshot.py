@@ -1,0 +1,249 @@
+"""Low-shot evaluation: what is fitted, on what, and what of it stands in the rows."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from fewvit.calibration import expected_calibration_error, scale
+from fewvit.classifiers.centroid import Centroid
+from fewvit.classifiers.logistic import LogisticRegression
+from fewvit.errors import DataError, NumericalError, UsageError
+from fewvit.evaluate import lowshot
+from fewvit.evaluate.judge import judge, largest_share
+from fewvit.evaluate.lowshot import LowShotOptions, evaluate_lowshot, factory
+from fewvit.features import FeatureSet
+from fewvit.metrics import NEVER, mean_and_interval
+from fewvit.splits import Split, n_per_class
+
+CLASSES = ["ant", "bee", "cat", "dog", "elk"]
+
+
+def features(per_class: int, seed: int, spread: float = 1.2, name: str = "toy") -> FeatureSet:
+    random = np.random.default_rng(seed)
+    labels = random.permutation(np.repeat(np.arange(5), per_class))
+    centres = np.random.default_rng(0).normal(size=(5, 11))
+    rows = (centres[labels] + spread * random.normal(size=(len(labels), 11))).astype(np.float32)
+    return FeatureSet(rows, labels, [f"{CLASSES[c]}/{i}" for i, c in enumerate(labels)], CLASSES, "", name)
+
+
+@pytest.fixture(scope="module")
+def train() -> FeatureSet:
+    return features(17, 1)
+
+
+@pytest.fixture(scope="module")
+def test() -> FeatureSet:
+    return features(13, 2)
+
+
+def options(**changes) -> LowShotOptions:
+    plain = LowShotOptions(shots=(2,), trials=2, settings={"centroid": {}}, device="cpu", seed=7)
+    return dataclasses.replace(plain, **changes)
+
+
+def pick(rows, **wanted):
+    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def test_rows_are_what_the_classifier_gives_on_each_split(train, test):
+    rows, _ = evaluate_lowshot(train, test, options(shots=(1, 2), settings={"centroid": {}, "logistic": {}}))
+    for split in n_per_class(train.labels, CLASSES, [1, 2], 2, seed=7):
+        x, y = train.features[split.train], train.labels[split.train]
+        for method, estimator in (("centroid", Centroid()), ("logistic", LogisticRegression())):
+            [row] = pick(rows, method=method, shots=split.shots, trial=split.trial, metric="top1")
+            assert row["value"] == pytest.approx(100 * estimator.fit(x, y).score(test.features, test.labels))
+            assert (row["n_train"], row["n_test"]) == (5 * split.shots, 65)
+
+
+def test_means_carry_the_interval_of_their_trials(train, test):
+    rows, _ = evaluate_lowshot(train, test, options(trials=3))
+    for metric in ("top1", "top5", "ece"):
+        trials = [pick(rows, trial=trial, metric=metric)[0]["value"] for trial in range(3)]
+        [mean] = pick(rows, trial="mean", metric=metric)
+        summary = mean_and_interval(trials)
+        assert (mean["value"], mean["std"], mean["ci95"]) == (summary["mean"], summary["std"], summary["ci95"])
+    assert pick(rows, metric="top5")[0]["value"] == 100.0  # of five classes
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_one_others(train, test):
+    every = {"logistic": {}, "knn": {}, "centroid": {}}
+    first, _ = evaluate_lowshot(train, test, options(settings=every))
+    again, _ = evaluate_lowshot(train, test, options(settings=every))
+    other, _ = evaluate_lowshot(train, test, options(settings=every, seed=8))
+    assert first == again
+    assert first != other
+
+
+class Spy:
+    """A classifier that keeps what it is fitted on, and guesses the first class."""
+
+    seen: ClassVar[list[tuple[np.ndarray, np.ndarray]]] = []
+
+    def fit(self, X, y):
+        type(self).seen.append((X, y))
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict_proba(self, X):
+        return np.full((len(X), len(self.classes_)), 1 / len(self.classes_))
+
+
+def test_test_rows_and_labels_never_reach_a_fit(train, test, monkeypatch):
+    Spy.seen = []
+    monkeypatch.setattr(lowshot, "find", lambda kind, name: Spy)
+    evaluate_lowshot(train, test, options(settings={"spy": {}}, shots=(5,)))
+    support = {row.tobytes() for split in n_per_class(train.labels, CLASSES, [5], 2, seed=7) for row in train.features[split.train]}
+    held = {row.tobytes() for row in test.features}
+    fitted = {row.tobytes() for X, _ in Spy.seen for row in X}
+    assert len(Spy.seen) > 2  # the fits that choose the temperature too
+    assert fitted <= support
+    assert not fitted & held
+    shuffled = dataclasses.replace(test, labels=np.random.default_rng(0).permutation(test.labels))
+    calls = [(X.copy(), y.copy()) for X, y in Spy.seen]
+    Spy.seen = []
+    evaluate_lowshot(train, shuffled, options(settings={"spy": {}}, shots=(5,)))
+    assert all(np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) for a, b in zip(calls, Spy.seen, strict=True))
+
+
+@pytest.mark.parametrize("method", ["logistic", "knn", "centroid", "ridge", "cache_model"])
+def test_test_labels_change_no_prediction(method, train, test, tmp_path):
+    shuffled = dataclasses.replace(test, labels=np.roll(test.labels, 7))
+    for name, given in (("a", test), ("b", shuffled)):
+        evaluate_lowshot(train, given, options(settings={method: {}}, trials=1, save_predictions=tmp_path / f"{name}.csv"))
+    read = [list(csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines())) for name in "ab"]
+    assert [(row["prediction"], row["probability"]) for row in read[0]] == [(row["prediction"], row["probability"]) for row in read[1]]
+
+
+# ---- where hyper-parameters come from
+
+
+@pytest.mark.parametrize(
+    ("protocol", "shots", "lambd", "expected"),
+    [
+        ("msn/1", 5, None, 0.0025),
+        ("msn/1", "1%", None, 0.075),
+        ("msn/1", "1percent", None, 0.075),
+        ("msn/1", "10%", None, 0.0025),
+        ("dino/1", 1, None, 0.1),
+        ("dinov2/1", 5, None, None),
+        ("", 5, None, 0.0025),
+        ("msn/1", 5, 0.5, 0.5),
+        ("dinov2/1", 5, 0.5, 0.5),
+    ],
+)
+def test_lambda_is_the_protocols_or_the_users(protocol, shots, lambd, expected):
+    made = factory("logistic", {}, 10, Split(np.arange(10), shots), options(lambd=lambd), protocol)()
+    assert made.lambd == expected
+    assert (made.intercept, made.rows) == ((True, "raw") if protocol == "dinov2/1" else (False, "centred"))
+
+
+def test_settings_win_over_everything():
+    made = factory("logistic", {"lambd": 7.0, "tol": 1e-3}, 10, Split(np.arange(10), 5), options(lambd=0.5), "msn/1")()
+    assert (made.lambd, made.tol, made.device) == (7.0, 1e-3, "cpu")
+
+
+@pytest.mark.parametrize(("rows", "settings", "k"), [(5, {}, 5), (100, {}, 20), (100, {"k": 3}, 3)])
+def test_ks_default_shrinks_with_the_support_and_a_given_one_stays(rows, settings, k):
+    assert factory("knn", settings, rows, Split(np.arange(rows), 1), options(), "")().k == k
+
+
+def test_the_manifest_tells_lambda_and_why(train, test):
+    _, facts = evaluate_lowshot(train, test, options(settings={"logistic": {}}, trials=1), "msn/1")
+    told = facts["classifiers"]["logistic, 2 shots, trial 0"]
+    assert (told["lambd"], told["why"]) == (0.0025, "given")
+    assert told["gap"] <= 1e-6
+
+
+# ---- judging
+
+
+def test_a_verdict_in_chunks_is_the_whole_one(train, test, monkeypatch):
+    model = LogisticRegression().fit(train.features, train.labels)
+    shares = model.predict_proba(test.features)
+    for size in (1 << 23, 1):
+        monkeypatch.setattr("fewvit.evaluate.judge._CHUNK_BYTES", size)
+        verdict = judge(model, test, 2.5)
+        order = np.argsort(-shares, axis=1, kind="stable")
+        assert verdict.rank.tolist() == [int(np.flatnonzero(row == label)[0]) for row, label in zip(order, test.labels, strict=True)]
+        scaled = scale(shares, 2.5)
+        np.testing.assert_allclose(verdict.confidence, scaled.max(axis=1), rtol=1e-5)
+        assert verdict.metrics(test.labels)["ece"] == pytest.approx(expected_calibration_error(scaled, test.labels), abs=1e-3)
+
+
+def test_a_class_without_support_is_never_right(train, test):
+    known = train.select(np.flatnonzero(train.labels != 3))
+    verdict = judge(Centroid().fit(known.features, known.labels), test, 1.0)
+    assert (verdict.rank[test.labels == 3] == NEVER).all()
+    assert set(np.unique(verdict.predictions)) <= {0, 1, 2, 4}
+    assert verdict.metrics(test.labels)["top5"] == pytest.approx(80.0)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 7.0])
+def test_the_largest_share_needs_no_others(temperature):
+    shares = np.random.default_rng(3).dirichlet(np.ones(7) / 3, size=11)
+    np.testing.assert_allclose(largest_share(shares, temperature), scale(shares, temperature).max(axis=1), rtol=2e-6)
+
+
+def test_transductive_rows_say_so(train, test):
+    rows, _ = evaluate_lowshot(train, test, options(settings={"bd_cspn": {}, "centroid": {}}))
+    assert all(row["transductive"] is True for row in pick(rows, method="bd_cspn"))
+    assert not any("transductive" in row for row in pick(rows, method="centroid"))
+
+
+# ---- files
+
+
+def test_each_classifier_and_trial_has_its_own_file_and_a_single_one_has_the_name_asked_for(train, test, tmp_path):
+    wanted = {"save_predictions": tmp_path / "p.csv", "save_per_class": tmp_path / "c.csv", "save_confusion": tmp_path / "m.csv"}
+    rows, _ = evaluate_lowshot(train, test, options(trials=1, **wanted))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.csv", "m.csv", "p.csv"]
+    table = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
+    assert list(table[0]) == ["id", "label", "prediction", "probability"]
+    assert [row["id"] for row in table] == list(test.ids)
+    right = np.mean([row["label"] == row["prediction"] for row in table])
+    assert 100 * right == pytest.approx(pick(rows, trial=0, metric="top1")[0]["value"])
+    evaluate_lowshot(train, test, options(trials=2, settings={"knn": {}, "centroid": {}}, save_predictions=tmp_path / "q.csv"))
+    assert {path.name for path in tmp_path.glob("q*")} == {f"q.{m}.2.{t}.csv" for m in ("knn", "centroid") for t in (0, 1)}
+
+
+def test_a_saved_split_gives_the_same_rows_again(train, test, tmp_path):
+    rows, _ = evaluate_lowshot(train, test, options(shots=(1, 2), calibrate=False, save_split=tmp_path / "s.csv"))
+    again, _ = evaluate_lowshot(train, test, options(subsets=[str(tmp_path / "s.csv")], calibrate=False, seed=99))
+    assert rows == again
+
+
+# ---- what is refused
+
+
+def test_too_few_images_are_refused_or_kept_on_demand(train, test):
+    with pytest.raises(DataError, match="5 classes have fewer than 18 images"):
+        evaluate_lowshot(train, test, options(shots=(18,)))
+    rows, _ = evaluate_lowshot(train, test, options(shots=(18,), trials=1, allow_fewer=True))
+    assert rows[0]["n_train"] == 85
+
+
+def test_sets_without_labels_or_with_one_class_or_with_nan_are_refused(train, test):
+    bare = dataclasses.replace(train, labels=np.full(85, -1))
+    single = dataclasses.replace(train, labels=np.zeros(85, np.int64))
+    broken = dataclasses.replace(train, features=np.where(np.arange(85)[:, None] == 7, np.nan, train.features))
+    for given, error in ((bare, DataError), (single, DataError), (broken, NumericalError)):
+        with pytest.raises(error):
+            evaluate_lowshot(given, test, options())
+    with pytest.raises(DataError, match="the test images have no labels"):
+        evaluate_lowshot(train, dataclasses.replace(test, labels=np.full(65, -1)), options())
+
+
+def test_nothing_to_measure_is_a_usage_error(train, test):
+    with pytest.raises(UsageError, match="--shots"):
+        evaluate_lowshot(train, test, options(shots=()))
+
+
+def test_constant_features_give_finite_numbers(train, test):
+    flat = dataclasses.replace(train, features=np.full_like(train.features, 3.0))
+    rows, _ = evaluate_lowshot(flat, test, options(settings={"logistic": {}, "knn": {}, "centroid": {}}))
+    assert all(np.isfinite(row["value"]) for row in rows)
