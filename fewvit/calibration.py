@@ -14,28 +14,26 @@ import numpy as np
 from .errors import DataError, UsageError
 from .seeds import generator
 
-FLOOR = float(np.finfo(np.float32).eps)  # smaller probabilities are rounding; a class without a vote has 0 and no logarithm
-ENOUGH = 10_000  # held-out rows that settle one number; with many images one fold has them, and one fit is enough
+ENOUGH = 2000  # held-out rows that settle one number; with many images one fold has them, and one fit is enough
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # of `best_temperature`
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities (Q, C) proportional to p^(1 / temperature): above 1 they even out, below 1 they sharpen; their order stays.
 
-    Source: Guo et al. 2017, section 4.2, with log p for the logits, which differ from them by a constant per row.
+    What is 0, such as a class without a vote, stays 0. Source: Guo et al. 2017, section 4.2, with log p for the logits, which
+    differ from them by a constant per row.
     """
     if not 0 < temperature < np.inf:
         raise UsageError(f"temperature {temperature} cannot scale probabilities; it is a number above 0")
-    return _softmax(_log(probabilities) / temperature)
+    powers = np.exp(below_the_largest(probabilities) / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _log(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(np.asarray(probabilities, np.float64), FLOOR))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exps / exps.sum(axis=1, keepdims=True)
+def below_the_largest(probabilities: np.ndarray) -> np.ndarray:
+    """log(p / largest p of the row) (Q, C), float64: 0 for the largest, minus infinity where p is 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.asarray(probabilities, np.float64) / np.max(probabilities, axis=1, keepdims=True))
 
 
 # ---- the temperature
@@ -91,34 +89,47 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that minimises the negative log-likelihood of labels (m,) under scaled probabilities (m, C), within 0.01 to 100.
+    """The temperature whose confidence tells best which of the predictions for labels (m,) are right, within 0.01 to 100.
 
-    Each label keeps 1 - e and e is spread over all classes, e = 1 / (m + 2), as Platt (1999) does: where a few held-out images
-    are all right, the likelihood alone would ask for certainty. The loss is convex in 1 / T: Newton's steps, or halving
-    (of the logarithm) where one leaves the bracket.
+    Minimises -mean[t log c + (1 - t) log(1 - c)], c being a row's largest scaled probability of (m, C), and t its prediction's being
+    right. It is the confidence that is shown and rejected by; a likelihood over all classes has no number for a true class without
+    a vote. t is 1 - e and e instead of 1 and 0, e = 1 / (m + 2), as Platt (1999) does: where a few held-out images are all
+    right, the bare loss would ask for certainty.
     """
-    logits = _log(probabilities)
+    right = probabilities.argmax(axis=1) == labels
     spread = 1 / (len(labels) + 2)
-    target = (1 - spread) * logits[np.arange(len(labels)), labels] + spread * logits.mean(axis=1)  # (m,)
-    low, high, b = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE, 1.0  # b = 1 / T
-    for _ in range(100):
-        slope, curvature = _derivatives(logits, target, b)
-        if abs(slope) < 1e-12:
-            break  # the minimum, or a loss that is flat everywhere
-        low, high = (low, b) if slope > 0 else (b, high)
-        newton = b - slope / curvature if curvature > 0 else low
-        step = newton if low < newton < high else float(np.sqrt(low * high))
-        b, change = step, abs(step - b)
-        if change <= 1e-10 * b:
-            break
-    return 1 / b
+    wrong = np.where(right, spread, 1 - spread)  # 1 - t
+    logs = below_the_largest(probabilities)
+    logs[np.arange(len(logs)), probabilities.argmax(axis=1)] = -np.inf  # the others alone
+    logs = logs.astype(np.float32)
+
+    def loss(log_b: float) -> float:  # b = 1 / T
+        others = np.exp(logs * np.float32(np.exp(log_b))).sum(axis=1, dtype=np.float64)
+        return float((np.log1p(others) - wrong * np.log(np.maximum(others, 1e-12))).mean())  # c = 1 / (1 + others)
+
+    grid = np.linspace(-np.log(MAX_TEMPERATURE), -np.log(MIN_TEMPERATURE), 33)
+    losses = [loss(at) for at in grid]
+    if max(losses) - min(losses) < 1e-12:
+        return 1.0  # no temperature is better than another
+    at = int(np.argmin(losses))
+    return float(np.exp(-_golden(loss, grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)])))
 
 
-def _derivatives(logits: np.ndarray, target: np.ndarray, b: float) -> tuple[float, float]:
-    """First and second derivative by b of the mean of log sum exp(b z) - b z_target: mean minus target, and variance."""
-    p = _softmax(b * logits)
-    mean = (p * logits).sum(axis=1)
-    return float((mean - target).mean()), float(((p * logits**2).sum(axis=1) - mean**2).mean())
+def _golden(loss: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one valley in the bracket is least, by golden sections (Kiefer 1953)."""
+    ratio = (np.sqrt(5) - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    at_a, at_b = loss(a), loss(b)
+    while high - low > 1e-4:
+        if at_a <= at_b:
+            high, b, at_b = b, a, at_a
+            a = high - ratio * (high - low)
+            at_a = loss(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + ratio * (high - low)
+            at_b = loss(b)
+    return (low + high) / 2
 
 
 # ---- what is reported

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration import FLOOR, expected_calibration_error
+from ..calibration import below_the_largest, expected_calibration_error
 from ..features import FeatureSet
 from ..metrics import NEVER, rank_of_target, top_k_accuracy
 
@@ -58,9 +58,7 @@ def _parts(estimator: Any, rows: int, classes: int) -> Iterator[slice]:
 
 def largest_share(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """The largest (Q,) of each row of `scale(probabilities, temperature)`, without the others."""
-    top = probabilities.max(axis=1)
     if temperature == 1:
-        return top
-    logs = np.log(np.maximum(probabilities, FLOOR).astype(np.float32))
-    logs -= np.log(np.maximum(top, FLOOR)).astype(np.float32)[:, None]
+        return probabilities.max(axis=1)
+    logs = below_the_largest(probabilities).astype(np.float32)
     return 1 / np.exp(logs / np.float32(temperature)).sum(axis=1, dtype=np.float64)
