@@ -220,6 +220,14 @@ def test_adding_to_nothing_is_fitting_and_a_support_centre_stays():
     np.testing.assert_allclose(centred.predict_proba(asked), as_base.predict_proba(asked), atol=1e-12)
 
 
+def test_distances_between_single_precision_rows_far_from_the_origin_are_kept():
+    rows, names, asked, _ = task(3)
+    plain = {"metric": "euclidean", "normalise": False, "temperature": 5.0}
+    near = Centroid(**plain).fit(rows, names).predict_proba(asked)
+    far = Centroid(**plain).fit((rows + 3000).astype(np.float32), names).predict_proba((asked + 3000).astype(np.float32))
+    np.testing.assert_allclose(far, near, atol=0.02)
+
+
 # ---- ridge
 
 
@@ -343,15 +351,17 @@ def test_bd_cspn_is_shift_then_weighted_means_of_support_and_surest_queries(cand
 # ---- LaplacianShot
 
 
-def test_laplacian_shot_is_the_papers_update_neighbour_by_neighbour():
+@pytest.mark.parametrize("shift", [False, True])
+def test_laplacian_shot_is_the_papers_update_neighbour_by_neighbour(shift):
     rows, names, asked, _ = task(3)
-    a = squared_distances(unit(asked), means_by_hand(unit(rows), names))
+    moved = unit(asked) + shift * (unit(rows).mean(axis=0) - unit(asked).mean(axis=0))
+    a = squared_distances(moved, means_by_hand(unit(rows), names))
     cosines = unit(asked) @ unit(asked).T
     near = [sorted((p for p in range(len(asked)) if p != q), key=lambda p, q=q: -cosines[q, p])[:3] for q in range(len(asked))]
     y = softmax(-a)
     for _ in range(20):
         y = np.array([softmax(-a[q] + 0.8 * sum(y[p] for p in near[q])) for q in range(len(asked))])
-    np.testing.assert_allclose(LaplacianShot(lambd=0.8).fit(rows, names).predict_proba(asked), y, atol=1e-8)
+    np.testing.assert_allclose(LaplacianShot(lambd=0.8, shift=shift).fit(rows, names).predict_proba(asked), y, atol=1e-8)
 
 
 def test_laplacian_shot_without_agreement_is_the_nearest_centroid():

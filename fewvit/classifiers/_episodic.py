@@ -122,6 +122,11 @@ def class_means(rows: Tensor, support: Support) -> Tensor:
     return support.one_hot.mT @ rows / support.counts[..., None]
 
 
+def shifted(queries: Tensor, support: Tensor) -> Tensor:
+    """Queries (E, q, D) moved so that their mean is the support's: Liu et al. 2020's xi, the bias between the two sets, is gone."""
+    return queries + support.mean(dim=1, keepdim=True) - queries.mean(dim=1, keepdim=True)
+
+
 def nearness(queries: Tensor, means: Tensor) -> Tensor:
     """Minus the squared distances (E, q, C) to the means (E, C, D), each query's up to a constant of its own."""
     origin = means.mean(dim=1, keepdim=True)  # distances do not depend on it, rounding does

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from ._episodic import EpisodicClassifier, Support, class_means, require_above, require_at_least, unit
+from ._episodic import EpisodicClassifier, Support, class_means, require_above, require_at_least, shifted, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +32,7 @@ class BDCSPN(EpisodicClassifier):
         import torch
 
         support, queries = unit(learnt.rows), unit(queries)
-        # xi, the cross-class bias: what the mean of the support has that the mean of the queries lacks
-        queries = queries + support.mean(dim=1, keepdim=True) - queries.mean(dim=1, keepdim=True)
+        queries = shifted(queries, support)
         basic = unit(class_means(support, learnt))  # (E, C, D)
         joined = _surest(unit(queries) @ basic.mT, self.candidates)
         members = torch.cat([learnt.one_hot > 0, joined], dim=1)  # (E, n + q, C)

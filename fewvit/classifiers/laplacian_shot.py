@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from ._episodic import EpisodicClassifier, Support, class_means, nearness, neighbor_lists, require_at_least, unit
+from ._episodic import EpisodicClassifier, Support, class_means, nearness, neighbor_lists, require_at_least, shifted, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +19,11 @@ class LaplacianShot(EpisodicClassifier):
 
     transductive: ClassVar[bool] = True
 
-    def __init__(self, lambd: float = 1.0, k: int = 3, steps: int = 20):
+    def __init__(self, lambd: float = 1.0, k: int = 3, steps: int = 20, shift: bool = False):
         self.lambd = lambd  # lambda, the weight of agreement; the paper tunes it between 0.1 and 1.5
         self.k = k  # neighbours; 3 is the paper's for mini-ImageNet
         self.steps = steps  # updates; the paper's stop by 20
+        self.shift = shift  # first move the queries' mean onto the support's, the paper's rectification by Liu et al. 2020
 
     def check_options(self) -> None:
         require_at_least(0, lambd=self.lambd)
@@ -31,7 +32,10 @@ class LaplacianShot(EpisodicClassifier):
 
     def judge(self, learnt: Support, queries: Tensor) -> Tensor:
         near, _ = neighbor_lists(queries, self.k)  # (E, q, k)
-        own = nearness(unit(queries), class_means(unit(learnt.rows), learnt))  # -a, (E, q, C)
+        support, queries = unit(learnt.rows), unit(queries)
+        if self.shift:
+            queries = shifted(queries, support)
+        own = nearness(queries, class_means(support, learnt))  # -a, (E, q, C)
         assigned = own.softmax(dim=2)
         for _ in range(self.steps):
             assigned = (own + self.lambd * _of_neighbors(assigned, near)).softmax(dim=2)
