@@ -224,7 +224,7 @@ def test_distances_between_single_precision_rows_far_from_the_origin_are_kept():
     rows, names, asked, _ = task(3)
     plain = {"metric": "euclidean", "normalise": False, "temperature": 5.0}
     near = Centroid(**plain).fit(rows, names).predict_proba(asked)
-    far = Centroid(**plain).fit((rows + 3000).astype(np.float32), names).predict_proba((asked + 3000).astype(np.float32))
+    far = Centroid(**plain).fit((rows + 3e4).astype(np.float32), names).predict_proba((asked + 3e4).astype(np.float32))
     np.testing.assert_allclose(far, near, atol=0.02)
 
 
