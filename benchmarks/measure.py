@@ -27,7 +27,21 @@ from fewvit.cpu import cores
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = ("OPENBLAS_CORETYPE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MKL_ENABLE_INSTRUCTIONS")
-PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "openvino", "scikit-learn", "numpy", "pillow", "simplejpeg", "typer")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "faiss-gpu",
+    "faiss-cpu",
+    "openvino",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+    "cyanure",
+    "easyfsl",
+    "typer",
+)
 T = TypeVar("T")
 
 
