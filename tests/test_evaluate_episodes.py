@@ -144,8 +144,12 @@ def test_torch_s_threads_are_as_many_afterwards():
     import torch
 
     before = torch.get_num_threads()
-    evaluate_episodes(clustered(), EpisodeOptions(ways=3, queries=5, episodes=3))
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        evaluate_episodes(clustered(), EpisodeOptions(ways=3, queries=5, episodes=3))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 # ---- bad input
@@ -226,15 +230,20 @@ def test_classes_restrict_the_draw_whatever_their_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b"class 3\nzebra\n", "1 of its 2 classes have no images here: zebra"), (b"\n", "names no class"), (b"\xff\xfe", "not a text file")],
+    [
+        (b"class 3\nzebra\n", "1 of its 2 classes have no images here: zebra"),
+        (b"class 4\nclass 3\nclass 9\n", "2 of its 3 classes have no images here: class 4, class 9"),  # known by name alone
+        (b"\n", "names no class"),
+        (b"\xff\xfe", "not a text file"),
+    ],
 )
 def test_a_list_of_unknown_classes_or_none_is_refused(tmp_path, content, told):
     file = tmp_path / "novel.txt"
     file.write_bytes(content)
     with pytest.raises(DataError, match=told):
-        read_classes(str(file), clustered().classes)
+        evaluate_episodes(clustered(), EpisodeOptions(ways=2, queries=5, classes=str(file)))
     with pytest.raises(DataError, match="missing"):
-        read_classes(str(tmp_path / "missing.txt"), [])
+        read_classes(str(tmp_path / "missing.txt"), {})
 
 
 # ---- Omniglot's runs

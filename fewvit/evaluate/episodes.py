@@ -150,12 +150,12 @@ def _members(features: FeatureSet, options: EpisodeOptions, say: Callable[[str],
         say(f"{unlabelled} unlabelled images are left out")
     wanted = np.unique(features.labels[features.labels >= 0])
     if options.classes is not None:
-        wanted = np.intersect1d(wanted, read_classes(options.classes, features.classes))
+        wanted = np.unique(read_classes(options.classes, {features.classes[c]: int(c) for c in wanted}))
     return {int(c): np.flatnonzero(features.labels == c) for c in wanted}
 
 
-def read_classes(file: str, classes: Sequence[str]) -> list[int]:
-    """Numbers of the class names in a text file, one per line. Raises DataError for names that `classes` has not."""
+def read_classes(file: str, number: Mapping[str, int]) -> list[int]:
+    """Numbers of the class names in a text file, one per line. Raises DataError for a name that has no number."""
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -163,7 +163,6 @@ def read_classes(file: str, classes: Sequence[str]) -> list[int]:
     except UnicodeDecodeError as error:
         raise DataError(f"not a text file: {error}", file=file) from error
     names = [line.strip() for line in lines if line.strip()]
-    number = {name: c for c, name in enumerate(classes)}
     unknown = [name for name in names if name not in number]
     if unknown or not names:
         shown = ", ".join(map(printable, unknown[:5])) + (" …" if len(unknown) > 5 else "")
