@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from fewvit.errors import UnknownName
+
 from .shared import Output, Place, command, single
 from .show import Screen
 
@@ -38,5 +40,10 @@ def clear(
     """Remove stored features. Weights and accepted licences stay."""
     from fewvit.cache import Cache, default_cache_dir
 
-    freed = Cache(place.cache_dir or default_cache_dir()).clear(backbone=backbone)
+    cache = Cache(place.cache_dir or default_cache_dir())
+    if backbone is not None:
+        known = sorted({str(store["key"].get("backbone")) for store in cache.stores()})
+        if backbone not in known:
+            raise UnknownName("backbone of the cache", backbone, known)
+    freed = cache.clear(backbone=backbone)
     Screen(output).rows("cache", [{"freed_bytes": freed}])

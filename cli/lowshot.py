@@ -86,4 +86,8 @@ def lowshot(
         save_confusion=save_confusion,
     )
     rows, facts = run_lowshot(source, Sources(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped)
+    if output.format == "table" and not output.verbose and trials > 1:
+        screen.say("means over the trials; -v, --format json or csv show every trial")
+        screen.result(Result("lowshot", rows, facts), shown=[row for row in rows if row["trial"] == "mean"])
+        return
     screen.result(Result("lowshot", rows, facts))

@@ -25,8 +25,8 @@ COMMANDS = {
     "episodes": "N-way K-shot accuracy over many episodes, with confidence intervals.",
     "extract": "Turn images into features.",
     "fit": "Labelled images in, a classifier bundle out, for `predict`.",
-    "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
     "knn": "Weighted k-NN accuracy of frozen features, several k in one pass.",
+    "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
     "predict": "Label new images with a bundle: class or `unknown`, and calibrated confidence.",
 }
 EPILOG = "Every command takes --help. Sources are folders, tables, shards, zip archives, `digits` or features (.npz)."

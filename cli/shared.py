@@ -172,7 +172,10 @@ class Classifiers:
 class Output:
     """What is shown and kept."""
 
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the result here (.json or .csv).")] = None
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Also write the result here (.json, .csv); extract: .npz, fit: the bundle."),
+    ] = None
     format: Annotated[str, typer.Option("--format", metavar="table|json|csv", help="What stdout gets.")] = "table"
     config: Annotated[
         str | None, typer.Option("--config", metavar="FILE.toml", is_eager=True, callback=_config, help="Defaults of these options.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ class Screen:
     def __init__(self, output: Output):
         if output.format not in _FORMATS:
             raise UsageError(f"--format {output.format!r} is not one of {', '.join(_FORMATS)}")
+        if output.out is not None and output.out.is_dir():
+            raise UsageError("--out is a folder; give the name of a file in it", file=output.out)
         self.output = output
         self._live = sys.stderr.isatty() and not output.quiet
         self._last = time.monotonic()
@@ -48,6 +51,10 @@ class Screen:
         ):
             return
         self._last = time.monotonic()
+        if p.computed == 0:
+            if finished:
+                self.say(f"{p.total}/{p.total} images, none had to be computed")
+            return
         speed = p.computed / p.elapsed if p.elapsed else 0.0
         left = (p.total - p.done) / speed if speed else 0.0
         pace = "decoding" if p.waiting > p.modelling else "the model"
@@ -85,20 +92,20 @@ class Screen:
                 with replacing(records, "w") as handle:
                     handle.writelines(json.dumps(record) + "\n" for record in skipped)
 
-    def result(self, result: Result) -> None:
-        """The result on stdout in the format asked for, and in --out if given."""
+    def result(self, result: Result, *, shown: Sequence[dict[str, Any]] | None = None) -> None:
+        """The result on stdout in the format asked for, and in --out if given. `shown`: the rows of the table, if not all."""
         self._end_line()
-        if self.output.out is not None:
-            from fewvit.files import replacing
-
-            with replacing(self.output.out, "w") as handle:
-                handle.write(result.to_csv() if self.output.out.suffix == ".csv" else result.to_json() + "\n")
         if self.output.format == "json":
             sys.stdout.write(result.to_json() + "\n")
         elif self.output.format == "csv":
             sys.stdout.write(result.to_csv())
         else:
-            self.table(result.to_table())
+            self.table((result if shown is None else replace(result, rows=shown)).to_table())
+        if self.output.out is not None:  # after stdout: a place that cannot be written does not cost the result
+            from fewvit.files import replacing
+
+            with replacing(self.output.out, "w") as handle:
+                handle.write(result.to_csv() if self.output.out.suffix == ".csv" else result.to_json() + "\n")
 
     def rows(self, task: str, rows: Sequence[dict[str, Any]]) -> None:
         """Rows that are no measurements (a listing), in the format asked for."""

@@ -328,6 +328,8 @@ class _Extraction:
             self.dataset.classes,
             self.pipeline.fingerprint,
             self.dataset.name,
+            self.pipeline.spec.name,
+            "random" if self.pipeline.spec.is_random else str(self.pipeline.facts["weights_sha256"]),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class FeatureSet:
     classes: Sequence[str]
     fingerprint: str = ""  # of backbone, readout, transform and decoder; empty: unknown
     name: str = ""  # of the data set, for result rows
+    backbone: str = ""  # what made the features; empty: unknown
+    weights: str = ""  # sha256 of its weights, or `random`
 
     def __post_init__(self) -> None:
         n = len(self.features)
@@ -40,7 +42,7 @@ class FeatureSet:
 
     def select(self, rows: np.ndarray) -> FeatureSet:
         """The set made of these rows, in their order; classes stay."""
-        return FeatureSet(self.features[rows], self.labels[rows], [self.ids[i] for i in rows], self.classes, self.fingerprint, self.name)
+        return replace(self, features=self.features[rows], labels=self.labels[rows], ids=[self.ids[i] for i in rows])
 
     def require_finite(self, file: str | os.PathLike[str] | None = None) -> None:
         """Raise NumericalError naming the first image whose features hold NaN or Inf."""
@@ -54,14 +56,14 @@ class FeatureSet:
                 )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Replace `path` by an uncompressed `.npz` with `features`, `labels`, `ids`, `classes`, `fingerprint`, `name`."""
+        """Replace `path` by an uncompressed `.npz` with `features`, `labels`, `ids`, `classes`, and one text each: `fingerprint`, `name`, `backbone`, `weights`."""
         arrays: dict[str, Any] = {
             "features": np.asarray(self.features, dtype=np.float32),
             "labels": np.asarray(self.labels, dtype=np.int64),
             "ids": np.array(list(self.ids), dtype=str),
             "classes": np.array(list(self.classes), dtype=str),
             "fingerprint": np.array(self.fingerprint),
-            "name": np.array(self.name),
+            **{key: np.array(getattr(self, key)) for key in ("name", "backbone", "weights")},
         }
         with replacing(path) as handle:
             np.savez(handle, **arrays)
@@ -85,7 +87,7 @@ class FeatureSet:
         count = int(labels.max()) + 1 if len(labels) else 0
         ids = arrays.get("ids", np.array([str(i) for i in range(len(features))]))
         classes = arrays.get("classes", np.array([str(c) for c in range(count)]))
-        text = {key: str(arrays[key]) if key in arrays else "" for key in ("fingerprint", "name")}
+        text = {key: str(arrays[key]) if key in arrays else "" for key in ("fingerprint", "name", "backbone", "weights")}
         try:
             loaded = FeatureSet(
                 _as_float32(features),
@@ -94,6 +96,8 @@ class FeatureSet:
                 np.atleast_1d(classes).astype(str).tolist(),
                 text["fingerprint"],
                 text["name"] or Path(path).stem,
+                text["backbone"],
+                text["weights"],
             )
         except (DataError, UnicodeDecodeError) as error:
             raise DataError(error.what if isinstance(error, DataError) else f"its names are not text ({error})", file=path) from error
@@ -118,10 +122,32 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise DataError("no such file", file=path) from error
     except (ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
         raise DataError(
-            f"not a readable features file ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+            f"not a readable features file ({_reason(error)})",
             file=path,
             fix="Write it again with `fewvit extract --out FILE.npz`.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, but no advice to unpickle what is not trusted."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return "it is no zip of arrays" if "pickle" in text else text
+
+
+def shared_rows(train: FeatureSet, test: FeatureSet) -> int:
+    """How many test rows equal a train row, as the features of one image do; constant rows, and less than four columns, are not counted."""
+    if min(train.features.shape[1], test.features.shape[1]) < 4:
+        return 0
+    keys = [_key(side.features) for side in (train, test)]
+    known, asked = np.isin(keys[0], keys[1]), np.isin(keys[1], keys[0])  # by their first columns; few are left to compare whole
+    rows = {row.tobytes() for row in train.features[known] if row.min() < row.max()}
+    return sum(row.tobytes() in rows for row in test.features[asked])
+
+
+def _key(features: np.ndarray) -> np.ndarray:
+    """A number (N,) of the first four columns."""
+    words = np.ascontiguousarray(features[:, :4], dtype=np.float32).view(np.uint64)  # (N, 2)
+    return words[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ words[:, 1]
 
 
 def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
@@ -150,4 +176,4 @@ def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
     if list(train.classes) == list(test.classes):
         return test
     renumbered = np.array([number.get(name, -1) for name in test.classes] + [-1], dtype=np.int64)[test.labels]
-    return FeatureSet(test.features, renumbered, test.ids, train.classes, test.fingerprint, test.name)
+    return replace(test, labels=renumbered, classes=train.classes)

@@ -41,7 +41,7 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb", *, named: Callable
         os.replace(temporary, target)
         fsync_folder(target.parent)
     except OSError as error:
-        error.filename = error.filename or str(target)
+        error.filename = str(target)  # not the temporary name
         raise from_os_error(error, f"writing {target.name}") from error
     finally:
         with contextlib.suppress(OSError):  # gone by the rename, or never made: its folder may be a file

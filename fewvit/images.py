@@ -261,7 +261,7 @@ def _opener(prefix: bytes) -> Callable[[io.BytesIO, str], Any]:
             raise BadImage(f"{name}: {answer}")
         if answer:
             return factory
-    raise BadImage(f"not an image of a known format ({', '.join(FORMATS)}); starts with {printable(prefix[:8])!r}")
+    raise BadImage(f"not an image of a known format ({', '.join(FORMATS)}); starts with {printable(prefix[:8].decode('latin-1'))!r}")
 
 
 @functools.cache
@@ -335,7 +335,7 @@ def _turned(orientation: int) -> Note:
 
 def _one_line(error: Exception) -> str:
     """The first line of an error's message, at most 160 characters."""
-    lines = str(error).strip().splitlines()
+    lines = re.sub(r"[\w/.+-]+\.(cpp|h):\d+:?\s*", "", str(error)).strip().splitlines()  # where the decoder's source stood helps nobody
     return printable(lines[0][:160]) if lines else type(error).__name__
 
 

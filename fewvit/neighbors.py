@@ -51,9 +51,7 @@ def normalise(features: np.ndarray, first_row: int = 0) -> np.ndarray:
         if not np.isfinite(length).all():
             raise NumericalError(f"row {first_row + start + int(np.flatnonzero(~np.isfinite(length))[0])} of the features is not finite")
         length[length == 0] = 1
-        fits = length.min() > 1e-37 and length.max() < 1e38  # else the division must be in float64
-        divisor = length.astype(np.float32) if fits else length
-        np.divide(part, divisor[:, None], out=rows[start : start + _BLOCK_ROWS], casting="same_kind")
+        np.divide(part, length[:, None], out=rows[start : start + _BLOCK_ROWS], casting="same_kind")  # in float64, rounded once
 
     list(in_threads(block, range(0, len(given), _BLOCK_ROWS)))
     return rows

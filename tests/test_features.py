@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fewvit.errors import DataError, FingerprintMismatch, NumericalError
-from fewvit.features import FeatureSet, align
+from fewvit.features import FeatureSet, align, shared_rows
 
 ODD_IDS = ("a/ü.jpg", "b\udcff/7.jpg", "c, d.jpg", "e\nf.jpg", "")
 
@@ -51,6 +51,8 @@ def test_the_file_is_plain_numpy_of_the_promised_kinds(tmp_path):
         "classes": (*text, (2,)),
         "fingerprint": (*text, ()),
         "name": (*text, ()),
+        "backbone": (*text, ()),
+        "weights": (*text, ()),
     }
 
 
@@ -249,3 +251,22 @@ def test_different_fingerprints_do_not_mix_and_a_missing_one_does():
 def test_different_widths_do_not_mix():
     with pytest.raises(FingerprintMismatch, match="3 columns, test features 5"):
         align(features(), features(width=5))
+
+
+def test_test_rows_that_are_train_rows_are_counted():
+    random = np.random.default_rng(3)
+    rows = random.normal(size=(13, 7)).astype(np.float32)
+    other = random.normal(size=(11, 7)).astype(np.float32)
+    other[[3, 7]], other[5] = rows[[12, 0]], 0
+    rows[4] = 0  # constant features say nothing
+    train, test = (FeatureSet(x, np.zeros(len(x), np.int64), [str(i) for i in range(len(x))], ["a"]) for x in (rows, other))
+    assert shared_rows(train, test) == 2
+    assert shared_rows(test, train) == 2
+    assert shared_rows(train, FeatureSet(other[:, :3], test.labels, test.ids, ["a"])) == 0
+
+
+def test_what_made_the_features_is_kept_in_the_file(tmp_path):
+    made = FeatureSet(np.ones((3, 2), np.float32), np.zeros(3, np.int64), ["a", "b", "c"], ["x"], "f", "set", "dino_vits16", "random")
+    made.save(tmp_path / "x.npz")
+    again = FeatureSet.load(tmp_path / "x.npz").select(np.array([2, 0]))
+    assert (again.backbone, again.weights, again.name, again.fingerprint) == ("dino_vits16", "random", "set", "f")

@@ -61,7 +61,7 @@ class Inputs:
     def labels(self) -> dict[str, Any]:
         """Columns that every row of these inputs carries."""
         columns: dict[str, Any] = {"dataset": (self.test or self.train).name, "backbone": self.backbone}
-        if self.pipeline is not None and self.pipeline.spec.is_random:
+        if (self.pipeline is not None and self.pipeline.spec.is_random) or self.train.weights == "random":
             columns["weights"] = "random"
         return columns
 
@@ -92,12 +92,11 @@ class FeatureReader:
     def one(self, source: str, listing: Listing) -> Iterator[Inputs]:
         """The features of one source, for each backbone in turn."""
         if is_features(source):
-            features = self._load(source)
-            yield Inputs("features", features, None, None, {"fingerprint": features.fingerprint}, [])
+            features = FeatureSet.load(source)
+            yield Inputs(features.backbone or "features", features, None, None, {"fingerprint": features.fingerprint}, [])
             return
-        pipelines = list(self._pipelines())  # a misspelt name is told before anything is listed
-        dataset = self._told(open_dataset(source, listing))
-        for pipeline in pipelines:
+        dataset = self._told(open_dataset(source, listing))  # before weights are fetched for what is not there
+        for pipeline in list(self._pipelines()):
             yield self._extracted(pipeline, dataset, None)
 
     def pair(self, sources: Sources) -> Iterator[Inputs]:
@@ -107,25 +106,24 @@ class FeatureReader:
             raise UsageError("--data takes folders with train and test parts; give feature files with --train and --test")
         if all(given):
             train, test = self._load(str(sources.train)), self._load(str(sources.test))
-            yield Inputs("features", train, align(train, test), None, {"fingerprint": train.fingerprint}, [])
+            yield Inputs(train.backbone or "features", train, align(train, test), None, {"fingerprint": train.fingerprint}, [])
             return
-        pipelines = list(self._pipelines())
         if any(given):
-            yield from self._mixed(sources, pipelines)
+            yield from self._mixed(sources)
             return
         train_set, test_set = open_pair(sources.data, sources.train, sources.test, sources.listing)
         self._told(train_set)
         self._told(test_set)
-        for pipeline in pipelines:
+        for pipeline in list(self._pipelines()):  # after the data: nothing is fetched for what is not there
             yield self._extracted(pipeline, train_set, test_set)
 
-    def _mixed(self, sources: Sources, pipelines: list[Pipeline]) -> Iterator[Inputs]:
+    def _mixed(self, sources: Sources) -> Iterator[Inputs]:
         """One side images, the other a features file, which must be of the same pipeline."""
         if sources.train is None or sources.test is None:
             raise UsageError("give both --train and --test", fix="Either may be images or a features file.")
         file, images = (sources.train, sources.test) if is_features(sources.train) else (sources.test, sources.train)
         loaded, dataset = self._load(file), self._told(open_dataset(images, sources.listing))
-        for pipeline in pipelines:
+        for pipeline in list(self._pipelines()):
             inputs = self._extracted(pipeline, dataset, None)
             train, test = (loaded, inputs.train) if file == sources.train else (inputs.train, loaded)
             yield Inputs(inputs.backbone, train, align(train, test), pipeline, inputs.facts, inputs.skipped)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UsageError
-from ..features import FeatureSet, align
+from ..features import FeatureSet, align, shared_rows
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
 from ..protocols import KS, TEMPERATURE
@@ -54,6 +54,8 @@ def evaluate_knn(
     """
     _check(options, test)
     train = _labelled(train, "train", say)
+    if test is not None and (shared := shared_rows(train, test)):
+        say(f"{shared} test images have exactly the features of a train image: is it the same picture?")
     test = train if test is None else align(train, _labelled(test, "test", say))
     _require_classes(train)
     started = time.perf_counter()
@@ -70,6 +72,8 @@ def _check(options: KNNOptions, test: FeatureSet | None) -> None:
         raise UsageError("--leave-one-out judges one set by itself, so there can be no test set")
     if options.leave_one_out and options.shots:
         raise UsageError("--shots needs a test set: with --leave-one-out the drawn images would be judged by themselves")
+    if options.trials != 1 and not options.shots:
+        raise UsageError("--trials goes with --shots: without it there is one bank, and nothing to draw")
     if options.shots and options.trials < 1:
         raise UsageError(f"{options.trials} trials measure nothing; ask for one or more")
 

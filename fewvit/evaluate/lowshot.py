@@ -12,7 +12,7 @@ import numpy as np
 
 from ..calibration import confusion_matrix, cross_validated_temperature
 from ..errors import DataError, UsageError, printable
-from ..features import FeatureSet
+from ..features import FeatureSet, shared_rows
 from ..metrics import mean_and_interval
 from ..options import options_of
 from ..plugins import find
@@ -111,6 +111,8 @@ def evaluate_lowshot(
     the labelled rows. `where` goes into the names of the files that are written per classifier and trial.
     """
     train, test = _labelled(train, "train", say), _labelled(test, "test", say)
+    if shared := shared_rows(train, test):
+        say(f"{shared} test images have exactly the features of a train image: is it the same picture?")
     splits = _splits(train, options, say)
     for split in splits:
         low, high, classes = split.per_class(train.labels)
@@ -125,7 +127,9 @@ def evaluate_lowshot(
         for shots in dict.fromkeys(split.shots for split in splits):
             cells = [_cell(method, settings, split, train, test, options, protocol) for split in splits if split.shots == shots]
             for cell in cells:
-                _keep(cell, test, options, "" if one else ".".join(filter(None, (where, method, str(shots), str(cell.split.trial)))))
+                suffix = "" if one else ".".join(filter(None, (where, method, str(shots), str(cell.split.trial))))
+                for path in _keep(cell, test, options, suffix):
+                    say(f"wrote {path}")
             rows += _rows(cells, test)
             chosen |= _told(cells)
     return rows, {"classifiers": chosen}
@@ -241,21 +245,21 @@ def _told(cells: Sequence[_Cell]) -> dict[str, Any]:
     return told
 
 
-def _keep(cell: _Cell, test: FeatureSet, options: LowShotOptions, suffix: str) -> None:
-    """The files asked for; with several classifiers or trials each has its own, named after it."""
+def _keep(cell: _Cell, test: FeatureSet, options: LowShotOptions, suffix: str) -> Iterator[Path]:
+    """Writes the files asked for and names them; with several classifiers or trials each has its own, named after it."""
 
     def path(asked: Path) -> Path:
         return asked.with_name(f"{asked.stem}.{suffix}{asked.suffix}") if suffix else asked
 
     verdict = cell.verdict
     if options.save_predictions is not None:
-        save_predictions(path(options.save_predictions), test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)
-    if options.save_per_class is not None or options.save_confusion is not None:
-        confusion = confusion_matrix(test.labels, verdict.predictions, len(test.classes))
-        if options.save_per_class is not None:
-            save_per_class(path(options.save_per_class), confusion, test.classes)
-        if options.save_confusion is not None:
-            save_confusion(path(options.save_confusion), confusion, test.classes)
+        place = path(options.save_predictions)
+        save_predictions(place, test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)
+        yield place
+    for asked, save in ((options.save_per_class, save_per_class), (options.save_confusion, save_confusion)):
+        if asked is not None:
+            save(path(asked), confusion_matrix(test.labels, verdict.predictions, len(test.classes)), test.classes)
+            yield path(asked)
 
 
 def _with_published(rows: Sequence[dict[str, Any]], inputs: Inputs, options: LowShotOptions) -> Iterator[dict[str, Any]]:
