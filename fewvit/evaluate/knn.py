@@ -55,7 +55,7 @@ def evaluate_knn(
     _check(options, test)
     train = _labelled(train, "train", say)
     if test is not None and (shared := shared_rows(train, test)):
-        say(f"{shared} test images have exactly the features of a train image: is it the same picture?")
+        say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
     test = train if test is None else align(train, _labelled(test, "test", say))
     _require_classes(train)
     started = time.perf_counter()

@@ -112,7 +112,7 @@ def evaluate_lowshot(
     """
     train, test = _labelled(train, "train", say), _labelled(test, "test", say)
     if shared := shared_rows(train, test):
-        say(f"{shared} test images have exactly the features of a train image: is it the same picture?")
+        say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
     splits = _splits(train, options, say)
     for split in splits:
         low, high, classes = split.per_class(train.labels)
