@@ -120,8 +120,8 @@ def _prepare(prepare: Callable[..., Callable[[], Any]], arguments: Sequence[Any]
     _prepared[:] = [prepare(*arguments)]
 
 
-def _work() -> None:
-    _prepared[0]()
+def _work() -> Any:
+    return _prepared[0]()
 
 
 def peak_growth(work: Callable[[], Any]) -> int:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import UsageError
 from ..neighbors import Bank
+from ._labels import numbered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,9 +84,8 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
         import torch
 
         X, y = validate_data(self, X, y, dtype=_DTYPES)
-        check_classification_targets(y)
         self.check_options()
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        self.classes_, labels = numbered(y)
         self._n_support, self._dtype = len(X), X.dtype
         self._learnt = self.learn(Support(torch.tensor(X)[None], torch.tensor(labels)[None], len(self.classes_)))
         return self

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from ..errors import DataError, UsageError
 from ..features import FeatureSet
 from ._episodic import EpisodicClassifier, Support, nearness, require_above, require_one_of, unit
+from ._labels import numbered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,9 +74,8 @@ class Centroid(EpisodicClassifier):
         if not hasattr(self, "_learnt"):
             return self.fit(X, y)
         X, y = validate_data(self, X, y, reset=False, dtype=self._dtype)
-        check_classification_targets(y)
         old = self._learnt
-        known, self.classes_ = self.classes_, np.union1d(self.classes_, y)
+        known, self.classes_ = self.classes_, np.union1d(self.classes_, numbered(y)[0])
         rows = self._prepared(torch.tensor(X)[None], old.centre)
         more = Support(rows, torch.tensor(np.searchsorted(self.classes_, y))[None], len(self.classes_))
         sums, counts = more.one_hot.mT @ rows, more.counts
