@@ -85,7 +85,8 @@ def test_less_than_one_shot_is_a_usage_error(shots):
 
 
 def test_a_split_is_frozen():
-    split = Split(np.array([3]), shots=1, trial=0)
+    split = Split(np.array([3]), shots=1)
+    assert (split.trial, split.seed, split.test) == (0, 0, None)
     with pytest.raises(dataclasses.FrozenInstanceError):
         split.seed = 1
 
@@ -178,6 +179,13 @@ def test_classes_with_too_few_images_are_listed_or_kept_on_demand():
     for split in kept:
         assert [len(drawn(labels, split, label)) for label in (3, 7, 11)] == [2, 5, 1]
         assert split.per_class(labels) == (1, 5, 3)
+
+
+def test_five_short_classes_are_all_named_and_of_six_the_rest_is_left_out():
+    for count, end in ((5, "c4 (1)"), (6, "c4 (1) …")):
+        with pytest.raises(DataError) as error:
+            n_per_class(np.arange(count), CLASSES, [2], 1, seed=0)
+        assert str(error.value).splitlines()[0].endswith(end)
 
 
 @pytest.mark.parametrize(("shots", "trials"), [([], 1), ([0], 1), ([1, -2], 1), ([1], 0)])
