@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..cache import Cache
 from ..datasets import Dataset, Listing, open_dataset, open_pair
 from ..digests import DigestMemory
@@ -192,3 +194,24 @@ def by_layer(inputs: Inputs) -> Iterator[tuple[dict[str, Any], FeatureSet, Featu
 
 def _columns(features: FeatureSet, columns: slice) -> FeatureSet:
     return dataclasses.replace(features, features=features.features[:, columns])
+
+
+def labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
+    """The rows that have a label. Raises DataError if none has one."""
+    known = np.flatnonzero(features.labels >= 0)
+    if len(known) == 0:
+        raise DataError(
+            f"the {side} images have no labels",
+            fix="Give class folders, a table with a label column, or a features file with labels.",
+        )
+    if len(known) < len(features):
+        say(f"{len(features) - len(known)} unlabelled {side} images are left out")
+        return features.select(known)
+    return features
+
+
+def require_classes(train: FeatureSet) -> None:
+    """Raise DataError unless there are two classes to tell apart."""
+    present = np.unique(train.labels)
+    if len(present) < 2:
+        raise DataError(f"the train images are all of one class ({train.classes[present[0]]!r}): there is nothing to tell apart")

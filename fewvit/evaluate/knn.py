@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..features import FeatureSet, align, shared_rows
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
@@ -17,7 +17,7 @@ from ..protocols import KS, TEMPERATURE
 from ..results import manifest
 from ..splits import dinov2_subset
 from ..vote import check_temperature, votes_at
-from .inputs import FeatureReader, Inputs, Sources, by_layer
+from .inputs import FeatureReader, Inputs, Sources, by_layer, labelled, require_classes
 
 _TABLE_BYTES = 1 << 20  # votes of one block of queries stay in the CPU's cache
 
@@ -53,11 +53,11 @@ def evaluate_knn(
     and for test classes that train has not.
     """
     _check(options, test)
-    train = _labelled(train, "train", say)
+    train = labelled(train, "train", say)
     if test is not None and (shared := shared_rows(train, test)):
         say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
-    test = train if test is None else align(train, _labelled(test, "test", say))
-    _require_classes(train)
+    test = train if test is None else align(train, labelled(test, "test", say))
+    require_classes(train)
     started = time.perf_counter()
     rows = list(_few_shot_rows(train, test, options)) if options.shots else list(_rows(train, test, options, say))
     return rows, time.perf_counter() - started
@@ -76,25 +76,6 @@ def _check(options: KNNOptions, test: FeatureSet | None) -> None:
         raise UsageError("--trials goes with --shots: without it there is one bank, and nothing to draw")
     if options.shots and options.trials < 1:
         raise UsageError(f"{options.trials} trials measure nothing; ask for one or more")
-
-
-def _labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
-    known = np.flatnonzero(features.labels >= 0)
-    if len(known) == 0:
-        raise DataError(
-            f"the {side} images have no labels",
-            fix="k-NN needs class folders, a table with a label column, or a features file with labels.",
-        )
-    if len(known) < len(features):
-        say(f"{len(features) - len(known)} unlabelled {side} images are left out")
-        return features.select(known)
-    return features
-
-
-def _require_classes(train: FeatureSet) -> None:
-    present = np.unique(train.labels)
-    if len(present) < 2:
-        raise DataError(f"the train images are all of one class ({train.classes[present[0]]!r}): there is nothing to tell apart")
 
 
 def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..calibration import confusion_matrix, cross_validated_temperature
-from ..errors import DataError, UsageError, printable
+from ..errors import UsageError, printable
 from ..features import FeatureSet, shared_rows
 from ..metrics import mean_and_interval
 from ..options import options_of
@@ -20,7 +18,7 @@ from ..predictions import save_confusion, save_per_class, save_predictions
 from ..results import manifest
 from ..splits import Split, n_per_class, percent_per_class
 from ..subsets import read_splits, save_splits
-from .inputs import FeatureReader, Inputs, Sources, by_layer
+from .inputs import FeatureReader, Inputs, Sources, by_layer, labelled, require_classes
 from .judge import Verdict, judge
 
 CLASSIFIERS = ("logistic", "knn", "centroid")
@@ -110,7 +108,10 @@ def evaluate_lowshot(
     Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or cross-validation inside
     the labelled rows. `where` goes into the names of the files that are written per classifier and trial.
     """
-    train, test = _labelled(train, "train", say), _labelled(test, "test", say)
+    train, test = labelled(train, "train", say), labelled(test, "test", say)
+    require_classes(train)
+    train.require_finite()
+    test.require_finite()
     if shared := shared_rows(train, test):
         say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
     splits = _splits(train, options, say)
@@ -139,21 +140,6 @@ def _required(test: FeatureSet | None) -> FeatureSet:
     if test is None:
         raise UsageError("low-shot evaluation needs test images", fix="Give --train and --test, or --data with train/ and val/.")
     return test
-
-
-def _labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
-    known = np.flatnonzero(features.labels >= 0)
-    if len(known) == 0:
-        raise DataError(
-            f"the {side} images have no labels", fix="Give class folders, a table with a label column, or features with labels."
-        )
-    if side == "train" and len(np.unique(features.labels[known])) < 2:
-        raise DataError("the train images are all of one class: there is nothing to tell apart")
-    features.require_finite()
-    if len(known) < len(features):
-        say(f"{len(features) - len(known)} unlabelled {side} images are left out")
-        return features.select(known)
-    return features
 
 
 def _splits(train: FeatureSet, options: LowShotOptions, say: Callable[[str], None]) -> list[Split]:
