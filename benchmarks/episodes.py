@@ -32,7 +32,7 @@ CLASSES, PER_CLASS, WIDTH, SHOTS = 64, 60, 384, 5
 METHODS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "centroid": ({"metric": "euclidean"}, "PrototypicalNetworks", {"feature_normalization": 2}),
     "bd_cspn": ({}, "BDCSPN", {"feature_normalization": 2}),
-    "laplacian_shot": ({"shift": True}, "LaplacianShot", {"feature_normalization": 2}),
+    "laplacian_shot": ({}, "LaplacianShot", {"feature_normalization": 2}),
 }
 
 

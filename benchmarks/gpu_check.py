@@ -27,6 +27,7 @@ from fewvit.features import FeatureSet
 from fewvit.neighbors import Bank, normalise
 
 from . import official
+from .gpu_pretrain import pretraining
 from .measure import RESULTS, Claim, Outcome, cores, round_robin, rounded, show, write
 from .pictures import as_input, numbered, synthetic_jpeg
 
@@ -320,6 +321,7 @@ PARTS: dict[str, tuple[Callable[[Sizes], Outcome], str]] = {
     "features": (features, "features on a GPU beside the CPU's"),
     "neighbors": (neighbors, "neighbours on a GPU beside a float64 brute force"),
     "extraction": (extraction, "images to cached features on a GPU"),
+    "pretraining": (pretraining, "pretraining steps on a GPU"),
     "knn": (imagenet_knn, "k-NN at ImageNet's size on a GPU"),
 }
 

@@ -1,4 +1,4 @@
-"""fewvit backbones list / info / check / fetch"""
+"""fewvit backbones list / info / check / fetch / export"""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def list_(output: Output, name: Annotated[str, typer.Argument(help="Only names t
 @command(app)
 def info(output: Output, name: Annotated[str, typer.Argument(help="A variant.")]) -> None:
     """One backbone: architecture, file, licence, protocol, published numbers."""
-    from fewvit.describe import variant_facts
+    from fewvit.describe import readable, variant_facts
 
-    Screen(output).facts("backbones", variant_facts(name))
+    facts = variant_facts(name)
+    Screen(output).facts("backbones", facts if output.format == "json" else readable(facts))
 
 
 @command(app)
@@ -86,3 +87,17 @@ def fetch(
         path = obtain_variant(name, families()[family], variant, library_access(access, place, screen))
         rows.append({"backbone": name, "file": str(path), "bytes": path.stat().st_size})
     screen.rows("backbones", rows)
+
+
+@command(app)
+def export(
+    output: Output,
+    run: Annotated[Path, typer.Argument(help="A run folder of `fewvit pretrain`.")],
+) -> None:
+    """Write a run's networks in the official layout of its family, for the official scripts; --out FILE.pth gets it."""
+    screen = Screen(output)
+    if output.out is None:
+        raise UsageError("no file to write", fix="Give --out FILE.pth.")
+    from fewvit.pretrain import export_official
+
+    screen.rows("backbones", [export_official(run, output.out)])

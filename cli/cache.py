@@ -21,14 +21,15 @@ def cache() -> None:
 
 @command(app)
 def info(place: Place, output: Output) -> None:
-    """What is stored: for which backbone, how it was computed, how many images, how many bytes."""
+    """What is stored: for which backbone and protocol, how it was computed, how many images, how many bytes, and the total."""
     from fewvit.cache import Cache, default_cache_dir
-    from fewvit.describe import cache_rows
+    from fewvit.describe import cache_rows, cache_total
 
     screen = Screen(output)
     folder = place.cache_dir or default_cache_dir()
     screen.say(f"cache folder: {folder}")
-    screen.rows("cache", cache_rows(Cache(folder)))
+    rows = cache_rows(Cache(folder))
+    screen.rows("cache", [*rows, cache_total(rows)] if rows and output.format == "table" else rows)
 
 
 @command(app)

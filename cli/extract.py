@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fewvit.errors import UsageError
+from fewvit.errors import UsageError, counted
 
 from .inputs import listing, reader
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
@@ -26,7 +26,7 @@ def extract(
     work: Work,
     output: Output,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="SRC", help="Images: a folder, table, shards, zip archive or `digits`.")
+        str | None, typer.Option("--data", metavar="SRC", help="Images: a folder, image, table, shards, zip archive or `digits`.")
     ] = None,
 ) -> None:
     """Turn images into features.
@@ -46,5 +46,5 @@ def extract(
     screen.skipped(skipped, output.out)
     if output.out is not None:
         kept.save(output.out)
-        screen.say(f"wrote {len(kept)} x {kept.features.shape[1]} features to {output.out}")
+        screen.say(f"wrote {counted(len(kept), 'row')} of {counted(kept.features.shape[1], 'column')} to {output.out}")
     Screen(Output(format=output.format, quiet=output.quiet)).result(Result("extract", rows, facts))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fewvit.errors import UsageError
 
-from .shared import Access, Features, Layout, Listed, Model, Place, Work
+from .shared import QUICK, Access, Features, Layout, Listed, Model, Place, Work
 from .show import Screen
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def names_of(model: Model) -> list[str]:
     """The backbones of a list with commas; a misspelt variant is refused before anything heavy is imported."""
-    names = [name for name in model.backbone.split(",") if name]
+    names = [name for name in (QUICK if model.backbone is None else model.backbone).split(",") if name]
     if not names:
         raise UsageError("--backbone names no backbone")
     from fewvit.specs import is_path
@@ -58,7 +58,9 @@ def reader(
     from fewvit.extract import allowed_bad
     from fewvit.pipeline import FeatureOptions
 
-    backbones = Backbones(names, access(how, place, screen), model.weights, layout.checkpoint_key, layout.family, work.seed)
+    how_got = access(how, place, screen)
+    asked = model.backbone is not None
+    backbones = Backbones(names, how_got, model.weights, layout.checkpoint_key, layout.family, work.seed, asked)
     options = FeatureOptions(
         features.protocol, features.pool, features.layers, features.img_size, features.precision, features.decode, features.device
     )

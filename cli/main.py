@@ -28,8 +28,9 @@ COMMANDS = {
     "knn": "Weighted k-NN accuracy of frozen features, several k in one pass.",
     "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
     "predict": "Label new images with a bundle: class or `unknown`, and calibrated confidence.",
+    "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
 }
-EPILOG = "Every command takes --help. Sources are folders, tables, shards, zip archives, `digits` or features (.npz)."
+EPILOG = "Every command takes --help. Sources are folders, images, tables, shards, zip archives, `digits` or features (.npz)."
 
 
 # names that DINO's, DINOv2's and MSN's scripts taught people; accepted, but not shown

@@ -16,7 +16,7 @@ import typer
 
 from fewvit.errors import DataError, UsageError
 
-_QUICK = "dino_vits16"
+QUICK = "dino_vits16"  # the backbone where none is named
 
 
 def _config(context: typer.Context, path: str | None) -> str | None:
@@ -29,14 +29,18 @@ def _config(context: typer.Context, path: str | None) -> str | None:
         raise DataError("no such file", file=path) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"not a TOML file: {error}", file=path) from error
-    known = {parameter.name for parameter in context.command.params}
-    values = {key.replace("-", "_"): ",".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
+    known = {parameter.name: parameter for parameter in context.command.params}
+    values = {key.replace("-", "_"): value for key, value in values.items()}
     unknown = [key for key in values if key not in known]
     if unknown:
         from fewvit.errors import UnknownName
 
         raise UnknownName("option", unknown[0], sorted(filter(None, known)), fix=f"It stands in {path}.")
-    context.default_map = values
+    # a list is what a repeatable option takes, and what commas stand for elsewhere
+    context.default_map = {
+        key: ",".join(map(str, value)) if isinstance(value, list) and not getattr(known[key], "multiple", False) else value
+        for key, value in values.items()
+    }
     return path
 
 
@@ -45,11 +49,14 @@ class Model:
     """Which backbone."""
 
     backbone: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--backbone", "-m", metavar="NAME|FILE|…", help="Variant, weights file, timm:NAME or hf:ORG/NAME; several with commas."
+            "--backbone",
+            "-m",
+            metavar="NAME|FILE|…",
+            help=f"Variant, weights file, timm:NAME or hf:ORG/NAME; several with commas. Default: {QUICK}.",
         ),
-    ] = _QUICK
+    ] = None
     weights: Annotated[
         str | None,
         typer.Option(

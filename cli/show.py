@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewvit.errors import UsageError, printable
+from fewvit.errors import UsageError, counted, printable
 
 from .shared import Output
 
@@ -53,7 +53,7 @@ class Screen:
         self._last = time.monotonic()
         if p.computed == 0:
             if finished:
-                self.say(f"{p.total}/{p.total} images, none had to be computed")
+                self.say(f"{p.total}/{counted(p.total, 'image')}, none had to be computed")
             return
         speed = p.computed / p.elapsed if p.elapsed else 0.0
         left = (p.total - p.done) / speed if speed else 0.0
@@ -68,6 +68,19 @@ class Screen:
         else:
             sys.stderr.write(text + "\n")
         sys.stderr.flush()
+
+    def line(self, text: str, seconds_left: float, *, done: bool) -> None:
+        """A line that replaces itself on a terminal, and comes every ten seconds elsewhere."""
+        now = time.monotonic()
+        if self.output.quiet or (not done and now - self._last < (0.2 if self._live else _LINE_EVERY_S)):
+            return
+        self._last = now
+        text = f"{text}  {_duration(seconds_left)} left"
+        sys.stderr.write("\r\x1b[K" + text if self._live else text + "\n")
+        sys.stderr.flush()
+        self._open_line = self._live
+        if done:
+            self._end_line()
 
     def download(self, done: int, total: int | None) -> None:
         """Bytes of a download."""
@@ -120,7 +133,7 @@ class Screen:
         if self.output.format == "csv":
             writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
             writer.writeheader()
-            writer.writerows({key: printable(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows)
+            writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
         elif rows:
             self.table([columns, *(["" if row.get(c) is None else printable(row[c]) for c in columns] for row in rows)])
         else:
@@ -136,8 +149,7 @@ class Screen:
             if isinstance(value, list):
                 sys.stdout.write(f"{name}\n" + "".join(f"  {printable(line)}\n" for line in value))
             else:
-                text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-                sys.stdout.write(f"{name.ljust(width)}  {printable(text)}\n")
+                sys.stdout.write(f"{name.ljust(width)}  {_text(value)}\n")
 
     def table(self, cells: Sequence[Sequence[Any]]) -> None:
         """Columns of text on stdout, the first line being their names; numbers to the right."""
@@ -153,6 +165,15 @@ class Screen:
         if self._open_line:
             sys.stderr.write("\n")
             self._open_line = False
+
+
+def _text(value: Any) -> Any:
+    """A value as one cell: dictionaries and lists spelled out, without what is empty in them; numbers as they are."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items() if part != "")
+    if isinstance(value, list | tuple):
+        return "; ".join(str(_text(part)) for part in value)
+    return printable(value) if isinstance(value, str) else value
 
 
 def _is_number(text: str) -> bool:

@@ -7,13 +7,14 @@ sha256 covers itself and every array. Backbone weights are not in it: they are f
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,19 @@ from typing import Any
 import numpy as np
 
 from .calibration import scale
-from .errors import DataError, FewvitError, FingerprintMismatch, IntegrityError, NumericalError, Unobtainable, UsageError, from_os_error
+from .errors import (
+    DataError,
+    FewvitError,
+    FingerprintMismatch,
+    IntegrityError,
+    NumericalError,
+    Unobtainable,
+    UsageError,
+    counted,
+    from_os_error,
+)
 from .features import FeatureSet
-from .files import replacing
+from .files import locked, replacing
 from .options import options_of
 from .pipeline import FeatureOptions, Pipeline
 from .plugins import find
@@ -33,6 +44,7 @@ FORMAT = 1
 THRESHOLD = 0.5  # of confidence, below which a prediction is `unknown`
 _SCHEMA = "fewvit.bundle"
 _STATE, _SUPPORT = "state.", "support."  # how the names of arrays begin
+_APART = ("estimator", "support", "recipe", "sha256")  # fields that do not stand in the manifest as they are
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,7 @@ class Bundle:
     threshold: float = THRESHOLD
     support: tuple[np.ndarray, np.ndarray] | None = None  # (N, D) and (N,): of a classifier that declares `keeps = "support"`
     versions: Mapping[str, str] = dataclasses.field(default_factory=versions)  # of the packages it was fitted with
+    sha256: str = ""  # the manifest's, of the file it was read from; empty: it was fitted here
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities (Q, C) of features (Q, D), columns in the order of `classes`, before calibration. Raises NumericalError for NaN."""
@@ -125,7 +138,9 @@ class Bundle:
     def require(self, features: FeatureSet) -> None:
         """Raise FingerprintMismatch for features that are known to be of another backbone or transform."""
         if features.features.shape[1] != self.width:
-            raise FingerprintMismatch(f"the bundle takes features of {self.width} columns, these have {features.features.shape[1]}")
+            raise FingerprintMismatch(
+                f"the bundle takes features of {counted(self.width, 'column')}, these have {features.features.shape[1]}"
+            )
         if self.fingerprint and features.fingerprint and self.fingerprint != features.fingerprint:
             raise FingerprintMismatch(
                 f"the bundle was fitted on features of {self.fingerprint[:12]}, these are of {features.fingerprint[:12]}: another backbone, transform or precision",
@@ -165,6 +180,25 @@ def keeps_support(estimator: Any) -> bool:
 # ---- writing
 
 
+def replace_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
+    """Replace the file that the bundle was read from before it grew; the new sha256.
+
+    Raises IntegrityError, and leaves the file alone, when it is another one by now: what a second process added would be lost.
+    """
+    with locked(path):
+        try:
+            now = _read_manifest(Path(path))["sha256"]
+        except DataError:
+            now = "gone"
+        if now != bundle.sha256:
+            raise IntegrityError(
+                "another process changed or removed this bundle meanwhile; nothing was written",
+                file=path,
+                fix="Run the same command again: what was computed is kept.",
+            )
+        return save_bundle(path, bundle)
+
+
 def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
     """Replace `path` by the bundle; its sha256. Raises UsageError for a classifier with a fitted attribute that no file can hold."""
     import safetensors.numpy
@@ -177,7 +211,7 @@ def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
         state = {}
     else:
         state = {k: v for k, v in vars(bundle.estimator).items() if k not in options}
-    described = {f.name: getattr(bundle, f.name) for f in dataclasses.fields(bundle) if f.name not in ("estimator", "support", "recipe")}
+    described = {f.name: getattr(bundle, f.name) for f in dataclasses.fields(bundle) if f.name not in _APART}
     manifest = {
         "schema": f"{_SCHEMA}/{FORMAT}",
         **described,
@@ -250,8 +284,8 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
         recipe = manifest["recipe"]
         if recipe is not None:
             recipe = Recipe(**{**recipe, "options": FeatureOptions(**recipe["options"])})
-        described = {f.name: manifest[f.name] for f in dataclasses.fields(Bundle) if f.name not in ("estimator", "support", "recipe")}
-        return Bundle(estimator=estimator, support=support, recipe=recipe, **described)
+        described = {f.name: manifest[f.name] for f in dataclasses.fields(Bundle) if f.name not in _APART}
+        return Bundle(estimator=estimator, support=support, recipe=recipe, sha256=manifest["sha256"], **described)
     except (FewvitError, KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         why = error.what if isinstance(error, FewvitError) else f"{type(error).__name__}: {error}"
         raise IntegrityError(
@@ -261,21 +295,34 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The manifest and the arrays, whose digest is right."""
+    with _opened(path) as file:
+        manifest = _manifest(path, (file.metadata() or {}).get(_SCHEMA))
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    if manifest.get("sha256") != _digest(manifest, arrays):
+        raise _damaged(path, "its sha256 is not the one it was written with")
+    return manifest, arrays
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest alone, as it stands in the file."""
+    with _opened(path) as file:
+        return _manifest(path, (file.metadata() or {}).get(_SCHEMA))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The safetensors file. Raises DataError when there is none, IntegrityError for a damaged or foreign one."""
     import safetensors
 
     if not path.is_file():
         raise DataError("no such bundle" if not path.exists() else "not a file, so not a bundle", file=path, fix="`fewvit fit` makes one.")
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            manifest = _manifest(path, (file.metadata() or {}).get(_SCHEMA))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            yield file
     except safetensors.SafetensorError as error:
         raise _damaged(path, str(error).splitlines()[0]) from error
     except OSError as error:
         raise from_os_error(error, "reading the bundle") from error
-    if manifest.get("sha256") != _digest(manifest, arrays):
-        raise _damaged(path, "its sha256 is not the one it was written with")
-    return manifest, arrays
 
 
 def _manifest(path: Path, text: str | None) -> dict[str, Any]:

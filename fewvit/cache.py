@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from .digests import DigestMemory
-from .errors import CacheError
-from .files import replacing, sweep, write_json
+from .errors import CacheError, counted
+from .files import replacing, require_writable, sweep, write_json
 from .row_index import RowIndex
 
 _FORMAT = 1
@@ -82,7 +82,7 @@ class Cache:
 
 def key_digest(key: Mapping[str, Any]) -> str:
     """sha256 of a pipeline key, the name of its store. What only labels it (names) is left out."""
-    decisive = {name: value for name, value in key.items() if name != "backbone"}
+    decisive = {name: value for name, value in key.items() if name not in ("backbone", "protocol")}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -114,6 +114,10 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def require_writable(self) -> None:
+        """Raise DataError, ResourceError on a full disk, unless shards can be written: to be asked before the work, not after it."""
+        require_writable(self.folder.parent)
 
     def put(self, digests: list[bytes], notes: list[int], features: np.ndarray) -> None:
         """Commit rows (n, D) as one shard. Raises ResourceError when the disk is full; earlier shards stay valid."""
@@ -202,10 +206,10 @@ class FeatureStore:
             with open(path, "rb", buffering=0) as handle:
                 size = os.fstat(handle.fileno()).st_size
                 if size != facts["bytes"]:
-                    raise self._damaged(path, f"it has {size} bytes instead of {facts['bytes']}")
+                    raise self._damaged(path, f"it has {counted(size, 'byte')} instead of {facts['bytes']}")
                 header = handle.read(len(expected))
                 if header != expected or size != len(header) + array.nbytes:
-                    raise self._damaged(path, f"it is not an array of its manifest's {facts['count']} rows of {self.width}")
+                    raise self._damaged(path, f"it is not an array of its manifest's {counted(facts['count'], 'row')} of {self.width}")
                 _fill(array.data.cast("B"), handle)
         except OSError as error:
             raise self._damaged(path, "it is gone") from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError, UsageError
+from .errors import DataError, UsageError, counted
 from .seeds import generator
 
 ENOUGH = 2000  # held-out rows that settle one number; with many images one fold has them, and one fit is enough
@@ -77,7 +77,7 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     class keeps at least one image in the rest of every fold.
     """
     if folds < 2:
-        raise UsageError(f"{folds} folds hold nothing out; use 2 or more")
+        raise UsageError(f"{counted(folds, 'fold holds', 'folds hold')} nothing out; use 2 or more")
     found = np.full(len(labels), -1)
     dealt = 0
     for c in np.unique(labels):

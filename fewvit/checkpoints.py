@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CheckpointError, DataError, from_os_error, printable
+from .errors import CheckpointError, DataError, counted, from_os_error, printable
 from .files import replacing
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> 
     if bad:
         what = "NaN" if bool(torch.isnan(_summable(tensors[bad[0]])).any()) else "Inf"
         raise CheckpointError(
-            f"{what} in {_some(bad)} of {len(tensors)} tensors: damaged, or saved by a run that had diverged", file=file, fix=_AGAIN
+            f"{what} in {_some(bad)} of {counted(len(tensors), 'tensor')}: damaged, or saved by a run that had diverged",
+            file=file,
+            fix=_AGAIN,
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .backbones import Variant, families, find_variant
 from .cache import Cache
 from .digests import DigestMemory
+from .errors import counted
 from .specs import Access, inspect_file, recognise, trunk_of
 
 _OUTLINE = 12  # lines of a mapping table unless all are asked for
@@ -52,6 +54,25 @@ def variant_facts(name: str) -> dict[str, Any]:
         "published": dict(variant.published),
         "note": variant.note,
     }
+
+
+_MEASURED = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuning", "1%": "1 % of the labels"}
+
+
+def readable(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a variant for people: the published numbers as lines, what is empty left out."""
+    lines = list(_published_lines(facts["published"]))
+    told = {**facts, "published": [f"{what.ljust(max(len(w) for w, _ in lines))}  {number}" for what, number in lines]}
+    return {name: value for name, value in told.items() if value not in ("", [])}
+
+
+def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what was measured, ImageNet top-1 in percent)."""
+    for name, value in published.items():
+        if name == "lowshot":
+            yield from ((f"{counted(shots, 'image')} per class", f"{number} %") for shots, number in value.items())
+        else:
+            yield _MEASURED.get(name, name), f"{value} %"
 
 
 def file_facts(
@@ -112,13 +133,20 @@ def cache_rows(cache: Cache) -> list[dict[str, Any]]:
             {
                 "backbone": key["backbone"],
                 "weights": key["weights"][:12],
+                "protocol": key.get("protocol", ""),  # of whoever made the store; unknown in stores of older versions
                 "pool": key["pool"],
                 "layers": key["layers"],
-                "size": f"{crop[0]}x{crop[1]}",
+                "pixels": f"{crop[0]}x{crop[1]}",
                 "precision": key["precision"],
                 "decoder": key["decoder"].partition(",")[0],
                 "images": store["images"],
-                "megabytes": round(store["bytes"] / 1e6, 2),
+                "megabytes": round(store["bytes"] / 1e6, 3),
             }
         )
     return rows
+
+
+def cache_total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The line below those of `cache_rows`: how many stores, their images and megabytes."""
+    images, megabytes = (sum(row[column] for row in rows) for column in ("images", "megabytes"))
+    return {"backbone": f"total of {counted(len(rows), 'store')}", "images": images, "megabytes": round(megabytes, 3)}

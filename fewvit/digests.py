@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import replacing, sha256_of
+from .files import replacing, require_writable, sha256_of
 
 _RECORD = np.dtype([("identity", "<i8", 5), ("digest", "u1", 32)])
 _RECENT_NS = 100_000_000  # a file changed within 0.1 s of now may change again under the same time stamps
@@ -115,6 +115,7 @@ def _mix(identity: np.ndarray) -> np.ndarray:
 
 
 def _store(folder: Path, records: np.ndarray) -> Path:
+    require_writable(folder)
     data = records.tobytes()
     path = folder / f"{hashlib.sha256(data).hexdigest()[:32]}.bin"
     with replacing(path) as handle:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import FewvitError
+from .errors import FewvitError, counted
 from .results import versions
 
 _LOW_DISK = 2 << 30  # bytes
@@ -39,7 +39,7 @@ def examine(cache_dir: Path) -> Iterator[Finding]:
 
 
 def _python() -> Iterator[Finding]:
-    yield Finding("python", "ok", f"{sys.version.split()[0]} at {sys.prefix}, {os.cpu_count()} cores")
+    yield Finding("python", "ok", f"{sys.version.split()[0]} at {sys.prefix}, {counted(os.cpu_count() or 1, 'core')}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -80,7 +80,7 @@ def _torch() -> Iterator[Finding]:
     yield Finding(
         "torch",
         "ok",
-        f"{torch.__version__} ({build}), {torch.get_num_threads()} compute threads, {torch.backends.cpu.get_cpu_capability()}",
+        f"{torch.__version__} ({build}), {counted(torch.get_num_threads(), 'compute thread')}, {torch.backends.cpu.get_cpu_capability()}",
     )
     engines = ", ".join(f"{precision}: {choose_engine(precision, 'cpu')}" for precision in ("fp32", "bf16"))
     yield Finding("CPU engines", "ok", f"{engines}; --precision auto is {resolve_precision('auto', 'cpu')}")
@@ -124,7 +124,7 @@ def _faiss() -> Iterator[Finding]:
             "faiss kernels", "note", f"OPENBLAS_CORETYPE={kernels} keeps FAISS from this CPU's AVX-512; searches run faster without it"
         )
     version, options, gpus = faiss_facts()
-    yield Finding("faiss", "ok", f"{version} ({options}), sees {gpus} GPUs")
+    yield Finding("faiss", "ok", f"{version} ({options}), sees {counted(gpus, 'GPU')}")
     devices = ["cpu"] + (["cuda"] if gpus and faiss_gpu_works() else [])
     if gpus and len(devices) == 1:
         yield Finding("faiss GPU", "note", "this wheel has no kernels for the GPU here; the torch search is used on it")
@@ -151,5 +151,6 @@ def _openmp() -> Iterator[Finding]:
     yield Finding(
         "OpenMP",
         "note" if risky else "ok",
-        f"{len(runtimes)} runtimes in one process ({', '.join(runtimes)})" + ("; if it crashes, set OMP_NUM_THREADS=1" if risky else ""),
+        f"{counted(len(runtimes), 'runtime')} in one process ({', '.join(runtimes)})"
+        + ("; if it crashes, set OMP_NUM_THREADS=1" if risky else ""),
     )

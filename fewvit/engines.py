@@ -11,7 +11,6 @@ import importlib.util
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from .cpu import computes_bf16, is_amd_avx512
 from .errors import MissingExtra, UsageError
+from .products import packed, packed_product, packed_sum, packing_works
 from .vit import Backbone, Readout, VisionTransformer
 
 ENGINES = ("eager", "packed", "openvino")
@@ -114,19 +114,17 @@ class PackedLinear(nn.Module):
         if scale is not None:  # layer scale is linear, so it is folded into the layer before it
             weight, bias = weight * scale.detach()[:, None], bias * scale.detach()
         self.dtype, self.activation = dtype, activation
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), None)
+        self.weight = packed(weight.to(dtype))
         self.bias = bias.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(
-            x.to(self.dtype), self.weight, self.bias, self.activation, [], "none" if self.activation == "gelu" else ""
-        )
+        return packed_product(x.to(self.dtype), self.weight, self.bias, self.activation)
 
     def add_to(self, x: Tensor, residual: Tensor) -> Tensor:
         """residual + x W^T + b in one pass over memory; in fp32, since the sum of all blocks runs through it."""
         if self.dtype != torch.float32:
             return residual + self(x)
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+        return packed_sum(x, residual, self.weight, self.bias)
 
 
 class PackedBlock(nn.Module):
@@ -222,19 +220,3 @@ class _Reading(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model.read(images, self.readout)  # type: ignore[operator]
-
-
-@lru_cache(maxsize=1)
-def packing_works() -> bool:
-    """Whether the private packed operator exists here and gives the right numbers."""
-    try:
-        with torch.inference_mode():
-            linear, x = nn.Linear(48, 32), torch.linspace(-1, 1, 5 * 48).view(5, 48)
-            residual = torch.ones(5, 32)
-            plain, gelu = PackedLinear(linear, torch.float32), PackedLinear(linear, torch.float32, activation="gelu")
-            right = torch.allclose(gelu(x), F.gelu(linear(x)), atol=1e-5) and torch.allclose(
-                plain.add_to(x, residual), residual + linear(x), atol=1e-5
-            )
-    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
-        return False
-    return right

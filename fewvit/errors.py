@@ -47,7 +47,10 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, fix: str | None = None):
         known = list(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        spelled: dict[str, str] = {}
+        for one in known:
+            spelled.setdefault(one.casefold(), one)
+        near = [spelled[one] for one in difflib.get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
         hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"
         super().__init__(f"unknown {kind} {name!r}. {hint}", fix=fix)
         self.name, self.near = name, near
@@ -108,7 +111,17 @@ def printable(name: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def from_os_error(error: OSError, doing: str) -> FewvitError:
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 class`, `3 classes`: a number before its noun, with the noun's plural where it is not made by an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def are(number: int) -> str:
+    """`is` for one, `are` for any other number."""
+    return "is" if number == 1 else "are"
+
+
+def from_os_error(error: OSError, doing: str, *, fix: str | None = None) -> FewvitError:
     """The error of the tree that an OSError is: a full disk is a matter of resources, anything else of input."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError(
@@ -117,5 +130,5 @@ def from_os_error(error: OSError, doing: str) -> FewvitError:
             fix="Free some space, or choose another folder with --cache-dir or --out; finished work is kept.",
         )
     if error.errno in (errno.ENOMEM, errno.EMFILE):
-        return ResourceError(f"{error.strerror} while {doing}", file=error.filename)
-    return DataError(f"{error.strerror or error} while {doing}", file=error.filename)
+        return ResourceError(f"{error.strerror} while {doing}", file=error.filename, fix=fix)
+    return DataError(f"{error.strerror or error} while {doing}", file=error.filename, fix=fix)

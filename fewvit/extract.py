@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -18,7 +19,7 @@ import numpy as np
 from .cache import Cache, FeatureStore, default_cache_dir
 from .datasets import Dataset, open_dataset
 from .digests import DigestMemory
-from .errors import BadImages, NumericalError, ResourceError, UsageError, printable
+from .errors import BadImages, NumericalError, ResourceError, UsageError, counted, printable
 from .features import FeatureSet
 from .images import POLICIES_DIFFER, BadImage, decode
 from .pipeline import Pipeline
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small enough to hold
 _FLUSH_S = 30.0  # a slow machine commits at least this often
+_SHOWN_BAD = 3  # paths in the error
 _TASK = 4  # images per task of the decoding pool
 _BATCH = {"cpu": 8, "gpu": 256}  # on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
 
@@ -52,7 +54,7 @@ class Progress:
     done: int
     total: int
     computed: int  # images that went through the model in this run
-    elapsed: float
+    elapsed: float  # since the first image; importing torch and building the model are not in it
     waiting: float  # of it, the model waited for decoded images
     modelling: float
 
@@ -66,7 +68,8 @@ class Report:
     cached: int = 0  # were in the store, or share their bytes with another row
     skipped: list[dict[str, str]] = field(default_factory=list)  # id, class, reason
     differing: int = 0  # images that --decode fast and pil show differently: EXIF turns, alpha, 16 bit
-    seconds: float = 0.0
+    starting: float = 0.0  # seconds before the first image, and of building the model: imports, weights
+    seconds: float = 0.0  # seconds of work after that
     waiting: float = 0.0
     modelling: float = 0.0
 
@@ -98,6 +101,11 @@ def extract_features(
     Raises DataError, BadImages (more images than `max_bad` cannot be decoded), NumericalError, and UsageError for a backbone
     that was put together by hand: nothing says then what its features are.
     """
+    if isinstance(backbone, str | os.PathLike):
+        raise UsageError(
+            f"extract_features takes a backbone, not its name {os.fspath(backbone)!r}",
+            fix=f"Load it first: fewvit.extract_features(fewvit.load_backbone({os.fspath(backbone)!r}), …).",
+        )
     if backbone.pipeline is None:
         raise UsageError(
             "this backbone did not come from load_backbone, so its features have no fingerprint",
@@ -155,17 +163,19 @@ class _Extraction:
         self.pending_features: list[np.ndarray] = []
         self.report = Report(images=len(dataset))
         self.started = self.flushed = time.perf_counter()
+        self.backbone: Backbone | None = None  # built when the first batch is full
         self.on_gpu, self.batch_size = False, work.batch_size or 0  # settled when there is something to compute
 
     def run(self) -> tuple[FeatureSet, Report]:
         missing = self._recall()
         if missing:
+            self.store.require_writable()
             try:
                 self._compute(missing)
             finally:  # an interruption keeps what is done
                 self._flush()
                 self.memory.save()
-        self.report.seconds = time.perf_counter() - self.started
+        self.report.seconds = self._elapsed()
         self.report.cached = len(self.dataset) - len(self.bad) - self.report.computed
         self._judge()
         return self._gather(), self.report
@@ -183,11 +193,7 @@ class _Extraction:
         return missing
 
     def _compute(self, missing: Sequence[int]) -> None:
-        from .engines import resolve_device
-
-        self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
-        self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
-        backbone: Backbone | None = None
+        self._prepare()
         batch: list[_Decoded] = []
         claimed: set[bytes] = set()  # several files may hold the same bytes
         for done, item in enumerate(self._decoded(missing), start=len(self.dataset) - len(missing) + 1):
@@ -196,14 +202,35 @@ class _Extraction:
                 claimed.add(item.digest)
                 batch.append(item)
             if len(batch) == self.batch_size:
-                backbone = backbone or self.build()
-                self._forward(backbone, batch)
+                self._forward(self._built(), batch)
                 batch = []
                 self._tell(done)
         if batch:
-            self._forward(backbone or self.build(), batch)
+            self._forward(self._built(), batch)
         self._take_over()
         self._tell(len(self.dataset))
+
+    def _prepare(self) -> None:
+        """Import what computes and decodes, and settle the batch: what is over now is no part of the speed."""
+        from .engines import resolve_device
+
+        self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
+        self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
+        with contextlib.suppress(BadImage):
+            decode(b"?", self.pipeline.preprocess, self.pipeline.decode)  # decoders are imported with the first image, even with none
+        self.report.starting = time.perf_counter() - self.started
+
+    def _built(self) -> Backbone:
+        """The backbone; building it is no part of the speed."""
+        if self.backbone is None:
+            before = time.perf_counter()
+            self.backbone = self.build()
+            self.report.starting += time.perf_counter() - before
+        return self.backbone
+
+    def _elapsed(self) -> float:
+        """Seconds of work so far, without those of starting."""
+        return time.perf_counter() - self.started - self.report.starting
 
     def _decoded(self, rows: Sequence[int]) -> Iterator[_Decoded]:
         """Decoded images in the order of `rows`, by a pool of threads: the decoders let go of Python's lock."""
@@ -296,8 +323,8 @@ class _Extraction:
 
     def _tell(self, done: int) -> None:
         if self.work.progress is not None:
-            report, elapsed = self.report, time.perf_counter() - self.started
-            self.work.progress(Progress(done, len(self.dataset), report.computed, elapsed, report.waiting, report.modelling))
+            report = self.report
+            self.work.progress(Progress(done, len(self.dataset), report.computed, self._elapsed(), report.waiting, report.modelling))
 
     def _judge(self) -> None:
         """Raise BadImages when more images failed than allowed."""
@@ -309,9 +336,11 @@ class _Extraction:
         allowed = allowed_bad(self.work.max_bad, len(self.dataset))
         if len(self.bad) <= allowed and len(self.bad) < len(self.dataset):
             return
-        shown = "; ".join(f"{printable(s['id'])} ({s['reason']})" for s in self.report.skipped[:5])
+        first = sorted(self.bad)[:_SHOWN_BAD]
+        shown = "; ".join(f"{printable(self.dataset.place(row))} ({self.bad[row]})" for row in first)
         error = BadImages(
-            f"{len(self.bad)} of {len(self.dataset)} images of {printable(self.dataset.name)} cannot be decoded, {allowed} are allowed: {shown}{' …' if len(self.bad) > 5 else ''}",
+            f"{len(self.bad)} of {counted(len(self.dataset), 'image')} of {printable(self.dataset.name)} cannot be decoded, "
+            f"{allowed} {'is' if allowed == 1 else 'are'} allowed: {shown}{' …' if len(self.bad) > len(first) else ''}",
             fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%. What was computed is kept.",
         )
         error.skipped = self.report.skipped  # type: ignore[attr-defined]
@@ -388,6 +417,7 @@ def describe(report: Report) -> dict[str, Any]:
     if speed is not None:
         facts |= {
             "images_per_second": round(speed, 2),
+            "seconds_starting": round(report.starting, 3),
             "seconds_decoding": round(report.waiting, 3),
             "seconds_model": round(report.modelling, 3),
         }

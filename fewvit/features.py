@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError, FingerprintMismatch, NumericalError
+from .errors import DataError, FingerprintMismatch, NumericalError, are, counted, printable
 from .files import replacing
 
 
@@ -32,10 +32,12 @@ class FeatureSet:
         n = len(self.features)
         if self.features.ndim != 2 or np.shape(self.labels) != (n,) or len(self.ids) != n:
             raise DataError(
-                f"features {self.features.shape}, labels {np.shape(self.labels)} and {len(self.ids)} ids do not belong together"
+                f"features {self.features.shape}, labels {np.shape(self.labels)} and {counted(len(self.ids), 'id')} do not belong together"
             )
         if n and (self.labels.min() < -1 or self.labels.max() >= len(self.classes)):
-            raise DataError(f"labels run from {self.labels.min()} to {self.labels.max()}, but there are {len(self.classes)} classes")
+            raise DataError(
+                f"labels run from {self.labels.min()} to {self.labels.max()}, but there {are(len(self.classes))} {counted(len(self.classes), 'class', 'classes')}"
+            )
 
     def __len__(self) -> int:
         return len(self.features)
@@ -158,7 +160,7 @@ def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
     """
     if train.features.shape[1] != test.features.shape[1]:
         raise FingerprintMismatch(
-            f"train features have {train.features.shape[1]} columns, test features {test.features.shape[1]}: they are not of one backbone"
+            f"train features have {counted(train.features.shape[1], 'column')}, test features {test.features.shape[1]}: they are not of one backbone"
         )
     if train.fingerprint and test.fingerprint and train.fingerprint != test.fingerprint:
         raise FingerprintMismatch(
@@ -170,7 +172,7 @@ def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
     unknown = [name for name in present if name not in number]
     if unknown:
         raise DataError(
-            f"{len(unknown)} test classes are not in train: {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}",
+            f"{counted(len(unknown), 'test class is', 'test classes are')} not in train: {', '.join(map(printable, unknown[:5]))}{' …' if len(unknown) > 5 else ''}",
             fix="Give both sides the same class names.",
         )
     if list(train.classes) == list(test.classes):

@@ -48,6 +48,58 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb", *, named: Callable
             temporary.unlink()
 
 
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """While the block runs no other process is in such a block for the same `path`; others wait.
+
+    The lock is a hidden file beside it, held by flock and so released by the system when a process dies. It is removed by its
+    holder, hence the look whether what was waited for is still the file of that name.
+    """
+    import fcntl
+
+    target = Path(path)
+    lock = target.with_name(f".{target.name[:100]}.lock")
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise from_os_error(error, f"locking {target.name}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, lock):
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(OSError):
+                        lock.unlink()
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def require_writable(folder: Path) -> None:
+    """Raise DataError, ResourceError on a full disk, unless files can be made in a folder of the cache; it is made if it is not there."""
+    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as error:
+        error.filename = str(folder)
+        fix = "The cache must be writable: choose another folder with --cache-dir or $FEWVIT_CACHE_DIR."
+        raise from_os_error(error, "making a file in this folder of the cache", fix=fix) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power loss, where the file system supports it."""
     with contextlib.suppress(OSError):  # some network file systems refuse to open a folder

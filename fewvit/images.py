@@ -100,6 +100,29 @@ def decode(data: bytes, preprocess: Preprocess, policy: str = "fast", max_pixels
         raise BadImage(_one_line(error)) from error
 
 
+def decode_whole(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The picture's uint8 RGB pixels (H, W, 3) under the policy `fast`, neither resized nor cropped. May be called from many threads at once.
+
+    Raises BadImage as `decode` does.
+    """
+    try:
+        header = jpeg_header(data)
+        if header:
+            _refuse_large(header.height, header.width, _AS_IT_IS, max_pixels)
+            pixels, orientation = _jpeg_reader()(data), header.orientation
+        else:
+            picture = _open(data, _AS_IT_IS, max_pixels)
+            pixels, orientation = _rgb_as_seen(picture), exif_orientation(picture.info.get("exif", b""))
+        return np.ascontiguousarray(_turn(pixels, orientation))
+    except BadImage:
+        raise
+    except Exception as error:  # the per-image boundary, as in `decode`
+        raise BadImage(_one_line(error)) from error
+
+
+_AS_IT_IS = Preprocess(cover=(1, 1), crop=(1, 1))  # nothing is resized, so no shape is too long
+
+
 @functools.cache
 def decoder_version(policy: str) -> str:
     """What decides about pixels besides the image: the policy, its revision and the decoders' versions. Part of the cache key; imports no torch."""

@@ -52,11 +52,11 @@ def settings_for(kind: str, plugins: Sequence[str], settings: Iterable[Setting])
         if not having:
             raise UnknownName("option", setting.name, sorted({option for name in named for option in options_of(factories[name])}))
         for name in having:
-            chosen[name][setting.name] = _typed(setting, typing.get_type_hints(factories[name].__init__).get(setting.name, str))
+            chosen[name][setting.name] = typed(setting, typing.get_type_hints(factories[name].__init__).get(setting.name, str))
     return chosen
 
 
-def _typed(setting: Setting, kind: Any) -> Any:
+def typed(setting: Setting, kind: Any) -> Any:
     """The value as the annotation wants it: bool, int, float, str, a Literal, or one of several."""
     wanted = typing.get_args(kind) if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union else (kind,)
     for one in sorted(wanted, key=lambda one: _READING_ORDER.index(one) if one in _READING_ORDER else 0):

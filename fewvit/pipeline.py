@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .cache import key_digest
-from .errors import UsageError
+from .errors import UsageError, counted
 from .images import Preprocess, decoder_version
 from .protocols import POOLS, Protocol, find_protocol, parse_size, sized
 from .specs import BackboneSpec
@@ -50,9 +50,10 @@ class Pipeline:
 
     @property
     def key(self) -> dict[str, Any]:
-        """Everything that decides a feature's value; `backbone` beside it is a label."""
+        """Everything that decides a feature's value; `backbone` and `protocol` beside it are labels."""
         return {
             "backbone": self.spec.name,
+            "protocol": self.protocol.name,
             "weights": self.spec.fingerprint,
             "pool": self.pool,
             "layers": self.layers,
@@ -97,12 +98,15 @@ class Pipeline:
         }
 
 
-def settle(spec: BackboneSpec, options: FeatureOptions) -> Pipeline:
-    """The pipeline of a backbone under these options. Raises UsageError for what the backbone or the family's rule cannot do."""
+def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipeline:
+    """The pipeline of a backbone under these options; `lowshot` is a task for which a protocol may have a transform of its own.
+
+    Raises UsageError for what the backbone or the family's rule cannot do.
+    """
     protocol = find_protocol(options.protocol or spec.protocol)
     _check_choice("--precision", options.precision, PRECISIONS)
     _check_choice("--decode", options.decode, DECODERS)
-    preprocess = dataclasses.replace(protocol.preprocess, **_tuples(spec.preprocess))
+    preprocess = dataclasses.replace(protocol.transform(task), **_tuples(spec.preprocess))
     preprocess = sized(preprocess, parse_size(options.img_size) if options.img_size else None)
     spec.architecture.check_size(*preprocess.crop)
     if protocol.norm == "none" and spec.architecture.timm:
@@ -148,7 +152,7 @@ def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[
     if asked == "each":
         return depth, True
     if not asked.isdecimal() or not 1 <= int(asked) <= depth:
-        raise UsageError(f"--layers {asked!r}: {spec.name} has {depth} blocks, so give 1 to {depth}, or `each`")
+        raise UsageError(f"--layers {asked!r}: {spec.name} has {counted(depth, 'block')}, so give 1 to {depth}, or `each`")
     return int(asked), False
 
 

@@ -24,21 +24,51 @@ def _times(constant: Tensor) -> Callable[[Tensor], Tensor]:
     """A function from A to A constant^T."""
     import torch
 
-    if constant.device.type == "cpu" and constant.dtype == torch.float32 and is_amd_avx512() and packed_products_work():
-        packed = torch.ops.mkldnn._reorder_linear_weight(constant.contiguous(), None)
-        return lambda a: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], "")
+    if constant.device.type == "cpu" and constant.dtype == torch.float32 and is_amd_avx512() and packing_works():
+        weight = packed(constant)
+        return lambda a: packed_product(a, weight)
     return lambda a: a @ constant.T
 
 
+# ---- torch's private operator
+
+
+def packed(weight: Tensor) -> Tensor:
+    """A weight (out, in) in the layout that the two products below take."""
+    import torch
+
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+
+
+def packed_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """act(x W^T + b) of a packed weight; the activation is none or gelu, the exact one."""
+    import torch
+
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none" if activation == "gelu" else "")
+
+
+def packed_sum(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """residual + x W^T + b of a packed weight, in one pass over memory."""
+    import torch
+
+    return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+
+
 @lru_cache(maxsize=1)
-def packed_products_work() -> bool:
-    """Whether torch's private operator for packed products is here and computes what it should."""
+def packing_works() -> bool:
+    """Whether the private operator exists here and gives the right numbers, in each of the ways it is used."""
     import torch
 
     stream = torch.Generator().manual_seed(0)
-    a, b = torch.randn(13, 7, generator=stream), torch.randn(11, 7, generator=stream)
+    x, weight, bias, residual = (torch.randn(shape, generator=stream) for shape in ((13, 48), (32, 48), (32,), (13, 32)))
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(b, None)
-        return torch.allclose(torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""), a @ b.T, atol=1e-5)
+        with torch.inference_mode():
+            laid_out, plain = packed(weight), x @ weight.T
+            pairs = [
+                (packed_product(x, laid_out), plain),
+                (packed_product(x, laid_out, bias, "gelu"), torch.nn.functional.gelu(plain + bias)),
+                (packed_sum(x, residual, laid_out, bias), residual + plain + bias),
+            ]
+            return all(torch.allclose(found, wanted, atol=1e-5, rtol=1e-4) for found, wanted in pairs)
     except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return False

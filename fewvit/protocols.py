@@ -1,4 +1,4 @@
-"""Frozen presets: how each paper turns an image into a feature. No torch.
+"""Frozen presets: how each paper turns an image into a feature, and what its logistic regression is. No torch.
 
 A protocol never changes; a better one gets the next number. Sources: the evaluation scripts of the official repositories.
 """
@@ -6,7 +6,8 @@ A protocol never changes; a better one gets the next number. Sources: the evalua
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .errors import UnknownName, UsageError
 from .images import Preprocess
@@ -27,17 +28,31 @@ class Protocol:
     norm: str = "final"  # of class tokens: final, or none
     ks: tuple[int, ...] = KS
     temperature: float = TEMPERATURE
+    lowshot_cover: tuple[int, int] | None = None  # of the resize before low-shot evaluation, where it is not that of everything else
+    logistic: Mapping[str, Any] = field(default_factory=dict)  # options of its logistic regression; the classifier's own otherwise
 
     @property
     def family(self) -> str:
         return self.name.partition("/")[0]
 
+    def transform(self, task: str = "") -> Preprocess:
+        """The transform for a task: `lowshot`, or anything else."""
+        if task == "lowshot" and self.lowshot_cover is not None:
+            return replace(self.preprocess, cover=self.lowshot_cover)
+        return self.preprocess
+
 
 _BICUBIC = Preprocess()
 PROTOCOLS: Mapping[str, Protocol] = {
-    "dino/1": Protocol("dino/1", _BICUBIC),
-    "dinov2/1": Protocol("dinov2/1", _BICUBIC),
-    "msn/1": Protocol("msn/1", Preprocess(interpolation="bilinear"), norm="none"),  # MSN takes the class token before the final norm
+    "dino/1": Protocol("dino/1", _BICUBIC, logistic={"lambd": 0.1}),  # unofficial: said by its authors, of 1 % of the labels
+    "dinov2/1": Protocol(
+        "dinov2/1",
+        _BICUBIC,
+        lowshot_cover=(224, 224),  # DINOv2's logistic regression resizes to the crop's size, its k-NN to 256
+        logistic={"lambd": None, "selection": "tenth", "rows": "raw", "intercept": True, "dtype": "float64"},
+    ),
+    # MSN takes the class token before the final norm; lambda as in its repository's example
+    "msn/1": Protocol("msn/1", Preprocess(interpolation="bilinear"), norm="none", logistic={"lambd": 0.0025}),
     "mae/1": Protocol("mae/1", _BICUBIC),
     "timm/1": Protocol("timm/1", _BICUBIC, pool=""),
 }

@@ -34,6 +34,7 @@ _COLUMNS = (
     "ci95_high",
     "n_train",
     "n_test",
+    "skipped",
 )
 
 
@@ -60,13 +61,13 @@ class Result:
         return text.getvalue()
 
     def to_table(self) -> list[list[str]]:
-        """Cells as text, the header first: one line per measurement, columns that never vary left out (but whether weights are random)."""
+        """Cells as text, the header first: one line per measurement, columns that never vary left out.
+
+        Always there are metric and value, that weights are random, and how many pictures were skipped.
+        """
         flat = [_flat(row) for row in self.rows]
-        columns = [
-            c
-            for c in _ordered({key: None for row in flat for key in row})
-            if c in ("metric", "value", "weights") or len({row.get(c) for row in flat}) > 1
-        ]
+        told = {"metric", "value", "weights", *(["skipped"] if any(row.get("skipped") for row in flat) else [])}
+        columns = [c for c in _ordered({key: None for row in flat for key in row}) if c in told or len({row.get(c) for row in flat}) > 1]
         return [columns, *([_cell(row.get(c)) for c in columns] for row in flat)]
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .backbones import Architecture, Variant, families, find_variant, variants
 from .errors import CheckpointError, UsageError
-from .files import write_json
+from .files import require_writable, write_json
+from .runs import RunFolder
 
 if TYPE_CHECKING:
     from .digests import DigestMemory
@@ -95,6 +96,8 @@ def resolve(
 
         family_name, variant = "supervised", timm_variant(name.removeprefix("timm:"), access)
     elif is_path(name):
+        if Path(name).is_dir() and weights in (None, "random"):
+            return _of_run(RunFolder(Path(name)), memory, untrained=weights == "random", seed=seed)
         if weights is not None:
             raise UsageError(
                 f"--weights beside --backbone {name}: a file is its own weights",
@@ -109,10 +112,27 @@ def resolve(
 
 
 def is_path(name: str) -> bool:
-    """Whether a backbone is given as a file rather than by name; a variant's name is one even where a file is called so too."""
+    """Whether a backbone is given as a file or run folder rather than by name; a variant's name is one even where a file is called so too."""
     if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")):
         return True
-    return Path(name).is_file() and name not in variants()
+    return (Path(name).is_file() or (Path(name) / "manifest.json").is_file()) and name not in variants()
+
+
+def _of_run(run: RunFolder, memory: DigestMemory, *, untrained: bool, seed: int) -> BackboneSpec:
+    """The spec of what a training run made, or of its architecture untrained."""
+    made = run.backbone()
+    preprocess = {name: tuple(value) if isinstance(value, list) else value for name, value in made["preprocess"].items()}
+    return BackboneSpec(
+        name=run.path.name,
+        family=made["family"],
+        architecture=Architecture(**made["architecture"]),
+        protocol=families()[made["family"]].protocol,
+        weights_sha256="random" if untrained else _digest(run.encoder, memory, ""),
+        file=None if untrained else run.encoder,
+        seed=seed,
+        license="your own",
+        preprocess=preprocess,
+    )
 
 
 def _of_variant(
@@ -194,6 +214,7 @@ def inspect_file(
     remembered = access.cache_dir / "backbones" / f"{digest[:32]}-{family or 'auto'}-{checkpoint_key or 'default'}.json"
     known = _recall(remembered, digest)
     if known is None:
+        require_writable(remembered.parent)
         known = _inspect(file, checkpoint_key, family)
         write_json(remembered, {"inspection": _INSPECTION, "sha256": digest, **known})
     kind = families()[known["family"]]

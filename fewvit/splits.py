@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import DataError, UsageError
+from .errors import DataError, UsageError, counted, printable
 from .seeds import generator
 
 BLOCK = 5  # images per class and trial that are set aside, so that 1, 2 and 5 shots of one trial are nested
@@ -40,11 +40,13 @@ def n_per_class(
     trial, DataError listing the classes that have fewer images, unless `allow_fewer` keeps what they have.
     """
     if not shots or min(shots) < 1 or trials < 1:
-        raise UsageError(f"{min(shots, default=0)} images per class in {trials} trials are nothing to learn from; ask for one or more")
+        raise UsageError(
+            f"{counted(min(shots, default=0), 'image')} per class in {counted(trials, 'trial')}: nothing to learn from; ask for one or more"
+        )
     sets = _by_class(labels)
     short = {classes[c]: len(rows) for c, rows in sets.items() if len(rows) < max(shots)}
     if short and not allow_fewer:
-        raise _too_few(short, f"{max(shots)} images")
+        raise _too_few(short, max(shots), "Ask for fewer shots, or keep what there is with --allow-fewer.")
     block = max(BLOCK, *shots)
     drawn = {trial: {c: _block(rows, classes[c], block, trial, seed) for c, rows in sets.items()} for trial in range(trials)}
     return [Split(_interleaved([rows[:n] for rows in drawn[trial].values()]), n, trial, seed) for n in shots for trial in range(trials)]
@@ -88,37 +90,32 @@ def _interleaved(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)[np.argsort(place, kind="stable")]
 
 
-def _too_few(short: dict[str, int], wanted: str) -> DataError:
-    shown = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
-    return DataError(
-        f"{len(short)} classes have fewer than {wanted}: {shown}{' …' if len(short) > 5 else ''}",
-        fix="Ask for fewer shots, or keep what there is with --allow-fewer.",
-    )
+def _too_few(short: dict[str, int], wanted: int, fix: str) -> DataError:
+    shown = ", ".join(f"{printable(name)} ({count})" for name, count in list(short.items())[:5])
+    have = counted(len(short), "class has", "classes have")
+    return DataError(f"{have} fewer than {counted(wanted, 'image')}: {shown}{' …' if len(short) > 5 else ''}", fix=fix)
 
 
-def dinov2_subset(labels: np.ndarray, shots: int, trial: int) -> np.ndarray:
+def dinov2_subset(labels: np.ndarray, shots: int, trial: int, classes: Sequence[str] = ()) -> np.ndarray:
     """Row numbers of DINOv2's n-per-class subset: classes ascending, in each the first `shots` of a random permutation.
 
     The generator is torch's, seeded with the trial, as in DINOv2's k-NN evaluation: its published few-shot numbers hang on
     that stream. Unlabelled rows (-1) are left out. Raises UsageError for less than one shot,
-    DataError for a class with fewer images.
+    DataError naming the classes that have fewer images, by their number if no `classes` are given.
     """
     if shots < 1:
-        raise UsageError(f"{shots} images per class are none to learn from; ask for one or more")
+        raise UsageError(f"{shots} images per class are nothing to learn from; ask for one or more")
     import torch
 
     stream = torch.Generator().manual_seed(trial)
-    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
-    if len(classes) == 0:
+    present, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if len(present) == 0:
         raise DataError("no row has a label, so there is nothing to choose shots from")
-    short = classes[counts < shots]
-    if len(short):
-        raise DataError(
-            f"{len(short)} classes have fewer than {shots} images (the first: class {short[0]} has {counts[counts < shots][0]})",
-            fix="Ask for fewer shots.",
-        )
+    short = {classes[c] if len(classes) else f"class {c}": n for c, n in zip(present, counts.tolist(), strict=True) if n < shots}
+    if short:
+        raise _too_few(short, shots, "Ask for fewer shots.")
     chosen = [
         np.flatnonzero(labels == c)[torch.randperm(n, generator=stream)[:shots].numpy()]
-        for c, n in zip(classes, counts.tolist(), strict=True)
+        for c, n in zip(present, counts.tolist(), strict=True)
     ]
     return np.concatenate(chosen)

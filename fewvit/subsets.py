@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from .errors import DataError, printable
+from .errors import DataError, are, counted, printable
 from .features import FeatureSet
 from .files import replacing
 from .splits import Split
@@ -93,15 +93,15 @@ def _rows(wanted: Sequence[tuple[str, str]], train: FeatureSet, path: str, allow
     if missing and not (allow_fewer and rows):
         shown = ", ".join(map(printable, missing[:5]))
         raise DataError(
-            f"{len(missing)} of its {len(wanted)} images are not among the train images: {shown}{' …' if len(missing) > 5 else ''}",
+            f"{len(missing)} of its {counted(len(wanted), 'image')} {are(len(missing))} not among the train images: {shown}{' …' if len(missing) > 5 else ''}",
             file=path,
             fix="Is it a list of another data set? --allow-fewer goes on without them.",
         )
     if missing:
-        say(f"{path}: {len(missing)} of {len(wanted)} listed images are not there and left out")
+        say(f"{path}: {len(missing)} of {counted(len(wanted), 'listed image')} {are(len(missing))} not there and left out")
     if len(set(rows)) < len(rows):
-        raise DataError(f"{len(rows) - len(set(rows))} images are listed twice", file=path)
+        raise DataError(counted(len(rows) - len(set(rows)), "image is listed twice", "images are listed twice"), file=path)
     unlabelled = int((train.labels[rows] < 0).sum())
     if unlabelled:
-        raise DataError(f"{unlabelled} of the listed images have no label", file=path)
+        raise DataError(counted(unlabelled, "listed image has no label", "listed images have no label"), file=path)
     return np.array(rows, dtype=np.int64)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .errors import UnlabelledNeighbor, UsageError
+from .errors import UnlabelledNeighbor, UsageError, are, counted
 from .neighbors import Neighbors
 
 MIN_TEMPERATURE = 0.002  # exp(1 / T) must be a float64, and exp(-1 / T) above zero
@@ -36,14 +36,16 @@ def votes_at(
     Raises UnlabelledNeighbor if a label is -1, UsageError for labels beyond `n_classes` and for more neighbours than there are.
     """
     if not all(1 <= k <= neighbors.rows.shape[1] for k in ks):
-        raise UsageError(f"votes of {', '.join(map(str, ks))} neighbours asked where {neighbors.rows.shape[1]} were searched")
+        raise UsageError(
+            f"votes of {', '.join(map(str, ks))} neighbours asked where {counted(neighbors.rows.shape[1], 'was', 'were')} searched"
+        )
     near = labels[neighbors.rows]  # (Q, k)
     if near.size and near.min() < 0:
         raise UnlabelledNeighbor(
             "an unlabelled image (label -1) is among the neighbours", fix="Leave unlabelled images out of the training set."
         )
     if near.size and near.max() >= n_classes:
-        raise UsageError(f"label {near.max()} is among the neighbours, but there are {n_classes} classes")
+        raise UsageError(f"label {near.max()} is among the neighbours, but there {are(n_classes)} {counted(n_classes, 'class', 'classes')}")
     weight = np.exp(neighbors.scores.astype(np.float64) / temperature)  # (Q, k)
     cell = near + np.arange(len(near))[:, None] * n_classes  # place in the flat score table
     scores = np.zeros((len(near), n_classes))

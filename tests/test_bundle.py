@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 from fewvit import bundle as bundles
 from fewvit import files, plugins
-from fewvit.bundle import Bundle, Recipe, load_bundle, save_bundle
+from fewvit.bundle import Bundle, Recipe, load_bundle, replace_bundle, save_bundle
 from fewvit.calibration import scale
 from fewvit.classifiers._episodic import Support
 from fewvit.errors import DataError, FingerprintMismatch, IntegrityError, NumericalError, ResourceError, UsageError
@@ -412,3 +413,61 @@ def test_weights_are_found_where_they_were_or_where_weights_are_kept(tmp_path, m
         bare.located(None, tmp_path)
     assert bare.located(str(new), tmp_path).backbone == str(new)
     assert recipe(weights=str(old)).located(str(new), tmp_path).weights == str(new)
+
+
+# ---- two processes at one bundle
+
+
+def test_what_another_process_added_meanwhile_is_not_overwritten(path):
+    save_bundle(path, fitted())
+    first, second = load_bundle(path), load_bundle(path)
+    assert first.sha256 == second.sha256 == save_bundle(path, fitted())
+    rows, labels = more((0, 2))
+    written = replace_bundle(path, first.grown(rows, labels, CLASSES[:3]))
+    before = path.read_bytes()
+    with pytest.raises(IntegrityError, match=r"another process changed or removed(.|\n)*Run the same command again") as error:
+        replace_bundle(path, second.grown(rows, labels, CLASSES[:3]))
+    assert error.value.exit_code == 4
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    third = load_bundle(path)
+    assert third.sha256 == written
+    replace_bundle(path, third.grown(rows, labels, CLASSES[:3]))
+    assert load_bundle(path).counts == [n + 2 * m for n, m in zip(fitted().counts, np.bincount(labels, minlength=3), strict=True)]
+
+
+def test_a_bundle_that_was_removed_meanwhile_is_not_written_again(path):
+    save_bundle(path, fitted())
+    loaded = load_bundle(path)
+    path.unlink()
+    with pytest.raises(IntegrityError, match="changed or removed"):
+        replace_bundle(path, loaded)
+    assert not path.exists()
+
+
+def test_the_look_at_the_file_and_its_replacement_are_one_step(path, monkeypatch):
+    """Whoever looks while another one writes waits, and then sees what was written."""
+    save_bundle(path, fitted())
+    first, second = load_bundle(path), load_bundle(path)
+    rows, labels = more((0, 2))
+    outcome: list[object] = []
+
+    def add() -> None:
+        try:
+            outcome.append(replace_bundle(path, second.grown(rows, labels, CLASSES[:3])))
+        except IntegrityError as error:
+            outcome.append(error)
+
+    real, other = bundles.save_bundle, threading.Thread(target=add)
+
+    def slow(*args):
+        if not other.ident:
+            other.start()
+            other.join(timeout=0.3)  # it cannot end while this one is at work
+        return real(*args)
+
+    monkeypatch.setattr(bundles, "save_bundle", slow)
+    written = replace_bundle(path, first.grown(rows, labels, CLASSES[:3]))
+    other.join(timeout=30)
+    assert isinstance(outcome[0], IntegrityError)
+    assert load_bundle(path).sha256 == written

@@ -376,9 +376,9 @@ def test_a_damaged_reason_is_as_if_it_were_not_there(text, cache):
 # ---- the key, and the whole cache
 
 
-def test_a_store_is_named_by_all_of_its_key_but_the_backbones_name():
+def test_a_store_is_named_by_all_of_its_key_but_the_names_of_backbone_and_protocol():
     assert key_digest(KEY) == hashlib.sha256(b'{"layers": 1, "pool": "cls", "weights": "w3"}').hexdigest()
-    assert key_digest({**KEY, "backbone": "other"}) == key_digest(KEY)
+    assert key_digest({**KEY, "backbone": "other"}) == key_digest({**KEY, "protocol": "dino/1"}) == key_digest(KEY)
     assert key_digest(dict(reversed(KEY.items()))) == key_digest(KEY)
     others = {key_digest({**KEY, "pool": "mean"}), key_digest({**KEY, "layers": 2}), key_digest({**KEY, "weights": "w7"}), key_digest(KEY)}
     assert len(others) == 4

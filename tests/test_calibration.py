@@ -139,7 +139,7 @@ def test_folds_depend_on_the_seed_alone():
     labels = np.array([3, 7] * 11)
     assert stratified_folds(labels, 5, 0).tolist() == stratified_folds(labels, 5, 0).tolist()
     assert stratified_folds(labels, 5, 0).tolist() != stratified_folds(labels, 5, 1).tolist()
-    with pytest.raises(UsageError, match="1 folds"):
+    with pytest.raises(UsageError, match="^1 fold holds nothing out"):
         stratified_folds(labels, 1, 0)
 
 
@@ -219,6 +219,18 @@ def test_calibration_error_by_hand():
     wanted = (abs(1 - (0.96 + 1.0)) + abs(0 - 0.6) + abs(1 - 0.7)) / 4  # one of two right at 0.96 + 1.0; wrong at 0.6; right at 0.7
     assert expected_calibration_error(p, labels) == pytest.approx(100 * wanted)
     assert expected_calibration_error(p, labels, bins=1) == pytest.approx(100 * abs(2 - (0.96 + 1.0 + 0.6 + 0.7)) / 4)
+
+
+@pytest.mark.parametrize("bins", [2, 7, 15])
+def test_calibration_error_is_the_sum_over_bins_of_their_own_gaps(bins):
+    p = random_probabilities(499, 3, seed=11)
+    labels = drawn(scale(p, 2.0), seed=13)
+    total = 0.0
+    for low, high in ((i / bins, (i + 1) / bins) for i in range(bins)):
+        inside = [(max(row), row.index(max(row)) == label) for row, label in zip(p.tolist(), labels.tolist(), strict=True)]
+        inside = [(confidence, right) for confidence, right in inside if low < confidence <= high]
+        total += abs(sum(right for _, right in inside) - sum(confidence for confidence, _ in inside))
+    assert expected_calibration_error(p, labels, bins=bins) == pytest.approx(100 * total / 499)
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():

@@ -86,9 +86,11 @@ def test_many_queries_are_predicted_in_chunks_without_a_difference(monkeypatch):
     np.testing.assert_allclose(classifier.predict_proba(test), whole, atol=1e-6)
 
 
-@pytest.mark.parametrize("k", [0, -1, 102])
-def test_a_k_outside_the_training_set_is_refused(k):
-    with pytest.raises(ValueError, match=f"k = {k} .* n_samples = 101"):
+@pytest.mark.parametrize(
+    ("k", "error", "told"), [(0, UsageError, "k = 0"), (-1, UsageError, "k = -1"), (102, ValueError, "k = 102 .* n_samples = 101")]
+)
+def test_a_k_outside_the_training_set_is_refused(k, error, told):
+    with pytest.raises(error, match=told):
         KNNClassifier(k=k).fit(*clusters(101, 3))
 
 

@@ -294,14 +294,18 @@ def test_a_table_without_labels_is_unlabelled_and_floats_are_whole_numbers(tmp_p
     [
         ("file,class\n1.jpg,a\n", "its columns are file, class"),
         ("", "its columns are none"),
-        ("path,label\n", "no image"),
+        ("path,label\n", "t.csv: no rows"),
+        ("path;label\n1.jpg;a\n", "its columns seem to be separated by semicolons: path;label\n  Commas"),
+        ("path\tlabel\n1.jpg\ta\n", "separated by tabs"),
+        ("file|class\n", "separated by vertical bars"),
+        ("file\n1.jpg\n", "its columns are file"),
         ("path,label\n1.jpg,a\n,b\n", "no path in line 3"),
-        ("path,label\n1.jpg,a\n2.jpg,a\n1.jpg,b\n", "1 paths stand in it more than once: 1.jpg"),
+        ("path,label\n1.jpg,a\n2.jpg,a\n1.jpg,b\n", "1 path stands in it more than once: 1.jpg"),
         (
             "path,label\n1.jpg,a\n" + "".join(f"gone{k},b\n" for k in range(7)),
             "7 of 8 images are not there: gone0, gone1, gone2, gone3, gone4 and 2 more",
         ),
-        ("path,label\nfolder,a\n", "1 of 1 images are not there: folder"),
+        ("path,label\nfolder,a\n", "1 of 1 image is not there: folder"),
         ('path,label\n"' + "x" * 200_000 + '",a\n', "field larger than field limit"),
     ],
 )
@@ -310,6 +314,17 @@ def test_a_table_that_is_wrong_is_refused(tmp_path, text, complaint):
     with pytest.raises(DataError) as caught:
         open_dataset(source + "/t.csv")
     assert complaint in str(caught.value)
+
+
+def test_a_tsv_of_commas_is_told_so_and_a_parquet_file_without_rows_has_none(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    with pytest.raises(DataError, match=r"separated by commas(.|\n)*tabs those of a \.tsv"):
+        open_dataset(tree(tmp_path, {"t.tsv": "path,label\n1.jpg,a\n"}) + "/t.tsv")
+    pyarrow.parquet.write_table(pyarrow.table({"path": pyarrow.array([], pyarrow.string())}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="no rows"):
+        open_dataset(str(tmp_path / "t.parquet"))
 
 
 def test_parquet_needs_pyarrow_and_a_parquet_file(tmp_path, monkeypatch):
@@ -602,10 +617,36 @@ def test_every_source_is_accepted_by_one_format_only(tmp_path):
         "shards": os.path.dirname(shard(tmp_path / "shards" / "d-0.tar", FIRST)),
         "archive": packed(tmp_path / "x.zip", named("a/1.jpg")),
         "digits": "digits",
+        "picture": tree(tmp_path / "one", named("photo.JPG")) + "/photo.JPG",
     }
     assert sorted(sources) == plugins.names("datasets")
     for kind, source in sources.items():
         assert [name for name in plugins.names("datasets") if plugins.find("datasets", name).accepts(source)] == [kind]
+
+
+def test_one_image_is_a_set_of_its_own_without_a_label(tmp_path):
+    source = tree(tmp_path, named("cats/b.JPG", "cats/a.jpg")) + "/cats/b.JPG"
+    for given in (source, os.path.relpath(source)):
+        dataset = open_dataset(given)
+        assert contents(dataset) == {"b.JPG": (None, b"bytes of cats/b.JPG")}
+        assert (list(dataset.classes), dataset.name) == ([], "b.JPG")
+        assert dataset.identity(0) == open_dataset(str(tmp_path)).identity(1)
+    with pytest.raises(DataError, match="no such file"):
+        open_dataset(str(tmp_path / "gone.jpg"))
+
+
+def test_every_image_can_be_found_where_its_set_says_that_it_lies(tmp_path):
+    files = named("a/1.jpg", "b/deep/2.jpg")
+    for source in (tree(tmp_path / "folder", files), tree(tmp_path, {"t.csv": "path\nfolder/a/1.jpg\n"}) + "/t.csv"):
+        dataset = open_dataset(os.path.relpath(source))
+        for i in range(len(dataset)):
+            assert os.path.isabs(dataset.place(i))
+            assert Path(dataset.place(i)).read_bytes() == dataset.read(i)
+    inside = open_dataset(packed(tmp_path / "x.zip", {f"wrap/{name}": text for name, text in files.items()}))
+    assert [inside.place(i) for i in range(2)] == [f"{tmp_path}/x.zip/wrap/{name}" for name in files]
+    shards = open_dataset(shard(tmp_path / "d-0.tar", {"n/1.jpg": "one", "n/1.cls": "3"}))
+    assert shards.place(0) == f"{tmp_path}/d-0.tar/n/1.jpg"
+    assert open_dataset("digits").place(3) == "digit/0003"  # lies in no file
 
 
 def test_listing_imports_nothing_heavy(tmp_path):

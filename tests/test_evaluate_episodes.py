@@ -231,7 +231,7 @@ def test_classes_restrict_the_draw_whatever_their_order(tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"class 3\nzebra\n", "1 of its 2 classes have no images here: zebra"),
+        (b"class 3\nzebra\n", "1 of its 2 classes has no images here: zebra"),
         (b"class 4\nclass 3\nclass 9\n", "2 of its 3 classes have no images here: class 4, class 9"),  # known by name alone
         (b"\n", "names no class"),
         (b"\xff\xfe", "not a text file"),

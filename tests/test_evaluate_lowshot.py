@@ -142,6 +142,27 @@ def test_lambda_is_the_protocols_or_the_users(protocol, shots, lambd, expected):
     assert (made.intercept, made.rows) == ((True, "raw") if protocol == "dinov2/1" else (False, "centred"))
 
 
+def test_dinov2s_logistic_regression_is_chosen_by_its_own_rule():
+    made = factory("logistic", {}, 10, Split(np.arange(10), 5), options(seed=0), "dinov2/1")()
+    assert (made.selection, made.dtype, made.seed) == ("tenth", "float64", 0)
+    assert factory("logistic", {}, 10, Split(np.arange(10), 5), options(), "msn/1")().selection == "folds"
+    with pytest.raises(UsageError, match=r"'dinov2/7'.*dinov2/1"):
+        factory("logistic", {}, 10, Split(np.arange(10), 5), options(), "dinov2/7")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"knn": {"k": 11}}, "knn on 2 shots: k = 11"),
+        ({"knn": {"k": 0}}, "k = 0: at least one"),
+        ({"logistic": {"lambd": 0.0}}, "lambd = 0"),
+    ],
+)
+def test_an_option_that_does_not_suit_the_labelled_images_is_a_usage_error(settings, told, train, test):
+    with pytest.raises(UsageError, match=told):
+        evaluate_lowshot(train, test, options(settings=settings))
+
+
 def test_settings_win_over_everything():
     made = factory("logistic", {"lambd": 7.0, "tol": 1e-3}, 10, Split(np.arange(10), 5), options(lambd=0.5), "msn/1")()
     assert (made.lambd, made.tol, made.device) == (7.0, 1e-3, "cpu")

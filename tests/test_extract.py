@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from fewvit.cache import Cache
-from fewvit.datasets import open_dataset
+from fewvit.cache import Cache, FeatureStore
+from fewvit.datasets import Dataset, open_dataset
 from fewvit.digests import DigestMemory
-from fewvit.errors import BadImages, NumericalError, UsageError
+from fewvit.errors import BadImages, DataError, NumericalError, UsageError
 from fewvit.extract import Work, allowed_bad, describe, extract, extract_features
 from fewvit.images import Preprocess, decode
 from fewvit.loading import load_backbone
@@ -261,3 +261,72 @@ def test_a_backbone_brings_its_size_and_precision_into_the_cache_key(pictures, c
 def test_a_backbone_put_together_by_hand_has_no_fingerprint_to_go_by(pipeline, pictures, cache):
     with pytest.raises(UsageError, match="load_backbone"):
         extract_features(build(pipeline.spec, Readout(), (224, 224)), pictures, cache_dir=cache.folder)
+
+
+# ---- what is told
+
+
+def test_importing_and_building_are_no_part_of_the_speed(pipeline, pictures, cache, monkeypatch):
+    real, slept = time.perf_counter, [0.0]
+    monkeypatch.setattr("fewvit.extract.time.perf_counter", lambda: real() + slept[0])
+
+    def slow_build():
+        slept[0] += 1000
+        return build(pipeline.spec, Readout(), (224, 224))
+
+    def slow_import(device):
+        slept[0] += 300
+        return "cpu"
+
+    monkeypatch.setattr("fewvit.engines.resolve_device", slow_import)
+    seen = []
+    _, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, progress=seen.append), build=slow_build)
+    assert 1300 <= report.starting < 1400
+    assert 0 < report.waiting + report.modelling <= report.seconds < 100
+    assert all(0 < p.elapsed < 100 for p in seen)
+    assert report.images_per_second > 0.13  # 13 images in less than 100 s
+    assert describe(report)["seconds_starting"] == pytest.approx(report.starting, abs=1e-3)
+
+
+def test_decoders_are_imported_before_the_clock_starts(pipeline, pictures, cache, monkeypatch):
+    """The first decode is one of nothing, before any picture is read."""
+    order: list[str] = []
+    real = decode
+    monkeypatch.setattr("fewvit.extract.decode", lambda data, *rest: order.append("decoded") or real(data, *rest))
+    read = Dataset.read
+    monkeypatch.setattr(Dataset, "read", lambda self, i: order.append("read") or read(self, i))
+    extract(pipeline, open_dataset(str(pictures)), cache, Work(workers=1))
+    assert order[:2] == ["decoded", "read"]
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_a_picture_is_read(pipeline, pictures, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(Dataset, "read", lambda self, i: pytest.fail("a picture was read"))
+    with pytest.raises(DataError, match=r"file/cache/features: .*\n.*--cache-dir"):
+        extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / "file/cache"), Work(), build=forbidden)
+
+
+def test_a_full_cache_that_cannot_be_written_is_good_enough_to_read(pipeline, pictures, cache, monkeypatch):
+    settled(pictures)
+    first, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    monkeypatch.setattr(FeatureStore, "require_writable", lambda self: pytest.fail("nothing is to be written"))
+    again, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work(), build=forbidden)
+    assert again.features.tobytes() == first.features.tobytes()
+
+
+def test_bad_pictures_are_named_by_the_path_where_they_lie(pipeline, pictures, cache, monkeypatch):
+    for i in range(5):
+        (pictures / f"cat/bad{i}.jpg").write_bytes(b"")
+    monkeypatch.chdir(pictures.parent)
+    with pytest.raises(BadImages) as caught:
+        extract(pipeline, open_dataset(pictures.name), cache, Work(max_bad="1"))
+    told = str(caught.value).splitlines()[0]
+    assert "5 of 18 images of pictures cannot be decoded, 1 is allowed: " in told
+    assert told.endswith("; ".join(f"{pictures}/cat/bad{i}.jpg (empty file)" for i in range(3)) + " …")
+
+
+@pytest.mark.parametrize("name", ["dino_vits16", Path("weights.pth")])
+def test_a_name_in_place_of_a_backbone_is_told_how_to_load_it(name, pictures):
+    with pytest.raises(UsageError, match=rf"not its name '{name}'\n.*load_backbone\('{name}'\)") as error:
+        extract_features(name, pictures)
+    assert error.value.exit_code == 2

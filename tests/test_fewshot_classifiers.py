@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import typing
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from sklearn import linear_model
 
 from fewvit import plugins
-from fewvit.classifiers import label_propagation
+from fewvit.classifiers import label_propagation, ridge
 from fewvit.classifiers._episodic import EpisodicClassifier
 from fewvit.classifiers.alpha_tim import AlphaTIM
 from fewvit.classifiers.bd_cspn import BDCSPN
@@ -109,6 +110,33 @@ def test_one_class_and_one_query_are_answered(kind):
 
 
 @every
+def test_a_query_s_answer_depends_on_the_others_where_a_classifier_says_that_it_is_transductive(kind):
+    rows, names, asked, _ = task(3, noise=2.0)
+    fitted = quick(kind).fit(rows, names)
+    alone = np.concatenate([fitted.predict_proba(asked[q : q + 1]) for q in range(len(asked))])
+    assert (np.abs(alone - fitted.predict_proba(asked)).max() > 1e-3) == kind.transductive
+
+
+DEFAULTS = {  # the papers', or their authors'
+    Centroid: {"metric": "cosine", "normalise": True, "centering": "none", "base": None, "temperature": 0.1},
+    Ridge: {"alpha": None, "temperature": 0.1},
+    CacheModel: {"beta": 5.5},
+    LabelPropagation: {"k": 10, "alpha": 0.99, "sigma": None},
+    BDCSPN: {"candidates": 8, "epsilon": 10.0, "temperature": 0.1},
+    LaplacianShot: {"lambd": 0.7, "k": 3, "steps": 20, "rectify": True},
+    AlphaTIM: {"alpha": 2.0, "tau": 15.0, "learning_rate": 1e-4, "steps": 1000}
+    | {"support_weight": 1.0, "marginal_weight": 1.0, "conditional_weight": 1.0},
+    PTMAP: {"beta": 0.5, "negative": "signed", "centering": True, "lambd": 10.0, "step": 0.2, "steps": 20, "sinkhorn_steps": 50},
+}
+
+
+@every
+def test_the_defaults_are_the_documented_ones(kind):
+    assert kind().get_params() == DEFAULTS[kind]
+    assert kind.needs == "features"
+
+
+@every
 def test_nan_is_refused_and_float32_stays_close_to_float64(kind):
     rows, names, asked, _ = task(5)
     with pytest.raises(ValueError, match="NaN"):
@@ -145,11 +173,20 @@ BAD = [
     (LabelPropagation, {"k": 0}),
     (LabelPropagation, {"sigma": 0}),
     (BDCSPN, {"candidates": -1}),
+    (BDCSPN, {"epsilon": -0.1}),
     (BDCSPN, {"temperature": 0}),
     (LaplacianShot, {"lambd": -1}),
+    (LaplacianShot, {"k": 0}),
+    (LaplacianShot, {"steps": -1}),
     (AlphaTIM, {"alpha": 0}),
+    (AlphaTIM, {"tau": 0}),
+    (AlphaTIM, {"learning_rate": 0}),
+    (AlphaTIM, {"steps": -1}),
     (PTMAP, {"negative": "drop"}),
     (PTMAP, {"beta": 0}),
+    (PTMAP, {"lambd": 0}),
+    (PTMAP, {"step": 0}),
+    (PTMAP, {"steps": -1}),
     (PTMAP, {"sinkhorn_steps": 0}),
 ]
 
@@ -197,8 +234,9 @@ def test_the_base_may_be_rows_their_mean_or_a_features_file(tmp_path):
     np.testing.assert_allclose(found[1], found[0], atol=1e-9)
     np.testing.assert_allclose(found[2], found[0], atol=1e-9)
     assert np.abs(found[0] - Centroid().fit(rows, names).predict_proba(asked)).max() > 0.01
-    with pytest.raises(DataError, match="7 columns"):
-        Centroid(centering="base", base=base[:, :5]).fit(rows, names)
+    for other in (base[:, :5], np.hstack([base, base]), np.full(7, np.inf)):
+        with pytest.raises(DataError, match="7 columns"):
+            Centroid(centering="base", base=other).fit(rows, names)
 
 
 @pytest.mark.parametrize("options", [{}, {"metric": "euclidean", "normalise": False}, {"centering": "base", "base": np.ones(7)}])
@@ -258,6 +296,28 @@ def test_ridge_takes_the_alpha_that_refits_without_each_row_would_choose(counts,
     assert np.abs(chosen - Ridge(alpha=other).fit(rows, names).predict_proba(asked)).max() > 1e-6
 
 
+def refitted(X: np.ndarray, Y: np.ndarray, alpha: float, asked: np.ndarray) -> np.ndarray:
+    """What ridge regression with an offset on rows X says about one row more, by the normal equations."""
+    centred, width = X - X.mean(axis=0), X.shape[1]
+    weights = np.linalg.solve(centred.T @ centred + alpha * np.eye(width), centred.T @ Y)
+    return (asked - X.mean(axis=0)) @ weights + Y.mean(axis=0)
+
+
+@pytest.mark.parametrize("block", [3, 1024])
+@pytest.mark.parametrize(("counts", "width"), [((2, 1, 2), 7), ((11, 7, 13), 7), ((2, 3, 1, 2, 5), 3)])  # rows, columns, or classes most
+def test_leave_one_out_errors_are_those_of_refits_at_every_strength(counts, width, block, monkeypatch):
+    monkeypatch.setattr(ridge, "_BLOCK_ROWS", block)
+    tasks = [task(seed, counts=counts, width=width) for seed in (3, 5)]  # two episodes at once
+    X, Y = np.stack([unit(t[0]) for t in tasks]), (tasks[0][1][:, None] == np.unique(tasks[0][1])).astype(float)
+    expected = np.zeros((len(_ALPHAS), 2))
+    for (a, alpha), e, i in itertools.product(enumerate(_ALPHAS), range(2), range(len(Y))):
+        rest = np.arange(len(Y)) != i
+        expected[a, e] += ((refitted(X[e][rest], Y[rest], alpha, X[e][i]) - Y[i]) ** 2).sum()
+    centred, labels = torch.tensor(X - X.mean(axis=1, keepdims=True)), torch.tensor(np.tile(Y.argmax(axis=1), (2, 1)))
+    found = ridge._left_out(ridge._axes(centred, labels, torch.tensor(np.tile(Y.mean(axis=0), (2, 1)))))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 # ---- cache model
 
 
@@ -269,6 +329,11 @@ def test_the_cache_model_sums_exp_of_minus_beta_times_one_minus_cosine():
             shares[q, [3, 7, 11].index(name)] += np.exp(-5.5 * (1 - query @ key))
     found = CacheModel().fit(rows, names).predict_proba(asked)
     np.testing.assert_allclose(found, shares / shares.sum(axis=1, keepdims=True), atol=1e-12)
+
+
+def test_a_cache_model_without_sharpness_knows_the_class_shares_alone():
+    rows, names, asked, _ = task(3)
+    np.testing.assert_allclose(CacheModel(beta=1e-9).fit(rows, names).predict_proba(asked), np.tile([0.3, 0.2, 0.5], (13, 1)), atol=1e-8)
 
 
 def test_the_cache_model_is_knn_with_all_rows_voting():
@@ -311,6 +376,11 @@ def test_label_propagation_is_the_limit_of_the_papers_iteration(k, alpha, sigma,
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_without_a_share_of_the_neighbours_no_label_spreads():
+    rows, names, asked, _ = task(3)
+    np.testing.assert_allclose(LabelPropagation(alpha=0).fit(rows, names).predict_proba(asked), 1 / 3, atol=1e-12)
+
+
 def test_labels_follow_a_chain_that_class_means_cut():
     angle = np.linspace(0, np.pi, 41)
     arcs = np.concatenate([np.stack([np.cos(angle), np.sin(angle), np.full(41, height)], axis=1) for height in (0.35, -0.35)])
@@ -331,8 +401,8 @@ def test_a_query_that_no_label_reaches_is_uniform():
 # ---- BD-CSPN
 
 
-@pytest.mark.parametrize("candidates", [0, 2, 8])
-def test_bd_cspn_is_shift_then_weighted_means_of_support_and_surest_queries(candidates):
+@pytest.mark.parametrize(("candidates", "epsilon"), [(0, 10.0), (2, 10.0), (8, 10.0), (3, 0.0)])
+def test_bd_cspn_is_shift_then_weighted_means_of_support_and_surest_queries(candidates, epsilon):
     rows, names, asked, _ = task(3)
     support, queries = unit(rows), unit(asked)
     queries = queries + support.mean(axis=0) - queries.mean(axis=0)
@@ -342,32 +412,68 @@ def test_bd_cspn_is_shift_then_weighted_means_of_support_and_surest_queries(cand
     for c, name in enumerate([3, 7, 11]):
         own = sorted((q for q in range(len(queries)) if cosines[q].argmax() == c), key=lambda q, c=c: -cosines[q, c])
         members = np.concatenate([support[names == name], queries[own[:candidates]]])
-        weights = np.exp(10 * unit(members) @ basic[c])
+        weights = np.exp(epsilon * unit(members) @ basic[c])
         prototypes.append((weights[:, None] * members).sum(axis=0) / weights.sum())
     expected = softmax(unit(queries) @ unit(np.array(prototypes)).T / 0.1)
-    np.testing.assert_allclose(BDCSPN(candidates=candidates).fit(rows, names).predict_proba(asked), expected, atol=1e-10)
+    found = BDCSPN(candidates=candidates, epsilon=epsilon).fit(rows, names).predict_proba(asked)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
 # ---- LaplacianShot
 
 
-@pytest.mark.parametrize("shift", [False, True])
-def test_laplacian_shot_is_the_papers_update_neighbour_by_neighbour(shift):
-    rows, names, asked, _ = task(3)
-    moved = unit(asked) + shift * (unit(rows).mean(axis=0) - unit(asked).mean(axis=0))
-    a = squared_distances(moved, means_by_hand(unit(rows), names))
+def rectified_by_hand(support, names, queries):
+    """Ziko et al.'s prototypes, row by row: the mean of what is labelled or nearest, each row times its share of softmax(10 cosines)."""
+    means = means_by_hand(support, names)
+
+    def shares(row):
+        return softmax(np.array([10 * row @ mean / np.linalg.norm(row) / np.linalg.norm(mean) for mean in means]))
+
+    prototypes = []
+    for c, name in enumerate(np.unique(names)):
+        members = [row for row, own in zip(support, names, strict=True) if own == name] + [q for q in queries if shares(q).argmax() == c]
+        prototypes.append(sum(shares(row)[c] * row for row in members) / len(members))
+    return np.array(prototypes)
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+def test_laplacian_shot_is_the_papers_update_neighbour_by_neighbour(rectify):
+    rows, names, asked, _ = task(3, noise=2.0)
+    support, moved = unit(rows), unit(asked)
+    prototypes = means_by_hand(support, names)
+    if rectify:
+        moved = moved + support.mean(axis=0) - moved.mean(axis=0)
+        prototypes = rectified_by_hand(support, names, moved)
+    a = squared_distances(moved, prototypes)
     cosines = unit(asked) @ unit(asked).T
     near = [sorted((p for p in range(len(asked)) if p != q), key=lambda p, q=q: -cosines[q, p])[:3] for q in range(len(asked))]
     y = softmax(-a)
     for _ in range(20):
         y = np.array([softmax(-a[q] + 0.8 * sum(y[p] for p in near[q])) for q in range(len(asked))])
-    np.testing.assert_allclose(LaplacianShot(lambd=0.8, shift=shift).fit(rows, names).predict_proba(asked), y, atol=1e-8)
+    np.testing.assert_allclose(LaplacianShot(lambd=0.8, rectify=rectify).fit(rows, names).predict_proba(asked), y, atol=1e-8)
 
 
-def test_laplacian_shot_without_agreement_is_the_nearest_centroid():
+def test_laplacian_shot_without_agreement_and_rectification_is_the_nearest_centroid():
     rows, names, asked, _ = task(3)
     nearest = Centroid(metric="euclidean", temperature=1).fit(rows, names).predict_proba(asked)
-    np.testing.assert_allclose(LaplacianShot(lambd=0).fit(rows, names).predict_proba(asked), nearest, atol=1e-10)
+    np.testing.assert_allclose(LaplacianShot(lambd=0, rectify=False).fit(rows, names).predict_proba(asked), nearest, atol=1e-10)
+
+
+def test_laplacian_shot_without_updates_is_the_softmax_of_the_distances():
+    rows, names, asked, _ = task(3)
+    nearest = LaplacianShot(lambd=0, rectify=False).fit(rows, names).predict_proba(asked)
+    np.testing.assert_allclose(LaplacianShot(steps=0, rectify=False).fit(rows, names).predict_proba(asked), nearest, atol=1e-12)
+
+
+def test_the_rows_agreement_is_with_are_those_nearest_in_angle_whatever_their_length():
+    """A hand calculation: two classes on the axes, a doubtful query whose one neighbour in angle is sure of the first class."""
+    rows, asked = np.eye(2), np.array([[1.0, 1.001], [3.0, 1.0], [0.9, 1.3]])
+    own = -squared_distances(unit(asked), rows)
+    y = softmax(own)
+    for _ in range(20):  # the second query is at 26 degrees from the first, the third at 10
+        y = np.array([softmax(own[q] + 2.0 * y[p]) for q, p in enumerate((2, 0, 0))])
+    found = LaplacianShot(lambd=2.0, k=1, rectify=False).fit(rows, [3, 7]).predict_proba(asked)
+    np.testing.assert_allclose(found, y, atol=1e-9)
 
 
 # ---- alpha-TIM
@@ -442,6 +548,26 @@ def test_sinkhorn_s_plan_has_its_marginals_and_its_form():
     np.testing.assert_allclose(cross - cross[:, :1] - cross[:, :, :1] + cross[:, :1, :1], 0, atol=1e-9)
     for e in range(2):
         np.testing.assert_allclose(plan[e], plan_by_hand(affinity[e], mass[e]), atol=1e-9)
+
+
+def one_round_by_hand(affinity, mass):
+    plan = np.exp(affinity) / np.exp(affinity).sum(axis=1, keepdims=True)
+    plan = plan * mass / plan.sum(axis=0)
+    return plan / plan.sum(axis=1, keepdims=True)
+
+
+def test_a_round_of_sinkhorn_is_rows_then_columns_and_rows_come_last():
+    affinity, mass = np.random.default_rng(5).standard_normal((7, 3)), np.array([1.0, 2.0, 4.0])
+    found = sinkhorn(torch.tensor(affinity[None]), torch.tensor(mass[None]), 1)[0]
+    np.testing.assert_allclose(found, one_round_by_hand(affinity, mass), atol=1e-12)
+
+
+def test_pt_map_without_moves_is_a_plan_to_the_class_means_of_the_roots():
+    rows, names, asked, _ = task(3)
+    support, queries = (unit(np.sign(side) * np.sqrt(np.abs(side) + 1e-6)) for side in (rows, asked))
+    wanted = one_round_by_hand(-10 * squared_distances(queries, means_by_hand(support, names)), 13 * np.array([0.3, 0.2, 0.5]))
+    found = PTMAP(steps=0, sinkhorn_steps=1, centering=False).fit(rows, names).predict_proba(asked)
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
 
 
 def test_sinkhorn_survives_affinities_that_no_exponential_holds():

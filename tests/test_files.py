@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
 
 import pytest
 
 from fewvit import files
 from fewvit.errors import DataError, ResourceError
-from fewvit.files import replacing, sha256_of, sweep, write_json
+from fewvit.files import locked, replacing, require_writable, sha256_of, sweep, write_json
 
 OLD, NEW = b"old content", b"new content, and longer"
 
@@ -192,3 +194,76 @@ def test_the_digest_of_a_file_is_sha256_of_all_its_bytes(size, tmp_path):
     data = bytes(range(251)) * (size // 251 + 1)
     (tmp_path / "x").write_bytes(data[:size])
     assert sha256_of(tmp_path / "x") == hashlib.sha256(data[:size]).hexdigest()
+
+
+# ---- locks, and folders that can be written
+
+
+def test_a_lock_keeps_others_waiting_until_its_block_ends(target):
+    order: list[str] = []
+    inside = threading.Event()
+
+    def second() -> None:
+        inside.wait()
+        with locked(target):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    other.start()
+    with locked(target):
+        inside.set()
+        other.join(timeout=0.3)
+        order.append("first")
+    other.join(timeout=30)
+    assert order == ["first", "second"]
+    assert alone(target)
+
+
+def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(target, monkeypatch):
+    """The file that a waiting process holds open may be gone: locking it would keep nobody away."""
+    real, seen = fcntl.flock, []
+
+    def flock(descriptor, how):
+        if not seen:
+            target.with_name(f".{target.name}.lock").unlink()
+        seen.append(descriptor)
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(target):
+        assert target.with_name(f".{target.name}.lock").exists()
+    assert len(seen) == 2
+    assert alone(target)
+
+
+def test_a_lock_ends_with_an_error_and_one_that_a_dead_process_left_is_no_hindrance(target):
+    target.with_name(f".{target.name}.lock").touch()
+    with pytest.raises(KeyError), locked(target):
+        raise KeyError
+    with locked(target):
+        pass
+    assert alone(target)
+
+
+def test_a_folder_that_can_be_written_is_made_and_left_empty(tmp_path):
+    require_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code"), [(errno.EACCES, DataError, 3), (errno.EROFS, DataError, 3), (errno.ENOSPC, ResourceError, 6)]
+)
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(number, kind, code, tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(files.Path, "touch", refuse)
+    with pytest.raises(kind, match="--cache-dir") as error:
+        require_writable(tmp_path)
+    assert error.value.exit_code == code
+    assert str(error.value).startswith(f"{tmp_path}: ")
+
+
+def test_a_folder_below_a_file_cannot_be_written(target):
+    with pytest.raises(DataError, match=r"x\.bin/cache: .*\n.*--cache-dir"):
+        require_writable(target / "cache")

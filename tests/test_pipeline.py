@@ -244,3 +244,14 @@ def test_lists_from_a_remembered_configuration_are_as_good_as_tuples():
     assert settle(listed, OPTIONS) != settle(SPEC, OPTIONS)
     assert settle(listed, OPTIONS).preprocess == settle(tupled, OPTIONS).preprocess
     assert pipeline.settle(listed, OPTIONS).fingerprint == settle(tupled, OPTIONS).fingerprint
+
+
+@pytest.mark.parametrize(("asked", "cover", "lowshot"), [(None, (256, 256), (224, 224)), ("112", (128, 128), (112, 112))])
+def test_low_shot_features_of_dinov2_are_others_than_its_k_nns(asked, cover, lowshot):
+    spec, options = dataclasses.replace(SPEC, protocol="dinov2/1"), dataclasses.replace(OPTIONS, img_size=asked)
+    plain, few = settle(spec, options), settle(spec, options, "lowshot")
+    assert (plain.preprocess.cover, few.preprocess.cover) == (cover, lowshot)
+    assert plain.fingerprint != few.fingerprint
+    assert settle(SPEC, options, "lowshot").fingerprint == settle(SPEC, options).fingerprint  # DINO has one transform
+    own = dataclasses.replace(spec, preprocess={"cover": (248, 248), "crop": (224, 224)})
+    assert settle(own, OPTIONS, "lowshot").preprocess.cover == (248, 248)  # a model's own transform wins

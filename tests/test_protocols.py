@@ -31,6 +31,23 @@ def test_a_preset_is_what_the_official_evaluation_does(name):
     assert protocol.family == name[:-2]
 
 
+@pytest.mark.parametrize("name", FACTS)
+def test_low_shot_evaluation_resizes_as_the_rest_but_dinov2s_to_the_crops_size(name):
+    protocol = find_protocol(name)
+    lowshot = protocol.transform("lowshot")
+    assert protocol.transform() == protocol.transform("knn") == protocol.preprocess
+    assert lowshot == dataclasses.replace(protocol.preprocess, cover=(224, 224) if name == "dinov2/1" else (256, 256))
+
+
+def test_the_logistic_regressions_are_those_of_the_papers():
+    rows = {name: dict(protocol.logistic) for name, protocol in PROTOCOLS.items() if protocol.logistic}
+    assert rows == {
+        "msn/1": {"lambd": 0.0025},
+        "dino/1": {"lambd": 0.1},
+        "dinov2/1": {"lambd": None, "selection": "tenth", "rows": "raw", "intercept": True, "dtype": "float64"},
+    }
+
+
 def test_no_preset_is_without_its_facts():
     assert set(PROTOCOLS) == set(FACTS)
     assert (KS, TEMPERATURE, POOLS) == ((10, 20, 100, 200), 0.07, ("cls", "mean", "cls+mean", "cls+dist"))

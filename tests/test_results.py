@@ -105,6 +105,13 @@ def test_a_table_says_that_weights_are_random_even_where_all_are():
     assert Result("knn", [{**ROW, "weights": "random"}]).to_table() == [["metric", "value", "weights"], ["top1", "37.50", "random"]]
 
 
+def test_a_table_says_how_many_pictures_were_skipped_where_some_were():
+    skipped = Result("knn", [{**ROW, "skipped": 3}, {**ROW, "skipped": 3}])
+    assert skipped.to_table()[1] == ["top1", "37.50", "3"]
+    assert Result("extract", [{**ROW, "skipped": 0}]).to_table() == [["metric", "value"], ["top1", "37.50"]]
+    assert list(table_of(skipped.to_csv())[0])[-1] == "skipped"
+
+
 def test_a_table_has_an_empty_cell_where_a_row_has_no_value():
     rows = Result("knn", [TRIAL, MEAN]).to_table()
     assert rows[0] == ["trial", "metric", "value", "std", "ci95_low", "ci95_high"]

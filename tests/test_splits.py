@@ -65,11 +65,13 @@ def test_unlabelled_rows_are_as_if_they_were_not_there():
 
 def test_all_images_of_the_smallest_class_may_be_asked_and_one_more_may_not():
     assert sorted(dinov2_subset(unbalanced(), 5, 0)[5:10]) == np.flatnonzero(unbalanced() == 7).tolist()
-    with pytest.raises(DataError, match=r"1 classes have fewer than 6 images .*class 7 has 5") as error:
+    with pytest.raises(DataError, match=r"^1 class has fewer than 6 images: class 7 \(5\)") as error:
         dinov2_subset(unbalanced(), 6, 0)
     assert error.value.exit_code == 3
-    with pytest.raises(DataError, match=r"2 classes have fewer than 14 images .*class 3 has 13"):
+    with pytest.raises(DataError, match=r"^2 classes have fewer than 14 images: class 3 \(13\), class 7 \(5\)"):
         dinov2_subset(unbalanced(), 14, 0)
+    with pytest.raises(DataError, match=r"fewer than 6 images: c7 \(5\)"):
+        dinov2_subset(unbalanced(), 6, 0, CLASSES)
 
 
 @pytest.mark.parametrize("labels", [[], [-1, -1, -1]])

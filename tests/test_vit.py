@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from fewvit import cpu, engines
+from fewvit import cpu, engines, products
 from fewvit.backbones import Architecture, families
 from fewvit.engines import PackedBlock, choose_engine, packing_works, resolve_device, resolve_precision
 from fewvit.errors import UsageError
@@ -496,14 +496,17 @@ def test_devices_are_auto_cpu_and_gpus_that_are_here(monkeypatch):
     assert (resolve_device("auto"), resolve_device("cuda:1"), resolve_device("cpu")) == ("cuda", "cuda:1", "cpu")
 
 
-@pytest.mark.parametrize("fault", ["no operator", "wrong numbers", "fused add wrong"])
+@pytest.mark.parametrize("fault", ["no operator", "wrong numbers", "wrong gelu", "fused add wrong"])
 def test_packed_layers_are_tried_before_they_are_trusted(fault, monkeypatch):
+    right = products.packed_product
     if fault == "no operator":
-        monkeypatch.setattr(engines.PackedLinear, "__init__", lambda *a, **k: (_ for _ in ()).throw(AttributeError("mkldnn")))
+        monkeypatch.setattr(products, "packed", lambda weight: (_ for _ in ()).throw(AttributeError("mkldnn")))
     elif fault == "wrong numbers":
-        monkeypatch.setattr(engines.PackedLinear, "forward", lambda self, x: torch.zeros(5, 32))
+        monkeypatch.setattr(products, "packed_product", lambda x, weight, bias=None, activation="none": torch.zeros(13, 32))
+    elif fault == "wrong gelu":
+        monkeypatch.setattr(products, "packed_product", lambda x, weight, bias=None, activation="none": right(x, weight, bias))
     else:
-        monkeypatch.setattr(engines.PackedLinear, "add_to", lambda self, x, residual: residual)
+        monkeypatch.setattr(products, "packed_sum", lambda x, residual, weight, bias: residual)
     packing_works.cache_clear()
     assert packing_works() is False
     packing_works.cache_clear()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, counted
 from ..features import FeatureSet
 from ._episodic import EpisodicClassifier, Support, nearness, require_above, require_one_of, unit
 from ._labels import numbered
@@ -99,5 +99,5 @@ def _base_mean(base: Any, width: int) -> np.ndarray:
     rows = FeatureSet.load(base).features if isinstance(base, str) else np.asarray(base, dtype=np.float64)
     mean = np.atleast_2d(rows).mean(axis=0, dtype=np.float64)
     if mean.shape != (width,) or not np.isfinite(mean).all():
-        raise DataError(f"the base features of shape {np.shape(rows)} have no finite mean of {width} columns")
+        raise DataError(f"the base features of shape {np.shape(rows)} have no finite mean of {counted(width, 'column')}")
     return mean

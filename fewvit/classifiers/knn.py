@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..errors import UsageError
 from ..neighbors import Bank
 from ..vote import check_temperature, weighted_vote
 from ._labels import numbered
@@ -29,11 +30,13 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):
         self.engine = engine
 
     def fit(self, X: Any, y: Any) -> KNNClassifier:
-        """Remember rows (N, D) and their labels (N,). Raises ValueError when k exceeds N."""
+        """Remember rows (N, D) and their labels (N,). Raises UsageError for k below 1, ValueError when k exceeds N."""
         X, y = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=1)
         check_temperature(self.temperature)
+        if self.k < 1:
+            raise UsageError(f"k = {self.k}: at least one neighbour must vote", fix="Choose k = 1 or more; 20 is the papers'.")
         self.classes_, self._labels = numbered(y)
-        if not 1 <= self.k <= len(X):
+        if self.k > len(X):
             raise ValueError(f"k = {self.k} neighbours cannot come from n_samples = {len(X)}")
         self._bank = Bank(X, device=self.device, engine=self.engine)
         return self

@@ -9,21 +9,25 @@ from ._episodic import EpisodicClassifier, Support, class_means, nearness, neigh
 if TYPE_CHECKING:
     from torch import Tensor
 
+_SHARPNESS = 10.0  # of the weights of rectification: the number in the authors' code
+
 
 class LaplacianShot(EpisodicClassifier):
-    """Assignments that weigh the squared distance to each class mean against agreement with the k nearest other queries.
+    """Assignments that weigh the squared distance to each prototype against agreement with the k nearest other queries.
 
-    Source: Ziko et al. 2020, equation 1 and the bound's updates of equation 12, y ∝ exp(-a + lambda W y), on rows of unit length.
-    With `lambd=0` it is SimpleShot's L2N. Transductive.
+    Source: Ziko et al. 2020, equation 1 and the updates of algorithm 1, y ∝ exp(-a + lambda W y), on rows of unit length,
+    with the paper's rectified prototypes. Without them and with `lambd=0` it is SimpleShot's L2N. Transductive.
+
+    The paper takes the mean of its base classes off every row first; here that is left to who has base classes.
     """
 
     transductive: ClassVar[bool] = True
 
-    def __init__(self, lambd: float = 1.0, k: int = 3, steps: int = 20, shift: bool = False):
-        self.lambd = lambd  # lambda, the weight of agreement; the paper tunes it between 0.1 and 1.5
-        self.k = k  # neighbours; 3 is the paper's for mini-ImageNet
+    def __init__(self, lambd: float = 0.7, k: int = 3, steps: int = 20, rectify: bool = True):
+        self.lambd = lambd  # lambda, the weight of agreement; the paper tunes it on other classes, between 0.1 and 1.5
+        self.k = k  # other queries; the paper has 3, the authors' code counts the query itself among its 3
         self.steps = steps  # updates; the paper's stop by 20
-        self.shift = shift  # first move the queries' mean onto the support's, the paper's rectification by Liu et al. 2020
+        self.rectify = rectify  # queries are moved onto the support and take part in the prototypes; false: means of the support
 
     def check_options(self) -> None:
         require_at_least(0, lambd=self.lambd)
@@ -33,13 +37,31 @@ class LaplacianShot(EpisodicClassifier):
     def judge(self, learnt: Support, queries: Tensor) -> Tensor:
         near, _ = neighbor_lists(queries, self.k)  # (E, q, k)
         support, queries = unit(learnt.rows), unit(queries)
-        if self.shift:
+        prototypes = class_means(support, learnt)
+        if self.rectify:
             queries = shifted(queries, support)
-        own = nearness(queries, class_means(support, learnt))  # -a, (E, q, C)
+            prototypes = _rectified(support, queries, prototypes, learnt)
+        own = nearness(queries, prototypes)  # -a, (E, q, C)
         assigned = own.softmax(dim=2)
         for _ in range(self.steps):
             assigned = (own + self.lambd * _of_neighbors(assigned, near)).softmax(dim=2)
         return assigned
+
+
+def _rectified(support: Tensor, queries: Tensor, means: Tensor, labelled: Support) -> Tensor:
+    """Prototypes (E, C, D): the mean over a class's support and the queries nearest to it of rows that count as much as they are sure.
+
+    How sure a row is of its class is the class's share of softmax(10 cosines to the means). These weights do not sum to one: the
+    prototype of a class with doubtful members is the shorter.
+    """
+    import torch
+
+    rows = torch.cat([support, queries], dim=1)  # (E, n + q, D)
+    cosines = unit(rows) @ unit(means).mT  # (E, n + q, C)
+    nearest = torch.nn.functional.one_hot(cosines[:, support.shape[1] :].argmax(dim=2), labelled.n_classes)
+    members = torch.cat([labelled.one_hot, nearest.to(rows.dtype)], dim=1)
+    weights = members * (_SHARPNESS * cosines).softmax(dim=2)
+    return weights.mT @ rows / members.sum(dim=1)[..., None]
 
 
 def _of_neighbors(assigned: Tensor, near: Tensor) -> Tensor:

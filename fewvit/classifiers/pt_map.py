@@ -20,6 +20,8 @@ class PTMAP(EpisodicClassifier):
     Transductive. It presumes the class proportions of the queries: those of the support, which in an episode means all equal.
     One query alone is therefore uniform.
 
+    beta, lambda, alpha and the number of moves are those of the authors' code.
+
     The paper's features come out of a ReLU; a ViT's are negative as often as positive. `negative="signed"` transforms the
     magnitude and keeps the sign, which is the paper's formula wherever that is defined; `"refuse"` raises NumericalError.
     """
@@ -42,7 +44,7 @@ class PTMAP(EpisodicClassifier):
         self.lambd = lambd  # lambda: sharpness of the plan
         self.step = step  # alpha of algorithm 1: how far the centres move at once
         self.steps = steps  # moves
-        self.sinkhorn_steps = sinkhorn_steps  # rounds of row and column scaling for each plan
+        self.sinkhorn_steps = sinkhorn_steps  # rounds of row and column scaling for each plan; 20 are enough for 5 ways
 
     def check_options(self) -> None:
         require_one_of(("signed", "refuse"), negative=self.negative)

@@ -13,14 +13,23 @@ if TYPE_CHECKING:
 # strengths that leave-one-out chooses from, the strongest first so that ties go to it; rows have unit length, so the
 # eigenvalues that alpha is added to sum to at most the number of support rows
 _ALPHAS = tuple(10.0 ** (half / 2) for half in range(6, -9, -1))  # 1000, 316, ..., 0.0001
+_BLOCK_ROWS = 1024  # whose leave-one-out residuals are computed at once, while they are in the CPU's cache
 
 
 @dataclass(frozen=True)
-class _Spectrum:
-    """The centred rows in their principal axes: X Xᵀ = Z Zᵀ, and Z's columns are orthogonal with squared lengths `values`."""
+class _Axes:
+    """Centred rows X (E, n, D) in their principal axes: Z = X V, whose columns are orthogonal. One-hot labels Y less their mean."""
 
+    V: Tensor  # (E, D, r)
     Z: Tensor  # (E, n, r)
-    values: Tensor  # (E, r)
+    values: Tensor  # (E, r), the squared lengths of Z's columns
+    labels: Tensor  # (E, n)
+    shares: Tensor  # (E, C), of the rows that each class has: what was taken off the one-hot labels
+    ZY: Tensor  # (E, r, C), Zᵀ Y
+
+    def fitted(self, alpha: Tensor) -> Tensor:
+        """Weights (E, D, C) = (Xᵀ X + alpha)⁻¹ Xᵀ Y for one alpha (E,) per episode."""
+        return self.V @ (self.ZY / (self.values + alpha[:, None])[..., None])
 
 
 @dataclass(frozen=True)
@@ -49,51 +58,60 @@ class Ridge(EpisodicClassifier):
             require_above(0, alpha=self.alpha)
 
     def learn(self, support: Support) -> _Linear:
-        rows, targets = unit(support.rows.double()), support.one_hot.double()
-        centre, offset = rows.mean(dim=1, keepdim=True), targets.mean(dim=1, keepdim=True)
-        X, Y = rows - centre, targets - offset
-        spectrum = _spectrum(X)
-        if self.alpha is None:
-            alpha = _best_alpha(spectrum, Y)
-        else:
-            alpha = X.new_full((len(X),), self.alpha)
-        return _Linear(centre, X.mT @ _dual_weights(spectrum, Y, alpha), offset)
+        rows, shares = unit(support.rows.double()), support.counts.double() / support.labels.shape[1]
+        centre = rows.mean(dim=1, keepdim=True)
+        axes = _axes(rows - centre, support.labels, shares)
+        alpha = shares.new_full((len(rows),), self.alpha) if self.alpha is not None else _best_alpha(axes)
+        return _Linear(centre, axes.fitted(alpha), shares[:, None])
 
     def judge(self, learnt: _Linear, queries: Tensor) -> Tensor:
         scores = (unit(queries.double()) - learnt.centre) @ learnt.weights + learnt.offset
         return (scores / self.temperature).softmax(dim=2)
 
 
-def _spectrum(X: Tensor) -> _Spectrum:
-    """From the smaller of X Xᵀ and Xᵀ X."""
+def _axes(X: Tensor, labels: Tensor, shares: Tensor) -> _Axes:
+    """From the smaller of Xᵀ X and X Xᵀ."""
     import torch
 
-    if X.shape[1] <= X.shape[2]:
+    if X.shape[1] > X.shape[2]:
+        values, V = torch.linalg.eigh(X.mT @ X)
+        Z = X @ V
+    else:
         values, U = torch.linalg.eigh(X @ X.mT)
-        values = values.clamp_min(0)
-        return _Spectrum(U * values.sqrt()[:, None], values)
-    values, V = torch.linalg.eigh(X.mT @ X)
-    return _Spectrum(X @ V, values.clamp_min(0))
+        length = values.clamp_min(1e-300).sqrt()[:, None]
+        V, Z = X.mT @ U / length, U * length
+    sums = Z.new_zeros((len(Z), shares.shape[1], Z.shape[2])).scatter_add_(1, labels[..., None].expand(Z.shape), Z)  # (E, C, r)
+    ZY = (sums - shares[..., None] * Z.sum(dim=1, keepdim=True)).mT
+    return _Axes(V, Z, values.clamp_min(0), labels, shares, ZY)
 
 
-def _dual_weights(spectrum: _Spectrum, Y: Tensor, alpha: Tensor) -> Tensor:
-    """(X Xᵀ + alpha)⁻¹ Y, (E, n, C), for one alpha (E,) per episode: (Y - fitted) / alpha."""
-    shrink = 1 / (spectrum.values + alpha[:, None])  # (E, r)
-    fitted = spectrum.Z @ (shrink[..., None] * (spectrum.Z.mT @ Y))
-    return (Y - fitted) / alpha[:, None, None]
-
-
-def _best_alpha(spectrum: _Spectrum, Y: Tensor) -> Tensor:
+def _best_alpha(axes: _Axes) -> Tensor:
     """The alpha (E,) of the grid whose mean squared leave-one-out residual is smallest."""
+    return axes.Z.new_tensor(_ALPHAS)[_left_out(axes).argmin(dim=0)]
+
+
+def _left_out(axes: _Axes) -> Tensor:
+    """Sums (A, E), for each alpha, of the squared residuals of each row under the regression on all others, offset included.
+
+    With S = 1 / (values + alpha), row i of Z being z and of Y being y, its prediction is p = YᵀZ S z. What is needed of it are
+    y·p and p·p, and no (n, C) table of predictions for each alpha: a sixth of the time for 13,000 rows of 1000 classes.
+    """
     import torch
 
-    errors = torch.stack([_left_out(spectrum, Y, alpha).square().sum(dim=(1, 2)) for alpha in _ALPHAS])  # (A, E)
-    return Y.new_tensor(_ALPHAS)[errors.argmin(dim=0)]
+    root = torch.linalg.qr(axes.ZY.mT, mode="r").R.mT  # (E, r, min(r, C)): root rootᵀ = ZᵀY YᵀZ
+    own = axes.ZY.mT.gather(1, axes.labels[..., None].expand(axes.Z.shape)) - (axes.ZY @ axes.shares[..., None]).mT
+    size = 1 - 2 * axes.shares.gather(1, axes.labels) + axes.shares.square().sum(dim=1, keepdim=True)  # y·y, (E, n)
+    errors = axes.Z.new_zeros((len(_ALPHAS), len(axes.Z)))
+    for part in _blocks(axes.Z.shape[1]):
+        Z = axes.Z[:, part]
+        cross, squares = Z * own[:, part], Z.square()  # (E, b, r)
+        for at, alpha in enumerate(_ALPHAS):
+            S = 1 / (axes.values + alpha)[..., None]  # (E, r, 1)
+            residual = size[:, part] - 2 * (cross @ S)[..., 0] + (Z @ (S * root)).square().sum(dim=2)
+            kept = 1 - (squares @ S)[..., 0] - 1 / axes.Z.shape[1]  # 1 - leverage; 1/n is the offset's
+            errors[at] += (residual / kept.clamp_min(1e-12).square()).sum(dim=1)
+    return errors
 
 
-def _left_out(spectrum: _Spectrum, Y: Tensor, alpha: float) -> Tensor:
-    """Residuals (E, n, C) of each row under the regression on all others, offset included."""
-    shrink = 1 / (spectrum.values + alpha)  # (E, r)
-    fitted = spectrum.Z @ (shrink[..., None] * (spectrum.Z.mT @ Y))
-    leverage = (spectrum.Z.square() * shrink[:, None]).sum(dim=2) + 1 / Y.shape[1]  # 1/n is the offset's
-    return (Y - fitted) / (1 - leverage).clamp_min(1e-12)[..., None]
+def _blocks(n: int) -> list[slice]:
+    return [slice(start, start + _BLOCK_ROWS) for start in range(0, n, _BLOCK_ROWS)]

@@ -1,6 +1,6 @@
 """Input formats: one file each, found by what a source looks like.
 
-A source (`SRC`) is a folder of class folders, a flat folder, a CSV/TSV/Parquet table, WebDataset shards, a zip archive or `digits`.
+A source (`SRC`) is a folder of class folders, a flat folder, one image, a CSV/TSV/Parquet table, WebDataset shards, a zip archive or `digits`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from .. import plugins
-from ..errors import DataError, UsageError, printable
+from ..errors import DataError, UsageError, counted, printable
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Dataset:
         """The bytes of image `i`, undecoded. Raises OSError as the operating system does."""
         return self.reader.read(i)
 
+    def place(self, i: int) -> str:
+        """Where image `i` lies: its path, or the path of what holds it and its name there; its id where it lies in no file."""
+        return self.reader.place(i) or self.ids[i]
+
     def identity(self, i: int) -> bytes | None:
         """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None when nothing does."""
         return self.reader.identity(i)
@@ -68,12 +72,37 @@ class Dataset:
         return hashlib.sha256(text + np.ascontiguousarray(self.labels, dtype="<i8").tobytes()).hexdigest()
 
 
+def select(dataset: Dataset, rows: Sequence[int]) -> Dataset:
+    """The images of some rows, under their own ids and classes."""
+    rows = list(rows)
+    return replace(dataset, ids=[dataset.ids[row] for row in rows], labels=dataset.labels[rows], reader=_Selected(dataset.reader, rows))
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """Some rows of another reader."""
+
+    reader: Reader
+    rows: Sequence[int]
+
+    def read(self, i: int) -> bytes:
+        return self.reader.read(self.rows[i])
+
+    def identity(self, i: int) -> bytes | None:
+        return self.reader.identity(self.rows[i])
+
+    def place(self, i: int) -> str | None:
+        return self.reader.place(self.rows[i])
+
+
 class Reader(Protocol):
     """Where the bytes of a data set come from. Called from several threads at once."""
 
     def read(self, i: int) -> bytes: ...
 
     def identity(self, i: int) -> bytes | None: ...
+
+    def place(self, i: int) -> str | None: ...
 
 
 def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
@@ -86,9 +115,11 @@ def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
         raise DataError(
             "no such file or folder",
             file=source,
-            fix="Give a folder of class folders, a flat folder, a table, shards, a zip archive or `digits`.",
+            fix="Give a folder of class folders, a flat folder, an image, a table, shards, a zip archive or `digits`.",
         )
-    raise DataError("not a source of images that is known", file=source, fix="Give a folder, .csv, .tsv, .parquet, .tar, .zip or `digits`.")
+    raise DataError(
+        "not a source of images that is known", file=source, fix="Give a folder, an image, .csv, .tsv, .parquet, .tar, .zip or `digits`."
+    )
 
 
 def open_pair(data: str | None, train: str | None, test: str | None, listing: Listing | None = None) -> tuple[Dataset, Dataset]:
@@ -121,9 +152,9 @@ def align(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     unknown = [printable(test.classes[k]) for k in used if test.classes[k] not in number]
     if unknown:
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        known = f"{train.name} has {len(number)} classes" if number else f"{train.name} has no labels"
+        known = f"{train.name} has {counted(len(number), 'class', 'classes')}" if number else f"{train.name} has no labels"
         raise DataError(
-            f"{len(unknown)} classes of the test set are not in the training set: {shown}",
+            f"{counted(len(unknown), 'class of the test set is', 'classes of the test set are')} not in the training set: {shown}",
             fix=f"{printable(known)}; names must agree letter by letter.",
         )
     table = np.full(len(test.classes) + 1, -1, np.int64)  # the last entry serves label -1

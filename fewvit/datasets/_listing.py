@@ -48,6 +48,9 @@ class FileReader:
     def identity(self, i: int) -> bytes | None:
         return self.identities[40 * i : 40 * i + 40]
 
+    def place(self, i: int) -> str | None:
+        return os.path.join(self.root, self.ids[i])
+
 
 def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS

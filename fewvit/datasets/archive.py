@@ -167,6 +167,9 @@ class _Reader:
     def identity(self, i: int) -> bytes | None:
         return part_identity(self.container, self.members[i].header_offset)
 
+    def place(self, i: int) -> str | None:
+        return f"{self.path}/{self.members[i].filename}"
+
 
 def _packed(path: str, member: zipfile.ZipInfo) -> bytes:
     """A member's bytes as they stand in the file; what is no member gives none."""

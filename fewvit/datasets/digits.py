@@ -45,3 +45,6 @@ class _Pictures:
 
     def identity(self, i: int) -> bytes | None:
         return hashlib.sha256(self.grey[i].tobytes()).digest() + bytes(8)  # the pixels themselves, as old as can be
+
+    def place(self, i: int) -> str | None:
+        return None

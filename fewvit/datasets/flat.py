@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DataError, from_os_error, printable
+from ..errors import DataError, counted, from_os_error, printable
 from . import Dataset, Listing
 from ._listing import FileReader, image_tree, kind_of_folder, name_of, numbered, refuse_nothing, some, twins
 
@@ -88,9 +88,10 @@ def _apply(truth: _Truth, ids: list[str]) -> tuple[np.ndarray, list[str], list[s
     keys = [_key(name, label_of) for name in ids]
     missing = sorted(label_of.keys() - set(keys), key=os.fsencode)
     unlisted = [name for name, key in zip(ids, keys, strict=True) if key not in label_of]
-    wrong = [f"{len(missing)} of its images are missing ({some(missing)})"] if missing else []
-    wrong += [f"{len(unlisted)} images are not in it ({some(unlisted)})"] if unlisted else []
-    wrong += [f"{len(truth.rows) - len(label_of)} of its images are named twice"] if len(label_of) < len(truth.rows) else []
+    wrong = [f"{counted(len(missing), 'of its images is', 'of its images are')} missing ({some(missing)})"] if missing else []
+    wrong += [f"{counted(len(unlisted), 'image is', 'images are')} not in it ({some(unlisted)})"] if unlisted else []
+    twice = len(truth.rows) - len(label_of)
+    wrong += [f"{counted(twice, 'of its images is', 'of its images are')} named twice"] if twice else []
     if wrong:
         raise DataError("; ".join(wrong), file=truth.path, fix="Complete the folder, or correct or remove the list.")
     labels, classes = numbered(label_of[key] for key in keys)
@@ -132,7 +133,7 @@ def _read_plain(path: str, ids: list[str]) -> list[tuple[str, str]]:
             synsets = [line.split()[0] for line in _lines(beside)]
             beyond = [name for name, label in rows if int(label) >= len(synsets)]
             if beyond:
-                raise ValueError(f"a label of {printable(beyond[0])} is beyond the {len(synsets)} lines of {name}")
+                raise ValueError(f"a label of {printable(beyond[0])} is beyond the {counted(len(synsets), 'line')} of {name}")
             return [(name, synsets[int(label)]) for name, label in rows]
     return rows
 
@@ -142,7 +143,7 @@ def _read_ilsvrc(path: str, ids: list[str]) -> list[tuple[str, str]]:
     synsets = _synsets_by_id(path)
     lines = _lines(path)
     if len(lines) != len(ids):
-        raise ValueError(f"{len(lines)} lines for {len(ids)} images; it labels them by position")
+        raise ValueError(f"{counted(len(lines), 'line')} for {counted(len(ids), 'image')}; it labels them by position")
     unknown = sorted({line for line in lines if line.strip() not in synsets})
     if unknown:
         raise ValueError(f"no synset in meta.mat for {some(unknown)}")

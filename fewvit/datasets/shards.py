@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..digests import identity_of, part_identity
-from ..errors import DataError, from_os_error, printable
+from ..errors import DataError, are, counted, from_os_error, printable
 from . import Dataset, Listing
 from ._listing import IMAGE_EXTENSIONS, IRREGULAR, OTHER, kind_of_folder, name_of, numbered, refuse_nothing, some, twins, unwanted
 
@@ -50,7 +50,7 @@ class Shards:
         refuse_nothing(source, ids, left_out)
         repeated = [first for first, second in itertools.pairwise(ids) if first == second]
         if repeated:
-            raise DataError(f"{len(repeated)} samples occur more than once: {some(repeated)}", file=source)
+            raise DataError(f"{counted(len(repeated), 'sample occurs', 'samples occur')} more than once: {some(repeated)}", file=source)
         labels, classes = _classes([sample.label for sample in samples], samples[0].path)
         return Dataset(name_of(_BRACES.sub("", source)), ids, labels, classes, _Reader(samples, containers), dict(left_out), twins(classes))
 
@@ -78,6 +78,9 @@ class _Reader:
     def identity(self, i: int) -> bytes | None:
         return part_identity(self.containers[self.samples[i].path], self.samples[i].offset)
 
+    def place(self, i: int) -> str | None:
+        return f"{self.samples[i].path}/{self.samples[i].id.partition('/')[2]}"
+
 
 def _pread(path: str, offset: int, size: int) -> bytes:
     """`size` bytes at `offset`. Opened each time (10 us): no handle is shared by threads or inherited by a fork."""
@@ -102,7 +105,7 @@ def _paths(source: str) -> list[str]:
         )
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        raise DataError(f"{len(missing)} of {len(paths)} shards are not there: {some(missing)}", file=source)
+        raise DataError(f"{len(missing)} of {counted(len(paths), 'shard')} {are(len(missing))} not there: {some(missing)}", file=source)
     return [os.path.abspath(path) for path in paths]
 
 
@@ -187,5 +190,5 @@ def _classes(labels: Sequence[str | None], shard: str) -> tuple[np.ndarray, list
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
         classes = [line.strip() for line in handle if line.strip()]
     if numbers.max() >= len(classes):
-        raise DataError(f"label {numbers.max()} is beyond its {len(classes)} lines", file=path)
+        raise DataError(f"label {numbers.max()} is beyond its {counted(len(classes), 'line')}", file=path)
     return numbers, classes

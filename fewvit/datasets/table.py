@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..digests import identity_of
-from ..errors import DataError, MissingExtra, from_os_error, printable
+from ..errors import DataError, MissingExtra, are, counted, from_os_error, printable
 from . import Dataset, Listing
-from ._listing import FileReader, name_of, numbered, refuse_nothing, some, twins
+from ._listing import FileReader, name_of, numbered, some, twins
 
 Rows = list[tuple[str, str | None]]  # path as written, class name
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}  # what programs put between columns
 
 
 class Table:
@@ -32,7 +33,10 @@ class Table:
             raise from_os_error(error, "reading the table") from error
         rows.sort(key=lambda row: os.fsencode(row[0]))
         ids = [path for path, _ in rows]
-        refuse_nothing(source, ids, {})
+        if not ids:
+            raise DataError(
+                "no rows: the table ends after its first line", file=source, fix="Give a line with path and label for each image."
+            )
         _refuse_repeated(source, ids)
         folder = os.path.dirname(os.path.abspath(source))
         labels, classes = numbered(label for _, label in rows)
@@ -46,6 +50,7 @@ def _read_text(source: str) -> Rows:
         table = csv.DictReader(handle, delimiter="\t" if source.lower().endswith(".tsv") else ",")
         rows: Rows = []
         try:
+            _refuse_separator(source, table.fieldnames or ())
             _refuse_columns(source, table.fieldnames or ())
             for row in table:
                 if not row["path"]:
@@ -94,11 +99,24 @@ def _refuse_columns(source: str, names: Sequence[str]) -> None:
         )
 
 
+def _refuse_separator(source: str, names: Sequence[str]) -> None:
+    """Raise DataError for a first line that is one column under the separator of the file's ending, and several under another one."""
+    word = next((word for mark, word in _SEPARATORS.items() if mark in names[0]), None) if len(names) == 1 else None
+    if word is not None:
+        raise DataError(
+            f"its columns seem to be separated by {word}: {printable(names[0])[:80]}",
+            file=source,
+            fix="Commas separate the columns of a .csv, tabs those of a .tsv: write it so, or name it so.",
+        )
+
+
 def _refuse_repeated(source: str, ids: list[str]) -> None:
     repeated = sorted({first for first, second in itertools.pairwise(ids) if first == second}, key=os.fsencode)
     if repeated:
         raise DataError(
-            f"{len(repeated)} paths stand in it more than once: {some(repeated)}", file=source, fix="Keep one row for each image."
+            f"{counted(len(repeated), 'path stands', 'paths stand')} in it more than once: {some(repeated)}",
+            file=source,
+            fix="Keep one row for each image.",
         )
 
 
@@ -117,7 +135,7 @@ def _identities(source: str, folder: str, ids: list[str]) -> bytes:
             missing.append(name)
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(ids)} images are not there: {some(missing)}",
+            f"{len(missing)} of {counted(len(ids), 'image')} {are(len(missing))} not there: {some(missing)}",
             file=source,
             fix=f"Paths are relative to {printable(folder)}.",
         )

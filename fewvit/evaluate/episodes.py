@@ -15,13 +15,12 @@ import numpy as np
 
 from ..cpu import in_threads
 from ..datasets import Listing
-from ..errors import DataError, NumericalError, UsageError, from_os_error, printable
+from ..errors import DataError, NumericalError, UsageError, counted, from_os_error, printable
 from ..features import FeatureSet
 from ..metrics import mean_and_interval
 from ..plugins import find
-from ..results import manifest
 from ..seeds import generator
-from .inputs import FeatureReader, by_layer
+from .inputs import FeatureReader, Found, Inputs, by_layer, labelled, measured
 
 _BLOCK_BYTES = 4 << 20  # features of the episodes that are computed at once stay in the CPU's cache
 _LABELS = "class_labels.txt"  # of each of Omniglot's runs
@@ -70,19 +69,13 @@ def run_episodes(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of every backbone, layer, number of shots and classifier, and the run's manifest: what `fewvit episodes` prints."""
     check_options(options)
-    rows: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
-    for inputs in reader.one(source, listing):
-        skips(inputs.skipped)
+
+    def measure(inputs: Inputs, name: str) -> Found:
         started = time.perf_counter()
-        several = len(reader.backbones.names) > 1 and inputs.pipeline is not None
-        columns = {**inputs.labels, **({"weights_sha256": inputs.facts["weights_sha256"]} if several else {})}
-        for extra, features, _ in by_layer(inputs):
-            rows += [{**columns, **extra, **row} for row in evaluate_episodes(features, options, say)]
-        seconds = {**inputs.facts.get("seconds", {}), "episodes": round(time.perf_counter() - started, 3)}
-        runs.append({**inputs.facts, "seconds": seconds})
-    shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(reader.backbones.names, runs, strict=True))}
-    return rows, manifest(**shared, seed=options.seed)
+        rows = [{**extra, **row} for extra, features, _ in by_layer(inputs) for row in evaluate_episodes(features, options, say)]
+        return rows, {"seconds": {"episodes": round(time.perf_counter() - started, 3)}}
+
+    return measured(reader, reader.one(source, listing), measure, skips, options.seed)
 
 
 def evaluate_episodes(
@@ -143,12 +136,7 @@ def _episodes(features: FeatureSet, options: EpisodeOptions, say: Callable[[str]
 
 def _members(features: FeatureSet, options: EpisodeOptions, say: Callable[[str], None]) -> dict[int, np.ndarray]:
     """The rows of each class that has images and is asked for."""
-    unlabelled = int((features.labels < 0).sum())
-    if unlabelled == len(features):
-        raise DataError("the images have no labels", fix="Episodes need class folders, a table with a label column, or labelled features.")
-    if unlabelled:
-        say(f"{unlabelled} unlabelled images are left out")
-    wanted = np.unique(features.labels[features.labels >= 0])
+    wanted = np.unique(labelled(features, "", say).labels)
     if options.classes is not None:
         wanted = np.unique(read_classes(options.classes, {features.classes[c]: int(c) for c in wanted}))
     return {int(c): np.flatnonzero(features.labels == c) for c in wanted}
@@ -166,20 +154,27 @@ def read_classes(file: str, number: Mapping[str, int]) -> list[int]:
     unknown = [name for name in names if name not in number]
     if unknown or not names:
         shown = ", ".join(map(printable, unknown[:5])) + (" …" if len(unknown) > 5 else "")
-        what = f"{len(unknown)} of its {len(names)} classes have no images here: {shown}" if names else "names no class"
+        what = (
+            f"{len(unknown)} of its {counted(len(names), 'class', 'classes')} {'has' if len(unknown) == 1 else 'have'} no images here: {shown}"
+            if names
+            else "names no class"
+        )
         raise DataError(what, file=file, fix="Write one class per line, as the class folders are called.")
     return [number[name] for name in names]
 
 
 def _require_images(members: Mapping[int, np.ndarray], classes: Sequence[str], options: EpisodeOptions, shots: int) -> None:
     if len(members) < options.ways:
-        raise DataError(f"{len(members)} classes cannot make episodes of {options.ways}", fix=f"Ask for --ways {max(2, len(members))}.")
+        raise DataError(
+            f"{counted(len(members), 'class', 'classes')} cannot make episodes of {options.ways}",
+            fix=f"Ask for --ways {max(2, len(members))}.",
+        )
     needed = shots + options.queries
     small = {c: len(rows) for c, rows in members.items() if len(rows) < needed}
     if small:
         least = min(small, key=lambda c: small[c])
         raise DataError(
-            f"{len(small)} of {len(members)} classes have fewer than {shots} + {options.queries} images; "
+            f"{len(small)} of {counted(len(members), 'class', 'classes')} {'has' if len(small) == 1 else 'have'} fewer than {shots} + {options.queries} images; "
             f"the smallest, {printable(classes[least])}, has {small[least]}",
             fix="Ask for fewer --shots or --queries, or name the larger classes in --classes FILE.",
         )

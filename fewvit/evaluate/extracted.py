@@ -7,8 +7,7 @@ from typing import Any
 from ..datasets import Listing
 from ..errors import UsageError
 from ..features import FeatureSet
-from ..results import manifest
-from .inputs import FeatureReader
+from .inputs import FeatureReader, Found, Inputs, measured
 
 
 def extract_rows(
@@ -22,13 +21,13 @@ def extract_rows(
         raise UsageError("--out holds the features of one backbone; give one, or leave --out away to fill the cache")
     if to_file and reader.options.layers == "each":
         raise UsageError("--layers each is one row per block and goes with an evaluation; for a file give a number of blocks")
-    rows: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
+    kept: list[FeatureSet] = []
     skipped: list[dict[str, str]] = []
-    for inputs in reader.one(source, listing):
+
+    def measure(inputs: Inputs, name: str) -> Found:
+        kept[:] = [inputs.train]
         n, width = inputs.train.features.shape
-        rows.append({**inputs.labels, "method": "extract", "metric": "images", "value": n, "dim": width, "skipped": len(inputs.skipped)})
-        runs.append(inputs.facts)
-        skipped += inputs.skipped
-    shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(reader.backbones.names, runs, strict=True))}
-    return rows, manifest(**shared, seed=reader.backbones.seed), inputs.train, skipped
+        return [{"method": "extract", "metric": "images", "value": n, "dim": width, "skipped": len(inputs.skipped)}], {}
+
+    rows, facts = measured(reader, reader.one(source, listing), measure, skipped.extend, reader.backbones.seed)
+    return rows, facts, kept[0], skipped

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import THRESHOLD, Bundle, Recipe, keeps_support, save_bundle
+from ..bundle import THRESHOLD, Bundle, Recipe, keeps_support, replace_bundle, save_bundle
 from ..calibration import HeldOut, best_temperature, expected_calibration_error, held_out, scale
 from ..datasets import Listing
-from ..errors import DataError, UsageError
+from ..errors import UsageError, counted
 from ..features import FeatureSet
 from ..metrics import rank_of_target, top_k_accuracy
 from ..options import options_of
@@ -21,10 +21,9 @@ from ..pipeline import FeatureOptions, Pipeline, settle
 from ..plugins import find
 from ..results import manifest
 from ..specs import is_path, resolve
-from .inputs import Backbones, FeatureReader, Inputs, is_features
+from .inputs import Backbones, FeatureReader, Found, Inputs, is_features, labelled, require_classes, unfit
 
 Say = Callable[[str], None]
-Found = tuple[list[dict[str, Any]], dict[str, Any]]  # result rows, and the run's manifest
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def run_fit(
     recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
     bundle, judged = fit_bundle(inputs.train, choice, recipe, say)
     sha256 = save_bundle(out, bundle)
-    say(f"wrote a {bundle.classifier} bundle of {len(bundle.classes)} classes to {out}")
+    say(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
     return _rows(inputs, bundle, judged), _facts(inputs, bundle, sha256, choice.seed)
 
 
@@ -84,17 +83,17 @@ def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = Non
     kind, options = check_classifier(choice.classifier), dict(choice.options)
     if "device" in options_of(kind):
         options.setdefault("device", choice.device)
-    rows, labels, classes = _labelled(features, say)
-    if len(classes) < 2:
-        raise DataError(f"the images are all of one class ({classes[0]!r}): there is nothing to tell apart")
+    features = labelled(features, "", say)
+    require_classes(features, "")
+    rows, labels, classes = _numbered(features, say)
     try:
         estimator = kind(**options).fit(rows, labels)
     except ValueError as error:
-        raise _unfit(choice.classifier, error) from error
+        raise unfit(choice.classifier, error) from error
     try:
         judged = held_out(lambda: kind(**options), rows, labels, seed=choice.seed)
     except ValueError as error:
-        raise _unfit(f"{choice.classifier}, calibrated on a fifth that is held out", error) from error
+        raise unfit(f"{choice.classifier}, calibrated on a fifth that is held out", error) from error
     if not len(judged.rows):
         say("one image per class: nothing can be held out, so confidences are not calibrated")
     bundle = Bundle(
@@ -112,24 +111,13 @@ def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = Non
     return bundle, judged
 
 
-def _unfit(who: str, error: ValueError) -> UsageError:
-    return UsageError(
-        f"{who}: {str(error).splitlines()[0]}", fix="Change an option of the classifier with --set name=value, or give more images."
-    )
-
-
-def _labelled(features: FeatureSet, say: Say) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Rows (N, D), labels (N,) and names of the classes that have an image. Raises DataError without any label."""
-    known = np.flatnonzero(features.labels >= 0)
-    if len(known) == 0:
-        raise DataError("the images have no labels", fix="Give class folders, a table with a label column, or features with labels.")
-    if len(known) < len(features):
-        say(f"{len(features) - len(known)} unlabelled images are left out")
-    present, labels = np.unique(features.labels[known], return_inverse=True)
+def _numbered(features: FeatureSet, say: Say) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Rows (N, D), labels (N,) and names of the classes that have an image, of labelled features."""
+    present, labels = np.unique(features.labels, return_inverse=True)
     classes = [str(features.classes[c]) for c in present]
     if "unknown" in classes:
         say("a class is called `unknown`, as predictions below the threshold are: tell them apart by their confidence")
-    return np.ascontiguousarray(features.features[known], np.float32), labels, classes
+    return np.ascontiguousarray(features.features, np.float32), labels, classes
 
 
 def recipe_of(backbones: Backbones, pipeline: Pipeline) -> Recipe:
@@ -164,17 +152,21 @@ def run_add(
     say: Say,
     skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
-    """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones. The calibration stays."""
+    """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones. The calibration stays.
+
+    Raises IntegrityError when another process changed the file since `bundle` was read from it.
+    """
     bundle.require_growth()
     inputs = features_for(bundle, reader, source, listing, say)
     skips(inputs.skipped)
-    rows, labels, names = _labelled(inputs.train, say)
+    rows, labels, names = _numbered(labelled(inputs.train, "", say), say)
     new = [name for name in names if name not in bundle.classes]
     classes = [*bundle.classes, *new]
     number = {name: c for c, name in enumerate(classes)}
     grown = bundle.grown(rows, np.array([number[name] for name in names])[labels], classes)
-    sha256 = save_bundle(path, grown)
-    say(f"added {len(rows)} images and {len(new)} new classes to {path}; its calibration is still that of the {sum(bundle.counts)} before")
+    sha256 = replace_bundle(path, grown)
+    more = f"{counted(len(rows), 'image')} and {counted(len(new), 'new class', 'new classes')}"
+    say(f"added {more} to {path}; its calibration is still that of the {sum(bundle.counts)} before")
     return _rows(inputs, grown, None), _facts(inputs, grown, sha256, reader.backbones.seed)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from ..cache import Cache
 from ..datasets import Dataset, Listing, open_dataset, open_pair
 from ..digests import DigestMemory
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, counted
 from ..extract import Report, Work, describe, extract
 from ..features import FeatureSet, align
 from ..pipeline import FeatureOptions, Pipeline, settle
+from ..results import manifest
 from ..specs import Access, resolve
 
 
@@ -41,6 +42,7 @@ class Backbones:
     checkpoint_key: str | None = None
     family: str | None = None
     seed: int = 0
+    asked: bool = False  # the user named them; what is not needed is then said
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Inputs:
         columns: dict[str, Any] = {"dataset": (self.test or self.train).name, "backbone": self.backbone}
         if (self.pipeline is not None and self.pipeline.spec.is_random) or self.train.weights == "random":
             columns["weights"] = "random"
+        if self.skipped:
+            columns["skipped"] = len(self.skipped)
         return columns
 
 
@@ -95,52 +99,59 @@ class FeatureReader:
         """The features of one source, for each backbone in turn."""
         if is_features(source):
             features = FeatureSet.load(source)
+            self._say_unused(source)
             yield Inputs(features.backbone or "features", features, None, None, {"fingerprint": features.fingerprint}, [])
             return
         dataset = self._told(open_dataset(source, listing))  # before weights are fetched for what is not there
         for pipeline in list(self._pipelines()):
             yield self._extracted(pipeline, dataset, None)
 
-    def pair(self, sources: Sources) -> Iterator[Inputs]:
-        """Train and test features, for each backbone in turn; either side may be a features file."""
+    def pair(self, sources: Sources, task: str = "") -> Iterator[Inputs]:
+        """Train and test features, for each backbone in turn; either side may be a features file. `task` as in `pipeline.settle`."""
         given = [is_features(side) for side in (sources.train, sources.test)]
         if is_features(sources.data):
             raise UsageError("--data takes folders with train and test parts; give feature files with --train and --test")
         if all(given):
             train, test = self._load(str(sources.train)), self._load(str(sources.test))
+            self._say_unused(f"{sources.train} and {sources.test}")
             yield Inputs(train.backbone or "features", train, align(train, test), None, {"fingerprint": train.fingerprint}, [])
             return
         if any(given):
-            yield from self._mixed(sources)
+            yield from self._mixed(sources, task)
             return
         train_set, test_set = open_pair(sources.data, sources.train, sources.test, sources.listing)
         self._told(train_set)
         self._told(test_set)
-        for pipeline in list(self._pipelines()):  # after the data: nothing is fetched for what is not there
+        for pipeline in list(self._pipelines(task)):  # after the data: nothing is fetched for what is not there
             yield self._extracted(pipeline, train_set, test_set)
 
-    def _mixed(self, sources: Sources) -> Iterator[Inputs]:
+    def _mixed(self, sources: Sources, task: str) -> Iterator[Inputs]:
         """One side images, the other a features file, which must be of the same pipeline."""
         if sources.train is None or sources.test is None:
             raise UsageError("give both --train and --test", fix="Either may be images or a features file.")
         file, images = (sources.train, sources.test) if is_features(sources.train) else (sources.test, sources.train)
         loaded, dataset = self._load(file), self._told(open_dataset(images, sources.listing))
-        for pipeline in list(self._pipelines()):
+        for pipeline in list(self._pipelines(task)):
             inputs = self._extracted(pipeline, dataset, None)
             train, test = (loaded, inputs.train) if file == sources.train else (inputs.train, loaded)
             yield Inputs(inputs.backbone, train, align(train, test), pipeline, inputs.facts, inputs.skipped)
 
-    def _pipelines(self) -> Iterator[Pipeline]:
+    def _pipelines(self, task: str = "") -> Iterator[Pipeline]:
         b = self.backbones
         for name in b.names:
             spec = resolve(name, b.access, self.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed)
-            yield settle(spec, self.options)
+            yield settle(spec, self.options, task)
 
     def _load(self, source: str) -> FeatureSet:
         features = FeatureSet.load(source)
         if not features.fingerprint:
             self.say(f"{source} carries no fingerprint, so nothing shows that its features belong to the other side's backbone")
         return features
+
+    def _say_unused(self, files: str) -> None:
+        """Say that the backbone that was named has nothing to do: the sources hold features already."""
+        if self.backbones.asked:
+            self.say(f"--backbone {','.join(self.backbones.names)} is not used: features come from {files}")
 
     def _told(self, dataset: Dataset) -> Dataset:
         for reason, count in dataset.left_out.items():
@@ -165,7 +176,7 @@ def _sum(reports: Sequence[Report]) -> dict[str, Any]:
     """One description for train and test together."""
     whole = Report()
     for report in reports:
-        for name in ("images", "computed", "cached", "differing", "seconds", "waiting", "modelling"):
+        for name in ("images", "computed", "cached", "differing", "starting", "seconds", "waiting", "modelling"):
             setattr(whole, name, getattr(whole, name) + getattr(report, name))
         whole.skipped += report.skipped
     return describe(whole)
@@ -178,6 +189,38 @@ def require_source(source: str | None, flag: str = "--data") -> str:
     if is_features(source) and not Path(source).exists():
         raise DataError("no such file", file=source)
     return source
+
+
+Found = tuple[list[dict[str, Any]], dict[str, Any]]  # result rows, and facts for the run's manifest
+
+
+def measured(
+    reader: FeatureReader,
+    sets: Iterator[Inputs],
+    measure: Callable[[Inputs, str], Found],
+    skips: Callable[[list[dict[str, str]]], None],
+    seed: int,
+) -> Found:
+    """Rows of every backbone, with the columns that name data and backbone, and the run's manifest.
+
+    `measure` gives the rows of one backbone, without these columns, and what the manifest should tell; `seconds` in it join those of the
+    extraction. Its second argument is the backbone's name where there are several, else empty.
+    """
+    names = reader.backbones.names
+    rows: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    for inputs in sets:
+        skips(inputs.skipped)
+        several = len(names) > 1 and inputs.pipeline is not None
+        columns = {**inputs.labels, **({"weights_sha256": inputs.facts["weights_sha256"]} if several else {})}
+        found, facts = measure(inputs, inputs.backbone if several else "")
+        rows += [{**columns, **row} for row in found]
+        seconds = {**inputs.facts.get("seconds", {}), **facts.get("seconds", {})}
+        runs.append({**inputs.facts, **facts, **({"seconds": seconds} if seconds else {})})
+    if any("skipped" in row for row in rows):  # of one backbone: then every row has the column
+        rows = [{**row, "skipped": row.get("skipped", 0)} for row in rows]
+    shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(names, runs, strict=True))}
+    return rows, manifest(**shared, seed=seed)
 
 
 def by_layer(inputs: Inputs) -> Iterator[tuple[dict[str, Any], FeatureSet, FeatureSet | None]]:
@@ -197,21 +240,29 @@ def _columns(features: FeatureSet, columns: slice) -> FeatureSet:
 
 
 def labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
-    """The rows that have a label. Raises DataError if none has one."""
+    """The rows that have a label. `side` is train, test, or empty where there is one set. Raises DataError if none has a label."""
     known = np.flatnonzero(features.labels >= 0)
+    images = f"{side} images".lstrip()
     if len(known) == 0:
         raise DataError(
-            f"the {side} images have no labels",
+            f"the {images} have no labels",
             fix="Give class folders, a table with a label column, or a features file with labels.",
         )
     if len(known) < len(features):
-        say(f"{len(features) - len(known)} unlabelled {side} images are left out")
+        say(f"{counted(len(features) - len(known), f'unlabelled {images[:-1]} is', f'unlabelled {images} are')} left out")
         return features.select(known)
     return features
 
 
-def require_classes(train: FeatureSet) -> None:
+def require_classes(features: FeatureSet, side: str = "train") -> None:
     """Raise DataError unless there are two classes to tell apart."""
-    present = np.unique(train.labels)
+    present = np.unique(features.labels)
     if len(present) < 2:
-        raise DataError(f"the train images are all of one class ({train.classes[present[0]]!r}): there is nothing to tell apart")
+        images = f"{side} images".lstrip()
+        raise DataError(f"the {images} are all of one class ({features.classes[present[0]]!r}): there is nothing to tell apart")
+
+
+def unfit(who: str, error: ValueError) -> UsageError:
+    """The error of a classifier whose options do not suit the images that it was to be fitted on."""
+    fix = "Change an option of the classifier with --set name=value, or give more images."
+    return UsageError(f"{who}: {str(error).splitlines()[0]}", fix=fix)

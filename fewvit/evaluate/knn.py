@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..features import FeatureSet, align, shared_rows
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
 from ..protocols import KS, TEMPERATURE
-from ..results import manifest
 from ..splits import dinov2_subset
 from ..vote import check_temperature, votes_at
-from .inputs import FeatureReader, Inputs, Sources, by_layer, labelled, require_classes
+from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes
 
 _TABLE_BYTES = 1 << 20  # votes of one block of queries stay in the CPU's cache
 
@@ -75,7 +74,7 @@ def _check(options: KNNOptions, test: FeatureSet | None) -> None:
     if options.trials != 1 and not options.shots:
         raise UsageError("--trials goes with --shots: without it there is one bank, and nothing to draw")
     if options.shots and options.trials < 1:
-        raise UsageError(f"{options.trials} trials measure nothing; ask for one or more")
+        raise UsageError(f"{counted(options.trials, 'trial measures', 'trials measure')} nothing; ask for one or more")
 
 
 def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]:
@@ -83,11 +82,11 @@ def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]
     if options.ks:
         too_large = [k for k in options.ks if not 1 <= k <= bank]
         if too_large:
-            raise UsageError(f"k = {too_large[0]} does not fit a bank of {bank} images", fix=f"Choose k between 1 and {bank}.")
+            raise UsageError(f"k = {too_large[0]} does not fit a bank of {counted(bank, 'image')}", fix=f"Choose k between 1 and {bank}.")
         return sorted(set(options.ks))
     left_out = [k for k in KS if k > bank]
     if left_out:
-        say(f"k = {', '.join(map(str, left_out))} left out: the bank has {bank} images")
+        say(f"k = {', '.join(map(str, left_out))} left out: the bank has {counted(bank, 'image')}")
     return [k for k in KS if k <= bank] or [bank]
 
 
@@ -113,7 +112,7 @@ def _few_shot_rows(train: FeatureSet, test: FeatureSet, options: KNNOptions) -> 
         ks = sorted({k for k in (*(options.ks or KS), n) if k <= n})
         values: dict[tuple[int, float, str], list[float]] = {}
         for trial in range(options.trials):
-            bank = train.select(dinov2_subset(train.labels, n, trial))
+            bank = train.select(dinov2_subset(train.labels, n, trial, train.classes))
             for score in score_knn(bank, test, ks, options.temperatures, device=options.device):
                 for metric in ("top1", "top5"):
                     values.setdefault((score.k, score.temperature, metric), []).append(getattr(score, metric))
@@ -168,26 +167,21 @@ def run_knn(
     reader: FeatureReader, sources: Sources, options: KNNOptions, say: Callable[[str], None], skips: Callable[[list[dict[str, str]]], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of every backbone, and the run's manifest: what `fewvit knn` prints."""
-    rows: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
-    for inputs in _inputs(reader, sources, options):
-        skips(inputs.skipped)
+
+    def measure(inputs: Inputs, name: str) -> Found:
         if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and inputs.pipeline.pool == "cls":
             say("MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by fine-tuning")
         if inputs.skipped:
-            say(f"accuracy is over the remaining images: {len(inputs.skipped)} were left out")
-        columns = {
-            **inputs.labels,
-            **({"weights_sha256": inputs.facts["weights_sha256"]} if len(reader.backbones.names) > 1 and inputs.pipeline else {}),
-        }
+            say(f"accuracy is over the remaining images: {counted(len(inputs.skipped), 'was', 'were')} left out")
+        rows: list[dict[str, Any]] = []
         seconds = 0.0
         for extra, train, test in by_layer(inputs):
             found, took = evaluate_knn(train, test, options, say)
             seconds += took
-            rows += [{**columns, **extra, **row} for row in found]
-        runs.append({**inputs.facts, "seconds": {**inputs.facts.get("seconds", {}), "search": round(seconds, 3)}})
-    shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(reader.backbones.names, runs, strict=True))}
-    return rows, manifest(**shared, seed=reader.backbones.seed)
+            rows += [{**extra, **row} for row in found]
+        return rows, {"seconds": {"search": round(seconds, 3)}}
+
+    return measured(reader, _inputs(reader, sources, options), measure, skips, reader.backbones.seed)
 
 
 def _inputs(reader: FeatureReader, sources: Sources, options: KNNOptions) -> Iterator[Inputs]:

@@ -9,27 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration import confusion_matrix, cross_validated_temperature
-from ..errors import UsageError, printable
+from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, shared_rows
 from ..metrics import mean_and_interval
 from ..options import options_of
 from ..plugins import find
 from ..predictions import save_confusion, save_per_class, save_predictions
-from ..results import manifest
+from ..protocols import find_protocol
 from ..splits import Split, n_per_class, percent_per_class
 from ..subsets import read_splits, save_splits
-from .inputs import FeatureReader, Inputs, Sources, by_layer, labelled, require_classes
+from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
 from .judge import Verdict, judge
 
 CLASSIFIERS = ("logistic", "knn", "centroid")
 SHOTS = (1, 2, 5)
-# a protocol's logistic regression; further numbers of lambda by kind of split
-LOGISTIC: Mapping[str, Mapping[str, Any]] = {
-    "msn/1": {"lambd": 0.0025},
-    "dino/1": {"lambd": 0.1},
-    "dinov2/1": {"lambd": None, "rows": "raw", "intercept": True, "dtype": "float64"},
-}
-_MSN_ONE_PERCENT = 0.075
+_MSN_ONE_PERCENT = 0.075  # lambda of its 1 % list, by its author's word
 _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
 _IMAGENET_TEST = 50_000
 
@@ -74,24 +68,20 @@ def run_lowshot(
     skips: Callable[[list[dict[str, str]]], None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest."""
-    rows: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
-    for inputs in reader.pair(sources):
-        skips(inputs.skipped)
+
+    def measure(inputs: Inputs, name: str) -> Found:
         if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae":
             say("linear numbers on frozen MAE features are expected to be poor; see --layers each")
         started = time.perf_counter()
+        rows: list[dict[str, Any]] = []
         notes: dict[str, Any] = {}
-        several = len(reader.backbones.names) > 1
-        weights = {"weights_sha256": inputs.facts["weights_sha256"]} if several and inputs.pipeline else {}
         for extra, train, test in by_layer(inputs):
-            where = ".".join(([inputs.backbone.replace("/", "_")] if several else []) + [f"layer{n}" for n in extra.values()])
+            where = ".".join(([name.replace("/", "_")] if name else []) + [f"layer{n}" for n in extra.values()])
             found, notes = evaluate_lowshot(train, _required(test), options, options.protocol or inputs.protocol, say, where=where)
-            rows += [{**inputs.labels, **weights, **extra, **row} for row in _with_published(found, inputs, options)]
-        seconds = {**inputs.facts.get("seconds", {}), "fit": round(time.perf_counter() - started, 3)}
-        runs.append({**inputs.facts, "seconds": seconds, **notes})
-    shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(reader.backbones.names, runs, strict=True))}
-    return rows, manifest(**shared, seed=options.seed)
+            rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
+        return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
+
+    return measured(reader, reader.pair(sources, "lowshot"), measure, skips, options.seed)
 
 
 def evaluate_lowshot(
@@ -118,7 +108,9 @@ def evaluate_lowshot(
     for split in splits:
         low, high, classes = split.per_class(train.labels)
         counts = str(low) if low == high else f"{low} to {high}"
-        say(f"{_named(split)}, trial {split.trial}: {len(split.train)} images, {counts} of each of {classes} classes")
+        say(
+            f"{_named(split)}, trial {split.trial}: {counted(len(split.train), 'image')}, {counts} of each of {counted(classes, 'class', 'classes')}"
+        )
     if options.save_split is not None:
         save_splits(options.save_split, splits, train)
     rows: list[dict[str, Any]] = []
@@ -165,7 +157,10 @@ def _cell(
     """Fit on the labelled rows, then judge; nothing of the test set but its features is in reach of the fit."""
     x, y = train.features[split.train], train.labels[split.train]
     make = factory(method, settings, len(split.train), split, options, protocol)
-    estimator = make().fit(x, y)
+    try:
+        estimator = make().fit(x, y)
+    except ValueError as error:
+        raise unfit(f"{method} on {_named(split)}", error) from error
     temperature = 1.0
     if options.calibrate and not getattr(estimator, "transductive", False):
         temperature = cross_validated_temperature(lambda: _loosened(make(), estimator), x, y, seed=options.seed)
@@ -178,7 +173,7 @@ def factory(method: str, settings: Mapping[str, Any], rows: int, split: Split, o
     takes = options_of(kind)
     values: dict[str, Any] = {}
     if method == "logistic":
-        values |= LOGISTIC.get(protocol, {})
+        values |= find_protocol(protocol).logistic if protocol else {}
         if protocol == "msn/1" and str(split.shots) in ("1%", "1percent"):
             values["lambd"] = _MSN_ONE_PERCENT
         if options.lambd is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets import Listing
+from ..errors import counted
 from ..features import FeatureSet
 from ..results import manifest
 from .inputs import FeatureReader, Sources
@@ -34,7 +35,7 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[s
     facts = inputs.facts
     speed = f"{facts['images_per_second']:.0f} images/s" if facts.get("images_per_second") else "all from the cache"
     say(
-        f"3. Features: {facts['images']} images, {facts['computed']} computed now ({speed}), {facts['cached']} from the cache. Run it again and none is computed."
+        f"3. Features: {counted(facts['images'], 'image')}, {facts['computed']} computed now ({speed}), {facts['cached']} from the cache. Run it again and none is computed."
     )
     options = KNNOptions(ks=_KS)
     rows = [{**inputs.labels, **row} for row in evaluate_knn(inputs.train, inputs.test, options)[0]]

@@ -160,6 +160,107 @@ def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weigh
     assert "accuracy is over the remaining images" in err
 
 
+def test_the_number_of_skipped_pictures_stands_in_every_row_and_in_the_table(fewvit, weights, images, tmp_path):
+    import shutil
+
+    shutil.copytree(images / "val", tmp_path / "v")
+    for name in ("cat/bad.jpg", "dog/bad.jpg"):
+        (tmp_path / "v" / name).write_bytes(jpeg(1)[:200])
+    words = ("-m", weights, "--train", images / "train", "--test", tmp_path / "v", "--max-bad", "2")
+    for task in (("knn", "--k", "1,3"), ("lowshot", "--shots", "1", "--classifier", "centroid")):
+        rows = json.loads(fewvit(*task, *words, "--format", "json")[1])["rows"]
+        assert {row["skipped"] for row in rows} == {2}
+        table = fewvit(*task, *words)[1].splitlines()
+        place = table[0].split().index("skipped")
+        assert {line.split()[place] for line in table[1:]} == {"2"}
+        clean = fewvit(*task, "-m", weights, "--data", images, "--format", "csv")[1]
+        assert "skipped" not in clean
+
+
+def test_rows_of_several_backbones_have_the_same_columns_even_if_one_skipped_nothing(monkeypatch):
+    from fewvit.evaluate import inputs
+    from fewvit.evaluate.inputs import Backbones, FeatureReader, Inputs, measured
+    from fewvit.extract import Work
+    from fewvit.pipeline import FeatureOptions
+    from fewvit.specs import Access
+
+    names = ["one", "two"]
+    set_ = FeatureSet(np.zeros((3, 5), np.float32), np.zeros(3, np.int64), ["a", "b", "c"], ["x"])
+    reader = FeatureReader(Backbones(names, Access(None)), FeatureOptions(), None, Work())
+    sets = [Inputs(name, set_, None, None, {"seconds": {"extract": 3}}, [{"id": "d"}] * i) for i, name in enumerate(names)]
+    told = []
+    rows, run = measured(reader, iter(sets), lambda i, name: ([{"value": 7}], {"seconds": {"fit": 2}, "note": i.backbone}), told.append, 11)
+    assert [(row["backbone"], row["value"], row["skipped"]) for row in rows] == [("one", 7, 0), ("two", 7, 1)]
+    assert {name: facts["note"] for name, facts in run["backbones"].items()} == {"one": "one", "two": "two"}
+    assert run["backbones"]["one"]["seconds"] == {"extract": 3, "fit": 2}
+    assert (run["seed"], told) == (11, [[], [{"id": "d"}]])
+    assert inputs.measured is measured
+
+
+def test_a_backbone_that_features_make_superfluous_is_told_if_it_was_named(fewvit, weights, images, tmp_path):
+    a, b = (features_file(tmp_path / f"{name}.npz", [0, 1, 2] * 7, ["x", "y", "z"], seed=i) for i, name in enumerate("ab"))
+    one, two = ("--data", a), ("--train", a, "--test", b)
+    for words in (("knn", *two, "--k", "1"), ("episodes", *one, "--ways", "2", "--queries", "2"), ("extract", *one)):
+        code, _, err = fewvit(*words, "-m", weights)
+        assert code == 0, err
+        assert [line for line in err.splitlines() if "is not used" in line] == [
+            f"--backbone {weights} is not used: features come from {a if words[0] != 'knn' else f'{a} and {b}'}"
+        ]
+        assert "is not used" not in fewvit(*words)[2]
+    named = fewvit("knn", *two, "--k", "1", "-m", "dino_vits16")[2]  # also the one that is taken where none is named
+    assert "--backbone dino_vits16 is not used" in named
+    assert "is not used" not in fewvit("knn", "-m", weights, "--data", images, "--k", "1")[2]
+
+
+def test_one_image_is_a_source(fewvit, weights, images, tmp_path):
+    code, _, err = fewvit("extract", "-m", weights, "--data", images / "val/dog/001.jpg", "--out", tmp_path / "one.npz")
+    assert code == 0, err
+    assert fewvit("extract", "-m", weights, "--data", images / "val", "--out", tmp_path / "all.npz")[0] == 0
+    one, whole = FeatureSet.load(tmp_path / "one.npz"), FeatureSet.load(tmp_path / "all.npz")
+    assert (one.ids, one.labels.tolist()) == (["001.jpg"], [-1])
+    assert one.features[0].tobytes() == whole.features[whole.ids.index("dog/001.jpg")].tobytes()
+
+
+# ---- listings
+
+
+def test_a_backbone_s_facts_are_for_people_and_json_holds_the_table_s_row(fewvit):
+    code, out, _ = fewvit("backbones", "info", "msn_vits16")
+    lines = [line.rstrip("\n") for line in out.splitlines()]
+    assert code == 0
+    assert not any(mark in out for mark in "{}[]")
+    assert all(line.strip() for line in lines)
+    assert not any(line in ("file", "note") or line.endswith(("timm", ":")) for line in lines)
+    at = lines.index("published")
+    assert lines[at + 1 :] == [
+        "  1 % of the labels   67.2 %",
+        "  linear probe        76.9 %",
+        "  1 image per class   47.1 ± 0.1 %",
+        "  2 images per class  55.8 ± 0.6 %",
+        "  5 images per class  62.8 ± 0.3 %",
+    ]
+    [row] = json.loads(fewvit("backbones", "info", "msn_vits16", "--format", "json")[1])["rows"]
+    assert row["published"]["lowshot"] == {"1": "47.1 ± 0.1", "2": "55.8 ± 0.6", "5": "62.8 ± 0.3"}
+    assert (row["note"], row["architecture"]["timm"]) == ("", "")
+    code, out, _ = fewvit("backbones", "info", "dino_vitt16")  # nothing was published
+    assert code == 0
+    assert "published\n" not in out
+
+
+def test_the_cache_tells_protocol_images_and_size_of_each_store_and_the_total(fewvit, weights, images):
+    for words in (("knn", "--k", "1", "--data", images), ("extract", "--protocol", "msn/1", "--data", images / "val")):
+        assert fewvit(*words, "-m", weights)[0] == 0
+    rows = json.loads(fewvit("cache", "info", "--format", "json")[1])["rows"]
+    assert sorted((row["protocol"], row["images"]) for row in rows) == [("dino/1", 22), ("msn/1", 7)]
+    assert all(row["megabytes"] > 0 for row in rows)
+    table = fewvit("cache", "info")[1].splitlines()
+    assert {"protocol", "images", "megabytes"} <= set(table[0].split())
+    assert table[-1].startswith("total of 2 stores")
+    images_in_all, megabytes = table[-1].split()[-2:]
+    assert (images_in_all, float(megabytes)) == ("29", pytest.approx(sum(row["megabytes"] for row in rows)))
+    assert "total" not in fewvit("cache", "info", "--format", "csv")[1]
+
+
 # ---- errors
 
 
@@ -182,8 +283,17 @@ def cases(weights, images, tmp_path):
         ids=np.array(["i7"]),
         classes=np.array(["x"]),
     )
+    (tmp_path / "semi.csv").write_text("path;label\n1.jpg;a\n")
+    (tmp_path / "head.csv").write_text("path,label\n")
     model = ("-m", weights)
     return [
+        (2, ("knn", "-m", "DINO_VITS16", "--data", images), "Did you mean dino_vits16"),
+        (2, ("lowshot", "--train", a, "--test", a, "--shots", "2", "--classifier", "knn", "--set", "knn.k=0"), "k = 0"),
+        (2, ("lowshot", "--train", a, "--test", a, "--shots", "2", "--classifier", "logistic", "--lambd", "0"), "lambd = 0.0"),
+        (3, ("extract", *model, "--data", tmp_path / "semi.csv"), "separated by semicolons"),
+        (3, ("extract", *model, "--data", tmp_path / "head.csv"), "no rows"),
+        (3, ("knn", "--train", a, "--test", a, "--shots", "50"), "2 classes have fewer than 50 images: x (7), y (7)"),
+        (3, ("extract", *model, "--data", images / "val", "--cache-dir", tmp_path / "junk.npz/cache"), "junk.npz/cache"),
         (2, ("nonsense",), "unknown command"),
         (2, ("knn", "--bogus"), "--bogus"),
         (2, ("knn", "-m", "dino_vitb61", "--data", images), "dino_vitb16"),

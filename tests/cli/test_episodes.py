@@ -72,7 +72,8 @@ def test_csv_spells_the_interval_in_two_columns(fewvit, features):
 
 def test_options_of_a_classifier_are_set_by_name(fewvit, features):
     words = ("--data", features, "--ways", 3, "--queries", 7, "--episodes", 31, "--format", "json")
-    nearest = fewvit(*words, "--classifier", "centroid,laplacian-shot", "--set", "metric=euclidean", "--set", "laplacian-shot.lambd=0")
+    settings = ("metric=euclidean", "laplacian-shot.lambd=0", "laplacian-shot.rectify=false")
+    nearest = fewvit(*words, "--classifier", "centroid,laplacian-shot", *(word for one in settings for word in ("--set", one)))
     rows = json.loads(nearest[1])["rows"]
     assert rows[0]["value"] == rows[1]["value"]  # without agreement it is the nearest mean
     assert fewvit(*words, "--set", "metric=dot")[0] == 2

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from fewvit import bundle as bundles
 from fewvit import plugins
 from fewvit.bundle import load_bundle
 from fewvit.calibration import cross_validated_temperature, scale
@@ -215,6 +216,13 @@ def test_bad_pictures_fail_a_prediction_unless_they_are_allowed(fewvit, bundle, 
     assert json.loads((tmp_path / "p.skipped.jsonl").read_text())["id"] == "cat/bad.jpg"
 
 
+def test_one_image_gets_the_prediction_that_it_gets_among_others(bundle, predicted, images):
+    path = bundle("--classifier", "centroid")
+    among = predicted(path, images / "test")
+    wanted = {**among["dog/001.jpg"], "id": "001.jpg", "confidence": pytest.approx(among["dog/001.jpg"]["confidence"], abs=1e-5)}
+    assert predicted(path, images / "test/dog/001.jpg") == {"001.jpg": wanted}
+
+
 # ---- more images
 
 
@@ -224,7 +232,7 @@ def test_add_takes_more_images_and_new_classes_as_if_they_had_been_there(bundle,
     before = load_bundle(path)
     code, _, err = fewvit("fit", "--add", "--data", images / "more", "--out", path)
     assert code == 0, err
-    assert "added 5 images and 1 new classes" in err
+    assert "added 5 images and 1 new class to" in err
     grown = load_bundle(path)
     assert (grown.classes, grown.counts) == (["cat", "dog", "owl", "eel"], [5, 9, 3, 3])
     assert (grown.temperature, grown.recipe, grown.fingerprint) == (before.temperature, before.recipe, before.fingerprint)
@@ -257,6 +265,28 @@ def test_what_cannot_be_added_is_refused_and_the_bundle_stays(bundle, fewvit, we
     assert_refused(fewvit, path, 3, "fit", "--add", "--data", images / "flat", "--out", path, named="no labels")
     code, _, err = fewvit(*more, "-m", weights, *SMALL)  # said again, and right
     assert code == 0, err
+
+
+def test_of_two_additions_at_once_the_second_is_told_and_loses_nothing(bundle, fewvit, images, monkeypatch):
+    path = bundle("--classifier", "centroid")
+    more = ("fit", "--add", "--data", images / "more", "--out", path)
+    real, others = bundles.Bundle.grown, []
+
+    def grown(self, *rest):
+        if not others:  # while this one is at work another one is done
+            others.append(None)
+            assert fewvit(*more)[0] == 0
+            others[0] = path.read_bytes()
+        return real(self, *rest)
+
+    monkeypatch.setattr(bundles.Bundle, "grown", grown)
+    code, out, err = fewvit(*more)
+    assert (code, out) == (4, "")
+    assert "another process changed" in err
+    assert path.read_bytes() == others[0]
+    code, _, err = fewvit(*more)  # the same command again
+    assert code == 0, err
+    assert load_bundle(path).counts == [5, 7 + 2 * 2, 3, 3 * 2]
 
 
 def assert_refused(fewvit, path, code, *words, named) -> None:

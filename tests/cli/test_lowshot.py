@@ -67,6 +67,26 @@ def test_images_are_read_and_untrained_weights_are_said(fewvit, tmp_path):
     assert result["run"]["protocol"] == "dino/1"
 
 
+def test_dinov2s_low_shot_features_are_resized_to_the_crop_and_its_k_nns_are_not(fewvit, tmp_path):
+    data = tmp_path / "data"
+    folder_of(data / "train", {"a": 7, "b": 5})
+    folder_of(data / "val", {"a": 2, "b": 3})
+    words = ("-m", tiny_weights(tmp_path / "tiny.pth"), "--data", data, "--protocol", "dinov2/1", "--img-size", "32")
+    code, result, err = run(fewvit, *words, "--shots", "1,5", "--trials", 1, "--classifier", "logistic")
+    assert code == 0, err
+    assert (result["run"]["protocol"], result["run"]["preprocess"]["cover"]) == ("dinov2/1", [32, 32])
+    told = result["run"]["classifiers"]
+    assert "best of 45 by DINOv2's rule" in told["logistic, 5 shots, trial 0"]["why"]
+    assert "one image per class" in told["logistic, 1 shot, trial 0"]["why"]
+    neighbours = json.loads(fewvit("knn", *words, "--k", "1", "--format", "json")[1])
+    assert neighbours["run"]["preprocess"]["cover"] == [37, 37]
+    train = tmp_path / "train.npz"
+    assert fewvit("extract", *words[:2], *words[4:], "--data", data / "train", "--out", train)[0] == 0
+    code, _, err = fewvit("lowshot", *words[:2], *words[4:], "--train", train, "--test", data / "val", "--shots", 1)
+    assert code == 4  # features that were made for k-NN
+    assert "another backbone, transform" in err
+
+
 def test_the_classifiers_are_listed(fewvit):
     code, out, _ = fewvit("lowshot", "--classifier", "list")
     assert code == 0

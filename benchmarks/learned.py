@@ -1,0 +1,153 @@
+"""What pretraining has learnt: a run's encoder beside random weights of the same architecture and raw pixels.
+
+    python -m benchmarks.learned RUN [RUN ...]
+
+k-NN and 1/2/5 labels per class on Tiny-ImageNet's validation images (200 classes), on the digits that scikit-learn carries, and 20-way
+1-shot episodes on Omniglot. Images come from $FEWVIT_SHARED/data. A run is a folder of `fewvit pretrain`, or a backbone's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewvit.datasets import open_dataset
+from fewvit.features import FeatureSet
+from fewvit.files import write_json
+from fewvit.images import Preprocess, decode
+from fewvit.runs import RunFolder
+from fewvit_cli.main import run as fewvit
+
+from .measure import RESULTS, machine, versions
+
+_RANDOM = "random: "  # before a run's name: its architecture untrained
+_PIXELS = 32  # side of the pictures that count as raw pixels; smaller ones are better neighbours than 64
+
+
+def sources() -> dict[str, tuple[str, str]]:
+    """Name -> training and test source."""
+    data = Path(os.environ.get("FEWVIT_SHARED", "../shared")) / "data"
+    return {
+        "tiny-imagenet": (str(data / "tinyimagenet-train.zip"), str(data / "tinyimagenet-val.zip")),
+        "digits": ("digits/train", "digits/test"),
+    }
+
+
+def omniglot() -> str:
+    return str(Path(os.environ.get("FEWVIT_SHARED", "../shared")) / "data" / "omniglot-small1.zip")
+
+
+def command(*words: Any) -> dict[str, Any]:
+    """The JSON that a command prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = fewvit([*map(str, words), "--format", "json", "--quiet"])
+    if code:
+        raise SystemExit(code)
+    return json.loads(out.getvalue() or "{}")
+
+
+def raw_pixels(source: str, file: Path) -> None:
+    """A features file of the pictures themselves, shrunk."""
+    dataset, shown = open_dataset(source), Preprocess(cover=(_PIXELS, _PIXELS), crop=(_PIXELS, _PIXELS))
+    pixels = np.stack([decode(dataset.read(i), shown)[0].reshape(-1) for i in range(len(dataset))]).astype(np.float32)
+    FeatureSet(pixels - pixels.mean(axis=1, keepdims=True), dataset.labels, dataset.ids, dataset.classes, "", dataset.name, "", "").save(
+        file
+    )
+
+
+def features(kind: str, source: str, file: Path) -> None:
+    """The features file of a source under a kind of features."""
+    if kind == "raw pixels":
+        raw_pixels(source, file)
+        return
+    untrained = kind.startswith(_RANDOM)
+    name, _, pool = kind.removeprefix(_RANDOM).partition(" ")
+    options = [*(("--pool", pool) if pool else ()), *(("--weights", "random") if untrained else ())]
+    command("extract", "--data", source, "--out", file, "--backbone", name, *options)
+
+
+def judged(kind: str, folder: Path) -> dict[str, float]:
+    """Accuracies in percent by name."""
+    found = {}
+    for name, (train, test) in sources().items():
+        files = [folder / f"{name}-{part}.npz" for part in ("train", "test")]
+        for source, file in zip((train, test), files, strict=True):
+            features(kind, source, file)
+        [row] = [r for r in command("knn", "--train", files[0], "--test", files[1], "--k", 20)["rows"] if r["metric"] == "top1"]
+        found[f"{name} k-NN"] = row["value"]
+        shots = command(
+            "lowshot", "--train", files[0], "--test", files[1], "--shots", "1,2,5", "--trials", 3, "--classifier", "centroid,logistic"
+        )
+        for row in shots["rows"]:
+            if row["metric"] == "top1" and row["trial"] == "mean":
+                found[f"{name} {row['method']} {row['shots']}-shot"] = row["value"]
+    file = folder / "omniglot.npz"
+    features(kind, omniglot(), file)
+    rows = command("episodes", "--data", file, "--ways", 20, "--shots", 1, "--queries", 5, "--episodes", 300, "--classifier", "centroid")[
+        "rows"
+    ]
+    found["omniglot 20-way 1-shot"] = rows[0]["value"]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.learned", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN[ POOL]", help="run folders or backbones; `RUN mean` takes mean patch tokens")
+    parser.add_argument("--name", help="also write benchmarks/results/NAME.json")
+    options = parser.parse_args()
+    found = {}
+    for kind in ("raw pixels", *(f"{_RANDOM}{run}" for run in options.runs[:1]), *options.runs):
+        with tempfile.TemporaryDirectory() as folder:
+            found[kind] = judged(kind, Path(folder))
+    width = max(map(len, next(iter(found.values()))))
+    print(" " * width, *(f"{_title(kind):>24}" for kind in found))
+    for name in next(iter(found.values())):
+        print(f"{name:<{width}}", *(f"{values[name]:24.2f}" for values in found.values()))
+    if options.name:
+        rows = [{"features": _title(kind), **values} for kind, values in found.items()]
+        about = {
+            "machine": machine(),
+            "date": datetime.date.today().isoformat(),
+            "versions": versions(),
+            "training": _trainings(options.runs),
+        }
+        write_json(
+            RESULTS / f"{options.name}.json", {"name": options.name, "what": __doc__.splitlines()[0], "claims": [], "rows": rows, **about}
+        )
+
+
+def _title(kind: str) -> str:
+    if kind == "raw pixels":
+        return kind
+    name, *pool = kind.removeprefix(_RANDOM).split()
+    return " ".join(["random" if kind.startswith(_RANDOM) else Path(name).name, *pool])
+
+
+def _trainings(runs: list[str]) -> dict[str, Any]:
+    """What each run's manifest says of how it came about."""
+    found = {}
+    for run in runs:
+        folder = RunFolder(Path(run.split()[0]))
+        manifest, result = folder.manifest() if folder.path.is_dir() else None, folder.result() if folder.path.is_dir() else None
+        if manifest:
+            found[_title(run)] = {k: manifest["what"][k] for k in ("method", "preset", "seed")} | {
+                "epochs": manifest["what"]["recipe"]["epochs"]
+            }
+            found[_title(run)]["images_per_second"] = result["run"]["images_per_second"] if result else None
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Run folders: what training fills and resumes, and what is used as a backbone afterwards. No torch.
+
+`manifest.json` says what the run is, `log.jsonl` how it went, `checkpoints/` where it goes on, `encoder.safetensors` what came out,
+`result.json` that it is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, IntegrityError, UsageError
+from .files import write_json
+
+SCHEMA = "fewvit.run/1"
+ENCODER = "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder, there or not yet."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def encoder(self) -> Path:
+        return self.path / ENCODER
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What the run is; None for a folder that is not there or empty.
+
+        Raises UsageError for a folder of other things, IntegrityError for a manifest that cannot be read.
+        """
+        if not self.path.exists():
+            return None
+        file = self.path / "manifest.json"
+        if not self.path.is_dir():
+            raise UsageError("--out is a file; give the name of a folder for the run", file=self.path)
+        if not file.exists():
+            if any(not path.name.startswith(".") for path in self.path.iterdir()):
+                raise UsageError("this folder holds other things than a run", file=self.path, fix="Give --out another name.")
+            return None
+        try:
+            manifest = json.loads(file.read_text())
+            known = manifest["schema"] == SCHEMA
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise IntegrityError("the manifest of this run cannot be read", file=file, fix="Start anew with --overwrite.") from error
+        if not known:
+            raise IntegrityError(f"a run of another version ({manifest['schema']})", file=file, fix="Update fewvit, or start anew.")
+        return dict(manifest)
+
+    def begin(self, what: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+        """Make the folder and its manifest, or find that it is the same run's; whether it goes on.
+
+        `what` decides the outcome and must agree with what was begun: UsageError with the differences otherwise.
+        """
+        plain = json.loads(json.dumps(what))
+        before = self.manifest()
+        if before is None:
+            write_json(self.path / "manifest.json", {"schema": SCHEMA, "what": plain, **about})
+            return False
+        differing = list(differences(before["what"], plain))
+        if differing:
+            raise UsageError(
+                f"this run was begun with other arguments: {'; '.join(differing[:5])}",
+                file=self.path,
+                fix="Repeat its arguments to go on, give --out another name, or start anew with --overwrite.",
+            )
+        return True
+
+    def clear(self) -> None:
+        """Remove the run, if it is one; nothing else is ever removed."""
+        try:
+            there = self.manifest() is not None
+        except IntegrityError:
+            there = True  # of a run, as its manifest has that name: what --overwrite is for
+        if there:
+            shutil.rmtree(self.path)
+
+    def result(self) -> dict[str, Any] | None:
+        """The stored result of a finished run, else None."""
+        try:
+            return dict(json.loads((self.path / "result.json").read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise IntegrityError("the result of this run cannot be read", file=self.path / "result.json") from error
+
+    def backbone(self) -> dict[str, Any]:
+        """What the encoder is: `family`, `architecture`, `preprocess`. Raises DataError for a folder that is no run or has no encoder yet."""
+        manifest = self.manifest() if self.path.is_dir() else None
+        if manifest is None or "backbone" not in manifest:
+            raise DataError(
+                "no run that made a backbone",
+                file=self.path,
+                fix="A backbone is a name, a weights file, or a folder that `fewvit pretrain` made.",
+            )
+        if not self.encoder.exists():
+            raise DataError("this run has not come to its first checkpoint, so there is no encoder yet", file=self.path)
+        return dict(manifest["backbone"])
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Where two JSON values differ, as `name: before -> now`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name}: {_short(before)} -> {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,54 @@
+"""`log.jsonl`: one JSON object per line, a step's numbers or what a monitor saw; a resumed run continues it without a gap or a double line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import from_os_error
+from ..files import replacing
+
+
+class Journal:
+    """The log of one run, written by one process."""
+
+    def __init__(self, file: Path, step: int):
+        """Continue after `step`: what a killed run had written beyond its checkpoint is dropped, as it will be written again."""
+        self.file = file
+        if file.exists():
+            kept = [record for record in read(file) if record["step"] <= step]
+            with replacing(file, "w") as handle:
+                handle.writelines(json.dumps(record) + "\n" for record in kept)
+        try:
+            self._handle = open(file, "a", encoding="utf-8")  # noqa: SIM115  open as long as the run
+        except OSError as error:
+            raise from_os_error(error, "opening the log") from error
+
+    def write(self, step: int, **facts: Any) -> None:
+        """Add a line about what was known after `step` steps."""
+        self._handle.write(json.dumps({"step": step, **facts}) + "\n")
+
+    def commit(self) -> None:
+        """Bring the lines to the disk, before the checkpoint that makes them part of the run. Raises ResourceError for a full disk."""
+        try:
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+        except OSError as error:
+            error.filename = str(self.file)
+            raise from_os_error(error, "writing the log") from error
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def read(file: Path) -> Iterator[dict[str, Any]]:
+    """The records of a log; a last line that a kill cut short is left out."""
+    with open(file, encoding="utf-8") as handle:
+        for line in handle:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return

@@ -1,0 +1,310 @@
+"""The training loop: a step is a function of the state and the step's number, so that a killed run goes on bit by bit as if nothing had been.
+
+It knows nothing of methods. What it trains answers the questions of `Task`; what it trains on is given as a function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NumericalError, ResourceError, UsageError
+from ..seeds import seed_of
+from .distributed import rank, world_size
+from .journal import Journal
+from .linears import speed_up
+from .order import Order, share
+from .recipe import Recipe, Step
+from .signals import Stopping
+from .state import Checkpoint, Checkpoints, flattened, restore_optimizer
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Task(Protocol):
+    """What can be trained: an nn.Module that answers these."""
+
+    recipe: Recipe
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Groups of trainable parameters: `params`, their `names`, whether weight decay `decays` them, and perhaps an `lr_scale`."""
+
+    def schedule(self, step: Step) -> dict[str, float]:
+        """`lr`, `weight_decay` and whatever else follows a schedule, at this step."""
+
+    def __call__(self, inputs: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and numbers for the log."""
+
+    def clip(self) -> Tensor:
+        """Clip the gradients as the recipe says; the norm before."""
+
+    def before_update(self, step: Step) -> None: ...
+
+    def after_update(self, step: Step) -> None: ...
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run is carried out; but for `accumulate`, nothing here changes what comes out."""
+
+    device: str = "cpu"
+    accumulate: int = 1  # parts that a batch is computed in, one after the other
+    save_every: int = 500  # optimizer steps
+    log_every: int = 10
+    compile: bool = False  # torch.compile each block
+    recompute: bool = False  # a block's inside again in backward, rather than keep it
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for whoever watches it."""
+
+    step: int
+    total: int
+    epoch: int
+    epochs: int
+    images_per_second: float
+    facts: Mapping[str, float]
+
+
+@dataclass
+class Watch:
+    """Who is told what while a run goes on."""
+
+    progress: Callable[[Progress], None] = lambda progress: None
+    each_epoch: Callable[[int], Mapping[str, Any] | None] = lambda epochs_done: None  # facts for the log
+    each_log: Callable[[int, Mapping[str, Any]], None] = lambda step, facts: None
+    each_save: Callable[[int], None] = lambda step: None
+    say: Callable[[str], None] = lambda line: None
+
+
+@dataclass
+class Trained:
+    """How a run ended, and what it measured on the way."""
+
+    steps: int
+    signal: int | None = None  # that ended it early
+    images_per_second: float = 0.0
+    last: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    task: Any,
+    order: Order,
+    read: Callable[[Step], Any],
+    prepare: Callable[[Any, Step], Any],
+    how: How,
+    checkpoints: Checkpoints,
+    journal: Callable[[int], Journal],
+    watch: Watch,
+) -> Trained:
+    """Train until the last step, or until a signal comes. Goes on from the newest whole checkpoint.
+
+    `read` fetches a batch's pictures and runs in a thread of its own, one batch ahead; `prepare` turns them into the task's inputs.
+    Raises NumericalError before a step with a loss or a gradient that is not finite, ResourceError for memory or disk.
+    """
+    task.to(how.device).train()
+    run = Run(task, order, how)
+    found = checkpoints.newest(watch.say)
+    start = run.restore(found) if found else 0
+    if rank() == 0:
+        checkpoints.require_space(run.size())
+    trained, clock = Trained(start), _Clock(order.batch_size)
+    own_journal = contextlib.closing(journal(start)) if rank() == 0 else contextlib.nullcontext()
+    with own_journal as log, Stopping() as stopping, ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, run.own(min(start, order.total - 1)))
+        for index in range(start, order.total):
+            own, pictures = run.own(index), ahead.result()
+            if index + 1 < order.total:
+                ahead = reader.submit(read, run.own(index + 1))
+            facts = run.step(order.step(index), own, prepare(pictures, own), stopping)
+            done = index + 1
+            clock.tick()
+            logged = done % how.log_every == 0 or done == order.total
+            if logged and log is not None:
+                trained.last = facts.numbers()
+                log.write(done, epoch=own.epoch, **trained.last, images_per_second=round(clock.speed, 2))
+                watch.each_log(done, trained.last)
+            watch.progress(Progress(done, order.total, own.epoch, order.epochs, clock.speed, trained.last))
+            if done % order.steps_per_epoch == 0 and (seen := watch.each_epoch(done // order.steps_per_epoch)) and log is not None:
+                log.write(done, epoch=own.epoch, **seen)
+            if (stopping.signal or done % how.save_every == 0 or done == order.total) and log is not None:
+                log.commit()
+                checkpoints.save(done, run.tensors(), {"epoch": own.epoch})
+                watch.each_save(done)
+            trained.steps = done
+            if stopping.signal:
+                trained.signal = stopping.signal
+                break
+    trained.images_per_second = clock.mean
+    return trained
+
+
+class Run:
+    """One task with its optimizer, and what a step does to both."""
+
+    def __init__(self, task: Any, order: Order, how: How):
+        self.task, self.order, self.how = task, order, how
+        recipe = task.recipe
+        if how.device == "cpu":
+            speed_up(task)
+        groups = task.groups()
+        self.names = {id(p): name for group in groups for p, name in zip(group["params"], group["names"], strict=True)}
+        plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
+        self.optimizer = torch.optim.AdamW(plain, lr=0.0, betas=recipe.betas, fused=True)
+        self.context = _precision(recipe.precision, how.device)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16")
+        for module in task.modules():
+            if how.recompute and hasattr(module, "recompute"):
+                module.recompute = True
+            if how.compile and isinstance(module, nn.ModuleList):
+                for block in module:
+                    block.compile()
+        self.model = task
+        if world_size() > 1:
+            self.model = nn.parallel.DistributedDataParallel(
+                task, device_ids=[how.device] if how.device.startswith("cuda") else None, broadcast_buffers=False
+            )
+
+    def own(self, index: int) -> Step:
+        """The step with this process's share of its rows."""
+        return share(self.order.step(index), rank(), world_size())
+
+    def step(self, step: Step, own: Step, inputs: Any, stopping: Stopping) -> _Facts:
+        """One optimizer step. Raises NumericalError, before anything has changed, when a number is not finite."""
+        knobs = self.task.schedule(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = knobs["lr"] * group.get("lr_scale", 1.0)
+            group["weight_decay"] = knobs["weight_decay"] if group["decays"] else 0.0
+        torch.manual_seed(seed_of(step.seed, "step", step.index, rank()))  # of drop path: a function of the step, not of history
+        loss, facts = self._backward(own, inputs)
+        self.scaler.unscale_(self.optimizer)
+        norm = self.task.clip()
+        finite = torch.isfinite(loss) & (torch.isfinite(norm) | self.scaler.is_enabled())  # the scaler skips such steps and shrinks itself
+        if not self._agreed(finite, stopping):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NumericalError(
+                f"the loss is {float(loss):g} and the gradient's norm {float(norm):g} in step {step.index} (epoch {step.epoch}); nothing was updated",
+                fix="The last checkpoint is whole. Try a smaller --set lr=, gradient clipping (--set clip=3), or --precision fp32.",
+            )
+        self.task.before_update(step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.task.after_update(step)
+        return _Facts(loss, norm, facts, knobs)
+
+    def _backward(self, own: Step, inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of the whole batch, in as many parts as asked for; the mean loss and facts of the parts."""
+        parts = self.how.accumulate
+        losses, seen = [], []
+        try:
+            for part in range(parts):
+                last = part == parts - 1
+                alone = contextlib.nullcontext() if last or self.model is self.task else self.model.no_sync()
+                with alone:
+                    with self.context():
+                        loss, facts = self.model(_part(inputs, part, parts), share(own, part, parts))
+                    self.scaler.scale(loss / parts).backward()
+                losses.append(loss.detach())
+                seen.append(facts)
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)):
+                raise
+            raise _out_of_memory(self.order.batch_size, parts) from error
+        for group in self.optimizer.param_groups if world_size() > 1 else ():
+            for parameter in group["params"] if group.get("reduce") == "sum" else ():
+                parameter.grad.mul_(world_size())  # DDP gave the mean
+        mean = {name: torch.stack([f[name].detach().float() for f in seen]).mean() for name in seen[0]}
+        return torch.stack(losses).float().mean(), mean
+
+    def _agreed(self, finite: Tensor, stopping: Stopping) -> bool:
+        """Whether all processes may go on; a signal that one of them got holds for all."""
+        if world_size() == 1:
+            return bool(finite)
+        word = torch.tensor([0 if finite else 1, stopping.signal or 0], device=self.how.device)
+        torch.distributed.all_reduce(word, torch.distributed.ReduceOp.MAX)
+        broken, number = word.tolist()
+        stopping.signal = number or None
+        return not broken
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on."""
+        scaler = {f"scaler.{name}": torch.tensor(value) for name, value in self.scaler.state_dict().items()}
+        own = {f"task.{name}": tensor for name, tensor in self.task.state_dict().items()}
+        return {**own, **dict(flattened(self.optimizer, self.names)), **scaler}
+
+    def size(self) -> int:
+        """Bytes of a checkpoint: the state, and two moments of each trained parameter."""
+        state = sum(t.numel() * t.element_size() for t in self.task.state_dict().values())
+        return state + 2 * sum(p.numel() * 4 for group in self.optimizer.param_groups for p in group["params"])
+
+    def restore(self, checkpoint: Checkpoint) -> int:
+        """Take the state of a checkpoint; how many steps are in it."""
+        tensors = checkpoint.tensors()
+        self.task.load_state_dict({k.removeprefix("task."): v for k, v in tensors.items() if k.startswith("task.")})
+        restore_optimizer(self.optimizer, self.names, tensors)
+        scaler = {k.removeprefix("scaler."): v.item() for k, v in tensors.items() if k.startswith("scaler.")}
+        if scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scaler)
+        return checkpoint.step
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a step found, still on the device."""
+
+    loss: Tensor
+    norm: Tensor
+    facts: Mapping[str, Tensor]
+    knobs: Mapping[str, float]
+
+    def numbers(self) -> dict[str, float]:
+        found = {name: float(value) for name, value in self.facts.items()}
+        return {"loss": float(self.loss), "gradient_norm": float(self.norm), **found, **self.knobs}
+
+
+class _Clock:
+    """Images per second: over the whole time, and lately."""
+
+    def __init__(self, images: int):
+        self.images, self.steps, self.started = images, 0, time.perf_counter()
+        self._last, self.speed = self.started, 0.0
+
+    def tick(self) -> None:
+        now = time.perf_counter()
+        speed = self.images / max(now - self._last, 1e-9)
+        self.steps, self._last = self.steps + 1, now
+        self.speed = speed if self.steps <= 2 else 0.9 * self.speed + 0.1 * speed
+
+    @property
+    def mean(self) -> float:
+        return self.steps * self.images / max(self._last - self.started, 1e-9)
+
+
+def _precision(precision: str, device: str) -> Callable[[], Any]:
+    """A context in which matrix products are of this precision."""
+    if precision == "fp32":
+        return contextlib.nullcontext
+    if precision == "fp16" and not device.startswith("cuda"):
+        raise UsageError("--precision fp16 trains on GPUs only", fix="Use --precision bf16 or fp32.")
+    return lambda: torch.autocast(device.split(":")[0], dtype=_DTYPES[precision])
+
+
+def _part(inputs: Sequence[Tensor], part: int, parts: int) -> list[Tensor]:
+    """One part of every view, split as `share` splits rows."""
+    return [torch.tensor_split(view, parts)[part] for view in inputs]
+
+
+def _out_of_memory(batch_size: int, parts: int) -> ResourceError:
+    return ResourceError(
+        f"out of memory with a batch of {batch_size} in {parts} part{'s' if parts > 1 else ''}",
+        fix=f"Compute it in smaller parts with --accumulate {2 * parts}; the batch stays what it is.",
+    )

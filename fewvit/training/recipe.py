@@ -1,0 +1,75 @@
+"""What a training run is told (`Recipe`) and where it stands (`Step`). No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backbones import Architecture
+
+
+@dataclass(frozen=True)
+class View:
+    """One kind of crop and what is done to its colours, in this order; `count` crops of it are made of every image.
+
+    Random-resized-crop, horizontal flip, colour jitter, grey, Gaussian blur, solarisation; then the ImageNet normalisation.
+    """
+
+    size: int  # pixels of the square that comes out
+    scale: tuple[float, float]  # share of the image's area
+    count: int = 1
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width to height
+    interpolation: str = "bicubic"  # or bilinear; always antialiased
+    flip: float = 0.5  # probability
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    jitter_probability: float = 0.8
+    grey: float = 0.0  # probability
+    blur: float = 0.0  # probability
+    blur_radius: tuple[float, float] = (0.1, 2.0)  # Pillow's radius, the standard deviation in pixels
+    solarise: float = 0.0  # probability; threshold 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The options that every method has; a method's own recipe adds to them. `--set name=value` changes one."""
+
+    architecture: Architecture
+    views: tuple[View, ...]
+    epochs: int
+    batch_size: int  # images per optimizer step, over all processes
+    lr: float  # peak; for a batch of `lr_batch` images, scaled linearly to `batch_size`
+    lr_batch: int | None = 256  # None: `lr` is absolute
+    min_lr: float = 0.0  # never scaled
+    warmup_epochs: float = 10.0
+    weight_decay: float = 0.04
+    final_weight_decay: float | None = None  # None: constant
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 0.0  # largest gradient norm; 0: no clipping
+    drop_path: float = 0.0  # of the deepest block, linear over depth
+    precision: str = "fp32"  # or bf16, fp16: of the blocks' matrix products; losses and sums stay fp32
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up at this batch size."""
+        return self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run stands when a batch is computed; every random number and schedule is a function of it."""
+
+    index: int  # optimizer steps taken before this one
+    steps_per_epoch: int
+    epochs: int
+    seed: int
+    rows: np.ndarray  # (B,) numbers of the images in the data set, in the order of the batch
+
+    @property
+    def epoch(self) -> int:
+        return self.index // self.steps_per_epoch
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * self.steps_per_epoch

@@ -1,0 +1,211 @@
+"""`fewvit pretrain` and what becomes of its runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewvit.plugins import find
+
+from pictures import folder_of
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("images"), {"a": 7, "b": 6})
+
+
+@pytest.fixture(autouse=True)
+def smallest(monkeypatch, tmp_path):
+    """A recipe of each method that is small enough for a test."""
+    monkeypatch.setenv("FEWVIT_CACHE_DIR", str(tmp_path / "cache"))
+    for method in ("dino", "msn", "mae"):
+        kind = find("methods", method)
+        small = kind.presets["small/32"]
+        architecture = dataclasses.replace(small.architecture, width=64, depth=2, heads=1)
+        monkeypatch.setattr(kind, "presets", {**kind.presets, "test/tiny": dataclasses.replace(small, architecture=architecture)})
+
+
+def pretrain(fewvit, method, images, out, *more):
+    return fewvit("pretrain", method, "--data", images, "--preset", "test/tiny", "--epochs", 2, "-b", 4, "--out", out, *more)
+
+
+@pytest.mark.parametrize("method", ["dino", "msn", "mae"])
+def test_a_run_folder_is_a_backbone_for_every_other_command(fewvit, method, images, tmp_path):
+    out = tmp_path / "runs/mine"
+    code, stdout, err = pretrain(fewvit, method, images, out, "--format", "json")
+    assert code == 0, err
+    rows = json.loads(stdout)["rows"]
+    assert {row["metric"] for row in rows} == {"loss", "feature_std", "rankme"}
+    assert all(row["method"] == method for row in rows)
+    code, stdout, err = fewvit("extract", "--backbone", out, "--data", images, "--out", tmp_path / "f.npz")
+    assert code == 0, err
+    with np.load(tmp_path / "f.npz") as file:
+        assert file["features"].shape == (13, 64)
+    code, stdout, err = fewvit("knn", "--backbone", out, "--train", images, "--leave-one-out", "--k", 3, "--format", "json")
+    assert code == 0, err
+    assert json.loads(stdout)["rows"][0]["backbone"] == "mine"
+
+
+@pytest.mark.parametrize("method", ["dino", "msn", "mae"])
+def test_the_exported_official_file_gives_the_features_of_the_run(fewvit, method, images, tmp_path):
+    out = tmp_path / "run"
+    assert pretrain(fewvit, method, images, out)[0] == 0
+    code, _, err = fewvit("backbones", "export", out, "--out", tmp_path / "official.pth")
+    assert code == 0, err
+    found = []
+    for name, source in (("run", out), ("file", tmp_path / "official.pth")):
+        code, _, err = fewvit(
+            "extract", "--backbone", source, "--data", images, "--img-size", 32, "--decode", "pil", "--out", tmp_path / f"{name}.npz"
+        )
+        assert code == 0, err
+        with np.load(tmp_path / f"{name}.npz") as file:
+            found.append(file["features"])
+    # the file's protocol resizes to 36 pixels first, the run's shows whole pictures: so compare the networks, not the pixels
+    assert found[0].shape == found[1].shape
+    import torch
+
+    from fewvit import load_backbone
+
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    run, file = (load_backbone(str(s), device="cpu", img_size=32, engine="eager") for s in (out, tmp_path / "official.pth"))
+    torch.testing.assert_close(run.encode(pixels), file.encode(pixels))
+
+
+def test_init_goes_on_from_another_runs_encoder(fewvit, images, tmp_path):
+    from safetensors.torch import load_file
+
+    assert pretrain(fewvit, "mae", images, tmp_path / "first")[0] == 0
+    code, _, err = pretrain(fewvit, "dino", images, tmp_path / "second", "--init", tmp_path / "first", "--set", "lr=0", "--set", "min_lr=0")
+    assert code == 0, err
+    first, second = (load_file(tmp_path / name / "encoder.safetensors") for name in ("first", "second"))
+    assert all((first[name] == second[name]).all() for name in first)  # at learning rate 0 nothing moves
+
+
+def test_the_monitor_judges_by_images_that_are_never_trained_on(fewvit, images, tmp_path):
+    inside = tmp_path / "inside"
+    folder_of(inside, {"a": 3, "b": 4})  # the first of the training images, under other names
+    code, stdout, err = pretrain(fewvit, "mae", images, tmp_path / "run", "--monitor", inside, "--format", "json")
+    assert code == 0, err
+    assert "are the monitor's too and are not trained on" in err
+    result = json.loads(stdout)
+    trained_on = {row["n_train"] for row in result["rows"]}
+    assert trained_on == {13 - int(err.split(" of 13 images")[0].split()[-1])}
+    assert any(row["metric"] == "top1" for row in result["rows"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("-b", 14), 3, "fewer than one batch"),
+        (("--preset", "small/63"), 2, "small/64"),
+        (("--set", "nonsense=1"), 2, "nonsense"),
+        (("--set", "lr=high"), 2, "a number"),
+        (("--epochs", 0), 2, "at least 1"),
+        (("--accumulate", 3), 2, "does not divide"),
+        (("--precision", "int8"), 2, "fp32, bf16"),
+        (("--precision", "fp16"), 2, "GPUs only"),
+        (("--init", "dino_vits17"), 2, "dino_vits16"),
+        (("--monitor", "nowhere"), 3, "no such file"),
+    ],
+)
+def test_a_wrong_argument_has_its_exit_code_and_says_what_to_do(fewvit, images, tmp_path, words, code, told):
+    found, _, err = pretrain(fewvit, "dino", images, tmp_path / "run", *words)
+    assert found == code, err
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_one_class_makes_no_monitor(fewvit, images, tmp_path):
+    one = folder_of(tmp_path / "one", {"a": 4}, first_seed=70)
+    code, _, err = pretrain(fewvit, "dino", images, tmp_path / "run", "--monitor", one)
+    assert code == 3
+    assert "two classes" in err
+
+
+def test_pictures_that_cannot_be_decoded_are_an_error_or_left_out_with_their_names(fewvit, images, tmp_path):
+    broken = folder_of(tmp_path / "broken", {"a": 7, "b": 6})
+    (broken / "a/junk.jpg").write_bytes(b"\xff\xd8\xffjunk")
+    code, _, err = pretrain(fewvit, "mae", broken, tmp_path / "run")
+    assert code == 3
+    assert "a/junk.jpg" in err
+    code, stdout, err = pretrain(fewvit, "mae", broken, tmp_path / "other", "--max-bad", 1, "--format", "json")
+    assert code == 0, err
+    assert json.loads(stdout)["run"]["skipped"] == 1
+    assert json.loads(stdout)["rows"][0]["n_train"] == 13
+
+
+def test_pictures_that_are_all_the_same_are_refused(fewvit, tmp_path):
+    folder = tmp_path / "same/a"
+    folder.mkdir(parents=True)
+    for i in range(9):
+        Image.new("RGB", (40, 40), (3, 7, 11)).save(folder / f"{i}.png")
+    code, _, err = pretrain(fewvit, "dino", tmp_path / "same", tmp_path / "run")
+    assert code == 3
+    assert "same picture" in err
+
+
+def test_a_folder_with_other_things_is_never_taken_for_a_run(fewvit, images, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("x")
+    code, _, err = pretrain(fewvit, "dino", images, tmp_path / "thesis", "--overwrite")
+    assert code == 2
+    assert "other things" in err
+    assert (tmp_path / "thesis/chapter.tex").exists()
+
+
+def test_mae_draws_its_reconstructions(fewvit, images, tmp_path):
+    assert pretrain(fewvit, "mae", images, tmp_path / "run")[0] == 0
+    with Image.open(tmp_path / "run/reconstructions/epoch-0002.png") as picture:
+        assert picture.size == (8 * 32, 3 * 32)
+    assert (tmp_path / "run/curves.png").exists()
+
+
+def test_the_recipe_of_the_bundled_backbone_is_taken_as_it_stands(fewvit, images, tmp_path):
+    from pathlib import Path
+
+    recipe = Path(__file__).resolve().parents[2] / "recipes/fewvit_tiny.toml"
+    code, _, err = fewvit("pretrain", "dino", "--config", recipe, "--data", images, "--out", tmp_path / "run")
+    assert code == 3
+    assert "13 images are fewer than one batch of 64" in err  # the recipe's batch, not the preset's
+    begun = json.loads((tmp_path / "run/manifest.json").read_text())["what"]
+    assert (begun["recipe"]["lr"], begun["recipe"]["epochs"], begun["preset"]) == (0.002, 10, "small/64")
+
+
+def test_a_run_shorter_than_its_preset_warms_up_in_proportion():
+    from fewvit.options import parse_setting
+    from fewvit.pretrain import Choice, recipe_of
+
+    shorter = recipe_of(Choice("dino", "small/64", "x", epochs=10))
+    assert (shorter.warmup_epochs, shorter.warmup_teacher_temperature_epochs) == (1.0, 3)
+    longer = recipe_of(Choice("dino", "small/64", "x", epochs=300))
+    assert longer.warmup_epochs == 10.0
+    asked = recipe_of(Choice("dino", "small/64", "x", (parse_setting("warmup_epochs=4"),), epochs=10))
+    assert asked.warmup_epochs == 4.0
+
+
+def test_tensorboard_gets_the_log(fewvit, images, tmp_path):
+    pytest.importorskip("tensorboard")
+    assert pretrain(fewvit, "mae", images, tmp_path / "run", "--tensorboard")[0] == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    logged = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    [last] = [record["loss"] for record in logged if "loss" in record][-1:]
+    assert events.Scalars("loss")[-1].value == pytest.approx(last, rel=1e-6)
+
+
+def test_activation_checkpointing_changes_no_bit_and_accumulation_keeps_the_batch(fewvit, images, tmp_path):
+    from safetensors.torch import load_file
+
+    for name, words in {"plain": (), "again": ("--checkpoint-activations",), "parts": ("--accumulate", 2)}.items():
+        assert pretrain(fewvit, "mae", images, tmp_path / name, *words)[0] == 0
+    plain, again, parts = (load_file(tmp_path / name / "encoder.safetensors") for name in ("plain", "again", "parts"))
+    for name, tensor in plain.items():
+        assert (tensor == again[name]).all(), name
+        np.testing.assert_allclose(tensor, parts[name], atol=2e-3)

@@ -1,0 +1,41 @@
+"""The words of errors: the nearest names, numbers and their nouns, and which error an OSError is."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from fewvit.errors import DataError, ResourceError, UnknownName, are, counted, from_os_error
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [("DINO_VITS16", "dino_vits16"), ("Dino_ViTB61", "dino_vitb16"), ("dino-vits16", "dino_vits16"), ("msn_l", "MSN_L")],
+)
+def test_a_name_in_other_letters_gets_the_nearest_one_as_it_is_written(asked, near):
+    error = UnknownName("backbone", asked, ["dino_vits16", "dino_vitb16", "MSN_L", "mae_vith14"])
+    assert error.near[0] == near
+    assert f"unknown backbone {asked!r}. Did you mean {near}" in str(error)
+
+
+def test_a_name_that_is_near_to_none_gets_the_first_dozen():
+    assert "Known: n0, n1" in str(UnknownName("backbone", "zzz", [f"n{i}" for i in range(13)]))
+
+
+def test_a_number_agrees_with_its_noun_and_verb():
+    assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [counted(n, "class has", "classes have") for n in (1, 7)] == ["1 class has", "7 classes have"]
+    assert [are(n) for n in (0, 1, 2)] == ["are", "is", "are"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "advice"),
+    [(errno.EACCES, DataError, "do this"), (errno.ENOSPC, ResourceError, "Free some space"), (errno.EMFILE, ResourceError, "do this")],
+)
+def test_an_error_of_the_system_keeps_its_file_and_gets_advice(number, kind, advice):
+    error = from_os_error(OSError(number, os.strerror(number), "/x/y"), "trying", fix="do this")
+    assert type(error) is kind
+    assert str(error).startswith("/x/y: ")
+    assert advice in str(error)

@@ -1,0 +1,318 @@
+"""The training engine on a task small enough to compute by hand: order, checkpoints, journal, and a run that is killed at any step."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fewvit.backbones import Architecture
+from fewvit.errors import DataError, IntegrityError, NumericalError, ResourceError
+from fewvit.training.journal import Journal, read
+from fewvit.training.loop import How, Watch, train
+from fewvit.training.order import Order, share
+from fewvit.training.recipe import Recipe, View
+from fewvit.training.state import Checkpoints
+
+IMAGES, BATCH, EPOCHS = 23, 5, 3
+RECIPE = Recipe(
+    architecture=Architecture(8, 1, 1, 2, grid=2), views=(View(4, (0.5, 1.0)),), epochs=EPOCHS, batch_size=BATCH, lr=0.01, lr_batch=None
+)
+
+
+class Regression(nn.Module):
+    """y = w x with dropout, momentum of its own, and everything a method has."""
+
+    def __init__(self, recipe: Recipe = RECIPE, breaks_at: int | None = None):
+        super().__init__()
+        torch.manual_seed(7)
+        self.recipe, self.breaks_at = recipe, breaks_at
+        self.linear, self.frozen = nn.Linear(3, 2), nn.Linear(3, 2).requires_grad_(False)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def groups(self):
+        return [
+            {"params": [self.linear.weight], "names": ["weight"], "decays": True},
+            {"params": [self.linear.bias], "names": ["bias"], "decays": False, "lr_scale": 0.5},
+        ]
+
+    def schedule(self, step):
+        return {"lr": self.recipe.lr * (1 - step.index / step.total), "weight_decay": 0.1}
+
+    def forward(self, inputs, step):
+        y = torch.nn.functional.dropout(self.linear(inputs[0]), 0.3)
+        target = self.frozen(inputs[0]) + self.mean
+        loss = (y - target).square().mean() * (math.nan if step.index == self.breaks_at else 1.0)
+        return loss, {"size": torch.tensor(float(len(inputs[0])))}
+
+    def clip(self):
+        return torch.nn.utils.get_total_norm([p.grad for p in self.linear.parameters()])
+
+    def before_update(self, step):
+        pass
+
+    @torch.no_grad()
+    def after_update(self, step):
+        self.mean.lerp_(self.linear.bias, 0.1)
+
+
+EVERY_FOUR = How(save_every=4, log_every=1)
+PICTURES = np.random.default_rng(0).normal(size=(IMAGES, 3)).astype(np.float32)
+
+
+def run(folder: Path, task: nn.Module | None = None, *, how: How = EVERY_FOUR, order: Order | None = None, **watch):
+    task = task or Regression()
+    order = order or Order(IMAGES, BATCH, EPOCHS, seed=3)
+    trained = train(
+        task,
+        order,
+        lambda step: torch.from_numpy(PICTURES[step.rows]),
+        lambda pictures, step: [pictures],
+        how,
+        Checkpoints(folder / "checkpoints"),
+        lambda step: Journal(folder / "log.jsonl", step),
+        Watch(**watch),
+    )
+    return task, trained
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in read(folder / "log.jsonl")]
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+# ---- order
+
+
+def test_every_epoch_takes_each_image_at_most_once_and_drops_only_the_last_incomplete_batch():
+    order = Order(IMAGES, BATCH, EPOCHS, seed=3)
+    assert (order.steps_per_epoch, order.total) == (4, 12)
+    for epoch in range(EPOCHS):
+        rows = np.concatenate([order.step(epoch * 4 + i).rows for i in range(4)])
+        assert len(set(rows.tolist())) == 20
+        assert set(rows.tolist()) <= set(range(IMAGES))
+    assert order.step(0).rows.tolist() != order.step(4).rows.tolist()
+
+
+def test_a_steps_rows_depend_on_its_number_and_the_seed_alone():
+    forwards, backwards = Order(IMAGES, BATCH, EPOCHS, 3), Order(IMAGES, BATCH, EPOCHS, 3)
+    last = [backwards.step(i).rows for i in reversed(range(12))][::-1]
+    assert all(np.array_equal(forwards.step(i).rows, last[i]) for i in range(12))
+    assert not np.array_equal(Order(IMAGES, BATCH, EPOCHS, 4).step(0).rows, last[0])
+
+
+def test_the_shares_of_a_step_are_its_rows_in_order():
+    step = Order(IMAGES, BATCH, EPOCHS, 3).step(5)
+    assert np.array_equal(np.concatenate([share(step, part, 3).rows for part in range(3)]), step.rows)
+    assert share(step, 1, 3).epoch == step.epoch == 1
+
+
+def test_fewer_images_than_a_batch_are_refused_with_a_batch_size_that_fits():
+    with pytest.raises(DataError, match="--batch-size 2"):
+        Order(4, 5, 1, 0)
+
+
+# ---- the loop against a plain one
+
+
+def test_the_loop_takes_the_steps_of_a_loop_written_out(tmp_path):
+    task, _ = run(tmp_path)
+    plain, order = Regression(), Order(IMAGES, BATCH, EPOCHS, 3)
+    plain.train()
+    optimizer = torch.optim.AdamW([{"params": [plain.linear.weight]}, {"params": [plain.linear.bias]}], lr=0.0)
+    from fewvit.seeds import seed_of
+
+    for i in range(12):
+        step = order.step(i)
+        lr = 0.01 * (1 - i / 12)
+        optimizer.param_groups[0].update(lr=lr, weight_decay=0.1)
+        optimizer.param_groups[1].update(lr=lr * 0.5, weight_decay=0.0)
+        torch.manual_seed(seed_of(3, "step", i, 0))
+        loss, _ = plain([torch.from_numpy(PICTURES[step.rows])], step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        plain.after_update(step)
+    for a, b in zip(task.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole(tmp_path):
+    recipe = RECIPE.__class__(**{**vars(RECIPE), "batch_size": 6})
+
+    class Undropped(Regression):
+        def forward(self, inputs, step):
+            return (self.linear(inputs[0]) - self.frozen(inputs[0])).square().mean(), {}
+
+    order = Order(IMAGES, 6, EPOCHS, 3)
+    whole, _ = run(tmp_path / "whole", Undropped(recipe), order=order)
+    parts, _ = run(tmp_path / "parts", Undropped(recipe), how=How(accumulate=3), order=order)
+    assert not same(whole, Undropped(recipe))
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+# ---- resume
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing is done on the way out."""
+
+
+@pytest.mark.parametrize("at", [1, 5, 8, 11])
+def test_a_run_killed_at_any_step_ends_with_the_same_bits_and_the_same_log(tmp_path, at):
+    whole, _ = run(tmp_path / "whole")
+
+    def kill(progress):
+        if progress.step == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", progress=kill)
+    resumed, trained = run(tmp_path / "killed")
+    assert same(resumed, whole)
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+    assert trained.steps == 12
+    files = [sorted(p.name for p in (tmp_path / name / "checkpoints").iterdir()) for name in ("whole", "killed")]
+    assert files[0] == files[1]
+    for name in files[0]:
+        assert (tmp_path / "whole/checkpoints" / name).read_bytes() == (tmp_path / "killed/checkpoints" / name).read_bytes()
+
+
+def test_two_checkpoints_stay_and_a_damaged_newest_one_costs_the_steps_since_the_one_before(tmp_path):
+    whole, _ = run(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.steps() == [8, 12]
+    file = tmp_path / "checkpoints/step-000000012.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    said = []
+    assert checkpoints.newest(said.append).step == 8
+    assert "step-000000012" in said[0]
+    resumed, _ = run(tmp_path)
+    assert same(resumed, whole)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew_in_silence(tmp_path):
+    run(tmp_path)
+    for file in (tmp_path / "checkpoints").glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(IntegrityError, match="--overwrite"):
+        run(tmp_path)
+
+
+def test_a_signal_lets_the_step_finish_and_saves_it(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+
+    def stop(progress):
+        if progress.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    _, trained = run(tmp_path / "stopped", progress=stop)
+    assert (trained.signal, trained.steps) == (signal.SIGTERM, 6)
+    assert Checkpoints(tmp_path / "stopped/checkpoints").newest().step == 6  # which no --save-every asked for
+    assert signal.getsignal(signal.SIGTERM) is before
+    resumed, _ = run(tmp_path / "stopped")
+    assert same(resumed, whole)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_anything_changes(tmp_path):
+    broken = Regression(breaks_at=6)
+    with pytest.raises(NumericalError, match="step 6"):
+        run(tmp_path, broken)
+    assert Checkpoints(tmp_path / "checkpoints").newest().step == 4
+    assert all(bool(torch.isfinite(p).all()) for p in broken.parameters())
+    resumed, _ = run(tmp_path)  # with the cause gone the run goes on from there
+    whole, _ = run(tmp_path / "whole")
+    assert same(resumed, whole)
+
+
+def test_infinite_gradients_stop_the_run_though_the_loss_is_finite(tmp_path):
+    class Steep(Regression):
+        def clip(self):
+            self.linear.weight.grad[0, 0] = math.inf if len(calls) == 3 else 1.0
+            calls.append(1)
+            return super().clip()
+
+    calls: list[int] = []
+    with pytest.raises(NumericalError, match="norm inf in step 3"):
+        run(tmp_path, Steep())
+
+
+def test_too_small_a_disk_is_told_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: types.SimpleNamespace(free=100))
+    with pytest.raises(ResourceError, match="checkpoints"):
+        run(tmp_path)
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_a_failed_save_leaves_the_older_checkpoint_whole(tmp_path, monkeypatch):
+    import fewvit.training.state as state
+
+    written = state.write_json
+
+    def full(path, value):
+        if value["step"] == 8:
+            raise ResourceError("disk full while writing", file=path)
+        written(path, value)
+
+    monkeypatch.setattr(state, "write_json", full)
+    with pytest.raises(ResourceError):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path / "checkpoints").newest().step == 4
+    resumed, _ = run(tmp_path)
+    assert same(resumed, run(tmp_path / "whole")[0])
+
+
+# ---- the log
+
+
+def test_a_line_that_a_kill_cut_short_is_written_again(tmp_path):
+    file = tmp_path / "log.jsonl"
+    journal = Journal(file, 0)
+    for step in (1, 2, 3):
+        journal.write(step, loss=step / 2)
+    journal.close()
+    file.write_text(file.read_text()[:-5])
+    journal = Journal(file, 2)
+    journal.write(3, loss=1.5)
+    journal.close()
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [{"step": s, "loss": s / 2} for s in (1, 2, 3)]
+
+
+# ---- linear layers
+
+
+def test_fast_linear_layers_have_torchs_values_and_gradients():
+    from fewvit.training.linears import FastLinear, products_work
+
+    if not products_work():
+        pytest.skip("torch's private oneDNN operator is not here")
+    torch.manual_seed(0)
+    plain = nn.Linear(13, 7)
+    fast = nn.Linear(13, 7)
+    fast.load_state_dict(plain.state_dict())
+    fast.__class__ = FastLinear
+    x = torch.randn(5, 11, 13)
+    found = []
+    for layer in (plain, fast):
+        own = x.clone().requires_grad_()
+        layer(own).square().sum().backward()
+        found.append((own.grad, layer.weight.grad, layer.bias.grad))
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-5)
+    assert list(fast.state_dict()) == ["weight", "bias"]
