@@ -114,7 +114,7 @@ def measure(quick: bool) -> Outcome:
         decoded = [picture.resize((shrunk, shrunk)) for picture in decoded] if shrunk else decoded
         tensors = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in decoded]
         makers = {PIL: one_by_one(views, pil_transform), V2: one_by_one(views, v2_transform), OURS: batches(views)}
-        inputs = {PIL: decoded, V2: [tensor.contiguous() for tensor in tensors], OURS: tensors}
+        inputs = {PIL: decoded, V2: tensors, OURS: tensors}  # (3, H, W) views of (H, W, 3), as torchvision decodes
         variants = {kind: of_part(makers[kind], inputs[kind]) for kind in makers}
         timing = round_robin(variants, [slice(i, i + batch) for i in range(0, len(files), batch)], rounds)
         for row in timing.rows(PIL, len(files), views=name):

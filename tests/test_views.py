@@ -85,7 +85,7 @@ def test_views_are_pillows_and_torchvisions_for_the_same_draws(sizes):
         distance = np.abs(levels(batch) - levels(expected)).mean(axis=(1, 2, 3))  # grey levels, by picture
         wide = np.array([drawn[k].boxes[i, j, 3] >= drawn[k].boxes[i, j, 2] for i in range(len(sizes))])
         # resampling alone differs by 0.003; the roundings of jitter can make a whole level of that
-        assert distance[wide].max(initial=0) < 0.03, (k, j, distance)
+        assert distance[wide].max(initial=0) < 0.06, (k, j, distance)
         assert distance.max() < 0.4, (k, j, distance)  # Pillow 13 resamples some tall boxes by columns first: see below
 
 
@@ -137,6 +137,12 @@ def test_each_image_has_its_own_hue():
     colours.shift_hue(ours, np.array([0.1, -0.07, 0.0]))
     expected = as_levels([official.adjust_hue(p, f) for p, f in zip(pillow, (0.1, -0.07, 0.0), strict=True)])
     assert np.abs(ours.numpy() - expected).mean(axis=(1, 2, 3)).max() < 0.02
+
+
+def test_grey_levels_of_chance_colours_are_pillows_bit_for_bit():
+    pixels = np.random.default_rng(5).integers(0, 256, (701, 701, 3), dtype=np.uint8)  # some lie within 1/65536 of a half
+    found = colours.grey_levels(tensor(pixels)[None].float())[0, 0]
+    np.testing.assert_array_equal(found, np.asarray(Image.fromarray(pixels).convert("L")))
 
 
 def test_grey_and_solarisation_are_pillows_bit_for_bit():
@@ -222,6 +228,9 @@ def test_boxes_have_the_distribution_of_random_resized_crop(size, scale):
         "place": lambda b: b[:, 1] / np.maximum(1, size[1] - b[:, 3]),
     }.items():
         assert stats.ks_2samp(of(ours), of(peer)).pvalue > 0.001, name
+    room = size - ours[:, 2:]
+    places = (ours[:, :2] / np.maximum(room, 1))[(room > 0).all(axis=1)]
+    assert abs(np.corrcoef(places.T)[0, 1]) < 4 / math.sqrt(len(places))  # down and across are independent
 
 
 @pytest.mark.parametrize("size", [(30, 300), (300, 30), (1, 60), (60, 1), (1, 1), (40, 41)])
@@ -342,6 +351,19 @@ def test_seed_epoch_row_and_number_of_the_crop_each_give_another_view():
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(every, 2))
 
 
+def test_two_kinds_of_views_draw_numbers_of_their_own():
+    one, other = make_views(tensor(picture(1))[None], [PLAIN, PLAIN], seed=3, epoch=1, rows=np.array([5]))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_every_batch_lies_in_memory_as_one_that_torch_has_made(count):
+    pictures = torch.stack([tensor(picture(seed)) for seed in range(count)])
+    for view in make_views(pictures, [replace(PLAIN, size=32), replace(PLAIN, size=16, count=2)], seed=3, epoch=1, rows=np.arange(count)):
+        assert view.is_contiguous()
+        assert view.data_ptr() % 64 == 0
+
+
 def test_pictures_are_left_as_they_were():
     pictures = torch.stack([tensor(picture(seed)) for seed in range(2)])
     before = pictures.clone()
@@ -369,6 +391,17 @@ def test_some_of_what_was_drawn_is_the_draw_of_some():
     ours = drawn_of(LOCAL, (64, 64), 7)
     for field in fields(Drawn):
         np.testing.assert_array_equal(getattr(ours[2:5], field.name), getattr(ours, field.name)[2:5])
+
+
+def test_a_gpu_gets_as_many_pictures_at_a_time_as_views_and_canvas_leave_room_for(monkeypatch):
+    """By hand: 3 x 47^2 = 6627 values of a view, so two pictures of up to 2000 pixels fit into 14,000, and larger ones must go alone."""
+    monkeypatch.setattr(views_module, "_GPU_VALUES", 14_000)
+    monkeypatch.setattr(views_module, "_CPU_VALUES", 14_000)
+    sizes = np.array([(40, 40), (44, 44), (40, 40), (9, 99), (99, 9), (30, 30), (40, 40), (300, 300), (5, 5), (6, 6), (7, 7)])
+    blocks = views_module._blocks(sizes, [replace(GLOBAL, size=47)], "cuda")
+    assert [(part.start, part.stop) for part in blocks] == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 7), (7, 8), (8, 10), (10, 11)]
+    blocks = views_module._blocks(sizes, [replace(GLOBAL, size=47)], "cpu")
+    assert [(part.start, part.stop) for part in blocks] == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10), (10, 11)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -14,7 +14,7 @@ from ..softmax_regression import Solution, penalty_path, solve
 from ._labels import numbered
 
 GRID = tuple(10.0**power for power in np.arange(-4, 1.5, 0.5))  # lambdas that cross-validation tries
-DINOV2_GRID = tuple((10.0 ** -np.linspace(-6, 5, 45)).tolist())  # lambda = 1 / C of the values of C that DINOv2 tries
+DINOV2_GRID = tuple(10.0 ** -float(power) for power in np.linspace(-6, 5, 45))  # lambda = 1 / C of the values of C that DINOv2 tries
 _ENOUGH = 200  # held-out rows that are judged, where one tenth has fewer
 _FALLBACK = 0.0025  # lambda where nothing can be held out
 _CHUNK_BYTES = 16 << 20  # of scores that are turned into probabilities at once

@@ -2,8 +2,8 @@
 
 A batch is float32 (n, 3, H, W) in whole grey levels 0..255 and is changed in place. Every step ends in whole levels by Pillow's own
 rounding: all but the hue equal torchvision's steps on a Pillow picture bit for bit. Comparisons are written as clamped differences of
-whole numbers, which on a CPU is ten times faster than with masks. No step fuses a product with a sum: kernels that do so for some of
-the elements would make a pixel depend on its place in the batch.
+whole numbers, which on a CPU is ten times faster than with masks. No step fuses a product that must be rounded with a sum: kernels that
+do so for some of the elements would make a pixel depend on its place in the batch.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def jitter(images: Tensor, order: np.ndarray, factors: np.ndarray, strengths: tu
     images, each turn after it the last so many, and no image is copied to bring those of one turn together.
     """
     before = (order == HUE).argmax(axis=1)  # so many steps come before the hue
-    factors_by_turn = np.take_along_axis(factors, order, axis=1)
+    factors_by_turn = factors[np.arange(len(order))[:, None], order]
     for turn in range(3):
-        chosen = slice(0, int((before > turn).sum()))
+        chosen = slice(0, int(np.count_nonzero(before > turn)))
         blend(images[chosen], order[chosen, turn], factors_by_turn[chosen, turn])
     if strengths[HUE]:
         shift_hue(images, factors[:, HUE])
     for turn in range(1, 4):
-        chosen = slice(int((before >= turn).sum()), None)
+        chosen = slice(int(np.count_nonzero(before >= turn)), None)
         blend(images[chosen], order[chosen, turn], factors_by_turn[chosen, turn])
 
 
@@ -47,7 +47,7 @@ def blend(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> None:
         images.mul_(factor)
     else:
         images.sub_(base).mul_(factor).add_(base)
-    if factors.max() > 1:
+    if np.count_nonzero(factors > 1):
         images.clamp_(0, 255)
     images.floor_()
 
@@ -62,7 +62,7 @@ def _blend_base(images: Tensor, kinds: np.ndarray) -> Tensor | None:
         return grey
     if CONTRAST not in those:
         return grey.mul_(_beside(kinds == SATURATION, images))
-    mean = _mean(grey).add_(0.5).floor_()
+    mean = grey.mean(dim=(2, 3), keepdim=True, dtype=torch.float64).add_(0.5).floor_().float()  # sums of whole numbers, in any order
     if those == {CONTRAST}:
         return mean
     return grey.mul_(_beside(kinds == SATURATION, images)).add_(mean.mul_(_beside(kinds == CONTRAST, images)))
@@ -74,22 +74,22 @@ def shift_hue(images: Tensor, factors: np.ndarray) -> None:
     Hue and saturation are rounded down to 8 bits on the way, as in Pillow's HSV; 255 is the whole circle, and yet 256 wraps to 0.
     Where Pillow's double precision decides otherwise than float32 what is below a whole number, a pixel's hue or saturation is off by one.
     """
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.unbind(1)  # (n, H, W)
     value, darkest = torch.maximum(green, blue), torch.minimum(green, blue)
     hue = (green + blue).sub_(red)
-    beyond = (blue - green).clamp_(0, 1).mul_(255)  # 255 where the way from red over cyan would be the longer one
+    beyond = (blue - green).clamp_(0, 1)  # 1 where the way from red over green is the longer one
     torch.maximum(value, red, out=value)
     torch.minimum(darkest, red, out=darkest)
     hue.sub_(darkest)
     chroma = torch.sub(value, darkest, out=darkest)
     # sixths of the circle from red: 1 + (g + b - r - min) / chroma, whichever channel is the largest
     hue.div_(chroma.clamp(min=1)).add_(1).mul_(42.5)
-    hue = beyond.sub_(hue).abs_().floor_().add_(_beside(np.trunc(factors * 255) % 256, images))
-    hue.sub_((hue - 255).clamp_(0, 1).mul_(256))
+    hue.sub_(beyond, alpha=255).abs_().floor_().add_(_beside(np.trunc(factors * 255) % 256, images)[:, 0])
+    hue.sub_((hue - 255).clamp_(0, 1), alpha=256)
     spread = chroma.mul_(255).div_(value.clamp(min=1)).floor_().mul_(value).mul_(6 / 255**2)  # value x saturation, by unit of hue
     # green falls off from 42.5 to 85 units around its own hue, so does blue; red rises so around cyan
-    centres = torch.tensor((127.5, 85.0, 170.0), device=images.device).view(1, 3, 1, 1)
-    torch.sub(hue, centres, out=images).abs_().clamp_(42.5, 85).mul_(spread)
+    centres = torch.tensor((127.5, 85.0, 170.0), device=images.device).view(3, 1, 1)
+    torch.sub(hue[:, None], centres, out=images).abs_().clamp_(42.5, 85).mul_(spread[:, None])
     edge = spread.mul_(42.5)
     value.add_(edge)
     torch.sub(value, green, out=green)
@@ -152,13 +152,13 @@ def _box_blur(lanes: list[Tensor], weights: list[Tensor], around: Tensor, pair: 
 
 
 def blur_boxes(radii: np.ndarray) -> np.ndarray:
-    """(n, R+1) float32 for `blur`: one half of the box whose three-fold use has the standard deviation `radii` (n,), in pixels.
+    """(..., R+1) float32 for `blur`: one half of the box whose three-fold use has the standard deviation `radii` (...), in pixels.
 
     Source: Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box filtering", which Pillow follows:
     a box of whole pixels, and one at each end that counts in part.
     """
-    reach = blur_reach(radii)[:, None]  # of the pixel that counts in part
-    variance = np.asarray(radii, dtype=np.float64)[:, None] ** 2 / _PASSES  # of one box
+    reach = blur_reach(radii)[..., None]  # of the pixel that counts in part
+    variance = np.asarray(radii, dtype=np.float64)[..., None] ** 2 / _PASSES  # of one box
     part = (2 * reach - 1) * (reach * (reach - 1) - 3 * variance) / (6 * (variance - reach**2))
     away = np.arange(reach.max(initial=1) + 1)
     box = (away < reach) + part * (away == reach)
@@ -166,23 +166,16 @@ def blur_boxes(radii: np.ndarray) -> np.ndarray:
 
 
 def blur_reach(radii: np.ndarray) -> np.ndarray:
-    """(n,) int64: how many pixels away a box still reaches for the standard deviations `radii` (n,) of three boxes; at least 1."""
+    """(...) int64: how many pixels away a box still reaches for the standard deviations `radii` of three boxes; at least 1."""
     variance = np.asarray(radii, dtype=np.float64) ** 2 / _PASSES
     return np.floor((np.sqrt(12 * variance + 1) + 1) / 2).astype(np.int64)
 
 
 def grey_levels(images: Tensor) -> Tensor:
     """(n, 1, H, W): Pillow's mode L, (19595 R + 38470 G + 7471 B + 2^15) >> 16. Nothing is rounded before the end: 24 bits suffice."""
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.unbind(1)
     grey = (red * (19595 / 2**16)).add_(green, alpha=38470 / 2**16)
-    return grey.add_(blue, alpha=7471 / 2**16).add_(0.5).floor_()
-
-
-def _mean(grey: Tensor) -> Tensor:
-    """(n, 1, 1, 1): of whole levels (n, 1, H, W), without rounding before the division."""
-    pixels = grey[0].numel()
-    exact = torch.float32 if 255 * pixels < 2**24 else torch.float64
-    return (grey.sum(dim=(2, 3), keepdim=True, dtype=exact) / pixels).float()
+    return grey.add_(blue, alpha=7471 / 2**16).add_(0.5).floor_()[:, None]
 
 
 def _beside(values: np.ndarray, images: Tensor) -> Tensor:

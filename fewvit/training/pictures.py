@@ -56,7 +56,7 @@ class Pictures:
         A pixel's three values lie together in memory, as resampling likes them. Raises DataError for a picture that cannot be decoded.
         """
         if self._kept is None:
-            pictures = self._decode_rows(self.rows[numbers])
+            pictures = self._decode_rows(numbers)  # none is skipped: a number is a row
         elif self._of_one_size:
             return torch.from_numpy(self._kept.reshape(len(self), *self._shapes[0], 3)[numbers]).permute(0, 3, 1, 2)
         else:

@@ -9,6 +9,7 @@ what was drawn before change nothing.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -19,14 +20,14 @@ from torch import Tensor
 from ..images import IMAGENET_MEAN, IMAGENET_STD
 from . import colours
 from .draws import uniforms
-from .recipe import View
+from .recipe import ClippedView, View
 from .resample import as_canvas, resized_by_products, resized_one_by_one
 
 _TRIES = 10  # at a box that fits; then the largest central one
 _ORDERS = np.array(list(itertools.permutations(range(4))))  # of brightness, contrast, saturation, hue
 _DRAWS = 2 * _TRIES + 13  # uniform numbers for each crop
-# float32 values of a batch that is worked on at a time: on a CPU they should stay in a core's own cache, a GPU wants to be full
-_CPU_VALUES, _GPU_VALUES = 1 << 18, 1 << 26
+# float32 values of a batch that is worked on at a time: on a CPU few enough for its caches, and many beside the cost of a call
+_CPU_VALUES, _GPU_VALUES = 1 << 19, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Drawn:
     order: np.ndarray  # (n, c, 4) int64: which of brightness, contrast, saturation, hue (0-3) comes first, second, ...
     factors: np.ndarray  # (n, c, 4) float64: of each of them; the hue's is a share of the circle
     radii: np.ndarray  # (n, c) float64: of the blur, Pillow's
+    reaches: np.ndarray  # (n, c) int64: of the boxes that make the blur, in pixels
+    blurs: np.ndarray  # (n, c, R+1) float32: weights in those boxes
 
     def __getitem__(self, part: slice) -> Drawn:
         """The same of some of the pictures."""
@@ -63,12 +66,16 @@ def make_views(
     """
     sizes = np.array([picture.shape[1:] for picture in pictures], dtype=np.int64).reshape(-1, 2)
     drawn = draw_views(views, sizes, seed=seed, epoch=epoch, rows=rows)
-    batches = [torch.empty(view.count, len(sizes), 3, view.size, view.size, device=device) for view in views]
+    batches = [_room((view.count, len(sizes), 3, view.size, view.size), device) for view in views]
+    mean, std = (torch.tensor(values, device=device).mul_(255).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    kind = torch.device(device).type
     with torch.no_grad():
-        for part in _blocks(sizes, views, torch.device(device).type):
-            block = pictures[part] if torch.device(device).type == "cpu" else as_canvas(pictures[part], device)
+        for part in _blocks(sizes, views, kind):
+            block = pictures[part] if kind == "cpu" else as_canvas(pictures[part], device)
             for view, of_view, batch in zip(views, drawn, batches, strict=True):
-                _make(block, view, of_view[part], batch[:, part])
+                images = recolour(_resized(block, view, of_view[part]), view, of_view[part])
+                by_crop = images.sub_(mean).unflatten(0, (-1, view.count)).transpose(0, 1)  # (c, n, 3, size, size)
+                torch.div(by_crop, std, out=batch[:, part])
     return [crop for batch in batches for crop in batch]
 
 
@@ -84,6 +91,7 @@ def draw(view: View, sizes: np.ndarray, numbers: np.ndarray) -> Drawn:
     """What uniform `numbers` (n, c, 33) mean for c crops of n pictures of `sizes` (n, 2)."""
     tries, rest = numbers[..., : 2 * _TRIES], np.moveaxis(numbers[..., 2 * _TRIES :], -1, 0)
     down, across, flip, jitter, order, *factors, grey, blur, radius, solarise = rest
+    radii = view.blur_radius[0] + radius * (view.blur_radius[1] - view.blur_radius[0])
     return Drawn(
         boxes=_boxes(view, sizes, tries.reshape(*tries.shape[:2], _TRIES, 2), down, across),
         flipped=flip < view.flip,
@@ -93,7 +101,9 @@ def draw(view: View, sizes: np.ndarray, numbers: np.ndarray) -> Drawn:
         solarised=solarise < view.solarise,
         order=_ORDERS[(order * len(_ORDERS)).astype(np.int64)],
         factors=_factors(view, np.stack(factors, axis=-1)),
-        radii=view.blur_radius[0] + radius * (view.blur_radius[1] - view.blur_radius[0]),
+        radii=radii,
+        reaches=colours.blur_reach(radii),
+        blurs=colours.blur_boxes(radii),
     )
 
 
@@ -107,6 +117,9 @@ def _boxes(view: View, sizes: np.ndarray, tries: np.ndarray, down: np.ndarray, a
     low, high = np.log(view.ratio)
     ratio = np.exp(low + tries[..., 1] * (high - low))
     wide, tall = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    if isinstance(view, ClippedView):
+        wide, tall = np.minimum(wide, width), np.minimum(tall, height)
+        wide[..., 1:], tall[..., 1:] = 0, 0  # there is no second try
     fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
     first = fits.argmax(axis=2)[..., None]
     central = _central_boxes(view, sizes)[:, None]  # (n, 1, 4)
@@ -152,54 +165,60 @@ def _blocks(sizes: np.ndarray, views: Sequence[View], device: str) -> Iterator[s
         yield slice(start, len(sizes))
 
 
-def _make(pictures: Tensor | Sequence[Tensor], view: View, drawn: Drawn, batch: Tensor) -> None:
-    """Fill `batch` (c, n, 3, size, size) with the views of n pictures, or of the canvas (n, 3, H, W) that holds them on a GPU."""
+def _room(shape: tuple[int, ...], device: str | torch.device) -> Tensor:
+    """Uninitialised float32. On a CPU the memory is NumPy's, which asks for huge pages: small ones cost 0.5 ms of page faults per image.
+
+    It begins at a multiple of 64 bytes as torch's own does: matrix products may sum in another order elsewhere.
+    """
+    if torch.device(device).type != "cpu":
+        return torch.empty(shape, device=device)
+    count = math.prod(shape)
+    memory = np.empty(count + 16, np.float32)
+    start = -(memory.ctypes.data // 4) % 16
+    return torch.from_numpy(memory[start : start + count]).view(shape)
+
+
+def _resized(pictures: Tensor | Sequence[Tensor], view: View, drawn: Drawn) -> Tensor:
+    """The boxes of n pictures, or of the canvas (n, 3, H, W) that holds them on a GPU, as (n*c, 3, size, size) whole grey levels."""
     if isinstance(pictures, Tensor) and pictures.device.type != "cpu":
-        images = resized_by_products(pictures, drawn.boxes, drawn.flipped, view.size, view.interpolation)
-    else:
-        images = resized_one_by_one(pictures, drawn.boxes, drawn.flipped, view.size, view.interpolation)
-    images = recolour(images, view, drawn)
-    mean, std = (torch.tensor(values, device=images.device).mul_(255).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    images.sub_(mean)
-    torch.div(images.view(batch.shape[1], batch.shape[0], *images.shape[1:]).transpose(0, 1), std, out=batch)
+        return resized_by_products(pictures, drawn.boxes, drawn.flipped, view.size, view.interpolation)
+    return resized_one_by_one(pictures, drawn.boxes, drawn.flipped, view.size, view.interpolation)
 
 
 def recolour(images: Tensor, view: View, drawn: Drawn) -> Tensor:
     """(n*c, 3, H, W) whole grey levels: `images`, which are lost, with jitter, grey, blur and solarisation where those were drawn."""
     jittered, blurred = drawn.jittered.reshape(-1), drawn.blurred.reshape(-1)
-    if jittered.any():
+    if count := np.count_nonzero(jittered):
         order, factors = drawn.order.reshape(-1, 4), drawn.factors.reshape(-1, 4)
         place = np.where(jittered, (order == colours.HUE).argmax(axis=1), -1)
         ranked = np.argsort(-place, kind="stable")  # as colours.jitter wants them
-        chosen = ranked[: jittered.sum()]
         images = _rows(images, ranked)
-        colours.jitter(images[: len(chosen)], order[chosen], factors[chosen], view.jitter)
+        colours.jitter(images[:count], order[ranked[:count]], factors[ranked[:count]], view.jitter)
         images = _rows(images, np.argsort(ranked))
     _apply(colours.take_colour, images, drawn.greyed.reshape(-1))
-    if blurred.any():
-        radii = np.where(blurred, drawn.radii.reshape(-1), 0)
-        reaches = colours.blur_reach(radii)
-        for reach in np.unique(reaches[blurred]):  # a wide box takes one and a half times as long as a narrow one
-            chosen = blurred & (reaches == reach)
-            _apply(colours.blur, images, chosen, torch.from_numpy(colours.blur_boxes(np.where(chosen, radii, 0))).to(images.device))
+    reaches, blurs = drawn.reaches.reshape(-1), drawn.blurs.reshape(len(images), -1)
+    for reach in sorted(set(reaches[blurred].tolist())):  # a wide box takes one and a half times as long as a narrow one
+        _apply(colours.blur, images, blurred & (reaches == reach), blurs[:, : reach + 1])
     _apply(colours.solarise, images, drawn.solarised.reshape(-1))
     return images
 
 
-def _apply(change: Callable[..., None], images: Tensor, wanted: np.ndarray, *factors: Tensor) -> None:
+def _apply(change: Callable[..., None], images: Tensor, wanted: np.ndarray, *factors: np.ndarray) -> None:
     """Change in place those of `images` (n, ...) that are `wanted` (n,), by their own rows of `factors`."""
-    if not wanted.any():
+    count = np.count_nonzero(wanted)
+    if count == 0:
         return
-    if wanted.all():
-        change(images, *factors)
+    own = [torch.from_numpy(factor[wanted]).to(images.device) for factor in factors]
+    if count == len(wanted):
+        change(images, *own)
         return
     chosen = torch.from_numpy(np.flatnonzero(wanted)).to(images.device)
     some = images.index_select(0, chosen)
-    change(some, *(factor.index_select(0, chosen) for factor in factors))
+    change(some, *own)
     images.index_copy_(0, chosen, some)
 
 
 def _rows(images: Tensor, order: np.ndarray) -> Tensor:
     """The images in another order; themselves if it is the same one."""
-    same = (order[1:] > order[:-1]).all()
-    return images if same else images.index_select(0, torch.from_numpy(order).to(images.device))
+    in_place = len(order) == 1 or np.array_equal(order, np.arange(len(order)))
+    return images if in_place else images.index_select(0, torch.from_numpy(order).to(images.device))
