@@ -101,9 +101,15 @@ def measure(quick: bool) -> Outcome:
     few, many = (60, 100) if quick else (600, 1000)
     found = {method: compare(features, method, few, rounds=1 if quick else 5) for method in METHODS}
     claims = [claim for own, _, _ in found.values() for claim in own]
-    for method, count, goal in (("centroid", few, "<= 3"), ("pt_map", many, "<= 300"), ("alpha_tim", few // 10, "")):
+    own = next(row for row in found["centroid"][1] if row["variant"] == "fewvit: centroid")
+    claims.append(
+        Claim(f"{few} episodes of 5 ways and {SHOTS} shots, centroid, from features in memory", "the clock", own["median_s"], "s", "<= 3")
+    )
+    for method, count, goal in (("centroid", few, ""), ("pt_map", many, "<= 300"), ("alpha_tim", few // 10, "")):
         seconds = min(command(features, method, count) for _ in range(1 if quick else 3))
-        claims.append(Claim(f"`fewvit episodes`, {count} of 5 ways and {SHOTS} shots, {method}", "the clock", seconds, "s", goal))
+        claims.append(
+            Claim(f"`fewvit episodes`, {count} of 5 ways and {SHOTS} shots, {method}, start-up included", "the clock", seconds, "s", goal)
+        )
     facts = {"images": len(features), "shots": SHOTS, "threads": cores(), "accuracy": {m: right for m, (_, _, right) in found.items()}}
     return Outcome(claims, [row for _, own, _ in found.values() for row in own], facts)
 

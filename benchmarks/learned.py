@@ -124,7 +124,8 @@ def main() -> None:
             "training": _trainings(options.runs),
         }
         write_json(
-            RESULTS / f"{options.name}.json", {"name": options.name, "what": __doc__.splitlines()[0], "claims": [], "rows": rows, **about}
+            RESULTS / f"{options.name}.json",
+            {"name": options.name, "what": __doc__.splitlines()[0], "claims": [], "rows": rows, "quick": False, **about},
         )
 
 

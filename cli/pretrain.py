@@ -6,8 +6,7 @@ import dataclasses
 import shlex
 import signal
 import sys
-import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +14,7 @@ from fewvit.errors import UsageError
 
 from .inputs import access, listing
 from .shared import Access, Listed, Output, Place, command, single
-from .show import Screen
-
-if TYPE_CHECKING:
-    from fewvit.training.loop import Progress
+from .show import Screen, TrainingLine
 
 app = single()
 
@@ -117,7 +113,7 @@ def pretrain(
         max_pixels=max_pixels,
     )
     memory = Cache(place.cache_dir or default_cache_dir()).digests()
-    audience = Audience(screen.say, _Line(screen), screen.skipped)
+    audience = Audience(screen.say, TrainingLine(screen), screen.skipped)
     result, stopped = run_pretrain(choice, effort, output.out, access(how, place, screen), memory, listing(listed), audience)
     if stopped is None:
         screen.result(result)
@@ -147,22 +143,3 @@ def _list(method: str, screen: Screen) -> None:
             }
         )
     screen.rows("presets", rows)
-
-
-class _Line:
-    """The live line: step, speed, time left, loss."""
-
-    def __init__(self, screen: Screen):
-        self._screen, self._started, self._first = screen, time.monotonic(), -1
-
-    def __call__(self, p: Progress) -> None:
-        if self._first < 0:
-            self._first = p.step - 1
-        elapsed = time.monotonic() - self._started
-        left = elapsed / max(p.step - self._first, 1) * (p.total - p.step)
-        loss = f"  loss {p.facts['loss']:.4f}" if "loss" in p.facts else ""
-        self._screen.line(
-            f"epoch {p.epoch + 1}/{p.epochs}  step {p.step}/{p.total}{loss}  {p.images_per_second:.0f} images/s",
-            left,
-            done=p.step == p.total,
-        )

@@ -16,6 +16,7 @@ from .shared import Output
 if TYPE_CHECKING:
     from fewvit.extract import Progress
     from fewvit.results import Result
+    from fewvit.training.loop import Progress as TrainingProgress
 
 _FORMATS = ("table", "json", "csv")
 _LINE_EVERY_S = 10.0  # progress lines where stderr is no terminal
@@ -165,6 +166,25 @@ class Screen:
         if self._open_line:
             sys.stderr.write("\n")
             self._open_line = False
+
+
+class TrainingLine:
+    """The live line of a training run: step, speed, time left, loss."""
+
+    def __init__(self, screen: Screen):
+        self._screen, self._started, self._first = screen, time.monotonic(), -1
+
+    def __call__(self, p: TrainingProgress) -> None:
+        if self._first < 0:
+            self._first = p.step - 1
+        elapsed = time.monotonic() - self._started
+        left = elapsed / max(p.step - self._first, 1) * (p.total - p.step)
+        loss = f"  loss {p.facts['loss']:.4f}" if "loss" in p.facts else ""
+        self._screen.line(
+            f"epoch {p.epoch + 1}/{p.epochs}  step {p.step}/{p.total}{loss}  {p.images_per_second:.0f} images/s",
+            left,
+            done=p.step == p.total,
+        )
 
 
 def _text(value: Any) -> Any:

@@ -70,7 +70,7 @@ class Recipe:
         file = self.backbone if bare else self.weights
         if file is None or file == "random":
             return self if weights is None else dataclasses.replace(self, weights=weights)
-        here = os.path.abspath(weights) if weights else file if Path(file).is_file() else _found(Path(file).name, cache_dir)
+        here = os.path.abspath(weights) if weights else file if Path(file).exists() else _found(Path(file).name, cache_dir)
         return dataclasses.replace(self, backbone=here) if bare else dataclasses.replace(self, weights=here)
 
     def require(self, pipeline: Pipeline, say: Callable[[str], None] = lambda line: None) -> None:

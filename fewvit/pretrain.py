@@ -443,6 +443,8 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
 
     folder = RunFolder(run)
     begun = folder.manifest() if run.is_dir() else None
+    if begun is not None and begun["what"].get("command") != "pretrain":
+        raise DataError("no run of `fewvit pretrain`: only those have an official layout", file=run)
     newest = Checkpoints(folder.checkpoints).newest() if begun is not None else None
     if begun is None or newest is None:
         raise DataError("no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled.")

@@ -1,7 +1,7 @@
 """Run folders: what training fills and resumes, and what is used as a backbone afterwards. No torch.
 
-`manifest.json` says what the run is, `log.jsonl` how it went, `checkpoints/` where it goes on, `encoder.safetensors` what came out,
-`result.json` that it is finished.
+`manifest.json` says what the run is, `log.jsonl` how it went, `checkpoints/` where it goes on, `encoder.safetensors` what came out
+(of fine-tuning: `adapter.safetensors` or `model.safetensors`), `result.json` that it is finished.
 """
 
 from __future__ import annotations
@@ -98,18 +98,27 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise IntegrityError("the result of this run cannot be read", file=self.path / "result.json") from error
 
+    def weights(self, made: Mapping[str, Any]) -> Path:
+        """The file that the run made, of what `backbone` says."""
+        return self.path / made.get("file", ENCODER)
+
     def backbone(self) -> dict[str, Any]:
-        """What the encoder is: `family`, `architecture`, `preprocess`. Raises DataError for a folder that is no run or has no encoder yet."""
+        """What came out: `family`, `architecture`, `preprocess`; of fine-tuning its `file`, and of an adapter its `base`.
+
+        Raises DataError for a folder that is no run or has made nothing yet.
+        """
         manifest = self.manifest() if self.path.is_dir() else None
         if manifest is None or "backbone" not in manifest:
             raise DataError(
                 "no run that made a backbone",
                 file=self.path,
-                fix="A backbone is a name, a weights file, or a folder that `fewvit pretrain` made.",
+                fix="A backbone is a name, a weights file, or a folder that `fewvit pretrain` or `fewvit finetune` made.",
             )
-        if not self.encoder.exists():
-            raise DataError("this run has not come to its first checkpoint, so there is no encoder yet", file=self.path)
-        return dict(manifest["backbone"])
+        made = dict(manifest["backbone"])
+        if not self.weights(made).exists():
+            until = "come to its first checkpoint, so there is no encoder yet" if "file" not in made else "finished; go on with it first"
+            raise DataError(f"this run has not {until}", file=self.path)
+        return made
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

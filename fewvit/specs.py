@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .backbones import Architecture, Variant, families, find_variant, variants
-from .errors import CheckpointError, UsageError
+from .errors import CheckpointError, Unobtainable, UsageError
 from .files import require_writable, write_json
 from .runs import RunFolder
 
@@ -38,6 +38,7 @@ class BackboneSpec:
     license: str = ""
     published: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # fields of Preprocess that differ from the protocol's
+    base: BackboneSpec | None = None  # what `file` is an adapter of; None: `file` holds the whole trunk
 
     @property
     def is_random(self) -> bool:
@@ -52,6 +53,7 @@ class BackboneSpec:
             self.weights_sha256,
             self.checkpoint_key,
             self.seed if self.is_random else None,
+            *([self.base.fingerprint] if self.base is not None else []),
         ]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
@@ -97,7 +99,7 @@ def resolve(
         family_name, variant = "supervised", timm_variant(name.removeprefix("timm:"), access)
     elif is_path(name):
         if Path(name).is_dir() and weights in (None, "random"):
-            return _of_run(RunFolder(Path(name)), memory, untrained=weights == "random", seed=seed)
+            return _of_run(RunFolder(Path(name)), access, memory, untrained=weights == "random", seed=seed)
         if weights is not None:
             raise UsageError(
                 f"--weights beside --backbone {name}: a file is its own weights",
@@ -118,20 +120,77 @@ def is_path(name: str) -> bool:
     return (Path(name).is_file() or (Path(name) / "manifest.json").is_file()) and name not in variants()
 
 
-def _of_run(run: RunFolder, memory: DigestMemory, *, untrained: bool, seed: int) -> BackboneSpec:
+def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: bool, seed: int) -> BackboneSpec:
     """The spec of what a training run made, or of its architecture untrained."""
     made = run.backbone()
     preprocess = {name: tuple(value) if isinstance(value, list) else value for name, value in made["preprocess"].items()}
+    file = run.weights(made)
     return BackboneSpec(
-        name=run.path.name,
+        name=run.path.name or run.path.resolve().name,
         family=made["family"],
         architecture=Architecture(**made["architecture"]),
         protocol=families()[made["family"]].protocol,
-        weights_sha256="random" if untrained else _digest(run.encoder, memory, ""),
-        file=None if untrained else run.encoder,
+        weights_sha256="random" if untrained else _digest(file, memory, ""),
+        file=None if untrained else file,
         seed=seed,
-        license="your own",
+        license=made.get("license", "your own"),
         preprocess=preprocess,
+        base=_base_of(run, made["base"], access, memory) if "base" in made and not untrained else None,
+    )
+
+
+def origin_of(
+    spec: BackboneSpec, name: str, *, weights: str | None, checkpoint_key: str | None, family: str | None, seed: int
+) -> dict[str, Any]:
+    """How a backbone is found again from anywhere: what it was asked for with, and its digest. As JSON; `_base_of` reads it."""
+    file = is_path(name) and not name.startswith(("timm:", "hf:"))
+    return {
+        "name": os.path.abspath(name) if file else name,
+        "weights": os.path.abspath(weights) if weights not in (None, "random") else weights,
+        "checkpoint_key": checkpoint_key,
+        "family": family,
+        "seed": seed,
+        "weights_sha256": spec.weights_sha256,
+        "fingerprint": spec.fingerprint,
+    }
+
+
+def _base_of(run: RunFolder, origin: Mapping[str, Any], access: Access, memory: DigestMemory) -> BackboneSpec:
+    """The spec of what an adapter was trained on: where it was, or a file of its name among the weights.
+
+    Raises Unobtainable where it is nowhere, CheckpointError when it is another one by now.
+    """
+    name, weights = (_located(origin[key], run, access) for key in ("name", "weights"))
+    spec = resolve(
+        str(name),
+        access,
+        memory,
+        weights=weights,
+        checkpoint_key=origin["checkpoint_key"],
+        family=origin["family"],
+        seed=origin["seed"],
+    )
+    if spec.fingerprint != origin["fingerprint"]:
+        raise CheckpointError(
+            f"its sha256 is {spec.weights_sha256[:16]}…, but {run.path} was trained on {origin['weights_sha256'][:16]}…",
+            file=spec.file or name,
+            fix="Put back the weights that the run began with.",
+        )
+    return spec
+
+
+def _located(place: str | None, run: RunFolder, access: Access) -> str | None:
+    """Where a file is now; a name, `random` and None stay as they are."""
+    if place is None or not os.path.isabs(place) or os.path.exists(place):
+        return place
+    from .downloads import find_weights
+
+    beside, known = run.path.resolve().parent / Path(place).name, find_weights(Path(place).name, access.cache_dir)
+    if beside.exists() or known is not None:
+        return str(beside if beside.exists() else known)
+    raise Unobtainable(
+        f"{run.path} was trained on {place}, which is not there any more",
+        fix=f"Put {Path(place).name} beside the run's folder or into $FEWVIT_WEIGHTS_DIR.",
     )
 
 
@@ -285,17 +344,33 @@ def build(
 ) -> Backbone:
     """The module of a spec, every tensor filled from its file, frozen, on `device`. Raises CheckpointError for a partial fit."""
     from .engines import accelerate
-    from .vit import Backbone, TimmModel, VisionTransformer, randomise
+    from .vit import Backbone, TimmModel, VisionTransformer
 
     spec.architecture.check_size(*size)
     model = TimmModel(spec.architecture, size) if spec.architecture.timm else VisionTransformer(spec.architecture)
+    _start(model, spec)
+    return accelerate(Backbone(model, spec, readout), size, device=device, precision=precision, engine=engine)
+
+
+def _start(model: Any, spec: BackboneSpec) -> None:
+    """Give every tensor of the model its value: drawn, from the file, or the base's after its adapter."""
+    from .vit import TimmModel, randomise
+
     if spec.is_random:
         from .seeds import seed_of
 
         randomise(model, seed_of("weights", spec.seed))
+    elif spec.base is not None:
+        from .adapter import merged
+        from .checkpoints import fill, read_checkpoint, require_finite
+
+        file = Path(spec.file or "")
+        _start(model, spec.base)
+        adapter = read_checkpoint(file, expected_sha256=spec.weights_sha256)
+        require_finite(adapter, file)
+        fill(model, merged(model.state_dict(), adapter, file), file)
     else:
         _fill(model.trunk if isinstance(model, TimmModel) else model, spec)
-    return accelerate(Backbone(model, spec, readout), size, device=device, precision=precision, engine=engine)
 
 
 def _fill(module: Any, spec: BackboneSpec) -> None:

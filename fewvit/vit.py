@@ -26,7 +26,9 @@ class Readout:
 
     pool: str = "cls"  # cls, mean, cls+mean, cls+dist
     layers: int = 1  # class tokens (or patch means) of the last N blocks, oldest first
-    norm: str = "final"  # final norm over class tokens, or none (MSN); patch means are always taken after the final norm
+    # final norm over class tokens, or none (MSN), while patch means are taken after the final norm; or fresh: a patch mean of the raw
+    # tokens under a norm that has learnt nothing (MAE's linear probe of patch means)
+    norm: str = "final"
 
     def width(self, channels: int) -> int:
         """Length of the feature vector of a model `channels` wide."""
@@ -117,7 +119,13 @@ class VisionTransformer(nn.Module):
 
     def read(self, images: Tensor, readout: Readout) -> Tensor:
         """Feature vectors (B, D') of images (B, 3, H, W)."""
-        kept = self.last_blocks(images, readout.layers)
+        return self.gathered(self.last_blocks(images, readout.layers), readout)
+
+    def gathered(self, kept: list[Tensor], readout: Readout) -> Tensor:
+        """Feature vectors (B, D') of what `last_blocks` gave."""
+        if readout.pool == "mean" and readout.norm == "fresh":
+            means = [tokens[:, self.prefix :].mean(dim=1) for tokens in kept]
+            return torch.cat([F.layer_norm(mean, mean.shape[-1:], eps=EPS) for mean in means], dim=-1)
         if readout.pool == "mean":
             return torch.cat([self.patch_mean(tokens) for tokens in kept], dim=-1)
         classes = [tokens[:, 0] if readout.norm == "none" else self.final_norm(tokens[:, :1])[:, 0] for tokens in kept]

@@ -139,7 +139,7 @@ def test_folds_depend_on_the_seed_alone():
     labels = np.array([3, 7] * 11)
     assert stratified_folds(labels, 5, 0).tolist() == stratified_folds(labels, 5, 0).tolist()
     assert stratified_folds(labels, 5, 0).tolist() != stratified_folds(labels, 5, 1).tolist()
-    with pytest.raises(UsageError, match="^1 fold holds nothing out"):
+    with pytest.raises(UsageError, match=r"^1 fold holds nothing out"):
         stratified_folds(labels, 1, 0)
 
 

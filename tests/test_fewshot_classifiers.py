@@ -14,7 +14,7 @@ from sklearn import linear_model
 
 from fewvit import plugins
 from fewvit.classifiers import label_propagation, ridge
-from fewvit.classifiers._episodic import EpisodicClassifier
+from fewvit.classifiers._episodic import EpisodicClassifier, neighbor_lists
 from fewvit.classifiers.alpha_tim import AlphaTIM
 from fewvit.classifiers.bd_cspn import BDCSPN
 from fewvit.classifiers.cache_model import CacheModel
@@ -68,6 +68,25 @@ def means_by_hand(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def squared_distances(queries: np.ndarray, means: np.ndarray) -> np.ndarray:
     return np.array([[sum((a - b) ** 2 for a, b in zip(q, m, strict=True)) for m in means] for q in queries])
+
+
+# ---- the steps they share
+
+
+def test_neighbour_lists_are_those_of_a_loop_over_the_cosines_of_each_episode():
+    points = np.random.default_rng(3).standard_normal((2, 11, 5))
+    rows, cosines = neighbor_lists(torch.tensor(points), 4)
+    for e, i in itertools.product(range(2), range(11)):
+        table = [float(unit(points[e])[i] @ unit(points[e])[j]) for j in range(11)]
+        near = sorted((j for j in range(11) if j != i), key=lambda j, table=table: -table[j])[:4]
+        assert rows[e, i].tolist() == near
+        np.testing.assert_allclose(cosines[e, i], [table[j] for j in near], atol=1e-6)
+
+
+def test_a_point_alone_has_an_empty_list_and_of_few_points_all_others_are_neighbours():
+    alone, few = (neighbor_lists(torch.ones(2, m, 5), 4) for m in (1, 3))
+    assert [side.shape for side in alone] == [(2, 1, 0), (2, 1, 0)]
+    assert few[0].tolist() == 2 * [[[1, 2], [0, 2], [0, 1]]]
 
 
 # ---- what all of them keep
@@ -398,6 +417,16 @@ def test_a_query_that_no_label_reaches_is_uniform():
     np.testing.assert_allclose(found, [[0.5, 0.5], [0.5, 0.5], [1, 0]], atol=1e-9)
 
 
+@pytest.mark.parametrize("solver", ["dense", "sparse"])
+def test_label_propagation_is_even_where_the_kernel_is_too_narrow_for_any_neighbour(solver, monkeypatch):
+    if solver == "sparse":
+        monkeypatch.setattr(label_propagation, "_LARGEST_DENSE", 0)
+    rows, names, asked, _ = task(3)
+    asked[4] = 2 * rows[4]  # at no distance from a row of class 7
+    found = LabelPropagation(sigma=1e-3).fit(rows, names).predict_proba(asked)
+    np.testing.assert_allclose(found, np.where(np.arange(13)[:, None] == 4, [0, 1, 0], 1 / 3), atol=1e-9)
+
+
 # ---- BD-CSPN
 
 
@@ -521,6 +550,15 @@ def test_alpha_tim_without_steps_is_the_nearest_centroid():
     np.testing.assert_allclose(AlphaTIM(steps=0).fit(rows, names).predict_proba(asked), nearest, atol=1e-10)
 
 
+def test_shares_of_exactly_nothing_have_no_entropy():
+    rows, names, asked, _ = (side.astype(np.float32) for side in task(3))
+    nearest = Centroid(metric="euclidean").fit(rows, names).predict(asked)
+    for alpha in (1.0, 0.5):
+        shares = AlphaTIM(alpha=alpha, tau=1e4, steps=3).fit(rows, names).predict_proba(asked)
+        assert (shares == 0).any()
+        np.testing.assert_array_equal(np.array([3, 7, 11])[shares.argmax(axis=1)], nearest)
+
+
 def test_alpha_near_one_is_shannon():
     rows, names, asked, _ = task(3)
     found = [AlphaTIM(alpha=a, steps=31, learning_rate=0.01).fit(rows, names).predict_proba(asked) for a in (1.0, 1.0 + 1e-6)]
@@ -601,9 +639,11 @@ def test_pt_map_is_algorithm_1_by_hand(centering, negative):
 
 
 def test_pt_map_refuses_negative_features_when_told_to_keep_the_papers_domain():
-    rows, names, _, _ = task(3)
+    rows, names, asked, _ = task(3)
+    asked = np.abs(asked)
+    asked[3, 2] = -1e-3
     with pytest.raises(NumericalError, match="negative"):
-        PTMAP(negative="refuse").fit(np.abs(rows), names).predict_proba(-np.abs(rows))
+        PTMAP(negative="refuse").fit(np.abs(rows), names).predict_proba(asked)
 
 
 def test_pt_map_gives_each_class_its_share_of_the_queries():

@@ -298,7 +298,7 @@ def test_a_line_that_a_kill_cut_short_is_written_again(tmp_path):
 
 
 def test_fast_linear_layers_have_torchs_values_and_gradients():
-    from fewvit.training.linears import FastLinear, products_work
+    from fewvit.training.on_cpu import FastLinear, products_work
 
     if not products_work():
         pytest.skip("torch's private oneDNN operator is not here")

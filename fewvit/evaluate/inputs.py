@@ -102,9 +102,9 @@ class FeatureReader:
             self._say_unused(source)
             yield Inputs(features.backbone or "features", features, None, None, {"fingerprint": features.fingerprint}, [])
             return
-        dataset = self._told(open_dataset(source, listing))  # before weights are fetched for what is not there
-        for pipeline in list(self._pipelines()):
-            yield self._extracted(pipeline, dataset, None)
+        dataset = self.told(open_dataset(source, listing))  # before weights are fetched for what is not there
+        for pipeline in list(self.pipelines()):
+            yield self.extracted(pipeline, dataset, None)
 
     def pair(self, sources: Sources, task: str = "") -> Iterator[Inputs]:
         """Train and test features, for each backbone in turn; either side may be a features file. `task` as in `pipeline.settle`."""
@@ -120,23 +120,24 @@ class FeatureReader:
             yield from self._mixed(sources, task)
             return
         train_set, test_set = open_pair(sources.data, sources.train, sources.test, sources.listing)
-        self._told(train_set)
-        self._told(test_set)
-        for pipeline in list(self._pipelines(task)):  # after the data: nothing is fetched for what is not there
-            yield self._extracted(pipeline, train_set, test_set)
+        self.told(train_set)
+        self.told(test_set)
+        for pipeline in list(self.pipelines(task)):  # after the data: nothing is fetched for what is not there
+            yield self.extracted(pipeline, train_set, test_set)
 
     def _mixed(self, sources: Sources, task: str) -> Iterator[Inputs]:
         """One side images, the other a features file, which must be of the same pipeline."""
         if sources.train is None or sources.test is None:
             raise UsageError("give both --train and --test", fix="Either may be images or a features file.")
         file, images = (sources.train, sources.test) if is_features(sources.train) else (sources.test, sources.train)
-        loaded, dataset = self._load(file), self._told(open_dataset(images, sources.listing))
-        for pipeline in list(self._pipelines(task)):
-            inputs = self._extracted(pipeline, dataset, None)
+        loaded, dataset = self._load(file), self.told(open_dataset(images, sources.listing))
+        for pipeline in list(self.pipelines(task)):
+            inputs = self.extracted(pipeline, dataset, None)
             train, test = (loaded, inputs.train) if file == sources.train else (inputs.train, loaded)
             yield Inputs(inputs.backbone, train, align(train, test), pipeline, inputs.facts, inputs.skipped)
 
-    def _pipelines(self, task: str = "") -> Iterator[Pipeline]:
+    def pipelines(self, task: str = "") -> Iterator[Pipeline]:
+        """How each backbone makes its features; weights are got here."""
         b = self.backbones
         for name in b.names:
             spec = resolve(name, b.access, self.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed)
@@ -153,14 +154,16 @@ class FeatureReader:
         if self.backbones.asked:
             self.say(f"--backbone {','.join(self.backbones.names)} is not used: features come from {files}")
 
-    def _told(self, dataset: Dataset) -> Dataset:
+    def told(self, dataset: Dataset) -> Dataset:
+        """The data set, after what a user should know of its listing was said."""
         for reason, count in dataset.left_out.items():
             self.say(f"{dataset.name}: {count} left out ({reason})")
         for note in dataset.notes:
             self.say(f"{dataset.name}: {note}")
         return dataset
 
-    def _extracted(self, pipeline: Pipeline, train: Dataset, test: Dataset | None) -> Inputs:
+    def extracted(self, pipeline: Pipeline, train: Dataset, test: Dataset | None) -> Inputs:
+        """The features of one backbone for one set or two."""
         started = time.perf_counter()
         sets, reports = [], []
         for dataset in (train, test) if test is not None else (train,):

@@ -38,7 +38,11 @@ class Trunk(VisionTransformer):
         tokens = self.embed(images)
         if keep is not None:
             tokens = torch.cat([tokens[:, : self.prefix], _chosen(tokens[:, self.prefix :], keep)], dim=1)
-        for i, block in enumerate(self.blocks):
+        return self.through(tokens, scales)
+
+    def through(self, tokens: Tensor, scales: Tensor | None = None, first: int = 0) -> Tensor:
+        """Tokens (B, T, D) after the last block, of those that go into block number `first`."""
+        for i, block in enumerate(self.blocks[first:], first):
             own = None if scales is None else scales[:, 2 * i : 2 * i + 2]
             if self.recompute and torch.is_grad_enabled():
                 tokens = checkpoint(_through, block, tokens, own, use_reentrant=False)

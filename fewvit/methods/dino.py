@@ -16,7 +16,7 @@ from ..training import recipe as base
 from ..training.clipping import clip_each
 from ..training.distributed import mean_over_processes, sum_over_processes, world_size
 from ..training.groups import decay_groups
-from ..training.linears import linear
+from ..training.on_cpu import linear
 from ..training.recipe import Step, View
 from ..training.schedules import dino_cosine, dino_temperature
 from ._trunk import Trunk, start_linears

@@ -27,3 +27,32 @@ def decay_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     return [decaying, kept]
+
+
+def layer_groups(
+    named_parameters: Iterable[tuple[str, Tensor]], depth: int, decay: float, *, keep: Callable[[str, Tensor], bool] | None = None
+) -> list[dict[str, Any]]:
+    """`decay_groups` of each layer of a ViT of `depth` blocks, the embedding first; empty ones are left out.
+
+    Each has besides its `lr_scale`, decay^(depth + 1 - layer): layer 0 is class token, positions and patches, block i is layer i + 1, what
+    comes after the blocks has the scale 1. Source: MAE `util/lr_decay.py`, after BEiT; it keeps class token and positions from decaying.
+    """
+    by_layer: dict[int, list[tuple[str, Tensor]]] = {}
+    for name, parameter in named_parameters:
+        by_layer.setdefault(layer_of(name, depth), []).append((name, parameter))
+    groups = []
+    for layer in sorted(by_layer):
+        for group in decay_groups(by_layer[layer], keep=keep):
+            if group["params"]:
+                groups.append({**group, "lr_scale": decay ** (depth + 1 - layer)})
+    return groups
+
+
+_EMBEDDING = ("cls_token", "pos_embed", "register_tokens", "patch_embed.")
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer that a parameter of a ViT belongs to, from 0 for the embedding to `depth` + 1 for the last norm and the head."""
+    if name.startswith(_EMBEDDING):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1

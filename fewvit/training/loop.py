@@ -19,7 +19,7 @@ from ..errors import NumericalError, ResourceError, UsageError
 from ..seeds import seed_of
 from .distributed import rank, world_size
 from .journal import Journal
-from .linears import speed_up
+from .on_cpu import onednn_products, speed_up, write_out_attention
 from .order import Order, share
 from .recipe import Recipe, Step
 from .signals import Stopping
@@ -29,7 +29,11 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Task(Protocol):
-    """What can be trained: an nn.Module that answers these."""
+    """What can be trained: an nn.Module that answers these.
+
+    With an `optimizer(groups)` it has one of its own; otherwise AdamW's. With `unchanging`, names of its state that never changes, these are
+    in no checkpoint: it is begun with them again.
+    """
 
     recipe: Recipe
 
@@ -83,6 +87,7 @@ class Watch:
     each_log: Callable[[int, Mapping[str, Any]], None] = lambda step, facts: None
     each_save: Callable[[int], None] = lambda step: None
     say: Callable[[str], None] = lambda line: None
+    enough: Callable[[int], bool] = lambda epochs_done: False  # whether to end here, a function of what `each_epoch` found so far
 
 
 @dataclass
@@ -101,23 +106,27 @@ def train(
     read: Callable[[Step], Any],
     prepare: Callable[[Any, Step], Any],
     how: How,
-    checkpoints: Checkpoints,
-    journal: Callable[[int], Journal],
+    checkpoints: Checkpoints | None,
+    journal: Callable[[int], Journal] | None,
     watch: Watch,
 ) -> Trained:
     """Train until the last step, or until a signal comes. Goes on from the newest whole checkpoint.
 
     `read` fetches a batch's pictures and runs in a thread of its own, one batch ahead; `prepare` turns them into the task's inputs.
+    Without `checkpoints` and `journal` nothing is kept.
     Raises NumericalError before a step with a loss or a gradient that is not finite, ResourceError for memory or disk.
     """
     task.to(how.device).train()
     run = Run(task, order, how)
-    found = checkpoints.newest(watch.say)
+    found = checkpoints.newest(watch.say) if checkpoints is not None else None
     start = run.restore(found) if found else 0
-    if rank() == 0:
+    first = rank() == 0
+    if first and checkpoints is not None:
         checkpoints.require_space(run.size())
     trained, clock = Trained(start), _Clock(order.batch_size)
-    own_journal = contextlib.closing(journal(start)) if rank() == 0 else contextlib.nullcontext()
+    if _is_over(start, order, watch, how.device):
+        return trained
+    own_journal = contextlib.closing(journal(start)) if first and journal is not None else contextlib.nullcontext()
     with own_journal as log, Stopping() as stopping, ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, run.own(min(start, order.total - 1)))
         for index in range(start, order.total):
@@ -127,24 +136,42 @@ def train(
             facts = run.step(order.step(index), own, prepare(pictures, own), stopping)
             done = index + 1
             clock.tick()
-            logged = done % how.log_every == 0 or done == order.total
-            if logged and log is not None:
+            ended = done // order.steps_per_epoch if done % order.steps_per_epoch == 0 else None  # so many epochs
+            seen = watch.each_epoch(ended) if ended else None
+            over = _is_over(done, order, watch, how.device)
+            if first and (done % how.log_every == 0 or over):
                 trained.last = facts.numbers()
-                log.write(done, epoch=own.epoch, **trained.last, images_per_second=round(clock.speed, 2))
+                if log is not None:
+                    log.write(done, epoch=own.epoch, **trained.last, images_per_second=round(clock.speed, 2))
                 watch.each_log(done, trained.last)
-            watch.progress(Progress(done, order.total, own.epoch, order.epochs, clock.speed, trained.last))
-            if done % order.steps_per_epoch == 0 and (seen := watch.each_epoch(done // order.steps_per_epoch)) and log is not None:
+            if seen and log is not None:
                 log.write(done, epoch=own.epoch, **seen)
-            if (stopping.signal or done % how.save_every == 0 or done == order.total) and log is not None:
+            watch.progress(Progress(done, order.total, own.epoch, order.epochs, clock.speed, trained.last))
+            if (stopping.signal or done % how.save_every == 0 or over) and checkpoints is not None and log is not None:
                 log.commit()
                 checkpoints.save(done, run.tensors(), {"epoch": own.epoch})
                 watch.each_save(done)
             trained.steps = done
             if stopping.signal:
                 trained.signal = stopping.signal
+            if stopping.signal or over:
                 break
     trained.images_per_second = clock.mean
     return trained
+
+
+def _is_over(done: int, order: Order, watch: Watch, device: str) -> bool:
+    """Whether no step is left, or the epochs that are done are enough; what one process finds enough ends all of them."""
+    if done == order.total:
+        return True
+    if done == 0 or done % order.steps_per_epoch:
+        return False
+    enough = watch.enough(done // order.steps_per_epoch)
+    if world_size() > 1:
+        word = torch.tensor(int(enough), device=device)
+        torch.distributed.all_reduce(word, torch.distributed.ReduceOp.MAX)
+        enough = bool(word)
+    return enough
 
 
 class Run:
@@ -155,11 +182,15 @@ class Run:
         recipe = task.recipe
         if how.device == "cpu":
             speed_up(task)
+            views = getattr(recipe, "views", ())  # heads on features have none
+            write_out_attention(task, max(((view.size // recipe.architecture.patch) ** 2 + 1 for view in views), default=0))
         groups = task.groups()
         self.names = {id(p): name for group in groups for p, name in zip(group["params"], group["names"], strict=True)}
         plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
-        self.optimizer = torch.optim.AdamW(plain, lr=0.0, betas=recipe.betas, fused=True)
+        own = getattr(task, "optimizer", None)
+        self.optimizer = torch.optim.AdamW(plain, lr=0.0, betas=recipe.betas, fused=True) if own is None else own(plain)
         self.context = _precision(recipe.precision, how.device)
+        self.products = onednn_products if how.device == "cpu" else contextlib.nullcontext
         self.scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16")
         for module in task.modules():
             if how.recompute and hasattr(module, "recompute"):
@@ -184,7 +215,8 @@ class Run:
             group["lr"] = knobs["lr"] * group.get("lr_scale", 1.0)
             group["weight_decay"] = knobs["weight_decay"] if group["decays"] else 0.0
         torch.manual_seed(seed_of(step.seed, "step", step.index, rank()))  # of drop path: a function of the step, not of history
-        loss, facts = self._backward(own, inputs)
+        with self.products():
+            loss, facts = self._backward(own, inputs)
         self.scaler.unscale_(self.optimizer)
         norm = self.task.clip()
         finite = torch.isfinite(loss) & (torch.isfinite(norm) | self.scaler.is_enabled())  # the scaler skips such steps and shrinks itself
@@ -216,7 +248,7 @@ class Run:
                 losses.append(loss.detach())
                 seen.append(facts)
         except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)):
+            if not is_out_of_memory(error):
                 raise
             raise _out_of_memory(self.order.batch_size, parts) from error
         for group in self.optimizer.param_groups if world_size() > 1 else ():
@@ -238,18 +270,25 @@ class Run:
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on."""
         scaler = {f"scaler.{name}": torch.tensor(value) for name, value in self.scaler.state_dict().items()}
-        own = {f"task.{name}": tensor for name, tensor in self.task.state_dict().items()}
+        own = {f"task.{name}": tensor for name, tensor in self._state().items()}
         return {**own, **dict(flattened(self.optimizer, self.names)), **scaler}
+
+    def _state(self) -> dict[str, Tensor]:
+        frozen = getattr(self.task, "unchanging", ())
+        return {name: tensor for name, tensor in self.task.state_dict().items() if name not in frozen}
 
     def size(self) -> int:
         """Bytes of a checkpoint: the state, and two moments of each trained parameter."""
-        state = sum(t.numel() * t.element_size() for t in self.task.state_dict().values())
+        state = sum(t.numel() * t.element_size() for t in self._state().values())
         return state + 2 * sum(p.numel() * 4 for group in self.optimizer.param_groups for p in group["params"])
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Take the state of a checkpoint; how many steps are in it."""
         tensors = checkpoint.tensors()
-        self.task.load_state_dict({k.removeprefix("task."): v for k, v in tensors.items() if k.startswith("task.")})
+        stored = {k.removeprefix("task."): v for k, v in tensors.items() if k.startswith("task.")}
+        frozen = getattr(self.task, "unchanging", ())
+        own = {name: tensor for name, tensor in self.task.state_dict().items() if name in frozen}
+        self.task.load_state_dict({**stored, **own})
         restore_optimizer(self.optimizer, self.names, tensors)
         scaler = {k.removeprefix("scaler."): v.item() for k, v in tensors.items() if k.startswith("scaler.")}
         if scaler and self.scaler.is_enabled():
@@ -303,8 +342,14 @@ def _part(inputs: Sequence[Tensor], part: int, parts: int) -> list[Tensor]:
     return [torch.tensor_split(view, parts)[part] for view in inputs]
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch found no room for a tensor, on a GPU or in this machine's memory."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
+
+
 def _out_of_memory(batch_size: int, parts: int) -> ResourceError:
+    smaller = f", or take --batch-size {max(1, batch_size // 2)}" if batch_size > 1 else ""
     return ResourceError(
         f"out of memory with a batch of {batch_size} in {parts} part{'s' if parts > 1 else ''}",
-        fix=f"Compute it in smaller parts with --accumulate {2 * parts}; the batch stays what it is.",
+        fix=f"Compute it in smaller parts with --accumulate {2 * parts}: the batch stays what it is{smaller}.",
     )

@@ -30,6 +30,11 @@ class View:
     solarise: float = 0.0  # probability; threshold 128
 
 
+@dataclass(frozen=True)
+class ClippedView(View):
+    """A view whose box is drawn once and clipped to the picture, where others are drawn again until they fit: MAE's linear probe."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The options that every method has; a method's own recipe adds to them. `--set name=value` changes one."""

@@ -1,0 +1,363 @@
+"""`fewvit finetune` and what becomes of its runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fewvit.calibration import stratified_folds
+from fewvit.datasets import open_dataset
+from fewvit.digests import DigestMemory
+from fewvit.specs import Access, build, resolve
+from fewvit.splits import n_per_class
+from fewvit.vit import Readout
+
+from pictures import folder_of, tiny_weights
+
+CLASSES = {"a": 7, "b": 6, "c": 9}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("finetune")
+    folder_of(root / "images/train", CLASSES)
+    folder_of(root / "images/val", {"a": 11, "b": 13, "c": 5}, first_seed=300)
+    tiny_weights(root / "weights/tiny.pth")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, place):
+    monkeypatch.setenv("FEWVIT_CACHE_DIR", str(place / "cache"))  # frozen features once for all tests
+
+
+@pytest.fixture
+def tune(fewvit, place):
+    def run(out, *more, images=place / "images", backbone=place / "weights/tiny.pth"):
+        words = ["finetune", "--backbone", backbone, "--data", images, "--img-size", 32, "--epochs", 2, "--out", out, "--format", "json"]
+        code, stdout, err = fewvit(*words, *more)
+        return code, json.loads(stdout) if code == 0 and stdout else None, err
+
+    return run
+
+
+def values(result, method, metric="top1"):
+    [value] = [row["value"] for row in result["rows"] if (row["method"], row["metric"]) == (method, metric)]
+    return value
+
+
+# ---- what is measured
+
+
+def test_the_frozen_rows_are_those_of_lowshot_for_the_same_draw(fewvit, tune, place, tmp_path):
+    code, result, err = tune(tmp_path / "run", "--shots", 2, "--trial", 1, "--set", "select=false")
+    assert code == 0, err
+    words = ["lowshot", "--backbone", place / "weights/tiny.pth", "--data", place / "images", "--img-size", 32, "--shots", 2, "--trials", 2]
+    code, stdout, err = fewvit(*words, "--format", "json")
+    assert code == 0, err
+    expected = {(r["method"], r["metric"]): r["value"] for r in json.loads(stdout)["rows"] if r["trial"] == 1}
+    found = {(r["method"], r["metric"]): r["value"] for r in result["rows"] if r["method"] != "lora"}
+    assert found == expected
+    assert {m for m, _ in found} == {"knn", "centroid", "logistic"}
+    assert {(r["shots"], r["trial"], r["n_train"], r["n_test"]) for r in result["rows"]} == {(2, 1, 6, 29)}
+
+
+@pytest.mark.parametrize("mode", ["lora", "last-block", "bias", "norm", "full"])
+def test_a_network_that_has_not_moved_classifies_as_the_frozen_logistic_regression(tune, tmp_path, mode):
+    code, result, err = tune(tmp_path / "run", "--mode", mode, "--set", "lr=1e-30", "--set", "select=false", "--set", "min_lr=0")
+    assert code == 0, err
+    assert [values(result, mode, m) for m in ("top1", "top5")] == [values(result, "logistic", m) for m in ("top1", "top5")]
+    assert result["run"]["gain"] <= 0
+    verdict = result["run"]["verdict"]
+    assert verdict in err
+    assert ("lost" in verdict) == (result["run"]["gain"] < 0)
+    assert f"{mode} {values(result, mode):.2f} %" in verdict
+
+
+def test_labels_of_the_test_images_choose_nothing(tune, place, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(place / "images/train", other / "train")
+    for name, source in (("a", "b"), ("b", "c"), ("c", "a")):  # the same pictures under other names
+        shutil.copytree(place / "images/val" / source, other / "val" / name)
+    found = []
+    for images in (place / "images", other):
+        out = tmp_path / f"run-{images.name}"
+        code, result, err = tune(out, "--shots", 3, images=images)
+        assert code == 0, err
+        found.append(((out / "adapter.safetensors").read_bytes(), (out / "head.safetensors").read_bytes(), result["run"]["chosen"]))
+    assert found[0] == found[1]
+
+
+def test_the_classifiers_bundle_labels_the_test_images_as_the_rows_say(fewvit, tune, place, tmp_path):
+    code, result, err = tune(tmp_path / "run", "--set", "lr=0.02", "--mode", "bias")
+    assert code == 0, err
+    code, stdout, err = fewvit("predict", tmp_path / "run/classifier.bundle", place / "images/val", "--threshold", 0, "--format", "csv")
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(stdout)))
+    assert len(rows) == 29
+    right = np.mean([row["label"] == row["id"].split("/")[0] for row in rows])
+    assert 100 * right == pytest.approx(values(result, "bias"))
+
+
+# ---- what comes out
+
+
+@pytest.mark.parametrize(
+    ("mode", "file"), [("lora", "adapter.safetensors"), ("norm", "adapter.safetensors"), ("full", "model.safetensors")]
+)
+def test_a_run_folder_is_a_backbone_for_every_other_command(fewvit, tune, place, tmp_path, mode, file):
+    out = tmp_path / "runs/mine"
+    code, result, err = tune(out, "--mode", mode, "--set", "lr=0.05", "--set", "select=false")
+    assert code == 0, err
+    assert {"manifest.json", "log.jsonl", "result.json", "checkpoints", file, "head.safetensors", "classifier.bundle"} <= {
+        p.name for p in out.iterdir()
+    }
+    code, stdout, err = fewvit("knn", "--backbone", out, "--data", place / "images", "--k", 3, "--format", "json")
+    assert code == 0, err
+    row = json.loads(stdout)["rows"][0]
+    assert (row["backbone"], row["n_test"]) == ("mine", 29)
+    access = Access(tmp_path / "cache", offline=True)
+    tuned, base = (resolve(str(name), access, DigestMemory()) for name in (out, place / "weights/tiny.pth"))
+    assert tuned.fingerprint != base.fingerprint
+    assert tuple(tuned.preprocess["crop"]) == (32, 32)
+    images = torch.randn(2, 3, 32, 32)
+    features = [build(spec, Readout(), (32, 32), engine="eager").encode(images) for spec in (tuned, base)]
+    assert (features[0] - features[1]).abs().max() > 1e-3
+    assert result["run"]["trained_parameters"] > sum(t.numel() for t in load_file(out / "head.safetensors").values()) - 3
+    code, _, err = fewvit("backbones", "export", out, "--out", tmp_path / "x.pth")
+    assert code == 3
+    assert "pretrain" in err
+
+
+def test_a_finished_run_answers_from_its_result_and_other_arguments_are_refused_with_the_difference(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    code, first, err = tune(out, "--set", "select=false")
+    assert code == 0, err
+    before = (out / "adapter.safetensors").read_bytes()
+    assert tune(out, "--set", "select=false", "-j", 1, "--save-every", 3)[1] == first
+    for words, difference in (
+        (["--set", "rank=4"], "recipe.rank: 8 -> 4"),
+        (["--shots", 3], "shots: 5 -> 3"),
+        (["--mode", "bias"], "mode: lora -> bias"),
+        (["--trial", 1], "trial: 0 -> 1"),
+        (["--decode", "pil"], "decode: fast -> pil"),
+    ):
+        code, _, err = tune(out, "--set", "select=false", *words)
+        assert code == 2
+        assert "begun with other arguments" in err
+        assert difference in err or "and" in difference
+    assert (out / "adapter.safetensors").read_bytes() == before
+    code, _, err = tune(out, "--shots", 2, "--overwrite", "--set", "select=false")
+    assert code == 0, err
+
+
+def test_other_pictures_under_the_same_names_are_noticed(tune, place, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(place / "images", images)
+    assert tune(tmp_path / "run", "--shots", 6, "--set", "select=false", images=images)[0] == 0
+    one = images / "train/b/003.jpg"  # every picture of b is labelled
+    one.write_bytes((images / "val/b/001.jpg").read_bytes())
+    code, _, err = tune(tmp_path / "run", "--shots", 6, "--set", "select=false", images=images)
+    assert code == 2
+    assert "data.labelled: " in err
+    assert "data.train" not in err
+
+
+def test_what_an_adapter_was_trained_on_is_found_again_or_missed_by_name(fewvit, tune, place, tmp_path):
+    weights = shutil.copy(place / "weights/tiny.pth", tmp_path / "base.pth")
+    code, _, err = tune(tmp_path / "run", "--set", "select=false", backbone=weights)
+    assert code == 0, err
+    moved = tmp_path / "else"
+    moved.mkdir()
+    shutil.move(tmp_path / "run", moved / "run")
+    extract = ["extract", "--data", place / "images/val", "--img-size", 32, "--out", tmp_path / "f.npz", "--backbone", moved / "run"]
+    assert fewvit(*extract)[0] == 0
+    shutil.move(tmp_path / "base.pth", tmp_path / "other.pth")
+    code, _, err = fewvit(*extract)
+    assert code == 2
+    assert "base.pth" in err
+    shutil.move(tmp_path / "other.pth", moved / "base.pth")  # beside the run
+    assert fewvit(*extract)[0] == 0
+    tiny_weights(moved / "base.pth", seed=6)
+    code, _, err = fewvit(*extract)
+    assert code == 4
+    assert "was trained on" in err
+
+
+def test_a_damaged_adapter_is_refused(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    assert tune(out, "--set", "select=false")[0] == 0
+    file = out / "adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-50])
+    code, _, err = fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache")
+    assert code == 4
+    assert "adapter.safetensors" in err
+
+
+def test_an_adapter_can_be_trained_on_a_run_that_is_an_adapter(fewvit, tune, place, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert tune(one, "--set", "select=false", "--set", "lr=0.05")[0] == 0
+    code, result, err = tune(two, "--set", "select=false", "--mode", "norm", "--set", "lr=1e-30", "--set", "min_lr=0", backbone=one)
+    assert code == 0, err
+    assert result["rows"][0]["backbone"] == "one"
+    access = Access(tmp_path / "cache", offline=True)
+    images = torch.randn(2, 3, 32, 32)
+    specs = [resolve(str(run), access, DigestMemory()) for run in (one, two)]
+    features = [build(spec, Readout(), (32, 32), engine="eager").encode(images) for spec in specs]
+    torch.testing.assert_close(features[0], features[1], atol=1e-5, rtol=1e-4)
+    assert specs[0].fingerprint != specs[1].fingerprint
+
+
+@pytest.mark.parametrize("file", ["msn.pth.tar", "mae_pretrain.pth", "mae_finetuned.pth", "dinov2_reg4.pth", "dinov2_swiglu.pth"])
+def test_every_familys_layout_is_fine_tuned_in_full_and_read_back(fewvit, parity, place, tmp_path, file):
+    words = ["finetune", "--backbone", parity.folder / file, "--data", place / "images", "--mode", "full", "--shots", 2, "--epochs", 1]
+    size = 28 if file.startswith("dinov2") else 32
+    code, stdout, err = fewvit(*words, "--img-size", size, "--set", "select=false", "--out", tmp_path / "run", "--format", "json")
+    assert code == 0, err
+    spec = resolve(str(tmp_path / "run"), Access(tmp_path / "cache", offline=True), DigestMemory())
+    assert spec.architecture.final_norm == ("fc_norm" if file.startswith("mae") else "norm")
+    assert spec.license == resolve(str(parity.folder / file), Access(tmp_path / "cache", offline=True), DigestMemory()).license
+    assert len(json.loads(stdout)["rows"]) == 12
+
+
+# ---- choosing on held-out images
+
+
+def test_the_best_weights_of_the_search_are_kept_where_nothing_is_trained_anew(fewvit, tune, place, tmp_path):
+    """The bundle classifies the held-out images as the search saw it: their share is the one that was chosen by."""
+    out = tmp_path / "run"
+    code, result, err = tune(out, "--set", "refit=false", "--set", "lr=0.03", "--mode", "norm", "--epochs", 6)
+    assert code == 0, err
+    train = open_dataset(str(place / "images/train"))
+    [split] = n_per_class(train.labels, train.classes, [5], 1, 0)
+    held = split.train[stratified_folds(train.labels[split.train], 5, 0) == 0]
+    assert len(held) == 3
+    code, stdout, err = fewvit("predict", out / "classifier.bundle", place / "images/train", "--threshold", 0, "--format", "csv")
+    assert code == 0, err
+    said = {row["id"]: row["label"] for row in csv.DictReader(io.StringIO(stdout))}
+    right = 100 * np.mean([said[train.ids[row]] == train.classes[train.labels[row]] for row in held])
+    outcome = json.loads((out / "search/0/outcome.json").read_text())
+    assert right == pytest.approx(outcome["held_top1"]) == pytest.approx(result["run"]["chosen"]["held_out_top1"])
+    best = max(outcome["curve"], key=lambda e: (e["held_top1"], -e["held_loss"], -e["epoch"]))
+    assert result["run"]["chosen"]["epochs"] == outcome["epochs"] == best["epoch"]
+
+
+def test_the_learning_rate_with_the_best_held_out_images_trains_all_of_them_as_long_as_it_should(tune, tmp_path):
+    out = tmp_path / "run"
+    code, result, err = tune(out, "--epochs", 4, "--mode", "bias")
+    assert code == 0, err
+    outcomes = [json.loads((out / f"search/{i}/outcome.json").read_text()) for i in range(3)]
+    assert len({outcome["lr"] for outcome in outcomes}) == 3
+    best = max(outcomes, key=lambda o: (o["held_top1"], -o["held_loss"], -o["lr"]))
+    chosen = result["run"]["chosen"]
+    assert (chosen["lr"], chosen["epochs"]) == (best["lr"], best["epochs"])
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert records[-1]["epoch"] + 1 == best["epochs"]
+    assert not list((out / "search").glob("*/checkpoints"))
+
+
+def test_a_search_ends_when_it_has_not_got_better_for_so_many_epochs(tune, tmp_path):
+    out = tmp_path / "run"
+    code, _, err = tune(out, "--set", "lr=1e-30", "--set", "min_lr=0", "--set", "patience=2", "--epochs", 30)
+    assert code == 0, err
+    curve = json.loads((out / "search/0/outcome.json").read_text())["curve"]
+    assert len(curve) == 3  # the first is the best; two more were no better
+
+
+def test_one_labelled_image_per_class_is_said_and_takes_the_fixed_defaults(tune, tmp_path):
+    code, result, err = tune(tmp_path / "run", "--shots", 1)
+    assert code == 0, err
+    assert "one labelled image per class: nothing can be held out" in err
+    assert result["run"]["chosen"] == {"lr": 3e-4, "epochs": 2, "held_out_top1": None, "temperature": 1.0}
+    assert not (tmp_path / "run/search").exists()
+
+
+def test_a_learning_rate_that_diverges_is_left_out_and_if_all_do_it_is_5(tune, tmp_path, monkeypatch):
+    from fewvit.training import modes
+
+    monkeypatch.setitem(modes._GRIDS, "last-block", (1e-4, 1e-4, 1e38))
+    code, result, err = tune(tmp_path / "run", "--mode", "last-block", "--set", "warmup_epochs=0")
+    assert code == 0, err
+    assert "learning rate 1e+38 diverges" in err
+    assert result["run"]["chosen"]["lr"] == 1e-4
+    code, _, err = tune(tmp_path / "other", "--mode", "last-block", "--set", "lr=1e38", "--set", "warmup_epochs=0")
+    assert code == 5
+    assert "1e+38" in err
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--mode", "lorra"], "Did you mean lora"),
+        (["--set", "rnk=3"], "Did you mean rank"),
+        (["--set", "rank=three"], "is not a whole number"),
+        (["--set", "mode=full"], "unknown option"),
+        (["--set", "targets=qkv+up"], "targets"),
+        (["--set", "crop=0"], "crop"),
+        (["--set", "flip=2"], "flip"),
+        (["--set", "blocks=3"], "2 blocks"),
+        (["--set", "pool=fc_norm", "--set", "head=linear"], "--mode full"),
+        (["--set", "pool=fc_norm", "--mode", "full"], "head=linear"),
+        (["--set", "bias.rank=3"], "the mode is lora"),
+        (["--epochs", "0"], "at least 1"),
+        (["--shots", "0"], "from 1"),
+        (["--trial", "-1"], "from 0"),
+        (["--precision", "fp8"], "fp8"),
+        (["--accumulate", "5"], "does not divide"),
+        (["--backbone", "dino_vits16,dino_vitb16"], "several"),
+        (["--backbone", "timm:resnet18", "--weights", "random"], "plain ViTs"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_2(tune, tmp_path, words, said):
+    code, _, err = tune(tmp_path / "run", *words)
+    assert code == 2, err
+    assert said in err
+
+
+def test_a_class_with_too_few_images_is_named_and_kept_on_request(tune, tmp_path):
+    code, _, err = tune(tmp_path / "run", "--shots", 7)
+    assert code == 3
+    assert "b (6)" in err
+    code, result, err = tune(tmp_path / "run", "--shots", 7, "--allow-fewer", "--set", "select=false")
+    assert code == 0, err
+    assert result["rows"][0]["n_train"] == 20
+
+
+def test_a_labelled_image_that_cannot_be_decoded_fails_unless_it_may_be_left_out(tune, place, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(place / "images", images)
+    (images / "train/b/002.jpg").write_bytes(b"no picture")
+    code, _, err = tune(tmp_path / "run", "--shots", 6, images=images)
+    assert code == 3
+    assert "002.jpg" in err
+    code, result, err = tune(tmp_path / "other", "--shots", 6, "--max-bad", 1, "--set", "select=false", images=images)
+    assert code == 0, err
+    assert {row["n_train"] for row in result["rows"]} == {17}
+
+
+def test_the_modes_are_listed(fewvit):
+    code, stdout, _ = fewvit("finetune", "--mode", "list", "--format", "json")
+    assert code == 0
+    assert [row["mode"] for row in json.loads(stdout)["rows"]] == ["lora", "last-block", "full", "bias", "norm"]
+
+
+def test_out_of_memory_is_6_with_a_batch_size_to_try(tune, tmp_path, monkeypatch):
+    from fewvit.methods._trunk import Trunk
+
+    def without_room(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr(Trunk, "through", without_room)
+    code, _, err = tune(tmp_path / "run", "--set", "select=false", "-b", 6)
+    assert code == 6
+    assert "--batch-size 3" in err

@@ -1,0 +1,321 @@
+"""`fewvit linear` from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pictures import folder_of, tiny_weights
+
+RUN = "import sys; from fewvit_cli.main import run; code = run(sys.argv[1:]); sys.stdout.flush(); sys.exit(code)"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Images of three classes, and a small backbone."""
+    root = tmp_path_factory.mktemp("linear")
+    folder_of(root / "data/train", {"a": 11, "b": 13, "c": 7})
+    folder_of(root / "data/val", {"a": 3, "b": 5, "c": 2}, first_seed=300)
+    tiny_weights(root / "tiny.pth")
+    return root
+
+
+@pytest.fixture
+def words(place):
+    return ("--data", place / "data", "-m", place / "tiny.pth", "--img-size", 32, "--epochs", 2)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Feature files that a linear head can tell apart: 20 train images and 9 test images of each of five classes."""
+    folder, random = tmp_path_factory.mktemp("files"), np.random.default_rng(3)
+    centres = random.normal(size=(5, 13))
+    for name, per_class in (("train", 20), ("test", 9)):
+        labels = np.repeat(np.arange(5), per_class)
+        rows = (centres[labels] + 0.3 * random.normal(size=(len(labels), 13))).astype(np.float32)
+        ids = [f"{name}/{i}" for i in range(len(labels))]
+        np.savez(folder / f"{name}.npz", features=rows, labels=labels, ids=ids, classes=[f"c{i}" for i in range(5)])
+    return ("--train", folder / "train.npz", "--test", folder / "test.npz")
+
+
+def run(fewvit, *words):
+    code, out, err = fewvit("linear", *words, "--format", "json")
+    return code, json.loads(out) if code == 0 else None, err
+
+
+def test_features_that_can_be_told_apart_are(fewvit, files):
+    code, result, err = run(fewvit, *files, "--epochs", 40)
+    assert code == 0, err
+    [top1, top5] = result["rows"]
+    assert (top1["metric"], top5["metric"]) == ("top1", "top5")
+    assert top1["value"] > 95
+    assert top5["value"] == 100
+    assert {k: top1[k] for k in ("method", "protocol", "views", "selected_on", "n_train", "n_test")} == {
+        "method": "linear",
+        "protocol": "dinov2/1",
+        "views": "cached",
+        "selected_on": "train",
+        "n_train": 90,
+        "n_test": 45,
+    }
+    assert len(result["run"]["linear"]["heads"]) == 13
+    assert result["run"]["linear"]["judged_by"] == 10
+    assert "chosen by 10 held-out training images" in err
+
+
+@pytest.mark.parametrize(("protocol", "heads"), [("dino/1", 1), ("dinov2/1", 52), ("mae/1", 1), ("msn/1", 1)])
+def test_every_protocol_runs_on_images(fewvit, words, protocol, heads):
+    code, result, err = run(fewvit, *words, "--protocol", protocol)
+    assert code == 0, err
+    row = result["rows"][0]
+    assert row["protocol"] == protocol
+    assert row["layers"] in (1, 2)  # the backbone has two blocks
+    assert row["pool"] in ("cls", "cls+mean")
+    assert len(result["run"]["linear"]["heads"]) == heads
+    assert (row["n_train"], row["n_test"]) == (28, 10)
+
+
+def test_choosing_on_the_test_images_holds_nothing_out_and_says_so(fewvit, words):
+    code, result, err = run(fewvit, *words, "--select-on", "test", "--lr", "0.001,0.1")
+    assert code == 0, err
+    assert result["rows"][0]["selected_on"] == "test"
+    assert result["rows"][0]["n_train"] == 31
+    best = max(head["selection_top1"] for head in result["run"]["linear"]["heads"])
+    assert result["rows"][0]["value"] >= round(best, 2) - 0.01  # the best epoch, of which the last is one
+    assert "as the papers did" in err
+
+
+def test_the_test_labels_reach_no_choice(fewvit, place, files, tmp_path):
+    """With other labels on the test side the same head is chosen."""
+    with np.load(files[3]) as test:
+        arrays = dict(test)
+    np.savez(tmp_path / "test.npz", **{**arrays, "labels": (arrays["labels"] + 1) % 5})
+    first, second = (run(fewvit, *files[:3], file, "--epochs", 3)[1] for file in (files[3], tmp_path / "test.npz"))
+    assert first["run"]["linear"]["heads"] == second["run"]["linear"]["heads"]
+    assert [row["lr"] for row in first["rows"]] == [row["lr"] for row in second["rows"]]
+    assert first["rows"][0]["value"] > 90 > second["rows"][0]["value"]
+
+
+def test_augmented_views_go_through_the_backbone_and_are_named(fewvit, words):
+    code, result, err = run(fewvit, *words, "--augment", "--protocol", "mae/1", "--pool", "mean")
+    assert code == 0, err
+    row = result["rows"][0]
+    assert (row["views"], row["pool"], row["layers"]) == ("augmented", "mean", 1)
+
+
+def test_half_precision_is_named_in_the_rows(fewvit, files):
+    code, result, err = run(fewvit, *files, "--precision", "bf16", "--epochs", 20)
+    assert code == 0, err
+    assert result["rows"][0]["precision"] == "bf16"
+    assert result["rows"][0]["value"] > 90
+
+
+def test_heads_that_diverge_are_told_and_the_run_goes_on(fewvit, files):
+    code, result, err = run(fewvit, *files, "--lr", "1e39,0.5", "--epochs", 20)
+    assert code == 0, err
+    assert "1 head of 2 diverged" in err
+    assert result["rows"][0]["lr"] == 0.5
+    assert result["rows"][0]["value"] > 90
+    assert [head.get("diverged_in_step") for head in result["run"]["linear"]["heads"]] in ([None, 1], [None, 2])
+
+
+def test_a_grid_that_diverges_wholly_is_a_numerical_failure(fewvit, files):
+    code, _, err = run(fewvit, *files, "--lr", "1e39")
+    assert code == 5
+    assert "--lr" in err
+
+
+def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp_path):
+    folder_of(tmp_path / "train", {"a": 1, "b": 1, "c": 1}, first_seed=40)
+    code, result, err = run(
+        fewvit,
+        "--train",
+        tmp_path / "train",
+        "--test",
+        place / "data/val",
+        "-m",
+        place / "tiny.pth",
+        "--img-size",
+        32,
+        "--protocol",
+        "dinov2/1",
+        "--epochs",
+        3,
+    )
+    assert code == 0, err
+    assert "nothing could be held out" in err
+    assert (result["rows"][0]["lr"], result["rows"][0]["selected_on"], result["rows"][0]["epochs"]) == (0.005, "default", 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "told"),
+    [
+        (("--protocol", "dinov3/1"), 2, "dinov2/1"),
+        (("--protocol", "timm/1"), 2, "dinov2/1"),
+        (("--select-on", "val"), 2, "train nor test"),
+        (("--lr", "fast"), 2, "list of numbers"),
+        (("--lr", "-1"), 2, "above 0"),
+        (("--set", "nonsense=1"), 2, "momentum"),
+        (("--set", "epochs=4"), 2, "unknown option"),
+        (("--layers", "each"), 2, "knn and lowshot"),
+        (("--layers", "3"), 2, "2 blocks"),
+        (("--pool", "cls+dist"), 2, "distillation"),
+        (("-b", 1000), 3, "fewer than one batch"),
+        (("-m", "dino_vits16,dino_vits8", "--weights", "random", "--out", "run"), 2, "one backbone"),
+        (("--head", "nowhere.pth"), 3, "no such file"),
+        (("--head-classes", "x.txt"), 2, "--head"),
+    ],
+)
+def test_a_wrong_argument_has_its_exit_code_and_says_what_to_do(fewvit, words, more, code, told):
+    found, _, err = run(fewvit, *words, *more)
+    assert found == code, err
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_features_cannot_be_augmented(fewvit, files):
+    code, _, err = run(fewvit, *files, "--augment")
+    assert code == 2
+    assert "cannot be augmented" in err
+
+
+# ---- run folders
+
+
+def test_a_finished_run_gives_its_result_again_and_refuses_other_arguments(fewvit, words, tmp_path):
+    out = tmp_path / "runs/probe"
+    code, first, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out)
+    assert code == 0, err
+    assert {path.name for path in out.iterdir()} == {"manifest.json", "log.jsonl", "checkpoints", "head.safetensors", "result.json"}
+    code, again, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out)
+    assert (code, again) == (0, first), err
+    assert "epoch" not in err
+    code, _, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out, "--lr", "0.1")
+    assert code == 2
+    assert "lrs" in err
+    code, other, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out, "--lr", "0.1", "--overwrite")
+    assert code == 0, err
+    assert other["rows"][0]["lr"] == 0.1
+
+
+def test_other_data_under_the_same_run_are_refused(fewvit, words, place, tmp_path):
+    assert run(fewvit, *words, "--out", tmp_path / "run")[0] == 0
+    other = folder_of(tmp_path / "other", {"a": 5, "b": 5, "c": 5}, first_seed=900)
+    code, _, err = run(fewvit, "--train", other, "--test", place / "data/val", *words[2:], "--out", tmp_path / "run")
+    assert code == 2
+    assert "data.train" in err
+
+
+def test_the_heads_file_gives_the_runs_accuracy_again(fewvit, words, place, tmp_path):
+    out = tmp_path / "run"
+    _, trained, _ = run(fewvit, *words, "--protocol", "msn/1", "--out", out)
+    for head in (out, out / "head.safetensors"):
+        code, found, err = run(fewvit, *words[:6], "--protocol", "msn/1", "--head", head)
+        assert code == 0, err
+        assert [row["value"] for row in found["rows"]] == [row["value"] for row in trained["rows"]]
+    some = folder_of(tmp_path / "some", {"c": 3, "a": 2}, first_seed=300)  # fewer classes, known by their names
+    code, found, err = run(fewvit, "--test", some, *words[2:6], "--protocol", "msn/1", "--head", out)
+    assert code == 0, err
+    folder_of(some, {"z": 1}, first_seed=700)
+    code, _, err = run(fewvit, "--test", some, *words[2:6], "--protocol", "msn/1", "--head", out)
+    assert code == 3
+    assert "none of the head's: z" in err
+
+
+def head_file(path: Path, width: int, outputs: int) -> Path:
+    torch.save({"weight": torch.randn(outputs, width, generator=torch.Generator().manual_seed(1)), "bias": torch.zeros(outputs)}, path)
+    return path
+
+
+def test_a_head_of_the_wrong_width_names_both_widths(fewvit, words, tmp_path):
+    code, _, err = run(fewvit, *words[:6], "--head", head_file(tmp_path / "head.pth", 1000, 3))
+    assert code == 4
+    assert "1000 numbers" in err
+    assert "have 128" in err  # two class tokens of 64
+    code, _, err = run(fewvit, *words[:6], "--head", head_file(tmp_path / "head.pth", 1000, 3), "--protocol", "dinov2/1")
+    assert code == 4
+    assert "64 or 128 or 128 or 192" in err
+
+
+def test_a_head_of_another_width_than_given_features_names_both_widths(fewvit, files, tmp_path):
+    code, _, err = run(fewvit, *files[2:], "--head", head_file(tmp_path / "head.pth", 12, 5))
+    assert code == 4
+    assert "12 numbers" in err
+    assert "have 13" in err
+
+
+def test_the_outputs_of_a_head_without_names_are_taken_in_order_or_named(fewvit, words, tmp_path):
+    code, found, err = run(fewvit, *words[:6], "--head", head_file(tmp_path / "head.pth", 128, 3))
+    assert code == 0, err
+    assert "taken for the 3 classes in their order" in err
+    assert (found["rows"][0]["layers"], found["rows"][0]["pool"], found["rows"][0]["n_test"]) == (2, "cls", 10)
+    larger = head_file(tmp_path / "larger.pth", 128, 7)
+    code, _, err = run(fewvit, *words[:6], "--head", larger)
+    assert code == 3
+    assert "7 outputs" in err
+    (tmp_path / "names.txt").write_text("x\nc\ny\na\nz\nb\nw\n")
+    code, found, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "names.txt")
+    assert code == 0, err
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    code, _, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "names.txt")
+    assert code == 3
+    assert "2 names for the 7 classes" in err
+
+
+def test_the_accuracy_of_a_head_is_that_of_its_formula(fewvit, files, tmp_path):
+    """By hand: argmax of W x + b on the features as they lie in the file."""
+    file = head_file(tmp_path / "head.pth", 13, 5)
+    code, found, err = run(fewvit, *files[2:], "--head", file)
+    assert code == 0, err
+    with np.load(files[3]) as test:
+        scores = test["features"] @ torch.load(file)["weight"].numpy().T
+        wanted = 100 * (scores.argmax(axis=1) == test["labels"]).mean()
+    assert found["rows"][0]["value"] == pytest.approx(wanted)
+
+
+# ---- faults
+
+
+def start(out: Path, files, *more: object) -> subprocess.Popen[str]:
+    words = ["linear", *files, "--epochs", 25, "-b", 10, "--save-every", 6, "--out", out, "--seed", 1, "--format", "json", *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def digest(run: Path) -> str:
+    return hashlib.sha256((run / "head.safetensors").read_bytes()).hexdigest()
+
+
+def wait_for_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        if list((out / "checkpoints").glob("step-*.json")) or process.poll() is not None:
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_was_ended_goes_on_and_ends_with_the_same_bits(number, files, tmp_path):
+    whole = start(tmp_path / "whole", files)
+    broken = start(tmp_path / "broken", files)
+    wait_for_checkpoint(tmp_path / "broken", broken)
+    broken.send_signal(number)
+    _, err = broken.communicate(timeout=100)
+    assert broken.returncode == (143 if number == signal.SIGTERM else -9), err
+    assert "Go on with" in err or number == signal.SIGKILL
+    resumed = start(tmp_path / "broken", files)
+    found, wanted = (json.loads(process.communicate(timeout=100)[0]) for process in (resumed, whole))
+    assert digest(tmp_path / "broken") == digest(tmp_path / "whole")
+    assert found["rows"] == wanted["rows"]
+    assert found["run"]["linear"] == wanted["run"]["linear"]
