@@ -46,8 +46,12 @@ def few(tmp_path_factory):
 def start(cache: Path, *words: object, limit: int | None = None) -> subprocess.Popen[str]:
     environment = {**os.environ, "FEWVIT_CACHE_DIR": str(cache)}
 
-    def small_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    def as_at_a_terminal() -> None:
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # a shell lets what it starts in the background ignore Ctrl-C, and children inherit that
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     return subprocess.Popen(
         [sys.executable, "-c", RUN, *map(str, words)],
@@ -55,7 +59,7 @@ def start(cache: Path, *words: object, limit: int | None = None) -> subprocess.P
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        preexec_fn=small_files if limit else None,
+        preexec_fn=as_at_a_terminal,
     )
 
 
