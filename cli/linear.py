@@ -95,7 +95,7 @@ def linear(
     sources = Sources(pair.data, pair.train, pair.test, listing(listed))
     audience = Audience(screen.say, TrainingLine(screen), screen.skipped)
     if head is not None:
-        rows, facts = run_head(source, sources, head, features.protocol, head_classes, audience)
+        rows, facts = run_head(source, sources, head, head_classes, audience)
         Screen(output).result(Result("linear", rows, facts))
         return
     if head_classes is not None:

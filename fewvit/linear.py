@@ -382,7 +382,7 @@ class _Training:
                 Watch(self.probing.audience.progress, self._judge, say=self.say),
             )
         except ResourceError as error:
-            if not error.what.startswith("out of memory"):
+            if not error.what.startswith("out of memory with"):
                 raise
             smaller = max(1, self.probe.batch_size // 2)
             raise ResourceError(f"out of memory with batches of {self.probe.batch_size}", fix=f"Try --batch-size {smaller}.") from error
@@ -458,15 +458,9 @@ class _Training:
 
     def _about(self, number: int) -> dict[str, Any]:
         """What a stored head tells of itself."""
-        features = self.inputs.train.fingerprint
-        names = [str(name) for name in self.train.classes]
-        return {
-            "classes": names,
-            "protocol": self.probing.protocol,
-            **self.heads.describe(number),
-            "fingerprint": features,
-            "backbone": self.inputs.backbone,
-        }
+        train = self.train
+        origin = {"backbone": self.inputs.backbone, "weights": train.weights}
+        return {"classes": list(map(str, train.classes)), "protocol": self.probing.protocol, **self.heads.describe(number), **origin}
 
     def _with_published(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Beside the papers' own procedure on ImageNet-1k, with augmentation and choice on the test images: the published number."""
@@ -490,12 +484,13 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def run_head(
-    reader: FeatureReader, sources: Sources, head: Path, protocol: str | None, names: Path | None, audience: Audience
+    reader: FeatureReader, sources: Sources, head: Path, names: Path | None, audience: Audience
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of a stored linear head on the test images, and the run's manifest.
 
     The official heads know no class names: as many classes as the head has are taken in their order, others need `names`, a file of
-    them. Raises CheckpointError for a head that is not as wide as the features, DataError for classes that it does not know.
+    them. Raises CheckpointError for a head that is not as wide as the features, FingerprintMismatch for one of our own that was trained
+    on another backbone, DataError for classes that it does not know.
     """
     from .training.heads import load_head
 
@@ -504,6 +499,8 @@ def run_head(
     listed = names.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if names is not None else about.get("classes")
     if listed is not None and len(listed) != len(loaded.bias):
         raise DataError(f"{len(listed)} names for the {len(loaded.bias)} classes of the head", file=names)
+    if "protocol" in about and reader.options.protocol is None:  # its transform goes with it
+        reader.options = dataclasses.replace(reader.options, protocol=about["protocol"])
     width, readings = loaded.weight.shape[1], {}
 
     def inputs() -> Iterator[Inputs]:
@@ -512,11 +509,9 @@ def run_head(
             yield from reader.one(source, sources.listing)
             return
         for pipeline in list(reader.pipelines("linear")):
-            reading = _reading_of(pipeline, reader, file, width, {**about, **({"protocol": protocol} if protocol else {})})
-            readings[pipeline.spec.name] = reading
+            reading = readings[pipeline.spec.name] = _reading_of(pipeline, reader, file, width, about)
             pipeline = dataclasses.replace(pipeline, pool=reading.pool, layers=reading.layers, norm=reading.norm)
-            if about.get("fingerprint") and about["fingerprint"] != pipeline.fingerprint and "layers" not in about:
-                raise FingerprintMismatch("this head was trained on features of another backbone, transform or precision", file=file)
+            _require_same_weights(about, pipeline.spec.weights_sha256, file)
             yield reader.extracted(pipeline, dataset, None)
 
     def measure(found: Inputs, name: str) -> Found:
@@ -527,6 +522,7 @@ def run_head(
         x = reading.arranged(test.features)[:, one.start : one.stop]
         if x.shape[1] != width:
             raise _wrong_width(file, width, found.backbone, str(x.shape[1]))
+        _require_same_weights(about, test.weights, file)
         columns = _as_outputs(test, len(loaded.bias), listed, file, audience.say)
         rank = ranks(loaded.chunked_scores(x), columns)
         facts = {
@@ -551,9 +547,19 @@ def _test_of(sources: Sources, reader: FeatureReader) -> tuple[str, Dataset | No
     return "", reader.told(open_pair(sources.data, sources.train, sources.test, sources.listing)[1])
 
 
+def _require_same_weights(about: Mapping[str, Any], weights: str, file: Path) -> None:
+    trained = about.get("weights", "")
+    if trained and weights and trained != weights:
+        raise FingerprintMismatch(
+            f"this head was trained on the features of other weights ({trained[:12]}…, not {weights[:12]}…)",
+            file=file,
+            fix=f"It belongs to {about.get('backbone') or 'another backbone'}.",
+        )
+
+
 def _reading_of(pipeline: Pipeline, reader: FeatureReader, file: Path, width: int, about: Mapping[str, Any]) -> Reading:
     """What the head reads: as it says itself, as the user says, or what is as wide as it."""
-    protocol, architecture = about.get("protocol") or pipeline.protocol.name, pipeline.spec.architecture
+    protocol, architecture = pipeline.protocol.name, pipeline.spec.architecture
     if protocol not in PROBES:
         raise UsageError(f"{protocol} has no linear probe", fix=f"Choose one with --protocol: {', '.join(PROBES)}.")
     layers = int(reader.options.layers) if reader.options.layers else about.get("layers")

@@ -49,7 +49,7 @@ TESTS = {  # module -> the words after `pytest`
     "softmax_regression": ["tests/test_logistic.py"],
     "checkpoints": ["tests/test_checkpoints.py"],
     "classifiers/_labels": ["tests/test_classifiers.py"],
-    "classifiers/knn": ["tests/test_classifiers.py"],
+    "classifiers/knn": ["tests/test_classifiers.py", "-k", "KNNClassifier or not scikit_learns_checks"],
     "classifiers/logistic": ["tests/test_logistic.py"],
     "classifiers/_episodic": [_FEWSHOT],
     "classifiers/alpha_tim": [_FEWSHOT, "-k", "alpha"],
@@ -60,6 +60,12 @@ TESTS = {  # module -> the words after `pytest`
     "classifiers/laplacian_shot": [_FEWSHOT, "-k", "laplacian or agreement"],
     "classifiers/pt_map": [_FEWSHOT, "-k", "pt_map or PTMAP or sinkhorn"],
     "classifiers/ridge": [_FEWSHOT, "-k", "ridge or leave_one_out"],
+    "adapter": ["tests/test_adapters.py"],
+    "training/adapters": ["tests/test_adapters.py"],
+    "training/choosing": ["tests/test_choosing.py"],
+    "training/groups": ["tests/test_groups.py", "tests/parity/test_finetuning.py"],
+    "training/mixing": ["tests/test_mixing.py"],
+    "training/schedules": ["tests/test_schedules.py"],
 }
 
 # What is not mutated, and why. Text, also that of errors, is no matter: cosmic-ray leaves strings alone.

@@ -137,6 +137,31 @@ def test_an_engine_that_orders_within_rounding_is_put_right(best):
         assert bank.search(np.ones((1, 1)), 2).rows.tolist() == [[best, 1 - best]]
 
 
+@pytest.mark.parametrize("block", [1, 7, 100, 211])
+@pytest.mark.parametrize("k", [1, 13, 211])
+def test_the_best_of_the_blocks_best_are_the_best_of_all(k, block):
+    bank, queries = (torch.tensor(np.round(100 * rows)) for rows in (cloud(211, 5), cloud(7, 5, 67)))  # products are exact
+    every = queries @ bank.T
+    scores, rows = neighbors._torch_topk(queries, bank, None, k, block)
+    assert torch.equal(scores, every.sort(dim=1, descending=True).values[:, :k])
+    assert torch.equal(every.gather(1, rows), scores)
+    assert all(len(set(found)) == k for found in rows.tolist())
+
+
+@pytest.mark.parametrize("width", [5, 101])
+def test_scores_are_computed_again_for_as_many_rows_as_the_cache_holds(width, monkeypatch):
+    monkeypatch.setattr(neighbors, "_CACHED_BYTES", 1 << 18)
+    taken, real = [], Bank._pairwise
+    monkeypatch.setattr(Bank, "_pairwise", lambda bank, queries, rows: (taken.append(len(rows)), real(bank, queries, rows))[1])
+    features = np.tile(cloud(1, width), (6007, 1))  # all alike: whatever was fetched is scored again, and then the whole bank
+    bank = Bank(features, device="cpu", engine="torch")
+    bank.search(features[:503], 3)
+    fitting = (1 << 18) // (width * 24)  # a product, its two factors, in float64
+    again, whole = taken[: -(-503 * 11 // fitting)], taken[-(-503 * 11 // fitting) :]
+    assert (sum(again), sum(whole)) == (503 * 11, 503 * 6007)  # eleven are fetched for three
+    assert max(again) == max(whole) == fitting
+
+
 def test_torch_makes_as_many_scores_at_once_as_fit_the_memory_for_them(monkeypatch):
     blocks = []
     monkeypatch.setattr(neighbors, "_torch_topk", lambda *all_, real=neighbors._torch_topk: blocks.append(all_[-1]) or real(*all_))

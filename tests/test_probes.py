@@ -334,9 +334,9 @@ def test_the_loss_is_the_mean_of_the_heads_and_its_gradient_that_of_their_sum():
         for stack, one in zip(heads.stacks, INPUTS, strict=True)
         for k in range(3)
     ]
-    assert float(total) == pytest.approx(float(sum(plain)), rel=1e-5)
-    assert float(facts["loss"]) == pytest.approx(float(sum(plain)) / 6, rel=1e-5)
-    assert float(facts["best_loss"]) == pytest.approx(float(min(plain)), rel=1e-5)
+    assert total.item() == pytest.approx(sum(plain).item(), rel=1e-5)
+    assert float(facts["loss"]) == pytest.approx(sum(plain).item() / 6, rel=1e-5)
+    assert float(facts["best_loss"]) == pytest.approx(min(plain).item(), rel=1e-5)
     (3 * total).backward()
     found = [stack.weight.grad.clone() for stack in heads.stacks] + [stack.bias.grad.clone() for stack in heads.stacks]
     heads.zero_grad()
@@ -357,7 +357,7 @@ def test_half_precision_changes_the_products_alone():
             total, _ = heads(batch, step)
         total.backward()
         assert total.dtype == heads.stacks[0].weight.grad.dtype == torch.float32
-        found.append((float(total), heads.stacks[1].weight.grad.clone()))
+        found.append((total.item(), heads.stacks[1].weight.grad.clone()))
     assert found[1][0] == pytest.approx(found[0][0], rel=0.02)
     assert found[1][0] != found[0][0]
     torch.testing.assert_close(found[1][1], found[0][1], atol=0.03, rtol=0.1)
@@ -396,7 +396,7 @@ def test_one_nan_in_a_heads_weights_gives_no_other_head_a_nan(norm):
     step = steps()[0]
     total, facts = heads([torch.from_numpy(FEATURES[step.rows]), torch.from_numpy(LABELS[step.rows])], step)
     total.backward()
-    assert math.isfinite(float(total))
+    assert math.isfinite(total.item())
     assert heads.diverged.tolist() == [-1, -1, 0, -1, -1, -1]
     assert torch.isfinite(heads.stacks[0].weight.grad[:2]).all()
     assert torch.isfinite(heads.stacks[1].weight.grad).all()
@@ -503,3 +503,65 @@ def test_a_head_with_nan_is_refused(tmp_path):
     torch.save({"weight": torch.full((3, 7), math.nan), "bias": torch.zeros(3)}, tmp_path / "head.pth")
     with pytest.raises(CheckpointError, match="NaN"):
         load_head(tmp_path / "head.pth")
+
+
+# ---- views through a frozen backbone
+
+
+class Averaging(nn.Module):
+    """A backbone whose feature is the mean of each colour."""
+
+    def encode(self, images):
+        return images.mean(dim=(2, 3))
+
+
+def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(monkeypatch, tmp_path):
+    from fewvit.datasets import open_dataset
+    from fewvit.images import Preprocess, decode_whole
+    from fewvit.training import feeds
+    from fewvit.training.views import make_views
+
+    from pictures import folder_of
+
+    data = open_dataset(str(folder_of(tmp_path, {"a": 5, "b": 4})))
+    view, step = PROBES["mae/1"].view(16), Step(3, 2, 5, 8, np.array([7, 2, 0, 8, 5]))
+    mean, std = np.array([0.5, 0.25, 0.125]), np.array([0.5, 0.5, 0.25])
+    doubled = lambda x: torch.cat([x, x], dim=1)  # noqa: E731
+    found = []
+    for at_once in (2, 256):
+        monkeypatch.setattr(feeds, "_AT_ONCE", at_once)
+        preprocess = Preprocess(mean=tuple(mean), std=tuple(std))
+        feed = feeds.Augmented(data, view, Averaging(), preprocess, doubled, device="cpu", workers=1, max_pixels=10**6, folder=None)
+        assert len(feed) == 9
+        found.append(feed.prepare(feed.read(step), step))
+    pixels = [torch.from_numpy(decode_whole(data.read(row))).permute(2, 0, 1) for row in step.rows.tolist()]
+    [views] = make_views(pixels, [view], seed=8, epoch=1, rows=step.rows)
+    imagenet = [torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    own = [torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (mean, std)]
+    wanted = ((views * imagenet[1] + imagenet[0] - own[0]) / own[1]).mean(dim=(2, 3))
+    for x, labels in found:
+        torch.testing.assert_close(x, doubled(wanted), atol=1e-5, rtol=1e-5)
+        assert labels.tolist() == [1, 0, 0, 1, 1]
+    assert torch.equal(found[0][0], found[1][0])
+
+
+def test_cached_features_are_the_chosen_rows():
+    rows = np.array([40, 3, 17, 60])
+    feed, step = Cached(FEATURES, LABELS, rows, "cpu"), Step(0, 1, 1, 0, np.array([3, 1]))
+    x, labels = feed.prepare(feed.read(step), step)
+    assert len(feed) == 4
+    assert np.array_equal(x.numpy(), FEATURES[[60, 3]])
+    assert np.array_equal(labels.numpy(), LABELS[[60, 3]])
+
+
+def test_patch_means_under_a_fresh_norm_are_those_of_the_raw_tokens():
+    from fewvit.vit import Readout, VisionTransformer, randomise
+
+    model = VisionTransformer(Architecture(64, 2, 1, 8, grid=4, registers=3))
+    randomise(model, 1)
+    with torch.no_grad():
+        model.norm.weight.mul_(3.0)
+        images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        raw = model.last_blocks(images)[0][:, 4:].mean(dim=1).double()  # behind the class token and three registers
+        wanted = (raw - raw.mean(1, keepdim=True)) / torch.sqrt(raw.var(1, unbiased=False, keepdim=True) + 1e-6)
+        torch.testing.assert_close(model.read(images, Readout("mean", 1, "fresh")).double(), wanted, atol=1e-5, rtol=1e-4)

@@ -150,6 +150,14 @@ def test_without_gradient_below_the_first_change_nothing_is_kept_there():
     assert all(p.grad is None for name, p in made.trunk.named_parameters() if not name.startswith(("blocks.2.", "norm.")))
 
 
+def test_a_warm_up_shorter_than_two_steps_is_none_so_that_no_step_of_a_few_is_lost():
+    made = task("lora", epochs=2, lr=0.01, warmup_epochs=1.0)
+    rows = np.zeros(1, np.int64)
+    assert made.schedule(Step(0, 1, 2, 0, rows))["lr"] == 0.01
+    assert made.schedule(Step(0, 2, 2, 0, rows))["lr"] == 0.0
+    assert made.schedule(Step(1, 2, 2, 0, rows))["lr"] == pytest.approx(0.005)
+
+
 # ---- supply
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import torch
 from torch import Tensor
 
 from ..datasets import Dataset
+from ..errors import ResourceError
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from .loop import is_out_of_memory
 from .pictures import Pictures
 from .recipe import Step, View
 from .views import make_views
 
 _SHARE_OF_GPU = 0.5  # of the free memory that features may take
+_AT_ONCE = 256  # pictures that are decoded, cropped and encoded together
 
 
 class Cached:
@@ -61,7 +65,9 @@ class Augmented:
         self._labels = torch.from_numpy(dataset.labels[self._pictures.rows])
         self._view, self._backbone, self._arranged, self._device = view, backbone, arranged, device
         # views come normalised by ImageNet's numbers; a model of timm may want others: x scale + shift
-        own, imagenet = ((torch.tensor(m), torch.tensor(s)) for m, s in ((preprocess.mean, preprocess.std), (IMAGENET_MEAN, IMAGENET_STD)))
+        own, imagenet = (
+            torch.tensor((m, s), dtype=torch.float32) for m, s in ((preprocess.mean, preprocess.std), (IMAGENET_MEAN, IMAGENET_STD))
+        )
         self._scale, self._shift = (t.view(3, 1, 1).to(device) for t in (imagenet[1] / own[1], (imagenet[0] - own[0]) / own[1]))
         self._as_they_come = preprocess.mean == IMAGENET_MEAN and preprocess.std == IMAGENET_STD
 
@@ -69,13 +75,32 @@ class Augmented:
         return len(self._pictures)
 
     def read(self, step: Step) -> tuple[Any, Tensor]:
-        """Decoded pictures and labels (B,) of a step."""
-        return self._pictures.read(step.rows), self._labels[step.rows]
+        """The first decoded pictures of a step, and all of its labels (B,)."""
+        return self._pictures.read(step.rows[:_AT_ONCE]), self._labels[step.rows]
 
     def prepare(self, batch: tuple[Any, Tensor], step: Step) -> list[Tensor]:
-        """Features (B, D) of one view of each picture, and labels (B,)."""
+        """Features (B, D) of one view of each picture, and labels (B,); a few pictures at a time, as batches of thousands are usual.
+
+        Raises ResourceError for memory.
+        """
         pictures, labels = batch
-        [images] = make_views(pictures, [self._view], seed=step.seed, epoch=step.epoch, rows=step.rows, device=self._device)
-        if not self._as_they_come:
-            images = images * self._scale + self._shift
-        return [self._arranged(self._backbone.encode(images)), labels.to(self._device)]
+        parts = [step.rows[start : start + _AT_ONCE] for start in range(0, len(step.rows), _AT_ONCE)]
+        features = []
+        with ThreadPoolExecutor(1) as reader:
+            for rows, following in zip(parts, [*parts[1:], None], strict=True):
+                ahead = reader.submit(self._pictures.read, following) if following is not None else None
+                features.append(self._encoded(pictures, rows, step))
+                pictures = ahead.result() if ahead is not None else None
+        return [self._arranged(torch.cat(features)), labels.to(self._device)]
+
+    def _encoded(self, pictures: Any, rows: np.ndarray, step: Step) -> Tensor:
+        """Features (n, D) of one view of each of n pictures."""
+        try:
+            [images] = make_views(pictures, [self._view], seed=step.seed, epoch=step.epoch, rows=rows, device=self._device)
+            return self._backbone.encode(images if self._as_they_come else images * self._scale + self._shift)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ResourceError(
+                f"out of memory encoding {len(rows)} pictures at once", fix="Use a smaller backbone or --img-size."
+            ) from error

@@ -91,7 +91,9 @@ class Tuning(nn.Module):
     def schedule(self, step: Step) -> dict[str, float]:
         recipe = self.recipe
         epoch = step.index / step.steps_per_epoch
-        lr = mae_lr(epoch, step.epochs, recipe.warmup_epochs, recipe.peak_lr, min(recipe.min_lr, recipe.peak_lr))
+        # MAE's warm-up begins at 0: one that is shorter than two steps would only throw a step of a few away
+        warmup = recipe.warmup_epochs if recipe.warmup_epochs * step.steps_per_epoch >= 2 else 0.0
+        lr = mae_lr(epoch, step.epochs, warmup, recipe.peak_lr, min(recipe.min_lr, recipe.peak_lr))
         return {"lr": lr, "weight_decay": recipe.weight_decay}
 
     def clip(self) -> Tensor:

@@ -361,3 +361,31 @@ def test_out_of_memory_is_6_with_a_batch_size_to_try(tune, tmp_path, monkeypatch
     code, _, err = tune(tmp_path / "run", "--set", "select=false", "-b", 6)
     assert code == 6
     assert "--batch-size 3" in err
+
+
+# ---- how it is carried out
+
+
+def test_parts_of_a_batch_and_recomputed_blocks_come_to_the_same_adapter(tune, tmp_path):
+    words = ["--set", "select=false", "--set", "lr=0.01", "-b", 6, "--set", "mixup=0.8"]
+    found = {}
+    for name, more in {"plain": (), "parts": ("--accumulate", 2), "recomputed": ("--checkpoint-activations",)}.items():
+        code, _, err = tune(tmp_path / name, *words, *more)
+        assert code == 0, err
+        found[name] = load_file(tmp_path / name / "adapter.safetensors")
+    for name in ("parts", "recomputed"):
+        for key, tensor in found["plain"].items():
+            torch.testing.assert_close(found[name][key], tensor, atol=1e-4, rtol=1e-3, msg=f"{name} {key}")
+    assert max(float(t.abs().max()) for k, t in found["plain"].items() if k.endswith("lora_b")) > 0.01
+
+
+def test_bf16_trains_nearly_as_fp32(tune, tmp_path):
+    heads = []
+    for precision in ("fp32", "bf16"):
+        code, _, err = tune(
+            tmp_path / precision, "--set", "select=false", "--precision", precision, "--set", "lr=0.01", "--mode", "last-block"
+        )
+        assert code == 0, err
+        heads.append(load_file(tmp_path / precision / "head.safetensors")["weight"])
+    assert not torch.equal(*heads)
+    torch.testing.assert_close(heads[0], heads[1], atol=0.03, rtol=0.1)

@@ -208,6 +208,19 @@ def test_a_finished_run_gives_its_result_again_and_refuses_other_arguments(fewvi
     assert other["rows"][0]["lr"] == 0.1
 
 
+def test_a_run_that_was_killed_before_its_result_was_written_finds_the_same_one(fewvit, words, tmp_path):
+    out = tmp_path / "run"
+    _, first, _ = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out)
+    before = digest(out)
+    for name in ("result.json", "head.safetensors"):
+        (out / name).unlink()
+    code, again, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out)
+    assert code == 0, err
+    assert again["rows"] == first["rows"]
+    assert again["run"]["linear"] == first["run"]["linear"]
+    assert digest(out) == before
+
+
 def test_other_data_under_the_same_run_are_refused(fewvit, words, place, tmp_path):
     assert run(fewvit, *words, "--out", tmp_path / "run")[0] == 0
     other = folder_of(tmp_path / "other", {"a": 5, "b": 5, "c": 5}, first_seed=900)
@@ -219,15 +232,19 @@ def test_other_data_under_the_same_run_are_refused(fewvit, words, place, tmp_pat
 def test_the_heads_file_gives_the_runs_accuracy_again(fewvit, words, place, tmp_path):
     out = tmp_path / "run"
     _, trained, _ = run(fewvit, *words, "--protocol", "msn/1", "--out", out)
-    for head in (out, out / "head.safetensors"):
-        code, found, err = run(fewvit, *words[:6], "--protocol", "msn/1", "--head", head)
+    for head in (out, out / "head.safetensors"):  # it brings its protocol, and with that MSN's bilinear resize
+        code, found, err = run(fewvit, *words[:6], "--head", head)
         assert code == 0, err
         assert [row["value"] for row in found["rows"]] == [row["value"] for row in trained["rows"]]
     some = folder_of(tmp_path / "some", {"c": 3, "a": 2}, first_seed=300)  # fewer classes, known by their names
-    code, found, err = run(fewvit, "--test", some, *words[2:6], "--protocol", "msn/1", "--head", out)
+    code, found, err = run(fewvit, "--test", some, *words[2:6], "--head", out)
     assert code == 0, err
+    tiny_weights(tmp_path / "other.pth", seed=6)
+    code, _, err = run(fewvit, "--test", some, "-m", tmp_path / "other.pth", *words[4:6], "--head", out)
+    assert code == 4
+    assert "other weights" in err
     folder_of(some, {"z": 1}, first_seed=700)
-    code, _, err = run(fewvit, "--test", some, *words[2:6], "--protocol", "msn/1", "--head", out)
+    code, _, err = run(fewvit, "--test", some, *words[2:6], "--head", out)
     assert code == 3
     assert "none of the head's: z" in err
 
