@@ -84,7 +84,7 @@ def probe_of(choice: Choice, protocol: str, precision: str, width: int | None = 
             raise UnknownName("option", f"{setting.plugin}.{setting.name}".lstrip("."), options)
         changes[setting.name] = typed(setting, hints[setting.name])
     if choice.lrs:
-        changes |= {"lrs": tuple(sorted(set(choice.lrs))), "default_lr": sorted(choice.lrs)[len(choice.lrs) // 2]}
+        changes |= {"lrs": tuple(sorted(set(choice.lrs))), "default_lr": sorted(choice.lrs)[len(choice.lrs) // 2], "small_lrs": ()}
     if any(lr <= 0 for lr in choice.lrs):
         raise UsageError(f"--lr {min(choice.lrs):g}: a learning rate is above 0")
     if choice.select_on not in ("train", "test"):
@@ -323,6 +323,7 @@ class _Training:
             self.say(
                 f"{self.probing.protocol} trains on batches of {self.probing.probe.batch_size}; "
                 f"for {counted(images, 'image')} batches of {probe.batch_size} are taken"
+                + (f", with learning rates up to {max(probe.lrs):g} beside its own" if probe.lrs != self.probing.probe.lrs else "")
             )
         return probe
 
@@ -433,6 +434,8 @@ class _Training:
             "test": "chosen by the test images, as the papers did",
             "default": "the protocol's default",
         }[selected_on]
+        if selected_on != "default" and len(self.probe.lrs) > 1 and one["lr"] == max(self.probe.lrs):
+            self.say("the largest learning rate of the grid won: larger ones, with --lr, may do better")
         self.say(
             f"{self.probing.protocol}, {images}: learning rate {one['lr']:g}{read}, after {counted(epochs, 'epoch')} of {self.probe.epochs}; {by}"
         )

@@ -137,6 +137,15 @@ def test_batch_and_epochs_are_fitted_to_the_number_of_images(images, given, want
     assert (found.batch_size, found.epochs) == wanted
 
 
+@pytest.mark.parametrize("name", ["dino/1", "mae/1", "dinov2/1"])
+def test_few_images_get_larger_learning_rates_too_and_many_or_a_given_batch_the_official_ones(name):
+    official, few = PROBES[name], fitted(PROBES[name], 1000)
+    assert fitted(official, 1_281_167).lrs == fitted(official, 1000, batch_size=100).lrs == official.lrs
+    assert set(official.lrs) < set(few.lrs) == set(official.small_lrs)
+    assert few.scaled_lr(few.default_lr) == pytest.approx(official.scaled_lr(official.default_lr))
+    assert fitted(dataclasses.replace(official, small_lrs=()), 1000).lrs == official.lrs
+
+
 def test_a_shorter_run_warms_up_in_proportion():
     assert fitted(PROBES["mae/1"], 10**6, epochs=9).warmup_epochs == 1.0
     assert fitted(PROBES["mae/1"], 10**6).warmup_epochs == 10.0

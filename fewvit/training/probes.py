@@ -40,6 +40,7 @@ class Probe:
     lrs: tuple[float, ...]  # a head for each; for a batch of `lr_batch` images, scaled linearly to `batch_size`
     lr_batch: int | None = 256  # None: absolute
     default_lr: float  # of the head that is taken where nothing can choose
+    small_lrs: tuple[float, ...] = ()  # instead, where the batch has to shrink to the data: so few steps want larger ones
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: str = "step"  # the learning rate falls as a half cosine to 0: with each step, or each epoch
@@ -74,13 +75,21 @@ PROBES: Mapping[str, Probe] = {
         interleaved=True,
         lrs=(0.001,),
         default_lr=0.001,
+        small_lrs=(0.001, 0.004, 0.016, 0.064, 0.25, 1.0),
         schedule="epoch",
         epochs=100,
         batch_size=1024,
         interpolation="bilinear",
     ),
     "dinov2/1": Probe(
-        blocks=(1, 4), pools=("cls", "cls+mean"), lrs=DINOV2_LRS, default_lr=0.005, epochs=10, least_steps=1250, batch_size=1024
+        blocks=(1, 4),
+        pools=("cls", "cls+mean"),
+        lrs=DINOV2_LRS,
+        default_lr=0.005,
+        small_lrs=(*DINOV2_LRS, 0.2, 0.5, 1.0),
+        epochs=10,
+        least_steps=1250,
+        batch_size=1024,
     ),
     "mae/1": Probe(
         blocks=(1,),
@@ -90,6 +99,7 @@ PROBES: Mapping[str, Probe] = {
         optimizer="lars",
         lrs=(0.1,),
         default_lr=0.1,
+        small_lrs=(0.1, 0.4, 1.6, 6.4, 25.6),
         warmup_epochs=10,
         epochs=90,
         batch_size=16384,
@@ -196,7 +206,8 @@ def given_reading(width: int) -> Reading:
 def fitted(probe: Probe, images: int, *, epochs: int | None = None, batch_size: int | None = None) -> Probe:
     """The probe for so many training images: a batch that is too large for them is halved until an epoch has eight steps, or it is 16.
 
-    Learning rates follow it by the protocol's rule, a warm-up the number of epochs. What is given stays as it is.
+    Learning rates follow it by the protocol's rule, a warm-up the number of epochs. On the smaller batch there is a grid of larger rates
+    too, and where nothing can choose, the one whose scaled value is the official one counts. What is given stays as it is.
     """
     batch = batch_size or probe.batch_size
     while batch_size is None and batch > 2 and (batch > images or (images // batch < _LEAST_STEPS and batch > _LEAST_BATCH)):
@@ -204,7 +215,10 @@ def fitted(probe: Probe, images: int, *, epochs: int | None = None, batch_size: 
     steps = max(1, images // batch)
     wanted = epochs or max(probe.epochs, math.ceil(probe.least_steps / steps))
     warmup = round(probe.warmup_epochs * min(1.0, wanted / probe.epochs), 3)
-    return replace(probe, batch_size=batch, epochs=wanted, warmup_epochs=warmup)
+    if batch_size is not None or batch == probe.batch_size or not probe.small_lrs:
+        return replace(probe, batch_size=batch, epochs=wanted, warmup_epochs=warmup)
+    official = probe.default_lr * probe.batch_size / batch
+    return replace(probe, batch_size=batch, epochs=wanted, warmup_epochs=warmup, lrs=probe.small_lrs, default_lr=official)
 
 
 def held_out(labels: np.ndarray, seed: int, classes: Sequence[str]) -> np.ndarray:

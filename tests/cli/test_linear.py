@@ -68,12 +68,12 @@ def test_features_that_can_be_told_apart_are(fewvit, files):
         "n_train": 90,
         "n_test": 45,
     }
-    assert len(result["run"]["linear"]["heads"]) == 13
+    assert len(result["run"]["linear"]["heads"]) == 16
     assert result["run"]["linear"]["judged_by"] == 10
     assert "chosen by 10 held-out training images" in err
 
 
-@pytest.mark.parametrize(("protocol", "heads"), [("dino/1", 1), ("dinov2/1", 52), ("mae/1", 1), ("msn/1", 1)])
+@pytest.mark.parametrize(("protocol", "heads"), [("dino/1", 6), ("dinov2/1", 64), ("mae/1", 5), ("msn/1", 1)])
 def test_every_protocol_runs_on_images(fewvit, words, protocol, heads):
     code, result, err = run(fewvit, *words, "--protocol", protocol)
     assert code == 0, err
@@ -154,7 +154,11 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
     )
     assert code == 0, err
     assert "nothing could be held out" in err
-    assert (result["rows"][0]["lr"], result["rows"][0]["selected_on"], result["rows"][0]["epochs"]) == (0.005, "default", 3)
+    assert (result["rows"][0]["lr"], result["rows"][0]["selected_on"], result["rows"][0]["epochs"]) == (
+        1.0,
+        "default",
+        3,
+    )  # nearest to 0.005 x 1024 / 2
 
 
 @pytest.mark.parametrize(
