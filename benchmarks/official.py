@@ -40,21 +40,27 @@ def vit_forward(weights: Mapping[str, Tensor], images: Tensor, heads: int) -> Te
         F.conv2d(images, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=patch).flatten(2).transpose(1, 2)
     )
     x = torch.cat([weights["cls_token"].expand(len(images), -1, -1), patches], dim=1) + weights["pos_embed"]  # (B, T, D)
+    x = blocks(x, weights, "blocks.", heads)
+    return F.layer_norm(x, x.shape[-1:], weights["norm.weight"], weights["norm.bias"], 1e-6)[:, 0]
+
+
+def blocks(x: Tensor, weights: Mapping[str, Tensor], prefix: str, heads: int) -> Tensor:
+    """Tokens (B, T, D) through the pre-norm blocks called `prefix`, the attention matrix written out."""
     b, t, d = x.shape
-    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    depth = 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in weights if name.startswith(prefix))
     for i in range(depth):
 
-        def linear(y: Tensor, layer: str, block: str = f"blocks.{i}.") -> Tensor:
+        def linear(y: Tensor, layer: str, block: str = f"{prefix}{i}.") -> Tensor:
             return F.linear(y, weights[f"{block}{layer}.weight"], weights[f"{block}{layer}.bias"])
 
-        def norm(y: Tensor, layer: str, block: str = f"blocks.{i}.") -> Tensor:
+        def norm(y: Tensor, layer: str, block: str = f"{prefix}{i}.") -> Tensor:
             return F.layer_norm(y, (d,), weights[f"{block}{layer}.weight"], weights[f"{block}{layer}.bias"], 1e-6)
 
         q, k, v = linear(norm(x, "norm1"), "attn.qkv").reshape(b, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
         attention = ((q @ k.transpose(-2, -1)) * (d // heads) ** -0.5).softmax(dim=-1)
         x = x + linear((attention @ v).transpose(1, 2).reshape(b, t, d), "attn.proj")
         x = x + linear(F.gelu(linear(norm(x, "norm2"), "mlp.fc1")), "mlp.fc2")
-    return F.layer_norm(x, (d,), weights["norm.weight"], weights["norm.bias"], 1e-6)[:, 0]
+    return x
 
 
 def knn_evaluation(train: Tensor, labels: Tensor, test: Tensor, targets: Tensor, n_classes: int) -> dict[int, tuple[float, float]]:

@@ -13,26 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .official import blocks
+
 Weights = Mapping[str, Tensor]
-
-
-def blocks(x: Tensor, weights: Weights, prefix: str, heads: int) -> Tensor:
-    """Tokens (B, T, D) through the pre-norm blocks called `prefix`, the attention matrix written out."""
-    b, t, d = x.shape
-    depth = 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in weights if name.startswith(prefix))
-    for i in range(depth):
-
-        def linear(y: Tensor, layer: str, block: str = f"{prefix}{i}.") -> Tensor:
-            return F.linear(y, weights[f"{block}{layer}.weight"], weights[f"{block}{layer}.bias"])
-
-        def norm(y: Tensor, layer: str, block: str = f"{prefix}{i}.") -> Tensor:
-            return F.layer_norm(y, (d,), weights[f"{block}{layer}.weight"], weights[f"{block}{layer}.bias"], 1e-6)
-
-        q, k, v = linear(norm(x, "norm1"), "attn.qkv").reshape(b, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
-        attention = ((q @ k.transpose(-2, -1)) * (d // heads) ** -0.5).softmax(dim=-1)
-        x = x + linear((attention @ v).transpose(1, 2).reshape(b, t, d), "attn.proj")
-        x = x + linear(F.gelu(linear(norm(x, "norm2"), "mlp.fc1")), "mlp.fc2")
-    return x
 
 
 def patches(images: Tensor, weights: Weights, prefix: str = "") -> Tensor:

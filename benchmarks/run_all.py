@@ -9,7 +9,19 @@ import time
 
 from .table import table
 
-NAMES = ("startup", "decode", "cache", "views", "episodes", "pretrain", "knn", "logistic", "pipeline", "forward")  # the quick ones first
+NAMES = (
+    "startup",
+    "decode",
+    "cache",
+    "views",
+    "episodes",
+    "pretrain",
+    "finetune",
+    "knn",
+    "logistic",
+    "pipeline",
+    "forward",
+)  # the quick ones first
 
 
 def main() -> int:
