@@ -125,10 +125,10 @@ def pretrain(
 
 def _list(method: str, screen: Screen) -> None:
     """A method's presets, the numbers of each that tell them apart."""
-    from fewvit.plugins import find
+    from fewvit.recipes import find_recipe
 
     rows = []
-    for name, recipe in find("methods", method).presets.items():
+    for name, recipe in find_recipe(method).presets.items():
         a = recipe.architecture
         views = " + ".join(f"{view.count}x{view.size}" for view in recipe.views)
         rows.append(

@@ -103,10 +103,10 @@ def run_linear(
     Without `out` nothing is kept. Raises UsageError when the run in `out` was begun with other arguments, DataError for what is missing
     or too little, NumericalError when every head diverges, ResourceError for memory and disk.
     """
+    _check(reader, sources, choice, out)
     from .engines import resolve_device
     from .training.distributed import rank, together
 
-    _check(reader, sources, choice, out)
     with together(resolve_device(reader.options.device)) as device:
         story = _Probing(reader, sources, choice, effort, RunFolder(out) if out is not None else None, audience, device)
         try:

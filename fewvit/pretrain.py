@@ -20,6 +20,7 @@ from .images import BadImage, Preprocess
 from .options import Setting, typed
 from .plugins import find
 from .protocols import find_protocol
+from .recipes import find_recipe
 from .results import Result, manifest
 from .runs import RunFolder
 from .seeds import generator, seed_of
@@ -74,10 +75,10 @@ class Audience:
 
 def recipe_of(choice: Choice) -> Any:
     """The preset's recipe under the choices made. Raises UnknownName, UsageError."""
-    method = find("methods", choice.method)
-    if choice.preset not in method.presets:
-        raise UnknownName("preset", choice.preset, method.presets)
-    recipe = method.presets[choice.preset]
+    presets = find_recipe(choice.method).presets
+    if choice.preset not in presets:
+        raise UnknownName("preset", choice.preset, presets)
+    recipe = presets[choice.preset]
     hints = typing.get_type_hints(type(recipe))
     changes: dict[str, Any] = {}
     for setting in choice.settings:
@@ -464,7 +465,7 @@ def _recipe_from(what: Mapping[str, Any]) -> Any:
     fields: dict[str, Any] = {name: _tupled(value) for name, value in what["recipe"].items()}
     views = tuple(View(**{name: _tupled(value) for name, value in view.items()}) for view in fields.pop("views"))
     architecture = Architecture(**fields.pop("architecture"))
-    return find("methods", what["method"]).Recipe(**fields, architecture=architecture, views=views)
+    return find_recipe(what["method"])(**fields, architecture=architecture, views=views)
 
 
 def _tupled(value: Any) -> Any:

@@ -33,6 +33,7 @@ LAYERS = {
         "describe",
         "doctor",
         "training",
+        "recipes",
         "methods",
     ],
     5: ["evaluate", "pretrain", "linear", "finetune"],
@@ -208,6 +209,38 @@ print(sorted({"numpy", "torch", "timm", "torchvision", "sklearn", "faiss", "scip
 def test_help_and_usage_errors_never_wait_for_numpy_or_torch(module, tmp_path, python):
     (tmp_path / "fewvit_cli").symlink_to(ROOT / "cli")
     assert python(LOADED, module, PYTHONPATH=f"{tmp_path}:{ROOT}").stdout.strip() == "[]"
+
+
+MISSPELT = """
+import sys
+from fewvit_cli.main import run
+code = run(sys.argv[1:])
+print(code, sorted({"torch", "timm", "sklearn", "faiss", "scipy"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("pretrain", "dino", "--data", "digits", "--preset", "small/63"), "small/64"),
+        (("pretrain", "dinoo", "--data", "digits"), "dino"),
+        (("finetune", "--data", "digits", "--mode", "lorra"), "lora"),
+        (("linear", "--data", "digits", "--protocol", "dnio/1"), "dino/1"),
+    ],
+)
+def test_a_misspelt_name_of_a_training_never_waits_for_torch(words, told, tmp_path, python):
+    (tmp_path / "fewvit_cli").symlink_to(ROOT / "cli")
+    done = python(MISSPELT, *words, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.stdout.strip() == "2 []"
+    assert f"Did you mean {told}" in done.stderr
+
+
+def test_every_method_has_its_recipe():
+    from fewvit.plugins import find, names
+    from fewvit.recipes import find_recipe
+
+    assert names("recipes") == names("methods")
+    assert all(find("methods", name).Recipe is find_recipe(name) for name in names("methods"))
 
 
 NAMES = """

@@ -258,9 +258,9 @@ def test_pictures_show_the_original_what_is_seen_and_a_perfect_guess_as_the_orig
     assert all(picture.dtype == np.uint8 for picture in shown.values())
 
 
-@pytest.mark.parametrize("name", Mae.presets)
+@pytest.mark.parametrize("name", Mae.Recipe.presets)
 def test_every_preset_has_the_recipe_it_is_named_after(name):
-    r = Mae.presets[name]
+    r = Mae.Recipe.presets[name]
     assert r.betas == (0.9, 0.95)
     assert (r.weight_decay, r.final_weight_decay, r.clip, r.drop_path, r.mask_ratio, r.normalised_pixels) == (0.05, None, 0, 0, 0.75, True)
     assert r.architecture.positions == "mae"

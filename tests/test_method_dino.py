@@ -291,7 +291,7 @@ RELEASED = {
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_paper_preset_is_the_released_run(name):
-    r = Dino.presets[name]
+    r = Dino.Recipe.presets[name]
     temperatures = (r.warmup_teacher_temperature, r.teacher_temperature, r.warmup_teacher_temperature_epochs)
     told = (r.epochs, r.batch_size, r.peak_lr, r.min_lr, *temperatures, r.clip, r.norm_last_layer, r.freeze_last_layer)
     assert told == pytest.approx(RELEASED[name])
@@ -309,9 +309,9 @@ def test_a_paper_preset_is_the_released_run(name):
     assert r.architecture == Family.variants[f"dino_{name.removeprefix('paper/')}"].architecture
 
 
-@pytest.mark.parametrize("name", Dino.presets)
+@pytest.mark.parametrize("name", Dino.Recipe.presets)
 def test_a_presets_first_crops_fill_the_position_table_and_all_are_whole_patches(name):
-    r = Dino.presets[name]
+    r = Dino.Recipe.presets[name]
     sizes = [v.size for v in r.views for _ in range(v.count)]
     assert sizes[0] == sizes[1] == r.architecture.patch * r.architecture.grid
     assert all(size % r.architecture.patch == 0 and size <= sizes[0] for size in sizes)
@@ -322,6 +322,6 @@ def test_a_presets_first_crops_fill_the_position_table_and_all_are_whole_patches
     ("name", "tokens", "millions"), [("small/32", 64, 5.4), ("small/64", 64, 5.4), ("small/64-s", 64, 21.4), ("small/64-p4", 256, 5.4)]
 )
 def test_small_presets_are_small(name, tokens, millions):
-    method = Dino(Dino.presets[name])
+    method = Dino(Dino.Recipe.presets[name])
     assert method.recipe.architecture.grid**2 == tokens
     assert sum(p.numel() for p in method.encoder().parameters()) / 1e6 == pytest.approx(millions, abs=0.1)

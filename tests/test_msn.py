@@ -142,7 +142,7 @@ def test_facts_tell_a_collapse_from_health(msn):
 
 @pytest.mark.parametrize(("name", "kept"), {"paper/vits16": 166, "paper/vitb16": 137, "paper/vitb4": 940, "paper/vitl7": 307}.items())
 def test_as_many_patches_are_kept_as_published(msn, name, kept):
-    msn.recipe = Msn.presets[name]
+    msn.recipe = Msn.Recipe.presets[name]
     found = msn.kept_patches(step())
     patches = msn.recipe.architecture.grid**2
     assert len(found) == len(set(found.tolist())) == kept
@@ -327,9 +327,9 @@ def test_recipes_that_cannot_be_trained_are_refused(change, words):
         Msn(dataclasses.replace(RECIPE, **change))
 
 
-@pytest.mark.parametrize("name", Msn.presets)
+@pytest.mark.parametrize("name", Msn.Recipe.presets)
 def test_every_preset_has_the_recipe_it_is_named_after(name):
-    r = Msn.presets[name]
+    r = Msn.Recipe.presets[name]
     target, anchor, focal = r.views
     assert (target, target.count) == (anchor, 1)
     assert (target.scale, focal.scale) == ((0.3, 1.0), (0.05, 0.3))

@@ -4,70 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones import Architecture, find_variant
-from ..training import recipe as base
+from ..recipes.dino import DinoRecipe
 from ..training.clipping import clip_each
 from ..training.distributed import mean_over_processes, sum_over_processes, world_size
 from ..training.groups import decay_groups
 from ..training.on_cpu import linear
-from ..training.recipe import Step, View
+from ..training.recipe import Step
 from ..training.schedules import dino_cosine, dino_temperature
 from ._trunk import Trunk, start_linears
 
 GLOBALS = 2  # crops that the teacher sees; they come first
 
 
-def _views(size: int, local_size: int, locals_: int, scale: tuple[float, float], local_scale: tuple[float, float]) -> tuple[View, ...]:
-    """Two global crops, which differ in blur and solarisation, and the local ones; blur shrinks with the crop."""
-    colours = View(
-        size, scale, jitter=(0.4, 0.4, 0.2, 0.1), jitter_probability=0.8, grey=0.2, blur_radius=(0.1 * size / 224, 2.0 * size / 224)
-    )
-    return (
-        replace(colours, blur=1.0),
-        replace(colours, blur=0.1, solarise=0.2),
-        replace(colours, size=local_size, scale=local_scale, count=locals_, blur=0.5),
-    )
-
-
 class Dino(nn.Module):
     """Student and teacher of one architecture, the centre of the teacher's logits, and the loss between them."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Recipe(base.Recipe):
-        """The defaults are what the released runs share, or else the official script's."""
-
-        views: tuple[View, ...] = _views(224, 96, 10, (0.25, 1.0), (0.05, 0.25))
-        batch_size: int = 1024
-        lr: float = 5e-4
-        min_lr: float = 1e-6
-        warmup_epochs: float = 10.0
-        weight_decay: float = 0.04
-        final_weight_decay: float | None = 0.4
-        clip: float = 3.0  # of each parameter tensor by itself
-        drop_path: float = 0.1  # of the student
-        outputs: int = 65536  # K, dimensions of the head's output ("out_dim")
-        hidden: int = 2048  # width of the head's two hidden layers
-        bottleneck: int = 256  # width before the last layer
-        norm_last_layer: bool = True  # whether the last layer's row gains stay 1; off, results are better where training is stable
-        freeze_last_layer: int = 1  # epochs during which the last layer gets no gradient
-        student_temperature: float = 0.1
-        teacher_temperature: float = 0.07
-        warmup_teacher_temperature: float = 0.04
-        warmup_teacher_temperature_epochs: int = 30
-        momentum_teacher: float = 0.996  # at the start; a cosine takes it to 1
-        center_momentum: float = 0.9
-
-    presets: ClassVar[Mapping[str, Recipe]]
+    Recipe = DinoRecipe
     family: ClassVar[str] = "dino"
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: DinoRecipe):
         super().__init__()
         self.recipe = recipe
         self.student = _Network(recipe, recipe.drop_path)
@@ -166,7 +127,7 @@ class Dino(nn.Module):
 class _Network(nn.Module):
     """A trunk and its head, under the official names."""
 
-    def __init__(self, recipe: Dino.Recipe, drop_path: float):
+    def __init__(self, recipe: DinoRecipe, drop_path: float):
         super().__init__()
         self.backbone = Trunk(recipe.architecture, drop_path)
         start_linears(self.backbone)  # the patch convolution keeps torch's own start
@@ -184,7 +145,7 @@ class _Network(nn.Module):
 class _Head(nn.Module):
     """Class tokens (B, D) -> logits (B, K): three layers, unit length, then the cosines with K directions times their gains."""
 
-    def __init__(self, recipe: Dino.Recipe):
+    def __init__(self, recipe: DinoRecipe):
         super().__init__()
         width, hidden, bottleneck = recipe.architecture.width, recipe.hidden, recipe.bottleneck
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck))
@@ -221,58 +182,3 @@ def _mean_cross_entropy(predicted: Tensor, targets: Tensor) -> Tensor:
 def _entropy(share: Tensor) -> Tensor:
     """The entropies (...) in nats of distributions (..., K)."""
     return -torch.xlogy(share, share).sum(dim=-1)
-
-
-def _vit(variant: str) -> Architecture:
-    return find_variant(variant)[1].architecture
-
-
-def _small(width: int, patch: int, size: int) -> Dino.Recipe:
-    """For few thousand to few hundred thousand small images.
-
-    Crops of less than 8 % of so few pixels show nothing, so the scales start higher; few images need few outputs, and fixed gains are
-    the stable choice; drop path only costs a small model that trains for a short time.
-    """
-    return Dino.Recipe(
-        architecture=Architecture(width, 12, width // 64, patch, grid=size // patch),
-        views=_views(size, size // 2, 4, (0.3, 1.0), (0.08, 0.3)),
-        epochs=100,
-        batch_size=128,
-        lr=1e-3,
-        drop_path=0.0,
-        outputs=4096,
-        hidden=512,
-        bottleneck=128,
-    )
-
-
-# Sources: the B runs' published arguments; for the S runs the paper's appendix and the authors' answers in the repository, and S/16's
-# value wherever none is known of S/8.
-Dino.presets = {
-    "paper/vits16": Dino.Recipe(
-        architecture=_vit("dino_vits16"), epochs=800, min_lr=1e-5, clip=0.0, norm_last_layer=False, precision="fp16"
-    ),
-    "paper/vits8": Dino.Recipe(architecture=_vit("dino_vits8"), epochs=800, min_lr=1e-5, clip=0.0, norm_last_layer=False),
-    "paper/vitb16": Dino.Recipe(
-        architecture=_vit("dino_vitb16"),
-        epochs=400,
-        lr=7.5e-4,
-        min_lr=2e-6,
-        clip=0.3,
-        freeze_last_layer=3,
-        warmup_teacher_temperature_epochs=50,
-    ),
-    "paper/vitb8": Dino.Recipe(
-        architecture=_vit("dino_vitb8"),
-        epochs=300,
-        batch_size=6 * 176,  # per GPU, GPUs
-        min_lr=2e-6,
-        freeze_last_layer=3,
-        warmup_teacher_temperature=0.03,
-        warmup_teacher_temperature_epochs=50,
-    ),
-    "small/32": _small(192, 4, 32),
-    "small/64": _small(192, 8, 64),
-    "small/64-s": _small(384, 8, 64),
-    "small/64-p4": _small(192, 4, 64),
-}

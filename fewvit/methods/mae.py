@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -11,79 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..backbones import Architecture
 from ..checkpoints import fill
 from ..errors import CheckpointError, UsageError
 from ..images import IMAGENET_MEAN, IMAGENET_STD
+from ..recipes.mae import MaeRecipe
 from ..training.clipping import clip_all
 from ..training.draws import uniforms
 from ..training.groups import decay_groups
-from ..training.recipe import Recipe as SharedRecipe
-from ..training.recipe import Step, View
+from ..training.recipe import Step
 from ..training.schedules import mae_lr
 from ..vit import EPS
 from ._trunk import Trunk
-
-# --- views and architectures of the presets -----------------------------------------------------------------------------------
-
-
-def _paper(width: int, depth: int, heads: int, patch: int = 16) -> dict[str, Any]:
-    return {
-        "architecture": Architecture(width, depth, heads, patch, grid=224 // patch, positions="mae"),
-        "views": (View(224, (0.2, 1.0)),),
-        "epochs": 800,  # the released weights: 1600
-        "batch_size": 4096,
-        "precision": "fp16",
-    }
-
-
-def _small(size: int, patch: int, width: int = 192) -> dict[str, Any]:
-    return {
-        "architecture": Architecture(width, 12, width // 64, patch, grid=size // patch, positions="mae"),
-        "views": (View(size, (0.2, 1.0)),),
-        "epochs": 100,
-        "batch_size": 128,
-        "lr": 1e-3,  # per 256 images: short runs of small batches take larger steps than the paper's
-        "warmup_epochs": 10.0,
-        "decoder_width": 128,
-        "decoder_depth": 2,
-        "decoder_heads": 4,
-    }
-
-
-# --- the method -----------------------------------------------------------------------------------------------------------------
 
 
 class Mae(nn.Module):
     """An encoder that sees few patches, and a small decoder that draws the others from what it says."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Recipe(SharedRecipe):
-        """One view. Defaults are the paper's, appendix A.1."""
-
-        lr: float = 1.5e-4  # per 256 images
-        warmup_epochs: float = 40.0
-        weight_decay: float = 0.05
-        betas: tuple[float, float] = (0.9, 0.95)
-        mask_ratio: float = 0.75  # share of patches that the encoder does not see, drawn for each image
-        normalised_pixels: bool = True  # targets are patches with their own mean and deviation taken off
-        decoder_width: int = 512
-        decoder_depth: int = 8  # blocks
-        decoder_heads: int = 16
-
+    Recipe = MaeRecipe
     family: ClassVar[str] = "mae"
     max_entropy: ClassVar[float | None] = None  # nothing can collapse into a constant target
-    presets: ClassVar[Mapping[str, Recipe]] = {
-        "paper/vitb16": Recipe(**_paper(768, 12, 12)),
-        "paper/vitl16": Recipe(**_paper(1024, 24, 16)),
-        "paper/vith14": Recipe(**_paper(1280, 32, 16, patch=14)),
-        "small/32": Recipe(**_small(32, 4)),
-        "small/64": Recipe(**_small(64, 8)),
-        "small/64-s": Recipe(**_small(64, 8, width=384)),
-        "small/64-p4": Recipe(**_small(64, 4)),
-    }
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: MaeRecipe):
         super().__init__()
         _check(recipe)
         self.recipe = recipe
@@ -282,7 +229,7 @@ def _block(width: int, heads: int) -> nn.Module:
     return Block(width, heads, qkv_bias=True, norm_layer=cast(type[nn.Module], partial(nn.LayerNorm, eps=EPS)))
 
 
-def _check(recipe: Mae.Recipe) -> None:
+def _check(recipe: MaeRecipe) -> None:
     """Raise UsageError for a recipe that cannot be trained."""
     a, size = recipe.architecture, recipe.views[0].size
     if len(recipe.views) != 1 or recipe.views[0].count != 1:

@@ -6,7 +6,6 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,50 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import seeds
-from ..backbones import Architecture
 from ..checkpoints import fill
 from ..errors import CheckpointError, UsageError
+from ..recipes.msn import MsnRecipe
 from ..training.clipping import clip_all
 from ..training.distributed import mean_over_processes, sum_over_processes, world_size
 from ..training.groups import decay_groups
-from ..training.recipe import Recipe as SharedRecipe
-from ..training.recipe import Step, View
+from ..training.recipe import Step
 from ..training.schedules import msn_linear, msn_lr, msn_weight_decay
 from ._trunk import Trunk, start_linears
-
-# --- views and architectures of the presets -----------------------------------------------------------------------------------
-
-
-def _views(size: int, focal: int, focal_count: int) -> tuple[View, ...]:
-    """A target, one random anchor and `focal_count` focal ones; a blur of the paper's 2 pixels at 224 blurs small images as much."""
-    radius = (0.1 * size / 224, 2.0 * size / 224)
-    colours: dict[str, Any] = {"interpolation": "bilinear", "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.2, "blur": 0.5, "blur_radius": radius}
-    whole = View(size, (0.3, 1.0), **colours)
-    return (whole, whole, View(focal, (0.05, 0.3), count=focal_count, **colours))
-
-
-def _paper(width: int, depth: int, patch: int, patch_drop: float, epochs: int) -> dict[str, Any]:
-    architecture = Architecture(width, depth, width // 64, patch, grid=224 // patch, positions="msn")
-    return {"architecture": architecture, "views": _views(224, 96, 10), "patch_drop": patch_drop, "epochs": epochs, "batch_size": 1024}
-
-
-def _small(size: int, patch: int, width: int = 192, focal: int = 16) -> dict[str, Any]:
-    return {
-        "architecture": Architecture(width, 12, width // 64, patch, grid=size // patch, positions="msn"),
-        "views": _views(size, focal, 4),
-        "epochs": 100,
-        "batch_size": 128,
-        "lr": 5e-4,
-        "lr_batch": 128,  # scaled: small runs differ in batch size more than in anything else
-        "start_lr": 1e-4,
-        "warmup_epochs": 10.0,
-        "projector_width": 512,
-        "out_width": 128,
-        "prototypes": 256,
-    }
-
-
-# --- the method -----------------------------------------------------------------------------------------------------------------
 
 
 class Msn(nn.Module):
@@ -66,48 +30,10 @@ class Msn(nn.Module):
     The target is the average of weights, sharpened and balanced over the batch; nothing else keeps the prototypes from being one.
     """
 
-    @dataclass(frozen=True, kw_only=True)
-    class Recipe(SharedRecipe):
-        """Views in this order: one target, the random anchors (patches are left out of these alone), focal anchors.
-
-        Defaults are those of the released ViT-S/16. Its published 67.2 % (1 % of the labels) comes from memax_weight=5, sinkhorn=false.
-        """
-
-        lr: float = 1e-3
-        lr_batch: int | None = None  # MSN's learning rate is absolute
-        start_lr: float = 2e-4  # where warm-up begins; scaled as `lr` is
-        min_lr: float = 1e-6  # never reached: the schedules' horizon is 1.25 times the run
-        warmup_epochs: float = 15.0
-        weight_decay: float = 0.04
-        final_weight_decay: float | None = 0.4
-        clip: float = 3.0  # of the anchor network's gradient as a whole; prototypes are never clipped
-        momentum: tuple[float, float] = (0.996, 1.0)  # of the target's weights: start and end of a line that the run leaves at 80 %
-        patch_drop: float = 0.15  # share of patches left out of random anchors
-        temperature: float = 0.1  # tau, of the softmax over prototypes
-        sharpening: tuple[float, float] = (0.25, 0.25)  # T, targets are p^(1/T): start and end of a line as of `momentum`
-        sinkhorn: bool = True  # targets of a batch use all prototypes equally
-        sinkhorn_rounds: int = 3
-        memax_weight: float = 1.0  # lambda, of log K minus the entropy of the mean prediction
-        entropy_weight: float = 0.0  # of the mean entropy of the anchors' predictions
-        label_smoothing: float = 0.0  # share of every prediction that is spread over all prototypes
-        prototypes: int = 1024  # K
-        projector_width: int = 2048
-        out_width: int = 256  # of projections and prototypes
-
+    Recipe = MsnRecipe
     family: ClassVar[str] = "msn"
-    presets: ClassVar[Mapping[str, Recipe]] = {
-        "paper/vits16": Recipe(**_paper(384, 12, 16, 0.15, 800)),
-        "paper/vitb16": Recipe(**_paper(768, 12, 16, 0.3, 600)),
-        "paper/vitl16": Recipe(**_paper(1024, 24, 16, 0.5, 600)),  # the ablation's best patch_drop
-        "paper/vitb4": Recipe(**_paper(768, 12, 4, 0.7, 400)),  # the released weights are those after 300 of these epochs
-        "paper/vitl7": Recipe(**_paper(1024, 24, 7, 0.7, 200)),
-        "small/32": Recipe(**_small(32, 4)),
-        "small/64": Recipe(**_small(64, 8, focal=32)),
-        "small/64-s": Recipe(**_small(64, 8, width=384, focal=32)),
-        "small/64-p4": Recipe(**_small(64, 4, focal=32)),
-    }
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: MsnRecipe):
         super().__init__()
         _check(recipe)
         self.recipe = recipe
@@ -291,7 +217,7 @@ def _target_facts(targets: Tensor) -> dict[str, Tensor]:
 class _Network(nn.Module):
     """A trunk and the projector on its normed class token; `fc` is MSN's name for it."""
 
-    def __init__(self, recipe: Msn.Recipe):
+    def __init__(self, recipe: MsnRecipe):
         super().__init__()
         width, hidden = recipe.architecture.width, recipe.projector_width
         self.trunk = Trunk(recipe.architecture, recipe.drop_path)
@@ -363,7 +289,7 @@ def _own(name: str) -> str:
     return short if short.startswith("fc.") else f"trunk.{short}"
 
 
-def _check(recipe: Msn.Recipe) -> None:
+def _check(recipe: MsnRecipe) -> None:
     """Raise UsageError for a recipe that cannot be trained."""
     if len(recipe.views) < 2 or recipe.views[0].count != 1:
         raise UsageError(

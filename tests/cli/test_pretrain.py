@@ -25,9 +25,11 @@ def smallest(monkeypatch, tmp_path):
     monkeypatch.setenv("FEWVIT_CACHE_DIR", str(tmp_path / "cache"))
     for method in ("dino", "msn", "mae"):
         kind = find("methods", method)
-        small = kind.presets["small/32"]
+        small = kind.Recipe.presets["small/32"]
         architecture = dataclasses.replace(small.architecture, width=64, depth=2, heads=1)
-        monkeypatch.setattr(kind, "presets", {**kind.presets, "test/tiny": dataclasses.replace(small, architecture=architecture)})
+        monkeypatch.setattr(
+            kind.Recipe, "presets", {**kind.Recipe.presets, "test/tiny": dataclasses.replace(small, architecture=architecture)}
+        )
 
 
 def pretrain(fewvit, method, images, out, *more):
