@@ -25,9 +25,12 @@ import torch
 from fewvit.evaluate.knn import score_knn
 from fewvit.features import FeatureSet
 from fewvit.neighbors import Bank, normalise
+from fewvit.softmax_batches import solve_together
+from fewvit.softmax_regression import Solution, solve
 
 from . import official
 from .gpu_pretrain import pretraining
+from .logistic import LAMBDA, support
 from .measure import RESULTS, Claim, Outcome, cores, round_robin, rounded, show, write
 from .pictures import as_input, numbered, synthetic_jpeg
 
@@ -47,9 +50,10 @@ class Sizes:
     many_k: int = 3000  # beyond the 2048 of FAISS on a GPU
     large: tuple[int, int, int] = (1_280_000, 50_000, 768)
     rounds: int = 5
+    classes: int = 1000  # of the logistic regressions
 
 
-REHEARSAL = Sizes("cpu", 4, ("dino_vitt16",), 48, 4, (3000, 20), 2500, (3000, 200, 32), 2)
+REHEARSAL = Sizes("cpu", 4, ("dino_vitt16",), 48, 4, (3000, 20), 2500, (3000, 200, 32), 2, 10)
 
 
 # ---- features ------------------------------------------------------------------------------------------------------------------
@@ -221,6 +225,30 @@ def _wait(tensor: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
+# ---- logistic regression -------------------------------------------------------------------------------------------------------
+
+
+def logistic(sizes: Sizes) -> Outcome:
+    """Nine low-shot trials (1, 2 and 5 shots, three of each) fitted one after the other and together; the optimum is that of a CPU."""
+    trials = [support(sizes.classes, shots, 384, seed) for shots in (1, 2, 5) for seed in range(3)]
+
+    def alone(_: Any) -> list[Solution]:
+        return [solve(*one, sizes.classes, LAMBDA, device=sizes.device) for one in trials]
+
+    def together(_: Any) -> list[Solution]:
+        return solve_together(trials, sizes.classes, [LAMBDA] * len(trials), device=sizes.device)
+
+    names = ("nine fits alone", "nine trials together")
+    timing = round_robin({names[0]: alone, names[1]: together}, [None], sizes.rounds)
+    on_cpu = [solve(*one, sizes.classes, LAMBDA).objective for one in trials]
+    apart = max(abs(found.objective / wanted - 1) for found, wanted in zip(together(None), on_cpu, strict=True))
+    claims = [
+        Claim("Nine trials fitted together, time", "nine fits alone", 1 / timing.ratio(names[1], names[0]), "x", "<= 0.6"),
+        Claim("Their objectives, largest relative difference", "the CPU's", apart, "", "<= 2e-6"),
+    ]
+    return Outcome(claims, timing.rows(names[0], len(trials)))
+
+
 # ---- extraction ----------------------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +349,7 @@ PARTS: dict[str, tuple[Callable[[Sizes], Outcome], str]] = {
     "features": (features, "features on a GPU beside the CPU's"),
     "neighbors": (neighbors, "neighbours on a GPU beside a float64 brute force"),
     "extraction": (extraction, "images to cached features on a GPU"),
+    "logistic": (logistic, "nine logistic regressions of 1000 classes on a GPU"),
     "pretraining": (pretraining, "pretraining steps on a GPU"),
     "knn": (imagenet_knn, "k-NN at ImageNet's size on a GPU"),
 }

@@ -27,9 +27,9 @@ LAMBDA, GAP = 0.0025, 1e-6
 _LADDER = (1e-6, 3e-7, 1e-7, 3e-8, 1e-8, 3e-9, 1e-9)  # scikit-learn's tol
 
 
-def support(classes: int, shots: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def support(classes: int, shots: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Centred unit rows (n, D) as MSN's script makes them, and labels (n,)."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     spectrum = np.arange(1, width + 1) ** -0.5
     rotation = np.linalg.qr(random.normal(size=(width, width)))[0]
     labels = np.repeat(np.arange(classes), shots)

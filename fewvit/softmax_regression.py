@@ -21,13 +21,13 @@ from .products import Products
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MEMORY = 10  # pairs of steps and gradient changes that are remembered
-_ARMIJO = 1e-4
-_HALVINGS = 30  # of a step that does not lead down, before the solver gives up
+MEMORY = 10  # pairs of steps and gradient changes that are remembered
+ARMIJO = 1e-4
+HALVINGS = 30  # of a step that does not lead down, before the solver gives up
 _BLOCK_BYTES = 1 << 20  # of logits: a block stays in the cache of a core
 _EXACT_ROWS = 1024
-_ROUNDING = 1e-7  # of P in float32
-_REFRESH = 25  # iterations between products that undo the rounding of the updated logits
+ROUNDING = 1e-7  # of P in float32
+REFRESH = 25  # iterations between products that undo the rounding of the updated logits
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def solve(
     """
     import torch
 
-    x, y, frame = _loaded(features, labels, intercept, dtype, device)
+    x, y, frame = loaded(features, labels, intercept, dtype, device)
     problem = _Problem(x, y, n_classes, lambd / len(x), free_columns=int(intercept))
     weights, gap, iterations = _descend(problem, torch.zeros(n_classes, x.shape[1], dtype=x.dtype, device=device), tol, max_iter)
     if gap > tol and iterations < max_iter and dtype == "float32":  # rounding hid the way down
@@ -70,7 +70,7 @@ def solve(
         problem = _Problem(x, y, n_classes, lambd / len(x), free_columns=int(intercept))
         weights, gap, more = _descend(problem, weights.double(), tol, max_iter - iterations)
         iterations += more
-    objective = _exactly(problem, weights, y)
+    objective = exact_objective(x, y, weights, problem.mu, problem.penalised)
     return Solution(*frame.leave(weights, dtype), objective, gap, iterations, gap <= tol)
 
 
@@ -92,7 +92,7 @@ def penalty_path(
     """
     import torch
 
-    x, y, frame = _loaded(features, labels, intercept, dtype, device)
+    x, y, frame = loaded(features, labels, intercept, dtype, device)
     problem = _Problem(x, y, n_classes, 1.0, free_columns=int(intercept))
     weights = torch.zeros(n_classes, x.shape[1], dtype=x.dtype, device=device)
     for lambd in lambdas:
@@ -103,7 +103,7 @@ def penalty_path(
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """The coordinates that the search is made in."""
 
     basis: Tensor | None  # (D, r) of the rows' span; None: the features' own
@@ -123,7 +123,7 @@ class _Frame:
         return weights.to(wanted).cpu().numpy(), constant.to(wanted).cpu().numpy()
 
 
-def _loaded(features: np.ndarray, labels: np.ndarray, intercept: bool, dtype: str, device: str) -> tuple[Tensor, Tensor, _Frame]:
+def loaded(features: np.ndarray, labels: np.ndarray, intercept: bool, dtype: str, device: str) -> tuple[Tensor, Tensor, Frame]:
     """The rows (n, r) in the frame of the search, with a column of ones for a constant, and the labels (n,).
 
     With a constant the rows are moved to their mean, which changes no prediction and no penalty: far from the origin, W and the
@@ -135,7 +135,7 @@ def _loaded(features: np.ndarray, labels: np.ndarray, intercept: bool, dtype: st
     y = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     shift = x.mean(dim=0, dtype=torch.float64).to(x) if intercept else None
     x, basis = _in_span(x if shift is None else x - shift)
-    return (torch.cat([x, torch.ones_like(x[:, :1])], dim=1) if intercept else x), y, _Frame(basis, shift)
+    return (torch.cat([x, torch.ones_like(x[:, :1])], dim=1) if intercept else x), y, Frame(basis, shift)
 
 
 def _in_span(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -212,14 +212,14 @@ class _Problem:
         return float(weights[:, : self.penalised].square().sum(dim=1).double().sum())
 
 
-def _exactly(problem: _Problem, weights: Tensor, y: Tensor) -> float:
-    """P(W) in float64, a block of rows at a time: float32 knows small losses to five digits only."""
+def exact_objective(x: Tensor, y: Tensor, weights: Tensor, mu: float, penalised: int) -> float:
+    """P(W) in float64, a block of rows at a time: float32 knows small losses to five digits only. The first `penalised` columns are."""
     wide, loss = weights.double(), 0.0
-    for start in range(0, problem.n, _EXACT_ROWS):
+    for start in range(0, len(x), _EXACT_ROWS):
         part = slice(start, start + _EXACT_ROWS)
-        logits = problem.x[part].double() @ wide.T
+        logits = x[part].double() @ wide.T
         loss += float((logits.logsumexp(dim=1) - logits.gather(1, y[part, None])[:, 0]).sum())
-    return loss / problem.n + 0.5 * problem.mu * problem.square(wide)
+    return loss / len(x) + 0.5 * mu * float(wide[:, :penalised].square().sum())
 
 
 def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> tuple[Tensor, float, int]:
@@ -241,12 +241,12 @@ def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> t
         if curvature <= 0:  # rounding: P is strictly convex
             break
         step = -descent / curvature
-        for _ in range(_HALVINGS):
+        for _ in range(HALVINGS):
             moved = weights + step * direction
-            afresh = iteration % _REFRESH == _REFRESH - 1
+            afresh = iteration % REFRESH == REFRESH - 1
             there = problem.logits(moved) if afresh else [a.add(b, alpha=step) for a, b in zip(logits, slopes, strict=True)]
             new_value, new_gradient, new_probabilities = problem.at(there, moved)
-            if new_value <= value + _ARMIJO * step * descent + _ROUNDING * abs(value):
+            if new_value <= value + ARMIJO * step * descent + ROUNDING * abs(value):
                 break
             step /= 2
         else:
@@ -268,9 +268,9 @@ class _Memory:
         product = float((step * change).sum())
         if product <= 0:  # rounding: the problem is strictly convex
             return
-        self.steps = [*self.steps, step][-_MEMORY:]
-        self.changes = [*self.changes, change][-_MEMORY:]
-        self.inverses = [*self.inverses, 1 / product][-_MEMORY:]
+        self.steps = [*self.steps, step][-MEMORY:]
+        self.changes = [*self.changes, change][-MEMORY:]
+        self.inverses = [*self.inverses, 1 / product][-MEMORY:]
 
     def direction(self, gradient: Tensor) -> Tensor:
         """-H gradient, by the two-loop recursion."""

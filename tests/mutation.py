@@ -47,6 +47,7 @@ TESTS = {  # module -> the words after `pytest`
     "vote": ["tests/test_vote.py"],
     "calibration": ["tests/test_calibration.py"],
     "softmax_regression": ["tests/test_logistic.py"],
+    "softmax_batches": ["tests/test_softmax_batches.py"],
     "checkpoints": ["tests/test_checkpoints.py"],
     "classifiers/_labels": ["tests/test_classifiers.py"],
     "classifiers/knn": ["tests/test_classifiers.py", "-k", "KNNClassifier or not scikit_learns_checks"],

@@ -138,7 +138,7 @@ def test_logits_are_computed_afresh_every_so_many_steps_and_updated_between(monk
     monkeypatch.setattr(softmax_regression._Problem, "logits", lambda problem, w: products.append(w) or real(problem, w))
     for every in (1, 2, 5, 10**6):
         products.clear()
-        monkeypatch.setattr(softmax_regression, "_REFRESH", every)
+        monkeypatch.setattr(softmax_regression, "REFRESH", every)
         steps = solve(rows, numbers, 13, 0.0025, tol=1e-8, dtype="float64").iterations
         assert steps > 10
         assert len(products) == 1 + steps // every  # one to begin with; no step had to be halved
@@ -147,9 +147,9 @@ def test_logits_are_computed_afresh_every_so_many_steps_and_updated_between(monk
 def test_refreshed_logits_undo_rounding(monkeypatch):
     x, y = clustered(classes=13, shots=5, width=7, spread=3.0)
     rows, numbers = prepared(x), np.unique(y, return_inverse=True)[1]
-    monkeypatch.setattr(softmax_regression, "_REFRESH", 1)
+    monkeypatch.setattr(softmax_regression, "REFRESH", 1)
     often = solve(rows, numbers, 13, 0.0025, tol=1e-6)
-    monkeypatch.setattr(softmax_regression, "_REFRESH", 10**6)
+    monkeypatch.setattr(softmax_regression, "REFRESH", 10**6)
     never = solve(rows, numbers, 13, 0.0025, tol=1e-6)
     assert often.objective == pytest.approx(never.objective, rel=2e-6)
 

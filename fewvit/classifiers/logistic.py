@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..calibration import stratified_folds
 from ..errors import NumericalError, counted
+from ..softmax_batches import batches_pay, solve_together
 from ..softmax_regression import Solution, penalty_path, solve
 from ._labels import numbered
 
@@ -54,14 +56,31 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any) -> LogisticRegression:
         """Find W for rows (n, D) and labels (n,)."""
+        self.fit_together([self], [(X, y)])
+        return self
+
+    @staticmethod
+    def fit_together(estimators: Sequence[LogisticRegression], sets: Sequence[tuple[Any, Any]]) -> None:
+        """Fit each estimator on its own (X, y); on a GPU problems of one shape are solved as one. Their options are the same but for lambda."""
+        taken = [estimator._taken(X, y) for estimator, (X, y) in zip(estimators, sets, strict=True)]
+        for n_classes in {len(estimator.classes_) for estimator in estimators}:
+            group = [i for i, estimator in enumerate(estimators) if len(estimator.classes_) == n_classes]
+            first = estimators[group[0]]
+            found = first._solved([taken[i] for i in group], n_classes, [estimators[i].lambd_ for i in group])
+            for i, solution in zip(group, found, strict=True):
+                estimators[i]._keep(solution)
+
+    def _taken(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The rows as they are fitted and their labels' numbers; classes and lambda are settled."""
         X, y = validate_data(self, X, y, dtype=(np.float64 if self.dtype == "float64" else np.float32), ensure_min_samples=1)
         self.classes_, numbers = numbered(y)
         rows = self._prepared(X)
         self.lambd_, self.why_ = self._chosen(rows, numbers)
-        solution = self._solved(rows, numbers, len(self.classes_), self.lambd_)
+        return rows, numbers
+
+    def _keep(self, solution: Solution) -> None:
         self.coef_, self.intercept_ = solution.weights, solution.intercept  # (C, D), (C,)
         self.objective_, self.gap_, self.n_iter_ = solution.objective, solution.gap, solution.iterations
-        return self
 
     def _logits(self, X: Any) -> np.ndarray:
         """Logits (Q, C)."""
@@ -93,28 +112,32 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         flat = length <= 1e-6 * np.abs(X).max(axis=1, keepdims=True, initial=0)  # constant rows: centring leaves rounding only
         return np.where(flat, 0, rows / np.where(flat, 1, length)).astype(X.dtype)
 
-    def _solved(self, rows: np.ndarray, numbers: np.ndarray, n_classes: int, lambd: float) -> Solution:
+    def _solved(self, sets: Sequence[tuple[np.ndarray, np.ndarray]], n_classes: int, lambdas: Sequence[float]) -> list[Solution]:
+        """A solution for each set and its lambda. Raises NumericalError for one that does not converge."""
         from ..engines import resolve_device
 
-        if not lambd > 0:
-            raise ValueError(f"lambd = {lambd}: it must be above zero, or None to have it chosen")
-        solution = solve(
-            rows,
-            numbers,
-            n_classes,
-            lambd,
-            intercept=self.intercept,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            dtype=self.dtype,
-            device=resolve_device(self.device),
-        )
-        if not solution.converged:
-            raise NumericalError(
-                f"logistic regression stopped after {counted(solution.iterations, 'iteration')} at a relative gap of {solution.gap:.2g}, above tol = {self.tol:g}",
-                fix="Raise max_iter, use dtype=float64, or a larger lambda.",
-            )
-        return solution
+        for lambd in lambdas:
+            if not lambd > 0:
+                raise ValueError(f"lambd = {lambd}: it must be above zero, or None to have it chosen")
+        device = resolve_device(self.device)
+        how: dict[str, Any] = {
+            "intercept": self.intercept,
+            "tol": self.tol,
+            "max_iter": self.max_iter,
+            "dtype": self.dtype,
+            "device": device,
+        }
+        if len(sets) > 1 and batches_pay(device):
+            found = solve_together(sets, n_classes, lambdas, **how)
+        else:
+            found = [solve(*one, n_classes, lambd, **how) for one, lambd in zip(sets, lambdas, strict=True)]
+        for solution in found:
+            if not solution.converged:
+                raise NumericalError(
+                    f"logistic regression stopped after {counted(solution.iterations, 'iteration')} at a relative gap of {solution.gap:.2g}, above tol = {self.tol:g}",
+                    fix="Raise max_iter, use dtype=float64, or a larger lambda.",
+                )
+        return found
 
     def _chosen(self, rows: np.ndarray, numbers: np.ndarray) -> tuple[float, str]:
         """(lambda, why): as given, or the one with the best accuracy on held-out rows; among equals the largest."""
@@ -132,8 +155,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         right = dict.fromkeys(GRID, 0)
         fold = stratified_folds(numbers, folds, self.seed)
         for kept, held in ((fold != f, fold == f) for f in range(folds)):
-            for lambd in GRID:
-                right[lambd] += _hits(self._solved(rows[kept], numbers[kept], int(numbers.max()) + 1, lambd), rows[held], numbers[held])
+            part = (rows[kept], numbers[kept])
+            for lambd, solution in zip(GRID, self._solved([part] * len(GRID), int(numbers.max()) + 1, GRID), strict=True):
+                right[lambd] += _hits(solution, rows[held], numbers[held])
         best = max(right.values())
         lambd = max(lambd for lambd, hits in right.items() if hits == best)
         return lambd, f"best of {len(GRID)} by {folds}-fold cross-validation, {100 * best / len(rows):.1f} % right"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..calibration import confusion_matrix, cross_validated_temperature
 from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, shared_rows
@@ -118,7 +120,7 @@ def evaluate_lowshot(
     one = len(options.settings) * len(splits) == 1 and not where
     for method, settings in options.settings.items():
         for shots in dict.fromkeys(split.shots for split in splits):
-            cells = [_cell(method, settings, split, train, test, options, protocol) for split in splits if split.shots == shots]
+            cells = _cells(method, settings, [split for split in splits if split.shots == shots], train, test, options, protocol)
             for cell in cells:
                 suffix = "" if one else ".".join(filter(None, (where, method, str(shots), str(cell.split.trial))))
                 for path in _keep(cell, test, options, suffix):
@@ -151,20 +153,44 @@ def _named(split: Split) -> str:
     return f"{split.shots} {'shot' if split.shots == 1 else 'shots'}" if isinstance(split.shots, int) else split.shots
 
 
-def _cell(
-    method: str, settings: Mapping[str, Any], split: Split, train: FeatureSet, test: FeatureSet, options: LowShotOptions, protocol: str
-) -> _Cell:
-    """Fit on the labelled rows, then judge; nothing of the test set but its features is in reach of the fit."""
-    x, y = train.features[split.train], train.labels[split.train]
-    make = factory(method, settings, len(split.train), split, options, protocol)
+def _cells(
+    method: str,
+    settings: Mapping[str, Any],
+    splits: Sequence[Split],
+    train: FeatureSet,
+    test: FeatureSet,
+    options: LowShotOptions,
+    protocol: str,
+) -> list[_Cell]:
+    """Fit on the labelled rows of each split, then judge; nothing of the test set but its features is in reach of the fits."""
+    makes = [factory(method, settings, len(split.train), split, options, protocol) for split in splits]
+    sets = [(train.features[split.train], train.labels[split.train]) for split in splits]
+    estimators = [make() for make in makes]
     try:
-        estimator = make().fit(x, y)
+        _fit(estimators, sets)
     except ValueError as error:
-        raise unfit(f"{method} on {_named(split)}", error) from error
-    temperature = 1.0
-    if options.calibrate and not getattr(estimator, "transductive", False):
-        temperature = cross_validated_temperature(lambda: _loosened(make(), estimator), x, y, seed=options.seed)
-    return _Cell(method, split, estimator, judge(estimator, test, temperature), temperature)
+        raise unfit(f"{method} on {_named(splits[0])}", error) from error
+    cells = []
+    for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
+        temperature = 1.0
+        if options.calibrate and not getattr(estimator, "transductive", False):
+            temperature = _temperature(make, estimator, x, y, options.seed)
+        cells.append(_Cell(method, split, estimator, judge(estimator, test, temperature), temperature))
+    return cells
+
+
+def _fit(estimators: Sequence[Any], sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Fit each estimator on its own rows and labels, together where the classifier knows how to."""
+    together = getattr(type(estimators[0]), "fit_together", None)
+    if together is not None:
+        together(estimators, sets)
+        return
+    for estimator, (x, y) in zip(estimators, sets, strict=True):
+        estimator.fit(x, y)
+
+
+def _temperature(make: Callable[[], Any], estimator: Any, x: np.ndarray, y: np.ndarray, seed: int) -> float:
+    return cross_validated_temperature(lambda: _loosened(make(), estimator), x, y, seed=seed)
 
 
 def factory(method: str, settings: Mapping[str, Any], rows: int, split: Split, options: LowShotOptions, protocol: str) -> Callable[[], Any]:
