@@ -146,7 +146,7 @@ def _trainings(runs: list[str]) -> dict[str, Any]:
             found[_title(run)] = {k: manifest["what"][k] for k in ("method", "preset", "seed")} | {
                 "epochs": manifest["what"]["recipe"]["epochs"]
             }
-            found[_title(run)]["images_per_second"] = result["run"]["images_per_second"] if result else None
+            found[_title(run)]["images_per_second"] = result.run["images_per_second"] if result else None
     return found
 
 

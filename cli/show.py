@@ -169,22 +169,21 @@ class Screen:
 
 
 class TrainingLine:
-    """The live line of a training run: step, speed, time left, loss."""
+    """The live line of a run: which of its trainings where there are several, step, speed, time left, loss."""
 
     def __init__(self, screen: Screen):
-        self._screen, self._started, self._first = screen, time.monotonic(), -1
+        self._screen, self._what, self._started, self._first = screen, "", time.monotonic(), -1
 
-    def __call__(self, p: TrainingProgress) -> None:
+    def __call__(self, what: str, p: TrainingProgress) -> None:
+        if what != self._what:
+            self._what, self._started, self._first = what, time.monotonic(), -1
         if self._first < 0:
             self._first = p.step - 1
         elapsed = time.monotonic() - self._started
         left = elapsed / max(p.step - self._first, 1) * (p.total - p.step)
         loss = f"  loss {p.facts['loss']:.4f}" if "loss" in p.facts else ""
-        self._screen.line(
-            f"epoch {p.epoch + 1}/{p.epochs}  step {p.step}/{p.total}{loss}  {p.images_per_second:.0f} images/s",
-            left,
-            done=p.step == p.total,
-        )
+        text = f"epoch {p.epoch + 1}/{p.epochs}  step {p.step}/{p.total}{loss}  {p.images_per_second:.0f} images/s"
+        self._screen.line(f"{what}  {text}".lstrip(), left, done=p.step == p.total)
 
 
 def _text(value: Any) -> Any:

@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from . import images as pixels_of
 from .bundle import Bundle, save_bundle
 from .cache import Cache
-from .datasets import Dataset, Listing, open_pair, select
+from .datasets import Dataset, Listing, open_pair, select, told
 from .digests import DigestMemory
-from .errors import DataError, NumericalError, UnknownName, UsageError, counted
+from .errors import DataError, NumericalError, UsageError, counted
 from .evaluate.fit import recipe_of as bundle_recipe
 from .evaluate.inputs import Backbones, labelled, require_classes
 from .evaluate.judge import judge
@@ -33,16 +32,18 @@ from .extract import Work, extract
 from .features import FeatureSet, shared_rows
 from .files import replacing, write_json
 from .images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from .options import Setting, typed
 from .pipeline import FeatureOptions, Pipeline, settle
 from .results import Result, manifest
 from .runs import RunFolder
 from .seeds import seed_of
 from .specs import Access, BackboneSpec, build, origin_of, resolve
 from .splits import Split, n_per_class
+from .training import request
 from .training.choosing import Curve, Found, held_out, judged
-from .training.modes import MODES, TuningRecipe, recipe_for
+from .training.modes import TuningRecipe, check_mode, recipe_for
 from .training.recipe import View
+from .training.request import NetworkChanges, changed, require_at_least, require_computable
+from .training.request import NetworkEffort as Effort
 
 FROZEN = ("knn", "centroid", "logistic")  # baselines
 FILES = {"full": "model.safetensors"}  # what a mode writes; the others an adapter
@@ -61,7 +62,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(NetworkChanges):
     """What is fine-tuned, and on what. Every field can change the outcome."""
 
     mode: str
@@ -71,49 +72,19 @@ class Choice:
     test: str | None = None
     shots: int = 5
     trial: int = 0
-    settings: Sequence[Setting] = ()
-    epochs: int | None = None  # None: the mode's
-    batch_size: int | None = None
-    precision: str | None = None  # of training; features are judged in fp32
-    accumulate: int = 1
-    seed: int = 0
     img_size: str | None = None
     decode: str = "fast"
     allow_fewer: bool = False
-    max_bad: str = "0"
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How it is carried out; nothing here changes the outcome."""
+@dataclass(frozen=True, kw_only=True)
+class Audience(request.Audience):
+    """Who is told what; features have a progress of their own."""
 
-    device: str = "auto"
-    workers: int | None = None
-    save_every: int = 500
-    log_every: int = 10
-    checkpoint_activations: bool = False
-    max_pixels: int = pixels_of.MAX_PIXELS
-
-
-@dataclass(frozen=True)
-class Audience:
-    """Who is told what."""
-
-    say: Callable[[str], None] = lambda line: None
-    progress: Callable[[str, Any], None] = lambda what, progress: None
     extraction: Callable[[Any], None] | None = None
-    skipped: Callable[[Sequence[dict[str, str]]], None] = lambda records: None
 
 
 # ---- what is to be done
-
-
-def check_mode(mode: str) -> str:
-    """The mode's name as it is spelled here. Raises UnknownName."""
-    name = mode.replace("_", "-")
-    if name not in MODES:
-        raise UnknownName("mode", mode, MODES)
-    return name
 
 
 def recipe_of(choice: Choice, pipeline: Pipeline, labels: int, per_class: int) -> tuple[TuningRecipe, list[float]]:
@@ -121,7 +92,8 @@ def recipe_of(choice: Choice, pipeline: Pipeline, labels: int, per_class: int) -
     spec, preprocess = pipeline.spec, pipeline.preprocess
     view = View(preprocess.crop[0], (1.0, 1.0), interpolation=preprocess.interpolation)
     recipe, grid = recipe_for(choice.mode, spec.architecture, view, spec.family, labels, per_class)
-    changes = dict(_changes(choice))
+    options = set(typing.get_type_hints(TuningRecipe)) - {"architecture", "views", "mode", "betas"}
+    changes = changed(choice, TuningRecipe, options, choice.mode, "mode", ("epochs", "batch_size", "precision"))
     epochs = changes.get("epochs", recipe.epochs)
     if epochs < recipe.epochs:  # a shorter run has a shorter warm-up
         changes.setdefault("warmup_epochs", round(recipe.warmup_epochs * epochs / recipe.epochs, 3))
@@ -133,34 +105,14 @@ def recipe_of(choice: Choice, pipeline: Pipeline, labels: int, per_class: int) -
     return recipe, [recipe.lr] if "lr" in changes else grid
 
 
-def _changes(choice: Choice) -> typing.Iterator[tuple[str, Any]]:
-    """Fields of the recipe that were set, with their values."""
-    hints = typing.get_type_hints(TuningRecipe)
-    options = sorted(set(hints) - {"architecture", "views", "mode", "betas"})
-    for setting in choice.settings:
-        if setting.plugin not in ("", choice.mode.replace("-", "_")):
-            raise UsageError(f"--set {setting.plugin}.{setting.name}: the mode is {choice.mode}")
-        if setting.name not in options:
-            raise UnknownName("option", setting.name, options)
-        yield setting.name, typed(setting, hints[setting.name])
-    for name in ("epochs", "batch_size", "precision"):
-        if getattr(choice, name) is not None:
-            yield name, getattr(choice, name)
-
-
 def _check(recipe: TuningRecipe, choice: Choice, preprocess: Preprocess) -> None:
-    for name in ("epochs", "batch_size", "patience"):
-        if getattr(recipe, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(recipe, name)}: at least 1")
+    require_at_least(recipe, {"epochs": 1, "batch_size": 1, "patience": 1})
     for name in ("flip", "erase", "label_smoothing", "drop_path"):
         if not 0 <= getattr(recipe, name) <= 1:
             raise UsageError(f"--set {name}={getattr(recipe, name)}: a number from 0 to 1")
     if not 0 < recipe.crop <= 1:
         raise UsageError(f"--set crop={recipe.crop}: a share of the picture above 0 and up to 1")
-    if recipe.precision not in ("fp32", "bf16", "fp16"):
-        raise UsageError(f"--precision {recipe.precision!r} is not one of fp32, bf16, fp16")
-    if recipe.batch_size % choice.accumulate:
-        raise UsageError(f"--accumulate {choice.accumulate} does not divide a batch of {recipe.batch_size}")
+    require_computable(recipe, choice.accumulate)
     if recipe.pool == "fc_norm" and recipe.head == "probe":
         raise UsageError("--set pool=fc_norm goes with head=linear: the frozen backbone has no such feature to begin with")
     if recipe.pool == "fc_norm" and choice.mode != "full":
@@ -184,7 +136,7 @@ def run_finetune(
     if choice.shots < 1 or choice.trial < 0:
         raise UsageError(f"--shots {choice.shots} --trial {choice.trial}: shots from 1, trials from 0")
     memory = cache.digests() if cache is not None else DigestMemory()
-    train_set, test_set = (_told(side, audience.say) for side in open_pair(choice.data, choice.train, choice.test, listing))
+    train_set, test_set = (told(side, audience.say) for side in open_pair(choice.data, choice.train, choice.test, listing))
     split = n_per_class(train_set.labels, train_set.classes, [choice.shots], choice.trial + 1, choice.seed, allow_fewer=choice.allow_fewer)[
         choice.trial
     ]
@@ -201,7 +153,7 @@ def run_finetune(
         wait_for_all()
         stored = folder.result()
         if stored is not None:
-            return Result(stored["task"], stored["rows"], stored["run"]) if rank() == 0 else None, None
+            return stored if rank() == 0 else None, None
         effort = dataclasses.replace(effort, device=device)
         return _Finetuning(choice, recipe, grid, effort, folder, pipeline, chosen, test_set, access, cache, memory, audience).run()
 
@@ -217,14 +169,6 @@ def resolve_source(source: Source, access: Access, memory: DigestMemory) -> Back
         family=source.family,
         seed=source.seed,
     )
-
-
-def _told(dataset: Dataset, say: Callable[[str], None]) -> Dataset:
-    for reason, count in dataset.left_out.items():
-        say(f"{dataset.name}: {count} left out ({reason})")
-    for note in dataset.notes:
-        say(f"{dataset.name}: {note}")
-    return dataset
 
 
 def _plain(spec: BackboneSpec) -> BackboneSpec:
@@ -664,7 +608,7 @@ class _Finetuning:
             seconds=self.seconds,
         )
         result = Result("finetune", [{**columns, **row} for row in [*frozen, *rows]], run)
-        write_json(self.folder.path / "result.json", {"task": result.task, "rows": list(result.rows), "run": dict(result.run)})
+        self.folder.finish(result)
         return result
 
 

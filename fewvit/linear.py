@@ -27,14 +27,15 @@ from .errors import (
 )
 from .evaluate.inputs import FeatureReader, Found, Inputs, Sources, is_features, labelled, measured, require_classes
 from .features import FeatureSet, shared_rows
-from .files import sha256_of, write_json
+from .files import sha256_of
 from .metrics import rank_of_target, top_k_accuracy
-from .options import Setting, typed
+from .options import typed
 from .pipeline import Pipeline
 from .results import Result, manifest
 from .runs import RunFolder
 from .seeds import seed_of
 from .training.probes import PROBES, Probe, Reading, find_probe, fitted, given_reading, head_reading, held_out, settle_reading
+from .training.request import Audience, Changes, Effort
 
 HEAD = "head.safetensors"
 _FOR_GIVEN = "dinov2/1"  # whose grid fits features of any origin
@@ -42,35 +43,13 @@ _IMAGENET_TEST = 50_000
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Changes):
     """What is to be trained. With the data, the backbone and the options of its features, every field can change the outcome."""
 
     protocol: str | None = None  # None: the backbone's own
-    settings: Sequence[Setting] = ()
     lrs: Sequence[float] = ()  # empty: the protocol's
-    epochs: int | None = None
-    batch_size: int | None = None
     augment: bool = False  # views through the frozen backbone in every epoch; otherwise features are made once, without augmentation
     select_on: str = "train"  # or test: what the papers did
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How it is carried out; nothing here changes the outcome."""
-
-    workers: int | None = None
-    save_every: int = 500
-    log_every: int = 10
-
-
-@dataclass(frozen=True)
-class Audience:
-    """Who is told what."""
-
-    say: Callable[[str], None] = lambda line: None
-    progress: Callable[[Any], None] = lambda progress: None
-    skipped: Callable[[list[dict[str, str]]], None] = lambda records: None
 
 
 def probe_of(choice: Choice, protocol: str, precision: str, width: int | None = None) -> Probe:
@@ -117,7 +96,7 @@ def run_linear(
             return Result("linear", [], manifest(seed=choice.seed)), stopped.signal
         result = Result("linear", rows, facts)
         if out is not None and rank() == 0:
-            write_json(out / "result.json", {"task": result.task, "rows": list(result.rows), "run": dict(result.run)})
+            RunFolder(out).finish(result)
     return result, None
 
 
@@ -234,7 +213,7 @@ class _Probing:
         wait_for_all()
         stored = self.folder.result()
         if stored is not None:
-            raise _Finished(Result(stored["task"], stored["rows"], stored["run"]))
+            raise _Finished(stored)
 
     def measure(self, inputs: Inputs, name: str) -> Found:
         """Rows of one backbone's probe, and what the manifest should tell."""
@@ -380,7 +359,7 @@ class _Training:
                 How(self.device, save_every=effort.save_every, log_every=effort.log_every),
                 Checkpoints(folder.checkpoints) if folder is not None else None,
                 (lambda step: Journal(folder.log, step)) if folder is not None else None,
-                Watch(self.probing.audience.progress, self._judge, say=self.say),
+                Watch(lambda p: self.probing.audience.progress("", p), self._judge, say=self.say),
             )
         except ResourceError as error:
             if not error.what.startswith("out of memory with"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from . import images as pixels_of
-from .datasets import Dataset, Listing, open_dataset, select
-from .errors import BadImages, CheckpointError, DataError, MissingExtra, UnknownName, UsageError
-from .files import replacing, sha256_of, write_json
+from .datasets import Dataset, Listing, open_dataset, select, told
+from .errors import BadImages, CheckpointError, DataError, MissingExtra, UnknownName
+from .files import replacing, sha256_of
 from .images import BadImage, Preprocess
-from .options import Setting, typed
 from .plugins import find
 from .protocols import find_protocol
 from .recipes import find_recipe
@@ -25,6 +24,7 @@ from .results import Result, manifest
 from .runs import RunFolder
 from .seeds import generator, seed_of
 from .specs import Access, BackboneSpec, build, resolve
+from .training.request import Audience, NetworkChanges, NetworkEffort, changed, require_at_least, require_computable
 
 FEW = 100_000  # images; below, the published recipes from scratch give less than the small ones
 _WATCHED = 5000  # pictures of a monitor; k-NN among more takes longer than it tells
@@ -32,45 +32,23 @@ _UNLABELLED = 512  # training pictures whose features' spread and rank are looke
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(NetworkChanges):
     """What is to be trained. Every field can change the outcome."""
 
     method: str
     preset: str
     data: str
-    settings: Sequence[Setting] = ()
-    epochs: int | None = None  # None: the preset's
-    batch_size: int | None = None
-    precision: str | None = None
-    accumulate: int = 1
     init: str | None = None  # a backbone to go on from
-    seed: int = 0
     monitor: str | None = None  # labelled images
     monitor_every: int = 1  # epochs
-    max_bad: str = "0"
 
 
-@dataclass(frozen=True)
-class Effort:
+@dataclass(frozen=True, kw_only=True)
+class Effort(NetworkEffort):
     """How it is carried out; nothing here changes the outcome."""
 
-    device: str = "auto"
-    workers: int | None = None
-    save_every: int = 500
-    log_every: int = 10
     compile: bool = False
-    checkpoint_activations: bool = False
     tensorboard: bool = False
-    max_pixels: int = pixels_of.MAX_PIXELS
-
-
-@dataclass(frozen=True)
-class Audience:
-    """Who is told what."""
-
-    say: Callable[[str], None] = lambda line: None
-    progress: Callable[[Any], None] = lambda progress: None
-    skipped: Callable[[Sequence[dict[str, str]]], None] = lambda records: None
 
 
 def recipe_of(choice: Choice) -> Any:
@@ -79,20 +57,12 @@ def recipe_of(choice: Choice) -> Any:
     if choice.preset not in presets:
         raise UnknownName("preset", choice.preset, presets)
     recipe = presets[choice.preset]
-    hints = typing.get_type_hints(type(recipe))
-    changes: dict[str, Any] = {}
-    for setting in choice.settings:
-        if setting.plugin not in ("", choice.method):
-            raise UsageError(f"--set {setting.plugin}.{setting.name}: the method is {choice.method}")
-        options = [name for name, kind in hints.items() if _is_plain(kind)]
-        if setting.name not in options:
-            raise UnknownName("option", setting.name, sorted(options))
-        changes[setting.name] = typed(setting, hints[setting.name])
-    for name in ("epochs", "batch_size", "precision"):
-        if getattr(choice, name) is not None:
-            changes[name] = getattr(choice, name)
+    kind = type(recipe)
+    options = [name for name, hint in typing.get_type_hints(kind).items() if _is_plain(hint)]
+    changes = changed(choice, kind, options, choice.method, "method", ("epochs", "batch_size", "precision"))
     recipe = dataclasses.replace(recipe, **{**_shorter_warmups(recipe, changes.get("epochs", recipe.epochs)), **changes})
-    _check(recipe, choice)
+    require_at_least(recipe, {"epochs": 1, "batch_size": 2})
+    require_computable(recipe, choice.accumulate)
     return recipe
 
 
@@ -109,16 +79,6 @@ def _is_plain(kind: Any) -> bool:
     return all(one in (int, float, str, bool, type(None)) for one in wanted)
 
 
-def _check(recipe: Any, choice: Choice) -> None:
-    for name, least in (("epochs", 1), ("batch_size", 2)):
-        if getattr(recipe, name) < least:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(recipe, name)}: at least {least}")
-    if recipe.precision not in ("fp32", "bf16", "fp16"):
-        raise UsageError(f"--precision {recipe.precision!r} is not one of fp32, bf16, fp16")
-    if recipe.batch_size % choice.accumulate:
-        raise UsageError(f"--accumulate {choice.accumulate} does not divide a batch of {recipe.batch_size}")
-
-
 def run_pretrain(
     choice: Choice, effort: Effort, out: Path, access: Access, memory: Any, listing: Listing, audience: Audience
 ) -> tuple[Result, int | None]:
@@ -132,7 +92,7 @@ def run_pretrain(
 
     recipe = recipe_of(choice)
     folder = RunFolder(out)
-    dataset = _told(open_dataset(choice.data, listing), audience.say)
+    dataset = told(open_dataset(choice.data, listing), audience.say)
     watched = open_dataset(choice.monitor, listing) if choice.monitor else None
     spec = resolve(choice.init, access, memory) if choice.init else None
     if spec is not None:
@@ -145,7 +105,7 @@ def run_pretrain(
         wait_for_all()
         stored = folder.result()
         if stored is not None:
-            return Result(stored["task"], stored["rows"], stored["run"]), None
+            return stored, None
         if spec is None and not goes_on:
             _warn_of_few(choice, len(dataset), audience.say)
         effort = dataclasses.replace(effort, device=device)
@@ -157,14 +117,6 @@ def evaluation_transform(family: str, recipe: Any) -> Preprocess:
     size = max(view.size for view in recipe.views)
     protocol = find_protocol(f"{family}/1").preprocess
     return protocol if size >= 160 else dataclasses.replace(protocol, cover=(size, size), crop=(size, size))
-
-
-def _told(dataset: Dataset, say: Callable[[str], None]) -> Dataset:
-    for reason, count in dataset.left_out.items():
-        say(f"{dataset.name}: {count} left out ({reason})")
-    for note in dataset.notes:
-        say(f"{dataset.name}: {note}")
-    return dataset
 
 
 def _continued(spec: BackboneSpec, wanted: Any) -> Any:
@@ -249,7 +201,7 @@ class _Pretraining:
 
         effort = self.effort
         how = How(self.device, self.choice.accumulate, effort.save_every, effort.log_every, effort.compile, effort.checkpoint_activations)
-        watch = Watch(self.audience.progress, self._look, self._logged, self._export, self.audience.say)
+        watch = Watch(lambda p: self.audience.progress("", p), self._look, self._logged, self._export, self.audience.say)
         trained = train(
             self.task,
             self.order,
@@ -266,7 +218,7 @@ class _Pretraining:
             self._draw()
         result = self._result(trained)
         if trained.signal is None and rank() == 0:
-            write_json(self.folder.path / "result.json", {"task": result.task, "rows": list(result.rows), "run": dict(result.run)})
+            self.folder.finish(result)
         return result, trained.signal
 
     def _views(self, pictures: Any, step: Any) -> Any:

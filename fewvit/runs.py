@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import DataError, IntegrityError, UsageError
 from .files import write_json
+from .results import Result
 
 SCHEMA = "fewvit.run/1"
 ENCODER = "encoder.safetensors"
@@ -89,13 +90,18 @@ class RunFolder:
         if there:
             shutil.rmtree(self.path)
 
-    def result(self) -> dict[str, Any] | None:
+    def finish(self, result: Result) -> None:
+        """Store the result, which says that the run is finished."""
+        write_json(self.path / "result.json", {"task": result.task, "rows": list(result.rows), "run": dict(result.run)})
+
+    def result(self) -> Result | None:
         """The stored result of a finished run, else None."""
         try:
-            return dict(json.loads((self.path / "result.json").read_text()))
+            stored = json.loads((self.path / "result.json").read_text())
+            return Result(stored["task"], stored["rows"], stored["run"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise IntegrityError("the result of this run cannot be read", file=self.path / "result.json") from error
 
     def weights(self, made: Mapping[str, Any]) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -120,6 +120,15 @@ def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
     raise DataError(
         "not a source of images that is known", file=source, fix="Give a folder, an image, .csv, .tsv, .parquet, .tar, .zip or `digits`."
     )
+
+
+def told(dataset: Dataset, say: Callable[[str], None]) -> Dataset:
+    """The data set, after what a user should know of its listing was said."""
+    for reason, count in dataset.left_out.items():
+        say(f"{dataset.name}: {count} left out ({reason})")
+    for note in dataset.notes:
+        say(f"{dataset.name}: {note}")
+    return dataset
 
 
 def open_pair(data: str | None, train: str | None, test: str | None, listing: Listing | None = None) -> tuple[Dataset, Dataset]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..cache import Cache
-from ..datasets import Dataset, Listing, open_dataset, open_pair
+from ..datasets import Dataset, Listing, open_dataset, open_pair, told
 from ..digests import DigestMemory
 from ..errors import DataError, UsageError, counted
 from ..extract import Report, Work, describe, extract
@@ -156,11 +156,7 @@ class FeatureReader:
 
     def told(self, dataset: Dataset) -> Dataset:
         """The data set, after what a user should know of its listing was said."""
-        for reason, count in dataset.left_out.items():
-            self.say(f"{dataset.name}: {count} left out ({reason})")
-        for note in dataset.notes:
-            self.say(f"{dataset.name}: {note}")
-        return dataset
+        return told(dataset, self.say)
 
     def extracted(self, pipeline: Pipeline, train: Dataset, test: Dataset | None) -> Inputs:
         """The features of one backbone for one set or two."""

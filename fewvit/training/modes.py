@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..backbones import Architecture
+from ..errors import UnknownName
 from .recipe import Recipe, View
 
 MODES = {
@@ -28,6 +29,14 @@ _GRIDS = {  # peak learning rates; of `full` for a batch of 256 images, scaled t
     "bias": (3e-4, 1e-3, 3e-3),
     "norm": (3e-4, 1e-3, 3e-3),
 }
+
+
+def check_mode(mode: str) -> str:
+    """The mode's name as it is spelled here. Raises UnknownName."""
+    name = mode.replace("_", "-")
+    if name not in MODES:
+        raise UnknownName("mode", mode, MODES)
+    return name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,7 +175,7 @@ def test_the_recipe_of_the_bundled_backbone_is_taken_as_it_stands(fewvit, images
     assert code == 3
     assert "13 images are fewer than one batch of 64" in err  # the recipe's batch, not the preset's
     begun = json.loads((tmp_path / "run/manifest.json").read_text())["what"]
-    assert (begun["recipe"]["lr"], begun["recipe"]["epochs"], begun["preset"]) == (0.002, 10, "small/64")
+    assert (begun["recipe"]["lr"], begun["recipe"]["epochs"], begun["preset"]) == (0.002, 10, "small/64-d6")
 
 
 def test_a_run_shorter_than_its_preset_warms_up_in_proportion():
@@ -186,7 +186,7 @@ def test_a_run_shorter_than_its_preset_warms_up_in_proportion():
     assert (shorter.warmup_epochs, shorter.warmup_teacher_temperature_epochs) == (1.0, 3)
     longer = recipe_of(Choice("dino", "small/64", "x", epochs=300))
     assert longer.warmup_epochs == 10.0
-    asked = recipe_of(Choice("dino", "small/64", "x", (parse_setting("warmup_epochs=4"),), epochs=10))
+    asked = recipe_of(Choice("dino", "small/64", "x", settings=(parse_setting("warmup_epochs=4"),), epochs=10))
     assert asked.warmup_epochs == 4.0
 
 

@@ -1,0 +1,94 @@
+"""What a run is asked for, whatever it trains: what is to differ from its recipe, how it is carried out, and who is told. No torch.
+
+`Changes`, `Effort` and `Audience` are every run's; `NetworkChanges` and `NetworkEffort` those of runs that train a network, not heads on
+frozen features alone. A command's own types add to them.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UnknownName, UsageError
+from ..images import MAX_PIXELS
+from ..options import Setting, typed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What is to differ from a recipe. Every field can change the outcome."""
+
+    settings: Sequence[Setting] = ()
+    epochs: int | None = None  # None: the recipe's
+    batch_size: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkChanges(Changes):
+    """What is to differ where a network is trained."""
+
+    precision: str | None = None  # of training; None: the recipe's
+    accumulate: int = 1  # parts that a batch is computed in
+    max_bad: str = "0"  # images that may be left out, as N or P%
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How a run is carried out; nothing here changes the outcome."""
+
+    workers: int | None = None  # threads that decode
+    save_every: int = 500  # steps between two checkpoints
+    log_every: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkEffort(Effort):
+    """How a network is trained."""
+
+    device: str = "auto"
+    checkpoint_activations: bool = False
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audience:
+    """Who is told what."""
+
+    say: Callable[[str], None] = lambda line: None
+    progress: Callable[[str, Any], None] = lambda what, progress: None  # which training, empty if there is one only; a `loop.Progress`
+    skipped: Callable[[Sequence[dict[str, str]]], None] = lambda records: None
+
+
+def changed(changes: Changes, kind: type, options: Collection[str], owner: str, called: str, flags: Sequence[str]) -> dict[str, Any]:
+    """Fields of a recipe of this `kind` that are to change, with their values: those of `options` by --set, `flags` by their own.
+
+    `owner` is the plug-in whose recipe it is, `called` what the user calls it: a method, a mode. Raises UnknownName for what is no
+    option, UsageError for a value of another type and for another plug-in's option.
+    """
+    hints = typing.get_type_hints(kind)
+    found: dict[str, Any] = {}
+    for setting in changes.settings:
+        if setting.plugin not in ("", owner.replace("-", "_")):
+            raise UsageError(f"--set {setting.plugin}.{setting.name}: the {called} is {owner}")
+        if setting.name not in options:
+            raise UnknownName("option", setting.name, sorted(options))
+        found[setting.name] = typed(setting, hints[setting.name])
+    return found | {name: getattr(changes, name) for name in flags if getattr(changes, name) is not None}
+
+
+def require_at_least(recipe: Any, least: Mapping[str, int]) -> None:
+    """Raise UsageError for a number of the recipe that is too small."""
+    for name, number in least.items():
+        if getattr(recipe, name) < number:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(recipe, name)}: at least {number}")
+
+
+def require_computable(recipe: Any, accumulate: int) -> None:
+    """Raise UsageError for a precision that is not known and a batch that cannot be divided."""
+    if recipe.precision not in ("fp32", "bf16", "fp16"):
+        raise UsageError(f"--precision {recipe.precision!r} is not one of fp32, bf16, fp16")
+    if recipe.batch_size % accumulate:
+        raise UsageError(f"--accumulate {accumulate} does not divide a batch of {recipe.batch_size}")
