@@ -1,0 +1,146 @@
+"""Fine-tuning on a few labels: one run from its arguments to a backbone with a classifier, beside what the frozen backbone gives.
+
+Nothing but the labelled images decides: learning rate and number of epochs are chosen on a part of them that is held out, and the test
+images are looked at once, at the end.
+
+A run in its order: `choice` (what is asked), `recipe` (what the mode makes of it), `plan` (all of it settled), `baselines` (the frozen
+backbone), `search` and `final` (which `trainings` on `networks` there are), `judgement`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..cache import Cache
+from ..datasets import Dataset, Listing, open_pair, select, told
+from ..digests import DigestMemory
+from ..errors import UsageError
+from ..images import IMAGENET_MEAN, IMAGENET_STD
+from ..pipeline import FeatureOptions, settle
+from ..results import Result
+from ..runs import RunFolder
+from ..specs import Access, BackboneSpec, resolve
+from ..splits import Split, n_per_class
+from ..training.modes import check_mode
+from ..training.request import NetworkEffort as Effort
+from .baselines import frozen_rows
+from .choice import Audience, Choice, Source
+from .final import finish
+from .judgement import judged_rows, result_of
+from .plan import Plan, digest_of, identity, labelled_by, outcome
+from .recipe import recipe_of
+from .search import choose
+from .trainings import Trainings
+
+__all__ = ["Audience", "Choice", "Effort", "Source", "run_finetune"]
+
+
+def run_finetune(
+    choice: Choice, effort: Effort, out: Path, access: Access, cache: Cache | None, listing: Listing, audience: Audience
+) -> tuple[Result | None, int | None]:
+    """Fine-tune, or go on with, the run in `out`: its result, and the signal that ended it early, if one did; no result but in the first process.
+
+    Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little, NumericalError
+    when every learning rate diverges, ResourceError for memory and disk.
+    """
+    from ..engines import resolve_device
+    from ..training.distributed import rank, together, wait_for_all
+
+    choice = dataclasses.replace(choice, mode=check_mode(choice.mode))
+    if choice.shots < 1 or choice.trial < 0:
+        raise UsageError(f"--shots {choice.shots} --trial {choice.trial}: shots from 1, trials from 0")
+    memory = cache.digests() if cache is not None else DigestMemory()
+    train_set, test_set = (told(side, audience.say) for side in open_pair(choice.data, choice.train, choice.test, listing))
+    split = _draw(choice, train_set)
+    spec = _plain(_resolved(choice.backbone, access, memory))
+    pipeline = settle(spec, FeatureOptions(img_size=choice.img_size, decode=choice.decode, device=effort.device), "lowshot")
+    chosen = select(train_set, split.train.tolist())
+    recipe, grid = recipe_of(choice, pipeline, len(split.train), split.per_class(train_set.labels)[1])
+    plan = Plan(choice, recipe, grid, effort, RunFolder(out), pipeline, chosen, test_set, access, cache, memory, audience)
+    what = identity(plan, {"train": train_set.digest, "test": test_set.digest, "labelled": digest_of(chosen, memory)})
+    with together(resolve_device(effort.device)) as device:
+        if rank() == 0:
+            plan.folder.begin(what, outcome(plan))
+        wait_for_all()
+        stored = plan.folder.result()
+        if stored is not None:
+            return stored if rank() == 0 else None, None
+        return _carried_out(_on(plan, device))
+
+
+def _draw(choice: Choice, train_set: Dataset) -> Split:
+    """The labelled images: what `lowshot` draws for the same trial."""
+    splits = n_per_class(train_set.labels, train_set.classes, [choice.shots], choice.trial + 1, choice.seed, allow_fewer=choice.allow_fewer)
+    return splits[choice.trial]
+
+
+def _resolved(source: Source, access: Access, memory: DigestMemory) -> BackboneSpec:
+    """The spec of the backbone as it was asked for."""
+    return resolve(
+        source.name,
+        access,
+        memory,
+        weights=source.weights,
+        checkpoint_key=source.checkpoint_key,
+        family=source.family,
+        seed=source.seed,
+    )
+
+
+def _plain(spec: BackboneSpec) -> BackboneSpec:
+    """The spec, if its network is one that training knows. Raises UsageError."""
+    if spec.architecture.timm:
+        raise UsageError(
+            f"{spec.name} is a model of timm's own, and only the plain ViTs of DINO, MSN, MAE and DINOv2 are fine-tuned",
+            fix="See `fewvit backbones list`; a weights file or a run folder also do.",
+        )
+    mean, std = (tuple(spec.preprocess.get(name, usual)) for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
+    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
+        raise UsageError(f"{spec.name} takes pixels of another mean and deviation than ImageNet's, which training has not")
+    return spec
+
+
+def _on(plan: Plan, device: str) -> Plan:
+    """The plan for one process: its device, and only the first one speaks."""
+    from ..training.distributed import rank
+
+    return dataclasses.replace(
+        plan,
+        effort=dataclasses.replace(plan.effort, device=device),
+        pipeline=dataclasses.replace(plan.pipeline, device=device),
+        audience=plan.audience if rank() == 0 else Audience(),
+    )
+
+
+def _carried_out(plan: Plan) -> tuple[Result | None, int | None]:
+    """Baselines, search, training, judgement."""
+    from ..training.distributed import rank, wait_for_all
+
+    seconds: dict[str, float] = {}
+
+    def timed(what: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        done = work()
+        seconds[what] = round(time.perf_counter() - started, 3)
+        return done
+
+    support, frozen = timed("frozen", lambda: frozen_rows(plan)) if rank() == 0 else (None, [])
+    wait_for_all()
+    if support is None:
+        support = plan.features(plan.pipeline, plan.chosen)  # the first process has cached them
+    known = labelled_by(support)
+    trainings = Trainings(plan, known)
+    found, signal = timed("search", lambda: choose(trainings))
+    if signal is not None:
+        return None, signal
+    task, signal = timed("train", lambda: finish(trainings, found))
+    if signal is not None or rank() != 0:
+        return None, signal
+    rows, facts = timed("judge", lambda: judged_rows(plan, known, task, found))
+    result = result_of(plan, frozen, rows, facts, seconds)
+    plan.folder.finish(result)
+    return result, None

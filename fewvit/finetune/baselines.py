@@ -1,0 +1,43 @@
+"""What the frozen backbone gives on the same labelled images: the classifiers that fine-tuning has to beat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..evaluate.inputs import require_classes
+from ..evaluate.lowshot import LowShotOptions, evaluate_lowshot, factory
+from ..features import FeatureSet, shared_rows
+from ..splits import Split
+from .plan import Plan
+
+FROZEN = ("knn", "centroid", "logistic")
+
+
+def frozen_rows(plan: Plan) -> tuple[FeatureSet, list[dict[str, Any]]]:
+    """The labelled images' features, and the rows of every baseline. Raises DataError where there is one class only."""
+    support = plan.features(plan.pipeline, plan.chosen)
+    require_classes(support)
+    test = plan.features(plan.pipeline, plan.test_set)
+    options = LowShotOptions(
+        shots=(plan.choice.shots,),
+        trials=1,
+        settings={name: {} for name in FROZEN},
+        allow_fewer=True,  # it was settled when they were drawn
+        device=plan.effort.device,
+        seed=plan.choice.seed,
+    )
+    if shared := shared_rows(support, test):
+        plan.say(f"{shared} of the {len(test)} test images have exactly the features of a labelled image: are they the same pictures?")
+    rows, _ = evaluate_lowshot(support, test, options, plan.pipeline.protocol.name)
+    rows = [{**row, "trial": plan.choice.trial} for row in rows if row["trial"] != "mean"]
+    shown = ", ".join(f"{row['method']} {row['value']:.2f}" for row in rows if row["metric"] == "top1")
+    plan.say(f"frozen, top-1 in percent: {shown}")
+    return support, rows
+
+
+def logistic(plan: Plan, rows: int) -> Any:
+    """The protocol's logistic regression for so many labelled images, not fitted yet."""
+    options = LowShotOptions(device=plan.effort.device, seed=plan.choice.seed)
+    return factory("logistic", {}, rows, Split(np.zeros(0, np.int64), plan.choice.shots), options, plan.pipeline.protocol.name)()

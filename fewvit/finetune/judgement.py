@@ -1,0 +1,93 @@
+"""What the fine-tuned network is worth, beside the frozen one; and the bundle that `fewvit predict` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Bundle, save_bundle
+from ..evaluate.fit import recipe_of as bundle_recipe
+from ..evaluate.inputs import Backbones, labelled
+from ..evaluate.judge import judge
+from ..pipeline import FeatureOptions, Pipeline, settle
+from ..results import Result, manifest
+from ..specs import resolve
+from ..training.choosing import Found
+from .baselines import logistic
+from .plan import BUNDLE, Labelled, Plan
+
+
+def judged_rows(plan: Plan, known: Labelled, task: Any, found: Found) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the fine-tuned model, read back from its folder as everyone else will, and what the manifest should tell."""
+    choice = plan.choice
+    spec = resolve(str(plan.folder.path), plan.access, plan.memory)
+    pipeline = settle(spec, FeatureOptions(decode=choice.decode, device=plan.effort.device))
+    test = labelled(plan.features(pipeline, plan.test_set), "test", lambda line: None)
+    test.require_finite()
+    verdict = judge(_classifier(plan, known, task.head, known.present), test, found.temperature)
+    _save_bundle(plan, known, task.head, pipeline, found)
+    columns = {"method": choice.mode, "shots": choice.shots, "n_train": len(known.labels), "n_test": len(test)}
+    rows = [{**columns, "trial": choice.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()]
+    chosen = {"lr": found.lr, "epochs": found.epochs, "held_out_top1": found.top1, "temperature": round(found.temperature, 4)}
+    facts = {"chosen": chosen, "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad)}
+    return rows, {**facts, "fingerprint": pipeline.fingerprint, "weights_sha256": spec.weights_sha256}
+
+
+def _save_bundle(plan: Plan, known: Labelled, head: Any, pipeline: Pipeline, found: Found) -> None:
+    """The classifier with all that `fewvit predict` needs, in a file of its own."""
+    bundle = Bundle(
+        "logistic",
+        _classifier(plan, known, head, np.arange(len(known.present))),
+        [plan.chosen.classes[c] for c in known.present],
+        np.bincount(known.labels).tolist(),
+        head.weight.shape[1],
+        pipeline.fingerprint,
+        bundle_recipe(Backbones([str(plan.folder.path.resolve())], plan.access), pipeline),
+        found.temperature,
+    )
+    save_bundle(plan.folder.path / BUNDLE, bundle)
+
+
+def _classifier(plan: Plan, known: Labelled, head: Any, classes: np.ndarray) -> Any:
+    """The head as the estimator of the same formula, with these numbers (C,) for its classes."""
+    estimator = logistic(plan, len(known.labels))
+    estimator.set_params(rows=head.rows, intercept=bool(head.bias.requires_grad), dtype="float32")
+    estimator.coef_, estimator.intercept_ = (t.detach().cpu().numpy() for t in (head.weight, head.bias))
+    estimator.classes_, estimator.n_features_in_ = classes, head.weight.shape[1]
+    return estimator
+
+
+def result_of(
+    plan: Plan, frozen: list[dict[str, Any]], rows: list[dict[str, Any]], facts: Mapping[str, Any], seconds: Mapping[str, float]
+) -> Result:
+    """The run's result: frozen and fine-tuned rows, and the verdict, which is said too."""
+    spec = plan.pipeline.spec
+    columns: dict[str, Any] = {
+        "dataset": plan.test_set.name,
+        "backbone": spec.name,
+        **({"weights": "random"} if spec.is_random else {}),
+    }
+    verdict = _verdict(frozen, rows)
+    plan.say(verdict["verdict"])
+    run = manifest(
+        **{**plan.pipeline.facts, **facts},
+        base_weights_sha256=spec.weights_sha256,
+        mode=plan.choice.mode,
+        seed=plan.choice.seed,
+        **verdict,
+        seconds=dict(seconds),
+    )
+    return Result("finetune", [{**columns, **row} for row in [*frozen, *rows]], run)
+
+
+def _verdict(frozen: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether fine-tuning was worth it, in a sentence and as facts."""
+    top1 = {row["method"]: float(row["value"]) for row in [*frozen, *rows] if row["metric"] == "top1"}
+    mode = rows[0]["method"]
+    best = max((name for name in top1 if name != mode), key=lambda name: top1[name])
+    gain = top1[mode] - top1[best]
+    how = "won" if gain > 0 else "lost" if gain < 0 else "made no difference"
+    text = f"fine-tuning {how}: {mode} {top1[mode]:.2f} %, frozen {best} {top1[best]:.2f} % top-1"
+    return {"verdict": text, "best_frozen": best, "gain": round(gain, 4)}

@@ -1,0 +1,74 @@
+"""The network that every training of a run begins with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ..seeds import seed_of
+from ..specs import build
+from .baselines import logistic
+from .plan import Labelled, Plan
+
+
+class Networks:
+    """Makes it again and again: released weights, new adapters, a classifier."""
+
+    def __init__(self, plan: Plan, labelled: Labelled):
+        from ..vit import Readout
+
+        self._plan, self._labelled = plan, labelled
+        pipeline = plan.pipeline
+        self._trunk = dict(build(pipeline.spec, Readout(), pipeline.preprocess.crop, engine="eager").model.state_dict())
+        pool = "mean" if plan.recipe.architecture.final_norm == "fc_norm" else pipeline.pool
+        self._readout = Readout(pool, 1, pipeline.norm)
+
+    def new(self, lr: float, fit: np.ndarray) -> Any:
+        """A `Tuning` of this peak learning rate; its classifier is made from the images with numbers `fit`."""
+        import torch
+
+        from ..methods._trunk import Trunk
+        from ..training.adapters import prepare
+        from ..training.on_cpu import speed_up
+        from ..training.tuning import Tuning
+
+        recipe = dataclasses.replace(self._plan.recipe, lr=lr)
+        trunk = Trunk(recipe.architecture, recipe.drop_path)
+        self._fill(trunk)
+        stream = torch.Generator().manual_seed(seed_of(self._plan.choice.seed, "adapter"))
+        prepare(trunk, recipe, self._readout.pool != "cls" or self._readout.norm != "none", stream)
+        task = Tuning(recipe, trunk, self._readout, self._head(fit))
+        if self._plan.effort.device == "cpu":
+            speed_up(task)
+        return task.to(self._plan.effort.device)
+
+    def _fill(self, trunk: Any) -> None:
+        """Give the trunk the released weights; a norm of its own over mean patch tokens begins as the identity."""
+        import torch
+
+        from ..checkpoints import fill
+
+        tensors, spec = dict(self._trunk), self._plan.pipeline.spec
+        if "fc_norm.weight" in trunk.state_dict() and "fc_norm.weight" not in tensors:
+            tensors |= {
+                "fc_norm.weight": torch.ones_like(tensors.pop("norm.weight")),
+                "fc_norm.bias": torch.zeros_like(tensors.pop("norm.bias")),
+            }
+        fill(trunk, tensors, spec.file or spec.name)
+
+    def _head(self, fit: np.ndarray) -> Any:
+        """The classifier at the start: the frozen logistic regression of the images `fit`, or nearly zero."""
+        import torch
+
+        from ..training.tuning import Head
+
+        recipe, labelled = self._plan.recipe, self._labelled
+        if recipe.head == "linear":
+            stream = torch.Generator().manual_seed(seed_of(self._plan.choice.seed, "head"))
+            weight = torch.nn.init.trunc_normal_(torch.empty(len(labelled.present), recipe.architecture.width), std=2e-5, generator=stream)
+            return Head(weight, torch.zeros(len(labelled.present)), "raw", with_bias=True)
+        estimator = logistic(self._plan, len(fit)).fit(labelled.support.features[fit], labelled.labels[fit])
+        weight, bias = (torch.from_numpy(np.asarray(array, np.float32)) for array in (estimator.coef_, estimator.intercept_))
+        return Head(weight, bias, estimator.rows, with_bias=estimator.intercept)

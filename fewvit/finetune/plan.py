@@ -1,0 +1,135 @@
+"""One fine-tuning, settled: all that its steps share, and what its folder says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..cache import Cache
+from ..datasets import Dataset
+from ..digests import DigestMemory
+from ..extract import Work, extract
+from ..features import FeatureSet
+from ..pipeline import Pipeline
+from ..runs import RunFolder
+from ..specs import Access, origin_of
+from ..training.modes import TuningRecipe
+from ..training.request import NetworkEffort
+from .choice import Audience, Choice
+
+FILES = {"full": "model.safetensors"}  # what a mode writes; the others an adapter
+ADAPTER, HEAD, BUNDLE = "adapter.safetensors", "head.safetensors", "classifier.bundle"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, on what, where, and who is told."""
+
+    choice: Choice
+    recipe: TuningRecipe
+    grid: Sequence[float]  # learning rates to choose from
+    effort: NetworkEffort
+    folder: RunFolder
+    pipeline: Pipeline  # of the frozen backbone
+    chosen: Dataset  # the labelled images
+    test_set: Dataset
+    access: Access
+    cache: Cache | None
+    memory: DigestMemory
+    audience: Audience
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Who hears a line."""
+        return self.audience.say
+
+    @property
+    def weights(self) -> str:
+        """The name of the file that the run makes."""
+        return FILES.get(self.choice.mode, ADAPTER)
+
+    def features(self, pipeline: Pipeline, dataset: Dataset) -> FeatureSet:
+        """The features that a backbone gives, from the cache where they are there."""
+        effort = self.effort
+        work = Work(workers=effort.workers, max_bad=self.choice.max_bad, max_pixels=effort.max_pixels, progress=self.audience.extraction)
+        features, report = extract(pipeline, dataset, self.cache, work, memory=self.memory)
+        self.audience.skipped(report.skipped)
+        return features
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled images that can be decoded."""
+
+    support: FeatureSet  # of the frozen backbone
+    present: np.ndarray  # (C,) classes that have images, as the data set counts them
+    labels: np.ndarray  # (N,) of the images, as places in `present`
+
+
+def labelled_by(support: FeatureSet) -> Labelled:
+    """The labelled images with these features."""
+    present, labels = np.unique(support.labels, return_inverse=True)
+    return Labelled(support, present, labels)
+
+
+# ---- what the folder says
+
+
+def identity(plan: Plan, data: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that decides the outcome, as JSON; what the manifest of a run is compared with. `data`: digests of the images."""
+    choice = plan.choice
+    return {
+        "command": "finetune",
+        "mode": choice.mode,
+        "recipe": dataclasses.asdict(plan.recipe),
+        "learning_rates": list(plan.grid),
+        "accumulate": choice.accumulate,
+        "shots": choice.shots,
+        "trial": choice.trial,
+        "seed": choice.seed,
+        "init": plan.pipeline.spec.fingerprint,
+        "preprocess": plan.pipeline.preprocess.to_dict(),
+        "decode": choice.decode,
+        "max_bad": choice.max_bad,
+        "data": dict(data),
+    }
+
+
+def outcome(plan: Plan) -> dict[str, Any]:
+    """What the run's folder will be: a backbone, and a classifier on it."""
+    spec, mode = plan.pipeline.spec, plan.choice.mode
+    made: dict[str, Any] = {
+        "family": spec.family,
+        "architecture": dataclasses.asdict(plan.recipe.architecture),
+        "preprocess": plan.pipeline.preprocess.to_dict(),
+        "file": plan.weights,
+        "license": spec.license,
+    }
+    if mode not in FILES:
+        made["base"] = origin_of(spec, **dataclasses.asdict(plan.choice.backbone))
+    classes = [plan.chosen.classes[c] for c in np.unique(plan.chosen.labels)]
+    return {"backbone": made, "head": {"file": HEAD, "classes": classes}}
+
+
+def digest_of(dataset: Dataset, memory: DigestMemory) -> str:
+    """sha256 over ids, labels and bytes; files whose digest is remembered are not read again."""
+    digest = hashlib.sha256(dataset.digest.encode())
+    identities = [dataset.identity(row) for row in range(len(dataset))]
+    for row, known in enumerate(memory.get_all(identities)):
+        if known is None:
+            try:
+                known = hashlib.sha256(dataset.read(row)).digest()
+            except OSError as error:
+                known = str(error.errno).encode()  # it is told when features are made
+            else:
+                found = identities[row]
+                if found is not None:
+                    memory.put(found, known)
+        digest.update(known)
+    memory.save()
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""Choosing the learning rate and the number of epochs by labelled images that are held out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import NumericalError, counted
+from ..files import write_json
+from ..training.choosing import Found, held_out
+from .plan import Plan
+from .trainings import Trainings
+
+
+def place_of(plan: Plan, number: int) -> Path:
+    """The folder of the learning rate with this number in the grid."""
+    return plan.folder.path / "search" / str(number)
+
+
+def choose(trainings: Trainings) -> tuple[Found, int | None]:
+    """What classifies held-out images best, and the signal that ended the search early; the recipe's own where none can be held out.
+
+    Raises NumericalError where every learning rate diverges.
+    """
+    plan, labels = trainings.plan, trainings.labelled.labels
+    held = held_out(labels, plan.choice.seed)
+    unknown = Found(plan.recipe.lr, plan.recipe.epochs)
+    if not plan.recipe.select or not len(held):
+        if plan.recipe.select:
+            plan.say(
+                "one labelled image per class: nothing can be held out to choose by, so it is "
+                f"the mode's own learning rate {unknown.lr:g} for {counted(unknown.epochs, 'epoch')}, and confidences are not calibrated"
+            )
+        return unknown, None
+    fit = np.setdiff1d(np.arange(len(labels)), held)
+    found = []
+    for number, lr in enumerate(plan.grid):
+        one, signal = _candidate(trainings, number, lr, fit, held)
+        if signal is not None:
+            return unknown, signal
+        found += [one] if one is not None else []
+    if not found:
+        raise NumericalError(
+            f"training diverges at every learning rate of {', '.join(f'{lr:g}' for lr in plan.grid)}",
+            fix="Try a smaller one with --set lr=.",
+        )
+    best = max(found, key=lambda one: one.merit)
+    plan.say(
+        f"chosen on {counted(len(held), 'held-out image')}: learning rate {best.lr:g}, {counted(best.epochs, 'epoch')} "
+        f"({best.top1:.2f} % of them right)"
+    )
+    return best, None
+
+
+def _candidate(trainings: Trainings, number: int, lr: float, fit: np.ndarray, held: np.ndarray) -> tuple[Found | None, int | None]:
+    """What one learning rate came to, from its file if it was tried before; None where it diverges. And the signal that ended it early."""
+    from ..training.distributed import rank, wait_for_all
+
+    place = place_of(trainings.plan, number)
+    outcome = place / "outcome.json"
+    if not outcome.exists():
+        facts, signal = _tried(trainings, place, lr, fit, held)
+        if signal is not None:
+            return None, signal
+        wait_for_all()
+        if rank() == 0:
+            write_json(outcome, facts)
+            shutil.rmtree(place / "checkpoints", ignore_errors=True)
+        wait_for_all()
+    facts = json.loads(outcome.read_text())
+    if facts.get("diverged"):
+        return None, None
+    return Found(facts["lr"], facts["epochs"], facts["held_top1"], facts["held_loss"], facts["held_temperature"]), None
+
+
+def _tried(trainings: Trainings, place: Path, lr: float, fit: np.ndarray, held: np.ndarray) -> tuple[dict[str, Any], int | None]:
+    """What a training with one learning rate shows, as JSON, and the signal that ended it early."""
+    say = trainings.plan.say
+    say(f"learning rate {lr:g}: {counted(len(fit), 'image')} to learn from, {counted(len(held), 'image')} held out")
+    try:
+        ended = trainings.train(place, lr, fit, held)
+    except NumericalError as error:
+        say(f"learning rate {lr:g} diverges: {error.what}")
+        return {"lr": lr, "diverged": True}, None
+    if ended.signal is not None:
+        return {}, ended.signal
+    return ended.curve.outcome(lr, ended.steps // (len(fit) // trainings.batch(fit))), None

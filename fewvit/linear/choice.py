@@ -1,0 +1,45 @@
+"""What a linear probe is asked for, and the protocol's probe that it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UnknownName, UsageError
+from ..options import typed
+from ..training.probes import Probe, find_probe
+from ..training.request import Changes
+
+_WITH_FLAGS = ("epochs", "batch_size", "precision", "lrs", "default_lr", "interleaved", "truncated", "clipped_boxes")  # not by --set
+
+
+@dataclass(frozen=True)
+class Choice(Changes):
+    """What is to be trained. With the data, the backbone and the options of its features, every field can change the outcome."""
+
+    protocol: str | None = None  # None: the backbone's own
+    lrs: Sequence[float] = ()  # empty: the protocol's
+    augment: bool = False  # views through the frozen backbone in every epoch; otherwise features are made once, without augmentation
+    select_on: str = "train"  # or test: what the papers did
+
+
+def probe_of(choice: Choice, protocol: str, precision: str, width: int | None = None) -> Probe:
+    """The protocol's probe under the choices made, before it is fitted to the data. Raises UnknownName, UsageError."""
+    probe = find_probe(protocol, width)
+    hints = typing.get_type_hints(Probe)
+    options = sorted(name for name, kind in hints.items() if kind in (int, float, bool, int | None) and name not in _WITH_FLAGS)
+    changes: dict[str, Any] = {"precision": precision}
+    for setting in choice.settings:
+        if setting.plugin or setting.name not in options:
+            raise UnknownName("option", f"{setting.plugin}.{setting.name}".lstrip("."), options)
+        changes[setting.name] = typed(setting, hints[setting.name])
+    if choice.lrs:
+        changes |= {"lrs": tuple(sorted(set(choice.lrs))), "default_lr": sorted(choice.lrs)[len(choice.lrs) // 2], "small_lrs": ()}
+    if any(lr <= 0 for lr in choice.lrs):
+        raise UsageError(f"--lr {min(choice.lrs):g}: a learning rate is above 0")
+    if choice.select_on not in ("train", "test"):
+        raise UsageError(f"--select-on {choice.select_on!r} is neither train nor test")
+    return dataclasses.replace(probe, **changes)

@@ -1,0 +1,99 @@
+"""What a probe comes to: the chosen head's rows on the test images, its file, and the facts of the manifest."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from ..evaluate.inputs import Found
+from ..metrics import rank_of_target, top_k_accuracy
+from .plan import HEAD
+from .selection import Selected, select_head
+from .training import Training
+
+_IMAGENET_TEST = 50_000
+
+
+def outcome(training: Training) -> Found:
+    """Train to the end, choose a head, judge it by the test images, keep it. Raises StoppedTraining."""
+    from ..training.distributed import rank
+
+    started = time.perf_counter()
+    trained = training.run()
+    selected = select_head(training)
+    rows = _rows(training, selected)
+    if training.plan.folder is not None and rank() == 0:
+        selected.head.save(training.plan.folder.path / HEAD, _about(training, selected))
+    facts = {
+        "linear": _facts(training, selected),
+        "images_per_second_training": round(trained.images_per_second, 1),
+        "seconds": {"train": round(time.perf_counter() - started, 3)},
+    }
+    return _with_published(training, rows), facts
+
+
+def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Place (n,) of each row's label among class scores (n, C), 0 = best; ties go to the lower class."""
+    above_nothing = scores.astype(np.float64)
+    above_nothing -= above_nothing.min() - 1.0  # no class is without a vote here
+    return rank_of_target(above_nothing, labels)
+
+
+def _rows(training: Training, selected: Selected) -> list[dict[str, Any]]:
+    probe, test, choice = training.probe, training.test, training.plan.choice
+    one = training.heads.inputs[selected.number // len(probe.lrs)]  # the columns that the head reads
+    rank = ranks(selected.head.chunked_scores(test.features[:, one.start : one.stop]), test.labels)
+    columns = {
+        "method": "linear",
+        "protocol": training.settled.protocol,
+        "views": "augmented" if choice.augment else "cached",
+        **training.heads.describe(selected.number),
+        "epochs": selected.epochs,
+        "selected_on": selected.on,
+        **({"precision": probe.precision} if probe.precision != "fp32" else {}),
+        "n_train": len(training.feed),
+        "n_test": len(test),
+    }
+    return [{**columns, "metric": metric, "value": top_k_accuracy(rank, k)} for metric, k in (("top1", 1), ("top5", 5))]
+
+
+def _facts(training: Training, selected: Selected) -> dict[str, Any]:
+    """For the manifest: how it was trained, and every head's standing where the choice was made."""
+    all_heads, probe = training.heads, training.probe
+    diverged = all_heads.diverged.tolist()
+    if training.judged is None and len(training.judges):  # of a run that was found finished but for its result
+        training.judge()
+    judged = training.judged
+    heads = []
+    for i in range(len(all_heads)):
+        standing = {"selection_top1": round(float(judged[0][i]), 3)} if judged is not None and diverged[i] < 0 else {}
+        heads.append({**all_heads.describe(i), **standing, **({"diverged_in_step": diverged[i]} if diverged[i] >= 0 else {})})
+    return {
+        "protocol": training.settled.protocol,
+        "batch_size": probe.batch_size,
+        "epochs": probe.epochs,
+        "selected": all_heads.describe(selected.number),
+        "selected_on": selected.on,
+        "judged_by": len(training.judges),
+        "heads": heads,
+    }
+
+
+def _about(training: Training, selected: Selected) -> dict[str, Any]:
+    """What a stored head tells of itself."""
+    train = training.train
+    origin = {"backbone": training.inputs.backbone, "weights": train.weights}
+    described = training.heads.describe(selected.number)
+    return {"classes": list(map(str, train.classes)), "protocol": training.settled.protocol, **described, **origin}
+
+
+def _with_published(training: Training, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Beside the papers' own procedure on ImageNet-1k, with augmentation and choice on the test images: the published number."""
+    pipeline, choice = training.inputs.pipeline, training.plan.choice
+    on_imagenet = len(training.test) == _IMAGENET_TEST and len(training.train.classes) == 1000
+    official = choice.augment and choice.select_on == "test" and on_imagenet
+    if not official or pipeline is None or pipeline.spec.is_random or "linear" not in pipeline.spec.published:
+        return rows
+    return [{**row, "published": pipeline.spec.published["linear"]} if row["metric"] == "top1" else row for row in rows]

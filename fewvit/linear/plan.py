@@ -1,0 +1,43 @@
+"""What the steps of a linear probe share: the command's plan, and what it comes to for one backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..datasets import Dataset
+from ..evaluate.inputs import FeatureReader, Sources
+from ..runs import RunFolder
+from ..training.probes import Probe, Reading
+from ..training.request import Audience, Effort
+from .choice import Choice
+
+HEAD = "head.safetensors"  # in the run's folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be probed, and how."""
+
+    reader: FeatureReader
+    sources: Sources
+    choice: Choice
+    effort: Effort
+    folder: RunFolder | None  # None: nothing is kept
+    audience: Audience
+    device: str
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Who hears a line."""
+        return self.audience.say
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What one backbone's heads are."""
+
+    protocol: str
+    probe: Probe  # before it is fitted to the data
+    reading: Reading
+    images: Dataset | None  # to train on with --augment; None: features were given

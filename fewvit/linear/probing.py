@@ -1,0 +1,140 @@
+"""One backbone after another: its features as the protocol's heads want them, then its probe."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..datasets import Dataset, open_pair
+from ..errors import UsageError
+from ..evaluate.inputs import Found, Inputs, is_features, labelled, require_classes
+from ..features import FeatureSet, shared_rows
+from ..pipeline import Pipeline
+from ..results import Result
+from ..training.probes import PROBES, Probe, given_reading, settle_reading
+from .choice import probe_of
+from .outcome import outcome
+from .plan import Plan, Settled
+from .training import Training
+
+_FOR_GIVEN = "dinov2/1"  # whose grid fits features of any origin
+
+
+class FinishedRun(Exception):
+    """The run in `out` has its result already."""
+
+    def __init__(self, result: Result):
+        self.result = result
+
+
+class Probing:
+    """`inputs` brings each backbone's features, `measure` trains on them."""
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+        self._settled: Settled  # of the backbone under way
+
+    def inputs(self) -> Iterator[Inputs]:
+        """The features of every backbone; a run's folder is begun before any is computed. Raises FinishedRun."""
+        reader, sources = self._plan.reader, self._plan.sources
+        if any(map(is_features, (sources.train, sources.test, sources.data))):
+            for inputs in reader.pair(sources):
+                reading = given_reading(inputs.train.features.shape[1])
+                self._settled = Settled(*self._probe(inputs.protocol or _FOR_GIVEN, None), reading, None)
+                self._begin(inputs.train.fingerprint, {"train": _content(inputs.train), "test": _content(_required(inputs.test))})
+                yield inputs
+            return
+        train, test = map(reader.told, open_pair(sources.data, sources.train, sources.test, sources.listing))
+        for pipeline in list(reader.pipelines("linear")):
+            self._settled = self._settle(pipeline, train)
+            reading = self._settled.reading
+            pipeline = dataclasses.replace(pipeline, pool=reading.pool, layers=reading.layers, norm=reading.norm)
+            self._begin(pipeline.fingerprint, {"train": _listing(train), "test": _listing(test)})
+            yield self._extracted(pipeline, train, test)
+
+    def measure(self, inputs: Inputs, name: str) -> Found:
+        """Rows of one backbone's probe, and what the manifest should tell."""
+        say, settled = self._plan.say, self._settled
+        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and settled.protocol != "mae/1":
+            say("MAE's linear probe is --protocol mae/1: its features need the BatchNorm that comes with it")
+        train, test = labelled(inputs.train, "train", say), labelled(_required(inputs.test), "test", say)
+        require_classes(train)
+        train.require_finite()
+        test.require_finite()
+        if shared := shared_rows(train, test):
+            say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
+        train, test = (dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test))
+        return outcome(Training(self._plan, settled, inputs, train, test))
+
+    def _probe(self, protocol: str, width: int | None) -> tuple[str, Probe]:
+        """The protocol that was asked for, or this one, and its probe."""
+        from ..engines import resolve_precision
+
+        asked = self._plan.choice.protocol or protocol
+        if asked not in PROBES:
+            raise UsageError(f"{asked} has no linear probe", fix=f"Choose one with --protocol: {', '.join(PROBES)}.")
+        precision = resolve_precision(self._plan.reader.options.precision, self._plan.device)
+        return asked, probe_of(self._plan.choice, asked, precision, width)
+
+    def _settle(self, pipeline: Pipeline, train: Dataset) -> Settled:
+        """The heads of a backbone and the readout that they want."""
+        options, architecture = self._plan.reader.options, pipeline.spec.architecture
+        protocol, probe = self._probe(pipeline.protocol.name, architecture.width)
+        layers = int(options.layers) if options.layers else None
+        mean_only = options.pool is None and pipeline.pool == "mean"
+        reading = settle_reading(probe, architecture, pipeline.norm, pool=options.pool, layers=layers, mean_only=mean_only)
+        return Settled(protocol, probe, reading, train)
+
+    def _extracted(self, pipeline: Pipeline, train: Dataset, test: Dataset) -> Inputs:
+        """Of several processes the first fills the cache, the others read it."""
+        from ..training.distributed import rank, wait_for_all
+
+        if rank() > 0:
+            wait_for_all()
+        inputs = self._plan.reader.extracted(pipeline, train, test)
+        if rank() == 0:
+            wait_for_all()
+        return inputs
+
+    def _begin(self, fingerprint: str, data: Mapping[str, Any]) -> None:
+        """Make the run's folder or find it again. Raises FinishedRun for one with a result."""
+        from ..training.distributed import rank, wait_for_all
+
+        folder, choice = self._plan.folder, self._plan.choice
+        if folder is None:
+            return
+        what = {
+            "command": "linear",
+            "protocol": self._settled.protocol,
+            "probe": dataclasses.asdict(self._settled.probe),
+            **{name: getattr(choice, name) for name in ("epochs", "batch_size", "augment", "select_on", "seed")},
+            "max_bad": self._plan.reader.work.max_bad,
+            "features": fingerprint,
+            "inputs": [dataclasses.asdict(one) for one in self._settled.reading.inputs],
+            "data": dict(data),
+        }
+        if rank() == 0:
+            folder.begin(what, {})
+        wait_for_all()
+        stored = folder.result()
+        if stored is not None:
+            raise FinishedRun(stored)
+
+
+def _required(test: FeatureSet | None) -> FeatureSet:
+    if test is None:
+        raise UsageError("a linear probe needs test images", fix="Give --train and --test, or --data with train/ and val/.")
+    return test
+
+
+def _listing(dataset: Dataset) -> dict[str, Any]:
+    return {"name": dataset.name, "images": len(dataset), "listing": dataset.digest}
+
+
+def _content(features: FeatureSet) -> dict[str, Any]:
+    digest = hashlib.sha256(np.ascontiguousarray(features.features).tobytes() + features.labels.tobytes()).hexdigest()
+    return {"name": features.name, "images": len(features), "content": digest}

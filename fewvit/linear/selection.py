@@ -1,0 +1,73 @@
+"""Which of the trained heads is taken, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import counted
+from .training import Training
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The head that was taken."""
+
+    number: int
+    epochs: int  # after which it was taken
+    head: Any  # a `heads.Head`
+    on: str  # what it was chosen on: train, test, or default where nothing could choose
+
+
+def select_head(training: Training) -> Selected:
+    """The best head so far by the images that were held out; the protocol's default where there are none. Diverged ones are told."""
+    _tell_diverged(training)
+    on = _chosen_on(training)
+    selected = Selected(*training.heads.kept(), on)
+    _tell(training, selected)
+    return selected
+
+
+def _tell_diverged(training: Training) -> None:
+    heads = training.heads
+    gone = [heads.describe(i) for i in np.flatnonzero(heads.diverged.cpu().numpy() >= 0).tolist()]
+    if gone:
+        shown = "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in gone[:5])
+        training.plan.say(
+            f"{counted(len(gone), 'head')} of {len(heads)} diverged and took no further part: {shown}{' …' if len(gone) > 5 else ''}"
+        )
+
+
+def _chosen_on(training: Training) -> str:
+    """What the kept head was chosen on; where nothing could be held out, the protocol's default is kept as it is now."""
+    heads, probe = training.heads, training.probe
+    if heads.best[0] >= 0:
+        return training.plan.choice.select_on
+    live = np.flatnonzero(heads.diverged.cpu().numpy() < 0)
+    rates = np.array([heads.describe(int(i))["lr"] for i in live])
+    number = int(live[np.abs(np.log(rates / probe.default_lr)).argmin()])
+    heads.keep(number, probe.epochs)
+    if len(heads) > 1 or probe.epochs > 1:
+        training.plan.say(
+            "no class has two labelled images, so nothing could be held out to choose by: "
+            f"the head of learning rate {heads.describe(number)['lr']:g} is taken after the last epoch"
+        )
+    return "default"
+
+
+def _tell(training: Training, selected: Selected) -> None:
+    """Which head it is; the table leaves out what is the same in every row."""
+    one, probe, say = training.heads.describe(selected.number), training.probe, training.plan.say
+    read = f", {counted(one['layers'], 'block')}, {one['pool']}" if "pool" in one else ""
+    images = "views made in every epoch" if training.plan.choice.augment else "cached features, no augmentation"
+    by = {
+        "train": f"chosen by {counted(len(training.judges), 'held-out training image')}",
+        "test": "chosen by the test images, as the papers did",
+        "default": "the protocol's default",
+    }[selected.on]
+    if selected.on != "default" and len(probe.lrs) > 1 and one["lr"] == max(probe.lrs):
+        say("the largest learning rate of the grid won: larger ones, with --lr, may do better")
+    after = f"after {counted(selected.epochs, 'epoch')} of {probe.epochs}"
+    say(f"{training.settled.protocol}, {images}: learning rate {one['lr']:g}{read}, {after}; {by}")
