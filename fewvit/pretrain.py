@@ -14,7 +14,7 @@ import numpy as np
 
 from . import images as pixels_of
 from .datasets import Dataset, Listing, open_dataset, select, told
-from .errors import BadImages, CheckpointError, DataError, MissingExtra, UnknownName
+from .errors import BadImages, CheckpointError, DataError, MissingExtra, UnknownName, counted
 from .files import replacing, sha256_of
 from .images import BadImage, Preprocess
 from .plugins import find
@@ -109,12 +109,15 @@ def run_pretrain(
         if spec is None and not goes_on:
             _warn_of_few(choice, len(dataset), audience.say)
         effort = dataclasses.replace(effort, device=device)
-        return _Pretraining(choice, recipe, effort, folder, dataset, watched, preprocess, spec, audience).run()
+        run = _Pretraining(choice, recipe, effort, folder, dataset, watched, preprocess, spec, audience)
+        if not goes_on:
+            _warn_of_small_pictures(choice, recipe, run.pictures.sizes, audience.say)
+        return run.run()
 
 
 def evaluation_transform(family: str, recipe: Any) -> Preprocess:
     """How pictures are shown to the encoder afterwards: the protocol's way at 224 pixels, whole pictures at the sizes of small recipes."""
-    size = max(view.size for view in recipe.views)
+    size = _largest_crop(recipe)
     protocol = find_protocol(f"{family}/1").preprocess
     return protocol if size >= 160 else dataclasses.replace(protocol, cover=(size, size), crop=(size, size))
 
@@ -150,6 +153,37 @@ def _warn_of_few(choice: Choice, images: int, say: Callable[[str], None]) -> Non
             f"{choice.preset} from scratch on {images} images: expect less than released weights give; "
             "go on from them with --init, or use a recipe for few images (--preset small/64)"
         )
+
+
+def _warn_of_small_pictures(choice: Choice, recipe: Any, sizes: np.ndarray, say: Callable[[str], None]) -> None:
+    """Say how many of the pictures of `sizes` (n, 2) the largest crop enlarges, and which preset fits better where it enlarges most."""
+    crop, sides = _largest_crop(recipe), sizes.min(axis=1)
+    small = int(np.count_nonzero(sides < crop))
+    if small:
+        among = f"of the {len(sizes)} images looked at"
+        better = _fitting_preset(choice, crop, int(np.median(sides))) if choice.init is None else None
+        say(
+            f"{counted(small, f'{among} is', f'{among} are')} smaller than the {crop} pixels of the largest crop, which enlarges them"
+            + (f"; --preset {better} fits them better" if better else "")
+        )
+
+
+def _fitting_preset(choice: Choice, crop: int, side: int) -> str | None:
+    """The first preset whose crops pictures of `side` pixels fill, with the largest such crop; the smallest where they fill none.
+
+    None where they fill `crop`, the crop there is, or no preset has a smaller one.
+    """
+    crops = {name: _largest_crop(recipe) for name, recipe in find_recipe(choice.method).presets.items()}
+    smaller = [one for one in crops.values() if one < crop]
+    if side >= crop or not smaller:
+        return None
+    best = max((one for one in smaller if one <= side), default=min(smaller))
+    return next(name for name, one in crops.items() if one == best)
+
+
+def _largest_crop(recipe: Any) -> int:
+    """Pixels of its side."""
+    return max(view.size for view in recipe.views)
 
 
 class _Pretraining:

@@ -27,7 +27,8 @@ class Pictures:
     """The decodable pictures of a data set as uint8 tensors (3, H, W), by number from 0; `rows` are their numbers in the data set.
 
     Where a sample of the data set holds only small pictures, all are decoded at the start and `skipped` names those that cannot be,
-    with the reason. Otherwise none is skipped, and one that cannot be decoded is an error when it is read.
+    with the reason. Otherwise none is skipped, and one that cannot be decoded is an error when it is read. `sizes` (n, 2) are height and
+    width in pixels of those that were looked at: all that are kept, else the sample's.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Pictures:
         self._pool = ThreadPoolExecutor(max(1, min(16, cores()) if workers is None else workers), thread_name_prefix="pictures")
         self.skipped: list[dict[str, str]] = []  # id and reason
         self.rows = np.arange(len(dataset))
+        self.sizes = np.zeros((0, 2), np.int64)
         self._kept: np.ndarray | None = None  # (bytes,) of all pictures, one after the other
         if self._are_small():
             self._keep(_Bytes(memory_bytes, folder))
@@ -69,7 +71,8 @@ class Pictures:
         """Whether a sample, spread evenly, has no large picture; those that cannot be decoded say nothing."""
         sample = np.unique(np.linspace(0, len(self._dataset) - 1, _PROBED).astype(np.int64))
         found = [picture for picture in self._pool.map(self._decoded, sample.tolist()) if isinstance(picture, np.ndarray)]
-        return bool(found) and max(picture.shape[0] * picture.shape[1] for picture in found) <= SMALL
+        self.sizes = np.array([picture.shape[:2] for picture in found], np.int64).reshape(-1, 2)
+        return bool(found) and bool(self.sizes.prod(axis=1).max() <= SMALL)
 
     def _decoded(self, row: int) -> np.ndarray | str:
         """Pixels (H, W, 3), or why there are none."""
@@ -104,7 +107,7 @@ class Pictures:
             if not store.add(picture):
                 return
         self.skipped, self.rows = skipped, np.array(good, np.int64)
-        self._shapes = np.array(shapes, np.int64)  # (N, 2)
+        self._shapes = self.sizes = np.array(shapes, np.int64)  # (N, 2)
         self._of_one_size = bool((self._shapes == self._shapes[0]).all())
         self._starts = np.concatenate([[0], np.cumsum(3 * self._shapes.prod(axis=1))])
         self._kept = store.whole()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fewvit.plugins import find
 
-from pictures import folder_of
+from pictures import folder_of, jpeg
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +176,50 @@ def test_the_recipe_of_the_bundled_backbone_is_taken_as_it_stands(fewvit, images
     assert "13 images are fewer than one batch of 64" in err  # the recipe's batch, not the preset's
     begun = json.loads((tmp_path / "run/manifest.json").read_text())["what"]
     assert (begun["recipe"]["lr"], begun["recipe"]["epochs"], begun["preset"]) == (0.002, 10, "small/64-d6")
+
+
+def of_sizes(root, sizes):
+    (root / "a").mkdir(parents=True)
+    for seed, size in enumerate(sizes):
+        (root / "a" / f"{seed}.jpg").write_bytes(jpeg(seed, size))
+    return root
+
+
+@pytest.fixture
+def crops_of_64(monkeypatch):
+    """The smallest recipe with larger crops; tiny ones of 32 pixels are there too."""
+    kind = find("methods", "mae").Recipe
+    tiny, view = kind.presets["test/tiny"], kind.presets["small/64"].views[0]
+    larger = dataclasses.replace(tiny, architecture=dataclasses.replace(tiny.architecture, grid=16), views=(view,))
+    monkeypatch.setattr(kind, "presets", {**kind.presets, "test/64": larger})
+    return ("--preset", "test/64")
+
+
+NOTE = "smaller than the 64 pixels of the largest crop"
+
+
+def test_pictures_smaller_than_the_largest_crop_are_counted_once_and_a_fitting_preset_is_named(fewvit, crops_of_64, tmp_path):
+    images = of_sizes(tmp_path / "images", [(64, 90), (63, 90), (90, 40), (35, 35), (34, 50), (100, 33), (80, 70)])
+    code, _, err = pretrain(fewvit, "mae", images, tmp_path / "run", *crops_of_64)
+    assert code == 0, err
+    [line] = [line for line in err.splitlines() if NOTE in line]
+    assert line.startswith("5 of the 7 images looked at are")
+    assert line.endswith("; --preset small/32 fits them better")
+    for file in (tmp_path / "run/result.json", *(tmp_path / "run/checkpoints").iterdir()):
+        file.unlink()
+    code, _, err = pretrain(fewvit, "mae", images, tmp_path / "run", *crops_of_64)  # the same run, again
+    assert code == 0, err
+    assert NOTE not in err
+
+
+def test_one_small_picture_among_large_ones_asks_for_no_other_preset_and_large_ones_for_no_note(fewvit, crops_of_64, tmp_path):
+    one = of_sizes(tmp_path / "one", [(64, 64), (200, 200), (63, 64), (70, 70), (99, 65)])
+    err = pretrain(fewvit, "mae", one, tmp_path / "first", *crops_of_64)[2]
+    [line] = [line for line in err.splitlines() if NOTE in line]
+    assert line.startswith("1 of the 5 images looked at is")
+    assert "--preset" not in line
+    none = of_sizes(tmp_path / "none", [(64, 64), (200, 200), (70, 70), (99, 65)])
+    assert NOTE not in pretrain(fewvit, "mae", none, tmp_path / "second", *crops_of_64)[2]
 
 
 def test_a_run_shorter_than_its_preset_warms_up_in_proportion():
