@@ -9,7 +9,7 @@ import typer
 
 from fewvit.errors import UsageError
 
-from .classifiers import listed_classifiers, settings_of
+from .classifiers import listed_classifiers, settings_with_last_block
 from .inputs import listing, reader
 from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
 from .show import Screen
@@ -68,12 +68,14 @@ def lowshot(
 
     if save_predictions is not None:
         check_predictions_path(save_predictions)
+    settings, last_block = settings_with_last_block(classifiers, ",".join(CLASSIFIERS))
     options = LowShotOptions(
         shots=per_class or (() if percents or subset else SHOTS),
         percents=percents,
         trials=trials,
         subsets=subset or (),
-        settings=settings_of(classifiers, ",".join(CLASSIFIERS)),
+        settings=settings,
+        last_block=last_block,
         lambd=lambd,
         protocol=features.protocol or "",
         allow_fewer=allow_fewer,

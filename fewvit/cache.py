@@ -53,6 +53,11 @@ class Cache:
     def digests(self, *, rehash: bool = False) -> DigestMemory:
         return DigestMemory(self.folder / "digests", rehash=rehash)
 
+    @property
+    def tuned(self) -> Path:
+        """Where low-shot evaluation keeps the networks that it trained."""
+        return self.folder / "tuned"
+
     def stores(self) -> Iterator[dict[str, Any]]:
         """Facts about each store: its key, rows, bytes and folder."""
         for path in sorted((self.folder / "features").glob("*/key.json")):
@@ -75,7 +80,8 @@ class Cache:
                 freed += store["bytes"]
                 shutil.rmtree(store["folder"], ignore_errors=True)
         if backbone is None:
-            for name in ("features", "digests", "backbones"):
+            freed += sum(f.stat().st_size for f in self.tuned.rglob("*") if f.is_file())
+            for name in ("features", "digests", "backbones", self.tuned.name):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         return freed
 

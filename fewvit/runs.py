@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -125,6 +126,11 @@ class RunFolder:
             until = "come to its first checkpoint, so there is no encoder yet" if "file" not in made else "finished; go on with it first"
             raise DataError(f"this run has not {until}", file=self.path)
         return made
+
+
+def run_digest(what: Mapping[str, Any]) -> str:
+    """A folder's name for a run that is found again by what decides it."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

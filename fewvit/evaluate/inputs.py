@@ -55,6 +55,7 @@ class Inputs:
     pipeline: Pipeline | None  # None: features were given
     facts: dict[str, Any]
     skipped: list[dict[str, str]]
+    datasets: tuple[Dataset, Dataset] | None = None  # the images of both sides, where both are images
 
     @property
     def protocol(self) -> str:
@@ -168,7 +169,8 @@ class FeatureReader:
             reports.append(report)
         facts = {**pipeline.facts, "seconds": {"extract": round(time.perf_counter() - started, 3)}, **_sum(reports)}
         aligned = align(sets[0], sets[1]) if test is not None else None
-        return Inputs(pipeline.spec.name, sets[0], aligned, pipeline, facts, [s for report in reports for s in report.skipped])
+        images = (train, test) if test is not None else None
+        return Inputs(pipeline.spec.name, sets[0], aligned, pipeline, facts, [s for report in reports for s in report.skipped], images)
 
 
 def _sum(reports: Sequence[Report]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..calibration import confusion_matrix, cross_validated_temperature
 from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, shared_rows
 from ..metrics import mean_and_interval
-from ..options import options_of
+from ..options import Setting, options_of
 from ..plugins import find
 from ..predictions import save_confusion, save_per_class, save_predictions
 from ..protocols import find_protocol
@@ -23,9 +23,13 @@ from ..subsets import read_splits, save_splits
 from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
 from .judge import Verdict, judge
 
+if TYPE_CHECKING:
+    from ..finetune.last_block import LastBlocks
+
 CLASSIFIERS = ("logistic", "knn", "centroid")
 SHOTS = (1, 2, 5)
 _MSN_ONE_PERCENT = 0.075  # lambda of its 1 % list, by its author's word
+LAST_BLOCK = "last-block"  # no plug-in: it is fitted on images, not on features
 _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
 _IMAGENET_TEST = 50_000
 
@@ -39,6 +43,7 @@ class LowShotOptions:
     trials: int = 3
     subsets: Sequence[str] = ()  # files; they take the place of drawn splits
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in CLASSIFIERS})  # classifier -> options
+    last_block: Sequence[Setting] | None = None  # options of the training of the last block; None: it is not asked for
     lambd: float | None = None  # of the logistic regression; None: the protocol's
     protocol: str = ""  # whose logistic regression; empty: that of the features
     allow_fewer: bool = False
@@ -72,14 +77,16 @@ def run_lowshot(
     """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest."""
 
     def measure(inputs: Inputs, name: str) -> Found:
-        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae":
-            say("linear numbers on frozen MAE features are expected to be poor; see --layers each")
+        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and options.last_block is None:
+            say("linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and --layers each")
+        tuner = _last_blocks(reader, inputs, options, say) if options.last_block is not None else None
         started = time.perf_counter()
         rows: list[dict[str, Any]] = []
         notes: dict[str, Any] = {}
         for extra, train, test in by_layer(inputs):
             where = ".".join(([name.replace("/", "_")] if name else []) + [f"layer{n}" for n in extra.values()])
-            found, notes = evaluate_lowshot(train, _required(test), options, options.protocol or inputs.protocol, say, where=where)
+            protocol = options.protocol or inputs.protocol
+            found, notes = evaluate_lowshot(train, _required(test), options, protocol, say, where=where, tuner=tuner)
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
         return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
 
@@ -94,11 +101,13 @@ def evaluate_lowshot(
     say: Callable[[str], None] = lambda line: None,
     *,
     where: str = "",
+    tuner: LastBlocks | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Result rows (without the columns that name data and backbone) and what the manifest should tell of the classifiers.
 
     Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or cross-validation inside
-    the labelled rows. `where` goes into the names of the files that are written per classifier and trial.
+    the labelled rows. `where` goes into the names of the files that are written per classifier and trial. `tuner` is what trains last
+    blocks on the images behind the rows.
     """
     train, test = labelled(train, "train", say), labelled(test, "test", say)
     require_classes(train)
@@ -117,10 +126,15 @@ def evaluate_lowshot(
         save_splits(options.save_split, splits, train)
     rows: list[dict[str, Any]] = []
     chosen: dict[str, Any] = {}
-    one = len(options.settings) * len(splits) == 1 and not where
-    for method, settings in options.settings.items():
+    methods = [*options.settings, *([LAST_BLOCK] if tuner is not None else [])]
+    one = len(methods) * len(splits) == 1 and not where
+    for method in methods:
         for shots in dict.fromkeys(split.shots for split in splits):
-            cells = _cells(method, settings, [split for split in splits if split.shots == shots], train, test, options, protocol)
+            alike = [split for split in splits if split.shots == shots]
+            if method == LAST_BLOCK and tuner is not None:
+                cells = _tuned_cells(tuner, alike, train, test)
+            else:
+                cells = _cells(method, options.settings[method], alike, train, test, options, protocol)
             for cell in cells:
                 suffix = "" if one else ".".join(filter(None, (where, method, str(shots), str(cell.split.trial))))
                 for path in _keep(cell, test, options, suffix):
@@ -177,6 +191,24 @@ def _cells(
             temperature = _temperature(make, estimator, x, y, options.seed)
         cells.append(_Cell(method, split, estimator, judge(estimator, test, temperature), temperature))
     return cells
+
+
+def _tuned_cells(tuner: LastBlocks, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> list[_Cell]:
+    """As `_cells`, with a network of its own for each split; the test images go through these."""
+    cells = []
+    for split, tuned in zip(splits, tuner.fit(splits, train, test), strict=True):
+        estimator = tuned.estimator
+        estimator.why_ = tuned.why
+        tuner.say(f"last block, {_named(split)}, trial {split.trial}: {tuned.why}")
+        cells.append(_Cell(LAST_BLOCK, split, estimator, judge(estimator, tuned.test, tuned.temperature), tuned.temperature))
+    return cells
+
+
+def _last_blocks(reader: FeatureReader, inputs: Inputs, options: LowShotOptions, say: Callable[[str], None]) -> LastBlocks:
+    from ..finetune.last_block import last_blocks
+
+    access = reader.backbones.access
+    return last_blocks(inputs, options.last_block or (), reader.cache, reader.memory, access, reader.work, options.seed, say)
 
 
 def _fit(estimators: Sequence[Any], sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -277,5 +309,13 @@ def _with_published(rows: Sequence[dict[str, Any]], inputs: Inputs, options: Low
         known = inputs.pipeline.spec.info.get("published", {})
         published = {**known.get("lowshot", {}), **({"1percent": known["1%"]} if "1%" in known else {})}
     for row in rows:
-        beside = row["trial"] == "mean" and row["metric"] == "top1" and row["method"] == "logistic" and row["shots"] in published
+        beside = row["trial"] == "mean" and row["metric"] == "top1" and row["shots"] in published
+        beside = beside and row["method"] == _published_method(inputs, row["shots"])
         yield {**row, "published": printable(str(published[row["shots"]]))} if beside else row
+
+
+def _published_method(inputs: Inputs, shots: int | str) -> str:
+    """What the paper's number was measured with: of MAE the last block, but for one image per class and for the largest model."""
+    spec = inputs.pipeline.spec if inputs.pipeline is not None else None
+    tuned = spec is not None and spec.family == "mae" and spec.architecture.patch != 14 and shots != 1
+    return LAST_BLOCK if tuned else "logistic"

@@ -19,7 +19,6 @@ from ..cache import Cache
 from ..datasets import Dataset, Listing, open_pair, select, told
 from ..digests import DigestMemory
 from ..errors import UsageError
-from ..images import IMAGENET_MEAN, IMAGENET_STD
 from ..pipeline import FeatureOptions, settle
 from ..results import Result
 from ..runs import RunFolder
@@ -34,6 +33,7 @@ from .judgement import judged_rows, result_of
 from .plan import Plan, digest_of, identity, labelled_by, outcome
 from .recipe import recipe_of
 from .search import choose
+from .spec import plain
 from .trainings import Trainings
 
 __all__ = ["Audience", "Choice", "Effort", "Source", "run_finetune"]
@@ -56,7 +56,7 @@ def run_finetune(
     memory = cache.digests() if cache is not None else DigestMemory()
     train_set, test_set = (told(side, audience.say) for side in open_pair(choice.data, choice.train, choice.test, listing))
     split = _draw(choice, train_set)
-    spec = _plain(_resolved(choice.backbone, access, memory))
+    spec = plain(_resolved(choice.backbone, access, memory))
     pipeline = settle(spec, FeatureOptions(img_size=choice.img_size, decode=choice.decode, device=effort.device), "lowshot")
     chosen = select(train_set, split.train.tolist())
     recipe, grid = recipe_of(choice, pipeline, len(split.train), split.per_class(train_set.labels)[1])
@@ -89,19 +89,6 @@ def _resolved(source: Source, access: Access, memory: DigestMemory) -> BackboneS
         family=source.family,
         seed=source.seed,
     )
-
-
-def _plain(spec: BackboneSpec) -> BackboneSpec:
-    """The spec, if its network is one that training knows. Raises UsageError."""
-    if spec.architecture.timm:
-        raise UsageError(
-            f"{spec.name} is a model of timm's own, and only the plain ViTs of DINO, MSN, MAE and DINOv2 are fine-tuned",
-            fix="See `fewvit backbones list`; a weights file or a run folder also do.",
-        )
-    mean, std = (tuple(spec.preprocess.get(name, usual)) for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
-    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
-        raise UsageError(f"{spec.name} takes pixels of another mean and deviation than ImageNet's, which training has not")
-    return spec
 
 
 def _on(plan: Plan, device: str) -> Plan:

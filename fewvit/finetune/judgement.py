@@ -26,7 +26,7 @@ def judged_rows(plan: Plan, known: Labelled, task: Any, found: Found) -> tuple[l
     pipeline = settle(spec, FeatureOptions(decode=choice.decode, device=plan.effort.device))
     test = labelled(plan.features(pipeline, plan.test_set), "test", lambda line: None)
     test.require_finite()
-    verdict = judge(_classifier(plan, known, task.head, known.present), test, found.temperature)
+    verdict = judge(classifier_of(plan, known, task.head, known.present), test, found.temperature)
     _save_bundle(plan, known, task.head, pipeline, found)
     columns = {"method": choice.mode, "shots": choice.shots, "n_train": len(known.labels), "n_test": len(test)}
     rows = [{**columns, "trial": choice.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()]
@@ -39,7 +39,7 @@ def _save_bundle(plan: Plan, known: Labelled, head: Any, pipeline: Pipeline, fou
     """The classifier with all that `fewvit predict` needs, in a file of its own."""
     bundle = Bundle(
         "logistic",
-        _classifier(plan, known, head, np.arange(len(known.present))),
+        classifier_of(plan, known, head, np.arange(len(known.present))),
         [plan.chosen.classes[c] for c in known.present],
         np.bincount(known.labels).tolist(),
         head.weight.shape[1],
@@ -50,7 +50,7 @@ def _save_bundle(plan: Plan, known: Labelled, head: Any, pipeline: Pipeline, fou
     save_bundle(plan.folder.path / BUNDLE, bundle)
 
 
-def _classifier(plan: Plan, known: Labelled, head: Any, classes: np.ndarray) -> Any:
+def classifier_of(plan: Plan, known: Labelled, head: Any, classes: np.ndarray) -> Any:
     """The head as the estimator of the same formula, with these numbers (C,) for its classes."""
     estimator = logistic(plan, len(known.labels))
     estimator.set_params(rows=head.rows, intercept=bool(head.bias.requires_grad), dtype="float32")

@@ -12,7 +12,7 @@ from ..training.recipe import View
 from ..training.request import changed, require_at_least, require_computable
 from .choice import Choice
 
-_OPTIONS = {field.name for field in dataclasses.fields(TuningRecipe)} - {"architecture", "views", "mode", "betas"}  # of --set
+OPTIONS = {field.name for field in dataclasses.fields(TuningRecipe)} - {"architecture", "views", "mode", "betas"}  # of --set
 
 
 def recipe_of(choice: Choice, pipeline: Pipeline, labels: int, per_class: int) -> tuple[TuningRecipe, list[float]]:
@@ -23,7 +23,7 @@ def recipe_of(choice: Choice, pipeline: Pipeline, labels: int, per_class: int) -
     spec, preprocess = pipeline.spec, pipeline.preprocess
     view = View(preprocess.crop[0], (1.0, 1.0), interpolation=preprocess.interpolation)
     recipe, grid = recipe_for(choice.mode, spec.architecture, view, spec.family, labels, per_class)
-    changes = changed(choice, TuningRecipe, _OPTIONS, choice.mode, "mode", ("epochs", "batch_size", "precision"))
+    changes = changed(choice, TuningRecipe, OPTIONS, choice.mode, "mode", ("epochs", "batch_size", "precision"))
     epochs = changes.get("epochs", recipe.epochs)
     if epochs < recipe.epochs:  # a shorter run has a shorter warm-up
         changes.setdefault("warmup_epochs", round(recipe.warmup_epochs * epochs / recipe.epochs, 3))

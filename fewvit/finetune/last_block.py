@@ -1,0 +1,165 @@
+"""`fewvit lowshot --classifier last-block`: the last transformer block and a classifier, trained on the labelled images of each split.
+
+Source: Assran et al. 2022, section 4.1, who judge MAE so where linear classifiers do poorly; their optimizer's settings are not published, so
+the recipe is that of `fewvit finetune --mode last-block`. What lies below the last block runs once for each labelled image; test images go
+through it once for all trials together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cache import Cache
+from ..datasets import Dataset, select
+from ..digests import DigestMemory
+from ..errors import UsageError, counted
+from ..evaluate.inputs import Inputs
+from ..extract import Work
+from ..features import FeatureSet
+from ..files import locked, require_writable
+from ..options import Setting
+from ..pipeline import Pipeline
+from ..runs import RunFolder, run_digest
+from ..specs import Access
+from ..splits import Split
+from ..training.choosing import Found
+from ..training.request import NetworkEffort
+from .choice import Audience, Choice, Source
+from .final import finish
+from .judgement import classifier_of
+from .plan import Plan, digest_of, identity, labelled_by
+from .recipe import recipe_of
+from .search import choose
+from .spec import plain
+from .trainings import Trainings
+
+_AT_ONCE = 32  # test images
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What training on one split came to."""
+
+    estimator: Any  # on the features below
+    test: FeatureSet  # the test images as the tuned network sees them
+    temperature: float
+    why: str  # learning rate and epochs, and how they were chosen
+
+
+@dataclass(frozen=True)
+class LastBlocks:
+    """Trains on splits of one backbone's images. Trainings are kept in the cache: a killed command goes on, a repeated one trains nothing."""
+
+    pipeline: Pipeline
+    train_set: Dataset
+    test_set: Dataset
+    settings: Sequence[Setting]  # of --set
+    cache: Cache | None
+    memory: DigestMemory
+    access: Access
+    work: Work
+    seed: int
+    say: Callable[[str], None]
+
+    def fit(self, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> Iterator[Tuned]:
+        """One network per split, whose rows are those of `train`; `test` says which test images count."""
+        with tempfile.TemporaryDirectory(prefix="fewvit-") as scratch:
+            ended = [self._trained(split, train, Path(scratch)) for split in splits]
+            features = self._seen([task for _, _, task, _ in ended], test)
+            for (plan, known, task, found), rows in zip(ended, features, strict=True):
+                estimator = classifier_of(plan, known, task.head, known.present)
+                yield Tuned(estimator, dataclasses.replace(test, features=rows), found.temperature, _told(found))
+
+    def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Any, Any, Found]:
+        row_of = {name: row for row, name in enumerate(self.train_set.ids)}
+        support = train.select(split.train)
+        chosen = select(self.train_set, [row_of[name] for name in support.ids])
+        choice = Choice("last-block", Source(self.pipeline.spec.name), settings=self.settings, seed=self.seed, decode=self.pipeline.decode)
+        recipe, grid = recipe_of(choice, self.pipeline, len(support), split.per_class(train.labels)[1])
+        effort = NetworkEffort(device=self.pipeline.device, workers=self.work.workers, max_pixels=self.work.max_pixels)
+        nowhere = RunFolder(scratch)
+        plan = Plan(
+            choice, recipe, grid, effort, nowhere, self.pipeline, chosen, self.test_set, self.access, self.cache, self.memory, Audience()
+        )
+        what = {**identity(plan, {"labelled": digest_of(chosen, self.memory)}), "support": support.fingerprint}
+        root = self.cache.tuned if self.cache is not None else scratch
+        plan = dataclasses.replace(plan, folder=RunFolder(root / run_digest(what)))
+        require_writable(root)
+        with locked(plan.folder.path):  # another command may be at the same split
+            plan.folder.begin(what, {})
+            known = labelled_by(support)
+            trainings = Trainings(plan, known)
+            found, number = choose(trainings)
+            task, number = (None, number) if number is not None else finish(trainings, found)
+        if number is not None:
+            signal.raise_signal(number)  # what was trained is kept; the command ends as it does for a signal at any other time
+        return plan, known, task, found
+
+    def _seen(self, tasks: Sequence[Any], test: FeatureSet) -> list[np.ndarray]:
+        """The test images' features (Q, D) under each network; what they share, all but the last block, runs once."""
+        import torch
+
+        from ..training.monitor import normalised
+        from ..training.seen import Seen
+
+        row_of = {name: row for row, name in enumerate(self.test_set.ids)}
+        dataset = select(self.test_set, [row_of[name] for name in test.ids])
+        seen = Seen(
+            dataset,
+            self.pipeline.preprocess,
+            self.pipeline.decode,
+            workers=self.work.workers,
+            max_pixels=self.work.max_pixels,
+            memory_bytes=0,
+        )
+        found: list[list[np.ndarray]] = [[] for _ in tasks]
+        for task in tasks:
+            task.eval()
+        with torch.no_grad():
+            for start in range(0, len(dataset), _AT_ONCE):
+                pixels = seen.pixels(np.arange(start, min(start + _AT_ONCE, len(dataset))))
+                tokens = tasks[0].enter(normalised(pixels, str(next(tasks[0].parameters()).device)))
+                for rows, task in zip(found, tasks, strict=True):
+                    rows.append(task.features(tokens).float().cpu().numpy())
+        return [np.concatenate(rows) for rows in found]
+
+
+def last_blocks(
+    inputs: Inputs,
+    settings: Sequence[Setting],
+    cache: Cache | None,
+    memory: DigestMemory,
+    access: Access,
+    work: Work,
+    seed: int,
+    say: Callable[[str], None],
+) -> LastBlocks:
+    """What trains on these inputs. Raises UsageError for features from a file, and for readouts and networks that training does not know."""
+    pipeline = inputs.pipeline
+    if pipeline is None or inputs.datasets is None:
+        raise UsageError("last-block trains on images, and features were given", fix="Give folders of images, or another --classifier.")
+    if pipeline.layers != 1 or pipeline.pool not in ("cls", "mean"):
+        raise UsageError(
+            "last-block reads the last block's class token or mean patch token", fix="Leave --layers away, and --pool, or give --pool mean."
+        )
+    plain(pipeline.spec)
+    from ..engines import resolve_device
+
+    pipeline = dataclasses.replace(pipeline, device=resolve_device(pipeline.device))
+    train_set, test_set = inputs.datasets
+    return LastBlocks(pipeline, train_set, test_set, settings, cache, memory, access, work, seed, say)
+
+
+def _told(found: Found) -> str:
+    how = f"learning rate {found.lr:g}, {counted(found.epochs, 'epoch')}"
+    if found.top1 is None:
+        return f"{how}: the recipe's, since nothing was held out"
+    return f"{how}: best on held-out images, {found.top1:.1f} % of them right"
