@@ -7,14 +7,15 @@ from .shared import Access, Features, Layout, Model, Output, Place, Work, comman
 from .show import Screen
 
 app = single()
-_BACKBONE, _PIXELS = "dino_vitt16", "64"  # the smallest ViT of the official code
 
 
 @command(app)
 def demo(place: Place, output: Output) -> None:
     """A guided tour on built-in images: offline, in under a minute."""
     screen = Screen(output)
-    source = reader(Model(_BACKBONE, "random"), Layout(), Access(offline=True), place, Features(img_size=_PIXELS), Work(), screen)
+    from fewvit.backbones import OFFLINE
+
+    source = reader(Model(OFFLINE), Layout(), Access(offline=True), place, Features(), Work(), screen)
 
     from fewvit.evaluate.tour import tour
     from fewvit.results import Result

@@ -47,10 +47,10 @@ def variant_facts(name: str) -> dict[str, Any]:
         "architecture": dataclasses.asdict(variant.architecture),
         "protocol": kind.protocol,
         "file": variant.file_name,
-        "url": variant.url or "no published weights",
+        "url": variant.url or ("none: the file comes with fewvit" if variant.bundled else "no published weights"),
         "sha256": variant.sha256 or "unknown: the first download's digest is kept and compared from then on",
-        "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else variant.license or kind.license,
-        "source": kind.source,
+        "license": variant.license or (_CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license),
+        "source": "fewvit: recipes/fewvit_tiny.toml" if variant.bundled else kind.source,
         "published": dict(variant.published),
         "note": variant.note,
     }

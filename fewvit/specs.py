@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backbones import Architecture, Variant, families, find_variant, variants
+from .backbones import BUNDLED, OFFLINE, Architecture, Variant, families, find_variant, variants
 from .errors import CheckpointError, Unobtainable, UsageError
 from .files import require_writable, write_json
 from .runs import RunFolder
@@ -227,21 +227,27 @@ def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Pa
     """The variant's file: found, or downloaded once its licence is accepted."""
     from .downloads import obtain
 
+    if variant.bundled:
+        return BUNDLED / variant.bundled
     if not variant.url:
         raise UsageError(f"{name} has no published weights", fix="Give --weights FILE, or --weights random for an untrained model.")
     file_name = variant.file_name if variant.file_name != "model.safetensors" else f"{variant.architecture.timm}.safetensors"
-    return obtain(
-        file_name,
-        variant.url,
-        license=variant.license or kind.license,
-        cache_dir=access.cache_dir,
-        offline=access.offline,
-        accept=access.accept,
-        sha256=variant.sha256 or None,
-        md5_prefix=variant.md5_prefix or None,
-        progress=access.progress,
-        ask=access.ask,
-    )
+    try:
+        return obtain(
+            file_name,
+            variant.url,
+            license=variant.license or kind.license,
+            cache_dir=access.cache_dir,
+            offline=access.offline,
+            accept=access.accept,
+            sha256=variant.sha256 or None,
+            md5_prefix=variant.md5_prefix or None,
+            progress=access.progress,
+            ask=access.ask,
+        )
+    except Unobtainable as error:
+        hint = f"Without a network, `--backbone {OFFLINE}` works at once: a small ViT that comes with fewvit."
+        raise Unobtainable(error.what, file=error.file, fix=f"{error.fix}. {hint}" if error.fix else hint) from error
 
 
 def _checked_key(kind: Any, checkpoint_key: str | None) -> str | None:
@@ -379,8 +385,8 @@ def _fill(module: Any, spec: BackboneSpec) -> None:
     file = Path(spec.file or "")
     tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
     foreign = [name for name, kind in families().items() if kind.recognises(tree)]
-    named = spec.name in families()[spec.family].variants  # a bare file is what its layout, or the user, says it is
-    if named and foreign and spec.family not in foreign and spec.family != "supervised":
+    row = families()[spec.family].variants.get(spec.name)  # a bare file is what its layout, or the user, says it is
+    if row is not None and not row.bundled and foreign and spec.family not in foreign and spec.family != "supervised":
         raise CheckpointError(
             f"this is a {foreign[0]} file, not weights of {spec.name} ({spec.family})",
             file=file,

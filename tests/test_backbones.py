@@ -12,9 +12,12 @@ import pytest
 import torch
 
 import fewvit
-from fewvit.backbones import Architecture, families, find_variant, variants
+from fewvit.backbones import BUNDLED, OFFLINE, Architecture, families, find_variant, variants
+from fewvit.classifiers.knn import KNNClassifier
+from fewvit.datasets import open_dataset
 from fewvit.digests import DigestMemory
 from fewvit.errors import CheckpointError, DataError, UnknownName, Unobtainable, UsageError
+from fewvit.extract import Work, extract
 from fewvit.files import sha256_of
 from fewvit.pipeline import FeatureOptions, settle
 from fewvit.specs import Access, BackboneSpec, build, is_path, recognise, resolve
@@ -100,7 +103,7 @@ FAMILIES = {
 
 
 def test_no_official_variant_is_forgotten():
-    assert {name for name, family in variants().items() if family != "supervised"} == set(SHAPES)
+    assert {name for name, family in variants().items() if family != "supervised"} == set(SHAPES) | {OFFLINE}
     assert set(FAMILIES) | {"supervised"} == set(families())
 
 
@@ -129,6 +132,43 @@ def test_a_row_holds_what_the_fact_sheet_says(name):
     assert (row.preprocess, a.timm) == ({}, "")
     if name not in PUBLISHED:
         assert row.note  # why there is no number
+
+
+def test_the_backbone_that_comes_along_is_small_whole_and_what_its_manifest_says(home):
+    import tomllib
+
+    row, facts = find_variant(OFFLINE)[1], json.loads((BUNDLED / f"{OFFLINE}.json").read_text())
+    file = BUNDLED / row.file_name
+    assert sha256_of(file) == row.sha256 == facts["sha256"]
+    assert file.stat().st_size <= 12e6
+    assert dataclasses.asdict(row.architecture) == facts["backbone"]["architecture"] == facts["run"]["recipe"]["architecture"]
+    assert {name: list(value) for name, value in row.preprocess.items()} == {
+        name: facts["backbone"]["preprocess"][name] for name in ("cover", "crop")
+    }
+    recipe = tomllib.loads((Path(__file__).parents[1] / f"recipes/{OFFLINE}.toml").read_text())
+    run = facts["run"]
+    assert (recipe["preset"], recipe["seed"], recipe["set"]) == (run["preset"], run["seed"], [f"lr={run['recipe']['lr'] * 1e3:g}e-3"])
+    assert [recipe[key] for key in ("epochs", "batch-size", "precision")] == [
+        run["recipe"][key] for key in ("epochs", "batch_size", "precision")
+    ]
+    module = build(resolved(OFFLINE, home), Readout(), (64, 64), engine="eager")
+    assert sum(tensor.numel() for tensor in module.model.state_dict().values()) == facts["parameters"] <= 6e6
+
+
+def test_the_backbone_that_comes_along_has_learnt_to_see(home):
+    found = {}
+    for weights in (None, "random"):
+        spec = resolved(OFFLINE, home, weights=weights)
+        pipeline = settle(spec, FeatureOptions())
+        sets = [extract(pipeline, open_dataset(f"digits/{part}"), None, Work())[0] for part in ("train", "test")]
+        found[weights] = KNNClassifier(k=20).fit(sets[0].features, sets[0].labels).score(sets[1].features, sets[1].labels)
+    assert found[None] > 0.85
+    assert found["random"] < 0.6
+
+
+def test_where_weights_cannot_be_had_the_error_names_the_backbone_that_comes_along(home):
+    with pytest.raises(Unobtainable, match="--backbone fewvit_tiny"):
+        resolved("dino_vits16", home)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

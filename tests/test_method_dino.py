@@ -319,7 +319,8 @@ def test_a_presets_first_crops_fill_the_position_table_and_all_are_whole_patches
 
 
 @pytest.mark.parametrize(
-    ("name", "tokens", "millions"), [("small/32", 64, 5.4), ("small/64", 64, 5.4), ("small/64-s", 64, 21.4), ("small/64-p4", 256, 5.4)]
+    ("name", "tokens", "millions"),
+    [("small/32", 64, 5.4), ("small/64", 64, 5.4), ("small/64-d6", 64, 2.7), ("small/64-s", 64, 21.4), ("small/64-p4", 256, 5.4)],
 )
 def test_small_presets_are_small(name, tokens, millions):
     method = Dino(Dino.Recipe.presets[name])

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from .. import plugins
 from ..errors import UnknownName, UsageError
 
 NON_COMMERCIAL = "CC-BY-NC-4.0"
+BUNDLED = Path(__file__).parent.parent / "weights"  # files that come with the package
+OFFLINE = "fewvit_tiny"  # the variant whose file is among them
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,11 @@ class Variant:
     note: str = ""
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # where it differs from the protocol's
     license: str = ""  # empty: the family's
+    bundled: str = ""  # name of its weights in the package's folder `weights`; empty: they come from `url`
 
     @property
     def file_name(self) -> str:
-        return self.url.rsplit("/", 1)[-1]
+        return self.bundled or self.url.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)

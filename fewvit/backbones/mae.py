@@ -47,6 +47,14 @@ class Mae:
             md5_prefix="9bdbb0",
             published={"linear": 77.2, "finetune": 86.9, "lowshot": {1: "11.6 ± 0.4", 2: "18.6 ± 0.2", 5: "32.8 ± 0.2"}},
         ),
+        "fewvit_tiny": Variant(
+            Architecture(192, 6, 3, 8, grid=8, positions="mae"),
+            bundled="fewvit_tiny.safetensors",
+            sha256="92976b45e35094b3d15484b13dba1efae5634ea3baa403a4ae7e7e011535dedb",
+            note="comes with fewvit, a stand-in where no weights can be had: recipes/fewvit_tiny.toml, ten epochs of Tiny-ImageNet at 64 px",
+            preprocess={"cover": (64, 64), "crop": (64, 64)},
+            license="Apache-2.0",
+        ),
         "mae_vitb16_full": Variant(
             _BASE_16, f"{_BASE}/pretrain/mae_pretrain_vit_base_full.pth", note="the same encoder, stored with its decoder"
         ),

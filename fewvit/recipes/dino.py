@@ -54,7 +54,7 @@ def _vit(variant: str) -> Architecture:
     return find_variant(variant)[1].architecture
 
 
-def _small(width: int, patch: int, size: int) -> DinoRecipe:
+def _small(width: int, patch: int, size: int, depth: int = 12) -> DinoRecipe:
     """For few thousand to few hundred thousand small images.
 
     Crops of less than 8 % of so few pixels show nothing, so the scales start higher; few images need few outputs, and fixed gains are
@@ -62,7 +62,7 @@ def _small(width: int, patch: int, size: int) -> DinoRecipe:
     begin: a run of ten epochs whose teacher went from 0.04 to 0.07 in three of them came to even targets, from which nothing is learnt.
     """
     return DinoRecipe(
-        architecture=Architecture(width, 12, width // 64, patch, grid=size // patch),
+        architecture=Architecture(width, depth, width // 64, patch, grid=size // patch),
         views=_views(size, size // 2, 4, (0.3, 1.0), (0.08, 0.3)),
         epochs=100,
         batch_size=128,
@@ -102,6 +102,7 @@ DinoRecipe.presets = {
     ),
     "small/32": _small(192, 4, 32),
     "small/64": _small(192, 8, 64),
+    "small/64-d6": _small(192, 8, 64, depth=6),
     "small/64-s": _small(384, 8, 64),
     "small/64-p4": _small(192, 4, 64),
 }

@@ -20,9 +20,9 @@ def _paper(width: int, depth: int, heads: int, patch: int = 16) -> dict[str, Any
     }
 
 
-def _small(size: int, patch: int, width: int = 192) -> dict[str, Any]:
+def _small(size: int, patch: int, width: int = 192, depth: int = 12) -> dict[str, Any]:
     return {
-        "architecture": Architecture(width, 12, width // 64, patch, grid=size // patch, positions="mae"),
+        "architecture": Architecture(width, depth, width // 64, patch, grid=size // patch, positions="mae"),
         "views": (View(size, (0.2, 1.0)),),
         "epochs": 100,
         "batch_size": 128,
@@ -57,6 +57,7 @@ MaeRecipe.presets = {
     "paper/vith14": MaeRecipe(**_paper(1280, 32, 16, patch=14)),
     "small/32": MaeRecipe(**_small(32, 4)),
     "small/64": MaeRecipe(**_small(64, 8)),
+    "small/64-d6": MaeRecipe(**_small(64, 8, depth=6)),
     "small/64-s": MaeRecipe(**_small(64, 8, width=384)),
     "small/64-p4": MaeRecipe(**_small(64, 4)),
 }

@@ -23,9 +23,9 @@ def _paper(width: int, depth: int, patch: int, patch_drop: float, epochs: int) -
     return {"architecture": architecture, "views": _views(224, 96, 10), "patch_drop": patch_drop, "epochs": epochs, "batch_size": 1024}
 
 
-def _small(size: int, patch: int, width: int = 192, focal: int = 16) -> dict[str, Any]:
+def _small(size: int, patch: int, width: int = 192, focal: int = 16, depth: int = 12) -> dict[str, Any]:
     return {
-        "architecture": Architecture(width, 12, width // 64, patch, grid=size // patch, positions="msn"),
+        "architecture": Architecture(width, depth, width // 64, patch, grid=size // patch, positions="msn"),
         "views": _views(size, focal, 4),
         "epochs": 100,
         "batch_size": 128,
@@ -78,6 +78,7 @@ MsnRecipe.presets = {
     "paper/vitl7": MsnRecipe(**_paper(1024, 24, 7, 0.7, 200)),
     "small/32": MsnRecipe(**_small(32, 4)),
     "small/64": MsnRecipe(**_small(64, 8, focal=32)),
+    "small/64-d6": MsnRecipe(**_small(64, 8, focal=32, depth=6)),
     "small/64-s": MsnRecipe(**_small(64, 8, width=384, focal=32)),
     "small/64-p4": MsnRecipe(**_small(64, 4, focal=32)),
 }
