@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -75,7 +76,6 @@ def lowshot(
         trials=trials,
         subsets=subset or (),
         settings=settings,
-        last_block=last_block,
         lambd=lambd,
         protocol=features.protocol or "",
         allow_fewer=allow_fewer,
@@ -87,7 +87,13 @@ def lowshot(
         save_per_class=save_per_class,
         save_confusion=save_confusion,
     )
-    rows, facts = run_lowshot(source, Sources(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped)
+    tuner_of = None
+    if last_block is not None:
+        from fewvit.finetune.last_block import last_blocks
+
+        tuner_of = functools.partial(last_blocks, settings=last_block, reader=source, seed=work.seed)
+    sources = Sources(pair.data, pair.train, pair.test, listing(listed))
+    rows, facts = run_lowshot(source, sources, options, screen.say, screen.skipped, tuner_of)
     if output.format == "table" and not output.verbose and trials > 1:
         screen.say("means over the trials; -v, --format json or csv show every trial")
         screen.result(Result("lowshot", rows, facts), shown=[row for row in rows if row["trial"] == "mean"])

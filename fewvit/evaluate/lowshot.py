@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..calibration import confusion_matrix, cross_validated_temperature
 from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, shared_rows
 from ..metrics import mean_and_interval
-from ..options import Setting, options_of
+from ..options import options_of
 from ..plugins import find
 from ..predictions import save_confusion, save_per_class, save_predictions
 from ..protocols import find_protocol
@@ -22,9 +22,6 @@ from ..splits import Split, n_per_class, percent_per_class
 from ..subsets import read_splits, save_splits
 from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
 from .judge import Verdict, judge
-
-if TYPE_CHECKING:
-    from ..finetune.last_block import LastBlocks
 
 CLASSIFIERS = ("logistic", "knn", "centroid")
 SHOTS = (1, 2, 5)
@@ -43,7 +40,6 @@ class LowShotOptions:
     trials: int = 3
     subsets: Sequence[str] = ()  # files; they take the place of drawn splits
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in CLASSIFIERS})  # classifier -> options
-    last_block: Sequence[Setting] | None = None  # options of the training of the last block; None: it is not asked for
     lambd: float | None = None  # of the logistic regression; None: the protocol's
     protocol: str = ""  # whose logistic regression; empty: that of the features
     allow_fewer: bool = False
@@ -54,6 +50,24 @@ class LowShotOptions:
     save_predictions: Path | None = None
     save_per_class: Path | None = None
     save_confusion: Path | None = None
+
+
+class Tuned(Protocol):
+    """What training on one split came to."""
+
+    estimator: Any  # on the features below
+    test: FeatureSet  # the test images as the tuned network sees them
+    temperature: float
+    why: str  # which hyper-parameters, and how they were chosen
+
+
+class Tuner(Protocol):
+    """What trains on the images behind the features; `finetune.last_block` is one."""
+
+    def fit(self, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> Iterator[Tuned]:
+        """What came out for each split of the rows of `train`."""
+
+    def say(self, line: str, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -73,13 +87,17 @@ def run_lowshot(
     options: LowShotOptions,
     say: Callable[[str], None],
     skips: Callable[[list[dict[str, str]]], None],
+    tuner_of: Callable[[Inputs], Tuner] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest."""
+    """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest.
+
+    `tuner_of` gives what trains last blocks on the images behind the features, where that was asked for.
+    """
 
     def measure(inputs: Inputs, name: str) -> Found:
-        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and options.last_block is None:
+        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and tuner_of is None:
             say("linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and --layers each")
-        tuner = _last_blocks(reader, inputs, options, say) if options.last_block is not None else None
+        tuner = tuner_of(inputs) if tuner_of is not None else None
         started = time.perf_counter()
         rows: list[dict[str, Any]] = []
         notes: dict[str, Any] = {}
@@ -101,7 +119,7 @@ def evaluate_lowshot(
     say: Callable[[str], None] = lambda line: None,
     *,
     where: str = "",
-    tuner: LastBlocks | None = None,
+    tuner: Tuner | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Result rows (without the columns that name data and backbone) and what the manifest should tell of the classifiers.
 
@@ -193,7 +211,7 @@ def _cells(
     return cells
 
 
-def _tuned_cells(tuner: LastBlocks, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> list[_Cell]:
+def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> list[_Cell]:
     """As `_cells`, with a network of its own for each split; the test images go through these."""
     cells = []
     for split, tuned in zip(splits, tuner.fit(splits, train, test), strict=True):
@@ -202,13 +220,6 @@ def _tuned_cells(tuner: LastBlocks, splits: Sequence[Split], train: FeatureSet, 
         tuner.say(f"last block, {_named(split)}, trial {split.trial}: {tuned.why}")
         cells.append(_Cell(LAST_BLOCK, split, estimator, judge(estimator, tuned.test, tuned.temperature), tuned.temperature))
     return cells
-
-
-def _last_blocks(reader: FeatureReader, inputs: Inputs, options: LowShotOptions, say: Callable[[str], None]) -> LastBlocks:
-    from ..finetune.last_block import last_blocks
-
-    access = reader.backbones.access
-    return last_blocks(inputs, options.last_block or (), reader.cache, reader.memory, access, reader.work, options.seed, say)
 
 
 def _fit(estimators: Sequence[Any], sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -21,7 +21,7 @@ from ..cache import Cache
 from ..datasets import Dataset, select
 from ..digests import DigestMemory
 from ..errors import UsageError, counted
-from ..evaluate.inputs import Inputs
+from ..evaluate.inputs import FeatureReader, Inputs
 from ..extract import Work
 from ..features import FeatureSet
 from ..files import locked, require_writable
@@ -132,16 +132,7 @@ class LastBlocks:
         return [np.concatenate(rows) for rows in found]
 
 
-def last_blocks(
-    inputs: Inputs,
-    settings: Sequence[Setting],
-    cache: Cache | None,
-    memory: DigestMemory,
-    access: Access,
-    work: Work,
-    seed: int,
-    say: Callable[[str], None],
-) -> LastBlocks:
+def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureReader, seed: int) -> LastBlocks:
     """What trains on these inputs. Raises UsageError for features from a file, and for readouts and networks that training does not know."""
     pipeline = inputs.pipeline
     if pipeline is None or inputs.datasets is None:
@@ -155,7 +146,8 @@ def last_blocks(
 
     pipeline = dataclasses.replace(pipeline, device=resolve_device(pipeline.device))
     train_set, test_set = inputs.datasets
-    return LastBlocks(pipeline, train_set, test_set, settings, cache, memory, access, work, seed, say)
+    access = reader.backbones.access
+    return LastBlocks(pipeline, train_set, test_set, settings, reader.cache, reader.memory, access, reader.work, seed, reader.say)
 
 
 def _told(found: Found) -> str:

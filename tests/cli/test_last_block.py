@@ -151,7 +151,7 @@ def test_features_from_files_and_models_of_timm_are_refused(fewvit, place, tmp_p
 
 
 def test_it_is_listed_and_cleared_with_the_cache(fewvit, lowshot, tmp_path):
-    code, out, _ = fewvit("lowshot", "--classifier", "list", "--format", "json")
+    _, out, _ = fewvit("lowshot", "--classifier", "list", "--format", "json")
     assert "last-block" in {row["classifier"] for row in json.loads(out)["rows"]}
     assert lowshot("--shots", 1, "--trials", 1, *QUICK)[0] == 0
     tuned = tmp_path / "cache/tuned"
