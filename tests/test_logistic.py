@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression as Reference
 
@@ -106,8 +107,6 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_block_of_logits_fills_the_memory_for_it(dtype, monkeypatch):
-    import torch
-
     monkeypatch.setattr(softmax_regression, "_BLOCK_BYTES", 1 << 16)
     x, y = torch.zeros(20011, 5, dtype=getattr(torch, dtype)), torch.zeros(20011, dtype=torch.int64)
     problem = softmax_regression._Problem(x, y, 7, 0.1, free_columns=0)
@@ -118,8 +117,6 @@ def test_a_block_of_logits_fills_the_memory_for_it(dtype, monkeypatch):
 
 @pytest.mark.parametrize(("n", "width"), [(7, 31), (31, 7), (11, 11)])
 def test_rows_are_expressed_in_an_orthonormal_basis_of_their_span_where_that_is_smaller(n, width):
-    import torch
-
     x = torch.randn(n, width, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     inside, basis = softmax_regression._in_span(x)
     assert inside.shape == (n, min(n, width))
@@ -156,8 +153,6 @@ def test_refreshed_logits_undo_rounding(monkeypatch):
 
 @pytest.mark.parametrize("works", [True, False], ids=["packed", "plain"])
 def test_products_are_those_of_the_matrices(works, monkeypatch):
-    import torch
-
     if works and not products.packing_works():
         pytest.skip("this torch has no packed product")
     monkeypatch.setattr(products, "is_amd_avx512", lambda: works)
@@ -297,8 +292,6 @@ def test_rounding_that_bends_the_curve_upside_down_ends_a_search_where_it_is(fla
 
 def by_tenths(x: np.ndarray, y: np.ndarray, seed: int, parts: int) -> tuple[float, float]:
     """(lambda, share right in percent) of the rule written out with scikit-learn's regressions, over so many tenths."""
-    import torch
-
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).numpy()
     tenths = [order[i * (len(x) // 10) : (i + 1) * (len(x) // 10)] for i in range(parts)]
     right = []
@@ -337,3 +330,26 @@ def test_one_image_per_class_leaves_dinov2s_rule_nothing_to_choose_with():
     assert (model.lambd_, "one image per class" in model.why_) == (0.0025, True)
     x, y = clustered(classes=3, shots=2, width=3)  # fewer than ten rows: each is held out by itself
     assert "of 6 held-out images" in LogisticRegression(lambd=None, selection="tenth").fit(x, y).why_
+
+
+def test_what_float32_cannot_reach_is_finished_in_float64():
+    x, y = clustered()
+    rows, numbers = prepared(x).astype(np.float32), np.unique(y, return_inverse=True)[1]
+    found, exact = (solve(rows, numbers, 7, 0.01, tol=1e-18, dtype=dtype) for dtype in ("float32", "float64"))
+    assert (found.converged, found.weights.dtype) == (True, np.float32)
+    assert found.objective == pytest.approx(exact.objective, rel=1e-13)
+
+
+def test_a_direction_is_that_of_the_dense_bfgs_matrix():
+    draw = np.random.default_rng(0)
+    pairs = [(step, step + 0.3 * draw.normal(size=8)) for step in draw.normal(size=(4, 8))]
+    assert all(step @ change > 0 for step, change in pairs)
+    memory, (step, change) = softmax_regression._Memory(), pairs[-1]
+    inverse = np.eye(8) * (step @ change) / (change @ change)
+    for step, change in pairs:
+        memory.add(*(torch.from_numpy(one).view(2, 4) for one in (step, change)))
+        turn = np.eye(8) - np.outer(step, change) / (step @ change)
+        inverse = turn @ inverse @ turn.T + np.outer(step, step) / (step @ change)
+    gradient = draw.normal(size=8)
+    found = memory.direction(torch.from_numpy(gradient).view(2, 4))
+    np.testing.assert_allclose(found.view(-1).numpy(), -inverse @ gradient, rtol=1e-10)

@@ -189,3 +189,23 @@ def test_low_shot_trials_are_fitted_together(batched, monkeypatch):
     alone = evaluate_lowshot(*sets, options)[0]
     assert batched == [3, 3]
     assert [row["value"] for row in together] == pytest.approx([row["value"] for row in alone], abs=0.05)
+
+
+def test_directions_are_those_of_the_dense_bfgs_matrices():
+    import torch
+
+    draw = np.random.default_rng(0)
+    steps = draw.normal(size=(4, 3, 8))
+    changes = steps + 0.3 * draw.normal(size=steps.shape)
+    gradient = draw.normal(size=(3, 8))
+    memory = softmax_batches._Memory()
+    for step, change in zip(steps, changes, strict=True):
+        memory.add(*(torch.from_numpy(one).view(3, 2, 4) for one in (step, change)))
+    found = memory.direction(torch.from_numpy(gradient).view(3, 2, 4)).view(3, 8).numpy()
+    for i in range(3):
+        assert all(step @ change > 0 for step, change in zip(steps[:, i], changes[:, i], strict=True))
+        inverse = np.eye(8) * (steps[-1, i] @ changes[-1, i]) / np.square(changes[-1, i]).sum()
+        for step, change in zip(steps[:, i], changes[:, i], strict=True):
+            turn = np.eye(8) - np.outer(step, change) / (step @ change)
+            inverse = turn @ inverse @ turn.T + np.outer(step, step) / (step @ change)
+        np.testing.assert_allclose(found[i], -inverse @ gradient[i], rtol=1e-10)
