@@ -121,6 +121,7 @@ class Bundle:
     temperature: float = 1.0  # for `calibration.scale`
     threshold: float = THRESHOLD
     support: tuple[np.ndarray, np.ndarray] | None = None  # (N, D) and (N,): of a classifier that declares `keeps = "support"`
+    calibrated_on: int | None = None  # images that were held out in turn for the temperature; None: written before this was kept
     versions: Mapping[str, str] = dataclasses.field(default_factory=versions)  # of the packages it was fitted with
     sha256: str = ""  # the manifest's, of the file it was read from; empty: it was fitted here
 
@@ -284,7 +285,8 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
         recipe = manifest["recipe"]
         if recipe is not None:
             recipe = Recipe(**{**recipe, "options": FeatureOptions(**recipe["options"])})
-        described = {f.name: manifest[f.name] for f in dataclasses.fields(Bundle) if f.name not in _APART}
+        later = {"calibrated_on": None}  # what bundles of this format did not have from the start
+        described = {f.name: {**later, **manifest}[f.name] for f in dataclasses.fields(Bundle) if f.name not in _APART}
         return Bundle(estimator=estimator, support=support, recipe=recipe, sha256=manifest["sha256"], **described)
     except (FewvitError, KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         why = error.what if isinstance(error, FewvitError) else f"{type(error).__name__}: {error}"

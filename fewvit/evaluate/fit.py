@@ -107,6 +107,7 @@ def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = Non
         best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0,
         choice.threshold,
         (rows, labels) if keeps_support(estimator) else None,
+        len(judged.rows),
     )
     return bundle, judged
 
@@ -166,8 +167,17 @@ def run_add(
     grown = bundle.grown(rows, np.array([number[name] for name in names])[labels], classes)
     sha256 = replace_bundle(path, grown)
     more = f"{counted(len(rows), 'image')} and {counted(len(new), 'new class', 'new classes')}"
-    say(f"added {more} to {path}; its calibration is still that of the {sum(bundle.counts)} before")
+    say(f"added {more} to {path}; {_calibration(bundle)}")
     return _rows(inputs, grown, None), _facts(inputs, grown, sha256, reader.backbones.seed)
+
+
+def _calibration(bundle: Bundle) -> str:
+    """What a bundle that grows says of its calibration, which stays."""
+    if bundle.calibrated_on is None:
+        return "its calibration stays as it was"
+    if bundle.calibrated_on == 0:
+        return "it stays without calibration"
+    return f"its calibration is still that of {counted(bundle.calibrated_on, 'image')} of the first fit"
 
 
 def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say) -> Inputs:

@@ -250,6 +250,19 @@ def test_add_takes_more_images_and_new_classes_as_if_they_had_been_there(bundle,
     assert {row["best"] for row in predicted(path, images / "more").values()} <= set(grown.classes)
 
 
+def test_each_addition_tells_whose_calibration_it_is(bundle, fewvit, images, tmp_path):
+    path = bundle("--classifier", "centroid")
+    folder_of(tmp_path / "later", {"cat": 2}, first_seed=70)
+    for data in (images / "more", tmp_path / "later"):
+        code, _, err = fewvit("fit", "--add", "--data", data, "--out", path)
+        assert code == 0, err
+        assert "still that of 15 images of the first fit" in err
+    one = features_file(tmp_path / "one.npz", [0, 1], ["x", "y"])
+    fewvit("fit", "--data", one, "--classifier", "centroid", "--out", tmp_path / "c.fewvit")
+    more = features_file(tmp_path / "more.npz", [0, 1], ["x", "y"], seed=5)
+    assert "stays without calibration" in fewvit("fit", "--add", "--data", more, "--out", tmp_path / "c.fewvit")[2]
+
+
 def test_what_cannot_be_added_is_refused_and_the_bundle_stays(bundle, fewvit, weights, images, tmp_path):
     other = tiny_weights(tmp_path / "other.pth", seed=6)
     narrow = features_file(tmp_path / "narrow.npz", [0, 1, 1], ["cat", "dog"])
