@@ -43,8 +43,8 @@ from .results import versions
 FORMAT = 1
 THRESHOLD = 0.5  # of confidence, below which a prediction is `unknown`
 _SCHEMA = "fewvit.bundle"
-_STATE, _SUPPORT = "state.", "support."  # how the names of arrays begin
-_APART = ("estimator", "support", "recipe", "sha256")  # fields that do not stand in the manifest as they are
+_STATE, _SUPPORT, _SEEN = "state.", "support.", "seen"  # how the names of arrays begin
+_APART = ("estimator", "support", "seen", "recipe", "sha256")  # fields that do not stand in the manifest as they are
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,9 @@ class Bundle:
     temperature: float = 1.0  # for `calibration.scale`
     threshold: float = THRESHOLD
     support: tuple[np.ndarray, np.ndarray] | None = None  # (N, D) and (N,): of a classifier that declares `keeps = "support"`
+    seen: np.ndarray | None = (
+        None  # (N, 16) uint8, digests of the rows it took, of a classifier that grows without keeping them; None: not kept
+    )
     calibrated_on: int | None = None  # images that were held out in turn for the temperature; None: written before this was kept
     versions: Mapping[str, str] = dataclasses.field(default_factory=versions)  # of the packages it was fitted with
     sha256: str = ""  # the manifest's, of the file it was read from; empty: it was fitted here
@@ -170,7 +173,33 @@ class Bundle:
             estimator.fit(*support)
         else:
             estimator.add(features, labels)
-        return dataclasses.replace(self, estimator=estimator, support=support, classes=list(classes), counts=counts.tolist())
+        more = {"estimator": estimator, "support": support, "seen": self._seen_with(features, labels, classes)}
+        return dataclasses.replace(self, **more, classes=list(classes), counts=counts.tolist())
+
+    def _seen_with(self, features: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray | None:
+        """The digests after more rows; rows that are kept need none."""
+        if self.support is not None:
+            return None
+        new = row_digests(features, [classes[c] for c in labels])
+        return new if self.seen is None else np.concatenate([self.seen, new])
+
+    def holds(self, features: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Whether each row (N, D) is in the bundle already, to the last bit and under the same class's name; (N,) of bool."""
+        seen = self.seen
+        if self.support is not None:
+            seen = row_digests(self.support[0], [self.classes[c] for c in self.support[1]])
+        known = set() if seen is None else {row.tobytes() for row in seen}
+        return np.array([row.tobytes() in known for row in row_digests(features, names)], bool)
+
+
+def row_digests(features: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Digests (N, 16) uint8 of rows (N, D) in float32, each with the name of its class."""
+    rows = np.ascontiguousarray(features, np.float32)
+    digests = [
+        hashlib.blake2b(name.encode("utf-8", "surrogateescape") + b"\0" + row.tobytes(), digest_size=16).digest()
+        for row, name in zip(rows, names, strict=True)
+    ]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
 def keeps_support(estimator: Any) -> bool:
@@ -211,6 +240,7 @@ def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
         arrays |= {f"{_SUPPORT}features": _plain(bundle.support[0]), f"{_SUPPORT}labels": _plain(bundle.support[1])}
         state = {}
     else:
+        arrays |= {} if bundle.seen is None else {_SEEN: _plain(bundle.seen)}
         state = {k: v for k, v in vars(bundle.estimator).items() if k not in options}
     described = {f.name: getattr(bundle, f.name) for f in dataclasses.fields(bundle) if f.name not in _APART}
     manifest = {
@@ -287,7 +317,7 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
             recipe = Recipe(**{**recipe, "options": FeatureOptions(**recipe["options"])})
         later = {"calibrated_on": None}  # what bundles of this format did not have from the start
         described = {f.name: {**later, **manifest}[f.name] for f in dataclasses.fields(Bundle) if f.name not in _APART}
-        return Bundle(estimator=estimator, support=support, recipe=recipe, sha256=manifest["sha256"], **described)
+        return Bundle(estimator=estimator, support=support, seen=arrays.get(_SEEN), recipe=recipe, sha256=manifest["sha256"], **described)
     except (FewvitError, KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         why = error.what if isinstance(error, FewvitError) else f"{type(error).__name__}: {error}"
         raise IntegrityError(

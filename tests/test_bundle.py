@@ -309,6 +309,32 @@ def test_a_bundle_that_grows_predicts_as_one_fitted_on_all(name, labels, path):
     assert grown.temperature == fitted(name).temperature
 
 
+@pytest.mark.parametrize("name", ["centroid", "knn"])
+def test_a_bundle_knows_the_rows_it_holds_and_under_which_class(name, path):
+    save_bundle(path, fitted(name))
+    rows, numbers = more((1, 3))
+    own = features(53, 3)
+    names = [CLASSES[c] for c in own.labels]
+    bundle = load_bundle(path)
+    assert bundle.holds(own.features, names).all()
+    assert not bundle.holds(own.features, ["eel"] * 53).any()
+    assert not bundle.holds(np.nextafter(own.features, 9), names).any()
+    assert not bundle.holds(rows, [CLASSES[c] for c in numbers]).any()
+    save_bundle(path, bundle.grown(rows, numbers, CLASSES))
+    both = np.concatenate([own.features[7:], rows])
+    assert load_bundle(path).holds(both, names[7:] + [CLASSES[c] for c in numbers]).all()
+
+
+def test_a_bundle_from_before_its_rows_were_known_loads_and_knows_what_is_added_from_now_on(path):
+    save_bundle(path, fitted())
+    without(path, "seen")
+    own, (rows, numbers) = features(53, 3), more((1, 3))
+    old = load_bundle(path)
+    assert not old.holds(own.features, [CLASSES[c] for c in own.labels]).any()
+    save_bundle(path, old.grown(rows, numbers, CLASSES))
+    assert load_bundle(path).holds(rows, [CLASSES[c] for c in numbers]).all()
+
+
 def test_a_classifier_that_must_be_fitted_anew_does_not_grow():
     rows, numbers = more((0, 2))
     with pytest.raises(UsageError, match=r"ridge cannot take more images(.|\n)*together"):

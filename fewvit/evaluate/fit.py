@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import THRESHOLD, Bundle, Recipe, keeps_support, replace_bundle, save_bundle
+from ..bundle import THRESHOLD, Bundle, Recipe, keeps_support, replace_bundle, row_digests, save_bundle
 from ..calibration import HeldOut, best_temperature, expected_calibration_error, held_out, scale
 from ..datasets import Listing
 from ..errors import UsageError, counted
@@ -96,6 +96,7 @@ def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = Non
         raise unfit(f"{choice.classifier}, calibrated on a fifth that is held out", error) from error
     if not len(judged.rows):
         say("one image per class: nothing can be held out, so confidences are not calibrated")
+    kept = keeps_support(estimator)
     bundle = Bundle(
         choice.classifier.replace("-", "_"),
         estimator,
@@ -106,7 +107,8 @@ def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = Non
         recipe,
         best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0,
         choice.threshold,
-        (rows, labels) if keeps_support(estimator) else None,
+        (rows, labels) if kept else None,
+        row_digests(rows, [classes[c] for c in labels]) if hasattr(estimator, "add") and not kept else None,
         len(judged.rows),
     )
     return bundle, judged
@@ -155,12 +157,16 @@ def run_add(
 ) -> Found:
     """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones. The calibration stays.
 
-    Raises IntegrityError when another process changed the file since `bundle` was read from it.
+    Images whose features it holds already, of the same class, are left out. Raises IntegrityError when another process changed the file
+    since `bundle` was read from it.
     """
     bundle.require_growth()
     inputs = features_for(bundle, reader, source, listing, say)
     skips(inputs.skipped)
-    rows, labels, names = _numbered(labelled(inputs.train, "", say), say)
+    rows, labels, names = _numbered(_without_held(bundle, labelled(inputs.train, "", say), say), say)
+    if not len(rows):
+        say(f"nothing was added to {path}")
+        return _rows(inputs, bundle, None), _facts(inputs, bundle, bundle.sha256, reader.backbones.seed)
     new = [name for name in names if name not in bundle.classes]
     classes = [*bundle.classes, *new]
     number = {name: c for c, name in enumerate(classes)}
@@ -169,6 +175,16 @@ def run_add(
     more = f"{counted(len(rows), 'image')} and {counted(len(new), 'new class', 'new classes')}"
     say(f"added {more} to {path}; {_calibration(bundle)}")
     return _rows(inputs, grown, None), _facts(inputs, grown, sha256, reader.backbones.seed)
+
+
+def _without_held(bundle: Bundle, features: FeatureSet, say: Say) -> FeatureSet:
+    """The rows that the bundle does not hold yet; how many it holds is said."""
+    held = bundle.holds(features.features, [features.classes[c] for c in features.labels])
+    if not held.any():
+        return features
+    said = f"{np.count_nonzero(held)} of {counted(len(held), 'image')}"
+    say(f"{said} left out: the bundle holds the same features under the same class already")
+    return features.select(np.flatnonzero(~held))
 
 
 def _calibration(bundle: Bundle) -> str:
