@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .softmax_regression import ARMIJO, HALVINGS, MEMORY, REFRESH, ROUNDING, Frame, Solution, exact_objective, loaded, solve
+from .softmax_regression import ARMIJO, HALVINGS, MEMORY, REFRESH, ROUNDING, Frame, Progress, Solution, exact_objective, loaded, solve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,12 +86,12 @@ class _Batch:
         import torch
 
         weights = torch.zeros(len(self.y), self.n_classes, self.x.shape[2], dtype=self.x.dtype, device=self.x.device)
-        search, here = _Search(len(weights)), self._at(self._times(weights), weights)
+        search, here = _Search(len(weights), weights.element_size() < 8), self._at(self._times(weights), weights)
         for iteration in range(max_iter + 1):
             gap = self._gap(here.gradient) / here.value.clamp(min=1e-300)
             direction = search.memory.direction(here.gradient)
             slopes, curvature = self._along(direction, here.shares)
-            over = (curvature <= 0) | ((gap <= tol) & (iteration > 0)) | (iteration == max_iter)
+            over = (curvature <= 0) | ((gap <= tol) & (iteration > 0)) | (iteration == max_iter) | search.stalled(gap, iteration)
             if bool(over.any()):
                 left = self._end(search, over, here, gap, iteration)
                 if not len(left):
@@ -189,10 +189,18 @@ class _Point:
 class _Search:
     """Which problems are still searched, what was learnt of their curvature, and where the others ended."""
 
-    def __init__(self, problems: int):
+    def __init__(self, problems: int, rounds: bool):
         self.numbers = list(range(problems))
+        self.progress = [Progress(rounds) for _ in self.numbers]
         self.memory = _Memory()
         self.ended: dict[int, tuple[Tensor, float, int]] = {}
+
+    def stalled(self, gap: Tensor, iteration: int) -> Tensor:
+        """Which problems (B,) come no nearer."""
+        import torch
+
+        found = [self.progress[number].stalled(one, iteration) for number, one in zip(self.numbers, gap.tolist(), strict=True)]
+        return torch.tensor(found, device=gap.device)
 
     def end(self, over: Tensor, weights: Tensor, gap: Tensor, iteration: int) -> Tensor:
         """Note where the problems that are `over` (B,) stand; the places of the others."""

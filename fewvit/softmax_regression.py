@@ -27,6 +27,7 @@ HALVINGS = 30  # of a step that does not lead down, before the solver gives up
 _BLOCK_BYTES = 1 << 20  # of logits: a block stays in the cache of a core
 _EXACT_ROWS = 1024
 ROUNDING = 1e-7  # of P in float32
+PATIENCE = 100  # iterations in float32 without a smaller gap than ever before, after which rounding is all that is left
 REFRESH = 25  # iterations between products that undo the rounding of the updated logits
 
 
@@ -230,10 +231,10 @@ def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> t
     """
     logits = problem.logits(weights)
     value, gradient, probabilities = problem.at(logits, weights)
-    memory = _Memory()
+    memory, progress = _Memory(), Progress(weights.element_size() < 8)
     for iteration in range(max_iter + 1):
         gap = problem.gap(gradient) / max(value, 1e-300)
-        if (gap <= tol and iteration > 0) or iteration == max_iter:
+        if (gap <= tol and iteration > 0) or iteration == max_iter or progress.stalled(gap, iteration):
             break
         direction = memory.direction(gradient)
         slopes, curvature = problem.along(direction, probabilities)
@@ -254,6 +255,20 @@ def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> t
         memory.add(moved - weights, new_gradient - gradient)
         weights, logits, value, gradient, probabilities = moved, there, new_value, new_gradient, new_probabilities
     return weights, gap, iteration
+
+
+class Progress:
+    """Whether a search still comes nearer; in float32 there is an end to that which no tolerance knows of."""
+
+    def __init__(self, rounds: bool):
+        self.rounds = rounds  # whether the numbers are float32
+        self.lowest, self.reached = float("inf"), 0
+
+    def stalled(self, gap: float, iteration: int) -> bool:
+        """Whether the smallest gap is PATIENCE iterations old."""
+        if gap < self.lowest:
+            self.lowest, self.reached = gap, iteration
+        return self.rounds and iteration - self.reached >= PATIENCE
 
 
 class _Memory:

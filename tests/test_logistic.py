@@ -332,12 +332,27 @@ def test_one_image_per_class_leaves_dinov2s_rule_nothing_to_choose_with():
     assert "of 6 held-out images" in LogisticRegression(lambd=None, selection="tenth").fit(x, y).why_
 
 
-def test_what_float32_cannot_reach_is_finished_in_float64():
+def test_what_float32_cannot_reach_is_finished_in_float64(monkeypatch):
     x, y = clustered()
     rows, numbers = prepared(x).astype(np.float32), np.unique(y, return_inverse=True)[1]
-    found, exact = (solve(rows, numbers, 7, 0.01, tol=1e-18, dtype=dtype) for dtype in ("float32", "float64"))
-    assert (found.converged, found.weights.dtype) == (True, np.float32)
+    searches, real = [], softmax_regression._descend
+    monkeypatch.setattr(softmax_regression, "_descend", lambda p, w, *a: searches.append((w.dtype, real(p, w, *a))) or searches[-1][1])
+    found = solve(rows, numbers, 7, 0.1, tol=1e-20)
+    assert [dtype for dtype, _ in searches] == [torch.float32, torch.float64]
+    (_, gap, first), (_, last, second) = (search for _, search in searches)
+    assert (gap > 1e-16, found.gap, found.iterations) == (True, last, first + second)
+    assert 100 < first < 400  # it is told soon
+    exact = solve(rows, numbers, 7, 0.1, tol=1e-16, dtype="float64")
+    assert (exact.converged, found.gap < 1e-3 * gap, found.weights.dtype) == (True, True, np.float32)
     assert found.objective == pytest.approx(exact.objective, rel=1e-13)
+
+
+def test_a_search_that_is_nearer_than_ever_now_and_then_has_not_stalled():
+    progress = softmax_regression.Progress(True)
+    gaps = [1.0 / (1 + iteration // 100) for iteration in range(500)] + [0.2] * 100
+    ended = [iteration for iteration, gap in enumerate(gaps) if progress.stalled(gap, iteration)]
+    assert ended == list(range(500, 600))
+    assert not any(softmax_regression.Progress(False).stalled(1.0, iteration) for iteration in range(1000))
 
 
 def test_a_direction_is_that_of_the_dense_bfgs_matrix():
