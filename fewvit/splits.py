@@ -47,6 +47,7 @@ def n_per_class(
     short = {classes[c]: len(rows) for c, rows in sets.items() if len(rows) < max(shots)}
     if short and not allow_fewer:
         raise _too_few(short, max(shots), "Ask for fewer shots, or keep what there is with --allow-fewer.")
+    shots = list(dict.fromkeys(shots))  # asked for twice it would count as further trials
     block = max(BLOCK, *shots)
     drawn = {trial: {c: _block(rows, classes[c], block, trial, seed) for c, rows in sets.items()} for trial in range(trials)}
     return [Split(_interleaved([rows[:n] for rows in drawn[trial].values()]), n, trial, seed) for n in shots for trial in range(trials)]
@@ -58,7 +59,7 @@ def percent_per_class(labels: np.ndarray, classes: Sequence[str], percents: Sequ
         raise UsageError("--percent takes numbers above 0 and up to 100")
     sets = _by_class(labels)
     splits = []
-    for percent in percents:
+    for percent in {f"{percent:g}": percent for percent in percents}.values():
         for trial in range(trials):
             wanted = {c: max(1, round(len(rows) * percent / 100)) for c, rows in sets.items()}
             largest = {c: max(1, round(len(rows) * max(percents) / 100)) for c, rows in sets.items()}
@@ -94,6 +95,22 @@ def _too_few(short: dict[str, int], wanted: int, fix: str) -> DataError:
     shown = ", ".join(f"{printable(name)} ({count})" for name, count in list(short.items())[:5])
     have = counted(len(short), "class has", "classes have")
     return DataError(f"{have} fewer than {counted(wanted, 'image')}: {shown}{' …' if len(short) > 5 else ''}", fix=fix)
+
+
+def disjoint(splits: Sequence[Split]) -> int:
+    """How many of the splits, taken in their order, share no row with one that was taken before."""
+    taken: set[int] = set()
+    count = 0
+    for rows in (set(split.train.tolist()) for split in splits):
+        if taken.isdisjoint(rows):
+            taken |= rows
+            count += 1
+    return count
+
+
+def identical(splits: Sequence[Split]) -> bool:
+    """Whether there are several splits and all have the same rows, in whatever order."""
+    return len(splits) > 1 and len({frozenset(split.train.tolist()) for split in splits}) == 1
 
 
 def dinov2_subset(labels: np.ndarray, shots: int, trial: int, classes: Sequence[str] = ()) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 
 from fewvit.errors import DataError, UsageError
 from fewvit.seeds import generator
-from fewvit.splits import Split, dinov2_subset, n_per_class, percent_per_class
+from fewvit.splits import Split, dinov2_subset, disjoint, identical, n_per_class, percent_per_class
 
 
 def official(labels: np.ndarray, n_per_class: int, seed: int) -> list[int]:
@@ -227,3 +227,19 @@ def test_a_percentage_outside_its_range_is_a_usage_error(percent):
     with pytest.raises(UsageError, match="--percent"):
         percent_per_class(many(), CLASSES, [percent], 1, seed=0)
     assert len(percent_per_class(many(), CLASSES, [100], 1, seed=0)[0].train) == 67
+
+
+def test_a_number_given_twice_is_drawn_once():
+    labels = unbalanced()
+    again = n_per_class(labels, CLASSES, [1, 2, 1, 1], 2, seed=7)
+    assert [(s.shots, s.trial) for s in again] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    shares = percent_per_class(labels, CLASSES, [10, 10.0, 20], 2, seed=7)
+    assert [(s.shots, s.trial) for s in shares] == [("10%", 0), ("10%", 1), ("20%", 0), ("20%", 1)]
+
+
+def test_trials_that_share_no_image_are_counted():
+    splits = [Split(np.array(rows), 2, trial) for trial, rows in enumerate(([3, 7], [7, 11], [13, 17], [5, 3]))]
+    assert [disjoint(splits[:n]) for n in (1, 2, 3, 4)] == [1, 1, 2, 2]
+    assert not identical(splits)
+    assert not identical(splits[:1])
+    assert identical([Split(np.array([3, 7]), 2, 0), Split(np.array([7, 3]), 2, 1)])

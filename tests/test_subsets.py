@@ -82,11 +82,34 @@ def test_empty_lists_and_repeated_lines_are_refused(text, says, tmp_path):
 def test_files_that_are_no_lists_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_splits([str(tmp_path / "nothing.txt")], folder_like())
+    with pytest.raises(DataError, match=r"a folder, not a list of file names\b(?!.*Errno)"):
+        read_splits([str(tmp_path)], folder_like())
+    with pytest.raises(DataError, match="no saved split: it has the columns path,label, not shots,trial,id,label"):
+        read_splits([write(tmp_path / "table.csv", ["path,label", "a/0.jpg,a"])], folder_like())
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not a list"):
         read_splits([str(tmp_path / "binary")], folder_like())
     with pytest.raises(DataError, match="line 3"):
         read_splits([write(tmp_path / "x.csv", ["shots,trial,id,label", "1,0,a,b", "1,zero,a,b"])], folder_like())
+
+
+def test_the_same_images_given_twice_are_one_trial_and_that_is_said(tmp_path):
+    train, said = folder_like(), []
+    one, same = write(tmp_path / "one.txt", listed(3)), write(tmp_path / "same.txt", listed(3)[::-1])
+    other = write(tmp_path / "other.txt", listed(4))
+    splits = read_splits([one, one, same, other], train, say=said.append)
+    assert [(split.shots, split.trial) for split in splits] == [(1, 0), (1, 1)]
+    assert said == [f"{name}: the same images as in {one}, counted once" for name in (one, same)]
+    uneven = [write(tmp_path / f"{name}.txt", [*listed(0), "n03000684_2.JPEG"]) for name in ("a", "b")]
+    assert [split.shots for split in read_splits(uneven, train)] == ["a"]
+
+
+def test_two_tables_whose_trials_have_the_same_numbers_are_trials_of_one_another(tmp_path):
+    train = folder_like()
+    for name, rows in (("a", [0, 7, 12]), ("b", [1, 8, 13])):
+        save_splits(tmp_path / f"{name}.csv", [Split(np.array(rows), 1, 0)], train)
+    a, b = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
+    assert [(s.trial, s.train.tolist()) for s in read_splits([a, b, a], train)] == [(0, [0, 7, 12]), (1, [1, 8, 13])]
 
 
 def test_saved_splits_come_back_as_they_were(tmp_path):

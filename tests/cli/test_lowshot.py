@@ -49,6 +49,29 @@ def test_a_saved_split_is_taken_again(fewvit, files, tmp_path):
     assert again["rows"] == first["rows"]
 
 
+@pytest.mark.parametrize(
+    ("once", "twice"),
+    [
+        (("--shots", "1"), ("--shots", "1,1,1")),
+        (("--percent", "20"), ("--percent", "20,20.0")),
+        (("--shots", "1", "--classifier", "knn"), ("--shots", "1", "--classifier", "knn,knn")),
+    ],
+)
+def test_what_is_given_twice_is_counted_once(once, twice, fewvit, files):
+    (_, first, _), (_, again, _) = run(fewvit, *files, *once), run(fewvit, *files, *twice)
+    assert again["rows"] == first["rows"]
+
+
+def test_a_list_given_twice_is_one_trial_without_an_interval(fewvit, files, tmp_path):
+    (tmp_path / "list.txt").write_text("".join(f"train/{11 * c}\n" for c in range(5)))
+    words = ("--subset", tmp_path / "list.txt") * 2
+    code, result, err = run(fewvit, *files, *words, "--classifier", "centroid")
+    assert code == 0, err
+    assert {row["trial"] for row in result["rows"]} == {0, "mean"}
+    assert not any("ci95" in row for row in result["rows"])
+    assert "counted once" in err
+
+
 def test_options_of_classifiers_reach_them(fewvit, files):
     _, given, _ = run(fewvit, *files, "--shots", 5, "--trials", 1, "--classifier", "logistic", "--lambd", 0.5)
     _, set_, _ = run(fewvit, *files, "--shots", 5, "--trials", 1, "--classifier", "logistic", "--set", "logistic.lambd=0.5")
