@@ -32,6 +32,7 @@ from .errors import (
     UsageError,
     counted,
     from_os_error,
+    printable,
 )
 from .features import FeatureSet
 from .files import locked, replacing
@@ -39,10 +40,10 @@ from .options import options_of
 from .pipeline import FeatureOptions, Pipeline
 from .plugins import find
 from .results import versions
+from .specs import BUNDLE_SCHEMA
 
 FORMAT = 1
 THRESHOLD = 0.5  # of confidence, below which a prediction is `unknown`
-_SCHEMA = "fewvit.bundle"
 _STATE, _SUPPORT, _SEEN = "state.", "support.", "seen"  # how the names of arrays begin
 _APART = ("estimator", "support", "seen", "recipe", "sha256")  # fields that do not stand in the manifest as they are
 
@@ -244,14 +245,14 @@ def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
         state = {k: v for k, v in vars(bundle.estimator).items() if k not in options}
     described = {f.name: getattr(bundle, f.name) for f in dataclasses.fields(bundle) if f.name not in _APART}
     manifest = {
-        "schema": f"{_SCHEMA}/{FORMAT}",
+        "schema": f"{BUNDLE_SCHEMA}/{FORMAT}",
         **described,
         "recipe": dataclasses.asdict(bundle.recipe) if bundle.recipe is not None else None,
         "options": {k: _packed(v, f"option.{k}", arrays, bundle.classifier) for k, v in stored.items()},
         "state": {k: _packed(v, _STATE + k, arrays, bundle.classifier) for k, v in state.items()},
     }
     manifest["sha256"] = _digest(manifest, arrays)
-    content = safetensors.numpy.save(arrays, {_SCHEMA: json.dumps(manifest, sort_keys=True, allow_nan=False)})
+    content = safetensors.numpy.save(arrays, {BUNDLE_SCHEMA: json.dumps(manifest, sort_keys=True, allow_nan=False)})
     with replacing(path) as handle:
         handle.write(content)
     return str(manifest["sha256"])
@@ -328,7 +329,7 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The manifest and the arrays, whose digest is right."""
     with _opened(path) as file:
-        manifest = _manifest(path, (file.metadata() or {}).get(_SCHEMA))
+        manifest = _manifest(path, (file.metadata() or {}).get(BUNDLE_SCHEMA))
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     if manifest.get("sha256") != _digest(manifest, arrays):
         raise _damaged(path, "its sha256 is not the one it was written with")
@@ -338,7 +339,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """The manifest alone, as it stands in the file."""
     with _opened(path) as file:
-        return _manifest(path, (file.metadata() or {}).get(_SCHEMA))
+        return _manifest(path, (file.metadata() or {}).get(BUNDLE_SCHEMA))
 
 
 @contextlib.contextmanager
@@ -347,7 +348,8 @@ def _opened(path: Path) -> Iterator[Any]:
     import safetensors
 
     if not path.is_file():
-        raise DataError("no such bundle" if not path.exists() else "not a file, so not a bundle", file=path, fix="`fewvit fit` makes one.")
+        raise _no_file(path)
+    _refuse_foreign(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             yield file
@@ -357,12 +359,43 @@ def _opened(path: Path) -> Iterator[Any]:
         raise from_os_error(error, "reading the bundle") from error
 
 
+def _no_file(path: Path) -> DataError:
+    """The error for a bundle that is not there, or is a folder; of a run's folder, what to use in its place."""
+    if not path.exists():
+        return DataError("no such bundle", file=path, fix="`fewvit fit` makes one.")
+    if not (path / "manifest.json").is_file():
+        return DataError("not a file, so not a bundle", file=path, fix="`fewvit fit` makes one.")
+    own = next(iter(sorted(path.glob("*.bundle"))), None)
+    fix = (
+        f"Use its classifier, {printable(own)}." if own else f"`fewvit fit -m {printable(path)} --data SRC --out BUNDLE` makes one with it."
+    )
+    return DataError("a run folder, not a file, so not a bundle", file=path, fix=fix)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise IntegrityError for a file that is known to be something else: features, a picture, a table, weights."""
+    from .checkpoints import foreign_kind
+
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise from_os_error(error, "reading the bundle") from error
+    kind = (
+        ("a features file" if path.suffix == ".npz" else "a zip archive, such as weights are")
+        if head.startswith(b"PK")
+        else foreign_kind(head)
+    )
+    if kind is not None:
+        raise IntegrityError(f"not a bundle but {kind}", file=path, fix="The bundle that `fewvit fit` wrote comes first, then the images.")
+
+
 def _manifest(path: Path, text: str | None) -> dict[str, Any]:
     if text is None:
         raise IntegrityError("not a bundle: a safetensors file without a bundle's manifest", file=path, fix="`fewvit fit` makes bundles.")
     try:
         manifest = json.loads(text)
-        number = int(manifest["schema"].removeprefix(f"{_SCHEMA}/"))
+        number = int(manifest["schema"].removeprefix(f"{BUNDLE_SCHEMA}/"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, "its manifest cannot be read") from error
     if number > FORMAT:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .backbones import BUNDLED, OFFLINE, Architecture, Variant, families, find_variant, variants
-from .errors import CheckpointError, Unobtainable, UsageError
+from .errors import CheckpointError, Unobtainable, UsageError, printable
 from .files import require_writable, write_json
 from .runs import RunFolder
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .digests import DigestMemory
     from .vit import Backbone, Readout
 
+BUNDLE_SCHEMA = "fewvit.bundle"  # the entry that a classifier bundle has in its header
 _INSPECTION = 2  # raise when what is remembered of a bare file changes its meaning
 
 
@@ -327,6 +328,10 @@ def recognise(tree: Mapping[str, Any], file: Path, family: str | None = None) ->
         find("backbones", family)
         return family.replace("-", "_")
     fitting = [name for name, kind in families().items() if kind.recognises(tree)]
+    if not fitting and _is_bundle(file):
+        raise CheckpointError(
+            "this is a classifier bundle, not a backbone", file=file, fix=f"Use it with `fewvit predict {printable(file)} SRC`."
+        )
     if not fitting:
         shown = ", ".join(str(key) for key in list(tree)[:4])
         raise CheckpointError(
@@ -335,6 +340,17 @@ def recognise(tree: Mapping[str, Any], file: Path, family: str | None = None) ->
             fix="For a file of timm's layout give --backbone timm:NAME --weights FILE; to force a family use --family dino|msn|mae|dinov2.",
         )
     return fitting[0]
+
+
+def _is_bundle(file: Path) -> bool:
+    """Whether a file is what `fewvit fit` writes."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, "numpy") as bundle:
+            return BUNDLE_SCHEMA in (bundle.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
 
 
 def trunk_of(kind: Any, tree: Mapping[str, Any], file: Path, checkpoint_key: str | None) -> Any:

@@ -19,11 +19,15 @@ from fewvit import files, plugins
 from fewvit.bundle import Bundle, Recipe, load_bundle, replace_bundle, save_bundle
 from fewvit.calibration import scale
 from fewvit.classifiers._episodic import Support
-from fewvit.errors import DataError, FingerprintMismatch, IntegrityError, NumericalError, ResourceError, UsageError
+from fewvit.digests import DigestMemory
+from fewvit.errors import CheckpointError, DataError, FingerprintMismatch, IntegrityError, NumericalError, ResourceError, UsageError
 from fewvit.evaluate.fit import Choice, check_classifier, fit_bundle
 from fewvit.evaluate.predict import UNKNOWN, predict_rows
 from fewvit.features import FeatureSet
 from fewvit.pipeline import FeatureOptions
+from fewvit.specs import Access, resolve
+
+from pictures import jpeg
 
 ALL = [plugins.find("classifiers", name) for name in plugins.names("classifiers")]
 INDUCTIVE = [name for name, kind in zip(plugins.names("classifiers"), ALL, strict=True) if not getattr(kind, "transductive", False)]
@@ -247,11 +251,33 @@ def test_what_is_no_bundle_is_told_apart(path, tmp_path):
     with pytest.raises(DataError, match="not a file"):
         load_bundle(tmp_path)
     path.write_text("id,label\n")
-    with pytest.raises(IntegrityError, match="not a bundle"):
+    with pytest.raises(IntegrityError, match=r"not a bundle but plain text \(id,label"):
         load_bundle(path)
+    path.write_bytes(jpeg(3))
+    with pytest.raises(IntegrityError, match=r"not a bundle but a JPEG picture\n.*comes first"):
+        load_bundle(path)
+    features(11, 5).save(tmp_path / "f.npz")
+    with pytest.raises(IntegrityError, match="not a bundle but a features file"):
+        load_bundle(tmp_path / "f.npz")
     path.write_bytes(safetensors.numpy.save({"weight": np.zeros(3)}))
     with pytest.raises(IntegrityError, match="without a bundle's manifest"):
         load_bundle(path)
+
+
+def test_a_run_folder_is_told_with_what_to_use_in_its_place(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match=r"a run folder(.|\n)*fewvit fit -m "):
+        load_bundle(tmp_path)
+    save_bundle(tmp_path / "classifier.bundle", fitted())
+    with pytest.raises(DataError, match=r"a run folder(.|\n)*Use its classifier, .*/classifier\.bundle"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", INDUCTIVE)
+def test_a_bundle_is_no_backbone_and_is_told_what_it_is_for(name, path, tmp_path):
+    save_bundle(path, fitted(name))
+    with pytest.raises(CheckpointError, match=r"a classifier bundle, not a backbone\n.*fewvit predict"):
+        resolve(str(path), Access(tmp_path / "cache", offline=True), DigestMemory())
 
 
 def test_a_full_disk_leaves_the_old_bundle(path, monkeypatch):
