@@ -70,6 +70,30 @@ def test_means_carry_the_interval_of_their_trials(train, test):
     assert pick(rows, metric="top5")[0]["value"] == 100.0  # of five classes
 
 
+def said_by(train, test, changed: LowShotOptions, *about: str) -> tuple[list, list[str]]:
+    """Rows, and the lines that were said about something."""
+    lines: list[str] = []
+    rows, _ = evaluate_lowshot(train, test, changed, "", lines.append)
+    return rows, [line for line in lines if any(word in line for word in about)]
+
+
+def test_trials_that_share_images_are_said_to_once_for_each_number_of_shots(train, test):
+    rows, said = said_by(train, test, options(shots=(4, 5), trials=7, calibrate=False), "interval")
+    assert said == [  # 17 images of a class make three blocks of five
+        f"{n} shots: trials share labelled images, only 3 of the 7 are disjoint: the interval is too narrow" for n in (4, 5)
+    ]
+    assert "ci95" in pick(rows, trial="mean", metric="top1")[0]
+    assert said_by(train, test, options(shots=(4, 5), trials=3, calibrate=False), "interval")[1] == []
+
+
+def test_trials_of_the_same_images_have_no_interval(train, test):
+    rows, said = said_by(train, test, options(shots=(18, 1), trials=2, allow_fewer=True, calibrate=False), "interval")
+    assert said[0] == "18 shots: all 2 trials have the same labelled images, so there is no interval"
+    for row in pick(rows, trial="mean", shots=18):
+        assert not {"std", "ci95"} & set(row)
+    assert len(pick(rows, shots=18, metric="top1")) == 3
+
+
 def test_the_same_seed_gives_the_same_rows_and_another_one_others(train, test):
     every = {"logistic": {}, "knn": {}, "centroid": {}}
     first, _ = evaluate_lowshot(train, test, options(settings=every))

@@ -18,7 +18,7 @@ from ..options import options_of
 from ..plugins import find
 from ..predictions import save_confusion, save_per_class, save_predictions
 from ..protocols import find_protocol
-from ..splits import Split, n_per_class, percent_per_class
+from ..splits import Split, disjoint, identical, n_per_class, percent_per_class
 from ..subsets import read_splits, save_splits
 from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
 from .judge import Verdict, judge
@@ -140,6 +140,8 @@ def evaluate_lowshot(
         say(
             f"{_named(split)}, trial {split.trial}: {counted(len(split.train), 'image')}, {counts} of each of {counted(classes, 'class', 'classes')}"
         )
+    for alike in _by_shots(splits):
+        _say_shared(alike, say)
     if options.save_split is not None:
         save_splits(options.save_split, splits, train)
     rows: list[dict[str, Any]] = []
@@ -147,14 +149,13 @@ def evaluate_lowshot(
     methods = [*options.settings, *([LAST_BLOCK] if tuner is not None else [])]
     one = len(methods) * len(splits) == 1 and not where
     for method in methods:
-        for shots in dict.fromkeys(split.shots for split in splits):
-            alike = [split for split in splits if split.shots == shots]
+        for alike in _by_shots(splits):
             if method == LAST_BLOCK and tuner is not None:
                 cells = _tuned_cells(tuner, alike, train, test)
             else:
                 cells = _cells(method, options.settings[method], alike, train, test, options, protocol)
             for cell in cells:
-                suffix = "" if one else ".".join(filter(None, (where, method, str(shots), str(cell.split.trial))))
+                suffix = "" if one else ".".join(filter(None, (where, method, str(cell.split.shots), str(cell.split.trial))))
                 for path in _keep(cell, test, options, suffix):
                     say(f"wrote {path}")
             rows += _rows(cells, test)
@@ -179,6 +180,24 @@ def _splits(train: FeatureSet, options: LowShotOptions, say: Callable[[str], Non
     if not splits:
         raise UsageError("nothing to measure: give --shots, --percent or --subset")
     return splits
+
+
+def _by_shots(splits: Sequence[Split]) -> list[list[Split]]:
+    """The trials of each number of shots, in the order of the first."""
+    groups: dict[int | str, list[Split]] = {}
+    for split in splits:
+        groups.setdefault(split.shots, []).append(split)
+    return list(groups.values())
+
+
+def _say_shared(trials: Sequence[Split], say: Callable[[str], None]) -> None:
+    """Say what is wrong with the interval of trials that are no independent draws."""
+    if identical(trials):
+        say(f"{_named(trials[0])}: all {len(trials)} trials have the same labelled images, so there is no interval")
+    elif (alone := disjoint(trials)) < len(trials):
+        say(
+            f"{_named(trials[0])}: trials share labelled images, only {alone} of the {len(trials)} are disjoint: the interval is too narrow"
+        )
 
 
 def _named(split: Split) -> str:
@@ -272,7 +291,9 @@ def _rows(cells: Sequence[_Cell], test: FeatureSet) -> Iterator[dict[str, Any]]:
         for cell, values in zip(cells, metrics, strict=True):
             yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name]}
         summary = mean_and_interval([values[name] for values in metrics])
-        yield {**_columns(cells[0], test), "trial": "mean", "metric": name, "value": summary.pop("mean"), **summary}
+        mean = summary.pop("mean")
+        spread = {} if identical([cell.split for cell in cells]) else summary  # one draw, repeated, says nothing of others
+        yield {**_columns(cells[0], test), "trial": "mean", "metric": name, "value": mean, **spread}
 
 
 def _columns(cell: _Cell, test: FeatureSet) -> dict[str, Any]:
