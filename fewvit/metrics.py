@@ -33,7 +33,10 @@ def top_k_accuracy(rank: np.ndarray, k: int) -> float:
 
 
 def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float]]:
-    """`mean` over trials; with two or more also `std` (ddof 1) and `ci95`, Student's t interval of the mean. Raises DataError for none."""
+    """`mean` over trials, in percent; with two or more also `std` (ddof 1) and `ci95`, Student's t interval of the mean within 0 and 100.
+
+    Raises DataError for no trials.
+    """
     sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0:
         raise DataError("there are no trials to average")
@@ -44,4 +47,4 @@ def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float]]
     std = float(sample.std(ddof=1))
     half = float(stdtrit(sample.size - 1, 0.975)) * std / float(np.sqrt(sample.size))
     mean = float(sample.mean())
-    return {"mean": mean, "std": std, "ci95": [mean - half, mean + half]}
+    return {"mean": mean, "std": std, "ci95": [max(0.0, mean - half), min(100.0, mean + half)]}

@@ -60,6 +60,13 @@ def test_the_interval_is_the_one_of_scipys_t_distribution(n):
     assert found["mean"] == pytest.approx(values.mean())
 
 
+def test_the_interval_ends_where_percentages_do():
+    # t(0.975, 1 degree) = 12.706205; half width 12.706205 * 0.5 for two values one apart
+    assert mean_and_interval([3.0, 4.0])["ci95"] == [0.0, pytest.approx(3.5 + 6.353102, abs=1e-5)]
+    assert mean_and_interval([96.0, 97.0])["ci95"] == [pytest.approx(96.5 - 6.353102, abs=1e-5), 100.0]
+    assert mean_and_interval([4.0, 96.0])["ci95"] == [0.0, 100.0]
+
+
 def test_one_trial_has_a_mean_and_no_interval():
     assert mean_and_interval([37.5]) == {"mean": 37.5}
 
