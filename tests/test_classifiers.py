@@ -127,3 +127,9 @@ def test_fitting_again_forgets_what_was_learnt_before():
     classifier = KNNClassifier(k=7, device="cpu").fit(*first).fit(*second)
     assert classifier.classes_.tolist() == [11, 13]
     assert set(classifier.predict(first[0])) <= {11, 13}
+
+
+def test_one_row_is_enough_to_vote():
+    found = KNNClassifier(k=1).fit([[1.0, 0.0]], ["a"])
+    assert found.predict([[0.0, 1.0], [2.0, 0.0]]).tolist() == ["a", "a"]
+    assert found.predict_proba([[0.0, 1.0]]).tolist() == [[1.0]]
