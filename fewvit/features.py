@@ -71,9 +71,11 @@ class FeatureSet:
             np.savez(handle, **arrays)
 
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> FeatureSet:
-        """The set in an `.npz` written by `save` or with the same keys. Raises DataError or NumericalError."""
+    def load(path: str | os.PathLike[str], *, unlabelled: bool = False) -> FeatureSet:
+        """The set in an `.npz` written by `save` or with the same keys; `unlabelled`: it may lack labels. Raises DataError or NumericalError."""
         arrays = _read_arrays(Path(path))
+        if unlabelled and "features" in arrays:
+            arrays.setdefault("labels", np.full(len(np.atleast_1d(arrays["features"])), -1))
         missing = [key for key in ("features", "labels") if key not in arrays]
         if missing:
             raise DataError(
@@ -85,7 +87,8 @@ class FeatureSet:
         if features.ndim != 2 or features.dtype.kind not in "fiu":
             raise DataError(f"`features` is {features.dtype} of shape {features.shape}, expected float32 (N, D)", file=path)
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            raise DataError(f"`labels` is {labels.dtype} of shape {labels.shape}, expected whole numbers (N,)", file=path)
+            named = "Give each image its class's place in an array `classes` (C,) of names." if labels.dtype.kind in "USO" else None
+            raise DataError(f"`labels` is {labels.dtype} of shape {labels.shape}, expected whole numbers (N,)", file=path, fix=named)
         count = int(labels.max()) + 1 if len(labels) else 0
         ids = arrays.get("ids", np.array([str(i) for i in range(len(features))]))
         classes = arrays.get("classes", np.array([str(c) for c in range(count)]))
@@ -173,9 +176,18 @@ def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
     if unknown:
         raise DataError(
             f"{counted(len(unknown), 'test class is', 'test classes are')} not in train: {', '.join(map(printable, unknown[:5]))}{' …' if len(unknown) > 5 else ''}",
-            fix="Give both sides the same class names.",
+            fix=_nameless(train, test) or "Give both sides the same class names.",
         )
     if list(train.classes) == list(test.classes):
         return test
     renumbered = np.array([number.get(name, -1) for name in test.classes] + [-1], dtype=np.int64)[test.labels]
     return replace(test, labels=renumbered, classes=train.classes)
+
+
+def _nameless(train: FeatureSet, test: FeatureSet) -> str | None:
+    """What to do where one side's classes are bare numbers, as those of a features file without `classes`, and the other's are not."""
+    numbers = [list(side.classes) == [str(c) for c in range(len(side.classes))] for side in (train, test)]
+    if numbers[0] == numbers[1]:
+        return None
+    side = "training" if numbers[0] else "test"
+    return f"The classes of the {side} features are bare numbers, as where a features file has no array `classes`: give it one with their names."

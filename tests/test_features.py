@@ -116,6 +116,25 @@ def test_a_file_of_another_make_is_refused_and_told_why(change, words, tmp_path)
     assert error.value.exit_code == 3
 
 
+def test_a_file_without_labels_is_taken_only_where_none_are_looked_at(tmp_path):
+    np.savez(tmp_path / "x.npz", features=GOOD["features"], ids=GOOD["ids"])
+    found = FeatureSet.load(tmp_path / "x.npz", unlabelled=True)
+    assert (found.labels.tolist(), list(found.ids), list(found.classes)) == ([-1, -1, -1], ["a", "b", "c"], [])
+    with pytest.raises(DataError, match="no array labels"):
+        FeatureSet.load(tmp_path / "x.npz")
+    np.savez(tmp_path / "y.npz", **GOOD)
+    assert FeatureSet.load(tmp_path / "y.npz", unlabelled=True).labels.tolist() == [0, 1, 1]
+    np.savez(tmp_path / "z.npz", classes=GOOD["classes"])
+    with pytest.raises(DataError, match="no array features"):
+        FeatureSet.load(tmp_path / "z.npz", unlabelled=True)
+
+
+def test_labels_that_are_names_are_told_where_names_go(tmp_path):
+    np.savez(tmp_path / "x.npz", **{**GOOD, "labels": np.array(["x", "y", "y"])})
+    with pytest.raises(DataError, match=r"expected whole numbers(.|\n)*an array `classes`"):
+        FeatureSet.load(tmp_path / "x.npz")
+
+
 class Marker:
     """Makes a folder when it is unpickled."""
 
@@ -238,6 +257,13 @@ def test_test_classes_that_train_lacks_are_named_and_unused_ones_are_no_matter()
     six = FeatureSet(np.eye(6, 3), np.arange(6), [str(i) for i in range(6)], list("uvwxyz"))
     with pytest.raises(DataError, match="6 test classes are not in train: u, v, w, x, y …"):
         align(train, six)
+
+
+def test_classes_that_are_bare_numbers_on_one_side_are_told_to_lack_names():
+    named, bare = features((0, 1), ("n3", "n7")), features((0, 1), ("0", "1"))
+    for train, test, side in ((named, bare, "test"), (bare, named, "training")):
+        with pytest.raises(DataError, match=rf"not in train(.|\n)*classes of the {side} features are bare numbers.*no array `classes`"):
+            align(train, test)
 
 
 def test_different_fingerprints_do_not_mix_and_a_missing_one_does():

@@ -75,7 +75,8 @@ def run_episodes(
         rows = [{**extra, **row} for extra, features, _ in by_layer(inputs) for row in evaluate_episodes(features, options, say)]
         return rows, {"seconds": {"episodes": round(time.perf_counter() - started, 3)}}
 
-    return measured(reader, reader.one(source, listing), measure, skips, options.seed)
+    sets = reader.one(source, listing, unlabelled=options.runs is not None)
+    return measured(reader, sets, measure, skips, options.seed)
 
 
 def evaluate_episodes(

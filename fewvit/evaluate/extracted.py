@@ -29,5 +29,5 @@ def extract_rows(
         n, width = inputs.train.features.shape
         return [{"method": "extract", "metric": "images", "value": n, "dim": width, "skipped": len(inputs.skipped)}], {}
 
-    rows, facts = measured(reader, reader.one(source, listing), measure, skipped.extend, reader.backbones.seed)
+    rows, facts = measured(reader, reader.one(source, listing, unlabelled=True), measure, skipped.extend, reader.backbones.seed)
     return rows, facts, kept[0], skipped

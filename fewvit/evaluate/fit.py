@@ -196,11 +196,13 @@ def _calibration(bundle: Bundle) -> str:
     return f"its calibration is still that of {counted(bundle.calibrated_on, 'image')} of the first fit"
 
 
-def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say) -> Inputs:
+def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say, *, unlabelled: bool = False) -> Inputs:
     """The features of a source, made as the bundle's were; no image is read before that is known. Raises FingerprintMismatch."""
     if is_features(source):
-        [inputs] = reader.one(source, listing)
+        [inputs] = reader.one(source, listing, unlabelled=unlabelled)
         bundle.require(inputs.train)
+        if bundle.fingerprint and not inputs.train.fingerprint:
+            say(f"{source} carries no fingerprint, so nothing shows that its features are of the bundle's backbone")
         return inputs
     if bundle.recipe is None:
         raise UsageError(

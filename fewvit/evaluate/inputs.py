@@ -96,10 +96,10 @@ class FeatureReader:
         self.backbones, self.options, self.cache, self.work, self.say = backbones, options, cache, work, say
         self.memory = cache.digests(rehash=rehash) if cache is not None else DigestMemory()
 
-    def one(self, source: str, listing: Listing) -> Iterator[Inputs]:
-        """The features of one source, for each backbone in turn."""
+    def one(self, source: str, listing: Listing, *, unlabelled: bool = False) -> Iterator[Inputs]:
+        """The features of one source, for each backbone in turn. `unlabelled`: no label is looked at, so a features file may lack them."""
         if is_features(source):
-            features = FeatureSet.load(source)
+            features = FeatureSet.load(source, unlabelled=unlabelled)
             self._say_unused(source)
             yield Inputs(features.backbone or "features", features, None, None, {"fingerprint": features.fingerprint}, [])
             return

@@ -60,7 +60,7 @@ def run_predict(
     """Predictions for every image of a source, of images or of features."""
     threshold = bundle.threshold if threshold is None else threshold
     check_threshold(threshold)
-    inputs = features_for(bundle, reader, source, listing, say)
+    inputs = features_for(bundle, reader, source, listing, say, unlabelled=True)
     skips(inputs.skipped)
     rows = list(predict_rows(bundle, inputs.train, threshold))
     unknown = sum(row["confidence"] < threshold for row in rows)

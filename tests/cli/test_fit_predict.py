@@ -223,6 +223,23 @@ def test_one_image_gets_the_prediction_that_it_gets_among_others(bundle, predict
     assert predicted(path, images / "test/dog/001.jpg") == {"001.jpg": wanted}
 
 
+def test_features_without_labels_are_predicted_and_those_without_a_fingerprint_too_with_a_note(
+    fewvit, bundle, predicted, weights, images, tmp_path
+):
+    path = bundle("--classifier", "centroid")
+    test = extracted(fewvit, weights, images / "test", tmp_path / "test.npz")
+    wanted = predicted(path, tmp_path / "test.npz")
+    np.savez(tmp_path / "bare.npz", features=test.features, ids=np.array(test.ids), fingerprint=test.fingerprint)
+    assert predicted(path, tmp_path / "bare.npz") == wanted
+    np.savez(tmp_path / "barer.npz", features=test.features, ids=np.array(test.ids))
+    assert predicted(path, tmp_path / "barer.npz") == wanted
+    assert "no fingerprint" in fewvit("predict", path, tmp_path / "barer.npz")[2]
+    assert "no fingerprint" not in fewvit("predict", path, tmp_path / "bare.npz")[2]
+    code, _, err = fewvit("fit", "--data", tmp_path / "bare.npz", "--out", tmp_path / "n.fewvit")
+    assert code == 3
+    assert "no array labels" in err
+
+
 # ---- more images
 
 
