@@ -10,6 +10,7 @@ import typer
 from fewvit.errors import UsageError
 
 from .inputs import access as library_access
+from .outputs import OFFICIAL
 from .shared import Access, Layout, Output, Place, command, single
 from .show import Screen
 
@@ -89,7 +90,7 @@ def fetch(
     screen.rows("backbones", rows)
 
 
-@command(app)
+@command(app, out=OFFICIAL)
 def export(
     output: Output,
     run: Annotated[Path, typer.Argument(help="A run folder of `fewvit pretrain`.")],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .inputs import reader
+from .outputs import RESULT
 from .shared import Access, Features, Layout, Model, Output, Place, Work, command, single
 from .show import Screen
 
 app = single()
 
 
-@command(app)
+@command(app, out=RESULT)
 def demo(place: Place, output: Output) -> None:
     """A guided tour on built-in images: offline, in under a minute."""
     screen = Screen(output)

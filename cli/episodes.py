@@ -10,13 +10,14 @@ from fewvit.errors import UsageError
 
 from .classifiers import listed_classifiers, settings_of
 from .inputs import listing, reader
+from .outputs import RESULT
 from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Place, Work, command, numbers, single
 from .show import Screen
 
 app = single()
 
 
-@command(app)
+@command(app, out=RESULT)
 def episodes(
     model: Model,
     layout: Layout,

@@ -9,13 +9,14 @@ import typer
 from fewvit.errors import UsageError, counted
 
 from .inputs import listing, reader
+from .outputs import FEATURES
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
 app = single()
 
 
-@command(app)
+@command(app, out=FEATURES)
 def extract(
     model: Model,
     layout: Layout,

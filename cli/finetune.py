@@ -9,6 +9,7 @@ import typer
 from fewvit.errors import UsageError
 
 from .inputs import access, listing, names_of
+from .outputs import RUN
 from .runs import Network, Run, run_folder, run_screen, show_run
 from .shared import Access, Layout, Listed, Model, Output, Pair, Place, command, single
 from .show import TrainingLine
@@ -16,7 +17,7 @@ from .show import TrainingLine
 app = single()
 
 
-@command(app)
+@command(app, out=RUN)
 def finetune(
     pair: Pair,
     model: Model,

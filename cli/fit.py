@@ -11,6 +11,7 @@ from fewvit.errors import UsageError
 
 from .classifiers import settings_of
 from .inputs import listing, reader
+from .outputs import BUNDLE
 from .predict import bundle_reader
 from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 app = single()
 
 
-@command(app)
+@command(app, out=BUNDLE)
 def fit(
     model: Model,
     layout: Layout,

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from .inputs import listing, reader
+from .outputs import RESULT
 from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
 from .show import Screen
 
 app = single()
 
 
-@command(app)
+@command(app, out=RESULT)
 def knn(
     pair: Pair,
     model: Model,

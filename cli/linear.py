@@ -10,6 +10,7 @@ import typer
 from fewvit.errors import UsageError
 
 from .inputs import listing, reader
+from .outputs import PROBE
 from .runs import Run, clear, run_screen, show_run
 from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
 from .show import Screen, TrainingLine
@@ -17,7 +18,7 @@ from .show import Screen, TrainingLine
 app = single()
 
 
-@command(app)
+@command(app, out=PROBE)
 def linear(
     pair: Pair,
     model: Model,
@@ -84,6 +85,8 @@ def linear(
     sources = Sources(pair.data, pair.train, pair.test, listing(listed))
     audience = Audience(say=screen.say, progress=TrainingLine(screen), skipped=screen.skipped)
     if head is not None:
+        if output.out is not None and output.out.is_dir():
+            raise UsageError("--out is a folder; with --head give the name of a file for the result", file=output.out)
         rows, facts = run_head(source, sources, head, head_classes, audience)
         Screen(output).result(Result("linear", rows, facts))
         return

@@ -12,13 +12,14 @@ from fewvit.errors import UsageError
 
 from .classifiers import listed_classifiers, settings_with_last_block
 from .inputs import listing, reader
+from .outputs import RESULT
 from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
 from .show import Screen
 
 app = single()
 
 
-@command(app)
+@command(app, out=RESULT)
 def lowshot(
     pair: Pair,
     model: Model,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .inputs import listing, reader
+from .outputs import ROWS
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 app = single()
 
 
-@command(app)
+@command(app, out=ROWS)
 def predict(
     access: Access,
     place: Place,

@@ -9,6 +9,7 @@ import typer
 from fewvit.errors import UsageError
 
 from .inputs import access, listing
+from .outputs import RUN
 from .runs import Network, Run, run_folder, run_screen, show_run
 from .shared import Access, Listed, Output, Place, command, single
 from .show import Screen, TrainingLine
@@ -16,7 +17,7 @@ from .show import Screen, TrainingLine
 app = single()
 
 
-@command(app)
+@command(app, out=RUN)
 def pretrain(
     how: Access,
     place: Place,

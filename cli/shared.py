@@ -16,6 +16,8 @@ import typer
 
 from fewvit.errors import DataError, UsageError
 
+from .outputs import Kind, check_outputs
+
 QUICK = "dino_vits16"  # the backbone where none is named
 
 
@@ -179,10 +181,7 @@ class Classifiers:
 class Output:
     """What is shown and kept."""
 
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Also write the result here (.json, .csv); extract: .npz, fit: the bundle."),
-    ] = None
+    out: Path | None = None  # how it is told depends on what the command writes
     format: Annotated[str, typer.Option("--format", metavar="table|json|csv", help="What stdout gets.")] = "table"
     config: Annotated[
         str | None, typer.Option("--config", metavar="FILE.toml", is_eager=True, callback=_config, help="Defaults of these options.")
@@ -192,22 +191,33 @@ class Output:
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
 
-def command(app: typer.Typer, called: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function whose parameters may be of the types above: each is spread into its options and put together again."""
+def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function whose parameters may be of the types above: each is spread into its options and put together again.
+
+    Help shows what is the command's own before what many share. `out` is what its --out writes; without it there is none. No output
+    may replace an input: that is checked here.
+    """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = get_type_hints(function, vars(sys.modules[function.__module__]), include_extras=True)
-        groups, parameters = {}, []
+        groups: dict[str, Any] = {}
+        own: list[inspect.Parameter] = []
+        shared: list[inspect.Parameter] = []
         for name, parameter in inspect.signature(function).parameters.items():
             if dataclasses.is_dataclass(hints[name]):
                 groups[name] = hints[name]
-                parameters += _fields(hints[name])
+                (shared if hints[name] in _SHARED else own).extend(_fields(hints[name], out))
             else:
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+                own.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+        parameters = own + shared
 
         @functools.wraps(function)
         def spread(**values: Any) -> Any:
-            assembled = {name: group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)}) for name, group in groups.items()}
+            check_outputs(values, out)
+            assembled = {
+                name: group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group) if f.name in values})
+                for name, group in groups.items()
+            }
             return function(**assembled, **values)
 
         setattr(spread, "__signature__", inspect.Signature(parameters))  # noqa: B010  typer reads it
@@ -219,11 +229,17 @@ def command(app: typer.Typer, called: str | None = None) -> Callable[[Callable[.
     return register
 
 
-def _fields(group: Any) -> list[inspect.Parameter]:
+_SHARED = (Model, Layout, Access, Place, Features, Listed, Work, Output)
+
+
+def _fields(group: Any, out: Kind | None) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
+    if group is Output and out is not None:
+        hints["out"] = Annotated[Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help)]
     return [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in dataclasses.fields(group)
+        if not (group is Output and f.name == "out" and out is None)
     ]
 
 

@@ -29,8 +29,6 @@ class Screen:
     def __init__(self, output: Output):
         if output.format not in _FORMATS:
             raise UsageError(f"--format {output.format!r} is not one of {', '.join(_FORMATS)}")
-        if output.out is not None and output.out.is_dir():
-            raise UsageError("--out is a folder; give the name of a file in it", file=output.out)
         self.output = output
         self._live = sys.stderr.isatty() and not output.quiet
         self._last = time.monotonic()
@@ -119,7 +117,8 @@ class Screen:
             from fewvit.files import replacing
 
             with replacing(self.output.out, "w") as handle:
-                handle.write(result.to_csv() if self.output.out.suffix == ".csv" else result.to_json() + "\n")
+                handle.write(result.to_csv() if self.output.out.suffix.lower() == ".csv" else result.to_json() + "\n")
+            self.say(f"wrote {self.output.out}")
 
     def rows(self, task: str, rows: Sequence[dict[str, Any]]) -> None:
         """Rows that are no measurements (a listing), in the format asked for."""

@@ -1,0 +1,171 @@
+"""The files that commands write: what stands in each kind, and what none of them may replace. All is told before any work is done."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fewvit.errors import UsageError, printable
+
+# parameters that name what a command reads, as the user knows them
+_READ = {
+    **{
+        name: "--" + name.replace("_", "-")
+        for name in (
+            *("data", "train", "test", "backbone", "weights", "init", "monitor", "head", "head_classes"),
+            *("subset", "classes", "omniglot_runs", "config"),
+        )
+    },
+    "bundle": "BUNDLE",
+    "source": "SRC",
+    "run": "RUN",
+}
+_HEAD = 4096  # bytes that tell what a text file is
+_HEADER_MAX = 1 << 26  # bytes of a safetensors header; a bundle's is far smaller
+_TAIL = 1 << 16  # bytes at the end of a Parquet file, where its columns are named
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an output option writes, and how a file that is there is known as one."""
+
+    name: str
+    metavar: str
+    help: str
+    known: Callable[[Path], bool]  # whether a file holds what an earlier run of the command wrote
+    folder: bool = False  # a folder is written, or may be
+
+
+def check_outputs(values: Mapping[str, Any], out: Kind | None) -> None:
+    """Raise UsageError for an output that is one of the inputs, that another output names too, or where something else stands.
+
+    `values`: a command's parameters by their names; `out`: what its --out is.
+    """
+    kinds = {**({"out": out} if out is not None else {}), **SAVED}
+    taken: dict[str, str] = {}
+    for name, kind in kinds.items():
+        if values.get(name) is None:
+            continue
+        flag, path = "--" + name.replace("_", "-"), Path(values[name])
+        other = taken.setdefault(os.path.realpath(path), flag)
+        if other != flag:
+            raise UsageError(f"{flag} and {other} name one file", file=path, fix="Give each a name of its own.")
+        _check_inputs(flag, path, values)
+        _check_there(flag, path, replace(kind, known=lambda _: True) if values.get("add") else kind)  # --add reads it, and judges it
+
+
+def _check_inputs(flag: str, path: Path, values: Mapping[str, Any]) -> None:
+    """Raise UsageError if a file or folder that is there is also read."""
+    if not path.exists():
+        return
+    for name, shown in _READ.items():
+        for source in _paths(values.get(name)):
+            if os.path.exists(source) and os.path.samefile(source, path):
+                raise UsageError(f"{flag} {printable(path)} would replace {shown} {printable(source)}", fix=f"Give {flag} another name.")
+
+
+def _paths(value: Any) -> Iterator[str]:
+    """What a parameter may name: itself, its parts between commas, or those of a list."""
+    if isinstance(value, str | Path):
+        yield str(value)
+        yield from str(value).split(",")
+    elif isinstance(value, Sequence):
+        for one in value:
+            yield from _paths(one)
+
+
+def _check_there(flag: str, path: Path, kind: Kind) -> None:
+    """Raise UsageError if something stands at `path` that is not what would be written there."""
+    if not path.exists() or (path.is_dir() and kind.folder):
+        return
+    if path.is_dir():
+        raise UsageError(f"{flag} is a folder; give the name of a file in it", file=path)
+    if not path.is_file():
+        raise UsageError(f"{flag} is no regular file; it would be replaced by one", file=path, fix=f"Give {flag} the name of a file.")
+    if _head(path).strip() and not kind.known(path):
+        raise UsageError(
+            f"{flag} would replace a file that is not {kind.name}", file=path, fix=f"Give {flag} another name, or remove the file."
+        )
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as handle:
+        return handle.read(_HEAD)
+
+
+def _columns(path: Path) -> list[str]:
+    """The header of a CSV."""
+    return _head(path).decode("utf-8", "replace").partition("\n")[0].rstrip("\r").split(",")
+
+
+def _is_result(path: Path) -> bool:
+    """JSON with the result's schema, or CSV with columns that only results have."""
+    if re.match(rb'\s*\{\s*"schema":\s*"fewvit\.result/', _head(path)):
+        return True
+    return any(columns <= set(_columns(path)) for columns in ({"metric", "value"}, {"id", "label", "confidence", "best"}))
+
+
+def _is_archive_with(path: Path, ending: str) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(ending) for name in archive.namelist())
+
+
+def _is_features(path: Path) -> bool:
+    return _is_archive_with(path, "features.npy")
+
+
+def _is_torch(path: Path) -> bool:
+    return _is_archive_with(path, "data.pkl")
+
+
+def _is_bundle(path: Path) -> bool:
+    """A safetensors file with a bundle's manifest in its header."""
+    with open(path, "rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        return b'"fewvit.bundle"' in handle.read(min(size, _HEADER_MAX))
+
+
+def _is_predictions(path: Path) -> bool:
+    """CSV with our columns, or a Parquet file that names them where it lists its own."""
+    if not _head(path).startswith(b"PAR1"):
+        return _columns(path) == ["id", "label", "prediction", "probability"]
+    with open(path, "rb") as handle:
+        handle.seek(max(0, path.stat().st_size - _TAIL))
+        tail = handle.read()
+    return b"prediction" in tail and b"probability" in tail
+
+
+def _is_split(path: Path) -> bool:
+    return _columns(path) == ["shots", "trial", "id", "label"]
+
+
+def _is_per_class(path: Path) -> bool:
+    return _columns(path) == ["class", "n_test", "correct", "top1"]
+
+
+def _is_confusion(path: Path) -> bool:
+    return _columns(path)[0] == "true \\ predicted"
+
+
+RESULT = Kind("a result of fewvit", "FILE", "Also write the result here: CSV where the name ends in .csv, else JSON.", _is_result)
+ROWS = replace(RESULT, help="Also write the predictions here: CSV where the name ends in .csv, else JSON.")
+FEATURES = Kind("features", "FILE.npz", "Write the features here, for other commands and programs.", _is_features)
+BUNDLE = Kind("a bundle", "BUNDLE", "Write the bundle here; with --add it is the one that grows.", _is_bundle)
+OFFICIAL = Kind("weights that torch wrote", "FILE.pth", "Write the networks here, in the official layout.", _is_torch)
+RUN = Kind("a run", "RUN", "Folder of the run: where it is kept, goes on, and is found as a --backbone.", lambda _: False, folder=True)
+PROBE = replace(
+    RESULT, metavar="RUN", help="Folder that keeps the run, so that it can go on; with --head a file for the result.", folder=True
+)
+SAVED = {
+    "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),
+    "save_predictions": Kind("predictions that --save-predictions wrote", "FILE", "", _is_predictions),
+    "save_per_class": Kind("a table that --save-per-class wrote", "FILE.csv", "", _is_per_class),
+    "save_confusion": Kind("a table that --save-confusion wrote", "FILE.csv", "", _is_confusion),
+}
