@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .backbones import families, variants
 from .errors import UnknownName, UsageError
 from .images import Preprocess
 
 KS = (10, 20, 100, 200)  # DINO's and DINOv2's k-NN
 TEMPERATURE = 0.07
+_MSN_ONE_PERCENT = 0.075  # lambda of its 1 % list, by its author's word
 POOLS = ("cls", "mean", "cls+mean", "cls+dist")
 
 
@@ -30,6 +32,7 @@ class Protocol:
     temperature: float = TEMPERATURE
     lowshot_cover: tuple[int, int] | None = None  # of the resize before low-shot evaluation, where it is not that of everything else
     logistic: Mapping[str, Any] = field(default_factory=dict)  # options of its logistic regression; the classifier's own otherwise
+    penalty: str = ""  # whose lambda it is; empty: the protocol has none of its own
 
     @property
     def family(self) -> str:
@@ -44,7 +47,8 @@ class Protocol:
 
 _BICUBIC = Preprocess()
 PROTOCOLS: Mapping[str, Protocol] = {
-    "dino/1": Protocol("dino/1", _BICUBIC, logistic={"lambd": 0.1}),  # unofficial: said by its authors, of 1 % of the labels
+    # lambda said by its authors, of 1 % of the labels
+    "dino/1": Protocol("dino/1", _BICUBIC, logistic={"lambd": 0.1}, penalty="dino/1's (unofficial)"),
     "dinov2/1": Protocol(
         "dinov2/1",
         _BICUBIC,
@@ -52,7 +56,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
         logistic={"lambd": None, "selection": "tenth", "rows": "raw", "intercept": True, "dtype": "float64"},
     ),
     # MSN takes the class token before the final norm; lambda as in its repository's example
-    "msn/1": Protocol("msn/1", Preprocess(interpolation="bilinear"), norm="none", logistic={"lambd": 0.0025}),
+    "msn/1": Protocol(
+        "msn/1", Preprocess(interpolation="bilinear"), norm="none", logistic={"lambd": 0.0025}, penalty="MSN's for n per class"
+    ),
     "mae/1": Protocol("mae/1", _BICUBIC),
     "timm/1": Protocol("timm/1", _BICUBIC, pool=""),
 }
@@ -63,6 +69,22 @@ def find_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise UnknownName("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
+
+
+def logistic_options(protocol: str, shots: int | str) -> tuple[dict[str, Any], str]:
+    """Options of the protocol's logistic regression for so many images per class, and whose lambda it is. `protocol` may be empty."""
+    if not protocol:
+        return {}, "MSN's, since the features' protocol is not known"
+    preset = find_protocol(protocol)
+    if protocol == "msn/1" and str(shots) in ("1%", "1percent"):
+        return {**preset.logistic, "lambd": _MSN_ONE_PERCENT}, "MSN's for 1 %"
+    return dict(preset.logistic), preset.penalty or f"MSN's, since {protocol} has none"
+
+
+def protocol_of(backbone: str) -> str:
+    """The preset of the family that has a variant of this name; empty where none has."""
+    family = variants().get(backbone)
+    return families()[family].protocol if family is not None else ""
 
 
 def sized(preprocess: Preprocess, size: tuple[int, int] | None) -> Preprocess:

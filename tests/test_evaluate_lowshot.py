@@ -200,8 +200,39 @@ def test_ks_default_shrinks_with_the_support_and_a_given_one_stays(rows, setting
 def test_the_manifest_tells_lambda_and_why(train, test):
     _, facts = evaluate_lowshot(train, test, options(settings={"logistic": {}}, trials=1), "msn/1")
     told = facts["classifiers"]["logistic, 2 shots, trial 0"]
-    assert (told["lambd"], told["why"]) == (0.0025, "given")
+    assert (told["lambd"], told["why"]) == (0.0025, "MSN's for n per class")
     assert told["gap"] <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("protocol", "changed", "settings", "told"),
+    [
+        ("dino/1", {}, {}, ["lambda 0.1, dino/1's (unofficial)"]),
+        ("msn/1", {}, {}, ["lambda 0.0025, MSN's for n per class"]),
+        ("msn/1", {"shots": (), "percents": (1,)}, {}, ["lambda 0.075, MSN's for 1 %"]),
+        ("mae/1", {}, {}, ["lambda 0.0025, MSN's, since mae/1 has none"]),
+        ("", {}, {}, ["lambda 0.0025, MSN's, since the features' protocol is not known"]),
+        ("dino/1", {"lambd": 0.7}, {}, ["lambda 0.7, given by --lambd"]),
+        ("dino/1", {"lambd": 0.7}, {"lambd": 0.3}, ["lambda 0.3, given by --set"]),
+    ],
+)
+def test_whose_lambda_it_is_stands_in_the_manifest_and_is_said_once(protocol, changed, settings, told, train, test):
+    lines: list[str] = []
+    asked = options(**{"shots": (1, 2), "calibrate": False, "settings": {"logistic": settings}, **changed})
+    _, facts = evaluate_lowshot(train, test, asked, protocol, lines.append)
+    said = [line.removeprefix("logistic regression: ") for line in lines if "lambda" in line]
+    assert said == told
+    assert {f"lambda {fact['lambd']:g}, {fact['why']}" for fact in facts["classifiers"].values()} == set(told)
+
+
+def test_a_lambda_that_was_chosen_is_said_for_each_number_of_shots(train, test):
+    lines: list[str] = []
+    asked = options(shots=(1, 5), calibrate=False, settings={"logistic": {"lambd": None}})
+    evaluate_lowshot(train, test, asked, "dino/1", lines.append)
+    one, five = [line for line in lines if "lambda" in line]
+    assert one.startswith("logistic regression, 1 shot: lambda 0.0025, MSN's: one image per class")
+    assert five.startswith("logistic regression, 5 shots: lambda ")
+    assert "dino" not in one + five
 
 
 # ---- judging

@@ -17,7 +17,7 @@ from ..metrics import mean_and_interval
 from ..options import options_of
 from ..plugins import find
 from ..predictions import save_confusion, save_per_class, save_predictions
-from ..protocols import find_protocol
+from ..protocols import logistic_options
 from ..splits import Split, disjoint, identical, n_per_class, percent_per_class
 from ..subsets import read_splits, save_splits
 from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
@@ -25,7 +25,6 @@ from .judge import Verdict, judge
 
 CLASSIFIERS = ("logistic", "knn", "centroid")
 SHOTS = (1, 2, 5)
-_MSN_ONE_PERCENT = 0.075  # lambda of its 1 % list, by its author's word
 LAST_BLOCK = "last-block"  # no plug-in: it is fitted on images, not on features
 _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
 _IMAGENET_TEST = 50_000
@@ -94,6 +93,8 @@ def run_lowshot(
     `tuner_of` gives what trains last blocks on the images behind the features, where that was asked for.
     """
 
+    say = _once(say)  # not again for every layer and backbone
+
     def measure(inputs: Inputs, name: str) -> Found:
         if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and tuner_of is None:
             say("linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and --layers each")
@@ -127,6 +128,7 @@ def evaluate_lowshot(
     the labelled rows. `where` goes into the names of the files that are written per classifier and trial. `tuner` is what trains last
     blocks on the images behind the rows.
     """
+    say = _once(say)
     train, test = labelled(train, "train", say), labelled(test, "test", say)
     require_classes(train)
     train.require_finite()
@@ -154,6 +156,8 @@ def evaluate_lowshot(
                 cells = _tuned_cells(tuner, alike, train, test)
             else:
                 cells = _cells(method, options.settings[method], alike, train, test, options, protocol)
+            if method == "logistic":
+                say(_penalty(cells))
             for cell in cells:
                 suffix = "" if one else ".".join(filter(None, (where, method, str(cell.split.shots), str(cell.split.trial))))
                 for path in _keep(cell, test, options, suffix):
@@ -161,6 +165,18 @@ def evaluate_lowshot(
             rows += _rows(cells, test)
             chosen |= _told(cells)
     return rows, {"classifiers": chosen}
+
+
+def _once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, but silent at a line that it has said."""
+    heard: set[str] = set()
+
+    def first(line: str) -> None:
+        if line not in heard:
+            heard.add(line)
+            say(line)
+
+    return first
 
 
 def _required(test: FeatureSet | None) -> FeatureSet:
@@ -221,6 +237,9 @@ def _cells(
         _fit(estimators, sets)
     except ValueError as error:
         raise unfit(f"{method} on {_named(splits[0])}", error) from error
+    for estimator, split in zip(estimators, splits, strict=True):
+        if method == "logistic" and estimator.lambd is not None:
+            estimator.why_ = _giver(settings, options, protocol, split)
     cells = []
     for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
         temperature = 1.0
@@ -228,6 +247,13 @@ def _cells(
             temperature = _temperature(make, estimator, x, y, options.seed)
         cells.append(_Cell(method, split, estimator, judge(estimator, test, temperature), temperature))
     return cells
+
+
+def _giver(settings: Mapping[str, Any], options: LowShotOptions, protocol: str, split: Split) -> str:
+    """Whose lambda a logistic regression that did not choose its own has."""
+    if "lambd" in settings:
+        return "given by --set"
+    return "given by --lambd" if options.lambd is not None else logistic_options(protocol, split.shots)[1]
 
 
 def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> list[_Cell]:
@@ -261,9 +287,7 @@ def factory(method: str, settings: Mapping[str, Any], rows: int, split: Split, o
     takes = options_of(kind)
     values: dict[str, Any] = {}
     if method == "logistic":
-        values |= find_protocol(protocol).logistic if protocol else {}
-        if protocol == "msn/1" and str(split.shots) in ("1%", "1percent"):
-            values["lambd"] = _MSN_ONE_PERCENT
+        values |= logistic_options(protocol, split.shots)[0]
         if options.lambd is not None:
             values["lambd"] = options.lambd
     if "k" in takes and "k" not in settings:
@@ -301,6 +325,15 @@ def _columns(cell: _Cell, test: FeatureSet) -> dict[str, Any]:
     if getattr(cell.estimator, "transductive", False):
         columns["transductive"] = True
     return columns
+
+
+def _penalty(cells: Sequence[_Cell]) -> str:
+    """The line that tells the lambda of logistic regressions on as many images per class."""
+    lambdas = [cell.estimator.lambd_ for cell in cells]
+    same = len({(cell.estimator.lambd_, cell.estimator.why_) for cell in cells}) == 1
+    which = "" if cells[0].estimator.lambd is not None else f", {_named(cells[0].split)}"
+    how = f"{lambdas[0]:g}, {cells[0].estimator.why_}" if same else f"{min(lambdas):g} to {max(lambdas):g}, chosen in each trial"
+    return f"logistic regression{which}: lambda {how}"
 
 
 def _told(cells: Sequence[_Cell]) -> dict[str, Any]:
