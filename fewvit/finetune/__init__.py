@@ -19,7 +19,7 @@ from ..cache import Cache
 from ..datasets import Dataset, Listing, open_pair, select, told
 from ..digests import DigestMemory
 from ..errors import UsageError
-from ..pipeline import FeatureOptions, settle
+from ..pipeline import FeatureOptions, oversized, settle
 from ..results import Result
 from ..runs import RunFolder
 from ..specs import Access, BackboneSpec, resolve
@@ -57,7 +57,10 @@ def run_finetune(
     train_set, test_set = (told(side, audience.say) for side in open_pair(choice.data, choice.train, choice.test, listing))
     split = _draw(choice, train_set)
     spec = plain(_resolved(choice.backbone, access, memory))
-    pipeline = settle(spec, FeatureOptions(img_size=choice.img_size, decode=choice.decode, device=effort.device), "lowshot")
+    options = FeatureOptions(img_size=choice.img_size, decode=choice.decode, device=effort.device)
+    pipeline = settle(spec, options, "lowshot")
+    if note := oversized(pipeline, options):
+        audience.say(note)
     chosen = select(train_set, split.train.tolist())
     recipe, grid = recipe_of(choice, pipeline, len(split.train), split.per_class(train_set.labels)[1])
     plan = Plan(choice, recipe, grid, effort, RunFolder(out), pipeline, chosen, test_set, access, cache, memory, audience)

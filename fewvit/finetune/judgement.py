@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle, save_bundle
+from ..errors import counted
 from ..evaluate.fit import recipe_of as bundle_recipe
 from ..evaluate.inputs import Backbones, labelled
 from ..evaluate.judge import judge
@@ -82,6 +83,14 @@ def result_of(
     return Result("finetune", [{**columns, **row} for row in [*frozen, *rows]], run)
 
 
+def _by_chance(one: float, other: float, images: int) -> float:
+    """Percentage points that two accuracies on so many images differ by in one of twenty cases, were the classifiers equally good.
+
+    As if they had been measured on different images; on the same ones it is less, so who is not told "chance" has more than that.
+    """
+    return 1.96 * float(np.sqrt((one * (100 - one) + other * (100 - other)) / images))
+
+
 def _verdict(frozen: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Whether fine-tuning was worth it, in a sentence and as facts."""
     top1 = {row["method"]: float(row["value"]) for row in [*frozen, *rows] if row["metric"] == "top1"}
@@ -90,4 +99,7 @@ def _verdict(frozen: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
     gain = top1[mode] - top1[best]
     how = "won" if gain > 0 else "lost" if gain < 0 else "made no difference"
     text = f"fine-tuning {how}: {mode} {top1[mode]:.2f} %, frozen {best} {top1[best]:.2f} % top-1"
+    images = int(rows[0]["n_test"])
+    if 0 < abs(gain) < _by_chance(top1[mode], top1[best], images):
+        text += f"; on {counted(images, 'test image')} so much may be chance"
     return {"verdict": text, "best_frozen": best, "gain": round(gain, 4)}

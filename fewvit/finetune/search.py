@@ -53,6 +53,8 @@ def choose(trainings: Trainings) -> tuple[Found, int | None]:
         f"chosen on {counted(len(held), 'held-out image')}: learning rate {best.lr:g}, {counted(best.epochs, 'epoch')} "
         f"({best.top1:.2f} % of them right)"
     )
+    if not best.top1:
+        plan.say("with none of them right the choice is as good as any; more labelled images would tell")
     return best, None
 
 

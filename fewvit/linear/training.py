@@ -126,6 +126,10 @@ def _fitted(plan: Plan, settled: Settled, images: int) -> Probe:
         plan.say(
             f"{settled.protocol} trains on batches of {usual.batch_size}; "
             f"for {counted(images, 'image')} batches of {probe.batch_size} are taken"
-            + (f", with learning rates up to {max(probe.lrs):g} beside its own" if probe.lrs != usual.lrs else "")
+            + (
+                f", and learning rates up to {max(probe.lrs):g} are tried too, since few images make few steps"
+                if probe.lrs != usual.lrs
+                else ""
+            )
         )
     return probe

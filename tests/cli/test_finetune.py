@@ -389,3 +389,22 @@ def test_bf16_trains_nearly_as_fp32(tune, tmp_path):
         heads.append(load_file(tmp_path / precision / "head.safetensors")["weight"])
     assert not torch.equal(*heads)
     torch.testing.assert_close(heads[0], heads[1], atol=0.03, rtol=0.1)
+
+
+@pytest.mark.parametrize(("one", "other", "images", "told"), [(23.0, 25.0, 60, True), (23.0, 25.0, 10_000, False), (25.0, 25.0, 60, False)])
+def test_a_difference_that_chance_may_give_is_called_so(one, other, images, told):
+    from fewvit.finetune.judgement import _verdict
+
+    rows = [
+        {"method": method, "metric": "top1", "value": value, "n_test": images} for method, value in (("logistic", other), ("lora", one))
+    ]
+    verdict = _verdict(rows[:1], rows[1:])
+    assert (f"on {images} test images so much may be chance" in verdict["verdict"]) == told
+    assert verdict["gain"] == one - other
+
+
+def test_the_bound_of_chance_is_two_deviations_of_a_difference():
+    from fewvit.finetune.judgement import _by_chance
+
+    draw = np.random.default_rng(0).binomial(400, 0.3, size=(2, 20_000)) / 4
+    assert (np.abs(draw[0] - draw[1]) > _by_chance(30, 30, 400)).mean() == pytest.approx(0.05, abs=0.01)
