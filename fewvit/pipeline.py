@@ -136,6 +136,25 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
     )
 
 
+def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
+    """A note where nobody asked for a size and images have more than four times the patches that the backbone's position table has.
+
+    So it is with the bare file of a backbone that was trained on small images: without a run's manifest it takes the protocol's 224 pixels.
+    """
+    own = pipeline.spec.architecture
+    if options.img_size is not None or own.timm:
+        return None
+    height, width = pipeline.preprocess.crop
+    patches = (height // own.patch) * (width // own.patch)
+    if patches <= 4 * own.grid**2:
+        return None
+    trained = own.grid * own.patch
+    return (
+        f"{pipeline.spec.name} was trained at {trained} px and reads images at {height}x{width} px here, as {patches} patches in place of "
+        f"{own.grid**2}; --img-size {trained} takes its own size, and is faster"
+    )
+
+
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{flag} {value!r} is not one of {', '.join(choices)}")

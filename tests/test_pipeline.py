@@ -11,7 +11,7 @@ import pytest
 from fewvit import pipeline
 from fewvit.backbones import Architecture, families
 from fewvit.errors import UnknownName, UsageError
-from fewvit.pipeline import FeatureOptions, settle
+from fewvit.pipeline import FeatureOptions, oversized, settle
 from fewvit.specs import BackboneSpec
 
 ARCHITECTURE = Architecture(128, 7, 2, 16)
@@ -73,6 +73,26 @@ def test_every_part_of_an_architecture_changes_the_fingerprint(field):
     new = (not old) if isinstance(old, bool) else old + 1 if isinstance(old, int) else old + "x"
     other = dataclasses.replace(SPEC, architecture=dataclasses.replace(ARCHITECTURE, **{field: new}))
     assert other.fingerprint != SPEC.fingerprint
+
+
+def test_images_far_larger_than_those_of_the_training_are_noted_with_the_size_that_fits():
+    small = dataclasses.replace(SPEC, architecture=Architecture(192, 6, 3, 4, grid=8))  # trained at 32 px
+    note = oversized(settle(small, OPTIONS), OPTIONS)
+    assert note is not None
+    assert "trained at 32 px" in note
+    assert "3136 patches in place of 64; --img-size 32" in note
+    for size in ("224", "32"):
+        asked = dataclasses.replace(OPTIONS, img_size=size)
+        assert oversized(settle(small, asked), asked) is None
+    run = dataclasses.replace(small, preprocess={"cover": (64, 64), "crop": (64, 64)})  # four times as many exactly
+    assert oversized(settle(run, OPTIONS), OPTIONS) is None
+
+
+def test_no_published_variant_reads_images_far_larger_than_its_own():
+    for family, kind in families().items():
+        for variant in kind.variants:
+            spec = of(variant, family)
+            assert oversized(settle(spec, OPTIONS), OPTIONS) is None, variant
 
 
 def test_asking_for_what_is_the_default_changes_nothing():
@@ -138,7 +158,7 @@ def test_settling_fp32_imports_no_torch(python):
     code = """
 import sys
 from fewvit.backbones import Architecture
-from fewvit.pipeline import FeatureOptions, settle
+from fewvit.pipeline import FeatureOptions, oversized, settle
 from fewvit.specs import BackboneSpec
 settle(BackboneSpec("toy", "dino", Architecture(128, 7, 2, 16), "dino/1", "3" * 64), FeatureOptions()).fingerprint
 print(sorted({"torch", "timm", "torchvision", "faiss", "sklearn"} & set(sys.modules)))

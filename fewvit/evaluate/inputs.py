@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..cache import Cache
-from ..datasets import Dataset, Listing, open_dataset, open_pair, told
+from ..datasets import Dataset, Listing, open_dataset, open_pair, require_one_way, told
 from ..digests import DigestMemory
-from ..errors import DataError, UsageError, counted
+from ..errors import DataError, UsageError, counted, printable
 from ..extract import Report, Work, describe, extract
-from ..features import FeatureSet, align
-from ..pipeline import FeatureOptions, Pipeline, settle
+from ..features import FeatureSet, align, require_one_fingerprint
+from ..pipeline import FeatureOptions, Pipeline, oversized, settle
+from ..protocols import protocol_of
 from ..results import manifest
 from ..specs import Access, resolve
+from ..subsets import Listed
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,23 @@ class Inputs:
         return str(self.facts.get("protocol") or "")
 
     @property
+    def logistic_protocol(self) -> str:
+        """The preset whose logistic regression fits these features: of given ones what their file says, or their backbone's family."""
+        return self.protocol or self.train.protocol or protocol_of(self.train.backbone)
+
+    @property
     def labels(self) -> dict[str, Any]:
         """Columns that every row of these inputs carries."""
         columns: dict[str, Any] = {"dataset": (self.test or self.train).name, "backbone": self.backbone}
-        if (self.pipeline is not None and self.pipeline.spec.is_random) or self.train.weights == "random":
+        given = [side.weights for side in (self.train, self.test) if side is not None]
+        if (self.pipeline is not None and self.pipeline.spec.is_random) or "random" in given:
             columns["weights"] = "random"
         if self.skipped:
             columns["skipped"] = len(self.skipped)
         return columns
+
+
+Check = Callable[[Listed], None]  # of the names of images, before features are extracted
 
 
 def is_features(source: str | None) -> bool:
@@ -96,43 +107,61 @@ class FeatureReader:
         self.backbones, self.options, self.cache, self.work, self.say = backbones, options, cache, work, say
         self.memory = cache.digests(rehash=rehash) if cache is not None else DigestMemory()
 
-    def one(self, source: str, listing: Listing, *, unlabelled: bool = False) -> Iterator[Inputs]:
-        """The features of one source, for each backbone in turn. `unlabelled`: no label is looked at, so a features file may lack them."""
+    def one(self, source: str, listing: Listing, *, unlabelled: bool = False, check: Check = lambda images: None) -> Iterator[Inputs]:
+        """The features of one source, for each backbone in turn. `unlabelled`: no label is looked at, so a features file may lack them.
+
+        `check` gets the names of the images before anything is extracted, and raises where they will not do.
+        """
         if is_features(source):
             features = FeatureSet.load(source, unlabelled=unlabelled)
+            check(features)
             self._say_unused(source)
             yield Inputs(features.backbone or "features", features, None, None, {"fingerprint": features.fingerprint}, [])
             return
         dataset = self.told(open_dataset(source, listing))  # before weights are fetched for what is not there
+        check(dataset)
         for pipeline in list(self.pipelines()):
             yield self.extracted(pipeline, dataset, None)
 
-    def pair(self, sources: Sources, task: str = "") -> Iterator[Inputs]:
-        """Train and test features, for each backbone in turn; either side may be a features file. `task` as in `pipeline.settle`."""
+    def pair(self, sources: Sources, task: str = "", check: Check = lambda images: None) -> Iterator[Inputs]:
+        """Train and test features, for each backbone in turn; either side may be a features file. `task` as in `pipeline.settle`.
+
+        `check` gets the names of the train images before anything is extracted, and raises where they will not do.
+        """
+        require_one_way(sources.data, sources.train, sources.test)
         given = [is_features(side) for side in (sources.train, sources.test)]
         if is_features(sources.data):
             raise UsageError("--data takes folders with train and test parts; give feature files with --train and --test")
         if all(given):
             train, test = self._load(str(sources.train)), self._load(str(sources.test))
             self._say_unused(f"{sources.train} and {sources.test}")
-            yield Inputs(train.backbone or "features", train, align(train, test), None, {"fingerprint": train.fingerprint}, [])
+            aligned = align(train, test)
+            require_taught(train, test)
+            check(train)
+            yield Inputs(train.backbone or "features", train, aligned, None, {"fingerprint": train.fingerprint}, [])
             return
         if any(given):
-            yield from self._mixed(sources, task)
+            yield from self._mixed(sources, task, check)
             return
         train_set, test_set = open_pair(sources.data, sources.train, sources.test, sources.listing)
         self.told(train_set)
         self.told(test_set)
+        check(train_set)
         for pipeline in list(self.pipelines(task)):  # after the data: nothing is fetched for what is not there
             yield self.extracted(pipeline, train_set, test_set)
 
-    def _mixed(self, sources: Sources, task: str) -> Iterator[Inputs]:
+    def _mixed(self, sources: Sources, task: str, check: Check) -> Iterator[Inputs]:
         """One side images, the other a features file, which must be of the same pipeline."""
         if sources.train is None or sources.test is None:
             raise UsageError("give both --train and --test", fix="Either may be images or a features file.")
         file, images = (sources.train, sources.test) if is_features(sources.train) else (sources.test, sources.train)
         loaded, dataset = self._load(file), self.told(open_dataset(images, sources.listing))
+        known, asked = (loaded, dataset) if file == sources.train else (dataset, loaded)
+        require_taught(known, asked)
+        check(known)
         for pipeline in list(self.pipelines(task)):
+            marks = (loaded.fingerprint, pipeline.fingerprint)
+            require_one_fingerprint(*(marks if known is loaded else marks[::-1]))
             inputs = self.extracted(pipeline, dataset, None)
             train, test = (loaded, inputs.train) if file == sources.train else (inputs.train, loaded)
             yield Inputs(inputs.backbone, train, align(train, test), pipeline, inputs.facts, inputs.skipped)
@@ -142,7 +171,10 @@ class FeatureReader:
         b = self.backbones
         for name in b.names:
             spec = resolve(name, b.access, self.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed)
-            yield settle(spec, self.options, task)
+            pipeline = settle(spec, self.options, task)
+            if note := oversized(pipeline, self.options):
+                self.say(note)
+            yield pipeline
 
     def _load(self, source: str) -> FeatureSet:
         features = FeatureSet.load(source)
@@ -181,6 +213,19 @@ def _sum(reports: Sequence[Report]) -> dict[str, Any]:
             setattr(whole, name, getattr(whole, name) + getattr(report, name))
         whole.skipped += report.skipped
     return describe(whole)
+
+
+def require_taught(train: Listed, test: Listed) -> None:
+    """Raise DataError for test images of classes that have no train image; without any label on one side there is nothing to compare."""
+    taught = {train.classes[c] for c in np.unique(train.labels[train.labels >= 0])}
+    asked = [test.classes[c] for c in np.unique(test.labels[test.labels >= 0])]
+    unknown = [printable(name) for name in asked if name not in taught]
+    if taught and unknown:
+        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise DataError(
+            f"{counted(len(unknown), 'class of the test set is', 'classes of the test set are')} not in the training set: {shown}",
+            fix=f"It has images of {counted(len(taught), 'class', 'classes')}; names must agree letter by letter.",
+        )
 
 
 def require_source(source: str | None, flag: str = "--data") -> str:

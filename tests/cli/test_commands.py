@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import typer
 
+from fewvit.backbones import Architecture
 from fewvit.features import FeatureSet
 from fewvit_cli import main as cli
 
@@ -210,6 +211,18 @@ def test_a_backbone_that_features_make_superfluous_is_told_if_it_was_named(fewvi
     named = fewvit("knn", *two, "--k", "1", "-m", "dino_vits16")[2]  # also the one that is taken where none is named
     assert "--backbone dino_vits16 is not used" in named
     assert "is not used" not in fewvit("knn", "-m", weights, "--data", images, "--k", "1")[2]
+
+
+def test_a_file_of_a_backbone_for_small_images_tells_its_own_size_unless_one_is_asked_for(fewvit, weights, images, tmp_path):
+    small = tiny_weights(tmp_path / "small.pth", Architecture(width=64, depth=1, heads=1, patch=16, grid=2))
+    one = images / "val/dog/001.jpg"
+    err = fewvit("extract", "-m", small, "--data", one)[2]
+    assert err.count("small.pth was trained at 32 px") == 1
+    assert "--img-size 32" in err
+    for words in ((small, "--img-size", "224"), (small, "--img-size", "32"), (weights,)):
+        code, _, err = fewvit("extract", "-m", *words, "--data", one)
+        assert code == 0, err
+        assert "was trained at" not in err
 
 
 def test_one_image_is_a_source(fewvit, weights, images, tmp_path):
