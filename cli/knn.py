@@ -44,4 +44,4 @@ def knn(
 
     options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device)
     rows, facts = run_knn(source, Sources(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped)
-    screen.result(Result("knn", rows, facts))
+    screen.result_of_trials(Result("knn", rows, facts))

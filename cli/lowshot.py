@@ -95,8 +95,4 @@ def lowshot(
         tuner_of = functools.partial(last_blocks, settings=last_block, reader=source, seed=work.seed)
     sources = Sources(pair.data, pair.train, pair.test, listing(listed))
     rows, facts = run_lowshot(source, sources, options, screen.say, screen.skipped, tuner_of)
-    if output.format == "table" and not output.verbose and trials > 1:
-        screen.say("means over the trials; -v, --format json or csv show every trial")
-        screen.result(Result("lowshot", rows, facts), shown=[row for row in rows if row["trial"] == "mean"])
-        return
-    screen.result(Result("lowshot", rows, facts))
+    screen.result_of_trials(Result("lowshot", rows, facts))

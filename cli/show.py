@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,7 @@ class Screen:
                 with replacing(records, "w") as handle:
                     handle.writelines(json.dumps(record) + "\n" for record in skipped)
 
-    def result(self, result: Result, *, shown: Sequence[dict[str, Any]] | None = None) -> None:
+    def result(self, result: Result, *, shown: Sequence[Mapping[str, Any]] | None = None) -> None:
         """The result on stdout in the format asked for, and in --out if given. `shown`: the rows of the table, if not all."""
         self._end_line()
         if self.output.format == "json":
@@ -112,13 +112,33 @@ class Screen:
         elif self.output.format == "csv":
             sys.stdout.write(result.to_csv())
         else:
-            self.table((result if shown is None else replace(result, rows=shown)).to_table())
+            self._table_of(result if shown is None else replace(result, rows=shown))
         if self.output.out is not None:  # after stdout: a place that cannot be written does not cost the result
             from fewvit.files import replacing
 
             with replacing(self.output.out, "w") as handle:
                 handle.write(result.to_csv() if self.output.out.suffix.lower() == ".csv" else result.to_json() + "\n")
             self.say(f"wrote {self.output.out}")
+
+    def result_of_trials(self, result: Result) -> None:
+        """As `result`; the table has the means alone unless --verbose, and of one trial, which is its own mean, it does not speak of trials."""
+        means = [row for row in result.rows if row.get("trial") == "mean"]
+        if not means or self.output.verbose or self.output.format != "table":
+            self.result(result)
+            return
+        trials = {(row["shots"], row["trial"]) for row in result.rows if row["trial"] != "mean"}
+        if len(trials) == len({shots for shots, _ in trials}):
+            means = [{name: value for name, value in row.items() if name != "trial"} for row in means]
+        else:
+            self.say("means over the trials; -v, --format json or csv show every trial")
+        self.result(result, shown=means)
+
+    def _table_of(self, result: Result) -> None:
+        """A result's table; what all its rows share and the lines have no room for is a line on stderr."""
+        table = result.to_table()
+        if apart := result.left_out(table):
+            self.say(", ".join(f"{name} {value}" for name, value in apart.items()))
+        self.table(table)
 
     def rows(self, task: str, rows: Sequence[dict[str, Any]]) -> None:
         """Rows that are no measurements (a listing), in the format asked for."""

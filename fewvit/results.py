@@ -36,6 +36,12 @@ _COLUMNS = (
     "n_test",
     "skipped",
 )
+_PERCENT = ("value", "std", "ci95_low", "ci95_high")
+_FOUND = ("metric", *_PERCENT, "published")  # columns of what was found
+_PERCENT_METRICS = ("top1", "top5", "accuracy", "ece")  # whose numbers are percent
+_GIVEN = ("dataset", "backbone")  # what the user named, so is missed least
+_GAP = "  "  # between two columns
+WIDTH = 100  # characters of a table's line, where columns can be left out
 
 
 @dataclass(frozen=True)
@@ -60,15 +66,32 @@ class Result:
         writer.writerows(flat)
         return text.getvalue()
 
-    def to_table(self) -> list[list[str]]:
-        """Cells as text, the header first: one line per measurement, columns that never vary left out.
+    def to_table(self, width: int = WIDTH) -> list[list[str]]:
+        """Cells as text, the header first: one line per measurement, accuracies with two decimals.
 
-        Always there are metric and value, that weights are random, and how many pictures were skipped.
+        A table wider than `width` characters leaves out columns that never vary until it fits: data and backbone, then the widest;
+        `left_out` tells them. Always there are the numbers found, that weights are random, and how many pictures were skipped.
         """
+        columns = self._cells()
+        told = {*_FOUND, "weights", *(["skipped"] if any(row.get("skipped") for row in self.rows) else [])}
+        constant = [c for c, cells in columns.items() if c not in told and len(set(cells)) == 1]
+        for name in sorted(constant, key=lambda c: (c not in _GIVEN, -_width(c, columns[c]))):
+            if sum(_width(c, cells) + len(_GAP) for c, cells in columns.items()) - len(_GAP) <= width:
+                break
+            del columns[name]
+        return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+
+    def left_out(self, table: Sequence[Sequence[str]]) -> dict[str, str]:
+        """What all rows share that is no column of `table`, which `to_table` gave: column -> value."""
+        return {c: cells[0] for c, cells in self._cells().items() if c not in table[0]}
+
+    def _cells(self) -> dict[str, list[str]]:
+        """Column -> its cells as text, in order; without columns that are empty in every row."""
         flat = [_flat(row) for row in self.rows]
-        told = {"metric", "value", "weights", *(["skipped"] if any(row.get("skipped") for row in flat) else [])}
-        columns = [c for c in _ordered({key: None for row in flat for key in row}) if c in told or len({row.get(c) for row in flat}) > 1]
-        return [columns, *([_cell(row.get(c)) for c in columns] for row in flat)]
+        columns = _ordered({key: None for row in flat for key, value in row.items() if value is not None})
+        return {
+            c: [_cell(row.get(c), two_decimals=c in _PERCENT and row.get("metric") in _PERCENT_METRICS) for row in flat] for c in columns
+        }
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,10 +105,16 @@ def _ordered(columns: Mapping[str, None]) -> list[str]:
     return [c for c in _COLUMNS if c in columns] + [c for c in columns if c not in _COLUMNS]
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, *, two_decimals: bool = False) -> str:
     if value is None:
         return ""
-    return f"{value:.2f}" if isinstance(value, float) and abs(value) >= 1 else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2f}" if two_decimals or abs(value) >= 1 else f"{value:.4g}"
+
+
+def _width(column: str, cells: Sequence[str]) -> int:
+    return max(map(len, (column, *cells)))
 
 
 def versions() -> dict[str, str]:

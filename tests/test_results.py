@@ -95,27 +95,75 @@ def test_no_rows_are_an_empty_table_and_an_empty_list():
     assert Result("knn", []).to_table() == [[]]
 
 
-def test_a_table_leaves_out_columns_that_never_vary_but_not_metric_and_value():
+def test_a_table_shows_every_column_that_has_room():
     rows = [{**ROW, "k": k, "value": value} for k, value in ((10, 37.512), (20, 0.5))]
-    assert Result("knn", rows).to_table() == [["k", "metric", "value"], ["10", "top1", "37.51"], ["20", "top1", "0.5"]]
-    assert Result("knn", rows[:1]).to_table() == [["metric", "value"], ["top1", "37.51"]]
+    assert Result("knn", rows).to_table() == [
+        ["dataset", "method", "k", "metric", "value", "n_test"],
+        ["toy", "knn", "10", "top1", "37.51", "11"],
+        ["toy", "knn", "20", "top1", "0.50", "11"],
+    ]
+    assert Result("knn", rows[:1]).left_out(Result("knn", rows[:1]).to_table()) == {}
 
 
-def test_a_table_says_that_weights_are_random_even_where_all_are():
-    assert Result("knn", [{**ROW, "weights": "random"}]).to_table() == [["metric", "value", "weights"], ["top1", "37.50", "random"]]
+def test_a_table_without_room_leaves_out_the_widest_column_that_never_varies_and_tells_it():
+    rows = [{**ROW, "k": k, "dataset": "d" * 71, "note": "n" * k, "value": value} for k, value in ((10, 37.5), (20, 1.5))]
+    result = Result("knn", rows)
+    widths = [max(len(cell) for cell in column) for column in zip(*result.to_table(1000), strict=True)]
+    exact = sum(widths) + 2 * (len(widths) - 1)
+    assert exact > 100
+    assert "dataset" in result.to_table(exact)[0]
+    for table in (result.to_table(exact - 1), result.to_table()):
+        assert table[0] == ["method", "k", "metric", "value", "n_test", "note"]
+        assert result.left_out(table) == {"dataset": "d" * 71}
+    assert result.to_table(1)[0] == ["k", "metric", "value", "note"]  # what varies stays, whatever its width
+    assert result.left_out(result.to_table(1)) == {"dataset": "d" * 71, "method": "knn", "n_test": "11"}
+
+
+def test_data_and_backbone_leave_a_table_before_what_says_how_was_measured():
+    rows = [{**ROW, "backbone": "b", "selected_on": "a tenth of train, held out", "k": k} for k in (1, 3)]
+    whole = Result("linear", rows).to_table()
+    full = sum(max(len(cell) for cell in column) + 2 for column in zip(*whole, strict=True)) - 2
+    assert [name for name in whole[0] if name not in Result("linear", rows).to_table(full - 1)[0]] == ["backbone"]
+    assert [name for name in whole[0] if name not in Result("linear", rows).to_table(full - 11)[0]] == ["dataset", "backbone"]
+
+
+def test_what_was_found_stays_in_a_table_even_where_it_never_varies_and_nothing_fits():
+    rows = [{**MEAN, "published": "47.1", "weights": "random", "skipped": 3, "shots": shots} for shots in (1, 2)]
+    wanted = ["shots", "metric", "value", "std", "ci95_low", "ci95_high", "skipped", "weights", "published"]
+    assert set(Result("lowshot", rows).to_table(1)[0]) == set(wanted)
+    assert set(Result("lowshot", rows[:1]).to_table(1)[0]) == set(wanted) - {"shots"}
 
 
 def test_a_table_says_how_many_pictures_were_skipped_where_some_were():
     skipped = Result("knn", [{**ROW, "skipped": 3}, {**ROW, "skipped": 3}])
-    assert skipped.to_table()[1] == ["top1", "37.50", "3"]
-    assert Result("extract", [{**ROW, "skipped": 0}]).to_table() == [["metric", "value"], ["top1", "37.50"]]
+    assert skipped.to_table(1)[1] == ["top1", "37.50", "3"]
+    assert "skipped" not in Result("extract", [{**ROW, "skipped": 0}]).to_table(1)[0]
     assert list(table_of(skipped.to_csv())[0])[-1] == "skipped"
 
 
-def test_a_table_has_an_empty_cell_where_a_row_has_no_value():
-    rows = Result("knn", [TRIAL, MEAN]).to_table()
-    assert rows[0] == ["trial", "metric", "value", "std", "ci95_low", "ci95_high"]
-    assert rows[1:] == [["0", "top1", "37.50", "", "", ""], ["mean", "top1", "37.50", "0.5", "36.25", "38.75"]]
+def test_a_table_has_an_empty_cell_where_a_row_has_no_value_and_no_column_of_nothing():
+    rows = Result("knn", [TRIAL, {**MEAN, "published": None}]).to_table()
+    assert rows[0] == ["dataset", "method", "k", "shots", "trial", "metric", "value", "std", "ci95_low", "ci95_high", "n_train", "n_test"]
+    assert [row[4:10] for row in rows[1:]] == [
+        ["0", "top1", "37.50", "", "", ""],
+        ["mean", "top1", "37.50", "0.50", "36.25", "38.75"],
+    ]
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5", "accuracy", "ece"])
+def test_percentages_have_two_decimals_in_tables_and_all_of_them_in_files(metric):
+    rows = [{**MEAN, "metric": metric, "value": value, "std": 4.967e-07, "ci95": [0.0, 1.92]} for value in (0.9623, 1.92, 100.0)]
+    result = Result("lowshot", rows)
+    columns = dict(zip(result.to_table()[0], zip(*result.to_table()[1:], strict=True), strict=True))
+    assert columns["value"] == ("0.96", "1.92", "100.00")
+    assert (columns["std"][0], columns["ci95_low"][0], columns["ci95_high"][0]) == ("0.00", "0.00", "1.92")
+    assert [row["value"] for row in table_of(result.to_csv())] == ["0.9623", "1.92", "100.0"]
+    assert json.loads(result.to_json())["rows"][0]["std"] == 4.967e-07
+
+
+def test_numbers_that_are_no_percentages_keep_their_digits():
+    rows = [{"metric": "calibration_temperature", "value": 0.0034, "temperature": 0.07}]
+    assert Result("fit", rows).to_table()[1] == ["0.07", "calibration_temperature", "0.0034"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +177,6 @@ def test_a_table_has_an_empty_cell_where_a_row_has_no_value():
         (-0.5, "-0.5"),
         (7, "7"),
         (0.0, "0"),
-        (None, ""),
         ("x\ny", "x\\ny"),
         (True, "True"),
     ],

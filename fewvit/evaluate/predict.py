@@ -11,7 +11,7 @@ from ..bundle import Bundle
 from ..datasets import Listing
 from ..errors import printable
 from ..features import FeatureSet
-from ..results import Result, manifest
+from ..results import WIDTH, Result, manifest
 from .fit import check_threshold, features_for
 from .inputs import FeatureReader
 
@@ -22,7 +22,7 @@ _BLOCK = 4096  # images whose probabilities are held at once
 class Predictions(Result):
     """One row per image; the table shows every column, also one that never varies."""
 
-    def to_table(self) -> list[list[str]]:
+    def to_table(self, width: int = WIDTH) -> list[list[str]]:
         return [list(self.rows[0]), *([_cell(value) for value in row.values()] for row in self.rows)] if self.rows else [[]]
 
 

@@ -205,3 +205,25 @@ def test_a_command_s_own_options_come_before_those_that_many_share(fewvit, name,
     out = fewvit(name, "--help")[1]
     at = [out.index(f" {flag} ") for flag in (own, "--backbone", "--device", "--workers")]
     assert at == sorted(at)
+
+
+# ---- tables
+
+
+def test_the_table_of_one_row_of_episodes_says_how_sure_it_is_and_what_was_asked(fewvit, here):
+    out = fewvit("episodes", "--data", "train.npz", "--ways", "2", "--queries", "2", "--episodes", "7")[1]
+    header, line = (text.split() for text in out.splitlines())
+    row = dict(zip(header, line, strict=True))
+    assert {"value", "std", "ci95_low", "ci95_high"} <= set(row)
+    assert (row["method"], row["ways"], row["shots"], row["queries"], row["episodes"]) == ("centroid", "2", "1", "2", "7")
+    assert all(len(row[name].partition(".")[2]) == 2 for name in ("value", "std", "ci95_low", "ci95_high"))
+
+
+def test_what_every_row_shares_and_a_table_has_no_room_for_is_one_line_on_stderr(fewvit, here):
+    (here / "train.npz").rename(here / f"{'t' * 90}.npz")
+    words = ("knn", "--train", f"{'t' * 90}.npz", "--leave-one-out", "--k", "1,3")
+    _, out, err = fewvit(*words)
+    assert f"dataset {'t' * 90}\n" in err.replace("backbone features, ", "")
+    assert max(map(len, out.splitlines())) <= 100
+    assert out.split()[:2] != ["dataset", "backbone"]
+    assert fewvit(*words, "-q")[1:] == (out, "")
