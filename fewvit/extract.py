@@ -359,6 +359,7 @@ class _Extraction:
             self.dataset.name,
             self.pipeline.spec.name,
             "random" if self.pipeline.spec.is_random else str(self.pipeline.facts["weights_sha256"]),
+            self.pipeline.protocol.name,
         )
 
 

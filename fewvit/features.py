@@ -27,6 +27,7 @@ class FeatureSet:
     name: str = ""  # of the data set, for result rows
     backbone: str = ""  # what made the features; empty: unknown
     weights: str = ""  # sha256 of its weights, or `random`
+    protocol: str = ""  # name of the preset that made them; empty: unknown
 
     def __post_init__(self) -> None:
         n = len(self.features)
@@ -58,14 +59,14 @@ class FeatureSet:
                 )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Replace `path` by an uncompressed `.npz` with `features`, `labels`, `ids`, `classes`, and one text each: `fingerprint`, `name`, `backbone`, `weights`."""
+        """Replace `path` by an uncompressed `.npz` with `features`, `labels`, `ids`, `classes`, and one text each: `fingerprint`, `name`, `backbone`, `weights`, `protocol`."""
         arrays: dict[str, Any] = {
             "features": np.asarray(self.features, dtype=np.float32),
             "labels": np.asarray(self.labels, dtype=np.int64),
             "ids": np.array(list(self.ids), dtype=str),
             "classes": np.array(list(self.classes), dtype=str),
             "fingerprint": np.array(self.fingerprint),
-            **{key: np.array(getattr(self, key)) for key in ("name", "backbone", "weights")},
+            **{key: np.array(getattr(self, key)) for key in ("name", "backbone", "weights", "protocol")},
         }
         with replacing(path) as handle:
             np.savez(handle, **arrays)
@@ -92,7 +93,7 @@ class FeatureSet:
         count = int(labels.max()) + 1 if len(labels) else 0
         ids = arrays.get("ids", np.array([str(i) for i in range(len(features))]))
         classes = arrays.get("classes", np.array([str(c) for c in range(count)]))
-        text = {key: str(arrays[key]) if key in arrays else "" for key in ("fingerprint", "name", "backbone", "weights")}
+        text = {key: str(arrays[key]) if key in arrays else "" for key in ("fingerprint", "name", "backbone", "weights", "protocol")}
         try:
             loaded = FeatureSet(
                 _as_float32(features),
@@ -103,6 +104,7 @@ class FeatureSet:
                 text["name"] or Path(path).stem,
                 text["backbone"],
                 text["weights"],
+                text["protocol"],
             )
         except (DataError, UnicodeDecodeError) as error:
             raise DataError(error.what if isinstance(error, DataError) else f"its names are not text ({error})", file=path) from error
@@ -155,6 +157,15 @@ def _key(features: np.ndarray) -> np.ndarray:
     return words[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ words[:, 1]
 
 
+def require_one_fingerprint(train: str, test: str) -> None:
+    """Raise FingerprintMismatch where both sides have a fingerprint and the two differ."""
+    if train and test and train != test:
+        raise FingerprintMismatch(
+            f"train features are of {train[:12]}, test features of {test[:12]}: another backbone, transform or precision",
+            fix="Extract both sides with the same options.",
+        )
+
+
 def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
     """`test` with its labels renumbered to the classes of `train`.
 
@@ -165,11 +176,7 @@ def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
         raise FingerprintMismatch(
             f"train features have {counted(train.features.shape[1], 'column')}, test features {test.features.shape[1]}: they are not of one backbone"
         )
-    if train.fingerprint and test.fingerprint and train.fingerprint != test.fingerprint:
-        raise FingerprintMismatch(
-            f"train features are of {train.fingerprint[:12]}, test features of {test.fingerprint[:12]}: another backbone, transform or precision",
-            fix="Extract both sides with the same options.",
-        )
+    require_one_fingerprint(train.fingerprint, test.fingerprint)
     number = {name: i for i, name in enumerate(train.classes)}
     present = [test.classes[c] for c in np.unique(test.labels[test.labels >= 0])]
     unknown = [name for name in present if name not in number]

@@ -120,9 +120,9 @@ def _from_table(lines: Sequence[str], path: str) -> dict[tuple[str, int], list[t
 def _rows(wanted: Sequence[tuple[str, str]], train: Listed, path: str, allow_fewer: bool, say: Callable[[str], None]) -> np.ndarray:
     """Rows of (id or file name, class name or nothing); each must be there once, and of that class."""
     places: dict[str, list[int]] = {}
-    for row, name in enumerate(train.ids):
-        places.setdefault(printable(name), []).append(row)
-        places.setdefault(PurePosixPath(printable(name)).name, []).append(row)
+    for row, name in enumerate(map(printable, train.ids)):
+        places.setdefault(name, []).append(row)
+        places.setdefault(name.rpartition("/")[2], []).append(row)
     rows, missing = [], []
     classes = set(map(printable, train.classes))
     for name, label in wanted:

@@ -53,6 +53,7 @@ def test_the_file_is_plain_numpy_of_the_promised_kinds(tmp_path):
         "name": (*text, ()),
         "backbone": (*text, ()),
         "weights": (*text, ()),
+        "protocol": (*text, ()),
     }
 
 

@@ -136,8 +136,7 @@ def open_pair(data: str | None, train: str | None, test: str | None, listing: Li
 
     Raises UsageError unless either `data` or both others are given, DataError for a part that is missing and for unknown test classes.
     """
-    if data is not None and (train is not None or test is not None):
-        raise UsageError("both --data and --train or --test were given", fix="Give --data DIR, or --train SRC --test SRC.")
+    require_one_way(data, train, test)
     if data is not None:
         train, test, notes = _parts(data)
     elif train is not None and test is not None:
@@ -149,6 +148,12 @@ def open_pair(data: str | None, train: str | None, test: str | None, listing: Li
         )
     one, other = align(open_dataset(train, listing), open_dataset(test, listing))
     return one, replace(other, notes=[*other.notes, *notes])
+
+
+def require_one_way(data: str | None, train: str | None, test: str | None) -> None:
+    """Raise UsageError where --data stands beside --train or --test."""
+    if data is not None and (train is not None or test is not None):
+        raise UsageError("--data excludes --train and --test, and both ways were given", fix="Give --data DIR, or --train SRC --test SRC.")
 
 
 def align(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:

@@ -20,6 +20,7 @@ from ..features import FeatureSet
 from ..metrics import mean_and_interval
 from ..plugins import find
 from ..seeds import generator
+from ..subsets import Listed
 from .inputs import FeatureReader, Found, Inputs, by_layer, labelled, measured
 
 _BLOCK_BYTES = 4 << 20  # features of the episodes that are computed at once stay in the CPU's cache
@@ -75,7 +76,11 @@ def run_episodes(
         rows = [{**extra, **row} for extra, features, _ in by_layer(inputs) for row in evaluate_episodes(features, options, say)]
         return rows, {"seconds": {"episodes": round(time.perf_counter() - started, 3)}}
 
-    sets = reader.one(source, listing, unlabelled=options.runs is not None)
+    def check(images: Listed) -> None:
+        if options.runs is not None:
+            read_runs(options.runs, images.ids)
+
+    sets = reader.one(source, listing, unlabelled=options.runs is not None, check=check)
     return measured(reader, sets, measure, skips, options.seed)
 
 

@@ -19,7 +19,7 @@ from ..plugins import find
 from ..predictions import save_confusion, save_per_class, save_predictions
 from ..protocols import logistic_options
 from ..splits import Split, disjoint, identical, n_per_class, percent_per_class
-from ..subsets import read_splits, save_splits
+from ..subsets import Listed, read_splits, save_splits
 from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
 from .judge import Verdict, judge
 
@@ -93,6 +93,7 @@ def run_lowshot(
     `tuner_of` gives what trains last blocks on the images behind the features, where that was asked for.
     """
 
+    _check(options)
     say = _once(say)  # not again for every layer and backbone
 
     def measure(inputs: Inputs, name: str) -> Found:
@@ -104,12 +105,16 @@ def run_lowshot(
         notes: dict[str, Any] = {}
         for extra, train, test in by_layer(inputs):
             where = ".".join(([name.replace("/", "_")] if name else []) + [f"layer{n}" for n in extra.values()])
-            protocol = options.protocol or inputs.protocol
+            protocol = options.protocol or inputs.logistic_protocol
             found, notes = evaluate_lowshot(train, _required(test), options, protocol, say, where=where, tuner=tuner)
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
         return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
 
-    return measured(reader, reader.pair(sources, "lowshot"), measure, skips, options.seed)
+    def check(images: Listed) -> None:
+        rows = np.flatnonzero(images.labels >= 0).tolist()
+        _splits(_Names([images.ids[row] for row in rows], images.labels[rows], images.classes), options, lambda line: None)
+
+    return measured(reader, reader.pair(sources, "lowshot", check), measure, skips, options.seed)
 
 
 def evaluate_lowshot(
@@ -185,7 +190,26 @@ def _required(test: FeatureSet | None) -> FeatureSet:
     return test
 
 
-def _splits(train: FeatureSet, options: LowShotOptions, say: Callable[[str], None]) -> list[Split]:
+def _check(options: LowShotOptions) -> None:
+    """Raise UsageError for a lambda that no classifier has a use for, or that is none."""
+    if options.lambd is None:
+        return
+    if "logistic" not in options.settings:
+        raise UsageError("--lambd is the penalty of the logistic regression, which is not among the classifiers", fix="Leave --lambd away.")
+    if not 0 < options.lambd < float("inf"):
+        raise UsageError(f"--lambd {options.lambd:g}: the penalty must be a number above zero")
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Images of which nothing is known yet but their names and classes."""
+
+    ids: Sequence[str]
+    labels: np.ndarray  # (N,)
+    classes: Sequence[str]
+
+
+def _splits(train: Listed, options: LowShotOptions, say: Callable[[str], None]) -> list[Split]:
     if options.subsets:
         return read_splits(options.subsets, train, allow_fewer=options.allow_fewer, say=say)
     splits: list[Split] = []

@@ -110,6 +110,96 @@ def test_dinov2s_low_shot_features_are_resized_to_the_crop_and_its_k_nns_are_not
     assert "another backbone, transform" in err
 
 
+def archive(path, labels, classes, **more):
+    """A features file of so many rows per label, 13 columns."""
+    rows = np.random.default_rng(7).normal(size=(len(labels), 13)).astype(np.float32)
+    np.savez(path, features=rows, labels=labels, ids=[f"{path.stem}/{i}" for i in range(len(labels))], classes=classes, **more)
+    return path
+
+
+@pytest.mark.parametrize("command", ["lowshot", "knn"])
+def test_test_classes_that_are_only_named_in_the_training_file_are_refused(fewvit, tmp_path, command):
+    classes = [f"c{i}" for i in range(6)]
+    train = archive(tmp_path / "train.npz", np.repeat([0, 2, 4], 7), classes)
+    test = archive(tmp_path / "test.npz", np.repeat(np.arange(6), 3), classes)
+    code, out, err = fewvit(command, "--train", train, "--test", test)
+    assert (code, out) == (3, ""), err
+    assert "3 classes of the test set are not in the training set: c1, c3, c5" in err
+
+
+@pytest.mark.parametrize("command", ["lowshot", "knn"])
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_untrained_weights_of_either_side_are_marked(fewvit, tmp_path, command, side):
+    files = {
+        name: archive(tmp_path / f"{name}.npz", np.repeat([0, 1], 7), ["a", "b"], **({"weights": "random"} if name == side else {}))
+        for name in ("train", "test")
+    }
+    code, out, err = fewvit(command, "--train", files["train"], "--test", files["test"], "--format", "json")
+    assert code == 0, err
+    assert {row.get("weights") for row in json.loads(out)["rows"]} == {"random"}
+
+
+@pytest.mark.parametrize(
+    ("carried", "words", "told"),
+    [
+        ({"backbone": "dino_vits16"}, (), "lambda 0.1, dino/1's (unofficial)"),
+        ({"backbone": "msn_vits16"}, (), "lambda 0.0025, MSN's for n per class"),
+        ({"backbone": "mine.pth", "protocol": "dino/1"}, (), "lambda 0.1, dino/1's (unofficial)"),
+        ({"backbone": "dino_vits16", "protocol": "msn/1"}, (), "lambda 0.0025, MSN's for n per class"),
+        ({"backbone": "dino_vits16"}, ("--protocol", "msn/1"), "lambda 0.0025, MSN's for n per class"),
+        ({"backbone": "mine.pth"}, (), "lambda 0.0025, MSN's, since the features' protocol is not known"),
+    ],
+)
+def test_features_from_a_file_have_their_protocols_lambda(fewvit, tmp_path, carried, words, told):
+    train, test = (archive(tmp_path / f"{name}.npz", np.repeat([0, 1], 7), ["a", "b"], **carried) for name in ("train", "test"))
+    code, _, err = fewvit("lowshot", "--train", train, "--test", test, "--classifier", "logistic", "--shots", "1,2", *words)
+    assert code == 0, err
+    assert [line for line in err.splitlines() if "lambda" in line] == [f"logistic regression: {told}"]
+
+
+def test_a_folder_and_its_features_give_the_same_logistic_rows(fewvit, tmp_path):
+    data = tmp_path / "data"
+    folder_of(data / "train", {"a": 7, "b": 5})
+    folder_of(data / "val", {"a": 2, "b": 3})
+    weights = tiny_weights(tmp_path / "tiny.pth")
+    how = ("--classifier", "logistic", "--shots", "1,2")
+    _, images, _ = run(fewvit, "-m", weights, "--data", data, *how)
+    for part in ("train", "val"):
+        assert fewvit("extract", "-m", weights, "--data", data / part, "--out", tmp_path / f"{part}.npz")[0] == 0
+    code, given, err = run(fewvit, "--train", tmp_path / "train.npz", "--test", tmp_path / "val.npz", *how)
+    assert code == 0, err
+    assert [row["value"] for row in given["rows"]] == [row["value"] for row in images["rows"]]
+    assert given["run"]["classifiers"] == images["run"]["classifiers"]
+
+
+@pytest.fixture
+def no_extraction(monkeypatch):
+    from fewvit.evaluate import inputs
+
+    def never(*words, **more):
+        raise AssertionError("images were extracted before the cheap checks")
+
+    monkeypatch.setattr(inputs, "extract", never)
+
+
+def test_names_numbers_and_fingerprints_are_checked_before_the_images_are_read(fewvit, tmp_path, no_extraction):
+    data = tmp_path / "data"
+    folder_of(data / "train", {"a": 7, "b": 5})
+    folder_of(data / "val", {"a": 2, "b": 3})
+    model = ("-m", tiny_weights(tmp_path / "tiny.pth"))
+    (tmp_path / "list.txt").write_text("a/000.jpg\nb/999.jpg\n")
+    code, _, err = fewvit("lowshot", *model, "--data", data, "--subset", tmp_path / "list.txt")
+    assert (code, "1 of its 2 images is not among the train images: b/999.jpg" in err) == (3, True), err
+    code, _, err = fewvit("lowshot", *model, "--data", data, "--shots", 6)
+    assert (code, "1 class has fewer than 6 images: b (5)" in err) == (3, True), err
+    other = archive(tmp_path / "other.npz", np.repeat([0, 1], 7), ["a", "b"], fingerprint="f" * 64)
+    for command in ("lowshot", "knn"):
+        code, _, err = fewvit(command, *model, "--train", other, "--test", data / "val")
+        assert (code, "train features are of ffffffffffff, test features of" in err) == (4, True), err
+        code, _, err = fewvit(command, *model, "--train", data / "train", "--test", other)
+        assert (code, "test features of ffffffffffff" in err) == (4, True), err
+
+
 def test_the_classifiers_are_listed(fewvit):
     code, out, _ = fewvit("lowshot", "--classifier", "list")
     assert code == 0
@@ -130,6 +220,10 @@ def test_the_classifiers_are_listed(fewvit):
         (("--subset", "nothing.txt"), 3, "no such file"),
         (("--subset", "nothing.txt", "--shots", "1"), 2, "--subset"),
         (("--save-predictions", "x.txt"), 2, "parquet"),
+        (("--data", "anywhere"), 2, "--data excludes --train and --test"),
+        (("--classifier", "knn,centroid", "--lambd", "0.5"), 2, "--lambd is the penalty of the logistic regression"),
+        (("--lambd", "-1"), 2, "--lambd -1: the penalty must be a number above zero"),
+        (("--lambd", "nan"), 2, "--lambd nan: the penalty"),
         (("--classifier", "logistic", "--set", "max_iter=1"), 5, "max_iter"),
     ],
 )
