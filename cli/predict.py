@@ -30,14 +30,22 @@ def predict(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `fewvit fit` wrote.")],
     source: Annotated[str, typer.Argument(metavar="SRC", help="Images, labelled or not, or features (.npz).")],
     threshold: Annotated[
-        float | None, typer.Option("--threshold", metavar="P", help="Confidence below which the label is `unknown`. Default: the bundle's.")
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="P",
+            help="Confidence below which the label is `unknown`. Default: the bundle's, which `fit` sets to 0.5.",
+        ),
     ] = None,
     weights: Annotated[
         str | None, typer.Option("--weights", metavar="FILE", help="Where the backbone's weights are, if no longer where `fit` found them.")
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto",
 ) -> None:
-    """Label new images with a bundle: class or `unknown`, and calibrated confidence."""
+    """Label new images with a bundle: class or `unknown`, and calibrated confidence.
+
+    Images whose labels are classes of the bundle have them beside the prediction, as `target`, and their accuracy is told.
+    """
     screen = Screen(output)
 
     from fewvit.bundle import load_bundle

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..bundle import Bundle
 from ..datasets import Listing
-from ..errors import printable
+from ..errors import counted, printable
 from ..features import FeatureSet
 from ..results import WIDTH, Result, manifest
 from .fit import check_threshold, features_for
@@ -27,25 +27,56 @@ class Predictions(Result):
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else printable(value)
+    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else printable(value)
 
 
 def predict_rows(bundle: Bundle, features: FeatureSet, threshold: float | None = None) -> Iterator[dict[str, Any]]:
-    """For each image `id`, `label` (`unknown` where the confidence is below the threshold), `confidence`, and the `best` and `second` class."""
+    """For each image `id`, `label` (`unknown` where the confidence is below the threshold), `confidence`, and the `best` and `second` class.
+
+    Where images are labelled with classes of the bundle, every row has a `target`, which is None without a label.
+    """
     threshold = bundle.threshold if threshold is None else threshold
+    targets = _targets(bundle, features)
     for start in range(0, len(features), _BLOCK):
         part = slice(start, start + _BLOCK)
         probabilities = bundle.probabilities(features.features[part])
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]  # (q, 2): ties go to the first class
         confidences = bundle.confidences(probabilities)
-        for image, p, (best, second) in zip(features.ids[part], confidences, order.tolist(), strict=True):
+        for i, p, (best, second) in zip(range(len(features))[part], confidences, order.tolist(), strict=True):
             yield {
-                "id": image,
+                "id": features.ids[i],
                 "label": bundle.classes[best] if p[best] >= threshold else UNKNOWN,
+                **({"target": targets[i]} if targets else {}),
                 "confidence": float(p[best]),
                 "best": bundle.classes[best],
                 "second": bundle.classes[second],
             }
+
+
+def _targets(bundle: Bundle, features: FeatureSet) -> list[str | None]:
+    """The name of each image's class; empty if no image is labelled with a class of the bundle."""
+    names = [str(features.classes[c]) if c >= 0 else None for c in features.labels.tolist()]
+    return names if set(names) & set(bundle.classes) else []
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, threshold: float) -> dict[str, Any]:
+    """How many predictions are below the threshold; of `labelled` images, whose class the bundle knows, `top1`: percent whose best is right."""
+    classes = set(bundle.classes)
+    known = [row for row in rows if row.get("target") in classes]
+    found: dict[str, Any] = {"unknown": sum(row["confidence"] < threshold for row in rows)}
+    if known:
+        found |= {"labelled": len(known), "top1": 100 * sum(row["best"] == row["target"] for row in known) / len(known)}
+    return found
+
+
+def _told(found: Mapping[str, Any], images: int, threshold: float) -> Iterator[str]:
+    """What `_summary` found, in words."""
+    yield f"{found['unknown']} of {counted(images, 'image')} below the threshold of {threshold:g}, so `unknown`"
+    if "top1" in found:
+        yield (
+            f"{found['top1']:.2f} % of the {counted(found['labelled'], 'image')} labelled with the bundle's classes have "
+            "their class as best, whatever the confidence"
+        )
 
 
 def run_predict(
@@ -63,6 +94,8 @@ def run_predict(
     inputs = features_for(bundle, reader, source, listing, say, unlabelled=True)
     skips(inputs.skipped)
     rows = list(predict_rows(bundle, inputs.train, threshold))
-    unknown = sum(row["confidence"] < threshold for row in rows)
-    facts = {"classifier": bundle.classifier, "threshold": threshold, "unknown": unknown, "temperature": bundle.temperature}
+    found = _summary(rows, bundle, threshold)
+    for line in _told(found, len(rows), threshold):
+        say(line)
+    facts = {"classifier": bundle.classifier, "threshold": threshold, **found, "temperature": bundle.temperature}
     return Predictions("predict", rows, manifest(**inputs.facts, **facts))

@@ -183,7 +183,7 @@ def test_one_image_per_class_is_not_calibrated_and_that_is_said(fewvit, tmp_path
 def test_the_table_shows_every_column_and_csv_and_files_hold_the_rows(fewvit, bundle, images, tmp_path):
     path = bundle("--classifier", "centroid")
     lines = fewvit("predict", path, images / "test", "--threshold", "1")[1].splitlines()
-    assert lines[0].split() == ["id", "label", "confidence", "best", "second"]
+    assert lines[0].split() == ["id", "label", "target", "confidence", "best", "second"]
     assert [line.split()[1] for line in lines[1:]] == ["unknown"] * 7
     out = fewvit("predict", path, images / "test", "--format", "csv", "--out", tmp_path / "p.csv")[1]
     table = list(csv.DictReader(io.StringIO(out)))
@@ -191,6 +191,37 @@ def test_the_table_shows_every_column_and_csv_and_files_hold_the_rows(fewvit, bu
     assert (tmp_path / "p.csv").read_text() == out
     fewvit("predict", path, images / "test", "--out", tmp_path / "p.json")
     assert [str(row["confidence"]) for row in json.loads((tmp_path / "p.json").read_text())["rows"]] == [row["confidence"] for row in table]
+
+
+def test_labelled_pictures_have_their_label_beside_the_prediction_and_their_accuracy_is_told(fewvit, bundle, predicted, images):
+    path = bundle("--classifier", "centroid")
+    rows = predicted(path, images / "test", "--threshold", "0.4")
+    assert {image: row["target"] for image, row in rows.items()} == {image: image.partition("/")[0] for image in rows}
+    right = sum(row["best"] == row["target"] for row in rows.values())
+    below = sum(row["confidence"] < 0.4 for row in rows.values())
+    _, out, err = fewvit("predict", path, images / "test", "--threshold", "0.4", "--format", "json")
+    assert f"{below} of 7 images below the threshold of 0.4" in err
+    assert f"{100 * right / 7:.2f} % of the 7 images labelled" in err
+    told = json.loads(out)["run"]
+    assert (told["unknown"], told["labelled"], told["top1"]) == (below, 7, 100 * right / 7)
+    assert fewvit("predict", path, images / "test", "-q")[2] == ""
+
+
+def test_labels_that_the_bundle_does_not_know_are_no_targets_to_judge_by(fewvit, tmp_path):
+    train = features_file(tmp_path / "train.npz", [0, 1] * 7, ["x", "y"])
+    assert fewvit("fit", "--data", train, "--classifier", "centroid", "--out", tmp_path / "b.fewvit")[0] == 0
+    some = features_file(tmp_path / "some.npz", [0, 0, 1, 2, 2, -1], ["x", "y", "z"])
+    code, out, err = fewvit("predict", tmp_path / "b.fewvit", some, "--format", "json")
+    assert (code, [row["target"] for row in json.loads(out)["rows"]]) == (0, ["x", "x", "y", "z", "z", None])
+    assert json.loads(out)["run"]["labelled"] == 3
+    assert [line.split()[2] for line in fewvit("predict", tmp_path / "b.fewvit", some)[1].splitlines()[1:4]] == ["x", "x", "y"]
+    assert fewvit("predict", tmp_path / "b.fewvit", some, "--format", "csv")[1].splitlines()[-1].split(",")[2] == ""
+    for labels in ([2, 2, 2], [-1, -1, -1]):
+        other = features_file(tmp_path / "other.npz", labels, ["x", "y", "z"])
+        code, out, err = fewvit("predict", tmp_path / "b.fewvit", other, "--format", "json")
+        assert (code, "below the threshold of 0.5" in err, "labelled with" in err) == (0, True, False)
+        assert "target" not in json.loads(out)["rows"][0]
+        assert "top1" not in json.loads(out)["run"]
 
 
 def test_unlabelled_pictures_and_empty_classes_are_left_out_of_a_fit(fewvit, tmp_path):
@@ -220,6 +251,7 @@ def test_one_image_gets_the_prediction_that_it_gets_among_others(bundle, predict
     path = bundle("--classifier", "centroid")
     among = predicted(path, images / "test")
     wanted = {**among["dog/001.jpg"], "id": "001.jpg", "confidence": pytest.approx(among["dog/001.jpg"]["confidence"], abs=1e-5)}
+    assert wanted.pop("target") == "dog"
     assert predicted(path, images / "test/dog/001.jpg") == {"001.jpg": wanted}
 
 
@@ -228,7 +260,8 @@ def test_features_without_labels_are_predicted_and_those_without_a_fingerprint_t
 ):
     path = bundle("--classifier", "centroid")
     test = extracted(fewvit, weights, images / "test", tmp_path / "test.npz")
-    wanted = predicted(path, tmp_path / "test.npz")
+    labelled = predicted(path, tmp_path / "test.npz")
+    wanted = {image: {name: value for name, value in row.items() if name != "target"} for image, row in labelled.items()}
     np.savez(tmp_path / "bare.npz", features=test.features, ids=np.array(test.ids), fingerprint=test.fingerprint)
     assert predicted(path, tmp_path / "bare.npz") == wanted
     np.savez(tmp_path / "barer.npz", features=test.features, ids=np.array(test.ids))
