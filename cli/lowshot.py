@@ -46,12 +46,17 @@ def lowshot(
     ] = False,
     save_split: Annotated[Path | None, typer.Option("--save-split", metavar="FILE.csv", help="Write which images were labelled.")] = None,
     save_predictions: Annotated[
-        Path | None, typer.Option("--save-predictions", metavar="FILE.parquet|.csv", help="Write id, label, prediction, probability.")
+        Path | None,
+        typer.Option(
+            "--save-predictions", metavar="FILE.parquet|.csv", help="Write method, shots, trial, id, label, prediction, probability."
+        ),
     ] = None,
     save_per_class: Annotated[
         Path | None, typer.Option("--save-per-class", metavar="FILE.csv", help="Write each class's accuracy.")
     ] = None,
-    save_confusion: Annotated[Path | None, typer.Option("--save-confusion", metavar="FILE.csv", help="Write the confusion matrix.")] = None,
+    save_confusion: Annotated[
+        Path | None, typer.Option("--save-confusion", metavar="FILE.csv", help="Write the confusion matrices.")
+    ] = None,
 ) -> None:
     """Accuracy from one, two or five labelled images per class, over trials."""
     screen = Screen(output)

@@ -135,7 +135,7 @@ def _is_bundle(path: Path) -> bool:
 def _is_predictions(path: Path) -> bool:
     """CSV with our columns, or a Parquet file that names them where it lists its own."""
     if not _head(path).startswith(b"PAR1"):
-        return _columns(path) == ["id", "label", "prediction", "probability"]
+        return _columns(path)[-4:] == ["id", "label", "prediction", "probability"]
     with open(path, "rb") as handle:
         handle.seek(max(0, path.stat().st_size - _TAIL))
         tail = handle.read()
@@ -147,11 +147,11 @@ def _is_split(path: Path) -> bool:
 
 
 def _is_per_class(path: Path) -> bool:
-    return _columns(path) == ["class", "n_test", "correct", "top1"]
+    return _columns(path)[-4:] == ["class", "n_test", "correct", "top1"]
 
 
 def _is_confusion(path: Path) -> bool:
-    return _columns(path)[0] == "true \\ predicted"
+    return "true \\ predicted" in _columns(path)
 
 
 RESULT = Kind("a result of fewvit", "FILE", "Also write the result here: CSV where the name ends in .csv, else JSON.", _is_result)

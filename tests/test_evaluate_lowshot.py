@@ -274,17 +274,31 @@ def test_transductive_rows_say_so(train, test):
 # ---- files
 
 
-def test_each_classifier_and_trial_has_its_own_file_and_a_single_one_has_the_name_asked_for(train, test, tmp_path):
+def table_of(path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_all_classifiers_and_trials_stand_in_the_one_file_that_was_named(train, test, tmp_path):
     wanted = {"save_predictions": tmp_path / "p.csv", "save_per_class": tmp_path / "c.csv", "save_confusion": tmp_path / "m.csv"}
-    rows, _ = evaluate_lowshot(train, test, options(trials=1, **wanted))
+    lines: list[str] = []
+    asked = options(settings={"knn": {}, "centroid": {}}, shots=(1, 2), **wanted)
+    rows, _ = evaluate_lowshot(train, test, asked, "", lines.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.csv", "m.csv", "p.csv"]
-    table = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
-    assert list(table[0]) == ["id", "label", "prediction", "probability"]
-    assert [row["id"] for row in table] == list(test.ids)
-    right = np.mean([row["label"] == row["prediction"] for row in table])
-    assert 100 * right == pytest.approx(pick(rows, trial=0, metric="top1")[0]["value"])
-    evaluate_lowshot(train, test, options(trials=2, settings={"knn": {}, "centroid": {}}, save_predictions=tmp_path / "q.csv"))
-    assert {path.name for path in tmp_path.glob("q*")} == {f"q.{m}.2.{t}.csv" for m in ("knn", "centroid") for t in (0, 1)}
+    assert [line for line in lines if "wrote" in line] == [f"wrote {tmp_path / name}" for name in ("p.csv", "c.csv", "m.csv")]
+    predictions, classes, confusion = (table_of(path) for path in wanted.values())
+    assert list(predictions[0]) == ["method", "shots", "trial", "id", "label", "prediction", "probability"]
+    assert list(classes[0])[:4] == ["method", "shots", "trial", "class"]
+    assert list(confusion[0]) == ["method", "shots", "trial", "true \\ predicted", *CLASSES]
+    for cell in pick(rows, metric="top1"):
+        if cell["trial"] == "mean":
+            continue
+        where = {name: str(cell[name]) for name in ("method", "shots", "trial")}
+        mine = pick(predictions, **where)
+        assert [row["id"] for row in mine] == list(test.ids)
+        assert 100 * np.mean([row["label"] == row["prediction"] for row in mine]) == pytest.approx(cell["value"])
+        assert 100 * sum(int(row["correct"]) for row in pick(classes, **where)) / 65 == pytest.approx(cell["value"])
+        diagonal = sum(int(row[row["true \\ predicted"]]) for row in pick(confusion, **where))
+        assert 100 * diagonal / 65 == pytest.approx(cell["value"])
 
 
 def test_a_saved_split_gives_the_same_rows_again(train, test, tmp_path):

@@ -11,14 +11,14 @@ import pyarrow.parquet
 import pytest
 
 from fewvit import files, predictions
-from fewvit.calibration import confusion_matrix
 from fewvit.errors import MissingExtra, ResourceError, UsageError
-from fewvit.predictions import check_predictions_path, save_confusion, save_per_class, save_predictions
+from fewvit.predictions import Judged, check_predictions_path, save_confusion, save_per_class, save_predictions
 
+ESCAPED = ["cat/1.jpg", "caf\\udce9/2.jpg", 'a,"b"/3.jpg', "owl/4\\n.jpg", "5.jpg"]
 IDS = ["cat/1.jpg", "caf\udce9/2.jpg", 'a,"b"/3.jpg', "owl/4\n.jpg", "5.jpg"]
 CLASSES = ["cat", "dög", "o,wl"]
 LABELS, PREDICTIONS = np.array([0, 1, 2, 2, -1]), np.array([0, 2, 2, 1, 0])
-PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.2, 0.1, 0.7], [0.1, 1 / 3, 17 / 30], [0.25, 0.5, 0.25], [1.0, 0.0, 0.0]])
+PROBABILITIES = np.array([0.7, 0.7, 17 / 30, 0.5, 1.0])
 WANTED = [
     ("cat/1.jpg", "cat", "cat", 0.7),
     ("caf\\udce9/2.jpg", "dög", "o,wl", 0.7),
@@ -28,8 +28,12 @@ WANTED = [
 ]
 
 
+def judged(which, rows=slice(None)) -> Judged:
+    return Judged(which, IDS[rows], LABELS[rows], PREDICTIONS[rows], PROBABILITIES[rows], CLASSES)
+
+
 def save(path) -> None:
-    save_predictions(path, IDS, LABELS, PREDICTIONS, PROBABILITIES, CLASSES)
+    save_predictions(path, [judged({})])
 
 
 def lines(path) -> list[list[str]]:
@@ -51,19 +55,27 @@ def test_csv_holds_the_same_to_the_last_digit(tmp_path):
     assert [(i, label or None, prediction, float(p)) for i, label, prediction, p in rows] == WANTED
 
 
-def test_a_probability_for_each_prediction_may_be_given_instead_of_one_for_each_class(tmp_path):
-    save(tmp_path / "p.csv")
-    own = PROBABILITIES[range(5), PREDICTIONS]
-    save_predictions(tmp_path / "q.csv", IDS, LABELS, PREDICTIONS, own, CLASSES)
-    assert (tmp_path / "q.csv").read_bytes() == (tmp_path / "p.csv").read_bytes()
+def test_several_classifiers_and_trials_make_one_long_table(tmp_path):
+    several = [judged({"method": "knn", "shots": 2, "trial": 0}), judged({"method": "ridge", "shots": "1%", "trial": 1}, slice(1, 3))]
+    save_predictions(tmp_path / "p.csv", several)
+    save_predictions(tmp_path / "p.parquet", several)
+    table = pyarrow.parquet.read_table(tmp_path / "p.parquet")
+    header, *rows = lines(tmp_path / "p.csv")
+    assert header == table.column_names == ["method", "shots", "trial", "id", "label", "prediction", "probability"]
+    assert [(row[:3], row[3]) for row in rows] == [(["knn", "2", "0"], i) for i in ESCAPED] + [
+        (["ridge", "1%", "1"], i) for i in ESCAPED[1:3]
+    ]
+    assert [[str("" if value is None else value) for value in row.values()] for row in table.to_pylist()] == rows
+    save_predictions(tmp_path / "p.parquet", several[:1])
+    assert [str(kind) for kind in pyarrow.parquet.read_schema(tmp_path / "p.parquet").types[:3]] == ["string", "int64", "int64"]
 
 
 def test_no_image_at_all_gives_a_table_with_columns_and_types(tmp_path):
-    nothing = np.zeros(0, int)
-    save_predictions(tmp_path / "p.parquet", [], nothing, nothing, np.zeros((0, 3)), CLASSES)
+    nothing = judged({}, slice(0))
+    save_predictions(tmp_path / "p.parquet", [nothing])
     schema = pyarrow.parquet.read_schema(tmp_path / "p.parquet")
     assert [str(kind) for kind in schema.types] == ["string", "string", "string", "double"]
-    save_predictions(tmp_path / "p.csv", [], nothing, nothing, np.zeros((0, 3)), CLASSES)
+    save_predictions(tmp_path / "p.csv", [nothing])
     assert len(lines(tmp_path / "p.csv")) == 1
 
 
@@ -82,22 +94,26 @@ def test_without_pyarrow_parquet_is_refused_and_csv_is_not(tmp_path, monkeypatch
 
 
 def test_accuracy_by_class_and_confusion_are_tables(tmp_path):
-    confusion = confusion_matrix(LABELS[:4], PREDICTIONS[:4], 3)
-    save_per_class(tmp_path / "c.csv", confusion, CLASSES)
+    several = [judged({"trial": 3}), judged({"trial": 7}, slice(1, 2))]
+    save_per_class(tmp_path / "c.csv", several)
     assert lines(tmp_path / "c.csv") == [
-        ["class", "n_test", "correct", "top1"],
-        ["cat", "1", "1", "100.0"],
-        ["dög", "1", "0", "0.0"],
-        ["o,wl", "2", "1", "50.0"],
+        ["trial", "class", "n_test", "correct", "top1"],
+        ["3", "cat", "1", "1", "100.0"],
+        ["3", "dög", "1", "0", "0.0"],
+        ["3", "o,wl", "2", "1", "50.0"],
+        ["7", "cat", "0", "0", ""],
+        ["7", "dög", "1", "0", "0.0"],
+        ["7", "o,wl", "0", "0", ""],
     ]
-    save_per_class(tmp_path / "c.csv", np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]]), CLASSES)
-    assert [line[3] for line in lines(tmp_path / "c.csv")] == ["top1", "", "100.0", ""]
-    save_confusion(tmp_path / "m.csv", confusion, CLASSES)
+    save_confusion(tmp_path / "m.csv", several)
     assert lines(tmp_path / "m.csv") == [
-        ["true \\ predicted", *CLASSES],
-        ["cat", "1", "0", "0"],
-        ["dög", "0", "0", "1"],
-        ["o,wl", "0", "1", "1"],
+        ["trial", "true \\ predicted", *CLASSES],
+        ["3", "cat", "1", "0", "0"],
+        ["3", "dög", "0", "0", "1"],
+        ["3", "o,wl", "0", "1", "1"],
+        ["7", "cat", "0", "0", "0"],
+        ["7", "dög", "0", "0", "1"],
+        ["7", "o,wl", "0", "0", "0"],
     ]
 
 

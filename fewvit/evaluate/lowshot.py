@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..calibration import confusion_matrix, cross_validated_temperature
+from ..calibration import cross_validated_temperature
 from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, shared_rows
 from ..metrics import mean_and_interval
 from ..options import options_of
 from ..plugins import find
-from ..predictions import save_confusion, save_per_class, save_predictions
+from ..predictions import Judged, save_confusion, save_per_class, save_predictions
 from ..protocols import logistic_options
 from ..splits import Split, disjoint, identical, n_per_class, percent_per_class
 from ..subsets import Listed, read_splits, save_splits
@@ -95,6 +95,7 @@ def run_lowshot(
 
     _check(options)
     say = _once(say)  # not again for every layer and backbone
+    judged: list[Judged] = []
 
     def measure(inputs: Inputs, name: str) -> Found:
         if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and tuner_of is None:
@@ -104,9 +105,10 @@ def run_lowshot(
         rows: list[dict[str, Any]] = []
         notes: dict[str, Any] = {}
         for extra, train, test in by_layer(inputs):
-            where = ".".join(([name.replace("/", "_")] if name else []) + [f"layer{n}" for n in extra.values()])
             protocol = options.protocol or inputs.logistic_protocol
-            found, notes = evaluate_lowshot(train, _required(test), options, protocol, say, where=where, tuner=tuner)
+            where = {**({"backbone": printable(name)} if name else {}), **extra}
+            found, notes, said = _evaluate(train, _required(test), options, protocol, say, tuner, where)
+            judged.extend(said)
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
         return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
 
@@ -114,7 +116,9 @@ def run_lowshot(
         rows = np.flatnonzero(images.labels >= 0).tolist()
         _splits(_Names([images.ids[row] for row in rows], images.labels[rows], images.classes), options, lambda line: None)
 
-    return measured(reader, reader.pair(sources, "lowshot", check), measure, skips, options.seed)
+    found = measured(reader, reader.pair(sources, "lowshot", check), measure, skips, options.seed)
+    _save(judged, options, say)
+    return found
 
 
 def evaluate_lowshot(
@@ -124,16 +128,28 @@ def evaluate_lowshot(
     protocol: str = "",
     say: Callable[[str], None] = lambda line: None,
     *,
-    where: str = "",
     tuner: Tuner | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Result rows (without the columns that name data and backbone) and what the manifest should tell of the classifiers.
 
     Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or cross-validation inside
-    the labelled rows. `where` goes into the names of the files that are written per classifier and trial. `tuner` is what trains last
-    blocks on the images behind the rows.
+    the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
     """
-    say = _once(say)
+    rows, notes, judged = _evaluate(train, test, options, protocol, _once(say), tuner, {})
+    _save(judged, options, say)
+    return rows, notes
+
+
+def _evaluate(
+    train: FeatureSet,
+    test: FeatureSet,
+    options: LowShotOptions,
+    protocol: str,
+    say: Callable[[str], None],
+    tuner: Tuner | None,
+    where: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], dict[str, Any], list[Judged]]:
+    """As `evaluate_lowshot`, and what is to be saved, under the columns `where` that tell backbone and layer apart."""
     train, test = labelled(train, "train", say), labelled(test, "test", say)
     require_classes(train)
     train.require_finite()
@@ -153,8 +169,8 @@ def evaluate_lowshot(
         save_splits(options.save_split, splits, train)
     rows: list[dict[str, Any]] = []
     chosen: dict[str, Any] = {}
+    judged: list[Judged] = []
     methods = [*options.settings, *([LAST_BLOCK] if tuner is not None else [])]
-    one = len(methods) * len(splits) == 1 and not where
     for method in methods:
         for alike in _by_shots(splits):
             if method == LAST_BLOCK and tuner is not None:
@@ -163,13 +179,11 @@ def evaluate_lowshot(
                 cells = _cells(method, options.settings[method], alike, train, test, options, protocol)
             if method == "logistic":
                 say(_penalty(cells))
-            for cell in cells:
-                suffix = "" if one else ".".join(filter(None, (where, method, str(cell.split.shots), str(cell.split.trial))))
-                for path in _keep(cell, test, options, suffix):
-                    say(f"wrote {path}")
+            if any(_files(options)):  # they take memory
+                judged += [_judged(cell, test, where) for cell in cells]
             rows += _rows(cells, test)
             chosen |= _told(cells)
-    return rows, {"classifiers": chosen}
+    return rows, {"classifiers": chosen}, judged
 
 
 def _once(say: Callable[[str], None]) -> Callable[[str], None]:
@@ -373,21 +387,21 @@ def _told(cells: Sequence[_Cell]) -> dict[str, Any]:
     return told
 
 
-def _keep(cell: _Cell, test: FeatureSet, options: LowShotOptions, suffix: str) -> Iterator[Path]:
-    """Writes the files asked for and names them; with several classifiers or trials each has its own, named after it."""
+def _judged(cell: _Cell, test: FeatureSet, where: Mapping[str, Any]) -> Judged:
+    which = {**where, "method": cell.method, "shots": cell.split.shots, "trial": cell.split.trial}
+    return Judged(which, test.ids, test.labels, cell.verdict.predictions, cell.verdict.confidence, test.classes)
 
-    def path(asked: Path) -> Path:
-        return asked.with_name(f"{asked.stem}.{suffix}{asked.suffix}") if suffix else asked
 
-    verdict = cell.verdict
-    if options.save_predictions is not None:
-        place = path(options.save_predictions)
-        save_predictions(place, test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)
-        yield place
-    for asked, save in ((options.save_per_class, save_per_class), (options.save_confusion, save_confusion)):
-        if asked is not None:
-            save(path(asked), confusion_matrix(test.labels, verdict.predictions, len(test.classes)), test.classes)
-            yield path(asked)
+def _files(options: LowShotOptions) -> tuple[Path | None, Path | None, Path | None]:
+    return options.save_predictions, options.save_per_class, options.save_confusion
+
+
+def _save(judged: Sequence[Judged], options: LowShotOptions, say: Callable[[str], None]) -> None:
+    """Write the files asked for, each one table of all classifiers and trials, and name them."""
+    for path, save in zip(_files(options), (save_predictions, save_per_class, save_confusion), strict=True):
+        if path is not None:
+            save(path, judged)
+            say(f"wrote {path}")
 
 
 def _with_published(rows: Sequence[dict[str, Any]], inputs: Inputs, options: LowShotOptions) -> Iterator[dict[str, Any]]:

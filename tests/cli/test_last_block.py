@@ -100,7 +100,7 @@ def test_test_labels_reach_no_training(lowshot, place, tmp_path):
 
     def predictions(file, rename):
         lines = [line.split(",") for line in file.read_text().splitlines()[1:]]
-        return {f"{rename[line[0][0]]}{line[0][1:]}": line[2:] for line in lines}
+        return {f"{rename[line[3][0]]}{line[3][1:]}": line[5:] for line in lines}  # after method, shots, trial
 
     assert predictions(files[0], dict(zip("abc", "abc", strict=True))) == predictions(files[1], dict(zip("abc", "bca", strict=True)))
 

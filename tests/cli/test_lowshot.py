@@ -90,6 +90,21 @@ def test_images_are_read_and_untrained_weights_are_said(fewvit, tmp_path):
     assert result["run"]["protocol"] == "dino/1"
 
 
+def test_every_layer_s_predictions_stand_in_one_file(fewvit, tmp_path):
+    data = tmp_path / "data"
+    folder_of(data / "train", {"a": 5, "b": 3})
+    folder_of(data / "val", {"a": 2, "b": 3})
+    words = ("-m", tiny_weights(tmp_path / "tiny.pth"), "--data", data, "--shots", 1, "--trials", 2, "--classifier", "centroid,knn")
+    code, _, err = run(fewvit, *words, "--layers", "each", "--save-predictions", tmp_path / "p.csv")
+    assert code == 0, err
+    assert [path.name for path in tmp_path.glob("p*")] == ["p.csv"]
+    table = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
+    assert list(table[0])[:4] == ["layer", "method", "shots", "trial"]
+    seen = [(row["layer"], row["method"], row["trial"]) for row in table[::5]]
+    assert seen == [(layer, method, trial) for layer in "12" for method in ("centroid", "knn") for trial in "01"]
+    assert run(fewvit, *words, "--layers", "each", "--save-predictions", tmp_path / "p.csv")[0] == 0  # its own file is replaced
+
+
 def test_dinov2s_low_shot_features_are_resized_to_the_crop_and_its_k_nns_are_not(fewvit, tmp_path):
     data = tmp_path / "data"
     folder_of(data / "train", {"a": 7, "b": 5})
