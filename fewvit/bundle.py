@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .backbones import find_variant, variants
 from .calibration import scale
 from .errors import (
     DataError,
@@ -40,7 +41,7 @@ from .options import options_of
 from .pipeline import FeatureOptions, Pipeline
 from .plugins import find
 from .results import versions
-from .specs import BUNDLE_SCHEMA
+from .specs import BUNDLE_SCHEMA, BackboneSpec
 
 FORMAT = 1
 THRESHOLD = 0.5  # of confidence, below which a prediction is `unknown`
@@ -74,6 +75,24 @@ class Recipe:
         here = os.path.abspath(weights) if weights else file if Path(file).exists() else _found(Path(file).name, cache_dir)
         return dataclasses.replace(self, backbone=here) if bare else dataclasses.replace(self, weights=here)
 
+    def require_backbone(self, name: str, weights: str | None, checkpoint_key: str | None) -> None:
+        """Raise FingerprintMismatch where a variant cannot be the bundle's backbone whatever its weights are: so before any are fetched for it."""
+        if name not in variants() or weights is not None:
+            return
+        family, variant = find_variant(name)
+        with_these = BackboneSpec(
+            name, family, variant.architecture, "", self.weights_sha256, checkpoint_key=checkpoint_key, seed=self.seed
+        )
+        renamed = not os.path.isabs(self.backbone) and self.weights is None and self.backbone != name
+        if with_these.is_random or renamed or with_these.fingerprint != self.key["weights"]:
+            raise self._mismatch("the bundle was fitted with another backbone", name)
+
+    def _mismatch(self, what: str, name: str) -> FingerprintMismatch:
+        return FingerprintMismatch(
+            f"{what} than {name}",
+            fix=f"It needs {Path(self.backbone).name} with weights {self.weights_sha256[:16]}; say where they are with --weights FILE.",
+        )
+
     def require(self, pipeline: Pipeline, say: Callable[[str], None] = lambda line: None) -> None:
         """Raise FingerprintMismatch unless the pipeline makes the same features; other versions of the decoder or engine are told only."""
         own, other = (json.loads(json.dumps(dict(key))) for key in (self.key, pipeline.key))
@@ -81,10 +100,7 @@ class Recipe:
         if _kind(own["precision"]) != _kind(other["precision"]):
             differing.append("precision")
         if differing:
-            raise FingerprintMismatch(
-                f"the bundle was fitted with other {' and '.join(differing)} than {pipeline.spec.name} now gives",
-                fix=f"It needs {Path(self.backbone).name} with weights {self.weights_sha256[:16]}; say where they are with --weights FILE.",
-            )
+            raise self._mismatch(f"the bundle was fitted with other {' and '.join(differing)}", f"{pipeline.spec.name} now gives")
         for name in ("decoder", "precision"):
             if own[name] != other[name]:
                 say(f"fitted with {name} {own[name]}, now it is {other[name]}: confidences may differ in their last digits")

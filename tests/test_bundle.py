@@ -16,6 +16,7 @@ import torch
 
 from fewvit import bundle as bundles
 from fewvit import files, plugins
+from fewvit.backbones import families
 from fewvit.bundle import Bundle, Recipe, load_bundle, replace_bundle, save_bundle
 from fewvit.calibration import scale
 from fewvit.classifiers._episodic import Support
@@ -25,7 +26,7 @@ from fewvit.evaluate.fit import Choice, check_classifier, fit_bundle
 from fewvit.evaluate.predict import UNKNOWN, predict_rows
 from fewvit.features import FeatureSet
 from fewvit.pipeline import FeatureOptions
-from fewvit.specs import Access, resolve
+from fewvit.specs import Access, BackboneSpec, resolve
 
 from pictures import jpeg
 
@@ -464,6 +465,24 @@ def test_another_backbone_or_transform_is_refused_and_another_decoder_is_told():
             recipe().require(Pipe(**{name: other}), said.append)
     recipe().require(Pipe(decoder="fast/1, Pillow 99", precision="bf16-openvino-cpu"), said.append)
     assert [line.split()[2] for line in said] == ["decoder", "precision"]
+
+
+def test_a_variant_that_cannot_be_the_bundle_s_is_refused_by_name_and_one_that_can_be_is_not():
+    def key(name: str, family: str = "dino") -> dict:
+        spec = BackboneSpec("called otherwise", family, families()[family].variants[name].architecture, "", "a" * 64)
+        return {**Pipe().key, "weights": spec.fingerprint}
+
+    named, bare = recipe(key=key("dino_vits16")), recipe(key=key("dino_vits16"), backbone="/there/x.pth")
+    for own in (named, bare):
+        own.require_backbone("dino_vits16", None, None)
+        own.require_backbone("/there/x.pth", None, None)  # of a file its digest decides
+        own.require_backbone("dino_vitb16", "y.pth", None)
+        for other in ("dino_vitb16", "msn_vits16", "dino_vits8"):
+            with pytest.raises(FingerprintMismatch, match=f"another backbone than {other}"):
+                own.require_backbone(other, None, None)
+    bare.require_backbone("dino_vits16_gldv2", None, None)  # of this shape: its weights decide
+    with pytest.raises(FingerprintMismatch, match="another backbone than dino_vits16_gldv2"):
+        named.require_backbone("dino_vits16_gldv2", None, None)
 
 
 def test_weights_are_found_where_they_were_or_where_weights_are_kept(tmp_path, monkeypatch):

@@ -210,6 +210,7 @@ def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Li
             fix="Give features (.npz) of the same backbone, or fit it on images.",
         )
     b = reader.backbones
+    bundle.recipe.require_backbone(b.names[0], b.weights, b.checkpoint_key)
     spec = resolve(b.names[0], b.access, reader.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed)
     bundle.recipe.require(settle(spec, reader.options), say)
     [inputs] = reader.one(source, listing)

@@ -377,6 +377,21 @@ def test_of_two_additions_at_once_the_second_is_told_and_loses_nothing(bundle, f
     assert path.read_bytes() == others[0]
 
 
+def test_a_backbone_that_is_not_the_bundle_s_is_told_before_its_weights_are_fetched(bundle, fewvit, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("fewvit.downloads.obtain", lambda *_, **__: pytest.fail("weights were fetched"))
+    path = bundle("--classifier", "centroid")
+    more = ("fit", "--add", "--data", images / "more", "--out", path)
+    assert_refused(fewvit, path, 4, *more, "-m", "dino_vitb16", named="another backbone than dino_vitb16")
+    random = tmp_path / "random.fewvit"
+    how = ("-m", "dino_vitt16", "--weights", "random", *SMALL)
+    assert fewvit("fit", *how, "--data", images / "train", "--classifier", "centroid", "--out", random)[0] == 0
+    more = ("fit", "--add", "--data", images / "more", "--out", random)
+    assert_refused(fewvit, random, 4, *more, "-m", "dino_vits16", *SMALL, named="another backbone than dino_vits16")
+    assert_refused(fewvit, random, 4, *more, "-m", "dino_vitt16", *SMALL, named="another backbone than dino_vitt16")
+    code, _, err = fewvit(*more, *how)
+    assert code == 0, err
+
+
 def assert_refused(fewvit, path, code, *words, named) -> None:
     before = path.read_bytes()
     found, out, err = fewvit(*words)
