@@ -91,7 +91,8 @@ class Screen:
     def skipped(self, skipped: Sequence[dict[str, str]], beside: Path | None = None) -> None:
         """Each skipped picture, the first twenty by name; all of them as records beside an output file."""
         for record in skipped[:_SHOWN_SKIPS]:
-            self.say(f"skipped {record['id']}: {record['reason']}")
+            side = f"{record['side']} image " if "side" in record else ""
+            self.say(f"skipped {side}{record['id']}: {record['reason']}")
         if len(skipped) > _SHOWN_SKIPS:
             self.say(f"skipped {len(skipped) - _SHOWN_SKIPS} more")
         if beside is not None:

@@ -284,7 +284,7 @@ def _opener(prefix: bytes) -> Callable[[io.BytesIO, str], Any]:
             raise BadImage(f"{name}: {answer}")
         if answer:
             return factory
-    raise BadImage(f"not an image of a known format ({', '.join(FORMATS)}); starts with {printable(prefix[:8].decode('latin-1'))!r}")
+    raise BadImage(f"not an image of a known format ({', '.join(FORMATS)}); starts with '{printable(prefix[:8].decode('latin-1'))}'")
 
 
 @functools.cache

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from fewvit import plugins
-from fewvit.datasets import Dataset, Listing, align, open_dataset, open_pair
+from fewvit.datasets import Dataset, Listing, align, open_dataset, open_pair, told
 from fewvit.errors import DataError, MissingExtra, UsageError
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
@@ -440,6 +440,21 @@ def packed(path: Path, names: dict[str, bytes | str], compression: int = zipfile
         for name, content in names.items():
             archive.writestr(name, content)
     return str(path)
+
+
+def test_entries_that_are_left_out_are_named_the_first_of_each_reason(tmp_path):
+    source = tree(tmp_path / "birds", named("a/1.jpg", "b/2.jpg", "a/notes.txt", *(f"b/{i}.md" for i in range(3)), "b/.hidden"))
+    said: list[str] = []
+    told(open_dataset(source), said.append)
+    assert "birds: 1 left out (hidden): b/.hidden" in said
+    [others] = [line for line in said if "not an image" in line]
+    head, _, names = others.partition(": 4 left out (not an image): ")
+    assert head == "birds"
+    assert names.endswith(" …")
+    assert len(set(names.removesuffix(" …").split(", ")) & {"a/notes.txt", "b/0.md", "b/1.md", "b/2.md"}) == 3
+    flat = tree(tmp_path / "flat", named("1.jpg", "2.jpg", "notes.txt"))
+    told(open_dataset(flat), said.append)
+    assert said[-1] == "flat: 1 left out (not an image): notes.txt"
 
 
 @pytest.mark.parametrize("top", ["", "birds/", "deep/er/birds/"])

@@ -336,6 +336,7 @@ ZTXT_BOMB = png(41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"zTXt", b"co
 BAD = {
     "nothing": (b"", "empty"),
     "text": (b"this is no picture, whatever its name says\n", "known format"),
+    "bytes that are no letters": (b"hi\n\x00 \\", r"starts with 'hi\n\x00 \'"),
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "known format"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "known format"),
     "a format that is not allowed": (encoded(smooth(), "ICO"), "known format"),

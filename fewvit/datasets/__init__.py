@@ -49,6 +49,7 @@ class Dataset:
     reader: Reader
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> how many entries of the source were passed over
     notes: Sequence[str] = ()  # what a user should know about the source, a line each
+    examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first names of those entries, where they are known
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -125,10 +126,16 @@ def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
 def told(dataset: Dataset, say: Callable[[str], None]) -> Dataset:
     """The data set, after what a user should know of its listing was said."""
     for reason, count in dataset.left_out.items():
-        say(f"{dataset.name}: {count} left out ({reason})")
+        names = dataset.examples.get(reason, [])
+        say(f"{dataset.name}: {count} left out ({reason}){_listed(names, count)}")
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")
     return dataset
+
+
+def _listed(names: Sequence[str], count: int) -> str:
+    """The names after a colon, with dots where there are more; nothing where none is known."""
+    return f": {', '.join(map(printable, names))}{' …' if len(names) < count else ''}" if names else ""
 
 
 def open_pair(data: str | None, train: str | None, test: str | None, listing: Listing | None = None) -> tuple[Dataset, Dataset]:

@@ -20,6 +20,7 @@ IMAGE_EXTENSIONS = frozenset(
 _PARTS = ("train", "val", "test")  # sub-folders that are no classes
 
 HIDDEN, SYSTEM, OTHER, IRREGULAR = "hidden", "system file", "not an image", "not a regular file"
+_EXAMPLES = 3  # entries left out that are named, of each reason
 REPEATED, OUTSIDE, BROKEN = "listed already", "link out of the folder", "broken link"
 
 
@@ -31,6 +32,7 @@ class Tree:
     identities: bytes  # 40 of them per image: device, inode, size, mtime_ns, ctime_ns
     folders: list[str]  # the folders directly in the root, links to folders included
     left_out: dict[str, int]
+    examples: dict[str, list[str]]  # reason -> the first names of those left out
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def image_tree(root: str, follow_links: bool) -> Tree:
     except OSError as error:
         raise from_os_error(error, "listing") from error
     ids = sorted(walk.images, key=os.fsencode)
-    return Tree(ids, b"".join(walk.images[name] for name in ids), sorted(walk.folders, key=os.fsencode), dict(walk.left_out))
+    return Tree(ids, b"".join(walk.images[name] for name in ids), sorted(walk.folders, key=os.fsencode), dict(walk.left_out), walk.examples)
 
 
 class _Walk:
@@ -113,6 +115,13 @@ class _Walk:
         self.links: list[tuple[str, str]] = []  # (id, path)
         self.visited: set[tuple[int, int]] = set()  # (device, inode) of files and folders
         self.left_out: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    def leave(self, reason: str, name: str) -> None:
+        """Pass over an entry; the first of each reason are kept by name."""
+        self.left_out[reason] += 1
+        if self.left_out[reason] <= _EXAMPLES:
+            self.examples.setdefault(reason, []).append(name)
 
     def enter(self, name: str, path: str) -> None:
         """List what is really in the folder `path`, whose id is `name`, and in the folders below it; put links off."""
@@ -128,7 +137,7 @@ class _Walk:
                 for entry in entries:
                     child = f"{name}/{entry.name}" if name else entry.name
                     if reason := unwanted(entry.name):
-                        self.left_out[reason] += 1
+                        self.leave(reason, child)
                     elif entry.is_symlink():
                         self.links.append((child, entry.path))
                     elif is_image(entry.name):
@@ -136,7 +145,7 @@ class _Walk:
                     elif entry.is_dir():
                         folders.append((child, entry.path))
                     else:
-                        self.left_out[OTHER if entry.is_file() else IRREGULAR] += 1
+                        self.leave(OTHER if entry.is_file() else IRREGULAR, child)
         for child, status in sorted(files, key=lambda file: os.fsencode(file[0])):  # of two hard links the first name counts
             self.add(child, status)
 
@@ -145,22 +154,22 @@ class _Walk:
         try:
             status = os.stat(path)
         except OSError:  # nothing there, or a link to itself
-            self.left_out[BROKEN] += 1
+            self.leave(BROKEN, name)
             return
         inside = os.path.join(os.path.realpath(path), "").startswith(os.path.join(self.root, ""))
         if not inside and not self.follow_links:
-            self.left_out[OUTSIDE] += 1
+            self.leave(OUTSIDE, name)
         elif is_image(name):
             self.add(name, status)
         elif stat.S_ISDIR(status.st_mode):
             self.enter(name, path)
         else:
-            self.left_out[OTHER if stat.S_ISREG(status.st_mode) else IRREGULAR] += 1
+            self.leave(OTHER if stat.S_ISREG(status.st_mode) else IRREGULAR, name)
 
     def add(self, name: str, status: os.stat_result) -> None:
         """Take what has an image's name, if it is a regular file that was not listed yet."""
         if not stat.S_ISREG(status.st_mode):
-            self.left_out[IRREGULAR] += 1
+            self.leave(IRREGULAR, name)
         elif self._is_new(status):
             self.images[name] = identity_of(status)
 

@@ -35,7 +35,7 @@ class Flat:
             raise DataError(what, file=source, fix="Move the loose images into a class folder, or the sub-folders elsewhere.")
         labels, classes, notes = _labels(source, tree.ids)
         reader = FileReader(os.path.abspath(source), tree.ids, tree.identities)
-        return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes)
+        return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes, tree.examples)
 
 
 def _is_tiny_imagenet_val(source: str) -> bool:

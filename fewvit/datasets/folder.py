@@ -21,4 +21,4 @@ class Folder:
         refuse_nothing(source, tree.ids, tree.left_out)
         labels, classes, notes = class_folders(source, tree.ids, tree.folders, listing.allow_empty_class)
         reader = FileReader(os.path.abspath(source), tree.ids, tree.identities)
-        return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes)
+        return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes, tree.examples)

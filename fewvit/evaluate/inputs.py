@@ -194,9 +194,13 @@ class FeatureReader:
     def extracted(self, pipeline: Pipeline, train: Dataset, test: Dataset | None) -> Inputs:
         """The features of one backbone for one set or two."""
         started = time.perf_counter()
-        sets, reports = [], []
+        sets: list[FeatureSet] = []
+        reports: list[Report] = []
         for dataset in (train, test) if test is not None else (train,):
             features, report = extract(pipeline, dataset, self.cache, self.work, memory=self.memory)
+            if test is not None:
+                side = "test" if sets else "train"
+                report.skipped = [{**record, "side": side} for record in report.skipped]  # ids may be in both
             sets.append(features)
             reports.append(report)
         facts = {**pipeline.facts, "seconds": {"extract": round(time.perf_counter() - started, 3)}, **_sum(reports)}
