@@ -34,7 +34,8 @@ def episodes(
     queries: Annotated[int | None, typer.Option("--queries", min=1, help="Images per class to be classified; default 15.")] = None,
     count: Annotated[int | None, typer.Option("--episodes", min=1, help="How many are drawn; default 600.")] = None,
     classes: Annotated[
-        str | None, typer.Option("--classes", metavar="FILE", help="Draw only from these classes, one name per line.")
+        str | None,
+        typer.Option("--classes", metavar="FILE", help="Draw only from these classes: a name per line, words about it may follow."),
     ] = None,
     omniglot_runs: Annotated[
         str | None, typer.Option("--omniglot-runs", metavar="DIR|ZIP", help="Omniglot's published one-shot runs, in place of draws.")
@@ -48,6 +49,11 @@ def episodes(
     per_class = numbers(shots, "--shots")
     if omniglot_runs and any(given is not None for given in (ways, shots, queries, count, classes)):
         raise UsageError("--omniglot-runs says itself what its episodes are", fix="Leave --ways, --shots, --queries and the like away.")
+    if omniglot_runs and data is not None and not data.endswith(".npz"):
+        raise UsageError(
+            f"--omniglot-runs {omniglot_runs} excludes --data {data}: the runs hold their images themselves",
+            fix="Leave one away; beside the runs, --data may only be a features file of their images.",
+        )
     source_reader = reader(model, layout, access, place, features, work, screen)
 
     from fewvit.evaluate.episodes import EpisodeOptions, check_options, run_episodes

@@ -32,6 +32,7 @@ COMMANDS = {
     "predict": "Label new images with a bundle: class or `unknown`, and calibrated confidence.",
     "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
 }
+_RUNS = ("finetune", "pretrain")  # what they do is in the folder --out
 EPILOG = "Every command takes --help. Sources are folders, images, tables, shards, zip archives, `digits` or features (.npz)."
 
 
@@ -117,9 +118,9 @@ def run(argv: Sequence[str]) -> int:
     except FewvitError as error:
         return _tell(str(error), error.exit_code, argv)
     except (KeyboardInterrupt, typer.Abort):
-        return _tell("interrupted; what was done is kept, the same command goes on from there", 130, ())
+        return _tell(f"interrupted; {_kept(argv)}", 130, ())
     except Terminated:
-        return _tell("terminated; what was done is kept, the same command goes on from there", 143, ())
+        return _tell(f"terminated; {_kept(argv)}", 143, ())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone
         return 0
@@ -127,6 +128,15 @@ def run(argv: Sequence[str]) -> int:
         return _tell("out of memory; try a smaller --batch-size", 6, argv)
     except Exception as error:
         return _unforeseen(error, argv)
+
+
+def _kept(argv: Sequence[str]) -> str:
+    """What an interruption leaves: of a run whose folder is not there yet, nothing."""
+    out = next((value for word, value in zip(argv, [*argv[1:], ""], strict=True) if word in ("--out", "-o")), None)
+    out = next((word.removeprefix("--out=") for word in argv if word.startswith("--out=")), out)
+    if argv[:1] and argv[0] in _RUNS and out and not os.path.exists(os.path.join(out, "manifest.json")):
+        return "nothing was begun yet"
+    return "what was done is kept, the same command goes on from there"
 
 
 def _unforeseen(error: Exception, argv: Sequence[str]) -> int:

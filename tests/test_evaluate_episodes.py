@@ -246,6 +246,16 @@ def test_a_list_of_unknown_classes_or_none_is_refused(tmp_path, content, told):
         read_classes(str(tmp_path / "missing.txt"), {})
 
 
+def test_a_line_of_a_class_list_may_go_on_after_the_class_unless_the_whole_line_is_one(tmp_path):
+    file = tmp_path / "novel.txt"
+    file.write_text("n01443537 goldfish, Carassius auratus\nn02\n  white shark \nwhite\n")
+    number = {"n01443537": 3, "n02": 7, "white shark": 11, "white": 13}
+    assert read_classes(str(file), number) == [3, 7, 11, 13]
+    file.write_text("n01443537 goldfish\nn09 zebra\n")
+    with pytest.raises(DataError, match="1 of its 2 classes has no images here: n09 zebra"):
+        read_classes(str(file), number)
+
+
 # ---- Omniglot's runs
 
 PAIRS = {"run01": [("item01", "class03"), ("item02", "class01"), ("item03", "class02")]}

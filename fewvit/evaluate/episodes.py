@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import zipfile
 import zlib
@@ -36,7 +37,7 @@ class EpisodeOptions:
     queries: int = 15  # images per class to be classified
     episodes: int = 600
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"centroid": {}})  # classifier -> options
-    classes: str | None = None  # file of class names, one per line; None: all classes
+    classes: str | None = None  # file of class names, one per line, words about it may follow; None: all classes
     runs: str | None = None  # folder or zip of Omniglot's one-shot runs, which say themselves what an episode is
     seed: int = 0
 
@@ -70,6 +71,8 @@ def run_episodes(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of every backbone, layer, number of shots and classifier, and the run's manifest: what `fewvit episodes` prints."""
     check_options(options)
+    if options.runs is not None:
+        _require_runs(options.runs)
 
     def measure(inputs: Inputs, name: str) -> Found:
         started = time.perf_counter()
@@ -149,14 +152,14 @@ def _members(features: FeatureSet, options: EpisodeOptions, say: Callable[[str],
 
 
 def read_classes(file: str, number: Mapping[str, int]) -> list[int]:
-    """Numbers of the class names in a text file, one per line. Raises DataError for a name that has no number."""
+    """Numbers of the classes in a text file, one per line: its name, or its name and words about it. Raises DataError for one without a number."""
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise from_os_error(error, "reading the class names") from error
     except UnicodeDecodeError as error:
         raise DataError(f"not a text file: {error}", file=file) from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [name if name in number else _first_word(name, number) for line in lines if (name := line.strip())]
     unknown = [name for name in names if name not in number]
     if unknown or not names:
         shown = ", ".join(map(printable, unknown[:5])) + (" …" if len(unknown) > 5 else "")
@@ -167,6 +170,12 @@ def read_classes(file: str, number: Mapping[str, int]) -> list[int]:
         )
         raise DataError(what, file=file, fix="Write one class per line, as the class folders are called.")
     return [number[name] for name in names]
+
+
+def _first_word(line: str, number: Mapping[str, int]) -> str:
+    """The class that a line begins with, as `n01443537 goldfish`; the whole line where its first word is none."""
+    word = line.split(maxsplit=1)[0]
+    return word if word in number else line
 
 
 def _require_images(members: Mapping[int, np.ndarray], classes: Sequence[str], options: EpisodeOptions, shots: int) -> None:
@@ -217,12 +226,24 @@ def read_runs(source: str, ids: Sequence[str]) -> Episodes:
     row = {name: i for i, name in enumerate(ids)}
     runs = [_one_run(*run, row) for run in _label_files(source)]
     if not runs:
-        raise DataError(f"holds no run with a {_LABELS}", file=source, fix="Give the folder or zip of Omniglot's one-shot runs.")
+        raise _no_runs(source)
     if len({(len(support), len(queries)) for support, queries, _ in runs}) > 1:
         raise DataError("its runs are not all of one shape", file=source)
     support, queries, labels = (np.stack(side) for side in zip(*runs, strict=True))
     ways = support.shape[1]
     return Episodes(support, np.tile(np.arange(ways), (len(runs), 1)), queries, labels, ways)
+
+
+def _require_runs(source: str) -> None:
+    """Raise DataError for what is there and holds no runs, before its images are listed by rules that are not made for runs."""
+    if os.path.exists(source) and not any(True for _ in _label_files(source)):
+        raise _no_runs(source)
+
+
+def _no_runs(source: str) -> DataError:
+    return DataError(
+        f"holds no run of Omniglot's: there is no {_LABELS} in it", file=source, fix="Give the folder or zip of Omniglot's one-shot runs."
+    )
 
 
 def _label_files(source: str) -> Iterator[tuple[str, str]]:

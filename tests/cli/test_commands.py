@@ -161,6 +161,20 @@ def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weigh
     assert "accuracy is over the remaining images" in err
 
 
+def test_a_skipped_picture_of_two_sets_tells_its_side(fewvit, weights, images, tmp_path):
+    import shutil
+
+    shutil.copytree(images, tmp_path / "both")
+    for part in ("train", "val"):
+        (tmp_path / "both" / part / "cat/bad.jpg").write_bytes(b"hi\n")
+    words = ("--data", tmp_path / "both", "--k", "1", "--max-bad", "1", "--out", tmp_path / "r.json")
+    code, _, err = fewvit("knn", "-m", weights, *words)
+    assert code == 0, err
+    for side in ("train", "test"):
+        assert f"skipped {side} image cat/bad.jpg: not an image" in err
+    assert r"starts with 'hi\n'" in err
+
+
 def test_the_number_of_skipped_pictures_stands_in_every_row_and_in_the_table(fewvit, weights, images, tmp_path):
     import shutil
 
@@ -371,6 +385,23 @@ def test_non_commercial_weights_are_not_downloaded_without_consent(fewvit, image
     code, _, err = fewvit("knn", "-m", "msn_vits16", "--data", images)
     assert code == 2
     assert "--accept-license cc-by-nc-4.0" in err
+
+
+@pytest.mark.parametrize(("error", "code"), [(cli.Terminated, 143), (KeyboardInterrupt, 130)])
+def test_a_run_that_is_stopped_before_its_folder_is_there_keeps_nothing_and_says_so(fewvit, images, tmp_path, monkeypatch, error, code):
+    def stop(*_, **__):
+        raise error
+
+    monkeypatch.setattr("fewvit.pretrain.run_pretrain", stop)
+    words = ("pretrain", "mae", "--data", images / "train", "--preset", "small/32")
+    for out in (("--out", tmp_path / "run"), ("-o", tmp_path / "run"), (f"--out={tmp_path / 'run'}",)):
+        found, _, err = fewvit(*words, *out)
+        assert found == code
+        assert "nothing was begun yet" in err
+        assert "kept" not in err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/manifest.json").write_text("{}")
+    assert "what was done is kept" in fewvit(*words, "--out", tmp_path / "run")[2]
 
 
 def test_debug_shows_the_traceback(fewvit, tmp_path):

@@ -161,3 +161,19 @@ def test_runs_that_name_other_pictures_are_refused_before_any_is_read(fewvit, tm
     code, out, err = fewvit("-m", tiny_weights(tmp_path / "tiny.pth"), "--omniglot-runs", tmp_path / "runs")
     assert (code, out) == (3, ""), err
     assert "class01.png is not among the images" in err
+
+
+def test_a_folder_without_runs_is_told_to_have_none_and_runs_exclude_other_images(fewvit, tmp_path):
+    for part in ("train", "val"):
+        folder_of(tmp_path / "images" / part, {"cat": 2, "dog": 2})
+    weights = tiny_weights(tmp_path / "tiny.pth")
+    code, out, err = fewvit("-m", weights, "--omniglot-runs", tmp_path / "images")
+    assert (code, out) == (3, "")
+    assert "holds no run of Omniglot's" in err
+    assert "train" not in err
+    code, out, err = fewvit("-m", weights, "--omniglot-runs", tmp_path / "images", "--data", tmp_path / "images/train")
+    assert (code, out) == (2, "")
+    assert "excludes --data" in err
+    code, out, err = fewvit("-m", weights, "--omniglot-runs", tmp_path / "nowhere")
+    assert (code, out) == (3, "")
+    assert "no such file" in err
