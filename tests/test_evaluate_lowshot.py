@@ -88,7 +88,7 @@ def test_trials_that_share_images_are_said_to_once_for_each_number_of_shots(trai
 
 def test_trials_of_the_same_images_have_no_interval(train, test):
     rows, said = said_by(train, test, options(shots=(18, 1), trials=2, allow_fewer=True, calibrate=False), "interval")
-    assert said[0] == "18 shots: all 2 trials have the same labelled images, so there is no interval"
+    assert said[0] == "18 shots: the 2 trials have the same labelled images, so there is no interval"
     for row in pick(rows, trial="mean", shots=18):
         assert not {"std", "ci95"} & set(row)
     assert len(pick(rows, shots=18, metric="top1")) == 3

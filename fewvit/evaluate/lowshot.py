@@ -247,7 +247,7 @@ def _by_shots(splits: Sequence[Split]) -> list[list[Split]]:
 def _say_shared(trials: Sequence[Split], say: Callable[[str], None]) -> None:
     """Say what is wrong with the interval of trials that are no independent draws."""
     if identical(trials):
-        say(f"{_named(trials[0])}: all {len(trials)} trials have the same labelled images, so there is no interval")
+        say(f"{_named(trials[0])}: the {len(trials)} trials have the same labelled images, so there is no interval")
     elif (alone := disjoint(trials)) < len(trials):
         say(
             f"{_named(trials[0])}: trials share labelled images, only {alone} of the {len(trials)} are disjoint: the interval is too narrow"
