@@ -312,8 +312,13 @@ def test_the_wheel_holds_every_package():
     with_code = {path.parent for path in ROOT.glob("fewvit/**/*.py")}
     assert with_code == {path.parent for path in ROOT.glob("fewvit/**/__init__.py")}
     assert not any(
-        path.suffix not in (".py", "") for path in ROOT.glob("fewvit/**/*") if path.is_file() and "__pycache__" not in path.parts
+        path.suffix not in (".py", "")
+        for path in ROOT.glob("fewvit/**/*")
+        if path.is_file() and "__pycache__" not in path.parts and path.parent.name != "weights"
     )
+    assert setup["package-data"] == {"fewvit": ["weights/*"]}
+    files = sorted(path.name for path in (ROOT / "fewvit/weights").iterdir())
+    assert files == [f"fewvit_tiny.{kind}" for kind in ("json", "safetensors")]
 
 
 def test_no_attribute_of_a_package_bears_a_submodules_name():

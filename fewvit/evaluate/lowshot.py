@@ -51,7 +51,8 @@ class LowShotOptions:
     save_confusion: Path | None = None
 
 
-class Tuned(Protocol):
+@dataclass(frozen=True)
+class Tuned:
     """What training on one split came to."""
 
     estimator: Any  # on the features below
@@ -66,7 +67,9 @@ class Tuner(Protocol):
     def fit(self, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> Iterator[Tuned]:
         """What came out for each split of the rows of `train`."""
 
-    def say(self, line: str, /) -> None: ...
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Who hears a line."""
 
 
 @dataclass(frozen=True)

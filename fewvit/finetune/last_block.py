@@ -22,6 +22,7 @@ from ..datasets import Dataset, select
 from ..digests import DigestMemory
 from ..errors import UsageError, counted
 from ..evaluate.inputs import FeatureReader, Inputs
+from ..evaluate.lowshot import Tuned
 from ..extract import Work
 from ..features import FeatureSet
 from ..files import locked, require_writable
@@ -42,16 +43,6 @@ from .spec import plain
 from .trainings import Trainings
 
 _AT_ONCE = 32  # test images
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What training on one split came to."""
-
-    estimator: Any  # on the features below
-    test: FeatureSet  # the test images as the tuned network sees them
-    temperature: float
-    why: str  # learning rate and epochs, and how they were chosen
 
 
 @dataclass(frozen=True)

@@ -316,7 +316,7 @@ def cases(weights, images, tmp_path):
     return [
         (2, ("knn", "-m", "DINO_VITS16", "--data", images), "Did you mean dino_vits16"),
         (2, ("lowshot", "--train", a, "--test", a, "--shots", "2", "--classifier", "knn", "--set", "knn.k=0"), "k = 0"),
-        (2, ("lowshot", "--train", a, "--test", a, "--shots", "2", "--classifier", "logistic", "--lambd", "0"), "lambd = 0.0"),
+        (2, ("lowshot", "--train", a, "--test", a, "--shots", "2", "--classifier", "logistic", "--lambd", "0"), "--lambd 0"),
         (3, ("extract", *model, "--data", tmp_path / "semi.csv"), "separated by semicolons"),
         (3, ("extract", *model, "--data", tmp_path / "head.csv"), "no rows"),
         (3, ("knn", "--train", a, "--test", a, "--shots", "50"), "2 classes have fewer than 50 images: x (7), y (7)"),

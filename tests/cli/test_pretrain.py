@@ -171,11 +171,11 @@ def test_the_recipe_of_the_bundled_backbone_is_taken_as_it_stands(fewvit, images
     from pathlib import Path
 
     recipe = Path(__file__).resolve().parents[2] / "recipes/fewvit_tiny.toml"
-    code, _, err = fewvit("pretrain", "dino", "--config", recipe, "--data", images, "--out", tmp_path / "run")
+    code, _, err = fewvit("pretrain", "mae", "--config", recipe, "--data", images, "--out", tmp_path / "run")
     assert code == 3
     assert "13 images are fewer than one batch of 64" in err  # the recipe's batch, not the preset's
     begun = json.loads((tmp_path / "run/manifest.json").read_text())["what"]
-    assert (begun["recipe"]["lr"], begun["recipe"]["epochs"], begun["preset"]) == (0.002, 10, "small/64-d6")
+    assert (begun["recipe"]["lr"], begun["recipe"]["epochs"], begun["preset"]) == (0.004, 10, "small/64-d6")
 
 
 def of_sizes(root, sizes):
