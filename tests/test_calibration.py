@@ -261,3 +261,19 @@ def test_accuracy_by_class_by_hand():
         {"class": "dog", "n_test": 0, "correct": 0, "top1": None},
         {"class": "owl", "n_test": 7, "correct": 5, "top1": pytest.approx(500 / 7)},
     ]
+
+
+def test_features_that_all_point_one_way_are_calibrated_too():
+    from fewvit.classifiers.centroid import Centroid
+
+    draw = np.random.default_rng(0)
+    y = np.repeat(np.arange(4), 40)
+    x = (100 * np.ones(16) + draw.normal(size=(4, 16))[y] + 0.5 * draw.normal(size=(160, 16))).astype(np.float32)  # cosines above 0.999
+    half = np.arange(160) % 2 == 0
+    estimator = Centroid().fit(x[half], y[half])
+    temperature = cross_validated_temperature(Centroid, x[half], y[half])
+    raw, scaled = estimator.predict_proba(x[~half]), scale(estimator.predict_proba(x[~half]), temperature)
+    assert (estimator.predict(x[~half]) == y[~half]).mean() > 0.9
+    assert calibration.MIN_TEMPERATURE < temperature < 0.01
+    assert expected_calibration_error(raw, y[~half]) > 60
+    assert expected_calibration_error(scaled, y[~half]) < 10
