@@ -197,7 +197,7 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head[: len(head) - 3 if len(head) >= _HEAD else len(head)].decode("utf-8", "strict")
     except UnicodeDecodeError as error:
-        if error.end < len(head) - 3:
+        if error.reason != "unexpected end of data":
             return False
         text = head[: error.start].decode("utf-8")
     return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]", text)

@@ -158,7 +158,7 @@ def on_meta(name: str) -> VisionTransformer:
 MILLIONS = {"vits": 21.67, "vitb": 85.8, "vitb4": 87.5, "vitl": 303.3, "vitl7": 303.5, "vith": 630.8, "vitg": 1136.5}
 
 
-@pytest.mark.parametrize("name", [name for name in PLAIN if name != "dino_vitt16"])
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in ("dino_vitt16", "fewvit_tiny")])
 def test_a_variant_has_as_many_parameters_as_the_fact_sheet_says(name):
     _, _, size = name.partition("_")
     short = size.split("_")[0]
