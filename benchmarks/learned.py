@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import io
 import json
@@ -76,6 +77,13 @@ def features(kind: str, source: str, file: Path) -> None:
     command("extract", "--data", source, "--out", file, "--backbone", name, *options)
 
 
+def by_character(file: Path) -> None:
+    """Make each character a class of its own: folders are alphabets, and characters folders in them."""
+    found = FeatureSet.load(file)
+    classes, labels = np.unique([name.rpartition("/")[0] for name in found.ids], return_inverse=True)
+    dataclasses.replace(found, labels=labels.astype(np.int64), classes=classes.tolist()).save(file)
+
+
 def judged(kind: str, folder: Path) -> dict[str, float]:
     """Accuracies in percent by name."""
     found = {}
@@ -93,6 +101,7 @@ def judged(kind: str, folder: Path) -> dict[str, float]:
                 found[f"{name} {row['method']} {row['shots']}-shot"] = row["value"]
     file = folder / "omniglot.npz"
     features(kind, omniglot(), file)
+    by_character(file)
     rows = command("episodes", "--data", file, "--ways", 20, "--shots", 1, "--queries", 5, "--episodes", 300, "--classifier", "centroid")[
         "rows"
     ]
