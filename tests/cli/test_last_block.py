@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -115,7 +116,11 @@ def test_a_signal_ends_the_command_and_the_same_command_goes_on(lowshot, monkeyp
         return (real(trainings)[0], number) if len(calls) == 2 else real(trainings)
 
     monkeypatch.setattr(last_block, "choose", once)
-    code, found, _ = lowshot("--shots", 2, "--trials", 2, *QUICK)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+    try:
+        code, found, _ = lowshot("--shots", 2, "--trials", 2, *QUICK)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, found) == (128 + number, None)
     assert lowshot("--shots", 2, "--trials", 2, *QUICK)[1]["rows"] == whole
 
