@@ -10,7 +10,7 @@ from fewvit.errors import UsageError
 
 from .inputs import access, listing, names_of
 from .outputs import RUN
-from .runs import Network, Run, run_folder, run_screen, show_run
+from .runs import Network, Run, changes, effort, run_folder, run_screen, show_run
 from .shared import Access, Layout, Listed, Model, Output, Pair, Place, command, single
 from .show import TrainingLine
 
@@ -66,25 +66,14 @@ def finetune(
         img_size,
         decode,
         allow_fewer,
-        settings=run.settings(),
-        epochs=network.epochs,
-        batch_size=network.batch_size,
-        precision=network.precision,
-        accumulate=network.accumulate,
-        seed=run.seed,
-        max_bad=network.max_bad,
+        **changes(run, network),
     )
     folder = run_folder(output, run)
     from fewvit.cache import Cache, default_cache_dir
 
-    effort = Effort(
-        device=network.device,
-        workers=run.workers,
-        save_every=run.save_every,
-        checkpoint_activations=network.checkpoint_activations,
-        max_pixels=run.max_pixels,
-    )
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())
     audience = Audience(say=screen.say, progress=TrainingLine(screen), extraction=screen.progress, skipped=screen.skipped)
-    result, stopped = run_finetune(choice, effort, folder, access(how, place, screen), cache, listing(listed), audience)
+    result, stopped = run_finetune(
+        choice, Effort(**effort(run, network)), folder, access(how, place, screen), cache, listing(listed), audience
+    )
     show_run(screen, result, stopped)

@@ -10,7 +10,7 @@ from fewvit.errors import UsageError
 
 from .inputs import access, listing
 from .outputs import RUN
-from .runs import Network, Run, run_folder, run_screen, show_run
+from .runs import Network, Run, changes, effort, run_folder, run_screen, show_run
 from .shared import Access, Listed, Output, Place, command, single
 from .show import Screen, TrainingLine
 
@@ -63,31 +63,17 @@ def pretrain(
         init,
         None if monitor == "off" else monitor,
         monitor_every,
-        settings=run.settings(),
-        epochs=network.epochs,
-        batch_size=network.batch_size,
-        precision=network.precision,
-        accumulate=network.accumulate,
-        seed=run.seed,
-        max_bad=network.max_bad,
+        **changes(run, network),
     )
     recipe_of(choice)  # a mistyped name is told before anything is read
     folder = run_folder(output, run)
     from fewvit.cache import Cache, default_cache_dir
     from fewvit.training.request import Audience
 
-    effort = Effort(
-        device=network.device,
-        workers=run.workers,
-        save_every=run.save_every,
-        compile=compile,
-        checkpoint_activations=network.checkpoint_activations,
-        tensorboard=tensorboard,
-        max_pixels=run.max_pixels,
-    )
+    how_trained = Effort(compile=compile, tensorboard=tensorboard, **effort(run, network))
     memory = Cache(place.cache_dir or default_cache_dir()).digests()
     audience = Audience(say=screen.say, progress=TrainingLine(screen), skipped=screen.skipped)
-    result, stopped = run_pretrain(choice, effort, folder, access(how, place, screen), memory, listing(listed), audience)
+    result, stopped = run_pretrain(choice, how_trained, folder, access(how, place, screen), memory, listing(listed), audience)
     show_run(screen, result, stopped)
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -67,6 +67,30 @@ class Network:
     ] = False
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto"
     max_bad: Annotated[str, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images to leave out.")] = "0"
+
+
+def changes(run: Run, network: Network) -> dict[str, Any]:
+    """What is to differ from the recipe where a network is trained: the fields of `request.NetworkChanges`."""
+    return {
+        "settings": run.settings(),
+        "epochs": network.epochs,
+        "batch_size": network.batch_size,
+        "precision": network.precision,
+        "accumulate": network.accumulate,
+        "seed": run.seed,
+        "max_bad": network.max_bad,
+    }
+
+
+def effort(run: Run, network: Network) -> dict[str, Any]:
+    """How a network is trained: the fields of `request.NetworkEffort`."""
+    return {
+        "device": network.device,
+        "workers": run.workers,
+        "save_every": run.save_every,
+        "checkpoint_activations": network.checkpoint_activations,
+        "max_pixels": run.max_pixels,
+    }
 
 
 def run_screen(output: Output) -> Screen:

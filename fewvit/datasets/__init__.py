@@ -79,6 +79,12 @@ def select(dataset: Dataset, rows: Sequence[int]) -> Dataset:
     return replace(dataset, ids=[dataset.ids[row] for row in rows], labels=dataset.labels[rows], reader=_Selected(dataset.reader, rows))
 
 
+def select_ids(dataset: Dataset, ids: Sequence[str]) -> Dataset:
+    """The images of these ids, in their order."""
+    row_of = {name: row for row, name in enumerate(dataset.ids)}
+    return select(dataset, [row_of[name] for name in ids])
+
+
 @dataclass(frozen=True)
 class _Selected:
     """Some rows of another reader."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..cache import Cache
-from ..datasets import Dataset, select
+from ..datasets import Dataset, select_ids
 from ..digests import DigestMemory
 from ..errors import UsageError, counted
 from ..evaluate.inputs import FeatureReader, Inputs
@@ -70,9 +70,8 @@ class LastBlocks:
                 yield Tuned(estimator, dataclasses.replace(test, features=rows), found.temperature, _told(found))
 
     def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Any, Any, Found]:
-        row_of = {name: row for row, name in enumerate(self.train_set.ids)}
         support = train.select(split.train)
-        chosen = select(self.train_set, [row_of[name] for name in support.ids])
+        chosen = select_ids(self.train_set, support.ids)
         choice = Choice("last-block", Source(self.pipeline.spec.name), settings=self.settings, seed=self.seed, decode=self.pipeline.decode)
         recipe, grid = recipe_of(choice, self.pipeline, len(support), split.per_class(train.labels)[1])
         effort = NetworkEffort(device=self.pipeline.device, workers=self.work.workers, max_pixels=self.work.max_pixels)
@@ -101,8 +100,7 @@ class LastBlocks:
         from ..training.monitor import normalised
         from ..training.seen import Seen
 
-        row_of = {name: row for row, name in enumerate(self.test_set.ids)}
-        dataset = select(self.test_set, [row_of[name] for name in test.ids])
+        dataset = select_ids(self.test_set, test.ids)
         seen = Seen(
             dataset,
             self.pipeline.preprocess,

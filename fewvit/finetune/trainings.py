@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import select
+from ..datasets import select_ids
 from ..errors import DataError
 from ..files import replacing
 from ..training.choosing import Curve, judged
@@ -91,8 +91,7 @@ def _supply(plan: Plan, labelled: Labelled) -> Any:
     from ..training.seen import Seen
     from ..training.supply import Supply
 
-    row_of = {name: row for row, name in enumerate(plan.chosen.ids)}
-    dataset = select(plan.chosen, [row_of[name] for name in labelled.support.ids])
+    dataset = select_ids(plan.chosen, labelled.support.ids)
     effort, recipe = plan.effort, plan.recipe
     seen = Seen(dataset, plan.pipeline.preprocess, plan.choice.decode, workers=effort.workers, max_pixels=effort.max_pixels)
     pictures = None
