@@ -1,4 +1,4 @@
-"""One training step of DINO, MAE and MSN on a CPU: the official way and ours, on the same weights and the same views.
+"""One training step of DINO, MAE and MSN on a CPU: the official way, lightly's and ours, on the same views; the first and ours on the same weights.
 
 A step is what comes between two batches: both networks forward, backward, clipping, AdamW, moving average, centre. Views are made
 before. The trajectories are compared too: losses of the official way and of ours in fp32, step by step from the same start.
@@ -7,6 +7,7 @@ before. The trajectories are compared too: losses of the official way and of our
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,13 @@ from fewvit.training.loop import How, Run
 from fewvit.training.order import Order
 from fewvit.training.signals import Stopping
 
+from . import lightly_steps, official_training
 from .measure import Claim, Outcome, cores, main, round_robin
-from .official_training import DinoStep, MaeStep, MsnStep
 
 WHAT = "Pretraining step on a CPU, ViT-Ti/4 at 32 px, images per second"
-OFFICIAL, OURS, OURS_BF16 = "official step fp32", "fewvit fp32", "fewvit --precision bf16"
-PEERS = {"dino": DinoStep, "mae": MaeStep, "msn": MsnStep}
+OFFICIAL, LIGHTLY, OURS, OURS_BF16 = "official step fp32", "lightly's parts fp32", "fewvit fp32", "fewvit --precision bf16"
+PEERS = {OFFICIAL: official_training, LIGHTLY: lightly_steps}
+STEPS = {"dino": "DinoStep", "mae": "MaeStep", "msn": "MsnStep"}
 GOALS = {"dino": (">= 1.8", ">= 2.1"), "mae": (">= 1.25", ">= 1.4"), "msn": ("", "")}
 IMAGES = 4096  # of a pretended data set, which decides the length of schedules only
 
@@ -49,14 +51,14 @@ def views_of(task: Any, batch: int, number: int) -> list[Tensor]:
     return [torch.randn(batch, 3, view.size, view.size, generator=stream) for view in task.recipe.views for _ in range(view.count)]
 
 
-def stepper(method: str, batch: int, official: bool, precision: str = "fp32") -> Callable[[int], float]:
+def stepper(method: str, batch: int, way: str) -> Callable[[int], float]:
     """A function that takes the step of a number and returns its loss."""
-    task = task_of(method, batch, precision)
+    task = task_of(method, batch, "bf16" if way == OURS_BF16 else "fp32")
     order = Order(IMAGES, batch, task.recipe.epochs, seed=0)
-    if not official:
+    if way not in PEERS:
         run, never = Run(task, order, How()), Stopping()
         return lambda i: float(run.step(order.step(i), order.step(i), views_of(task, batch, i), never).loss)
-    peer = PEERS[method](task)
+    peer = getattr(PEERS[way], STEPS[method])(task)
 
     def step(i: int) -> float:
         now = order.step(i)
@@ -69,9 +71,14 @@ def stepper(method: str, batch: int, official: bool, precision: str = "fp32") ->
 
 def trajectory(method: str, batch: int, steps: int) -> float:
     """The largest relative difference of the two ways' losses."""
-    official, ours = stepper(method, batch, True), stepper(method, batch, False)
+    official, ours = stepper(method, batch, OFFICIAL), stepper(method, batch, OURS)
     pairs = np.array([(official(i), ours(i)) for i in range(steps)])
     return float(np.abs(pairs[:, 1] / pairs[:, 0] - 1).max())
+
+
+def with_lightly() -> list[str]:
+    """Its name where it is installed."""
+    return [LIGHTLY] if importlib.util.find_spec("lightly") else []
 
 
 def counted(step: Callable[[int], float]) -> Callable[[Any], float]:
@@ -85,18 +92,14 @@ def measure(quick: bool) -> Outcome:
     claims, rows = [], []
     batches = {"dino": 8, "mae": 16, "msn": 8} if quick else {"dino": 32, "mae": 64, "msn": 32}
     for method, batch in batches.items():
-        variants = {
-            OFFICIAL: counted(stepper(method, batch, True)),
-            OURS: counted(stepper(method, batch, False)),
-            OURS_BF16: counted(stepper(method, batch, False, "bf16")),
-        }
+        variants = {way: counted(stepper(method, batch, way)) for way in (OFFICIAL, *with_lightly(), OURS, OURS_BF16)}
         timing = round_robin(variants, [None], 2 if quick else 9)
         rows += timing.rows(OFFICIAL, batch, method=method, batch=batch)
         name = method.upper()
         for ours, goal in zip((OURS, OURS_BF16), GOALS[method], strict=True):
-            claims.append(
-                Claim(f"{name} step, {ours.removeprefix('fewvit ')}", "official step fp32", timing.ratio(ours, OFFICIAL), "x", goal)
-            )
+            what = f"{name} step, {ours.removeprefix('fewvit ')}"
+            claims.append(Claim(what, OFFICIAL, timing.ratio(ours, OFFICIAL), "x", goal))
+            claims += [Claim(what, peer, timing.ratio(ours, peer), "x") for peer in with_lightly()]
         steps = 3 if quick else 20
         apart = trajectory(method, 8, steps)
         claims.append(Claim(f"{name} loss over {steps} steps, largest relative difference", "official step", apart, "", "<= 1e-3"))

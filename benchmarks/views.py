@@ -1,4 +1,4 @@
-"""Random views of decoded pictures on one core: the official PIL pipeline, torchvision v2 on tensors, and ours.
+"""Random views of decoded pictures on one core: the official PIL pipeline, torchvision v2 on tensors, lightly's transform, and ours.
 
 An item is a batch of decoded pictures; what comes out is one normalised float32 batch for each crop. Peers make crop by crop, each
 with draws of its own, as their data loaders do, and stack them; ours makes the batch. The peers' transforms are written from the
@@ -7,6 +7,7 @@ published settings of DINO and MAE. torchvision's Gaussian blur wants the width 
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import random
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from .measure import Claim, Outcome, main, round_robin
 from .pictures import jpegs
 
 WHAT = "Random views of decoded pictures on one core"
-PIL, V2, OURS = "PIL + torchvision transforms", "torchvision v2 on tensors", "fewvit"
+PIL, V2, LIGHTLY, OURS = "PIL + torchvision transforms", "torchvision v2 on tensors", "lightly's DINOTransform", "fewvit"
 _JITTER = (0.4, 0.4, 0.2, 0.1)
 
 
@@ -96,6 +97,17 @@ def v2_transform(view: View) -> Callable[[Tensor], Tensor]:
     )
 
 
+def lightly(views: Sequence[View]) -> Callable[[Sequence[Any]], list[Tensor]]:
+    """lightly's transform with the settings of DINO's views, of PIL pictures one by one."""
+    from lightly.transforms.dino_transform import DINOTransform
+
+    first, _, local = views
+    transform = DINOTransform(
+        first.size, first.scale, local.size, local.scale, local.count, sigmas=first.blur_radius, gaussian_blur=tuple(v.blur for v in views)
+    )
+    return lambda pictures: [torch.stack(batch) for batch in zip(*(transform(picture) for picture in pictures), strict=True)]
+
+
 def one_by_one(views: Sequence[View], transform: Callable[[View], Callable[[Any], Tensor]]) -> Callable[[Sequence[Any]], list[Tensor]]:
     """A batch of each crop, from pictures transformed one by one."""
     crops = [made for view in views for made in [transform(view)] * view.count]
@@ -114,13 +126,15 @@ def measure(quick: bool) -> Outcome:
         decoded = [picture.resize((shrunk, shrunk)) for picture in decoded] if shrunk else decoded
         tensors = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in decoded]
         makers = {PIL: one_by_one(views, pil_transform), V2: one_by_one(views, v2_transform), OURS: batches(views)}
-        inputs = {PIL: decoded, V2: tensors, OURS: tensors}  # (3, H, W) views of (H, W, 3), as torchvision decodes
+        if len(views) == 3 and importlib.util.find_spec("lightly"):
+            makers[LIGHTLY] = lightly(views)
+        inputs = {PIL: decoded, LIGHTLY: decoded, V2: tensors, OURS: tensors}  # (3, H, W) views of (H, W, 3), as torchvision decodes
         variants = {kind: of_part(makers[kind], inputs[kind]) for kind in makers}
         timing = round_robin(variants, [slice(i, i + batch) for i in range(0, len(files), batch)], rounds)
         for row in timing.rows(PIL, len(files), views=name):
             rows.append({**row, "ms_per_image": round(1000 * row["min_s"] / len(files), 2)})
         claims.append(Claim(f"Views, {name}, one core", "PIL pipeline", timing.ratio(OURS, PIL), "x", goal))
-        claims.append(Claim(f"Views, {name}, one core", "torchvision v2 on tensors", timing.ratio(OURS, V2), "x"))
+        claims += [Claim(f"Views, {name}, one core", peer, timing.ratio(OURS, peer), "x") for peer in (V2, LIGHTLY) if peer in makers]
     return Outcome(claims, rows, {"images": said, "batch": batch, "rounds": rounds, "threads": 1, "measured": "from decoded pictures on"})
 
 
