@@ -372,6 +372,29 @@ def test_half_precision_changes_the_products_alone():
     torch.testing.assert_close(found[1][1], found[0][1], atol=0.03, rtol=0.1)
 
 
+def test_gradients_are_made_in_the_same_memory_but_never_over_one_another():
+    heads = Heads(probe(), INPUTS, CLASSES, 4)
+    pairs = [(torch.from_numpy(FEATURES[part]), torch.from_numpy(LABELS[part])) for part in (slice(0, 20), slice(20, 50))]
+
+    def gradient():
+        return heads.stacks[1].weight.grad
+
+    alone, places = [], set()
+    for pair in (*pairs, *pairs):
+        heads(pair, steps()[0])[0].backward()
+        places.add(gradient().data_ptr())
+        alone.append(gradient().clone())
+        heads.zero_grad(set_to_none=True)
+    assert len(places) == 1
+    assert torch.equal(alone[0], alone[2])
+    for pair in pairs:
+        heads(pair, steps()[0])[0].backward()  # one after the other, as a batch in parts
+    torch.testing.assert_close(gradient(), alone[0] + alone[1])
+    heads.zero_grad(set_to_none=True)
+    sum(heads(pair, steps()[0])[0] for pair in pairs).backward()  # both wait at once
+    torch.testing.assert_close(gradient(), alone[0] + alone[1])
+
+
 # ---- heads that diverge
 
 

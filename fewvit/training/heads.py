@@ -7,6 +7,7 @@ each input, whatever their number. The heads do not touch one another: their los
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,11 +246,13 @@ class _SideBySide(nn.Module):
             self.batch_norm = nn.BatchNorm1d(width, eps=_BATCH_EPS, affine=False)
         if recipe.norm == "layer":
             self.gain, self.shift = nn.Parameter(torch.ones(k, width)), nn.Parameter(torch.zeros(k, width))
+        self._room: Tensor | None = None  # where the weights' gradient is made in every step: fresh memory would cost a tenth of the step
+        self._lent: weakref.ref[Tensor] | None = None  # alive until backward
 
     def forward(self, x: Tensor, labels: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of the live heads' losses, and all losses (K,), of features (B, D) and labels (B,)."""
         if self.norm != "layer":
-            return _CrossEntropies.apply(self._normed(x), self.weight, self.bias, labels, live)
+            return _CrossEntropies.apply(self._normed(x), self.weight, self.bias, labels, live, self._gradient())
         scores = self.scores(x)  # (B, K, C)
         losses = F.cross_entropy(scores.transpose(1, 2).float(), labels[:, None].expand(-1, scores.shape[1]), reduction="none").mean(dim=0)
         return losses[live & torch.isfinite(losses)].sum(), losses.detach()
@@ -262,6 +265,17 @@ class _SideBySide(nn.Module):
             unit = F.normalize(plain[:, None] * self.gain + self.shift, dim=-1)  # (n, K, D)
             return torch.einsum("nkd,kcd->nkc", unit, self.weight) + self.bias
         return linear(self._normed(x), self.weight.view(k * c, width), self.bias.view(-1)).view(-1, k, c)
+
+    def _gradient(self) -> Tensor:
+        """Memory for the gradient of the weights: always the same, unless one lies there still."""
+        waits = self._lent is not None and self._lent() is not None  # for its backward
+        if waits or self.weight.grad is not None:
+            return torch.empty_like(self.weight)
+        if self._room is None or self._room.device != self.weight.device:
+            self._room = torch.empty_like(self.weight)
+        room = self._room.detach()
+        self._lent = weakref.ref(room)
+        return room
 
     def _normed(self, x: Tensor) -> Tensor:
         return self.batch_norm(x) if self.norm == "batch" else x
@@ -289,11 +303,14 @@ class _CrossEntropies(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, live: Tensor, to_weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
         b, (k, c, width) = len(x), weight.shape
         half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        share = (x / b).to(half)  # (B, D)
-        to_weight, to_bias, losses = torch.empty_like(weight), torch.empty_like(bias), torch.empty_like(bias[:, 0])
+        x = x.contiguous()  # once, rather than for each product
+        share = x if half == x.dtype else (x / b).to(half)  # (B, D)
+        to_bias, losses = torch.empty_like(bias), torch.empty_like(bias[:, 0])
         for some in torch.arange(k).split(max(1, _CACHED_VALUES // (b * c))):
             part = slice(int(some[0]), int(some[-1]) + 1)
             scores = linear(x, weight[part].view(-1, width), bias[part].view(-1))
@@ -301,7 +318,7 @@ class _CrossEntropies(torch.autograd.Function):
             flat = change.view(b, -1)  # (B, k'C)
             torch.sum(flat, 0, out=to_bias[part].view(-1))
             if half == x.dtype:
-                torch.mm(flat.t(), share, out=to_weight[part].view(-1, width))
+                torch.mm(flat.div_(b).t(), share, out=to_weight[part].view(-1, width))
             else:
                 to_weight[part] = torch.mm(flat.t().to(half), share).view(-1, c, width)
         ctx.gradients = to_weight, to_bias.div_(b)
@@ -314,7 +331,7 @@ class _CrossEntropies(torch.autograd.Function):
         (to_weight, to_bias), ctx.gradients = ctx.gradients, None  # nobody else holds them: they become the parameters' own
         if gradient.device.type != "cpu" or gradient != 1:
             to_weight, to_bias = to_weight * gradient, to_bias * gradient
-        return None, to_weight, to_bias, None, None
+        return None, to_weight, to_bias, None, None, None
 
 
 def _changes(scores: Tensor, labels: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
