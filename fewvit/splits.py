@@ -23,6 +23,11 @@ class Split:
     seed: int = 0
     test: np.ndarray | None = None  # (m,) int64 rows of the test set; None: all of it
 
+    @property
+    def name(self) -> str:
+        """How many labels: `5 shots`, `1%`."""
+        return f"{self.shots} {'shot' if self.shots == 1 else 'shots'}" if isinstance(self.shots, int) else self.shots
+
     def per_class(self, labels: np.ndarray) -> tuple[int, int, int]:
         """(smallest, largest) number of images per class that has any, and the number of such classes."""
         counts = np.unique(labels[self.train], return_counts=True)[1]
@@ -111,6 +116,16 @@ def disjoint(splits: Sequence[Split]) -> int:
 def identical(splits: Sequence[Split]) -> bool:
     """Whether there are several splits and all have the same rows, in whatever order."""
     return len(splits) > 1 and len({frozenset(split.train.tolist()) for split in splits}) == 1
+
+
+def dependence(splits: Sequence[Split]) -> str | None:
+    """What is wrong with the interval of these trials if they are no independent draws; None if they are."""
+    if identical(splits):
+        return f"{splits[0].name}: the {len(splits)} trials have the same labelled images, so there is no interval"
+    alone = disjoint(splits)
+    if alone == len(splits):
+        return None
+    return f"{splits[0].name}: trials share labelled images, only {alone} of the {len(splits)} are disjoint: the interval is too narrow"
 
 
 def dinov2_subset(labels: np.ndarray, shots: int, trial: int, classes: Sequence[str] = ()) -> np.ndarray:

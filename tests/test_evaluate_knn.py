@@ -212,6 +212,19 @@ def test_one_trial_has_a_mean_row_without_an_interval():
     assert all("std" not in row and "ci95" not in row for row in rows)
 
 
+def test_trials_that_share_images_are_told_and_equal_ones_have_no_interval():
+    classes, counts = np.unique(TRAIN.labels[TRAIN.labels >= 0], return_counts=True)
+    most = int(counts.min())
+    few = TRAIN.select(np.concatenate([np.flatnonzero(TRAIN.labels == c)[:most] for c in classes]))
+    said: list[str] = []
+    rows, _ = evaluate_knn(few, TEST, KNNOptions(shots=(most - 1, most), trials=2, **CPU), said.append)
+    assert said == [
+        f"{most - 1} shots: trials share labelled images, only 1 of the 2 are disjoint: the interval is too narrow",
+        f"{most} shots: the 2 trials have the same labelled images, so there is no interval",
+    ]
+    assert {row["shots"] for row in rows if "ci95" in row} == {most - 1}
+
+
 def test_ks_by_hand_go_with_shots_as_far_as_they_are_not_above_them():
     rows, _ = evaluate_knn(TRAIN, TEST, KNNOptions(ks=(1, 3, 5), shots=(3, 4), **CPU))
     assert {(row["shots"], row["k"]) for row in rows} == {(3, 1), (3, 3), (4, 1), (4, 3), (4, 4)}

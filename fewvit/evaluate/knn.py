@@ -14,7 +14,7 @@ from ..features import FeatureSet, align, shared_rows
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
 from ..protocols import KS, TEMPERATURE
-from ..splits import dinov2_subset
+from ..splits import Split, dependence, dinov2_subset, identical
 from ..vote import check_temperature, votes_at
 from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes
 
@@ -58,7 +58,7 @@ def evaluate_knn(
     test = train if test is None else align(train, labelled(test, "test", say))
     require_classes(train)
     started = time.perf_counter()
-    rows = list(_few_shot_rows(train, test, options)) if options.shots else list(_rows(train, test, options, say))
+    rows = list(_few_shot_rows(train, test, options, say)) if options.shots else list(_rows(train, test, options, say))
     return rows, time.perf_counter() - started
 
 
@@ -106,13 +106,16 @@ def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callabl
             }
 
 
-def _few_shot_rows(train: FeatureSet, test: FeatureSet, options: KNNOptions) -> Iterator[dict[str, Any]]:
+def _few_shot_rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """Each trial, then its mean: DINOv2's n-per-class times tries, with k in {10, 20, 100, 200, n} up to n."""
     for n in options.shots:
         ks = sorted({k for k in (*(options.ks or KS), n) if k <= n})
         values: dict[tuple[int, float, str], list[float]] = {}
-        for trial in range(options.trials):
-            bank = train.select(dinov2_subset(train.labels, n, trial, train.classes))
+        splits = [Split(dinov2_subset(train.labels, n, trial, train.classes), n, trial) for trial in range(options.trials)]
+        if wrong := dependence(splits):
+            say(wrong)
+        for trial, split in enumerate(splits):
+            bank = train.select(split.train)
             for score in score_knn(bank, test, ks, options.temperatures, device=options.device):
                 for metric in ("top1", "top5"):
                     values.setdefault((score.k, score.temperature, metric), []).append(getattr(score, metric))
@@ -123,7 +126,9 @@ def _few_shot_rows(train: FeatureSet, test: FeatureSet, options: KNNOptions) -> 
                     }
         for (k, temperature, metric), sample in values.items():
             summary = mean_and_interval(sample)
-            yield {**_few(k, temperature, n, metric, len(bank), len(test)), "trial": "mean", "value": summary.pop("mean"), **summary}
+            mean = {"trial": "mean", "value": summary.pop("mean")}
+            spread = {} if identical(splits) else summary  # one draw, repeated, says nothing of others
+            yield {**_few(k, temperature, n, metric, len(bank), len(test)), **mean, **spread}
 
 
 def _few(k: int, temperature: float, shots: int, metric: str, n_train: int, n_test: int) -> dict[str, Any]:

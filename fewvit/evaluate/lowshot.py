@@ -18,7 +18,7 @@ from ..options import options_of
 from ..plugins import find
 from ..predictions import Judged, save_confusion, save_per_class, save_predictions
 from ..protocols import logistic_options
-from ..splits import Split, disjoint, identical, n_per_class, percent_per_class
+from ..splits import Split, dependence, identical, n_per_class, percent_per_class
 from ..subsets import Listed, read_splits, save_splits
 from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
 from .judge import Verdict, judge
@@ -164,12 +164,14 @@ def _evaluate(
         low, high, classes = split.per_class(train.labels)
         counts = str(low) if low == high else f"{low} to {high}"
         say(
-            f"{_named(split)}, trial {split.trial}: {counted(len(split.train), 'image')}, {counts} of each of {counted(classes, 'class', 'classes')}"
+            f"{split.name}, trial {split.trial}: {counted(len(split.train), 'image')}, {counts} of each of {counted(classes, 'class', 'classes')}"
         )
     for alike in _by_shots(splits):
-        _say_shared(alike, say)
+        if wrong := dependence(alike):
+            say(wrong)
     if options.save_split is not None:
         save_splits(options.save_split, splits, train)
+        say(f"wrote {options.save_split}")
     rows: list[dict[str, Any]] = []
     chosen: dict[str, Any] = {}
     judged: list[Judged] = []
@@ -247,20 +249,6 @@ def _by_shots(splits: Sequence[Split]) -> list[list[Split]]:
     return list(groups.values())
 
 
-def _say_shared(trials: Sequence[Split], say: Callable[[str], None]) -> None:
-    """Say what is wrong with the interval of trials that are no independent draws."""
-    if identical(trials):
-        say(f"{_named(trials[0])}: the {len(trials)} trials have the same labelled images, so there is no interval")
-    elif (alone := disjoint(trials)) < len(trials):
-        say(
-            f"{_named(trials[0])}: trials share labelled images, only {alone} of the {len(trials)} are disjoint: the interval is too narrow"
-        )
-
-
-def _named(split: Split) -> str:
-    return f"{split.shots} {'shot' if split.shots == 1 else 'shots'}" if isinstance(split.shots, int) else split.shots
-
-
 def _cells(
     method: str,
     settings: Mapping[str, Any],
@@ -277,7 +265,7 @@ def _cells(
     try:
         _fit(estimators, sets)
     except ValueError as error:
-        raise unfit(f"{method} on {_named(splits[0])}", error) from error
+        raise unfit(f"{method} on {splits[0].name}", error) from error
     for estimator, split in zip(estimators, splits, strict=True):
         if method == "logistic" and estimator.lambd is not None:
             estimator.why_ = _giver(settings, options, protocol, split)
@@ -303,7 +291,7 @@ def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test:
     for split, tuned in zip(splits, tuner.fit(splits, train, test), strict=True):
         estimator = tuned.estimator
         estimator.why_ = tuned.why
-        tuner.say(f"last block, {_named(split)}, trial {split.trial}: {tuned.why}")
+        tuner.say(f"last block, {split.name}, trial {split.trial}: {tuned.why}")
         cells.append(_Cell(LAST_BLOCK, split, estimator, judge(estimator, tuned.test, tuned.temperature), tuned.temperature))
     return cells
 
@@ -372,7 +360,7 @@ def _penalty(cells: Sequence[_Cell]) -> str:
     """The line that tells the lambda of logistic regressions on as many images per class."""
     lambdas = [cell.estimator.lambd_ for cell in cells]
     same = len({(cell.estimator.lambd_, cell.estimator.why_) for cell in cells}) == 1
-    which = "" if cells[0].estimator.lambd is not None else f", {_named(cells[0].split)}"
+    which = "" if cells[0].estimator.lambd is not None else f", {cells[0].split.name}"
     how = f"{lambdas[0]:g}, {cells[0].estimator.why_}" if same else f"{min(lambdas):g} to {max(lambdas):g}, chosen in each trial"
     return f"logistic regression{which}: lambda {how}"
 
@@ -386,7 +374,7 @@ def _told(cells: Sequence[_Cell]) -> dict[str, Any]:
             if hasattr(cell.estimator, attribute):
                 value = getattr(cell.estimator, attribute)
                 facts[name] = value if isinstance(value, str) else float(value)
-        told[f"{cell.method}, {_named(cell.split)}, trial {cell.split.trial}"] = facts
+        told[f"{cell.method}, {cell.split.name}, trial {cell.split.trial}"] = facts
     return told
 
 

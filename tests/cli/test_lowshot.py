@@ -25,6 +25,7 @@ def test_every_classifier_shot_and_trial_has_its_rows(fewvit, files, tmp_path):
     }
     assert result["run"]["classifiers"]["logistic, 1 shot, trial 0"]["lambd"] == 0.0025
     assert "2 shots, trial 1: 10 images, 2 of each of 5 classes" in err
+    assert f"wrote {tmp_path / 's.csv'}" in err
     table = list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
     assert len(table) == 2 * 5 * (1 + 2 + 5)
 
