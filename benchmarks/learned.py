@@ -2,8 +2,8 @@
 
     python -m benchmarks.learned RUN [RUN ...]
 
-k-NN and 1/2/5 labels per class on Tiny-ImageNet's validation images (200 classes), on the digits that scikit-learn carries, and 20-way
-1-shot episodes on Omniglot. Images come from $FEWVIT_SHARED/data. A run is a folder of `fewvit pretrain`, or a backbone's name.
+k-NN, a linear probe (DINOv2's grid on cached features) and 1/2/5 labels per class on Tiny-ImageNet's validation images (200 classes) and on
+the digits that scikit-learn carries, and 20-way 1-shot episodes on Omniglot. Images come from $FEWVIT_SHARED/data. A run is a folder of `fewvit pretrain`, or a backbone's name.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from fewvit.features import FeatureSet
 from fewvit.files import write_json
 from fewvit.images import Preprocess, decode
 from fewvit.runs import RunFolder
+from fewvit.training.journal import read
 from fewvit_cli.main import run as fewvit
 
 from .measure import RESULTS, machine, versions
@@ -93,6 +94,9 @@ def judged(kind: str, folder: Path) -> dict[str, float]:
             features(kind, source, file)
         [row] = [r for r in command("knn", "--train", files[0], "--test", files[1], "--k", 20)["rows"] if r["metric"] == "top1"]
         found[f"{name} k-NN"] = row["value"]
+        probe = command("linear", "--train", files[0], "--test", files[1], "--protocol", "dinov2/1")
+        [row] = [r for r in probe["rows"] if r["metric"] == "top1"]
+        found[f"{name} linear probe"] = row["value"]
         shots = command(
             "lowshot", "--train", files[0], "--test", files[1], "--shots", "1,2,5", "--trials", 3, "--classifier", "centroid,logistic"
         )
@@ -146,16 +150,23 @@ def _title(kind: str) -> str:
 
 
 def _trainings(runs: list[str]) -> dict[str, Any]:
-    """What each run's manifest says of how it came about."""
+    """How each run came about: from its manifest, its result and its log. A backbone's name has none of them."""
     found = {}
     for run in runs:
         folder = RunFolder(Path(run.split()[0]))
-        manifest, result = folder.manifest() if folder.path.is_dir() else None, folder.result() if folder.path.is_dir() else None
-        if manifest:
-            found[_title(run)] = {k: manifest["what"][k] for k in ("method", "preset", "seed")} | {
-                "epochs": manifest["what"]["recipe"]["epochs"]
-            }
-            found[_title(run)]["images_per_second"] = result.run["images_per_second"] if result else None
+        manifest, result = (folder.manifest(), folder.result()) if folder.path.is_dir() else (None, None)
+        if manifest is None or result is None:
+            continue
+        what, speed = manifest["what"], result.run["images_per_second"]
+        epochs, images = what["recipe"]["epochs"], result.rows[0]["n_train"]
+        found[_title(run)] = {
+            **{k: what[k] for k in ("method", "preset", "seed", "init")},
+            "epochs": epochs,
+            "images": images,
+            "images_per_second": speed,
+            "hours": round(epochs * images / speed / 3600, 2),
+            "knn_by_epoch": [line["knn_top1"] for line in read(folder.log) if "knn_top1" in line],
+        }
     return found
 
 

@@ -294,6 +294,23 @@ def test_a_line_that_a_kill_cut_short_is_written_again(tmp_path):
     assert [json.loads(line) for line in file.read_text().splitlines()] == [{"step": s, "loss": s / 2} for s in (1, 2, 3)]
 
 
+def test_a_line_can_be_read_as_soon_as_it_is_written(tmp_path):
+    journal = Journal(tmp_path / "log.jsonl", 0)
+    journal.write(1, loss=0.5)
+    assert [record["loss"] for record in read(tmp_path / "log.jsonl")] == [0.5]
+    journal.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_by_the_line_that_does_not_fit(tmp_path):
+    journal = Journal(tmp_path / "log.jsonl", 0)
+    journal._handle.close()
+    journal._handle = open("/dev/full", "a")  # noqa: SIM115
+    for act in (lambda: journal.write(1, loss=0.5), journal.close):
+        with pytest.raises(ResourceError, match=r"writing the log.*|log\.jsonl"):
+            act()
+
+
 # ---- linear layers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -28,20 +29,27 @@ class Journal:
             raise from_os_error(error, "opening the log") from error
 
     def write(self, step: int, **facts: Any) -> None:
-        """Add a line about what was known after `step` steps."""
-        self._handle.write(json.dumps({"step": step, **facts}) + "\n")
+        """Add a line about what was known after `step` steps; whoever reads the file meanwhile sees it. Raises ResourceError for a full disk."""
+        with self._told():
+            self._handle.write(json.dumps({"step": step, **facts}) + "\n")
+            self._handle.flush()
 
     def commit(self) -> None:
         """Bring the lines to the disk, before the checkpoint that makes them part of the run. Raises ResourceError for a full disk."""
-        try:
-            self._handle.flush()
+        with self._told():
             os.fsync(self._handle.fileno())
+
+    def close(self) -> None:
+        with self._told():
+            self._handle.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             error.filename = str(self.file)
             raise from_os_error(error, "writing the log") from error
-
-    def close(self) -> None:
-        self._handle.close()
 
 
 def read(file: Path) -> Iterator[dict[str, Any]]:
