@@ -252,8 +252,41 @@ def test_a_released_trunk_goes_into_student_and_teacher():
     assert torch.equal(method.student.head.mlp[0].weight, head)
 
 
-def test_the_official_checkpoint_is_read_back_as_dinos_with_the_teacher_first():
-    method = made()
+def test_a_head_with_batch_norm_is_torchs_layers_in_the_official_order():
+    head = made(use_bn_in_head=True).student.head
+    plain = torch.nn.Sequential(
+        *(torch.nn.Linear(64, 11), torch.nn.BatchNorm1d(11), torch.nn.GELU()),
+        *(torch.nn.Linear(11, 11), torch.nn.BatchNorm1d(11), torch.nn.GELU()),
+        torch.nn.Linear(11, 7),
+    )
+    plain.load_state_dict(head.mlp.state_dict())
+    x = numbers(20, 64)
+    unit = torch.nn.functional.normalize(plain(x), dim=-1)
+    directions = torch.nn.functional.normalize(head.last_layer.weight_v, dim=1)
+    torch.testing.assert_close(head(x), unit @ directions.T)
+    assert torch.equal(head.mlp[1].running_mean, plain[1].running_mean)
+    assert not any(isinstance(layer, torch.nn.BatchNorm1d) for layer in made().student.head.mlp)
+
+
+def test_norms_of_the_head_follow_the_student_and_do_not_decay():
+    method = made(use_bn_in_head=True)
+    spared = {name for group in method.groups() if not group["decays"] for name in group["names"]}
+    assert {"head.mlp.1.weight", "head.mlp.1.bias", "head.mlp.4.weight", "head.mlp.4.bias"} <= spared
+    with torch.no_grad():
+        method.student.head.mlp[1].weight.fill_(3.0)
+    method.after_update(at())
+    assert method.teacher.head.mlp[1].weight[0] == pytest.approx(1 + 2 * (1 - method.schedule(at())["momentum"]))
+
+
+@pytest.mark.parametrize(("norm", "prefix"), [(False, ""), (True, "module.")])
+def test_the_teachers_official_names_are_ddps_where_its_head_has_batch_norm(norm, prefix):
+    names = made(use_bn_in_head=norm).official()["teacher"]
+    assert all(name.startswith(f"{prefix}backbone.") or name.startswith(f"{prefix}head.") for name in names)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_official_checkpoint_is_read_back_as_dinos_with_the_teacher_first(norm):
+    method = made(use_bn_in_head=norm)
     method.after_update(at())
     with torch.no_grad():
         method.student.backbone.norm.bias.add_(1.0)
@@ -263,7 +296,7 @@ def test_the_official_checkpoint_is_read_back_as_dinos_with_the_teacher_first():
         trunk = Family.trunk(tree, key).tensors
         assert trunk.keys() == network.state_dict().keys()
         assert all(torch.equal(trunk[name], value) for name, value in network.state_dict().items())
-    assert set(tree["student"]) == {f"module.{name}" for name in tree["teacher"]}
+    assert set(tree["student"]) == {f"module.{name.removeprefix('module.')}" for name in tree["teacher"]}
     assert torch.equal(tree["dino_loss"]["center"], method.center)
 
 

@@ -17,6 +17,7 @@ from ..training.groups import decay_groups
 from ..training.on_cpu import linear
 from ..training.recipe import Step
 from ..training.schedules import dino_cosine, dino_temperature
+from ._batch_norm import BatchNorm
 from ._trunk import Trunk, start_linears
 
 GLOBALS = 2  # crops that the teacher sees; they come first
@@ -98,7 +99,7 @@ class Dino(nn.Module):
 
     @torch.no_grad()
     def after_update(self, step: Step) -> None:
-        """Let the teacher follow the student, and the centre the teacher's logits."""
+        """Let the teacher's parameters follow the student's, and the centre the teacher's logits."""
         momentum = self.schedule(step)["momentum"]
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
         if self._seen is not None:
@@ -111,10 +112,11 @@ class Dino(nn.Module):
         return self.teacher.backbone
 
     def official(self) -> dict[str, Any]:
-        """What an official checkpoint holds besides the optimizer; the student's names are those that DDP gives it."""
+        """What an official checkpoint holds besides the optimizer; names are those that DDP gives, to the teacher only where it has BatchNorm."""
+        wrapped = "module." if self.recipe.use_bn_in_head else ""
         return {
             "student": {f"module.{name}": tensor for name, tensor in self.student.state_dict().items()},
-            "teacher": self.teacher.state_dict(),
+            "teacher": {f"{wrapped}{name}": tensor for name, tensor in self.teacher.state_dict().items()},
             "dino_loss": {"center": self.center},
         }
 
@@ -143,12 +145,20 @@ class _Network(nn.Module):
 
 
 class _Head(nn.Module):
-    """Class tokens (B, D) -> logits (B, K): three layers, unit length, then the cosines with K directions times their gains."""
+    """Class tokens (B, D) -> logits (B, K): three layers, unit length, then the cosines with K directions times their gains.
+
+    With BatchNorm the statistics are those of all crops that come together, in the teacher too: it stays in train mode.
+    """
 
     def __init__(self, recipe: DinoRecipe):
         super().__init__()
         width, hidden, bottleneck = recipe.architecture.width, recipe.hidden, recipe.bottleneck
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck))
+        norm = [BatchNorm(hidden) for _ in range(2)] if recipe.use_bn_in_head else []
+        self.mlp = nn.Sequential(
+            *(nn.Linear(width, hidden), *norm[:1], nn.GELU()),
+            *(nn.Linear(hidden, hidden), *norm[1:], nn.GELU()),
+            nn.Linear(hidden, bottleneck),
+        )
         start_linears(self)
         self.last_layer = _Directions(bottleneck, recipe.outputs, gains=not recipe.norm_last_layer)
 

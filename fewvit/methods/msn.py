@@ -21,6 +21,7 @@ from ..training.distributed import mean_over_processes, sum_over_processes, worl
 from ..training.groups import decay_groups
 from ..training.recipe import Step
 from ..training.schedules import msn_linear, msn_lr, msn_weight_decay
+from ._batch_norm import BatchNorm
 from ._trunk import Trunk, start_linears
 
 
@@ -224,10 +225,10 @@ class _Network(nn.Module):
         self.fc = nn.Sequential(
             OrderedDict[str, nn.Module](
                 fc1=nn.Linear(width, hidden),
-                bn1=_BatchNorm(hidden),
+                bn1=BatchNorm(hidden),
                 gelu1=nn.GELU(),
                 fc2=nn.Linear(hidden, hidden),
-                bn2=_BatchNorm(hidden),
+                bn2=BatchNorm(hidden),
                 gelu2=nn.GELU(),
                 fc3=nn.Linear(hidden, recipe.out_width),
             )
@@ -243,22 +244,6 @@ class _Network(nn.Module):
         patch = self.trunk.architecture.patch
         height, width = (pixels // patch * patch for pixels in images.shape[-2:])
         return images[..., :height, :width]
-
-
-class _BatchNorm(nn.BatchNorm1d):
-    """BatchNorm whose statistics are those of all processes' batches, on every device; torch's own synchronised one needs a GPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if world_size() == 1 or not self.training:
-            return super().forward(x)
-        values, n = x.float(), len(x) * world_size()
-        mean = mean_over_processes(values.mean(dim=0))
-        variance = mean_over_processes((values - mean).square().mean(dim=0))
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-            self.running_mean.lerp_(mean, self.momentum or 0.0)  # type: ignore[union-attr]
-            self.running_var.lerp_(variance * n / (n - 1), self.momentum or 0.0)  # type: ignore[union-attr]
-        return ((values - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias).to(x.dtype)
 
 
 class _Prototypes(nn.Module):

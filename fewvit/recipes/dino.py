@@ -38,6 +38,7 @@ class DinoRecipe(Recipe):
     outputs: int = 65536  # K, dimensions of the head's output ("out_dim")
     hidden: int = 2048  # width of the head's two hidden layers
     bottleneck: int = 256  # width before the last layer
+    use_bn_in_head: bool = False  # BatchNorm after each hidden layer
     norm_last_layer: bool = True  # whether the last layer's row gains stay 1; off, results are better where training is stable
     freeze_last_layer: int = 1  # epochs during which the last layer gets no gradient
     student_temperature: float = 0.1

@@ -198,13 +198,13 @@ def test_a_diverging_run_ends_with_5_and_keeps_its_last_checkpoint(images, tmp_p
     assert "nothing was updated" in err
 
 
-@pytest.mark.parametrize("method", ["dino", "msn", "mae"])
-def test_two_processes_train_as_one(method, images, tmp_path):
+@pytest.mark.parametrize(("method", "more"), [("dino", ()), ("dino", ("--set", "use_bn_in_head=true")), ("msn", ()), ("mae", ())])
+def test_two_processes_train_as_one(method, more, images, tmp_path):
     import torch
     from safetensors.torch import load_file
 
     one, two = tmp_path / "one", tmp_path / "two"
-    code, _, err = finish(start(method, images, one, "--epochs", 1, "--set", "clip=0"))
+    code, _, err = finish(start(method, images, one, "--epochs", 1, "--set", "clip=0", *more))
     assert code == 0, err
     script = tmp_path / "tiny.py"
     script.write_text(RUN)
@@ -223,6 +223,7 @@ def test_two_processes_train_as_one(method, images, tmp_path):
         2,
         "--set",
         "clip=0",
+        *more,
         "--out",
         two,
     ]
