@@ -1,4 +1,4 @@
-"""The README's table of measurements, made from results/*.json: `python -m benchmarks.table [--write | --check]`."""
+"""The README's tables, of measurements and of what pretraining has learnt, made from results/*.json: `python -m benchmarks.table [--write | --check]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from typing import Any
 from .measure import RESULTS
 
 README = RESULTS.parents[1] / "README.md"
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+_LEARNED = {  # row of results/learned.json -> what the README calls it
+    "tiny-imagenet k-NN": "Tiny-ImageNet, 200 classes, k-NN",
+    "tiny-imagenet linear probe": "Tiny-ImageNet, linear probe",
+    "tiny-imagenet logistic 1-shot": "Tiny-ImageNet, logistic, 1 image per class",
+    "tiny-imagenet logistic 2-shot": "Tiny-ImageNet, logistic, 2 images per class",
+    "tiny-imagenet logistic 5-shot": "Tiny-ImageNet, logistic, 5 images per class",
+    "omniglot 20-way 1-shot": "Omniglot, 20-way 1-shot",
+    "digits k-NN": "digits, k-NN",
+}
 _VERDICT = {True: "met", False: "**missed**", None: ""}
 
 
@@ -25,6 +33,29 @@ def table(folder: Path = RESULTS) -> str:
     lines = ["| what | against | measured | goal | |", "|---|---|---|---|---|"]
     lines += [_line(claim) for result in results for claim in result["claims"]]
     return "\n".join([*lines, "", *_origins(results)])
+
+
+def learned(folder: Path = RESULTS) -> str:
+    """Markdown: accuracies by kind of feature, then how each run went."""
+    file = folder / "learned.json"
+    if not file.exists():
+        return "Nothing has been measured yet: run `python -m benchmarks.learned RUN --name learned`."
+    result = json.loads(file.read_text())
+    kinds = [row["features"] for row in result["rows"]]
+    lines = [f"| | {' | '.join(kinds)} |", f"|---|{'---:|' * len(kinds)}"]
+    lines += [f"| {title} | {' | '.join(f'{row[name]:.2f}' for row in result['rows'])} |" for name, title in _LEARNED.items()]
+    lines += [""]
+    for name, run in result["training"].items():
+        begun = f" from {run['init']}" if run["init"] else ""
+        curve = ", ".join(f"{value:.2f}" for value in run["knn_by_epoch"])
+        lines.append(
+            f"* `{name}`: {run['method'].upper()}{begun}, {run['epochs']} epochs of {run['images']} images, {run['hours']:.2f} hours; "
+            f"k-NN among held-out images after each epoch: {curve}"
+        )
+    return "\n".join(lines)
+
+
+SECTIONS = {"benchmarks": table, "learned": learned}  # between `<!-- NAME:begin -->` and `<!-- NAME:end -->`
 
 
 def _line(claim: Mapping[str, Any]) -> str:
@@ -61,32 +92,36 @@ def _origins(results: Iterable[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def replaced(text: str, new: str) -> str:
-    """`text` with what stands between the two marks replaced. Raises SystemExit if there are no marks."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise SystemExit(f"README.md has no place for the table: put the lines {BEGIN} and {END} there, once each.")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{new}\n{END}{rest.split(END)[1]}"
+def replaced(text: str, name: str, new: str) -> str:
+    """`text` with what stands between the two marks of a section replaced. Raises SystemExit if there are no marks."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise SystemExit(f"README.md has no place for the table: put the lines {begin} and {end} there, once each.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--write", action="store_true", help="put it into README.md")
-    action.add_argument("--check", action="store_true", help="exit with 1 if README.md shows another one")
+    action.add_argument("--write", action="store_true", help="put them into README.md")
+    action.add_argument("--check", action="store_true", help="exit with 1 if README.md shows others")
     options = parser.parse_args()
+    made = {name: make() for name, make in SECTIONS.items()}
     if not (options.write or options.check):
-        print(table())
+        print("\n\n".join(made.values()))
         return 0
     text = README.read_text(encoding="utf-8")
-    wanted = replaced(text, table())
+    wanted = text
+    for name, new in made.items():
+        wanted = replaced(wanted, name, new)
     if options.write:
         from fewvit.files import replacing
 
         with replacing(README, "w") as handle:
             handle.write(wanted)
     elif text != wanted:
-        print("README.md shows another table than results/*.json give; run `python -m benchmarks.table --write`.", file=sys.stderr)
+        print("README.md shows other tables than results/*.json give; run `python -m benchmarks.table --write`.", file=sys.stderr)
         return 1
     return 0
 
