@@ -40,7 +40,7 @@ def task_of(method: str, batch: int, precision: str = "fp32") -> Any:
     views = recipe.views if method != "dino" else (*recipe.views[:2], dataclasses.replace(recipe.views[2], count=6))
     recipe = dataclasses.replace(recipe, architecture=architecture, views=views)
     if method == "dino":
-        recipe = dataclasses.replace(recipe, outputs=8192, freeze_last_layer=0)
+        recipe = dataclasses.replace(recipe, outputs=8192, freeze_last_layer=0, use_bn_in_head=False)
     torch.manual_seed(0)
     return kind(recipe).train()
 
