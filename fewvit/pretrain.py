@@ -103,7 +103,7 @@ def run_pretrain(
     with together(resolve_device(effort.device)) as device:
         goes_on = folder.begin(_what(choice, recipe, dataset, watched, spec), {"backbone": made}) if rank() == 0 else True
         wait_for_all()
-        stored = folder.result()
+        stored = folder.finished()
         if stored is not None:
             return stored, None
         if spec is None and not goes_on:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, IntegrityError, UsageError
+from .errors import CheckpointError, DataError, IntegrityError, UsageError
 from .files import write_json
 from .results import Result
 
 SCHEMA = "fewvit.run/1"
 ENCODER = "encoder.safetensors"
+ANEW = "Put it back, or train anew with the run's own command and --overwrite."
 
 
 @dataclass(frozen=True)
@@ -97,24 +98,45 @@ class RunFolder:
 
     def result(self) -> Result | None:
         """The stored result of a finished run, else None."""
+        file = self.path / "result.json"
         try:
-            stored = json.loads((self.path / "result.json").read_text())
+            stored = json.loads(file.read_text())
             return Result(stored["task"], stored["rows"], stored["run"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise IntegrityError("the result of this run cannot be read", file=self.path / "result.json") from error
+            raise IntegrityError(
+                "the result of this run cannot be read",
+                file=file,
+                fix="Delete it and repeat the run's own command, which goes on from the last checkpoint; --overwrite starts anew.",
+            ) from error
+
+    def finished(self) -> Result | None:
+        """The stored result, if it is finished. Raises CheckpointError where a file is gone that the run had made."""
+        stored, manifest = self.result(), self.manifest()
+        if stored is not None and manifest is not None:
+            made = [self.weights(manifest["backbone"])] if "backbone" in manifest else []
+            made += [self.path / manifest["head"]["file"]] if "head" in manifest else []
+            for file in made:
+                if not file.exists():
+                    raise _missing(file)
+        return stored
 
     def weights(self, made: Mapping[str, Any]) -> Path:
         """The file that the run made, of what `backbone` says."""
         return self.path / made.get("file", ENCODER)
 
+    def weights_sha256(self) -> str:
+        """What a finished run's file of weights was when it ended; empty where that was not noted, or the run goes on."""
+        stored = self.result()
+        return str(stored.run.get("weights_sha256") or "") if stored is not None else ""
+
     def backbone(self) -> dict[str, Any]:
         """What came out: `family`, `architecture`, `preprocess`; of fine-tuning its `file`, and of an adapter its `base`.
 
-        Raises DataError for a folder that is no run or has made nothing yet.
+        Raises DataError for a folder that is no run or has made nothing yet, CheckpointError where what it had made is gone.
         """
-        manifest = self.manifest() if self.path.is_dir() else None
+        manifest = self.manifest() if (self.path / "manifest.json").exists() else None
         if manifest is None or "backbone" not in manifest:
             raise DataError(
                 "no run that made a backbone",
@@ -122,10 +144,17 @@ class RunFolder:
                 fix="A backbone is a name, a weights file, or a folder that `fewvit pretrain` or `fewvit finetune` made.",
             )
         made = dict(manifest["backbone"])
-        if not self.weights(made).exists():
+        file = self.weights(made)
+        if not file.exists():
+            if self.result() is not None:
+                raise _missing(file)
             until = "come to its first checkpoint, so there is no encoder yet" if "file" not in made else "finished; go on with it first"
             raise DataError(f"this run has not {until}", file=self.path)
         return made
+
+
+def _missing(file: Path) -> CheckpointError:
+    return CheckpointError("this run is finished, but the file is not there any more", file=file, fix=ANEW)
 
 
 def run_digest(what: Mapping[str, Any]) -> str:

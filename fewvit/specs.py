@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .backbones import BUNDLED, OFFLINE, Architecture, Variant, families, find_variant, variants
 from .errors import CheckpointError, Unobtainable, UsageError, printable
 from .files import require_writable, write_json
-from .runs import RunFolder
+from .runs import ANEW, RunFolder
 
 if TYPE_CHECKING:
     from .digests import DigestMemory
@@ -131,7 +131,7 @@ def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: 
         family=made["family"],
         architecture=Architecture(**made["architecture"]),
         protocol=families()[made["family"]].protocol,
-        weights_sha256="random" if untrained else _digest(file, memory, ""),
+        weights_sha256="random" if untrained else _digest(file, memory, run.weights_sha256(), ANEW),
         file=None if untrained else file,
         seed=seed,
         license=made.get("license", "your own"),
@@ -257,8 +257,11 @@ def _checked_key(kind: Any, checkpoint_key: str | None) -> str | None:
     return checkpoint_key
 
 
-def _digest(file: Path, memory: DigestMemory, expected: str) -> str:
-    """The file's sha256, remembered by its identity; compared with the registry's where that is known."""
+_FETCH = "The file is damaged or another one; remove it and fetch it again."
+
+
+def _digest(file: Path, memory: DigestMemory, expected: str, fix: str = _FETCH) -> str:
+    """The file's sha256, remembered by its identity; compared with the registry's, or its run's, where that is known."""
     from .checkpoints import require_file
 
     require_file(file)
@@ -267,7 +270,7 @@ def _digest(file: Path, memory: DigestMemory, expected: str) -> str:
         raise CheckpointError(
             f"the sha256 is {digest[:16]}…, expected {expected[:16]}…",
             file=file,
-            fix="The file is damaged or another one; remove it and fetch it again.",
+            fix=fix,
         )
     return digest
 

@@ -44,8 +44,8 @@ def run_finetune(
 ) -> tuple[Result | None, int | None]:
     """Fine-tune, or go on with, the run in `out`: its result, and the signal that ended it early, if one did; no result but in the first process.
 
-    Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little, NumericalError
-    when every learning rate diverges, ResourceError for memory and disk.
+    Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little, CheckpointError
+    where a finished run has lost a file, NumericalError when every learning rate diverges, ResourceError for memory and disk.
     """
     from ..engines import resolve_device
     from ..training.distributed import rank, together, wait_for_all
@@ -69,7 +69,7 @@ def run_finetune(
         if rank() == 0:
             plan.folder.begin(what, outcome(plan))
         wait_for_all()
-        stored = plan.folder.result()
+        stored = plan.folder.finished()
         if stored is not None:
             return stored if rank() == 0 else None, None
         return _carried_out(_on(plan, device))

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from fewvit.calibration import stratified_folds
 from fewvit.datasets import open_dataset
@@ -199,6 +199,59 @@ def test_a_damaged_adapter_is_refused(fewvit, tune, place, tmp_path):
     code, _, err = fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache")
     assert code == 4
     assert "adapter.safetensors" in err
+
+
+@pytest.mark.parametrize(("mode", "file"), [("norm", "adapter.safetensors"), ("full", "model.safetensors")])
+def test_weights_that_were_changed_after_the_run_are_refused_and_the_same_bytes_are_not(fewvit, tune, place, tmp_path, mode, file):
+    out = tmp_path / "run"
+    assert tune(out, "--mode", mode, "--set", "select=false")[0] == 0
+    extract = ["extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz"]
+    whole = load_file(out / file)
+    before = (out / file).read_bytes()
+    (out / file).write_bytes(save({name: tensor * 1.01 for name, tensor in whole.items()}))
+    code, _, err = fewvit(*extract)
+    assert code == 4
+    assert file in err
+    assert "--overwrite" in err
+    (out / file).write_bytes(before)
+    assert fewvit(*extract)[0] == 0
+
+
+def test_a_run_whose_result_notes_no_digest_stays_a_backbone(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    assert tune(out, "--set", "select=false")[0] == 0
+    result = json.loads((out / "result.json").read_text())
+    del result["run"]["weights_sha256"]
+    (out / "result.json").write_text(json.dumps(result))
+    assert fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz")[0] == 0
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "head.safetensors"])
+def test_a_finished_run_that_lost_a_file_says_so_and_overwrite_brings_it_back(fewvit, tune, place, tmp_path, file):
+    out = tmp_path / "run"
+    assert tune(out, "--set", "select=false")[0] == 0
+    (out / file).unlink()
+    knn = ["knn", "--backbone", out, "--data", place / "images", "--k", 3]
+    found = [tune(out, "--set", "select=false"), *([fewvit(*knn)] if file.startswith("adapter") else [])]
+    for code, _, err in found:
+        assert code == 4, err
+        assert file in err
+        assert "not there any more" in err
+        assert "--overwrite" in err
+    assert tune(out, "--set", "select=false", "--overwrite")[0] == 0
+    assert fewvit(*knn)[0] == 0
+
+
+def test_a_result_that_cannot_be_read_is_4_and_comes_back_when_it_is_deleted(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    code, result, _ = tune(out, "--set", "select=false")
+    assert code == 0
+    (out / "result.json").write_text("{")
+    for code, _, err in (tune(out, "--set", "select=false"), fewvit("knn", "--backbone", out, "--data", place / "images", "--k", 3)):
+        assert code == 4
+        assert "Delete it and repeat" in err
+    (out / "result.json").unlink()
+    assert tune(out, "--set", "select=false")[1]["rows"] == result["rows"]
 
 
 def test_an_adapter_can_be_trained_on_a_run_that_is_an_adapter(fewvit, tune, place, tmp_path):

@@ -53,6 +53,21 @@ def test_a_run_folder_is_a_backbone_for_every_other_command(fewvit, method, imag
     assert json.loads(stdout)["rows"][0]["backbone"] == "mine"
 
 
+def test_an_encoder_that_was_changed_or_deleted_after_the_run_is_4(fewvit, images, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    out = tmp_path / "run"
+    assert pretrain(fewvit, "mae", images, out)[0] == 0
+    encoder = out / "encoder.safetensors"
+    save_file({name: tensor * 1.01 for name, tensor in load_file(encoder).items()}, encoder)
+    extract = ("extract", "--backbone", out, "--data", images, "--out", tmp_path / "f.npz")
+    code, _, err = fewvit(*extract)
+    assert (code, "encoder.safetensors: the sha256 is" in err, "--overwrite" in err) == (4, True, True), err
+    encoder.unlink()
+    for code, _, err in (fewvit(*extract), pretrain(fewvit, "mae", images, out)):
+        assert (code, "not there any more" in err, "--overwrite" in err) == (4, True, True), err
+
+
 @pytest.mark.parametrize("method", ["dino", "msn", "mae"])
 def test_the_exported_official_file_gives_the_features_of_the_run(fewvit, method, images, tmp_path):
     out = tmp_path / "run"
