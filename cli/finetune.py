@@ -53,7 +53,7 @@ def finetune(
     if len(names) > 1:
         raise UsageError("--backbone names several; a run fine-tunes one")
     mode = check_mode(mode)
-    from fewvit.finetune import Audience, Choice, Effort, Source, run_finetune
+    from fewvit.finetune import Audience, Choice, Effort, Source, check, run_finetune
 
     choice = Choice(
         mode,
@@ -68,7 +68,8 @@ def finetune(
         allow_fewer,
         **changes(run, network),
     )
-    folder = run_folder(output, run)
+    check(choice)  # a mistyped option is told before anything is read
+    folder = run_folder(output)
     from fewvit.cache import Cache, default_cache_dir
 
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())

@@ -66,7 +66,7 @@ def pretrain(
         **changes(run, network),
     )
     recipe_of(choice)  # a mistyped name is told before anything is read
-    folder = run_folder(output, run)
+    folder = run_folder(output)
     from fewvit.cache import Cache, default_cache_dir
     from fewvit.training.request import Audience
 

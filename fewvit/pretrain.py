@@ -15,6 +15,7 @@ import numpy as np
 from . import images as pixels_of
 from .datasets import Dataset, Listing, open_dataset, select, told
 from .errors import BadImages, CheckpointError, DataError, MissingExtra, UnknownName, counted
+from .extract import allowed_bad
 from .files import replacing, sha256_of
 from .images import BadImage, Preprocess
 from .plugins import find
@@ -24,7 +25,16 @@ from .results import Result, manifest
 from .runs import RunFolder
 from .seeds import generator, seed_of
 from .specs import Access, BackboneSpec, build, resolve
-from .training.request import Audience, NetworkChanges, NetworkEffort, changed, require_at_least, require_computable
+from .training.request import (
+    Audience,
+    NetworkChanges,
+    NetworkEffort,
+    changed,
+    require_at_least,
+    require_computable,
+    require_precision_on,
+    require_sensible,
+)
 
 FEW = 100_000  # images; below, the published recipes from scratch give less than the small ones
 _WATCHED = 5000  # pictures of a monitor; k-NN among more takes longer than it tells
@@ -62,6 +72,7 @@ def recipe_of(choice: Choice) -> Any:
     changes = changed(choice, kind, options, choice.method, "method", ("epochs", "batch_size", "precision"))
     recipe = dataclasses.replace(recipe, **{**_shorter_warmups(recipe, changes.get("epochs", recipe.epochs)), **changes})
     require_at_least(recipe, {"epochs": 1, "batch_size": 2})
+    require_sensible(vars(recipe))
     require_computable(recipe, choice.accumulate)
     return recipe
 
@@ -91,6 +102,7 @@ def run_pretrain(
     from .training.distributed import rank, together, wait_for_all
 
     recipe = recipe_of(choice)
+    allowed_bad(choice.max_bad, 1)
     folder = RunFolder(out)
     dataset = told(open_dataset(choice.data, listing), audience.say)
     watched = open_dataset(choice.monitor, listing) if choice.monitor else None
@@ -101,7 +113,9 @@ def run_pretrain(
     preprocess = evaluation_transform(family, recipe)
     made = {"family": family, "architecture": dataclasses.asdict(recipe.architecture), "preprocess": preprocess.to_dict()}
     with together(resolve_device(effort.device)) as device:
-        goes_on = folder.begin(_what(choice, recipe, dataset, watched, spec), {"backbone": made}) if rank() == 0 else True
+        require_precision_on(recipe.precision, device)
+        what = _what(choice, recipe, dataset, watched, spec)
+        goes_on = folder.begin(what, {"backbone": made}, anew=effort.overwrite) if rank() == 0 else True
         wait_for_all()
         stored = folder.finished()
         if stored is not None:
@@ -109,10 +123,11 @@ def run_pretrain(
         if spec is None and not goes_on:
             _warn_of_few(choice, len(dataset), audience.say)
         effort = dataclasses.replace(effort, device=device)
-        run = _Pretraining(choice, recipe, effort, folder, dataset, watched, preprocess, spec, audience)
-        if not goes_on:
-            _warn_of_small_pictures(choice, recipe, run.pictures.sizes, audience.say)
-        return run.run()
+        with folder.in_use():
+            run = _Pretraining(choice, recipe, effort, folder, dataset, watched, preprocess, spec, audience)
+            if not goes_on:
+                _warn_of_small_pictures(choice, recipe, run.pictures.sizes, audience.say)
+            return run.run()
 
 
 def evaluation_transform(family: str, recipe: Any) -> Preprocess:
@@ -261,8 +276,6 @@ class _Pretraining:
         return make_views(pictures, self.recipe.views, seed=step.seed, epoch=step.epoch, rows=step.rows, device=self.device)
 
     def _refuse_bad(self) -> None:
-        from .extract import allowed_bad
-
         bad = self.pictures.skipped
         self.audience.skipped(bad)
         if len(bad) > allowed_bad(self.choice.max_bad, len(self.dataset)):

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -64,33 +65,70 @@ class RunFolder:
             raise IntegrityError(f"a run of another version ({manifest['schema']})", file=file, fix="Update fewvit, or start anew.")
         return dict(manifest)
 
-    def begin(self, what: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+    def begin(self, what: Mapping[str, Any], about: Mapping[str, Any], *, anew: bool = False) -> bool:
         """Make the folder and its manifest, or find that it is the same run's; whether it goes on.
 
-        `what` decides the outcome and must agree with what was begun: UsageError with the differences otherwise.
+        `what` decides the outcome and must agree with what was begun, if that came to anything: UsageError with the differences otherwise.
+        `anew`: what an earlier run of the command made is removed first.
         """
         plain = json.loads(json.dumps(what))
+        if anew:
+            self.clear(plain["command"])
         before = self.manifest()
-        if before is None:
-            write_json(self.path / "manifest.json", {"schema": SCHEMA, "what": plain, **about})
-            return False
-        differing = list(differences(before["what"], plain))
-        if differing:
+        differing = list(differences(before["what"], plain)) if before is not None else []
+        if before is not None and not differing:
+            return True
+        if differing and not self._came_to_nothing():
             raise UsageError(
                 f"this run was begun with other arguments: {'; '.join(differing[:5])}",
                 file=self.path,
                 fix="Repeat its arguments to go on, give --out another name, or start anew with --overwrite.",
             )
+        for log in self.path.rglob("log.jsonl"):  # of what came to nothing
+            log.unlink()
+        write_json(self.path / "manifest.json", {"schema": SCHEMA, "what": plain, **about})
+        return False
+
+    def _came_to_nothing(self) -> bool:
+        """Whether a run that was begun left nothing that took time to make: no checkpoint, no weights, no result. And none is under way."""
+        made = (file for pattern in ("*.safetensors", "outcome.json", "result.json") for file in self.path.rglob(pattern))
+        if next(made, None) is not None:
+            return False
+        import fcntl
+
+        try:
+            with open(self.path / "manifest.json", "r+") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, or nobody can tell
+            return False
         return True
 
-    def clear(self) -> None:
-        """Remove the run, if it is one; nothing else is ever removed."""
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While the block runs, the run's manifest says so to other processes: what has come to nothing yet may still come to something."""
+        import fcntl
+
+        with open(self.path / "manifest.json") as handle:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            yield
+
+    def clear(self, command: str) -> None:
+        """Remove the run, if it is one of this command; nothing else is ever removed. Raises UsageError for a run of another command."""
         try:
-            there = self.manifest() is not None
+            manifest = self.manifest()
         except IntegrityError:
-            there = True  # of a run, as its manifest has that name: what --overwrite is for
-        if there:
-            shutil.rmtree(self.path)
+            manifest = {}  # of a run, as it has that name: what --overwrite is for
+        if manifest is None:
+            return
+        owner = manifest.get("what", {}).get("command", command)
+        if owner != command:
+            raise UsageError(
+                f"this is a run of `fewvit {owner}`, which `fewvit {command} --overwrite` does not remove",
+                file=self.path,
+                fix="Choose another folder with --out, or delete it yourself.",
+            )
+        shutil.rmtree(self.path)
 
     def finish(self, result: Result) -> None:
         """Store the result, which says that the run is finished."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from fewvit.calibration import stratified_folds
 from fewvit.datasets import open_dataset
 from fewvit.digests import DigestMemory
+from fewvit.runs import RunFolder
 from fewvit.specs import Access, build, resolve
 from fewvit.splits import n_per_class
 from fewvit.vit import Readout
@@ -354,6 +355,19 @@ def test_a_learning_rate_that_diverges_is_left_out_and_if_all_do_it_is_5(tune, t
         (["--mode", "lorra"], "Did you mean lora"),
         (["--set", "rnk=3"], "Did you mean rank"),
         (["--set", "rank=three"], "is not a whole number"),
+        (["--set", "lr=-1"], "--set lr=-1: above 0"),
+        (["--set", "lr=0"], "--set lr=0: above 0"),
+        (["--set", "lr=nan"], "--set lr=nan: not a finite number"),
+        (["--set", "mixup=inf"], "--set mixup=inf: not a finite number"),
+        (["--set", "weight_decay=-0.1"], "--set weight_decay=-0.1: 0 or more"),
+        (["--set", "layer_decay=0"], "--set layer_decay=0: above 0"),
+        (["--set", "patience=0"], "--set patience=0: at least 1"),
+        (["--set", "rank=0"], "--set rank=0: at least 1"),
+        (["--set", "targets=zzz"], "not layers"),
+        (["--set", "targets=q+qkv"], "name either"),
+        (["--mode", "norm", "--set", "rank=4"], "--set rank=4: --mode norm has no such option; it goes with --mode lora"),
+        (["--max-bad", "some"], "--max-bad 'some'"),
+        (["--precision", "fp16", "--device", "cpu"], "GPUs only"),
         (["--set", "mode=full"], "unknown option"),
         (["--set", "targets=qkv+up"], "targets"),
         (["--set", "crop=0"], "crop"),
@@ -375,6 +389,44 @@ def test_what_makes_no_sense_is_refused_with_2(tune, tmp_path, words, said):
     code, _, err = tune(tmp_path / "run", *words)
     assert code == 2, err
     assert said in err
+    assert "frozen, top-1" not in err  # before anything is computed
+    assert not (tmp_path / "run").exists()  # or written
+
+
+def test_a_run_that_came_to_nothing_may_be_begun_with_other_arguments_unless_it_is_under_way(fewvit, tune, place, tmp_path, monkeypatch):
+    """Whoever corrects an argument after an early failure is not sent to another folder; who forgot a run in another window is."""
+    from fewvit import finetune
+    from fewvit.errors import DataError
+
+    out = tmp_path / "run"
+
+    def fails(*_):
+        (out / "search/0").mkdir(parents=True, exist_ok=True)
+        (out / "search/0/log.jsonl").write_text('{"step": 1, "epoch": 7, "held_top1": 100.0}\n')
+        raise DataError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune, "frozen_rows", fails)
+        assert tune(out, "--shots", 3)[0] == 3
+    with RunFolder(out).in_use():
+        code, _, err = tune(out, "--shots", 2)
+        assert code == 2
+        assert "shots: 3 -> 2" in err
+    code, result, err = tune(out, "--shots", 2, "--set", "lr=1e-4")
+    assert code == 0, err
+    assert result["rows"][0]["shots"] == 2
+    assert "held_top1" not in (out / "search/0/log.jsonl").read_text() or result["run"]["chosen"]["epochs"] <= 2
+    assert tune(out, "--shots", 3)[0] == 2  # now there is something to lose
+
+
+def test_overwrite_removes_no_run_of_another_command_and_none_before_the_arguments_are_found_good(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    assert tune(out, "--set", "select=false")[0] == 0
+    code, _, err = fewvit("linear", "--backbone", place / "weights/tiny.pth", "--data", place / "images", "--out", out, "--overwrite")
+    assert (code, "is a run of `fewvit finetune`" in err, "delete it yourself" in err) == (2, True, True), err
+    assert tune(out, "--overwrite", "--set", "rank=0")[0] == 2
+    assert tune(out, "--overwrite", "--shots", 99)[0] == 3
+    assert (out / "adapter.safetensors").exists()
 
 
 def test_a_class_with_too_few_images_is_named_and_kept_on_request(tune, tmp_path):
