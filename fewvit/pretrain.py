@@ -14,7 +14,7 @@ import numpy as np
 
 from . import images as pixels_of
 from .datasets import Dataset, Listing, open_dataset, select, told
-from .errors import BadImages, CheckpointError, DataError, MissingExtra, UnknownName, counted
+from .errors import BadImages, CheckpointError, DataError, MissingExtra, UnknownName, counted, printable
 from .extract import allowed_bad
 from .files import replacing, sha256_of
 from .images import BadImage, Preprocess
@@ -444,7 +444,11 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
     folder = RunFolder(run)
     begun = folder.manifest() if run.is_dir() else None
     if begun is not None and begun["what"].get("command") != "pretrain":
-        raise DataError("no run of `fewvit pretrain`: only those have an official layout", file=run)
+        raise DataError(
+            "no run of `fewvit pretrain`: only those have an official layout",
+            file=run,
+            fix=f"As it is, it goes with --backbone; `fewvit backbones info {printable(run)}` names its file of weights, for Python.",
+        )
     newest = Checkpoints(folder.checkpoints).newest() if begun is not None else None
     if begun is None or newest is None:
         raise DataError("no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled.")

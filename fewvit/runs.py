@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, DataError, IntegrityError, UsageError
+from .errors import CheckpointError, DataError, IntegrityError, UsageError, printable
 from .files import write_json
 from .results import Result
 
@@ -164,6 +164,13 @@ class RunFolder:
         """The file that the run made, of what `backbone` says."""
         return self.path / made.get("file", ENCODER)
 
+    def _instead(self) -> str:
+        """What to give as a backbone in place of this folder."""
+        whole = next((place for place in list(self.path.absolute().parents)[:2] if (place / "manifest.json").is_file()), None)
+        if whole is not None:
+            return f"It is a part of the run {printable(whole)}: give that one."
+        return "A backbone is a name, a weights file, or a folder that `fewvit pretrain` or `fewvit finetune` made."
+
     def weights_sha256(self) -> str:
         """What a finished run's file of weights was when it ended; empty where that was not noted, or the run goes on."""
         stored = self.result()
@@ -179,7 +186,7 @@ class RunFolder:
             raise DataError(
                 "no run that made a backbone",
                 file=self.path,
-                fix="A backbone is a name, a weights file, or a folder that `fewvit pretrain` or `fewvit finetune` made.",
+                fix=self._instead(),
             )
         made = dict(manifest["backbone"])
         file = self.weights(made)

@@ -40,10 +40,16 @@ class BackboneSpec:
     published: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # fields of Preprocess that differ from the protocol's
     base: BackboneSpec | None = None  # what `file` is an adapter of; None: `file` holds the whole trunk
+    tuned: bool = False  # by `fewvit finetune`: no longer as its family was trained
 
     @property
     def is_random(self) -> bool:
         return self.weights_sha256 == "random"
+
+    @property
+    def is_mae(self) -> bool:
+        """Whether it is as MAE's pretraining leaves a backbone, which neighbours and linear classifiers do poorly with."""
+        return self.family == "mae" and not self.tuned
 
     @property
     def fingerprint(self) -> str:
@@ -137,6 +143,7 @@ def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: 
         license=made.get("license", "your own"),
         preprocess=preprocess,
         base=_base_of(run, made["base"], access, memory) if "base" in made and not untrained else None,
+        tuned="file" in made and not untrained,
     )
 
 

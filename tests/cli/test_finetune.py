@@ -200,6 +200,60 @@ def test_a_damaged_adapter_is_refused(fewvit, tune, place, tmp_path):
     code, _, err = fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache")
     assert code == 4
     assert "adapter.safetensors" in err
+    (out / "result.json").unlink()  # so that no digest tells
+    code, _, err = fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache")
+    assert (code, "the run's own command and --overwrite" in err, "backbones fetch" in err) == (4, True, False), err
+
+
+def test_another_token_than_the_family_reads_is_told_beside_its_numbers(fewvit, tune, place, tmp_path):
+    """MAE's recipe trains a norm over the mean patch token: beside a class token's, its numbers say so."""
+    full, bias = tmp_path / "full", tmp_path / "bias"
+    code, result, err = tune(full, "--mode", "full", "--shots", 2, "--set", "select=false", backbone="fewvit_tiny")
+    assert code == 0, err
+    assert "full reads the mean patch token, the frozen ones the class token" in result["run"]["verdict"]
+    assert result["run"]["verdict"] in err
+    assert {(row["method"], row["pool"]) for row in result["rows"]} == {
+        ("knn", "cls"),
+        ("centroid", "cls"),
+        ("logistic", "cls"),
+        ("full", "mean"),
+    }
+    code, result, err = tune(bias, "--mode", "bias", "--shots", 2, "--set", "select=false", backbone="fewvit_tiny")
+    assert code == 0, err
+    assert "reads the" not in result["run"]["verdict"]
+    assert not any("pool" in row for row in result["rows"])
+    told = "was fine-tuned to be read by its mean patch token, where mae/1 reads the class token"
+    for run, words, expected in ((full, (), True), (full, ("--pool", "mean"), False), (bias, (), False)):
+        code, _, err = fewvit("knn", "--backbone", run, "--data", place / "images", "--k", 3, *words)
+        assert (code, told in err) == (0, expected), err
+        assert "MAE's frozen class token" not in err  # it is no longer as MAE left it
+    shots = ("--shots", 2, "--trials", 1, "--classifier", "centroid", "--no-calibration")
+    for name, expected in ((bias, False), ("fewvit_tiny", True)):
+        code, _, err = fewvit("lowshot", "--backbone", name, "--data", place / "images", "--img-size", 32, *shots)
+        assert (code, "frozen MAE features" in err) == (0, expected), err
+
+
+def test_backbones_explains_a_run_and_says_what_else_it_can_do_with_it(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    assert tune(out, "--shots", 2, "--set", "select=false")[0] == 0
+    code, stdout, err = fewvit("backbones", "info", out, "--format", "json")
+    assert code == 0, err
+    [facts] = json.loads(stdout)["rows"]
+    spec = resolve(str(out), Access(tmp_path / "cache", offline=True), DigestMemory())
+    assert facts["what"] == "fewvit finetune, mode lora, 2 images per class"
+    assert (facts["family"], facts["pool"], facts["preprocess"]["crop"]) == ("dino", "cls", [32, 32])
+    assert (facts["file"], facts["sha256"]) == (str(spec.file), spec.weights_sha256)
+    assert facts["base"] == str(place / "weights/tiny.pth")
+    assert facts["architecture"]["width"] == 64
+    assert "adapter.safetensors" in fewvit("backbones", "info", out)[1]
+    code, _, err = fewvit("backbones", "check", out)
+    assert (code, "`fewvit backbones info RUN`" in err) == (2, True), err
+    code, _, err = fewvit("backbones", "info", out / "adapter.safetensors")
+    assert (code, "`fewvit backbones check FILE`" in err) == (2, True), err
+    code, _, err = fewvit("backbones", "export", out, "--out", tmp_path / "x.pth")
+    assert (code, "fewvit backbones info" in err) == (3, True), err
+    code, _, err = fewvit("knn", "--backbone", out / "checkpoints", "--data", place / "images")
+    assert (code, f"a part of the run {out}" in err) == (3, True), err
 
 
 @pytest.mark.parametrize(("mode", "file"), [("norm", "adapter.safetensors"), ("full", "model.safetensors")])
@@ -378,6 +432,8 @@ def test_a_learning_rate_that_diverges_is_left_out_and_if_all_do_it_is_5(tune, t
         (["--set", "bias.rank=3"], "the mode is lora"),
         (["--epochs", "0"], "at least 1"),
         (["--shots", "0"], "from 1"),
+        (["--shots", "1,2"], "one number of labelled images per class"),
+        (["--out", ""], "--out is empty"),
         (["--trial", "-1"], "from 0"),
         (["--precision", "fp8"], "fp8"),
         (["--accumulate", "5"], "does not divide"),
@@ -427,6 +483,21 @@ def test_overwrite_removes_no_run_of_another_command_and_none_before_the_argumen
     assert tune(out, "--overwrite", "--set", "rank=0")[0] == 2
     assert tune(out, "--overwrite", "--shots", 99)[0] == 3
     assert (out / "adapter.safetensors").exists()
+
+
+def test_a_wrong_option_is_told_before_a_missing_folder(fewvit, place):
+    for words, said in ((["--set", "rank=0"], "rank=0"), (["--shots", "1,2"], "--shots"), ([], "Give --out RUN")):
+        code, _, err = fewvit("finetune", "--data", place / "images", *words)
+        assert (code, said in err) == (2, True), err
+
+
+def test_help_promises_neither_features_nor_several_backbones(fewvit):
+    code, stdout, _ = fewvit("finetune", "--help")
+    assert code == 0
+    options = stdout.partition("Sources are")[0]
+    assert ".npz" not in options
+    assert "several with commas" not in options
+    assert "always needed" in " ".join(options.split())
 
 
 def test_a_class_with_too_few_images_is_named_and_kept_on_request(tune, tmp_path):
