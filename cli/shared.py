@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import sys
 import tomllib
 from collections.abc import Callable
@@ -260,6 +261,9 @@ def numbers(text: str | None, flag: str, kind: type = int) -> list[Any]:
     if text is None:
         return []
     try:
-        return [kind(word) for word in text.replace(" ", ",").split(",") if word]
+        found = [kind(word) for word in text.replace(" ", ",").split(",") if word]
     except ValueError as error:
         raise UsageError(f"{flag} {text!r} is not a list of numbers such as 10,20,100") from error
+    if not all(map(math.isfinite, found)):
+        raise UsageError(f"{flag} {text}: not finite numbers")
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 from .backbones import Variant, families, find_variant
 from .cache import Cache
 from .digests import DigestMemory
-from .errors import UsageError, counted
+from .errors import DataError, UsageError, counted
 from .pipeline import FeatureOptions, settle
 from .runs import RunFolder
 from .specs import Access, inspect_file, recognise, resolve, trunk_of
@@ -62,10 +62,12 @@ def variant_facts(name: str) -> dict[str, Any]:
 def run_facts(run: Path) -> dict[str, Any]:
     """What came out of a run of `fewvit pretrain` or `fewvit finetune`, and how it is read as a backbone.
 
-    Raises UsageError for a file, DataError for a folder that is no such run or has made nothing yet.
+    Raises UsageError for a file, DataError for a folder that is not there, is no such run or has made nothing yet.
     """
     if run.is_file():
         raise UsageError("a file, and this explains names and run folders", file=run, fix="`fewvit backbones check FILE` looks into files.")
+    if not run.exists():
+        raise DataError("no such run", file=run, fix="`fewvit backbones list` has the names.")
     folder = RunFolder(run)
     made, what, result = folder.backbone(), (folder.manifest() or {})["what"], folder.result()
     spec = resolve(os.path.join(run, ""), Access(Path(), offline=True), DigestMemory(), weights="random")  # nothing of the weights is read
