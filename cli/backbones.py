@@ -32,11 +32,12 @@ def list_(output: Output, name: Annotated[str, typer.Argument(help="Only names t
 
 
 @command(app)
-def info(output: Output, name: Annotated[str, typer.Argument(help="A variant.")]) -> None:
+def info(output: Output, name: Annotated[str, typer.Argument(help="A variant, or a run's folder.")]) -> None:
     """One backbone: architecture, file, licence, protocol, published numbers."""
-    from fewvit.describe import readable, variant_facts
+    from fewvit.describe import readable, run_facts, variant_facts
+    from fewvit.specs import is_path
 
-    facts = variant_facts(name)
+    facts = run_facts(Path(name)) if is_path(name) and not name.startswith("hf:") else variant_facts(name)
     Screen(output).facts("backbones", facts if output.format == "json" else readable(facts))
 
 

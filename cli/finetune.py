@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -11,16 +12,36 @@ from fewvit.errors import UsageError
 from .inputs import access, listing, names_of
 from .outputs import RUN
 from .runs import Network, Run, changes, effort, run_folder, run_screen, show_run
-from .shared import Access, Layout, Listed, Model, Output, Pair, Place, command, single
+from .shared import QUICK, Access, Layout, Listed, Model, Output, Pair, Place, command, numbers, single
 from .show import TrainingLine
 
 app = single()
 
 
+@dataclass(frozen=True)
+class Images(Pair):
+    """Two sets of images: features cannot be fine-tuned on."""
+
+    train: Annotated[str | None, typer.Option("--train", metavar="SRC", help="Images to learn from.")] = None
+    test: Annotated[str | None, typer.Option("--test", metavar="SRC", help="Images to judge by.")] = None
+
+
+@dataclass(frozen=True)
+class OneModel(Model):
+    """Which backbone: one."""
+
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone", "-m", metavar="NAME|FILE|RUN", help=f"One variant, weights file, run folder or hf:ORG/NAME. Default: {QUICK}."
+        ),
+    ] = None
+
+
 @command(app, out=RUN)
 def finetune(
-    pair: Pair,
-    model: Model,
+    pair: Images,
+    model: OneModel,
     layout: Layout,
     how: Access,
     place: Place,
@@ -30,7 +51,7 @@ def finetune(
     mode: Annotated[
         str, typer.Option("--mode", metavar="NAME", help="lora, last-block, full, bias or norm; `list` explains them.")
     ] = "lora",
-    shots: Annotated[int, typer.Option("--shots", metavar="N", help="Labelled images per class.")] = 5,
+    shots: Annotated[str, typer.Option("--shots", metavar="N", help="Labelled images per class; one number.")] = "5",
     trial: Annotated[int, typer.Option("--trial", metavar="T", help="Which draw of them, from 0, as `lowshot --trials` counts.")] = 0,
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Keep classes that have fewer images.")] = False,
     network: Network,
@@ -41,7 +62,7 @@ def finetune(
 ) -> None:
     """Fine-tune a backbone on a few labels, with the frozen baselines beside it.
 
-    --out RUN gets the run: the same command goes on after an interruption, and RUN is a --backbone for every other command.
+    --out RUN gets the run: the same command goes on after an interruption, and RUN is a --backbone from then on.
     """
     screen = run_screen(output)
     from fewvit.training.modes import MODES, check_mode
@@ -53,7 +74,7 @@ def finetune(
     if len(names) > 1:
         raise UsageError("--backbone names several; a run fine-tunes one")
     mode = check_mode(mode)
-    from fewvit.finetune import Audience, Choice, Effort, Source, run_finetune
+    from fewvit.finetune import Audience, Choice, Effort, Source, check, run_finetune
 
     choice = Choice(
         mode,
@@ -61,14 +82,15 @@ def finetune(
         pair.data,
         pair.train,
         pair.test,
-        shots,
+        _one(shots),
         trial,
         img_size,
         decode,
         allow_fewer,
         **changes(run, network),
     )
-    folder = run_folder(output, run)
+    check(choice)  # a mistyped option is told before anything is read
+    folder = run_folder(output)
     from fewvit.cache import Cache, default_cache_dir
 
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())
@@ -77,3 +99,11 @@ def finetune(
         choice, Effort(**effort(run, network)), folder, access(how, place, screen), cache, listing(listed), audience
     )
     show_run(screen, result, stopped)
+
+
+def _one(shots: str) -> int:
+    """The number that --shots says. Raises UsageError for several."""
+    found = numbers(shots, "--shots")
+    if len(found) != 1:
+        raise UsageError(f"--shots {shots!r}: a run fine-tunes on one number of labelled images per class", fix="Give each number a run.")
+    return int(found[0])

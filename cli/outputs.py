@@ -159,7 +159,13 @@ ROWS = replace(RESULT, help="Also write the predictions here: CSV where the name
 FEATURES = Kind("features", "FILE.npz", "Write the features here, for other commands and programs.", _is_features)
 BUNDLE = Kind("a bundle", "BUNDLE", "Write the bundle here; with --add it is the one that grows.", _is_bundle)
 OFFICIAL = Kind("weights that torch wrote", "FILE.pth", "Write the networks here, in the official layout.", _is_torch)
-RUN = Kind("a run", "RUN", "Folder of the run: where it is kept, goes on, and is found as a --backbone.", lambda _: False, folder=True)
+RUN = Kind(
+    "a run",
+    "RUN",
+    "Folder of the run, always needed: where it is kept, goes on, and is found as a --backbone.",
+    lambda _: False,
+    folder=True,
+)
 PROBE = replace(
     RESULT, metavar="RUN", help="Folder that keeps the run, so that it can go on; with --head a file for the result.", folder=True
 )

@@ -46,7 +46,7 @@ def pretrain(
 ) -> None:
     """Train a DINO, MSN or MAE backbone on your own images.
 
-    --out RUN gets the run: the same command goes on after an interruption, and RUN is a --backbone for every other command.
+    --out RUN gets the run: the same command goes on after an interruption, and RUN is a --backbone from then on.
     """
     screen = run_screen(output)
     from fewvit.pretrain import Choice, Effort, recipe_of, run_pretrain
@@ -66,7 +66,7 @@ def pretrain(
         **changes(run, network),
     )
     recipe_of(choice)  # a mistyped name is told before anything is read
-    folder = run_folder(output, run)
+    folder = run_folder(output)
     from fewvit.cache import Cache, default_cache_dir
     from fewvit.training.request import Audience
 

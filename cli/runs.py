@@ -88,6 +88,7 @@ def effort(run: Run, network: Network) -> dict[str, Any]:
         "device": network.device,
         "workers": run.workers,
         "save_every": run.save_every,
+        "overwrite": run.overwrite,
         "checkpoint_activations": network.checkpoint_activations,
         "max_pixels": run.max_pixels,
     }
@@ -98,20 +99,19 @@ def run_screen(output: Output) -> Screen:
     return Screen(dataclasses.replace(output, out=None))
 
 
-def run_folder(output: Output, run: Run) -> Path:
-    """The folder of the run, emptied for --overwrite. Raises UsageError where none was given."""
+def run_folder(output: Output) -> Path:
+    """The folder of the run. Raises UsageError where none was given."""
     if output.out is None:
         raise UsageError("no folder for the run", fix="Give --out RUN, such as --out runs/birds.")
-    clear(output, run)
     return output.out
 
 
 def clear(output: Output, run: Run) -> None:
-    """Remove the run that is there, if --overwrite says so."""
+    """Remove the linear probe that is there, if --overwrite says so."""
     from fewvit.runs import RunFolder
 
     if run.overwrite and output.out is not None:
-        RunFolder(output.out).clear()
+        RunFolder(output.out).clear("linear")
 
 
 def show_run(screen: Screen, result: Result | None, stopped: int | None, *, kept: bool = True) -> None:

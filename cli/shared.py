@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import sys
 import tomllib
 from collections.abc import Callable
@@ -206,7 +207,7 @@ def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = N
         for name, parameter in inspect.signature(function).parameters.items():
             if dataclasses.is_dataclass(hints[name]):
                 groups[name] = hints[name]
-                (shared if hints[name] in _SHARED else own).extend(_fields(hints[name], out))
+                (shared if issubclass(hints[name], _SHARED) else own).extend(_fields(hints[name], out))
             else:
                 own.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
         parameters = own + shared
@@ -232,10 +233,17 @@ def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = N
 _SHARED = (Model, Layout, Access, Place, Features, Listed, Work, Output)
 
 
+def _named(text: str) -> Path:
+    """The place of an output. Raises UsageError for none, which would be the folder one is in."""
+    if not text:
+        raise UsageError("--out is empty", fix="Give it a name, or leave it away.")
+    return Path(text)
+
+
 def _fields(group: Any, out: Kind | None) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     if group is Output and out is not None:
-        hints["out"] = Annotated[Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help)]
+        hints["out"] = Annotated[Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help, parser=_named)]
     return [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in dataclasses.fields(group)
@@ -253,6 +261,9 @@ def numbers(text: str | None, flag: str, kind: type = int) -> list[Any]:
     if text is None:
         return []
     try:
-        return [kind(word) for word in text.replace(" ", ",").split(",") if word]
+        found = [kind(word) for word in text.replace(" ", ",").split(",") if word]
     except ValueError as error:
         raise UsageError(f"{flag} {text!r} is not a list of numbers such as 10,20,100") from error
+    if not all(map(math.isfinite, found)):
+        raise UsageError(f"{flag} {text}: not finite numbers")
+    return found

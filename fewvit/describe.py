@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 from .backbones import Variant, families, find_variant
 from .cache import Cache
 from .digests import DigestMemory
-from .errors import counted
-from .specs import Access, inspect_file, recognise, trunk_of
+from .errors import DataError, UsageError, counted
+from .pipeline import FeatureOptions, settle
+from .runs import RunFolder
+from .specs import Access, inspect_file, recognise, resolve, trunk_of
 
 _OUTLINE = 12  # lines of a mapping table unless all are asked for
 _CONTRADICTION = "CC-BY-NC-4.0 at the official source; model cards elsewhere that say Apache-2.0 were not written by the authors"
@@ -56,6 +59,44 @@ def variant_facts(name: str) -> dict[str, Any]:
     }
 
 
+def run_facts(run: Path) -> dict[str, Any]:
+    """What came out of a run of `fewvit pretrain` or `fewvit finetune`, and how it is read as a backbone.
+
+    Raises UsageError for a file, DataError for a folder that is not there, is no such run or has made nothing yet.
+    """
+    if run.is_file():
+        raise UsageError("a file, and this explains names and run folders", file=run, fix="`fewvit backbones check FILE` looks into files.")
+    if not run.exists():
+        raise DataError("no such run", file=run, fix="`fewvit backbones list` has the names.")
+    folder = RunFolder(run)
+    made, what, result = folder.backbone(), (folder.manifest() or {})["what"], folder.result()
+    spec = resolve(os.path.join(run, ""), Access(Path(), offline=True), DigestMemory(), weights="random")  # nothing of the weights is read
+    pipeline = settle(spec, FeatureOptions())
+    base = made.get("base", {})
+    return {
+        "backbone": spec.name,
+        "what": _origin(what) + ("" if result is not None else ", not finished"),
+        "family": spec.family,
+        "architecture": dataclasses.asdict(spec.architecture),
+        "protocol": pipeline.protocol.name,
+        "pool": pipeline.pool,
+        "preprocess": pipeline.preprocess.to_dict(),
+        "file": str(folder.weights(made)),
+        "sha256": folder.weights_sha256(),
+        "base": " ".join(str(base[key]) for key in ("name", "weights") if base.get(key)),
+        "license": spec.license,
+        "verdict": str(result.run.get("verdict", "")) if result is not None else "",
+        "published": {},
+    }
+
+
+def _origin(what: Mapping[str, Any]) -> str:
+    """How a run came about, in a few words."""
+    if what["command"] == "finetune":
+        return f"fewvit finetune, mode {what['mode']}, {counted(what['shots'], 'image')} per class"
+    return f"fewvit pretrain {what['method']}, preset {what['preset']}"
+
+
 _MEASURED = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuning", "1%": "1 % of the labels"}
 
 
@@ -81,6 +122,10 @@ def file_facts(
     """What a weights file is: family, architecture, mapping of its tensors, what is left aside. Raises CheckpointError."""
     from .checkpoints import read_checkpoint, require_file, require_finite
 
+    if (file / "manifest.json").is_file():
+        raise UsageError(
+            "a run's folder, and this looks into weights files", file=file, fix="`fewvit backbones info RUN` tells what it is."
+        )
     require_file(file)
     tree = read_checkpoint(file)
     name = recognise(tree, file, family)

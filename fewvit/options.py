@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,13 +58,16 @@ def settings_for(kind: str, plugins: Sequence[str], settings: Iterable[Setting])
 
 
 def typed(setting: Setting, kind: Any) -> Any:
-    """The value as the annotation wants it: bool, int, float, str, a Literal, or one of several."""
+    """The value as the annotation wants it: bool, int, float, str, a Literal, or one of several. Raises UsageError, for NaN and Inf too."""
     wanted = typing.get_args(kind) if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union else (kind,)
     for one in sorted(wanted, key=lambda one: _READING_ORDER.index(one) if one in _READING_ORDER else 0):
         try:
-            return _read(setting.value, one)
+            value = _read(setting.value, one)
         except ValueError:
             continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"--set {setting.name}={setting.value}: not a finite number")
+        return value
     names = " or ".join(_name(one) for one in wanted)
     raise UsageError(f"--set {setting.name}={setting.value}: {setting.value!r} is not {names}")
 

@@ -155,6 +155,20 @@ def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
     )
 
 
+TOKENS = {"cls": "class token", "mean": "mean patch token"}  # by `pool`
+
+
+def other_token(pipeline: Pipeline, options: FeatureOptions) -> str | None:
+    """A note where nobody asked for a token and a fine-tuned backbone has another one than its protocol reads of others."""
+    spec, usual = pipeline.spec, pipeline.protocol.pool
+    if not spec.tuned or options.pool is not None or usual in ("", pipeline.pool):
+        return None
+    return (
+        f"{spec.name} was fine-tuned to be read by its {TOKENS[pipeline.pool]}, where {pipeline.protocol.name} reads the {TOKENS[usual]} "
+        f"of other backbones; --pool {pipeline.pool} reads those so too"
+    )
+
+
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{flag} {value!r} is not one of {', '.join(choices)}")

@@ -14,7 +14,8 @@ import numpy as np
 
 from . import images as pixels_of
 from .datasets import Dataset, Listing, open_dataset, select, told
-from .errors import BadImages, CheckpointError, DataError, MissingExtra, UnknownName, counted
+from .errors import BadImages, CheckpointError, DataError, MissingExtra, UnknownName, counted, printable
+from .extract import allowed_bad
 from .files import replacing, sha256_of
 from .images import BadImage, Preprocess
 from .plugins import find
@@ -24,7 +25,16 @@ from .results import Result, manifest
 from .runs import RunFolder
 from .seeds import generator, seed_of
 from .specs import Access, BackboneSpec, build, resolve
-from .training.request import Audience, NetworkChanges, NetworkEffort, changed, require_at_least, require_computable
+from .training.request import (
+    Audience,
+    NetworkChanges,
+    NetworkEffort,
+    changed,
+    require_at_least,
+    require_computable,
+    require_precision_on,
+    require_sensible,
+)
 
 FEW = 100_000  # images; below, the published recipes from scratch give less than the small ones
 _WATCHED = 5000  # pictures of a monitor; k-NN among more takes longer than it tells
@@ -62,6 +72,7 @@ def recipe_of(choice: Choice) -> Any:
     changes = changed(choice, kind, options, choice.method, "method", ("epochs", "batch_size", "precision"))
     recipe = dataclasses.replace(recipe, **{**_shorter_warmups(recipe, changes.get("epochs", recipe.epochs)), **changes})
     require_at_least(recipe, {"epochs": 1, "batch_size": 2})
+    require_sensible(vars(recipe))
     require_computable(recipe, choice.accumulate)
     return recipe
 
@@ -91,6 +102,7 @@ def run_pretrain(
     from .training.distributed import rank, together, wait_for_all
 
     recipe = recipe_of(choice)
+    allowed_bad(choice.max_bad, 1)
     folder = RunFolder(out)
     dataset = told(open_dataset(choice.data, listing), audience.say)
     watched = open_dataset(choice.monitor, listing) if choice.monitor else None
@@ -101,18 +113,21 @@ def run_pretrain(
     preprocess = evaluation_transform(family, recipe)
     made = {"family": family, "architecture": dataclasses.asdict(recipe.architecture), "preprocess": preprocess.to_dict()}
     with together(resolve_device(effort.device)) as device:
-        goes_on = folder.begin(_what(choice, recipe, dataset, watched, spec), {"backbone": made}) if rank() == 0 else True
+        require_precision_on(recipe.precision, device)
+        what = _what(choice, recipe, dataset, watched, spec)
+        goes_on = folder.begin(what, {"backbone": made}, anew=effort.overwrite) if rank() == 0 else True
         wait_for_all()
-        stored = folder.result()
+        stored = folder.finished()
         if stored is not None:
             return stored, None
         if spec is None and not goes_on:
             _warn_of_few(choice, len(dataset), audience.say)
         effort = dataclasses.replace(effort, device=device)
-        run = _Pretraining(choice, recipe, effort, folder, dataset, watched, preprocess, spec, audience)
-        if not goes_on:
-            _warn_of_small_pictures(choice, recipe, run.pictures.sizes, audience.say)
-        return run.run()
+        with folder.in_use():
+            run = _Pretraining(choice, recipe, effort, folder, dataset, watched, preprocess, spec, audience)
+            if not goes_on:
+                _warn_of_small_pictures(choice, recipe, run.pictures.sizes, audience.say)
+            return run.run()
 
 
 def evaluation_transform(family: str, recipe: Any) -> Preprocess:
@@ -261,8 +276,6 @@ class _Pretraining:
         return make_views(pictures, self.recipe.views, seed=step.seed, epoch=step.epoch, rows=step.rows, device=self.device)
 
     def _refuse_bad(self) -> None:
-        from .extract import allowed_bad
-
         bad = self.pictures.skipped
         self.audience.skipped(bad)
         if len(bad) > allowed_bad(self.choice.max_bad, len(self.dataset)):
@@ -431,7 +444,11 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
     folder = RunFolder(run)
     begun = folder.manifest() if run.is_dir() else None
     if begun is not None and begun["what"].get("command") != "pretrain":
-        raise DataError("no run of `fewvit pretrain`: only those have an official layout", file=run)
+        raise DataError(
+            "no run of `fewvit pretrain`: only those have an official layout",
+            file=run,
+            fix=f"As it is, it goes with --backbone; `fewvit backbones info {printable(run)}` names its file of weights, for Python.",
+        )
     newest = Checkpoints(folder.checkpoints).newest() if begun is not None else None
     if begun is None or newest is None:
         raise DataError("no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled.")

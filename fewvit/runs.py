@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, IntegrityError, UsageError
+from .errors import CheckpointError, DataError, IntegrityError, UsageError, printable
 from .files import write_json
 from .results import Result
 
 SCHEMA = "fewvit.run/1"
 ENCODER = "encoder.safetensors"
+ANEW = "Put it back, or train anew with the run's own command and --overwrite."
 
 
 @dataclass(frozen=True)
@@ -63,33 +65,70 @@ class RunFolder:
             raise IntegrityError(f"a run of another version ({manifest['schema']})", file=file, fix="Update fewvit, or start anew.")
         return dict(manifest)
 
-    def begin(self, what: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+    def begin(self, what: Mapping[str, Any], about: Mapping[str, Any], *, anew: bool = False) -> bool:
         """Make the folder and its manifest, or find that it is the same run's; whether it goes on.
 
-        `what` decides the outcome and must agree with what was begun: UsageError with the differences otherwise.
+        `what` decides the outcome and must agree with what was begun, if that came to anything: UsageError with the differences otherwise.
+        `anew`: what an earlier run of the command made is removed first.
         """
         plain = json.loads(json.dumps(what))
+        if anew:
+            self.clear(plain["command"])
         before = self.manifest()
-        if before is None:
-            write_json(self.path / "manifest.json", {"schema": SCHEMA, "what": plain, **about})
-            return False
-        differing = list(differences(before["what"], plain))
-        if differing:
+        differing = list(differences(before["what"], plain)) if before is not None else []
+        if before is not None and not differing:
+            return True
+        if differing and not self._came_to_nothing():
             raise UsageError(
                 f"this run was begun with other arguments: {'; '.join(differing[:5])}",
                 file=self.path,
                 fix="Repeat its arguments to go on, give --out another name, or start anew with --overwrite.",
             )
+        for log in self.path.rglob("log.jsonl"):  # of what came to nothing
+            log.unlink()
+        write_json(self.path / "manifest.json", {"schema": SCHEMA, "what": plain, **about})
+        return False
+
+    def _came_to_nothing(self) -> bool:
+        """Whether a run that was begun left nothing that took time to make: no checkpoint, no weights, no result. And none is under way."""
+        made = (file for pattern in ("*.safetensors", "outcome.json", "result.json") for file in self.path.rglob(pattern))
+        if next(made, None) is not None:
+            return False
+        import fcntl
+
+        try:
+            with open(self.path / "manifest.json", "r+") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, or nobody can tell
+            return False
         return True
 
-    def clear(self) -> None:
-        """Remove the run, if it is one; nothing else is ever removed."""
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While the block runs, the run's manifest says so to other processes: what has come to nothing yet may still come to something."""
+        import fcntl
+
+        with open(self.path / "manifest.json") as handle:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_SH)
+            yield
+
+    def clear(self, command: str) -> None:
+        """Remove the run, if it is one of this command; nothing else is ever removed. Raises UsageError for a run of another command."""
         try:
-            there = self.manifest() is not None
+            manifest = self.manifest()
         except IntegrityError:
-            there = True  # of a run, as its manifest has that name: what --overwrite is for
-        if there:
-            shutil.rmtree(self.path)
+            manifest = {}  # of a run, as it has that name: what --overwrite is for
+        if manifest is None:
+            return
+        owner = manifest.get("what", {}).get("command", command)
+        if owner != command:
+            raise UsageError(
+                f"this is a run of `fewvit {owner}`, which `fewvit {command} --overwrite` does not remove",
+                file=self.path,
+                fix="Choose another folder with --out, or delete it yourself.",
+            )
+        shutil.rmtree(self.path)
 
     def finish(self, result: Result) -> None:
         """Store the result, which says that the run is finished."""
@@ -97,35 +136,70 @@ class RunFolder:
 
     def result(self) -> Result | None:
         """The stored result of a finished run, else None."""
+        file = self.path / "result.json"
         try:
-            stored = json.loads((self.path / "result.json").read_text())
+            stored = json.loads(file.read_text())
             return Result(stored["task"], stored["rows"], stored["run"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise IntegrityError("the result of this run cannot be read", file=self.path / "result.json") from error
+            raise IntegrityError(
+                "the result of this run cannot be read",
+                file=file,
+                fix="Delete it and repeat the run's own command, which goes on from the last checkpoint; --overwrite starts anew.",
+            ) from error
+
+    def finished(self) -> Result | None:
+        """The stored result, if it is finished. Raises CheckpointError where a file is gone that the run had made."""
+        stored, manifest = self.result(), self.manifest()
+        if stored is not None and manifest is not None:
+            made = [self.weights(manifest["backbone"])] if "backbone" in manifest else []
+            made += [self.path / manifest["head"]["file"]] if "head" in manifest else []
+            for file in made:
+                if not file.exists():
+                    raise _missing(file)
+        return stored
 
     def weights(self, made: Mapping[str, Any]) -> Path:
         """The file that the run made, of what `backbone` says."""
         return self.path / made.get("file", ENCODER)
 
+    def _instead(self) -> str:
+        """What to give as a backbone in place of this folder."""
+        whole = next((place for place in list(self.path.absolute().parents)[:2] if (place / "manifest.json").is_file()), None)
+        if whole is not None:
+            return f"It is a part of the run {printable(whole)}: give that one."
+        return "A backbone is a name, a weights file, or a folder that `fewvit pretrain` or `fewvit finetune` made."
+
+    def weights_sha256(self) -> str:
+        """What a finished run's file of weights was when it ended; empty where that was not noted, or the run goes on."""
+        stored = self.result()
+        return str(stored.run.get("weights_sha256") or "") if stored is not None else ""
+
     def backbone(self) -> dict[str, Any]:
         """What came out: `family`, `architecture`, `preprocess`; of fine-tuning its `file`, and of an adapter its `base`.
 
-        Raises DataError for a folder that is no run or has made nothing yet.
+        Raises DataError for a folder that is no run or has made nothing yet, CheckpointError where what it had made is gone.
         """
-        manifest = self.manifest() if self.path.is_dir() else None
+        manifest = self.manifest() if (self.path / "manifest.json").exists() else None
         if manifest is None or "backbone" not in manifest:
             raise DataError(
                 "no run that made a backbone",
                 file=self.path,
-                fix="A backbone is a name, a weights file, or a folder that `fewvit pretrain` or `fewvit finetune` made.",
+                fix=self._instead(),
             )
         made = dict(manifest["backbone"])
-        if not self.weights(made).exists():
+        file = self.weights(made)
+        if not file.exists():
+            if self.result() is not None:
+                raise _missing(file)
             until = "come to its first checkpoint, so there is no encoder yet" if "file" not in made else "finished; go on with it first"
             raise DataError(f"this run has not {until}", file=self.path)
         return made
+
+
+def _missing(file: Path) -> CheckpointError:
+    return CheckpointError("this run is finished, but the file is not there any more", file=file, fix=ANEW)
 
 
 def run_digest(what: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .backbones import BUNDLED, OFFLINE, Architecture, Variant, families, find_variant, variants
 from .errors import CheckpointError, Unobtainable, UsageError, printable
 from .files import require_writable, write_json
-from .runs import RunFolder
+from .runs import ANEW, RunFolder
 
 if TYPE_CHECKING:
     from .digests import DigestMemory
@@ -40,10 +40,16 @@ class BackboneSpec:
     published: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # fields of Preprocess that differ from the protocol's
     base: BackboneSpec | None = None  # what `file` is an adapter of; None: `file` holds the whole trunk
+    tuned: bool = False  # by `fewvit finetune`: no longer as its family was trained
 
     @property
     def is_random(self) -> bool:
         return self.weights_sha256 == "random"
+
+    @property
+    def is_mae(self) -> bool:
+        """Whether it is as MAE's pretraining leaves a backbone, which neighbours and linear classifiers do poorly with."""
+        return self.family == "mae" and not self.tuned
 
     @property
     def fingerprint(self) -> str:
@@ -131,12 +137,13 @@ def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: 
         family=made["family"],
         architecture=Architecture(**made["architecture"]),
         protocol=families()[made["family"]].protocol,
-        weights_sha256="random" if untrained else _digest(file, memory, ""),
+        weights_sha256="random" if untrained else _digest(file, memory, run.weights_sha256(), ANEW),
         file=None if untrained else file,
         seed=seed,
         license=made.get("license", "your own"),
         preprocess=preprocess,
         base=_base_of(run, made["base"], access, memory) if "base" in made and not untrained else None,
+        tuned="file" in made and not untrained,
     )
 
 
@@ -257,8 +264,11 @@ def _checked_key(kind: Any, checkpoint_key: str | None) -> str | None:
     return checkpoint_key
 
 
-def _digest(file: Path, memory: DigestMemory, expected: str) -> str:
-    """The file's sha256, remembered by its identity; compared with the registry's where that is known."""
+_FETCH = "The file is damaged or another one; remove it and fetch it again."
+
+
+def _digest(file: Path, memory: DigestMemory, expected: str, fix: str = _FETCH) -> str:
+    """The file's sha256, remembered by its identity; compared with the registry's, or its run's, where that is known."""
     from .checkpoints import require_file
 
     require_file(file)
@@ -267,7 +277,7 @@ def _digest(file: Path, memory: DigestMemory, expected: str) -> str:
         raise CheckpointError(
             f"the sha256 is {digest[:16]}…, expected {expected[:16]}…",
             file=file,
-            fix="The file is damaged or another one; remove it and fetch it again.",
+            fix=fix,
         )
     return digest
 

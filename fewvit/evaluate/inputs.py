@@ -17,7 +17,7 @@ from ..digests import DigestMemory
 from ..errors import DataError, UsageError, counted, printable
 from ..extract import Report, Work, describe, extract
 from ..features import FeatureSet, align, require_one_fingerprint
-from ..pipeline import FeatureOptions, Pipeline, oversized, settle
+from ..pipeline import FeatureOptions, Pipeline, other_token, oversized, settle
 from ..protocols import protocol_of
 from ..results import manifest
 from ..specs import Access, resolve
@@ -172,8 +172,9 @@ class FeatureReader:
         for name in b.names:
             spec = resolve(name, b.access, self.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed)
             pipeline = settle(spec, self.options, task)
-            if note := oversized(pipeline, self.options):
-                self.say(note)
+            for note in (oversized(pipeline, self.options), other_token(pipeline, self.options)):
+                if note:
+                    self.say(note)
             yield pipeline
 
     def _load(self, source: str) -> FeatureSet:

@@ -174,7 +174,7 @@ def run_knn(
     """Rows of every backbone, and the run's manifest: what `fewvit knn` prints."""
 
     def measure(inputs: Inputs, name: str) -> Found:
-        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and inputs.pipeline.pool == "cls":
+        if inputs.pipeline is not None and inputs.pipeline.spec.is_mae and inputs.pipeline.pool == "cls":
             say("MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by fine-tuning")
         if inputs.skipped:
             say(f"accuracy is over the remaining images: {counted(len(inputs.skipped), 'was', 'were')} left out")

@@ -101,7 +101,7 @@ def run_lowshot(
     judged: list[Judged] = []
 
     def measure(inputs: Inputs, name: str) -> Found:
-        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and tuner_of is None:
+        if inputs.pipeline is not None and inputs.pipeline.spec.is_mae and tuner_of is None:
             say("linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and --layers each")
         tuner = tuner_of(inputs) if tuner_of is not None else None
         started = time.perf_counter()

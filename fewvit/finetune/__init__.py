@@ -18,25 +18,24 @@ from typing import Any
 from ..cache import Cache
 from ..datasets import Dataset, Listing, open_pair, select, told
 from ..digests import DigestMemory
-from ..errors import UsageError
 from ..pipeline import FeatureOptions, oversized, settle
 from ..results import Result
 from ..runs import RunFolder
 from ..specs import Access, BackboneSpec, resolve
 from ..splits import Split, n_per_class
-from ..training.modes import check_mode
 from ..training.request import NetworkEffort as Effort
+from ..training.request import require_precision_on
 from .baselines import frozen_rows
 from .choice import Audience, Choice, Source
 from .final import finish
 from .judgement import judged_rows, result_of
 from .plan import Plan, digest_of, identity, labelled_by, outcome
-from .recipe import recipe_of
+from .recipe import check, recipe_of
 from .search import choose
 from .spec import plain
 from .trainings import Trainings
 
-__all__ = ["Audience", "Choice", "Effort", "Source", "run_finetune"]
+__all__ = ["Audience", "Choice", "Effort", "Source", "check", "run_finetune"]
 
 
 def run_finetune(
@@ -44,15 +43,13 @@ def run_finetune(
 ) -> tuple[Result | None, int | None]:
     """Fine-tune, or go on with, the run in `out`: its result, and the signal that ended it early, if one did; no result but in the first process.
 
-    Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little, NumericalError
-    when every learning rate diverges, ResourceError for memory and disk.
+    Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little, CheckpointError
+    where a finished run has lost a file, NumericalError when every learning rate diverges, ResourceError for memory and disk.
     """
     from ..engines import resolve_device
     from ..training.distributed import rank, together, wait_for_all
 
-    choice = dataclasses.replace(choice, mode=check_mode(choice.mode))
-    if choice.shots < 1 or choice.trial < 0:
-        raise UsageError(f"--shots {choice.shots} --trial {choice.trial}: shots from 1, trials from 0")
+    choice = check(choice)
     memory = cache.digests() if cache is not None else DigestMemory()
     train_set, test_set = (told(side, audience.say) for side in open_pair(choice.data, choice.train, choice.test, listing))
     split = _draw(choice, train_set)
@@ -66,13 +63,15 @@ def run_finetune(
     plan = Plan(choice, recipe, grid, effort, RunFolder(out), pipeline, chosen, test_set, access, cache, memory, audience)
     what = identity(plan, {"train": train_set.digest, "test": test_set.digest, "labelled": digest_of(chosen, memory)})
     with together(resolve_device(effort.device)) as device:
+        require_precision_on(recipe.precision, device)
         if rank() == 0:
-            plan.folder.begin(what, outcome(plan))
+            plan.folder.begin(what, outcome(plan), anew=effort.overwrite)
         wait_for_all()
-        stored = plan.folder.result()
+        stored = plan.folder.finished()
         if stored is not None:
             return stored if rank() == 0 else None, None
-        return _carried_out(_on(plan, device))
+        with plan.folder.in_use():
+            return _carried_out(_on(plan, device))
 
 
 def _draw(choice: Choice, train_set: Dataset) -> Split:

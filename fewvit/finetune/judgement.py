@@ -12,7 +12,7 @@ from ..errors import counted
 from ..evaluate.fit import recipe_of as bundle_recipe
 from ..evaluate.inputs import Backbones, labelled
 from ..evaluate.judge import judge
-from ..pipeline import FeatureOptions, Pipeline, settle
+from ..pipeline import TOKENS, FeatureOptions, Pipeline, settle
 from ..results import Result, manifest
 from ..specs import resolve
 from ..training.choosing import Found
@@ -33,7 +33,7 @@ def judged_rows(plan: Plan, known: Labelled, task: Any, found: Found) -> tuple[l
     rows = [{**columns, "trial": choice.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()]
     chosen = {"lr": found.lr, "epochs": found.epochs, "held_out_top1": found.top1, "temperature": round(found.temperature, 4)}
     facts = {"chosen": chosen, "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad)}
-    return rows, {**facts, "fingerprint": pipeline.fingerprint, "weights_sha256": spec.weights_sha256}
+    return rows, {**facts, "tuned_pool": pipeline.pool, "fingerprint": pipeline.fingerprint, "weights_sha256": spec.weights_sha256}
 
 
 def _save_bundle(plan: Plan, known: Labelled, head: Any, pipeline: Pipeline, found: Found) -> None:
@@ -71,6 +71,10 @@ def result_of(
         **({"weights": "random"} if spec.is_random else {}),
     }
     verdict = _verdict(frozen, rows)
+    own, tuned = plan.pipeline.pool, facts["tuned_pool"]
+    if tuned != own:
+        verdict["verdict"] += f"; {plan.choice.mode} reads the {TOKENS[tuned]}, the frozen ones the {TOKENS[own]}"
+        frozen, rows = ([{**row, "pool": pool} for row in side] for side, pool in ((frozen, own), (rows, tuned)))
     plan.say(verdict["verdict"])
     run = manifest(
         **{**plan.pipeline.facts, **facts},

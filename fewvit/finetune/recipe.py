@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from ..errors import UsageError
+from ..extract import allowed_bad
 from ..images import Preprocess
 from ..pipeline import Pipeline
-from ..training.modes import TuningRecipe, recipe_for
+from ..training.modes import TuningRecipe, check_mode, check_options, recipe_for
 from ..training.recipe import View
-from ..training.request import changed, require_at_least, require_computable
+from ..training.request import changed, require_at_least, require_computable, require_sensible
 from .choice import Choice
 
 OPTIONS = {field.name for field in dataclasses.fields(TuningRecipe)} - {"architecture", "views", "mode", "betas"}  # of --set
+
+
+def check(choice: Choice) -> Choice:
+    """The choice, its mode as it is spelled here, after all that can be told before anything is read. Raises UnknownName, UsageError."""
+    choice = dataclasses.replace(choice, mode=check_mode(choice.mode))
+    if choice.shots < 1 or choice.trial < 0:
+        raise UsageError(f"--shots {choice.shots} --trial {choice.trial}: shots from 1, trials from 0")
+    allowed_bad(choice.max_bad, 1)
+    _changes(choice)
+    return choice
+
+
+def _changes(choice: Choice) -> dict[str, Any]:
+    """Fields of the recipe that are to change, with their values."""
+    found = changed(choice, TuningRecipe, OPTIONS, choice.mode, "mode", ("epochs", "batch_size", "precision"))
+    check_options(choice.mode, found)
+    return found
 
 
 def recipe_of(choice: Choice, pipeline: Pipeline, labels: int, per_class: int) -> tuple[TuningRecipe, list[float]]:
@@ -23,7 +42,7 @@ def recipe_of(choice: Choice, pipeline: Pipeline, labels: int, per_class: int) -
     spec, preprocess = pipeline.spec, pipeline.preprocess
     view = View(preprocess.crop[0], (1.0, 1.0), interpolation=preprocess.interpolation)
     recipe, grid = recipe_for(choice.mode, spec.architecture, view, spec.family, labels, per_class)
-    changes = changed(choice, TuningRecipe, OPTIONS, choice.mode, "mode", ("epochs", "batch_size", "precision"))
+    changes = _changes(choice)
     epochs = changes.get("epochs", recipe.epochs)
     if epochs < recipe.epochs:  # a shorter run has a shorter warm-up
         changes.setdefault("warmup_epochs", round(recipe.warmup_epochs * epochs / recipe.epochs, 3))
@@ -36,12 +55,11 @@ def recipe_of(choice: Choice, pipeline: Pipeline, labels: int, per_class: int) -
 
 
 def _check(recipe: TuningRecipe, choice: Choice, preprocess: Preprocess) -> None:
-    require_at_least(recipe, {"epochs": 1, "batch_size": 1, "patience": 1})
-    for name in ("flip", "erase", "label_smoothing", "drop_path"):
-        if not 0 <= getattr(recipe, name) <= 1:
-            raise UsageError(f"--set {name}={getattr(recipe, name)}: a number from 0 to 1")
-    if not 0 < recipe.crop <= 1:
-        raise UsageError(f"--set crop={recipe.crop}: a share of the picture above 0 and up to 1")
+    require_at_least(recipe, {"epochs": 1, "batch_size": 1})
+    require_sensible(vars(recipe))
+    recipe.first_block(recipe.architecture.depth)
+    if recipe.mode == "lora":
+        _ = recipe.layers
     require_computable(recipe, choice.accumulate)
     if recipe.pool == "fc_norm" and recipe.head == "probe":
         raise UsageError("--set pool=fc_norm goes with head=linear: the frozen backbone has no such feature to begin with")

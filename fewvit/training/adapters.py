@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from ..adapter import SCALE, THIRDS, A, B
 from ..errors import DataError, UsageError
-from .modes import TuningRecipe
-
-_LAYERS = {"qkv": "attn", "q": "attn", "k": "attn", "v": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}  # target -> where it is
+from .modes import LAYERS, TuningRecipe
 
 
 class LowRank(nn.Module):
@@ -64,9 +62,7 @@ def prepare(trunk: Any, recipe: TuningRecipe, reads_norm: bool, stream: torch.Ge
     Raises UsageError for targets and numbers that do not fit the trunk.
     """
     depth = len(trunk.blocks)
-    first = depth - (depth if recipe.blocks is None else recipe.blocks)
-    if not 0 <= first < depth:
-        raise UsageError(f"--set blocks={recipe.blocks}: the backbone has {depth} blocks, so give 1 to {depth}")
+    first = recipe.first_block(depth)
     trunk.requires_grad_(False)
     if recipe.mode == "lora":
         _add_lora(trunk.blocks[first:], recipe, stream)
@@ -93,19 +89,14 @@ def _changes(mode: str, name: str, place: int) -> bool:
 
 
 def _add_lora(blocks: Any, recipe: TuningRecipe, stream: torch.Generator) -> None:
-    targets = [word for word in recipe.targets.replace(",", "+").split("+") if word]
-    unknown = [word for word in targets if word not in _LAYERS]
-    if unknown or not targets:
-        raise UsageError(f"--set targets={recipe.targets}: not layers joined by +, out of {', '.join(_LAYERS)}")
+    targets = recipe.layers
     thirds = tuple(word for word in THIRDS if word in targets)
-    if thirds and "qkv" in targets:
-        raise UsageError(f"--set targets={recipe.targets}: qkv is q, k and v already; name either")
     if recipe.rank < 1:
         raise UsageError(f"--set rank={recipe.rank}: at least 1")
     scale = recipe.alpha / recipe.rank
     for block in blocks:
         for layer in dict.fromkeys("qkv" if word in THIRDS else word for word in targets):
-            holder = getattr(block, _LAYERS[layer])
+            holder = getattr(block, LAYERS[layer])
             setattr(holder, layer, Adapted(getattr(holder, layer), thirds if layer == "qkv" else (), recipe.rank, scale, stream))
 
 

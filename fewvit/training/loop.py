@@ -15,13 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import NumericalError, ResourceError, UsageError
+from ..errors import NumericalError, ResourceError
 from ..seeds import seed_of
 from .distributed import rank, world_size
 from .journal import Journal
 from .on_cpu import onednn_products, speed_up, write_out_attention
 from .order import Order, share
 from .recipe import Recipe, Step
+from .request import require_precision_on
 from .signals import Stopping
 from .state import Checkpoint, Checkpoints, flattened, restore_optimizer
 
@@ -334,8 +335,7 @@ def _precision(precision: str, device: str) -> Callable[[], Any]:
     """A context in which matrix products are of this precision."""
     if precision == "fp32":
         return contextlib.nullcontext
-    if precision == "fp16" and not device.startswith("cuda"):
-        raise UsageError("--precision fp16 trains on GPUs only", fix="Use --precision bf16 or fp32.")
+    require_precision_on(precision, device)
     return lambda: torch.autocast(device.split(":")[0], dtype=_DTYPES[precision])
 
 

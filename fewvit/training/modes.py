@@ -7,11 +7,12 @@ no published numbers for few labels, so their learning rates are grids of which 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ..backbones import Architecture
-from ..errors import UnknownName
+from ..errors import UnknownName, UsageError, counted
 from .recipe import Recipe, View
 
 MODES = {
@@ -21,6 +22,8 @@ MODES = {
     "bias": "biases of the blocks and the final norm (BitFit, Zaken et al. 2022)",
     "norm": "gains and biases of all norms",
 }
+_ALONE = {"rank": "lora", "alpha": "lora", "targets": "lora"}  # options of --set that one mode has
+LAYERS = {"qkv": "attn", "q": "attn", "k": "attn", "v": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}  # target -> where it is
 FEW = 100  # labels per class; up to it the classifier begins as the frozen logistic regression
 _GRIDS = {  # peak learning rates; of `full` for a batch of 256 images, scaled to the batch
     "lora": (1e-4, 3e-4, 1e-3),
@@ -37,6 +40,13 @@ def check_mode(mode: str) -> str:
     if name not in MODES:
         raise UnknownName("mode", mode, MODES)
     return name
+
+
+def check_options(mode: str, changes: Mapping[str, object]) -> None:
+    """Raise UsageError for an option of --set that this mode does not have, naming the one that does."""
+    for name, value in changes.items():
+        if _ALONE.get(name, mode) != mode:
+            raise UsageError(f"--set {name}={value}: --mode {mode} has no such option; it goes with --mode {_ALONE[name]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +72,23 @@ class TuningRecipe(Recipe):
     mixup: float = 0.0  # alpha of the Beta distribution that two pictures are blended by; 0: never
     cutmix: float = 0.0  # the same, of the area that one picture takes of another
     label_smoothing: float = 0.0
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The words of `targets`. Raises UsageError for what is no layer, or named twice."""
+        words = tuple(word for word in self.targets.replace(",", "+").split("+") if word)
+        if not words or not set(words) <= set(LAYERS):
+            raise UsageError(f"--set targets={self.targets}: not layers joined by +, out of {', '.join(LAYERS)}")
+        if "qkv" in words and {"q", "k", "v"} & set(words):
+            raise UsageError(f"--set targets={self.targets}: qkv is q, k and v already; name either")
+        return words
+
+    def first_block(self, depth: int) -> int:
+        """The number of the first of `depth` blocks that may change. Raises UsageError for more blocks than there are."""
+        first = depth - (depth if self.blocks is None else self.blocks)
+        if not 0 <= first < depth:
+            raise UsageError(f"--set blocks={self.blocks}: the backbone has {counted(depth, 'block')}, so give 1 to {depth}")
+        return first
 
     @property
     def augmented(self) -> bool:

@@ -6,6 +6,7 @@ frozen features alone. A command's own types add to them.
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class NetworkEffort(Effort):
     """How a network is trained."""
 
     device: str = "auto"
+    overwrite: bool = False  # start anew where there is a run of the same command
     checkpoint_activations: bool = False
     max_pixels: int = MAX_PIXELS
 
@@ -66,7 +68,7 @@ def changed(changes: Changes, kind: type, options: Collection[str], owner: str, 
     """Fields of a recipe of this `kind` that are to change, with their values: those of `options` by --set, `flags` by their own.
 
     `owner` is the plug-in whose recipe it is, `called` what the user calls it: a method, a mode. Raises UnknownName for what is no
-    option, UsageError for a value of another type and for another plug-in's option.
+    option, UsageError for a value of another type or out of bounds and for another plug-in's option.
     """
     hints = typing.get_type_hints(kind)
     found: dict[str, Any] = {}
@@ -76,11 +78,45 @@ def changed(changes: Changes, kind: type, options: Collection[str], owner: str, 
         if setting.name not in options:
             raise UnknownName("option", setting.name, sorted(options))
         found[setting.name] = typed(setting, hints[setting.name])
+    require_sensible(found)
     return found | {name: getattr(changes, name) for name in flags if getattr(changes, name) is not None}
 
 
+_BOUNDS: Mapping[str, tuple[Callable[[float], bool], str]] = {  # in words -> whether a number is so, and the options that have to be
+    "above 0": (
+        lambda value: value > 0,
+        "lr alpha temperature student_temperature teacher_temperature warmup_teacher_temperature",
+    ),
+    "0 or more": (
+        lambda value: value >= 0,
+        "min_lr start_lr weight_decay final_weight_decay clip warmup_epochs warmup_teacher_temperature_epochs freeze_last_layer"
+        " randaugment mixup cutmix sinkhorn_rounds memax_weight entropy_weight",
+    ),
+    "at least 1": (
+        lambda value: value >= 1,
+        "lr_batch patience rank blocks outputs hidden bottleneck prototypes projector_width out_width"
+        " decoder_width decoder_depth decoder_heads",
+    ),
+    "a number from 0 to 1": (
+        lambda value: 0 <= value <= 1,
+        "flip erase label_smoothing drop_path momentum_teacher center_momentum",
+    ),
+    "a number from 0 to below 1": (lambda value: 0 <= value < 1, "patch_drop mask_ratio"),
+    "above 0 and up to 1": (lambda value: 0 < value <= 1, "crop layer_decay"),
+}
+
+
+def require_sensible(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for a number, by the name of its option, that no training makes sense with; None and other names pass."""
+    for words, (holds, names) in _BOUNDS.items():
+        for name in names.split():
+            value = values.get(name)
+            if value is not None and not (math.isfinite(value) and holds(value)):
+                raise UsageError(f"--set {name}={value:g}: {words}")
+
+
 def require_at_least(recipe: Any, least: Mapping[str, int]) -> None:
-    """Raise UsageError for a number of the recipe that is too small."""
+    """Raise UsageError for a number of the recipe that is too small; these have flags of their own."""
     for name, number in least.items():
         if getattr(recipe, name) < number:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(recipe, name)}: at least {number}")
@@ -92,3 +128,9 @@ def require_computable(recipe: Any, accumulate: int) -> None:
         raise UsageError(f"--precision {recipe.precision!r} is not one of fp32, bf16, fp16")
     if recipe.batch_size % accumulate:
         raise UsageError(f"--accumulate {accumulate} does not divide a batch of {recipe.batch_size}")
+
+
+def require_precision_on(precision: str, device: str) -> None:
+    """Raise UsageError for a precision that does not train on a device."""
+    if precision == "fp16" and not device.startswith("cuda"):
+        raise UsageError("--precision fp16 trains on GPUs only", fix="Use --precision bf16 or fp32.")

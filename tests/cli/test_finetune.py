@@ -10,11 +10,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from fewvit.calibration import stratified_folds
 from fewvit.datasets import open_dataset
 from fewvit.digests import DigestMemory
+from fewvit.runs import RunFolder
 from fewvit.specs import Access, build, resolve
 from fewvit.splits import n_per_class
 from fewvit.vit import Readout
@@ -199,6 +200,115 @@ def test_a_damaged_adapter_is_refused(fewvit, tune, place, tmp_path):
     code, _, err = fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache")
     assert code == 4
     assert "adapter.safetensors" in err
+    (out / "result.json").unlink()  # so that no digest tells
+    code, _, err = fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache")
+    assert (code, "the run's own command and --overwrite" in err, "backbones fetch" in err) == (4, True, False), err
+
+
+def test_another_token_than_the_family_reads_is_told_beside_its_numbers(fewvit, tune, place, tmp_path):
+    """MAE's recipe trains a norm over the mean patch token: beside a class token's, its numbers say so."""
+    full, bias = tmp_path / "full", tmp_path / "bias"
+    code, result, err = tune(full, "--mode", "full", "--shots", 2, "--set", "select=false", backbone="fewvit_tiny")
+    assert code == 0, err
+    assert "full reads the mean patch token, the frozen ones the class token" in result["run"]["verdict"]
+    assert result["run"]["verdict"] in err
+    assert {(row["method"], row["pool"]) for row in result["rows"]} == {
+        ("knn", "cls"),
+        ("centroid", "cls"),
+        ("logistic", "cls"),
+        ("full", "mean"),
+    }
+    code, result, err = tune(bias, "--mode", "bias", "--shots", 2, "--set", "select=false", backbone="fewvit_tiny")
+    assert code == 0, err
+    assert "reads the" not in result["run"]["verdict"]
+    assert not any("pool" in row for row in result["rows"])
+    told = "was fine-tuned to be read by its mean patch token, where mae/1 reads the class token"
+    for run, words, expected in ((full, (), True), (full, ("--pool", "mean"), False), (bias, (), False)):
+        code, _, err = fewvit("knn", "--backbone", run, "--data", place / "images", "--k", 3, *words)
+        assert (code, told in err) == (0, expected), err
+        assert "MAE's frozen class token" not in err  # it is no longer as MAE left it
+    shots = ("--shots", 2, "--trials", 1, "--classifier", "centroid", "--no-calibration")
+    for name, expected in ((bias, False), ("fewvit_tiny", True)):
+        code, _, err = fewvit("lowshot", "--backbone", name, "--data", place / "images", "--img-size", 32, *shots)
+        assert (code, "frozen MAE features" in err) == (0, expected), err
+
+
+def test_backbones_explains_a_run_and_says_what_else_it_can_do_with_it(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    assert tune(out, "--shots", 2, "--set", "select=false")[0] == 0
+    code, stdout, err = fewvit("backbones", "info", out, "--format", "json")
+    assert code == 0, err
+    [facts] = json.loads(stdout)["rows"]
+    spec = resolve(str(out), Access(tmp_path / "cache", offline=True), DigestMemory())
+    assert facts["what"] == "fewvit finetune, mode lora, 2 images per class"
+    assert (facts["family"], facts["pool"], facts["preprocess"]["crop"]) == ("dino", "cls", [32, 32])
+    assert (facts["file"], facts["sha256"]) == (str(spec.file), spec.weights_sha256)
+    assert facts["base"] == str(place / "weights/tiny.pth")
+    assert facts["architecture"]["width"] == 64
+    assert "adapter.safetensors" in fewvit("backbones", "info", out)[1]
+    code, _, err = fewvit("backbones", "check", out)
+    assert (code, "`fewvit backbones info RUN`" in err) == (2, True), err
+    code, _, err = fewvit("backbones", "info", out / "adapter.safetensors")
+    assert (code, "`fewvit backbones check FILE`" in err) == (2, True), err
+    code, _, err = fewvit("backbones", "info", tmp_path / "runs/none")
+    assert (code, "no such run" in err) == (3, True), err
+    code, _, err = fewvit("backbones", "export", out, "--out", tmp_path / "x.pth")
+    assert (code, "fewvit backbones info" in err) == (3, True), err
+    code, _, err = fewvit("knn", "--backbone", out / "checkpoints", "--data", place / "images")
+    assert (code, f"a part of the run {out}" in err) == (3, True), err
+
+
+@pytest.mark.parametrize(("mode", "file"), [("norm", "adapter.safetensors"), ("full", "model.safetensors")])
+def test_weights_that_were_changed_after_the_run_are_refused_and_the_same_bytes_are_not(fewvit, tune, place, tmp_path, mode, file):
+    out = tmp_path / "run"
+    assert tune(out, "--mode", mode, "--set", "select=false")[0] == 0
+    extract = ["extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz"]
+    whole = load_file(out / file)
+    before = (out / file).read_bytes()
+    (out / file).write_bytes(save({name: tensor * 1.01 for name, tensor in whole.items()}))
+    code, _, err = fewvit(*extract)
+    assert code == 4
+    assert file in err
+    assert "--overwrite" in err
+    (out / file).write_bytes(before)
+    assert fewvit(*extract)[0] == 0
+
+
+def test_a_run_whose_result_notes_no_digest_stays_a_backbone(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    assert tune(out, "--set", "select=false")[0] == 0
+    result = json.loads((out / "result.json").read_text())
+    del result["run"]["weights_sha256"]
+    (out / "result.json").write_text(json.dumps(result))
+    assert fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz")[0] == 0
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "head.safetensors"])
+def test_a_finished_run_that_lost_a_file_says_so_and_overwrite_brings_it_back(fewvit, tune, place, tmp_path, file):
+    out = tmp_path / "run"
+    assert tune(out, "--set", "select=false")[0] == 0
+    (out / file).unlink()
+    knn = ["knn", "--backbone", out, "--data", place / "images", "--k", 3]
+    found = [tune(out, "--set", "select=false"), *([fewvit(*knn)] if file.startswith("adapter") else [])]
+    for code, _, err in found:
+        assert code == 4, err
+        assert file in err
+        assert "not there any more" in err
+        assert "--overwrite" in err
+    assert tune(out, "--set", "select=false", "--overwrite")[0] == 0
+    assert fewvit(*knn)[0] == 0
+
+
+def test_a_result_that_cannot_be_read_is_4_and_comes_back_when_it_is_deleted(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    code, result, _ = tune(out, "--set", "select=false")
+    assert code == 0
+    (out / "result.json").write_text("{")
+    for code, _, err in (tune(out, "--set", "select=false"), fewvit("knn", "--backbone", out, "--data", place / "images", "--k", 3)):
+        assert code == 4
+        assert "Delete it and repeat" in err
+    (out / "result.json").unlink()
+    assert tune(out, "--set", "select=false")[1]["rows"] == result["rows"]
 
 
 def test_an_adapter_can_be_trained_on_a_run_that_is_an_adapter(fewvit, tune, place, tmp_path):
@@ -301,6 +411,19 @@ def test_a_learning_rate_that_diverges_is_left_out_and_if_all_do_it_is_5(tune, t
         (["--mode", "lorra"], "Did you mean lora"),
         (["--set", "rnk=3"], "Did you mean rank"),
         (["--set", "rank=three"], "is not a whole number"),
+        (["--set", "lr=-1"], "--set lr=-1: above 0"),
+        (["--set", "lr=0"], "--set lr=0: above 0"),
+        (["--set", "lr=nan"], "--set lr=nan: not a finite number"),
+        (["--set", "mixup=inf"], "--set mixup=inf: not a finite number"),
+        (["--set", "weight_decay=-0.1"], "--set weight_decay=-0.1: 0 or more"),
+        (["--set", "layer_decay=0"], "--set layer_decay=0: above 0"),
+        (["--set", "patience=0"], "--set patience=0: at least 1"),
+        (["--set", "rank=0"], "--set rank=0: at least 1"),
+        (["--set", "targets=zzz"], "not layers"),
+        (["--set", "targets=q+qkv"], "name either"),
+        (["--mode", "norm", "--set", "rank=4"], "--set rank=4: --mode norm has no such option; it goes with --mode lora"),
+        (["--max-bad", "some"], "--max-bad 'some'"),
+        (["--precision", "fp16", "--device", "cpu"], "GPUs only"),
         (["--set", "mode=full"], "unknown option"),
         (["--set", "targets=qkv+up"], "targets"),
         (["--set", "crop=0"], "crop"),
@@ -311,6 +434,8 @@ def test_a_learning_rate_that_diverges_is_left_out_and_if_all_do_it_is_5(tune, t
         (["--set", "bias.rank=3"], "the mode is lora"),
         (["--epochs", "0"], "at least 1"),
         (["--shots", "0"], "from 1"),
+        (["--shots", "1,2"], "one number of labelled images per class"),
+        (["--out", ""], "--out is empty"),
         (["--trial", "-1"], "from 0"),
         (["--precision", "fp8"], "fp8"),
         (["--accumulate", "5"], "does not divide"),
@@ -322,6 +447,59 @@ def test_what_makes_no_sense_is_refused_with_2(tune, tmp_path, words, said):
     code, _, err = tune(tmp_path / "run", *words)
     assert code == 2, err
     assert said in err
+    assert "frozen, top-1" not in err  # before anything is computed
+    assert not (tmp_path / "run").exists()  # or written
+
+
+def test_a_run_that_came_to_nothing_may_be_begun_with_other_arguments_unless_it_is_under_way(fewvit, tune, place, tmp_path, monkeypatch):
+    """Whoever corrects an argument after an early failure is not sent to another folder; who forgot a run in another window is."""
+    from fewvit import finetune
+    from fewvit.errors import DataError
+
+    out = tmp_path / "run"
+
+    def fails(*_):
+        (out / "search/1").mkdir(parents=True)
+        (out / "search/1/log.jsonl").write_text('{"step": 1}\n')
+        raise DataError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune, "frozen_rows", fails)
+        assert tune(out, "--shots", 3)[0] == 3
+    with RunFolder(out).in_use():
+        code, _, err = tune(out, "--shots", 2)
+        assert code == 2
+        assert "shots: 3 -> 2" in err
+    code, result, err = tune(out, "--shots", 2, "--set", "lr=1e-4")
+    assert code == 0, err
+    assert result["rows"][0]["shots"] == 2
+    assert not (out / "search/1/log.jsonl").exists()  # of the attempt; this one has one learning rate
+    assert tune(out, "--shots", 3)[0] == 2  # now there is something to lose
+
+
+def test_overwrite_removes_no_run_of_another_command_and_none_before_the_arguments_are_found_good(fewvit, tune, place, tmp_path):
+    out = tmp_path / "run"
+    assert tune(out, "--set", "select=false")[0] == 0
+    code, _, err = fewvit("linear", "--backbone", place / "weights/tiny.pth", "--data", place / "images", "--out", out, "--overwrite")
+    assert (code, "is a run of `fewvit finetune`" in err, "delete it yourself" in err) == (2, True, True), err
+    assert tune(out, "--overwrite", "--set", "rank=0")[0] == 2
+    assert tune(out, "--overwrite", "--shots", 99)[0] == 3
+    assert (out / "adapter.safetensors").exists()
+
+
+def test_a_wrong_option_is_told_before_a_missing_folder(fewvit, place):
+    for words, said in ((["--set", "rank=0"], "rank=0"), (["--shots", "1,2"], "--shots"), ([], "Give --out RUN")):
+        code, _, err = fewvit("finetune", "--data", place / "images", *words)
+        assert (code, said in err) == (2, True), err
+
+
+def test_help_promises_neither_features_nor_several_backbones(fewvit):
+    code, stdout, _ = fewvit("finetune", "--help")
+    assert code == 0
+    options = stdout.partition("Sources are")[0]
+    assert ".npz" not in options
+    assert "several with commas" not in options
+    assert "always needed" in " ".join(options.split())
 
 
 def test_a_class_with_too_few_images_is_named_and_kept_on_request(tune, tmp_path):
