@@ -13,7 +13,7 @@ from ..evaluate.inputs import FeatureReader, Sources, is_features, measured
 from ..results import Result, manifest
 from ..runs import RunFolder
 from ..training.request import Audience, Effort
-from .choice import Choice, probe_of
+from .choice import Choice, check_choice, probe_of
 from .outcome import ranks
 from .plan import Plan
 from .probing import FinishedRun, Probing
@@ -52,6 +52,7 @@ def run_linear(
 
 def _check(reader: FeatureReader, sources: Sources, choice: Choice, out: Path | None) -> None:
     """What can be told before anything is read, and before torch is imported."""
+    check_choice(choice)
     if reader.options.layers == "each":
         raise UsageError("--layers each goes with knn and lowshot; a linear probe takes a number of blocks")
     if out is not None and len(reader.backbones.names) > 1:
