@@ -76,6 +76,7 @@ def _facts(training: Training, selected: Selected) -> dict[str, Any]:
         "epochs": probe.epochs,
         "selected": all_heads.describe(selected.number),
         "selected_on": selected.on,
+        **({"default_lr": probe.default_lr} if selected.on == "default" else {}),
         "judged_by": len(training.judges),
         "heads": heads,
     }

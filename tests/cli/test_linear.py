@@ -154,6 +154,8 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
     )
     assert code == 0, err
     assert "nothing could be held out" in err
+    assert "learning rate 1 is taken after the last epoch, nearest to 2.56, which is for batches of 2 what the protocol's 0.005 is" in err
+    assert result["run"]["linear"]["default_lr"] == pytest.approx(0.005 * 1024 / 2)
     assert (result["rows"][0]["lr"], result["rows"][0]["selected_on"], result["rows"][0]["epochs"]) == (
         1.0,
         "default",
