@@ -12,10 +12,11 @@ from fewvit.errors import UsageError
 from .inputs import listing, reader
 from .outputs import PROBE
 from .runs import Run, clear, run_screen, show_run
-from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
+from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, given, numbers, single
 from .show import Screen, TrainingLine
 
 app = single()
+_TRAINING = ("lr", "epochs", "batch_size", "augment", "select_on", "set", "save_every", "overwrite")  # nothing to a head that is there
 
 
 @command(app, out=PROBE)
@@ -28,6 +29,7 @@ def linear(
     features: Features,
     listed: Listed,
     output: Output,
+    context: typer.Context,
     *,
     augment: Annotated[
         bool,
@@ -73,6 +75,12 @@ def linear(
     --out RUN keeps the run: the same command goes on after an interruption, and RUN holds the chosen head.
     """
     screen = run_screen(output)
+    if head is not None:
+        of_no_use = given(context, _TRAINING if model.weights == "random" else (*_TRAINING, "seed"))
+        if of_no_use:
+            raise UsageError(f"--head trains nothing, so {', '.join(of_no_use)} can change nothing", fix="Leave away what is for training.")
+    elif head_classes is not None:
+        raise UsageError("--head-classes goes with --head")
     from fewvit.linear import Choice, run_head, run_linear
     from fewvit.results import Result
     from fewvit.training.request import Audience, Effort
@@ -90,8 +98,6 @@ def linear(
         rows, facts = run_head(source, sources, head, head_classes, audience)
         Screen(output).result(Result("linear", rows, facts))
         return
-    if head_classes is not None:
-        raise UsageError("--head-classes goes with --head")
     choice = Choice(features.protocol, rates, augment, select_on, settings=settings, epochs=epochs, batch_size=batch_size, seed=run.seed)
     clear(output, run)
     effort = Effort(workers=run.workers, save_every=run.save_every)

@@ -33,7 +33,7 @@ _BLOCK = 1 << 20  # bytes read at a time
 _HEAD = 1 << 16  # bytes looked at to say what a file is
 _MAX_HEADER = 16 << 20  # bytes of a safetensors header; that of a ViT-g with optimizer stays below one MiB
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how torch's own format from before 1.6 begins
-_AGAIN = "Delete it and fetch it again (`fewvit backbones fetch NAME`), or get it anew where it came from."
+AGAIN = "Delete it and fetch it again (`fewvit backbones fetch NAME`), or get it anew where it came from."
 _NEVER = "fewvit never runs the code of a weights file: ask its author for plain tensors, best as .safetensors."
 _ALLOWING = threading.Lock()  # torch keeps one list of allowed globals for the whole process
 
@@ -78,7 +78,7 @@ def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> 
         raise CheckpointError(
             f"{what} in {_some(bad)} of {counted(len(tensors), 'tensor')}: damaged, or saved by a run that had diverged",
             file=file,
-            fix=_AGAIN,
+            fix=AGAIN,
         )
 
 
@@ -207,10 +207,10 @@ def _refuse_foreign(handle: IO[bytes], path: str | os.PathLike[str]) -> None:
     handle.seek(0)
     head = handle.read(_HEAD)
     if not head:
-        raise CheckpointError("is empty (0 bytes); its download did not finish", file=path, fix=_AGAIN)
+        raise CheckpointError("is empty (0 bytes); its download did not finish", file=path, fix=AGAIN)
     kind = foreign_kind(head)
     if kind is not None:
-        raise CheckpointError(f"is not a weights file but {kind}", file=path, fix=None if ";" in kind else _AGAIN)
+        raise CheckpointError(f"is not a weights file but {kind}", file=path, fix=None if ";" in kind else AGAIN)
 
 
 def _kind(handle: IO[bytes], path: str | os.PathLike[str], size: int) -> str:
@@ -244,7 +244,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def _refuse_other_size(path: str | os.PathLike[str], size: int, expected: int | None) -> None:
     if expected is not None and size != expected:
         what = f"cut: {_megabytes(size, expected)}" if size < expected else f"too long: {size:,} bytes where {expected:,} were published"
-        raise CheckpointError(what, file=path, fix=_AGAIN)
+        raise CheckpointError(what, file=path, fix=AGAIN)
 
 
 def _megabytes(have: int, want: int) -> str:
@@ -261,7 +261,7 @@ def _hashed(handle: IO[bytes], algorithm: str) -> str:
 def _refuse_other_digest(path: str | os.PathLike[str], found: str, expected: str, algorithm: str = "sha256") -> None:
     expected = expected.strip().lower()
     if not expected or not found.startswith(expected) or (algorithm == "sha256" and len(expected) != 64):
-        raise CheckpointError(f"{algorithm} is {found}, expected {expected}: these are not the published bytes", file=path, fix=_AGAIN)
+        raise CheckpointError(f"{algorithm} is {found}, expected {expected}: these are not the published bytes", file=path, fix=AGAIN)
 
 
 def _pin_of(path: Path) -> Path:
@@ -288,7 +288,7 @@ def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, c
         names = {name.rpartition("/")[2] for name in archive.namelist()}
     except Exception as error:  # zipfile meets hostile bytes with half a dozen types of error
         raise CheckpointError(
-            f"cut or damaged: {size / 1e6:.1f} MB are here, but not the end of the archive", file=path, fix=_AGAIN
+            f"cut or damaged: {size / 1e6:.1f} MB are here, but not the end of the archive", file=path, fix=AGAIN
         ) from error
     with archive:
         if "constants.pkl" in names:
@@ -315,7 +315,7 @@ def _check_records(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> No
         raise CheckpointError(
             f"damaged: record {_some([printable(name) for name in damaged])} of {len(records)} is not what was written (CRC-32)",
             file=path,
-            fix=_AGAIN,
+            fix=AGAIN,
         )
 
 
@@ -348,7 +348,7 @@ def _read_torch(handle: IO[bytes], path: str | os.PathLike[str], kind: str) -> A
             if isinstance(error, _NoNumberError):
                 raise CheckpointError(f"refused: {error}", file=path, fix=_NEVER) from error
             what = "is no file that torch wrote, or a damaged one" if kind == "pickle" else "damaged or cut"
-            raise CheckpointError(f"{what} ({_reason(error)})", file=path, fix=_AGAIN) from error
+            raise CheckpointError(f"{what} ({_reason(error)})", file=path, fix=AGAIN) from error
 
 
 def _foreign_globals(handle: IO[bytes]) -> list[str]:
@@ -438,7 +438,7 @@ def _read_safetensors(handle: IO[bytes], path: str | os.PathLike[str], size: int
     try:
         return load(handle.read())
     except Exception as error:  # its own error, and those of torch for dtypes and shapes
-        raise CheckpointError(f"is a damaged safetensors file ({_reason(error)})", file=path, fix=_AGAIN) from error
+        raise CheckpointError(f"is a damaged safetensors file ({_reason(error)})", file=path, fix=AGAIN) from error
 
 
 def _check_header(handle: IO[bytes], path: str | os.PathLike[str], size: int) -> None:
@@ -446,19 +446,19 @@ def _check_header(handle: IO[bytes], path: str | os.PathLike[str], size: int) ->
     handle.seek(0)
     length = int.from_bytes(handle.read(8), "little")
     if length > _MAX_HEADER:
-        raise CheckpointError(f"announces a safetensors header of {length:,} bytes; {_MAX_HEADER:,} is the limit", file=path, fix=_AGAIN)
+        raise CheckpointError(f"announces a safetensors header of {length:,} bytes; {_MAX_HEADER:,} is the limit", file=path, fix=AGAIN)
     if length > size - 8:
         raise CheckpointError(
-            f"cut: the safetensors header alone has {length:,} bytes, {max(size - 8, 0):,} are here", file=path, fix=_AGAIN
+            f"cut: the safetensors header alone has {length:,} bytes, {max(size - 8, 0):,} are here", file=path, fix=AGAIN
         )
     try:
         header = json.loads(handle.read(length), object_pairs_hook=_unique)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         whole = 8 + length + max(ends, default=0)
     except Exception as error:  # not UTF-8, not JSON, nested beyond the stack, of another structure
-        raise CheckpointError(f"has a damaged safetensors header ({_reason(error)})", file=path, fix=_AGAIN) from error
+        raise CheckpointError(f"has a damaged safetensors header ({_reason(error)})", file=path, fix=AGAIN) from error
     if size != whole:
-        raise CheckpointError(f"{'cut' if size < whole else 'too long'}: {_megabytes(size, whole)}", file=path, fix=_AGAIN)
+        raise CheckpointError(f"{'cut' if size < whole else 'too long'}: {_megabytes(size, whole)}", file=path, fix=AGAIN)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

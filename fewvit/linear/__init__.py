@@ -1,7 +1,7 @@
 """Linear probes: a grid of heads on frozen features, from its arguments to the accuracy of the one that was chosen.
 
 `choice` says what is asked, `probing` goes through the backbones, `training` trains the heads of one, `selection` takes one of them,
-`outcome` measures and keeps it; `stored` evaluates a head that is there already.
+`outcome` measures and keeps it; `stored` evaluates a head that is there already, `kept` finds its file.
 """
 
 from __future__ import annotations

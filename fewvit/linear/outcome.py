@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluate.inputs import Found
+from ..files import sha256_of
 from ..metrics import rank_of_target, top_k_accuracy
 from .plan import HEAD
 from .selection import Selected, select_head
@@ -24,10 +25,14 @@ def outcome(training: Training) -> Found:
     trained = training.run()
     selected = select_head(training)
     rows = _rows(training, selected)
+    kept = {}
     if training.plan.folder is not None and rank() == 0:
-        selected.head.save(training.plan.folder.path / HEAD, _about(training, selected))
+        file = training.plan.folder.path / HEAD
+        selected.head.save(file, _about(training, selected))
+        kept = {"head_sha256": sha256_of(file)}  # what `kept.require_head` compares
     facts = {
         "linear": _facts(training, selected),
+        **kept,
         "images_per_second_training": round(trained.images_per_second, 1),
         "seconds": {"train": round(time.perf_counter() - started, 3)},
     }

@@ -17,11 +17,12 @@ from ..pipeline import Pipeline
 from ..results import Result
 from ..training.probes import PROBES, Probe, given_reading, settle_reading
 from .choice import probe_of
+from .kept import require_head
 from .outcome import outcome
 from .plan import Plan, Settled
 from .training import Training
 
-_FOR_GIVEN = "dinov2/1"  # whose grid fits features of any origin
+_FOR_GIVEN = "dinov2/1"  # of features whose protocol is not known: its grid fits those of any origin
 
 
 class FinishedRun(Exception):
@@ -122,6 +123,7 @@ class Probing:
         wait_for_all()
         stored = folder.result()
         if stored is not None:
+            require_head(folder, stored)
             raise FinishedRun(stored)
 
 

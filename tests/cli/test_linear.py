@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from fewvit.runs import RunFolder
 
 from pictures import folder_of, tiny_weights
 
@@ -181,7 +184,6 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
         (("--pool", "cls+dist"), 2, "distillation"),
         (("-b", 1000), 3, "fewer than one batch"),
         (("-m", "dino_vits16,dino_vits8", "--weights", "random", "--out", "run"), 2, "one backbone"),
-        (("--head", "nowhere.pth"), 3, "no such file"),
         (("--head-classes", "x.txt"), 2, "--head"),
     ],
 )
@@ -258,6 +260,121 @@ def test_the_heads_file_gives_the_runs_accuracy_again(fewvit, words, place, tmp_
     assert "none of the head's: z" in err
 
 
+@pytest.fixture
+def probe(fewvit, files, tmp_path):
+    """A finished run on feature files, and the words that made it."""
+    words = (*files, "--epochs", 1, "-b", 10, "--lr", 0.1, "--out", tmp_path / "probe")
+    code, _, err = run(fewvit, *words)
+    assert code == 0, err
+    return tmp_path / "probe", words
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "another"])
+def test_a_finished_run_whose_head_is_gone_or_damaged_says_so(fewvit, probe, damage):
+    out, words = probe
+    file = out / "head.safetensors"
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-20])
+    else:
+        file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    for again in (words, (*words[2:4], "--head", out)):
+        code, _, err = run(fewvit, *again)
+        assert code == 4, err
+        assert str(file) in err
+        assert ("is gone" if damage == "gone" else "is damaged or another one") in err
+        assert "--overwrite" in err
+    code, _, err = run(fewvit, *words, "--overwrite")
+    assert code == 0, err
+    assert run(fewvit, *words[2:4], "--head", out)[0] == 0
+
+
+def test_a_cut_head_of_a_run_that_noted_no_digest_is_told_too_and_not_as_a_backbones_weights(fewvit, probe):
+    out, words = probe
+    stored = json.loads((out / "result.json").read_text())
+    del stored["run"]["head_sha256"]
+    (out / "result.json").write_text(json.dumps(stored))
+    assert run(fewvit, *words)[0] == 0
+    file = out / "head.safetensors"
+    file.write_bytes(file.read_bytes()[:-20])
+    code, _, err = run(fewvit, *words)
+    assert code == 4
+    assert "--overwrite" in err
+    assert "backbones fetch" not in err
+    file.rename(out / "elsewhere.safetensors")
+    code, _, err = run(fewvit, *words[2:4], "--head", out / "elsewhere.safetensors")
+    assert code == 4
+    assert "Get it again where it came from" in err
+    assert "backbones fetch" not in err
+
+
+def test_a_head_of_a_run_of_another_command_is_refused(fewvit, files, tmp_path):
+    """Of fine-tuning: it is a linear layer of the right width, on features that nobody gives it here."""
+    out = tmp_path / "tuned"
+    RunFolder(out).begin({"command": "finetune"}, {})
+    save_file({"weight": torch.ones(5, 13), "bias": torch.zeros(5)}, out / "head.safetensors")
+    for head in (out, out / "head.safetensors"):
+        code, _, err = run(fewvit, *files[2:], "--head", head)
+        assert code == 2, err
+        assert "a run of `fewvit finetune`" in err
+        assert f"fewvit predict {out}/classifier.bundle" in err
+    RunFolder(tmp_path / "pretrained").begin({"command": "pretrain"}, {})
+    code, _, err = run(fewvit, *files[2:], "--head", tmp_path / "pretrained")
+    assert code == 2
+    assert f"--backbone {tmp_path / 'pretrained'}" in err
+
+
+def test_a_head_that_is_not_there_is_told_as_a_head(fewvit, files, tmp_path):
+    code, _, err = run(fewvit, *files[2:], "--head", tmp_path / "nowhere.pth")
+    assert code == 3
+    assert "no such file" in err
+    assert "spelling of --head" in err
+    assert "--weights" not in err
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(fewvit, *files[2:], "--head", tmp_path / "empty")
+    assert code == 3
+    assert "no run of `fewvit linear`" in err
+    RunFolder(tmp_path / "begun").begin({"command": "linear"}, {})
+    code, _, err = run(fewvit, *files[2:], "--head", tmp_path / "begun")
+    assert code == 3
+    assert "has not finished" in err
+
+
+def test_a_head_wants_test_images_alone(fewvit, files, tmp_path):
+    for words in ((), files[:2]):
+        code, _, err = run(fewvit, *words, "--head", tmp_path / "nowhere.pth")
+        assert code == 2
+        assert "no images to judge the head by" in err
+        assert "--test SRC" in err
+
+
+def test_options_of_training_are_refused_beside_a_head_by_their_names(fewvit, files, tmp_path):
+    head = head_file(tmp_path / "head.pth", 13, 5)
+    for words, named in (
+        (("--lr", 0.1, "--epochs", 3), "--lr, --epochs"),
+        (("-b", 10), "--batch-size"),
+        (("--augment",), "--augment"),
+        (("--cached",), "--cached"),
+        (("--select-on", "train"), "--select-on"),
+        (("--set", "momentum=0.5"), "--set"),
+        (("--save-every", 500), "--save-every"),
+        (("--overwrite",), "--overwrite"),
+        (("--seed", 0), "--seed"),
+    ):
+        code, _, err = run(fewvit, *files[2:], "--head", head, *words)
+        assert code == 2, words
+        assert f"--head trains nothing, so {named} can change nothing" in err
+    (tmp_path / "defaults.toml").write_text("epochs = 3\n")  # the defaults of a training that was before
+    assert run(fewvit, *files[2:], "--head", head, "-j", 1, "--config", tmp_path / "defaults.toml")[0] == 0
+
+
+def test_the_seed_of_random_weights_goes_with_a_head(fewvit, place, tmp_path):
+    words = ("--data", place / "data", "-m", "dino_vitt16", "--weights", "random", "--img-size", 32, "--pool", "cls", "--layers", 1)
+    code, _, err = run(fewvit, *words, "--head", head_file(tmp_path / "head.pth", 192, 3), "--seed", 3)
+    assert code == 0, err
+
+
 def head_file(path: Path, width: int, outputs: int) -> Path:
     torch.save({"weight": torch.randn(outputs, width, generator=torch.Generator().manual_seed(1)), "bias": torch.zeros(outputs)}, path)
     return path
@@ -296,6 +413,35 @@ def test_the_outputs_of_a_head_without_names_are_taken_in_order_or_named(fewvit,
     code, _, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "names.txt")
     assert code == 3
     assert "2 names for the 7 classes" in err
+    for wrong, told in (("x\nc\ny\na\nz\nB\nw\n", "none of the head's: b"), ("x\nc\ny\na\na\nb\nw\n", "in more than one line: a")):
+        (tmp_path / "names.txt").write_text(wrong)
+        code, _, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "names.txt")
+        assert code == 3
+        assert told in err
+        assert f"{tmp_path / 'names.txt'}: " in err
+    code, _, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "nowhere.txt")
+    assert code == 3
+    assert "spelling of --head-classes" in err
+
+
+def test_of_two_readings_that_are_as_wide_as_the_head_it_is_said_which_is_taken(fewvit, words, tmp_path):
+    head = head_file(tmp_path / "head.pth", 128, 3)
+    code, found, err = run(fewvit, *words[:6], "--protocol", "dinov2/1", "--head", head)
+    assert code == 0, err
+    assert (found["rows"][0]["layers"], found["rows"][0]["pool"]) == (1, "cls+mean")
+    assert "taken to read cls+mean of 1 block; as wide would be cls of 2 blocks (--pool cls --layers 2)" in err
+    code, found, err = run(fewvit, *words[:6], "--protocol", "dinov2/1", "--head", head, "--pool", "cls", "--layers", 2)
+    assert code == 0, err
+    assert (found["rows"][0]["layers"], found["rows"][0]["pool"]) == (2, "cls")
+    assert "as wide" not in err
+
+
+def test_names_for_a_head_that_has_its_own_are_refused(fewvit, probe, tmp_path):
+    out, words = probe
+    (tmp_path / "names.txt").write_text("c4\nc3\nc2\nc1\nc0\n")
+    code, _, err = run(fewvit, *words[2:4], "--head", out, "--head-classes", tmp_path / "names.txt")
+    assert code == 2
+    assert "names its 5 itself" in err
 
 
 def test_the_accuracy_of_a_head_is_that_of_its_formula(fewvit, files, tmp_path):
