@@ -45,7 +45,7 @@ class Probing:
         if any(map(is_features, (sources.train, sources.test, sources.data))):
             for inputs in reader.pair(sources):
                 reading = given_reading(inputs.train.features.shape[1])
-                self._settled = Settled(*self._probe(inputs.protocol or _FOR_GIVEN, None), reading, None)
+                self._settled = Settled(*self._probe(self._protocol_of(inputs), None), reading, None)
                 self._begin(inputs.train.fingerprint, {"train": _content(inputs.train), "test": _content(_required(inputs.test))})
                 yield inputs
             return
@@ -70,6 +70,17 @@ class Probing:
             say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
         train, test = (dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test))
         return outcome(Training(self._plan, settled, inputs, train, test))
+
+    def _protocol_of(self, inputs: Inputs) -> str:
+        """The preset that made the features: of a file, what it says or its backbone's own. What is taken is said where no --protocol is given."""
+        if inputs.pipeline is not None or self._plan.choice.protocol is not None:
+            return inputs.protocol or _FOR_GIVEN
+        known = inputs.known_protocol
+        taken = known if known in PROBES else _FOR_GIVEN
+        of_file = f"the features are of {known}" if known else "the features name no protocol"
+        none = ", which has no linear probe" if known and known != taken else ""
+        self._plan.say(f"{of_file}{none}: the linear probe of {taken} is taken; --protocol NAME takes another")
+        return taken
 
     def _probe(self, protocol: str, width: int | None) -> tuple[str, Probe]:
         """The protocol that was asked for, or this one, and its probe."""

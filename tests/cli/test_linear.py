@@ -73,6 +73,7 @@ def test_features_that_can_be_told_apart_are(fewvit, files):
     }
     assert len(result["run"]["linear"]["heads"]) == 16
     assert result["run"]["linear"]["judged_by"] == 10
+    assert "the features name no protocol: the linear probe of dinov2/1 is taken" in err
     assert "chosen by 10 held-out training images" in err
 
 
@@ -267,6 +268,29 @@ def probe(fewvit, files, tmp_path):
     code, _, err = run(fewvit, *words)
     assert code == 0, err
     return tmp_path / "probe", words
+
+
+def test_features_in_a_file_are_probed_by_the_protocol_that_made_them(fewvit, files, tmp_path):
+    def with_protocol(*more, **text):
+        words = []
+        for flag, file in (files[:2], files[2:]):
+            with np.load(file) as arrays:
+                np.savez(tmp_path / file.name, **arrays, **text)
+            words += [flag, tmp_path / file.name]
+        code, result, err = run(fewvit, *words, "--epochs", 1, "--lr", 0.1, *more)
+        assert code == 0, err
+        return result["rows"][0]["protocol"], err
+
+    found, err = with_protocol(protocol="mae/1")
+    assert found == "mae/1"
+    assert "the features are of mae/1: the linear probe of mae/1 is taken; --protocol NAME takes another" in err
+    assert with_protocol(backbone="msn_vits16")[0] == "msn/1"
+    found, err = with_protocol("--protocol", "dino/1", protocol="mae/1")
+    assert found == "dino/1"
+    assert "is taken" not in err
+    found, err = with_protocol(protocol="timm/1")
+    assert found == "dinov2/1"
+    assert "the features are of timm/1, which has no linear probe: the linear probe of dinov2/1 is taken" in err
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "another"])
