@@ -20,13 +20,13 @@ from ..pipeline import Pipeline
 from ..training.probes import PROBES, Input, Reading, find_probe, given_reading, head_readings, settle_reading
 from ..training.request import Audience
 from .kept import head_file, load
-from .outcome import ranks
+from .outcome import judged, ranks, save_judged
 
 
 def run_head(
-    reader: FeatureReader, sources: Sources, head: Path, names: Path | None, audience: Audience
+    reader: FeatureReader, sources: Sources, head: Path, names: Path | None, audience: Audience, predictions: Path | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of a stored linear head on the test images, and the run's manifest.
+    """Rows of a stored linear head on the test images, and the run's manifest. `predictions` gets what it says of each of them.
 
     The official heads know no class names: as many classes as the head has are taken in their order, others need `names`, a file of
     them. Raises UsageError for a run of another command and for `names` of a head that has its own, CheckpointError for a head that is
@@ -39,7 +39,7 @@ def run_head(
     listed = _names_of(file, len(loaded.bias), about, names)
     if "protocol" in about and reader.options.protocol is None:  # its transform goes with it
         reader.options = dataclasses.replace(reader.options, protocol=about["protocol"])
-    width, readings = loaded.weight.shape[1], {}
+    width, readings, said = loaded.weight.shape[1], {}, []
 
     def inputs() -> Iterator[Inputs]:
         source, dataset = _test_of(sources, reader)
@@ -62,7 +62,11 @@ def run_head(
             raise _wrong_width(file, width, found.backbone, str(x.shape[1]))
         _require_same_weights(about, test.weights, file)
         columns = _as_outputs(test, len(loaded.bias), listed, names or file, audience.say)
-        rank = ranks(loaded.chunked_scores(x), columns)
+        scores = loaded.chunked_scores(x)
+        rank = ranks(scores, columns)
+        if predictions is not None:
+            of_outputs = dataclasses.replace(test, labels=columns, classes=test.classes if listed is None else listed)
+            said.append(judged(scores, of_outputs, name))
         facts = {
             "method": "linear",
             "head": file.name,
@@ -73,7 +77,9 @@ def run_head(
             "head_sha256": sha256_of(file)
         }
 
-    return measured(reader, inputs(), measure, audience.skipped, reader.backbones.seed)
+    found = measured(reader, inputs(), measure, audience.skipped, reader.backbones.seed)
+    save_judged(predictions, said, audience.say)
+    return found
 
 
 def _check(sources: Sources, reader: FeatureReader) -> None:

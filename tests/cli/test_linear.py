@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fewvit.runs import RunFolder
 
@@ -458,6 +459,59 @@ def test_of_two_readings_that_are_as_wide_as_the_head_it_is_said_which_is_taken(
     assert code == 0, err
     assert (found["rows"][0]["layers"], found["rows"][0]["pool"]) == (2, "cls")
     assert "as wide" not in err
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_saved_predictions_are_those_of_the_chosen_heads_formula_and_a_finished_run_writes_the_same(fewvit, files, tmp_path):
+    """By hand: the softmax of W x + b of the head that the run keeps, on the features as they lie in the file."""
+    out, first, later, of_head = (tmp_path / name for name in ("run", "first.csv", "later.csv", "head.csv"))
+    words = (*files, "--epochs", 3, "--lr", "0.01,0.3", "--out", out)
+    code, trained, err = run(fewvit, *words, "--save-predictions", first)
+    assert code == 0, err
+    assert f"wrote {first}" in err
+    rows, head = table(first), load_file(out / "head.safetensors")
+    with np.load(files[3]) as test:
+        scores = test["features"].astype(np.float64) @ head["weight"].double().numpy().T + head["bias"].double().numpy()
+        shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        assert [row["id"] for row in rows] == test["ids"].tolist()
+        assert [row["label"] for row in rows] == [f"c{label}" for label in test["labels"]]
+    assert [row["prediction"] for row in rows] == [f"c{c}" for c in shares.argmax(axis=1)]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], shares.max(axis=1), rtol=1e-4)
+    assert {row["method"] for row in rows} == {"linear"}
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert 100 * right / len(rows) == pytest.approx(trained["rows"][0]["value"])
+    code, again, err = run(fewvit, *words, "--save-predictions", later)
+    assert (code, again) == (0, trained), err
+    assert run(fewvit, *files[2:], "--head", out, "--save-predictions", of_head)[0] == 0
+    assert table(later) == table(of_head) == rows
+
+
+def test_saved_predictions_of_a_finished_run_read_the_columns_that_its_head_does(fewvit, words, tmp_path):
+    """The head of the class token alone, which lies behind that of the block before it in what the backbone was asked for."""
+    out, first, later = (tmp_path / name for name in ("run", "first.csv", "later.csv"))
+    more = ("--protocol", "dinov2/1", "--lr", 0.1, "--pool", "cls", "--out", out)
+    code, trained, err = run(fewvit, *words, *more, "--save-predictions", first)
+    assert code == 0, err
+    assert run(fewvit, *words, *more, "--save-predictions", later)[1] == trained
+    assert table(later) == table(first)
+    assert len(table(first)) == 10
+
+
+def test_saved_predictions_bear_the_names_of_a_list(fewvit, files, tmp_path):
+    """Two outputs more than there are classes, and the classes in another order."""
+    head, names = head_file(tmp_path / "head.pth", 13, 7), ["c3", "x", "c1", "c0", "y", "c4", "c2"]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    words = ("--head", head, "--head-classes", tmp_path / "names.txt", "--save-predictions", tmp_path / "p.csv")
+    code, _, err = run(fewvit, *files[2:], *words)
+    assert code == 0, err
+    with np.load(files[3]) as test:
+        best = (test["features"] @ torch.load(head)["weight"].numpy().T).argmax(axis=1)
+        labels = [f"c{label}" for label in test["labels"]]
+    assert [(row["label"], row["prediction"]) for row in table(tmp_path / "p.csv")] == [(labels[i], names[c]) for i, c in enumerate(best)]
 
 
 def test_names_for_a_head_that_has_its_own_are_refused(fewvit, probe, tmp_path):
