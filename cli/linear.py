@@ -12,10 +12,11 @@ from fewvit.errors import UsageError
 from .inputs import listing, reader
 from .outputs import PROBE
 from .runs import Run, clear, run_screen, show_run
-from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
+from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, given, numbers, single
 from .show import Screen, TrainingLine
 
 app = single()
+_TRAINING = ("lr", "epochs", "batch_size", "augment", "select_on", "set", "save_every", "overwrite")  # nothing to a head that is there
 
 
 @command(app, out=PROBE)
@@ -28,6 +29,7 @@ def linear(
     features: Features,
     listed: Listed,
     output: Output,
+    context: typer.Context,
     *,
     augment: Annotated[
         bool,
@@ -62,6 +64,10 @@ def linear(
     head_classes: Annotated[
         Path | None, typer.Option("--head-classes", metavar="FILE", help="Names of the head's classes, one in each line, in its order.")
     ] = None,
+    save_predictions: Annotated[
+        Path | None,
+        typer.Option("--save-predictions", metavar="FILE.parquet|.csv", help="Write method, id, label, prediction, probability."),
+    ] = None,
     max_bad: Annotated[
         str | None, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images to leave out. Default: none.")
     ] = None,
@@ -73,10 +79,19 @@ def linear(
     --out RUN keeps the run: the same command goes on after an interruption, and RUN holds the chosen head.
     """
     screen = run_screen(output)
+    if head is not None:
+        of_no_use = given(context, _TRAINING if model.weights == "random" else (*_TRAINING, "seed"))
+        if of_no_use:
+            raise UsageError(f"--head trains nothing, so {', '.join(of_no_use)} can change nothing", fix="Leave away what is for training.")
+    elif head_classes is not None:
+        raise UsageError("--head-classes goes with --head")
     from fewvit.linear import Choice, run_head, run_linear
+    from fewvit.predictions import check_predictions_path
     from fewvit.results import Result
     from fewvit.training.request import Audience, Effort
 
+    if save_predictions is not None:
+        check_predictions_path(save_predictions)
     rates, settings = numbers(lr, "--lr", float), run.settings()
     work = Work(None, run.workers, max_bad, run.max_pixels, run.seed, no_cache, rehash)
     source = reader(model, layout, how, place, features, work, screen)
@@ -87,13 +102,11 @@ def linear(
     if head is not None:
         if output.out is not None and output.out.is_dir():
             raise UsageError("--out is a folder; with --head give the name of a file for the result", file=output.out)
-        rows, facts = run_head(source, sources, head, head_classes, audience)
+        rows, facts = run_head(source, sources, head, head_classes, audience, save_predictions)
         Screen(output).result(Result("linear", rows, facts))
         return
-    if head_classes is not None:
-        raise UsageError("--head-classes goes with --head")
     choice = Choice(features.protocol, rates, augment, select_on, settings=settings, epochs=epochs, batch_size=batch_size, seed=run.seed)
     clear(output, run)
     effort = Effort(workers=run.workers, save_every=run.save_every)
-    result, stopped = run_linear(source, sources, choice, effort, output.out, audience)
+    result, stopped = run_linear(source, sources, choice, effort, output.out, audience, save_predictions)
     show_run(screen, result, stopped, kept=output.out is not None)

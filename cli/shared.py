@@ -8,7 +8,7 @@ import inspect
 import math
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -254,6 +254,17 @@ def _fields(group: Any, out: Kind | None) -> list[inspect.Parameter]:
 def single() -> typer.Typer:
     """The app of a module that holds one command."""
     return typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+
+def given(context: typer.Context, names: Container[str]) -> list[str]:
+    """Which of these parameters stand on the command line, as its flags; a --config only changes what the others default to."""
+    flags = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            no = context.params[parameter.name] is False and parameter.secondary_opts
+            flags.append((parameter.secondary_opts if no else parameter.opts)[0])
+    return flags
 
 
 def numbers(text: str | None, flag: str, kind: type = int) -> list[Any]:

@@ -34,7 +34,7 @@ _BLOCK = 1 << 20  # bytes read at a time
 _HEAD = 1 << 16  # bytes looked at to say what a file is
 _MAX_HEADER = 16 << 20  # bytes of a safetensors header; that of a ViT-g with optimizer stays below one MiB
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # how torch's own format from before 1.6 begins
-_AGAIN = "Delete it and fetch it again (`fewvit backbones fetch NAME`), or get it anew where it came from."
+AGAIN = "Delete it and fetch it again (`fewvit backbones fetch NAME`), or get it anew where it came from."
 _NEVER = "fewvit never runs the code of a weights file: ask its author for plain tensors, best as .safetensors."
 _ALLOWING = threading.Lock()  # torch keeps one list of allowed globals for the whole process
 
@@ -139,7 +139,7 @@ def pinned_digest(path: str | os.PathLike[str]) -> str | None:
 
 def _again(path: str | os.PathLike[str]) -> str:
     """What to do about a damaged file: nobody but the run that made it can give a run's own again."""
-    return ANEW if (Path(path).parent / "manifest.json").is_file() else _AGAIN
+    return ANEW if (Path(path).parent / "manifest.json").is_file() else AGAIN
 
 
 def foreign_kind(head: bytes) -> str | None:

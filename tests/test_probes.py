@@ -19,7 +19,7 @@ from fewvit.training.journal import Journal
 from fewvit.training.lars import Lars, MsnSgd
 from fewvit.training.loop import How, Watch, train
 from fewvit.training.order import Order
-from fewvit.training.probes import DINOV2_LRS, PROBES, Input, Probe, find_probe, fitted, head_reading, held_out, settle_reading
+from fewvit.training.probes import DINOV2_LRS, PROBES, Input, Probe, find_probe, fitted, head_readings, held_out, settle_reading
 from fewvit.training.recipe import ClippedView, Step, View
 from fewvit.training.state import Checkpoints
 
@@ -223,14 +223,17 @@ def test_what_a_protocol_does_not_define_is_refused(name, width, asked):
     ],
 )
 def test_the_width_of_an_official_head_says_what_it_reads(name, architecture, width, wanted):
-    reading = head_reading(name, architecture, "final", width)
+    reading = head_readings(name, architecture, "final", width)[0]
     assert (reading.inputs[0].layers, reading.inputs[0].pool, reading.interleaved) == wanted
     assert len(reading.inputs) == 1
 
 
-def test_a_width_that_no_reading_has_is_none():
-    assert head_reading("dinov2/1", SMALL, "final", 1000) is None
-    assert head_reading("dinov2/1", SMALL, "final", 384 * 40) is None
+def test_a_width_that_several_readings_have_gives_all_of_them_and_one_that_none_has_gives_none():
+    readings = head_readings("dinov2/1", SMALL, "final", 768)
+    assert [(one.inputs[0].layers, one.inputs[0].pool) for one in readings] == [(1, "cls+mean"), (2, "cls")]
+    assert len(head_readings("dino/1", SMALL, "final", 1536)) == 1  # DINO pairs the mean patch token with one class token alone
+    assert head_readings("dinov2/1", SMALL, "final", 1000) == []
+    assert head_readings("dinov2/1", SMALL, "final", 384 * 40) == []
 
 
 # ---- what is held out

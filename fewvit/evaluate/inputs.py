@@ -65,8 +65,8 @@ class Inputs:
         return str(self.facts.get("protocol") or "")
 
     @property
-    def logistic_protocol(self) -> str:
-        """The preset whose logistic regression fits these features: of given ones what their file says, or their backbone's family."""
+    def known_protocol(self) -> str:
+        """The preset whose classifiers fit these features: of given ones what their file says, or their backbone's family; else empty."""
         return self.protocol or self.train.protocol or protocol_of(self.train.backbone)
 
     @property

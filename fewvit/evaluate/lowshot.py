@@ -108,7 +108,7 @@ def run_lowshot(
         rows: list[dict[str, Any]] = []
         notes: dict[str, Any] = {}
         for extra, train, test in by_layer(inputs):
-            protocol = options.protocol or inputs.logistic_protocol
+            protocol = options.protocol or inputs.known_protocol
             where = {**({"backbone": printable(name)} if name else {}), **extra}
             found, notes, said = _evaluate(train, _required(test), options, protocol, say, tuner, where)
             judged.extend(said)

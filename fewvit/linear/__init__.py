@@ -1,7 +1,7 @@
 """Linear probes: a grid of heads on frozen features, from its arguments to the accuracy of the one that was chosen.
 
 `choice` says what is asked, `probing` goes through the backbones, `training` trains the heads of one, `selection` takes one of them,
-`outcome` measures and keeps it; `stored` evaluates a head that is there already.
+`outcome` measures and keeps it; `stored` evaluates a head that is there already, `kept` finds its file.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ..evaluate.inputs import FeatureReader, Sources, is_features, measured
 from ..results import Result, manifest
 from ..runs import RunFolder
 from ..training.request import Audience, Effort
-from .choice import Choice, probe_of
-from .outcome import ranks
+from .choice import Choice, check_choice, probe_of
+from .outcome import ranks, save_judged
 from .plan import Plan
 from .probing import FinishedRun, Probing
 from .stored import run_head
@@ -24,12 +24,19 @@ __all__ = ["Audience", "Choice", "Effort", "ranks", "run_head", "run_linear"]
 
 
 def run_linear(
-    reader: FeatureReader, sources: Sources, choice: Choice, effort: Effort, out: Path | None, audience: Audience
+    reader: FeatureReader,
+    sources: Sources,
+    choice: Choice,
+    effort: Effort,
+    out: Path | None,
+    audience: Audience,
+    predictions: Path | None = None,
 ) -> tuple[Result, int | None]:
     """Train, or go on with, a probe on each backbone's features; the result, and the signal that ended it early, if one did.
 
-    Without `out` nothing is kept. Raises UsageError when the run in `out` was begun with other arguments, DataError for what is missing
-    or too little, NumericalError when every head diverges, ResourceError for memory and disk.
+    Without `out` nothing is kept. `predictions` gets those of the chosen heads on the test images. Raises UsageError when the run in `out`
+    was begun with other arguments, DataError for what is missing or too little, NumericalError when every head diverges, ResourceError
+    for memory and disk.
     """
     _check(reader, sources, choice, out)
     from ..engines import resolve_device
@@ -37,21 +44,23 @@ def run_linear(
 
     folder = RunFolder(out) if out is not None else None
     with together(resolve_device(reader.options.device)) as device:
-        probing = Probing(Plan(reader, sources, choice, effort, folder, audience, device))
+        probing = Probing(Plan(reader, sources, choice, effort, folder, audience, device, predictions))
         try:
-            rows, facts = measured(reader, probing.inputs(), probing.measure, audience.skipped, choice.seed)
+            result = Result("linear", *measured(reader, probing.inputs(), probing.measure, audience.skipped, choice.seed))
+            if folder is not None and rank() == 0:
+                folder.finish(result)
         except FinishedRun as finished:
-            return finished.result, None
+            result = finished.result
         except StoppedTraining as stopped:
             return Result("linear", [], manifest(seed=choice.seed)), stopped.signal
-        result = Result("linear", rows, facts)
-        if folder is not None and rank() == 0:
-            folder.finish(result)
+        if rank() == 0:
+            save_judged(predictions, probing.judged, audience.say)
     return result, None
 
 
 def _check(reader: FeatureReader, sources: Sources, choice: Choice, out: Path | None) -> None:
     """What can be told before anything is read, and before torch is imported."""
+    check_choice(choice)
     if reader.options.layers == "each":
         raise UsageError("--layers each goes with knn and lowshot; a linear probe takes a number of blocks")
     if out is not None and len(reader.backbones.names) > 1:

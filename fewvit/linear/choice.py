@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,15 @@ class Choice(Changes):
     select_on: str = "train"  # or test: what the papers did
 
 
+def check_choice(choice: Choice) -> None:
+    """Raise UsageError for what no protocol makes sense of."""
+    for lr in choice.lrs:
+        if not 0 < lr < math.inf:  # nor NaN
+            raise UsageError(f"--lr {lr:g}: a learning rate is a finite number above 0", fix="Leave it out of the list, or mend it.")
+    if choice.select_on not in ("train", "test"):
+        raise UsageError(f"--select-on {choice.select_on!r} is neither train nor test")
+
+
 def probe_of(choice: Choice, protocol: str, precision: str, width: int | None = None) -> Probe:
     """The protocol's probe under the choices made, before it is fitted to the data. Raises UnknownName, UsageError."""
     probe = find_probe(protocol, width)
@@ -38,8 +48,4 @@ def probe_of(choice: Choice, protocol: str, precision: str, width: int | None = 
         changes[setting.name] = typed(setting, hints[setting.name])
     if choice.lrs:
         changes |= {"lrs": tuple(sorted(set(choice.lrs))), "default_lr": sorted(choice.lrs)[len(choice.lrs) // 2], "small_lrs": ()}
-    if any(lr <= 0 for lr in choice.lrs):
-        raise UsageError(f"--lr {min(choice.lrs):g}: a learning rate is above 0")
-    if choice.select_on not in ("train", "test"):
-        raise UsageError(f"--select-on {choice.select_on!r} is neither train nor test")
     return dataclasses.replace(probe, **changes)

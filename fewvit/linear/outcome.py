@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..evaluate.inputs import Found
+from ..features import FeatureSet
+from ..files import sha256_of
 from ..metrics import rank_of_target, top_k_accuracy
+from ..predictions import Judged, save_predictions
 from .plan import HEAD
 from .selection import Selected, select_head
 from .training import Training
@@ -16,22 +21,42 @@ from .training import Training
 _IMAGENET_TEST = 50_000
 
 
-def outcome(training: Training) -> Found:
-    """Train to the end, choose a head, judge it by the test images, keep it. Raises StoppedTraining."""
+def outcome(training: Training) -> tuple[Found, np.ndarray]:
+    """Train to the end, choose a head, judge it by the test images, keep it; and its class scores (Q, C) of them. Raises StoppedTraining."""
     from ..training.distributed import rank
 
     started = time.perf_counter()
     trained = training.run()
     selected = select_head(training)
-    rows = _rows(training, selected)
+    one = training.heads.inputs[selected.number // len(training.probe.lrs)]  # the columns that the head reads
+    scores = selected.head.chunked_scores(training.test.features[:, one.start : one.stop])  # (Q, C)
+    rows = _rows(training, selected, ranks(scores, training.test.labels))
+    kept = {}
     if training.plan.folder is not None and rank() == 0:
-        selected.head.save(training.plan.folder.path / HEAD, _about(training, selected))
+        file = training.plan.folder.path / HEAD
+        selected.head.save(file, _about(training, selected))
+        kept = {"head_sha256": sha256_of(file)}  # what `kept.require_head` compares
     facts = {
         "linear": _facts(training, selected),
+        **kept,
         "images_per_second_training": round(trained.images_per_second, 1),
         "seconds": {"train": round(time.perf_counter() - started, 3)},
     }
-    return _with_published(training, rows), facts
+    return (_with_published(training, rows), facts), scores
+
+
+def save_judged(path: Path | None, said: Sequence[Judged], say: Callable[[str], None]) -> None:
+    """Write the predictions where they are asked for, and name the file."""
+    if path is not None and said:
+        save_predictions(path, said)
+        say(f"wrote {path}")
+
+
+def judged(scores: np.ndarray, test: FeatureSet, backbone: str) -> Judged:
+    """What class scores (n, C) say of the test images; `backbone` is empty where there is one. Probabilities are the softmax of the scores."""
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1, dtype=np.float64)  # (n,) of all classes to the predicted one
+    which = {**({"backbone": backbone} if backbone else {}), "method": "linear"}
+    return Judged(which, test.ids, test.labels, scores.argmax(axis=1), 1 / odds, test.classes)
 
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -41,10 +66,8 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return rank_of_target(above_nothing, labels)
 
 
-def _rows(training: Training, selected: Selected) -> list[dict[str, Any]]:
+def _rows(training: Training, selected: Selected, rank: np.ndarray) -> list[dict[str, Any]]:
     probe, test, choice = training.probe, training.test, training.plan.choice
-    one = training.heads.inputs[selected.number // len(probe.lrs)]  # the columns that the head reads
-    rank = ranks(selected.head.chunked_scores(test.features[:, one.start : one.stop]), test.labels)
     columns = {
         "method": "linear",
         "protocol": training.settled.protocol,
@@ -76,6 +99,7 @@ def _facts(training: Training, selected: Selected) -> dict[str, Any]:
         "epochs": probe.epochs,
         "selected": all_heads.describe(selected.number),
         "selected_on": selected.on,
+        **({"default_lr": probe.default_lr} if selected.on == "default" else {}),
         "judged_by": len(training.judges),
         "heads": heads,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..datasets import Dataset
 from ..evaluate.inputs import FeatureReader, Sources
@@ -26,6 +27,7 @@ class Plan:
     folder: RunFolder | None  # None: nothing is kept
     audience: Audience
     device: str
+    predictions: Path | None = None  # where those of the chosen heads are written
 
     @property
     def say(self) -> Callable[[str], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,16 @@ from ..errors import UsageError
 from ..evaluate.inputs import Found, Inputs, is_features, labelled, require_classes
 from ..features import FeatureSet, shared_rows
 from ..pipeline import Pipeline
+from ..predictions import Judged
 from ..results import Result
 from ..training.probes import PROBES, Probe, given_reading, settle_reading
 from .choice import probe_of
-from .outcome import outcome
-from .plan import Plan, Settled
+from .kept import load, require_head
+from .outcome import judged, outcome
+from .plan import HEAD, Plan, Settled
 from .training import Training
 
-_FOR_GIVEN = "dinov2/1"  # whose grid fits features of any origin
+_FOR_GIVEN = "dinov2/1"  # of features whose protocol is not known: its grid fits those of any origin
 
 
 class FinishedRun(Exception):
@@ -37,6 +40,8 @@ class Probing:
     def __init__(self, plan: Plan):
         self._plan = plan
         self._settled: Settled  # of the backbone under way
+        self._finished: tuple[Path, Result] | None = None  # head and result of a run that has ended, where predictions are asked for
+        self.judged: list[Judged] = []  # what the heads said of the test images, backbone by backbone
 
     def inputs(self) -> Iterator[Inputs]:
         """The features of every backbone; a run's folder is begun before any is computed. Raises FinishedRun."""
@@ -44,7 +49,7 @@ class Probing:
         if any(map(is_features, (sources.train, sources.test, sources.data))):
             for inputs in reader.pair(sources):
                 reading = given_reading(inputs.train.features.shape[1])
-                self._settled = Settled(*self._probe(inputs.protocol or _FOR_GIVEN, None), reading, None)
+                self._settled = Settled(*self._probe(self._protocol_of(inputs), None), reading, None)
                 self._begin(inputs.train.fingerprint, {"train": _content(inputs.train), "test": _content(_required(inputs.test))})
                 yield inputs
             return
@@ -68,7 +73,32 @@ class Probing:
         if shared := shared_rows(train, test):
             say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
         train, test = (dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test))
-        return outcome(Training(self._plan, settled, inputs, train, test))
+        if self._finished is not None:
+            file, result = self._finished
+            self.judged.append(judged(self._scores_of(file, test), test, name))
+            raise FinishedRun(result)
+        found, scores = outcome(Training(self._plan, settled, inputs, train, test))
+        if self._plan.predictions is not None:
+            self.judged.append(judged(scores, test, name))
+        return found
+
+    def _scores_of(self, file: Path, test: FeatureSet) -> np.ndarray:
+        """Class scores (n, C) that the head of a finished run gives the test images."""
+        head, about = load(file)
+        read = (about.get("layers"), about.get("pool"))
+        one = next(one for one in self._settled.reading.inputs if (one.layers, one.pool) == read)
+        return np.asarray(head.chunked_scores(test.features[:, one.start : one.stop]))
+
+    def _protocol_of(self, inputs: Inputs) -> str:
+        """The preset that made the features: of a file, what it says or its backbone's own. What is taken is said where no --protocol is given."""
+        if inputs.pipeline is not None or self._plan.choice.protocol is not None:
+            return inputs.protocol or _FOR_GIVEN
+        known = inputs.known_protocol
+        taken = known if known in PROBES else _FOR_GIVEN
+        of_file = f"the features are of {known}" if known else "the features name no protocol"
+        none = ", which has no linear probe" if known and known != taken else ""
+        self._plan.say(f"{of_file}{none}: the linear probe of {taken} is taken; --protocol NAME takes another")
+        return taken
 
     def _probe(self, protocol: str, width: int | None) -> tuple[str, Probe]:
         """The protocol that was asked for, or this one, and its probe."""
@@ -101,7 +131,7 @@ class Probing:
         return inputs
 
     def _begin(self, fingerprint: str, data: Mapping[str, Any]) -> None:
-        """Make the run's folder or find it again. Raises FinishedRun for one with a result."""
+        """Make the run's folder or find it again. Raises FinishedRun for one with a result, unless predictions are asked for too."""
         from ..training.distributed import rank, wait_for_all
 
         folder, choice = self._plan.folder, self._plan.choice
@@ -122,7 +152,10 @@ class Probing:
         wait_for_all()
         stored = folder.result()
         if stored is not None:
-            raise FinishedRun(stored)
+            require_head(folder, stored)
+            if self._plan.predictions is None:
+                raise FinishedRun(stored)
+            self._finished = folder.path / HEAD, stored
 
 
 def _required(test: FeatureSet | None) -> FeatureSet:

@@ -22,7 +22,7 @@ class Selected:
 
 
 def select_head(training: Training) -> Selected:
-    """The best head so far by the images that were held out; the protocol's default where there are none. Diverged ones are told."""
+    """The best head so far by the images that were held out; where there are none the one nearest to the protocol's default. Diverged ones are told."""
     _tell_diverged(training)
     on = _chosen_on(training)
     selected = Selected(*training.heads.kept(), on)
@@ -41,7 +41,7 @@ def _tell_diverged(training: Training) -> None:
 
 
 def _chosen_on(training: Training) -> str:
-    """What the kept head was chosen on; where nothing could be held out, the protocol's default is kept as it is now."""
+    """What the kept head was chosen on; where nothing could be held out, the head nearest to the protocol's default is kept as it is now."""
     heads, probe = training.heads, training.probe
     if heads.best[0] >= 0:
         return training.plan.choice.select_on
@@ -52,9 +52,22 @@ def _chosen_on(training: Training) -> str:
     if len(heads) > 1 or probe.epochs > 1:
         training.plan.say(
             "no class has two labelled images, so nothing could be held out to choose by: "
-            f"the head of learning rate {heads.describe(number)['lr']:g} is taken after the last epoch"
+            f"the head of learning rate {heads.describe(number)['lr']:g} is taken after the last epoch, nearest to {_default(training)}"
         )
     return "default"
+
+
+def _default(training: Training) -> str:
+    """The learning rate that counts where nothing can choose, and whose it is."""
+    probe, usual = training.probe, training.settled.probe
+    if training.plan.choice.lrs:
+        return f"{probe.default_lr:g}, the middle one of --lr"
+    if probe.default_lr == usual.default_lr:
+        return f"the protocol's {usual.default_lr:g}"
+    return (
+        f"{probe.default_lr:g}, which is for batches of {probe.batch_size} "
+        f"what the protocol's {usual.default_lr:g} is for batches of {usual.batch_size}"
+    )
 
 
 def _tell(training: Training, selected: Selected) -> None:
@@ -65,7 +78,7 @@ def _tell(training: Training, selected: Selected) -> None:
     by = {
         "train": f"chosen by {counted(len(training.judges), 'held-out training image')}",
         "test": "chosen by the test images, as the papers did",
-        "default": "the protocol's default",
+        "default": "no image was there to choose by",
     }[selected.on]
     if selected.on != "default" and len(probe.lrs) > 1 and one["lr"] == max(probe.lrs):
         say("the largest learning rate of the grid won: larger ones, with --lr, may do better")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,31 +17,29 @@ from ..features import FeatureSet
 from ..files import sha256_of
 from ..metrics import top_k_accuracy
 from ..pipeline import Pipeline
-from ..training.probes import PROBES, Reading, find_probe, given_reading, head_reading, settle_reading
+from ..training.probes import PROBES, Input, Reading, find_probe, given_reading, head_readings, settle_reading
 from ..training.request import Audience
-from .outcome import ranks
-from .plan import HEAD
+from .kept import head_file, load
+from .outcome import judged, ranks, save_judged
 
 
 def run_head(
-    reader: FeatureReader, sources: Sources, head: Path, names: Path | None, audience: Audience
+    reader: FeatureReader, sources: Sources, head: Path, names: Path | None, audience: Audience, predictions: Path | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of a stored linear head on the test images, and the run's manifest.
+    """Rows of a stored linear head on the test images, and the run's manifest. `predictions` gets what it says of each of them.
 
     The official heads know no class names: as many classes as the head has are taken in their order, others need `names`, a file of
-    them. Raises CheckpointError for a head that is not as wide as the features, FingerprintMismatch for one of our own that was trained
-    on another backbone, DataError for classes that it does not know.
+    them. Raises UsageError for a run of another command and for `names` of a head that has its own, CheckpointError for a head that is
+    not as wide as the features, FingerprintMismatch for one of our own that was trained on another backbone, DataError for classes that
+    it does not know.
     """
-    from ..training.heads import load_head
-
-    file = head / HEAD if head.is_dir() else head
-    loaded, about = load_head(file)
-    listed = names.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if names is not None else about.get("classes")
-    if listed is not None and len(listed) != len(loaded.bias):
-        raise DataError(f"{len(listed)} names for the {len(loaded.bias)} classes of the head", file=names)
+    _check(sources, reader)
+    file = head_file(head)
+    loaded, about = load(file)
+    listed = _names_of(file, len(loaded.bias), about, names)
     if "protocol" in about and reader.options.protocol is None:  # its transform goes with it
         reader.options = dataclasses.replace(reader.options, protocol=about["protocol"])
-    width, readings = loaded.weight.shape[1], {}
+    width, readings, said = loaded.weight.shape[1], {}, []
 
     def inputs() -> Iterator[Inputs]:
         source, dataset = _test_of(sources, reader)
@@ -48,7 +47,7 @@ def run_head(
             yield from reader.one(source, sources.listing)
             return
         for pipeline in list(reader.pipelines("linear")):
-            reading = readings[pipeline.spec.name] = _reading_of(pipeline, reader, file, width, about)
+            reading = readings[pipeline.spec.name] = _reading_of(pipeline, reader, file, width, about, audience.say)
             pipeline = dataclasses.replace(pipeline, pool=reading.pool, layers=reading.layers, norm=reading.norm)
             _require_same_weights(about, pipeline.spec.weights_sha256, file)
             yield reader.extracted(pipeline, dataset, None)
@@ -62,8 +61,12 @@ def run_head(
         if x.shape[1] != width:
             raise _wrong_width(file, width, found.backbone, str(x.shape[1]))
         _require_same_weights(about, test.weights, file)
-        columns = _as_outputs(test, len(loaded.bias), listed, file, audience.say)
-        rank = ranks(loaded.chunked_scores(x), columns)
+        columns = _as_outputs(test, len(loaded.bias), listed, names or file, audience.say)
+        scores = loaded.chunked_scores(x)
+        rank = ranks(scores, columns)
+        if predictions is not None:
+            of_outputs = dataclasses.replace(test, labels=columns, classes=test.classes if listed is None else listed)
+            said.append(judged(scores, of_outputs, name))
         facts = {
             "method": "linear",
             "head": file.name,
@@ -74,7 +77,40 @@ def run_head(
             "head_sha256": sha256_of(file)
         }
 
-    return measured(reader, inputs(), measure, audience.skipped, reader.backbones.seed)
+    found = measured(reader, inputs(), measure, audience.skipped, reader.backbones.seed)
+    save_judged(predictions, said, audience.say)
+    return found
+
+
+def _check(sources: Sources, reader: FeatureReader) -> None:
+    """What can be told before anything is read."""
+    if sources.data is None and sources.test is None:
+        raise UsageError("no images to judge the head by", fix="Give --test SRC, or --data DIR with train/ and val/ or test/ in it.")
+    if reader.options.layers == "each":
+        raise UsageError("--layers each goes with knn and lowshot; a head reads a number of blocks")
+
+
+def _names_of(file: Path, outputs: int, about: Mapping[str, Any], listed: Path | None) -> Sequence[str] | None:
+    """The names of a head's outputs: those that it tells itself, or those of a list; None where there are neither."""
+    own = about.get("classes")
+    if listed is None:
+        if own is not None and len(own) != outputs:
+            raise CheckpointError(f"{len(own)} names for the {outputs} classes of the head", file=file)
+        return own
+    if own is not None:
+        what = f"--head-classes is for heads that name no classes, and this one names its {outputs} itself"
+        raise UsageError(what, file=file, fix="Leave --head-classes away.")
+    try:
+        names = listed.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except FileNotFoundError as error:
+        raise DataError("no such file", file=listed, fix="Check the spelling of --head-classes.") from error
+    if len(names) != outputs:
+        fix = "Name each of them in a line of its own, in the head's order."
+        raise DataError(f"{len(names)} names for the {outputs} classes of the head", file=listed, fix=fix)
+    if twice := [name for name, lines in Counter(names).items() if lines > 1]:
+        what = f"{counted(len(twice), 'name stands', 'names stand')} in more than one line: {_some(twice)}"
+        raise DataError(what, file=listed, fix="Give each of the head's classes a name of its own.")
+    return names
 
 
 def _test_of(sources: Sources, reader: FeatureReader) -> tuple[str, Dataset | None]:
@@ -96,17 +132,28 @@ def _require_same_weights(about: Mapping[str, Any], weights: str, file: Path) ->
         )
 
 
-def _reading_of(pipeline: Pipeline, reader: FeatureReader, file: Path, width: int, about: Mapping[str, Any]) -> Reading:
-    """What the head reads: as it says itself, as the user says, or what is as wide as it."""
+def _reading_of(
+    pipeline: Pipeline, reader: FeatureReader, file: Path, width: int, about: Mapping[str, Any], say: Callable[[str], None]
+) -> Reading:
+    """What the head reads: as it says itself, as the user says, or what is as wide as it; of several that are, it is said which is taken."""
     protocol, architecture = pipeline.protocol.name, pipeline.spec.architecture
     if protocol not in PROBES:
         raise UsageError(f"{protocol} has no linear probe", fix=f"Choose one with --protocol: {', '.join(PROBES)}.")
     layers = int(reader.options.layers) if reader.options.layers else about.get("layers")
-    reading = head_reading(protocol, architecture, pipeline.norm, width, pool=reader.options.pool or about.get("pool"), layers=layers)
-    if reading is None:
+    pool = reader.options.pool or about.get("pool")
+    readings = head_readings(protocol, architecture, pipeline.norm, width, pool=pool, layers=layers)
+    if not readings:
         usual = settle_reading(find_probe(protocol, architecture.width), architecture, pipeline.norm, mean_only=pipeline.pool == "mean")
         raise _wrong_width(file, width, f"{pipeline.spec.name} under {protocol}", " or ".join(str(one.width) for one in usual.inputs))
-    return reading
+    taken, *others = (reading.inputs[0] for reading in readings)
+    if others:
+        also = ", ".join(f"{_shown(one)} (--pool {one.pool} --layers {one.layers})" for one in others)
+        say(f"the head takes {counted(width, 'number')}: it is taken to read {_shown(taken)}; as wide would be {also}")
+    return readings[0]
+
+
+def _shown(one: Input) -> str:
+    return f"{one.pool} of {counted(one.layers or 0, 'block')}"
 
 
 def _wrong_width(file: Path, width: int, whose: str, have: str) -> FewvitError:
@@ -117,23 +164,24 @@ def _wrong_width(file: Path, width: int, whose: str, have: str) -> FewvitError:
     )
 
 
-def _as_outputs(test: FeatureSet, outputs: int, names: Sequence[str] | None, file: Path, say: Callable[[str], None]) -> np.ndarray:
-    """The head's output (n,) for each test label."""
+def _as_outputs(test: FeatureSet, outputs: int, names: Sequence[str] | None, named_in: Path, say: Callable[[str], None]) -> np.ndarray:
+    """The head's output (n,) for each test label. `named_in`: the file that has the `names`, or the head's own."""
     if names is None and len(test.classes) == outputs:
         say(f"the head names no classes: its {outputs} outputs are taken for the {outputs} classes in their order")
         return test.labels
     if names is None:
         raise DataError(
             f"the head has {outputs} outputs and names none of them, the test images have {counted(len(test.classes), 'class', 'classes')}",
-            file=file,
+            file=named_in,
             fix="Name them with --head-classes FILE, one class in each line.",
         )
     number = {name: i for i, name in enumerate(names)}
     unknown = [test.classes[c] for c in np.unique(test.labels) if test.classes[c] not in number]
     if unknown:
-        shown = ", ".join(map(printable, unknown[:5]))
-        raise DataError(
-            f"{counted(len(unknown), 'test class is', 'test classes are')} none of the head's: {shown}{' …' if len(unknown) > 5 else ''}",
-            file=file,
-        )
+        what = f"{counted(len(unknown), 'test class is', 'test classes are')} none of the head's: {_some(unknown)}"
+        raise DataError(what, file=named_in, fix="Names must agree letter by letter.")
     return np.array([number.get(name, -1) for name in test.classes], np.int64)[test.labels]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names[:5])) + (" …" if len(names) > 5 else "")

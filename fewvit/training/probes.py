@@ -234,11 +234,11 @@ def held_out(labels: np.ndarray, seed: int, classes: Sequence[str]) -> np.ndarra
     return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
-def head_reading(
+def head_readings(
     protocol: str, architecture: Architecture, norm: str, width: int, *, pool: str | None = None, layers: int | None = None
-) -> Reading | None:
-    """The one reading whose feature is `width` long, as an official head of that width had; None if there is none."""
-    probe = find_probe(protocol, architecture.width)
+) -> list[Reading]:
+    """The readings whose feature is `width` long, each for a single head; first what an official head of that width has read."""
+    probe, found = find_probe(protocol, architecture.width), []
     ways = [(pool, layers)] if pool and layers else _ways(probe, architecture, width, pool, layers)
     for kind, blocks in ways:
         try:
@@ -246,8 +246,8 @@ def head_reading(
         except UsageError:
             continue
         if reading.inputs[0].width == width:
-            return reading
-    return None
+            found.append(reading)
+    return found
 
 
 def _ways(probe: Probe, architecture: Architecture, width: int, pool: str | None, layers: int | None) -> list[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -14,6 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
+from fewvit.runs import RunFolder
 
 from pictures import folder_of, tiny_weights
 
@@ -70,6 +74,7 @@ def test_features_that_can_be_told_apart_are(fewvit, files):
     }
     assert len(result["run"]["linear"]["heads"]) == 16
     assert result["run"]["linear"]["judged_by"] == 10
+    assert "the features name no protocol: the linear probe of dinov2/1 is taken" in err
     assert "chosen by 10 held-out training images" in err
 
 
@@ -154,6 +159,8 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
     )
     assert code == 0, err
     assert "nothing could be held out" in err
+    assert "learning rate 1 is taken after the last epoch, nearest to 2.56, which is for batches of 2 what the protocol's 0.005 is" in err
+    assert result["run"]["linear"]["default_lr"] == pytest.approx(0.005 * 1024 / 2)
     assert (result["rows"][0]["lr"], result["rows"][0]["selected_on"], result["rows"][0]["epochs"]) == (
         1.0,
         "default",
@@ -168,7 +175,10 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
         (("--protocol", "timm/1"), 2, "dinov2/1"),
         (("--select-on", "val"), 2, "train nor test"),
         (("--lr", "fast"), 2, "list of numbers"),
-        (("--lr", "-1"), 2, "above 0"),
+        (("--lr", "-1"), 2, "--lr -1: a learning rate is a finite number above 0"),
+        (("--lr", "0.1,0"), 2, "--lr 0: "),
+        (("--lr", "nan"), 2, "--lr nan: "),
+        (("--lr", "0.1,inf"), 2, "--lr inf: "),
         (("--set", "nonsense=1"), 2, "momentum"),
         (("--set", "epochs=4"), 2, "unknown option"),
         (("--layers", "each"), 2, "knn and lowshot"),
@@ -176,7 +186,6 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
         (("--pool", "cls+dist"), 2, "distillation"),
         (("-b", 1000), 3, "fewer than one batch"),
         (("-m", "dino_vits16,dino_vits8", "--weights", "random", "--out", "run"), 2, "one backbone"),
-        (("--head", "nowhere.pth"), 3, "no such file"),
         (("--head-classes", "x.txt"), 2, "--head"),
     ],
 )
@@ -253,6 +262,144 @@ def test_the_heads_file_gives_the_runs_accuracy_again(fewvit, words, place, tmp_
     assert "none of the head's: z" in err
 
 
+@pytest.fixture
+def probe(fewvit, files, tmp_path):
+    """A finished run on feature files, and the words that made it."""
+    words = (*files, "--epochs", 1, "-b", 10, "--lr", 0.1, "--out", tmp_path / "probe")
+    code, _, err = run(fewvit, *words)
+    assert code == 0, err
+    return tmp_path / "probe", words
+
+
+def test_features_in_a_file_are_probed_by_the_protocol_that_made_them(fewvit, files, tmp_path):
+    def with_protocol(*more, **text):
+        words = []
+        for flag, file in (files[:2], files[2:]):
+            with np.load(file) as arrays:
+                np.savez(tmp_path / file.name, **arrays, **text)
+            words += [flag, tmp_path / file.name]
+        code, result, err = run(fewvit, *words, "--epochs", 1, "--lr", 0.1, *more)
+        assert code == 0, err
+        return result["rows"][0]["protocol"], err
+
+    found, err = with_protocol(protocol="mae/1")
+    assert found == "mae/1"
+    assert "the features are of mae/1: the linear probe of mae/1 is taken; --protocol NAME takes another" in err
+    assert with_protocol(backbone="msn_vits16")[0] == "msn/1"
+    found, err = with_protocol("--protocol", "dino/1", protocol="mae/1")
+    assert found == "dino/1"
+    assert "is taken" not in err
+    found, err = with_protocol(protocol="timm/1")
+    assert found == "dinov2/1"
+    assert "the features are of timm/1, which has no linear probe: the linear probe of dinov2/1 is taken" in err
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "another"])
+def test_a_finished_run_whose_head_is_gone_or_damaged_says_so(fewvit, probe, damage):
+    out, words = probe
+    file = out / "head.safetensors"
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-20])
+    else:
+        file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    for again in (words, (*words[2:4], "--head", out)):
+        code, _, err = run(fewvit, *again)
+        assert code == 4, err
+        assert str(file) in err
+        assert ("is gone" if damage == "gone" else "is damaged or another one") in err
+        assert "--overwrite" in err
+    code, _, err = run(fewvit, *words, "--overwrite")
+    assert code == 0, err
+    assert run(fewvit, *words[2:4], "--head", out)[0] == 0
+
+
+def test_a_cut_head_of_a_run_that_noted_no_digest_is_told_too_and_not_as_a_backbones_weights(fewvit, probe):
+    out, words = probe
+    stored = json.loads((out / "result.json").read_text())
+    del stored["run"]["head_sha256"]
+    (out / "result.json").write_text(json.dumps(stored))
+    assert run(fewvit, *words)[0] == 0
+    file = out / "head.safetensors"
+    file.write_bytes(file.read_bytes()[:-20])
+    code, _, err = run(fewvit, *words)
+    assert code == 4
+    assert "--overwrite" in err
+    assert "backbones fetch" not in err
+    file.rename(out / "elsewhere.safetensors")
+    code, _, err = run(fewvit, *words[2:4], "--head", out / "elsewhere.safetensors")
+    assert code == 4
+    assert "Get it again where it came from" in err
+    assert "backbones fetch" not in err
+
+
+def test_a_head_of_a_run_of_another_command_is_refused(fewvit, files, tmp_path):
+    """Of fine-tuning: it is a linear layer of the right width, on features that nobody gives it here."""
+    out = tmp_path / "tuned"
+    RunFolder(out).begin({"command": "finetune"}, {})
+    save_file({"weight": torch.ones(5, 13), "bias": torch.zeros(5)}, out / "head.safetensors")
+    for head in (out, out / "head.safetensors"):
+        code, _, err = run(fewvit, *files[2:], "--head", head)
+        assert code == 2, err
+        assert "a run of `fewvit finetune`" in err
+        assert f"fewvit predict {out}/classifier.bundle" in err
+    RunFolder(tmp_path / "pretrained").begin({"command": "pretrain"}, {})
+    code, _, err = run(fewvit, *files[2:], "--head", tmp_path / "pretrained")
+    assert code == 2
+    assert f"--backbone {tmp_path / 'pretrained'}" in err
+
+
+def test_a_head_that_is_not_there_is_told_as_a_head(fewvit, files, tmp_path):
+    code, _, err = run(fewvit, *files[2:], "--head", tmp_path / "nowhere.pth")
+    assert code == 3
+    assert "no such file" in err
+    assert "spelling of --head" in err
+    assert "--weights" not in err
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(fewvit, *files[2:], "--head", tmp_path / "empty")
+    assert code == 3
+    assert "no run of `fewvit linear`" in err
+    RunFolder(tmp_path / "begun").begin({"command": "linear"}, {})
+    code, _, err = run(fewvit, *files[2:], "--head", tmp_path / "begun")
+    assert code == 3
+    assert "has not finished" in err
+
+
+def test_a_head_wants_test_images_alone(fewvit, files, tmp_path):
+    for words in ((), files[:2]):
+        code, _, err = run(fewvit, *words, "--head", tmp_path / "nowhere.pth")
+        assert code == 2
+        assert "no images to judge the head by" in err
+        assert "--test SRC" in err
+
+
+def test_options_of_training_are_refused_beside_a_head_by_their_names(fewvit, files, tmp_path):
+    head = head_file(tmp_path / "head.pth", 13, 5)
+    for words, named in (
+        (("--lr", 0.1, "--epochs", 3), "--lr, --epochs"),
+        (("-b", 10), "--batch-size"),
+        (("--augment",), "--augment"),
+        (("--cached",), "--cached"),
+        (("--select-on", "train"), "--select-on"),
+        (("--set", "momentum=0.5"), "--set"),
+        (("--save-every", 500), "--save-every"),
+        (("--overwrite",), "--overwrite"),
+        (("--seed", 0), "--seed"),
+    ):
+        code, _, err = run(fewvit, *files[2:], "--head", head, *words)
+        assert code == 2, words
+        assert f"--head trains nothing, so {named} can change nothing" in err
+    (tmp_path / "defaults.toml").write_text("epochs = 3\n")  # the defaults of a training that was before
+    assert run(fewvit, *files[2:], "--head", head, "-j", 1, "--config", tmp_path / "defaults.toml")[0] == 0
+
+
+def test_the_seed_of_random_weights_goes_with_a_head(fewvit, place, tmp_path):
+    words = ("--data", place / "data", "-m", "dino_vitt16", "--weights", "random", "--img-size", 32, "--pool", "cls", "--layers", 1)
+    code, _, err = run(fewvit, *words, "--head", head_file(tmp_path / "head.pth", 192, 3), "--seed", 3)
+    assert code == 0, err
+
+
 def head_file(path: Path, width: int, outputs: int) -> Path:
     torch.save({"weight": torch.randn(outputs, width, generator=torch.Generator().manual_seed(1)), "bias": torch.zeros(outputs)}, path)
     return path
@@ -291,6 +438,88 @@ def test_the_outputs_of_a_head_without_names_are_taken_in_order_or_named(fewvit,
     code, _, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "names.txt")
     assert code == 3
     assert "2 names for the 7 classes" in err
+    for wrong, told in (("x\nc\ny\na\nz\nB\nw\n", "none of the head's: b"), ("x\nc\ny\na\na\nb\nw\n", "in more than one line: a")):
+        (tmp_path / "names.txt").write_text(wrong)
+        code, _, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "names.txt")
+        assert code == 3
+        assert told in err
+        assert f"{tmp_path / 'names.txt'}: " in err
+    code, _, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "nowhere.txt")
+    assert code == 3
+    assert "spelling of --head-classes" in err
+
+
+def test_of_two_readings_that_are_as_wide_as_the_head_it_is_said_which_is_taken(fewvit, words, tmp_path):
+    head = head_file(tmp_path / "head.pth", 128, 3)
+    code, found, err = run(fewvit, *words[:6], "--protocol", "dinov2/1", "--head", head)
+    assert code == 0, err
+    assert (found["rows"][0]["layers"], found["rows"][0]["pool"]) == (1, "cls+mean")
+    assert "taken to read cls+mean of 1 block; as wide would be cls of 2 blocks (--pool cls --layers 2)" in err
+    code, found, err = run(fewvit, *words[:6], "--protocol", "dinov2/1", "--head", head, "--pool", "cls", "--layers", 2)
+    assert code == 0, err
+    assert (found["rows"][0]["layers"], found["rows"][0]["pool"]) == (2, "cls")
+    assert "as wide" not in err
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_saved_predictions_are_those_of_the_chosen_heads_formula_and_a_finished_run_writes_the_same(fewvit, files, tmp_path):
+    """By hand: the softmax of W x + b of the head that the run keeps, on the features as they lie in the file."""
+    out, first, later, of_head = (tmp_path / name for name in ("run", "first.csv", "later.csv", "head.csv"))
+    words = (*files, "--epochs", 3, "--lr", "0.01,0.3", "--out", out)
+    code, trained, err = run(fewvit, *words, "--save-predictions", first)
+    assert code == 0, err
+    assert f"wrote {first}" in err
+    rows, head = table(first), load_file(out / "head.safetensors")
+    with np.load(files[3]) as test:
+        scores = test["features"].astype(np.float64) @ head["weight"].double().numpy().T + head["bias"].double().numpy()
+        shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        assert [row["id"] for row in rows] == test["ids"].tolist()
+        assert [row["label"] for row in rows] == [f"c{label}" for label in test["labels"]]
+    assert [row["prediction"] for row in rows] == [f"c{c}" for c in shares.argmax(axis=1)]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], shares.max(axis=1), rtol=1e-4)
+    assert {row["method"] for row in rows} == {"linear"}
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert 100 * right / len(rows) == pytest.approx(trained["rows"][0]["value"])
+    code, again, err = run(fewvit, *words, "--save-predictions", later)
+    assert (code, again) == (0, trained), err
+    assert run(fewvit, *files[2:], "--head", out, "--save-predictions", of_head)[0] == 0
+    assert table(later) == table(of_head) == rows
+
+
+def test_saved_predictions_of_a_finished_run_read_the_columns_that_its_head_does(fewvit, words, tmp_path):
+    """The head of the class token alone, which lies behind that of the block before it in what the backbone was asked for."""
+    out, first, later = (tmp_path / name for name in ("run", "first.csv", "later.csv"))
+    more = ("--protocol", "dinov2/1", "--lr", 0.1, "--pool", "cls", "--out", out)
+    code, trained, err = run(fewvit, *words, *more, "--save-predictions", first)
+    assert code == 0, err
+    assert run(fewvit, *words, *more, "--save-predictions", later)[1] == trained
+    assert table(later) == table(first)
+    assert len(table(first)) == 10
+
+
+def test_saved_predictions_bear_the_names_of_a_list(fewvit, files, tmp_path):
+    """Two outputs more than there are classes, and the classes in another order."""
+    head, names = head_file(tmp_path / "head.pth", 13, 7), ["c3", "x", "c1", "c0", "y", "c4", "c2"]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    words = ("--head", head, "--head-classes", tmp_path / "names.txt", "--save-predictions", tmp_path / "p.csv")
+    code, _, err = run(fewvit, *files[2:], *words)
+    assert code == 0, err
+    with np.load(files[3]) as test:
+        best = (test["features"] @ torch.load(head)["weight"].numpy().T).argmax(axis=1)
+        labels = [f"c{label}" for label in test["labels"]]
+    assert [(row["label"], row["prediction"]) for row in table(tmp_path / "p.csv")] == [(labels[i], names[c]) for i, c in enumerate(best)]
+
+
+def test_names_for_a_head_that_has_its_own_are_refused(fewvit, probe, tmp_path):
+    out, words = probe
+    (tmp_path / "names.txt").write_text("c4\nc3\nc2\nc1\nc0\n")
+    code, _, err = run(fewvit, *words[2:4], "--head", out, "--head-classes", tmp_path / "names.txt")
+    assert code == 2
+    assert "names its 5 itself" in err
 
 
 def test_the_accuracy_of_a_head_is_that_of_its_formula(fewvit, files, tmp_path):

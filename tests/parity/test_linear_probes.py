@@ -14,7 +14,7 @@ from fewvit.linear import ranks
 from fewvit.metrics import top_k_accuracy
 from fewvit.specs import Access, build, resolve
 from fewvit.training.heads import Head, Heads, load_head
-from fewvit.training.probes import PROBES, Input, find_probe, head_reading, settle_reading
+from fewvit.training.probes import PROBES, Input, find_probe, head_readings, settle_reading
 from fewvit.training.recipe import Step
 from fewvit.training.views import draw
 from fewvit.vit import Backbone, Readout
@@ -55,7 +55,7 @@ def test_dinos_official_head_gives_its_official_logits_loss_and_accuracies(key, 
     torch.save({"epoch": 100, "state_dict": state}, tmp_path / "dino_deitsmall16_linearweights.pth")
     head, _ = load_head(tmp_path / "dino_deitsmall16_linearweights.pth")
     asked = pool if pool == "cls+mean" else None
-    reading = head_reading("dino/1", model.spec.architecture, "final", head.weight.shape[1], pool=asked)
+    reading = head_readings("dino/1", model.spec.architecture, "final", head.weight.shape[1], pool=asked)[0]
     assert (reading.inputs[0].pool, reading.inputs[0].layers) == (pool, layers)
     x = features(model, reading, images)
     parity.check("linear.npz", f"dino/{key}/classifier_input", x.numpy())

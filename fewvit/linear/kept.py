@@ -1,0 +1,89 @@
+"""The file of a head, by itself or in the run that trained it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import AGAIN
+from ..errors import CheckpointError, DataError, FewvitError, UsageError, printable
+from ..files import sha256_of
+from ..results import Result
+from ..runs import ANEW, RunFolder
+from .plan import HEAD
+
+
+def head_file(given: Path) -> Path:
+    """The file of the head that --head names: itself, or the one of a run.
+
+    Raises UsageError for a run of another command, DataError for what is not there, CheckpointError for a file that is not the one its
+    run ended with.
+    """
+    file = given / HEAD if given.is_dir() else given
+    run = _run_of(file)
+    if run is not None:
+        _require_probe(run, given)
+        result = run.result()
+        if result is not None:
+            require_head(run, result)
+        elif not file.exists():
+            raise DataError("this run has not finished, so it has no head yet", file=given, fix="Go on with it first: the same --out does.")
+    if not given.exists():
+        raise DataError("no such file or folder", file=given, fix="Check the spelling of --head.")
+    if not file.exists():
+        fix = "Give a head's file, or the folder that `fewvit linear --out` filled."
+        raise DataError(f"no run of `fewvit linear`: it holds no {HEAD}", file=given, fix=fix)
+    return file
+
+
+def require_head(run: RunFolder, result: Result) -> None:
+    """Raise CheckpointError unless the head that a finished run ended with is there, as it was then."""
+    file = run.path / HEAD
+    if not file.exists():
+        raise CheckpointError("the head of this finished run is gone", file=file, fix=_anew(file))
+    wanted, found = result.run.get("head_sha256"), sha256_of(file)
+    if wanted is None:  # of a run from before it was noted
+        load(file)
+    elif found != wanted:
+        what = f"the head is damaged or another one: its sha256 is {found[:12]}…, and was {wanted[:12]}… when the run ended"
+        raise CheckpointError(what, file=file, fix=_anew(file))
+
+
+def load(file: Path) -> tuple[Any, dict[str, Any]]:
+    """The `heads.Head` in a file, and what it tells of itself. Raises CheckpointError, saying how a damaged one is got again."""
+    from ..training.heads import load_head
+
+    try:
+        return load_head(file)
+    except CheckpointError as error:
+        if error.fix not in (AGAIN, ANEW):
+            raise
+        raise CheckpointError(error.what, file=file, fix=_anew(file)) from error  # no backbone's weights: `backbones fetch` has no heads
+
+
+def _anew(file: Path) -> str:
+    """How a head is got again that is gone or damaged."""
+    if _run_of(file) is not None:
+        return f"The run's own command trains it anew with --overwrite: `fewvit linear … --out {printable(file.parent)} --overwrite`."
+    return "Get it again where it came from; a head of `fewvit linear` is trained anew with --out RUN --overwrite."
+
+
+def _run_of(file: Path) -> RunFolder | None:
+    """The run whose head a file is or should be."""
+    return RunFolder(file.parent) if file.name == HEAD and (file.parent / "manifest.json").exists() else None
+
+
+def _require_probe(run: RunFolder, given: Path) -> None:
+    """Raise UsageError for a run of another command: whose head reads other features, or that has none."""
+    command = ((run.manifest() or {}).get("what") or {}).get("command")
+    if command != "linear":
+        raise _not_ours(command, run.path, given)
+
+
+def _not_ours(command: str | None, run: Path, given: Path) -> FewvitError:
+    place = printable(run)
+    if command == "finetune":
+        what = "a run of `fewvit finetune`: its head reads a network that was tuned with it, and is no linear probe"
+        return UsageError(what, file=given, fix=f"Label or judge images with it: `fewvit predict {place}/classifier.bundle SRC`.")
+    what = f"a run of `fewvit {command}`, which makes a backbone and no head" if command else "a run without a head"
+    return UsageError(what, file=given, fix=f"Train one on its features: `fewvit linear --backbone {place} …`.")
