@@ -32,7 +32,7 @@ COMMANDS = {
     "predict": "Label new images with a bundle: class or `unknown`, and calibrated confidence.",
     "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
 }
-_RUNS = ("finetune", "pretrain")  # what they do is in the folder --out
+_RUNS = ("finetune", "linear", "pretrain")  # what they do is in the folder --out
 EPILOG = "Every command takes --help. Sources are folders, images, tables, shards, zip archives, `digits` or features (.npz)."
 
 

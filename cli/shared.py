@@ -275,6 +275,7 @@ def numbers(text: str | None, flag: str, kind: type = int) -> list[Any]:
         found = [kind(word) for word in text.replace(" ", ",").split(",") if word]
     except ValueError as error:
         raise UsageError(f"{flag} {text!r} is not a list of numbers such as 10,20,100") from error
-    if not all(map(math.isfinite, found)):
-        raise UsageError(f"{flag} {text}: not finite numbers")
+    for one in found:
+        if not math.isfinite(one):
+            raise UsageError(f"{flag} {one}: not a finite number")
     return found
