@@ -11,7 +11,7 @@ from fewvit.errors import UsageError
 
 from .inputs import listing, reader
 from .outputs import PROBE
-from .runs import Run, clear, run_screen, show_run
+from .runs import Run, run_screen, show_run
 from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, given, numbers, single
 from .show import Screen, TrainingLine
 
@@ -106,7 +106,6 @@ def linear(
         Screen(output).result(Result("linear", rows, facts))
         return
     choice = Choice(features.protocol, rates, augment, select_on, settings=settings, epochs=epochs, batch_size=batch_size, seed=run.seed)
-    clear(output, run)
-    effort = Effort(workers=run.workers, save_every=run.save_every)
+    effort = Effort(workers=run.workers, save_every=run.save_every, overwrite=run.overwrite)
     result, stopped = run_linear(source, sources, choice, effort, output.out, audience, save_predictions)
     show_run(screen, result, stopped, kept=output.out is not None)

@@ -106,14 +106,6 @@ def run_folder(output: Output) -> Path:
     return output.out
 
 
-def clear(output: Output, run: Run) -> None:
-    """Remove the linear probe that is there, if --overwrite says so."""
-    from fewvit.runs import RunFolder
-
-    if run.overwrite and output.out is not None:
-        RunFolder(output.out).clear("linear")
-
-
 def show_run(screen: Screen, result: Result | None, stopped: int | None, *, kept: bool = True) -> None:
     """The result of a run, if this process has it; or after a signal how the run goes on, and the exit code that says so."""
     if stopped is None:

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import UnknownName, UsageError
 from ..options import typed
 from ..training.probes import Probe, find_probe
-from ..training.request import Changes
+from ..training.request import Changes, require_sensible
 
 _WITH_FLAGS = ("epochs", "batch_size", "precision", "lrs", "default_lr", "interleaved", "truncated", "clipped_boxes")  # not by --set
 
@@ -46,6 +46,7 @@ def probe_of(choice: Choice, protocol: str, precision: str, width: int | None = 
         if setting.plugin or setting.name not in options:
             raise UnknownName("option", f"{setting.plugin}.{setting.name}".lstrip("."), options)
         changes[setting.name] = typed(setting, hints[setting.name])
+    require_sensible(changes)
     if choice.lrs:
         changes |= {"lrs": tuple(sorted(set(choice.lrs))), "default_lr": sorted(choice.lrs)[len(choice.lrs) // 2], "small_lrs": ()}
     return dataclasses.replace(probe, **changes)

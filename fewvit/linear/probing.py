@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -64,7 +65,7 @@ class Probing:
     def measure(self, inputs: Inputs, name: str) -> Found:
         """Rows of one backbone's probe, and what the manifest should tell."""
         say, settled = self._plan.say, self._settled
-        if inputs.pipeline is not None and inputs.pipeline.spec.family == "mae" and settled.protocol != "mae/1":
+        if inputs.pipeline is not None and inputs.pipeline.spec.is_mae and settled.protocol != "mae/1":
             say("MAE's linear probe is --protocol mae/1: its features need the BatchNorm that comes with it")
         train, test = labelled(inputs.train, "train", say), labelled(_required(inputs.test), "test", say)
         require_classes(train)
@@ -77,7 +78,9 @@ class Probing:
             file, result = self._finished
             self.judged.append(judged(self._scores_of(file, test), test, name))
             raise FinishedRun(result)
-        found, scores = outcome(Training(self._plan, settled, inputs, train, test))
+        folder = self._plan.folder
+        with folder.in_use() if folder is not None else contextlib.nullcontext():
+            found, scores = outcome(Training(self._plan, settled, inputs, train, test))
         if self._plan.predictions is not None:
             self.judged.append(judged(scores, test, name))
         return found
@@ -148,7 +151,7 @@ class Probing:
             "data": dict(data),
         }
         if rank() == 0:
-            folder.begin(what, {})
+            folder.begin(what, {}, anew=self._plan.effort.overwrite)
         wait_for_all()
         stored = folder.result()
         if stored is not None:

@@ -43,6 +43,7 @@ class Effort:
     workers: int | None = None  # threads that decode
     save_every: int = 500  # steps between two checkpoints
     log_every: int = 10
+    overwrite: bool = False  # start anew where there is a run of the same command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,6 @@ class NetworkEffort(Effort):
     """How a network is trained."""
 
     device: str = "auto"
-    overwrite: bool = False  # start anew where there is a run of the same command
     checkpoint_activations: bool = False
     max_pixels: int = MAX_PIXELS
 

@@ -180,6 +180,7 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
         (("--lr", "nan"), 2, "--lr nan: "),
         (("--lr", "0.1,inf"), 2, "--lr inf: "),
         (("--set", "nonsense=1"), 2, "momentum"),
+        (("--set", "weight_decay=-1"), 2, "--set weight_decay=-1: 0 or more"),
         (("--set", "epochs=4"), 2, "unknown option"),
         (("--layers", "each"), 2, "knn and lowshot"),
         (("--layers", "3"), 2, "2 blocks"),
@@ -219,6 +220,17 @@ def test_a_finished_run_gives_its_result_again_and_refuses_other_arguments(fewvi
     code, other, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out, "--lr", "0.1", "--overwrite")
     assert code == 0, err
     assert other["rows"][0]["lr"] == 0.1
+
+
+def test_a_run_is_overwritten_only_by_arguments_that_are_good(fewvit, files, tmp_path):
+    out = tmp_path / "run"
+    assert run(fewvit, *files, "--out", out)[0] == 0
+    before = (out / "result.json").read_bytes()
+    assert run(fewvit, *files, "--out", out, "--overwrite", "--set", "weight_decay=-1")[0] == 2
+    assert (out / "result.json").read_bytes() == before
+    code, again, err = run(fewvit, *files, "--out", out, "--overwrite", "--lr", "0.1")
+    assert code == 0, err
+    assert {head["lr"] for head in again["run"]["linear"]["heads"]} == {0.1}
 
 
 def test_a_run_that_was_killed_before_its_result_was_written_finds_the_same_one(fewvit, words, tmp_path):
