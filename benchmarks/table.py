@@ -55,7 +55,19 @@ def learned(folder: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {"benchmarks": table, "learned": learned}  # between `<!-- NAME:begin -->` and `<!-- NAME:end -->`
+def tuned(folder: Path = RESULTS) -> str:
+    """Markdown: top-1 of the frozen baselines and of each mode over the draws, and what each draw gained over logistic regression."""
+    file = folder / "tuned.json"
+    if not file.exists():
+        return "Nothing has been measured yet: run `python -m benchmarks.tuned RUNS`."
+    lines = ["| | top-1 in percent | more than frozen logistic, draw by draw |", "|---|---:|---|"]
+    for row in json.loads(file.read_text())["rows"]:
+        gains = ", ".join(f"{gain:+.2f}" for gain in row.get("gains", []))
+        lines.append(f"| {row['method']} | {row['mean']:.2f} ± {row['std']:.2f} | {gains} |")
+    return "\n".join(lines)
+
+
+SECTIONS = {"benchmarks": table, "learned": learned, "tuned": tuned}  # between `<!-- NAME:begin -->` and `<!-- NAME:end -->`
 
 
 def _line(claim: Mapping[str, Any]) -> str:

@@ -59,20 +59,22 @@ def _small(width: int, patch: int, size: int, depth: int = 12) -> DinoRecipe:
     """For few thousand to few hundred thousand small images.
 
     Crops of less than 8 % of so few pixels show nothing, so the scales start higher; few images need few outputs, and fixed gains are
-    the stable choice; drop path only costs a small model that trains for a short time. What keeps the targets of short runs from
-    becoming even, from which nothing is learnt: a teacher that stays sharper than others begin, and BatchNorm in the head, since class
-    tokens that are all but alike at the start are told apart by it.
+    the stable choice; drop path only costs a small model that trains for a short time. Short runs came to targets that were even, or all
+    the same, from which nothing is learnt; what keeps them apart is a teacher that stays sharper than others begin, BatchNorm in the head,
+    which tells class tokens apart that are all but alike at the start, and a last layer that learns from the first step.
     """
     return DinoRecipe(
         architecture=Architecture(width, depth, width // 64, patch, grid=size // patch),
         views=_views(size, size // 2, 4, (0.3, 1.0), (0.08, 0.3)),
         epochs=100,
         batch_size=128,
+        lr=1e-3,
         drop_path=0.0,
         warmup_teacher_temperature=0.03,
         teacher_temperature=0.03,
+        freeze_last_layer=0,
         use_bn_in_head=True,
-        outputs=1024,
+        outputs=256,
         hidden=512,
         bottleneck=128,
     )
