@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import datetime
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -119,9 +120,12 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="*", metavar="RUN[ POOL]", help="run folders or backbones; `RUN mean` takes mean patch tokens")
     parser.add_argument("--name", help="also write benchmarks/results/NAME.json")
+    parser.add_argument("--add", action="store_true", help="to what NAME.json holds, rather than anew with random weights and raw pixels")
     options = parser.parse_args()
+    file = RESULTS / f"{options.name}.json"
+    before = json.loads(file.read_text()) if options.add else {"rows": [], "training": {}}
     found = {}
-    for kind in ("raw pixels", *(f"{_RANDOM}{run}" for run in options.runs[:1]), *options.runs):
+    for kind in (*(() if options.add else ("raw pixels", *(f"{_RANDOM}{run}" for run in options.runs[:1]))), *options.runs):
         with tempfile.TemporaryDirectory() as folder:
             found[kind] = judged(kind, Path(folder))
     width = max(map(len, next(iter(found.values()))))
@@ -129,15 +133,15 @@ def main() -> None:
     for name in next(iter(found.values())):
         print(f"{name:<{width}}", *(f"{values[name]:24.2f}" for values in found.values()))
     if options.name:
-        rows = [{"features": _title(kind), **values} for kind, values in found.items()]
+        rows = [*before["rows"], *({"features": _title(kind), **values} for kind, values in found.items())]
         about = {
             "machine": machine(),
             "date": datetime.date.today().isoformat(),
             "versions": versions(),
-            "training": _trainings(options.runs),
+            "training": {**before["training"], **_trainings(options.runs)},
         }
         write_json(
-            RESULTS / f"{options.name}.json",
+            file,
             {"name": options.name, "what": __doc__.splitlines()[0], "claims": [], "rows": rows, "quick": False, **about},
         )
 
@@ -160,7 +164,8 @@ def _trainings(runs: list[str]) -> dict[str, Any]:
         what, speed = manifest["what"], result.run["images_per_second"]
         epochs, images = what["recipe"]["epochs"], result.rows[0]["n_train"]
         found[_title(run)] = {
-            **{k: what[k] for k in ("method", "preset", "seed", "init")},
+            **{k: what[k] for k in ("method", "preset", "seed")},
+            "init": next((then for word, then in itertools.pairwise(result.run["argv"]) if word == "--init"), None),
             "epochs": epochs,
             "images": images,
             "images_per_second": speed,
