@@ -277,5 +277,5 @@ def numbers(text: str | None, flag: str, kind: type = int) -> list[Any]:
         raise UsageError(f"{flag} {text!r} is not a list of numbers such as 10,20,100") from error
     for one in found:
         if not math.isfinite(one):
-            raise UsageError(f"{flag} {one}: not a finite number")
+            raise UsageError(f"{flag} {one}: not finite")
     return found

@@ -115,12 +115,17 @@ class RunFolder:
 
     def clear(self, command: str) -> None:
         """Remove the run, if it is one of this command; nothing else is ever removed. Raises UsageError for a run of another command."""
+        if self.require_owner(command):
+            shutil.rmtree(self.path)
+
+    def require_owner(self, command: str) -> bool:
+        """Whether there is a run. Raises UsageError for one of another command, which --overwrite does not remove."""
         try:
             manifest = self.manifest()
         except IntegrityError:
             manifest = {}  # of a run, as it has that name: what --overwrite is for
         if manifest is None:
-            return
+            return False
         owner = manifest.get("what", {}).get("command", command)
         if owner != command:
             raise UsageError(
@@ -128,7 +133,7 @@ class RunFolder:
                 file=self.path,
                 fix="Choose another folder with --out, or delete it yourself.",
             )
-        shutil.rmtree(self.path)
+        return True
 
     def finish(self, result: Result) -> None:
         """Store the result, which says that the run is finished."""

@@ -47,7 +47,7 @@ SPEC_CHANGES = {
     "architecture": dataclasses.replace(ARCHITECTURE, heads=4),
     "base": dataclasses.replace(SPEC, weights_sha256="c" * 64),  # whose adapter the file then is
 }
-LABELS = {"name": "other", "file": Path("b.pth"), "license": "MIT", "published": {}}
+LABELS = {"name": "other", "file": Path("b.pth"), "license": "MIT", "published": {}, "tuned": True}
 
 
 def test_everything_that_decides_a_feature_changes_the_fingerprint_and_names_do_not():

@@ -43,6 +43,8 @@ def run_linear(
     from ..training.distributed import rank, together
 
     folder = RunFolder(out) if out is not None else None
+    if folder is not None and effort.overwrite:
+        folder.require_owner("linear")
     with together(resolve_device(reader.options.device)) as device:
         probing = Probing(Plan(reader, sources, choice, effort, folder, audience, device, predictions))
         try:
