@@ -31,6 +31,7 @@ from .recipe import Step
 _BATCH_EPS, _LAYER_EPS = 1e-6, 1e-5  # MAE's BatchNorm, MSN's LayerNorm
 _CHUNK_VALUES = 1 << 22  # class scores at once
 _CACHED_VALUES = 1 << 20  # class scores whose gradient is made at once: 4 MB stay in a CPU's cache
+_KEPT_VALUES = 1 << 20  # gradients of more are made in the same memory in every step; smaller blocks malloc keeps at hand itself
 _NEVER = -1  # the step in which a head diverged that did not
 
 
@@ -246,7 +247,7 @@ class _SideBySide(nn.Module):
             self.batch_norm = nn.BatchNorm1d(width, eps=_BATCH_EPS, affine=False)
         if recipe.norm == "layer":
             self.gain, self.shift = nn.Parameter(torch.ones(k, width)), nn.Parameter(torch.zeros(k, width))
-        self._room: Tensor | None = None  # where the weights' gradient is made in every step: fresh memory would cost a tenth of the step
+        self._room: Tensor | None = None  # where the weights' gradient is made in every step: fresh memory costs a tenth of it
         self._lent: weakref.ref[Tensor] | None = None  # alive until backward
 
     def forward(self, x: Tensor, labels: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,9 +268,9 @@ class _SideBySide(nn.Module):
         return linear(self._normed(x), self.weight.view(k * c, width), self.bias.view(-1)).view(-1, k, c)
 
     def _gradient(self) -> Tensor:
-        """Memory for the gradient of the weights: always the same, unless one lies there still."""
+        """Memory for the gradient of the weights: of a large one always the same, unless one lies there still."""
         waits = self._lent is not None and self._lent() is not None  # for its backward
-        if waits or self.weight.grad is not None:
+        if waits or self.weight.grad is not None or self.weight.numel() < _KEPT_VALUES:
             return torch.empty_like(self.weight)
         if self._room is None or self._room.device != self.weight.device:
             self._room = torch.empty_like(self.weight)
