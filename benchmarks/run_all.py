@@ -17,6 +17,8 @@ NAMES = (
     "episodes",
     "pretrain",
     "finetune",
+    "linear_grid",
+    "freed_memory",
     "knn",
     "logistic",
     "pipeline",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of settings in glibc's malloc.h
+_KEPT_BYTES, _HEAP_BYTES = 1 << 30, 32 << 20  # freed memory that stays; blocks of more than the second, glibc's most, always go back
 _SKYLAKEX = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}  # what OpenBLAS's kernels of that name use
 
 
@@ -49,6 +53,20 @@ def is_amd_avx512() -> bool:
 def computes_bf16() -> bool:
     """Whether the CPU has instructions for bfloat16 products."""
     return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> bool:
+    """Let glibc's malloc keep up to 1 GiB of what this process frees, for what it asks for next; whether it does.
+
+    As it comes it gives blocks of some MiB back at once, and the next step gets them page by page, each zeroed by the system: up to
+    half of a training step (benchmarks/freed_memory.py). What the user has set is left alone, as are other C libraries.
+    """
+    names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+    if sys.platform != "linux" or any(name in os.environ for name in names):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    return mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, _HEAP_BYTES) and mallopt(_TRIM_THRESHOLD, _KEPT_BYTES))
 
 
 @contextmanager

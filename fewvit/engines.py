@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cpu import computes_bf16, is_amd_avx512
+from .cpu import computes_bf16, is_amd_avx512, keep_freed_memory
 from .errors import MissingExtra, UsageError
 from .products import packed, packed_product, packed_sum, packing_works
 from .vit import Backbone, Readout, VisionTransformer
@@ -71,6 +71,8 @@ def accelerate(backbone: Backbone, size: tuple[int, int], *, device: str, precis
     if engine == "packed" and not (plain and precision != "fp16" and packing_works()):
         raise UsageError(f"the packed engine cannot run {backbone.spec.name} in {precision} here", fix="Use engine='eager' or 'auto'.")
     backbone.to(device)
+    if device == "cpu":
+        keep_freed_memory()
     if device.startswith("cuda"):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if engine == "openvino":

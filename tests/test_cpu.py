@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -98,3 +99,56 @@ def test_faiss_computes_with_avx512_on_amd():
     clean = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
     done = subprocess.run([sys.executable, "-c", LOADED], env=clean, capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("['SkylakeX']", "[]"), "[] is a FAISS without an OpenBLAS of its own"
+
+
+STEPS = """
+import resource, sys, torch
+from fewvit.cpu import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else None
+for step in range(30):
+    if step == 10:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(1 << 20) for _ in range(12)]  # as a step's results, 4 MiB each, all freed together
+    del blocks
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+def steps(how: str, **settings: str) -> tuple[str, int]:
+    """What `keep_freed_memory` said in a process of its own, and the page faults of twenty steps there."""
+    clean = {name: value for name, value in os.environ.items() if name not in MALLOC}
+    done = subprocess.run([sys.executable, "-c", STEPS, how], env=clean | settings, capture_output=True, text=True, check=True)
+    kept, faults = done.stdout.split()
+    return kept, int(faults)
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver()[0], reason="only glibc's malloc can be told so")
+def test_what_a_step_frees_is_there_for_the_next_one():
+    assert steps("leave")[1] > 20 * 1000  # of 12,288 pages a step: without the setting the system hands them out again and again
+    kept, faults = steps("keep")
+    assert kept == "True"
+    assert faults < 1000
+
+
+@pytest.mark.parametrize("name", MALLOC[:2])
+def test_the_users_settings_of_malloc_stand(name):
+    assert steps("keep", **{name: "131072"})[0] == "False"
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(cpu.sys, "platform", "darwin")
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: pytest.fail("no C library is asked"))
+    cpu.keep_freed_memory.cache_clear()
+    assert not cpu.keep_freed_memory()
+    cpu.keep_freed_memory.cache_clear()
+
+
+def test_a_c_library_without_the_setting_is_left_alone(monkeypatch):
+    monkeypatch.setattr(cpu.sys, "platform", "linux")
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: object())
+    for variable in MALLOC:
+        monkeypatch.delenv(variable, raising=False)
+    cpu.keep_freed_memory.cache_clear()
+    assert not cpu.keep_freed_memory()
+    cpu.keep_freed_memory.cache_clear()

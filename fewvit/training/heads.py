@@ -31,7 +31,6 @@ from .recipe import Step
 _BATCH_EPS, _LAYER_EPS = 1e-6, 1e-5  # MAE's BatchNorm, MSN's LayerNorm
 _CHUNK_VALUES = 1 << 22  # class scores at once
 _CACHED_VALUES = 1 << 20  # class scores whose gradient is made at once: 4 MB stay in a CPU's cache
-_KEPT_VALUES = 1 << 20  # gradients of more are made in the same memory in every step; smaller blocks malloc keeps at hand itself
 _NEVER = -1  # the step in which a head diverged that did not
 
 
@@ -162,13 +161,14 @@ class Heads(nn.Module):
             strict=True,
         )
         each = mean_over_processes(torch.cat(losses).detach())  # (H,)
-        finite = torch.isfinite(each)
-        self.diverged.masked_fill_(live & ~finite, step.index)
-        if not bool((live & finite).any()):
+        well = live & torch.isfinite(each)
+        if not bool(well.all()):
+            self.diverged.masked_fill_(live & ~well, step.index)
+            each = each[well]
+        if len(each) == 0:
             rates = ", ".join(f"{lr:g}" for lr in self.recipe.lrs)
             raise NumericalError(f"every head diverged by step {step.index} (learning rates {rates})", fix="Give smaller ones with --lr.")
-        facts = {"loss": each[live & finite].mean(), "best_loss": each[live & finite].min(), "live_heads": (live & finite).sum()}
-        return torch.stack(totals).sum(), facts
+        return torch.stack(totals).sum(), {"loss": each.mean(), "best_loss": each.min(), "live_heads": well.sum()}
 
     def clip(self) -> Tensor:
         """Nothing is clipped: the norm of the biases' gradient, as a sign of life that costs nothing."""
@@ -268,9 +268,9 @@ class _SideBySide(nn.Module):
         return linear(self._normed(x), self.weight.view(k * c, width), self.bias.view(-1)).view(-1, k, c)
 
     def _gradient(self) -> Tensor:
-        """Memory for the gradient of the weights: of a large one always the same, unless one lies there still."""
+        """Memory for the gradient of the weights: always the same, unless one lies there still."""
         waits = self._lent is not None and self._lent() is not None  # for its backward
-        if waits or self.weight.grad is not None or self.weight.numel() < _KEPT_VALUES:
+        if waits or self.weight.grad is not None:
             return torch.empty_like(self.weight)
         if self._room is None or self._room.device != self.weight.device:
             self._room = torch.empty_like(self.weight)
@@ -309,23 +309,25 @@ class _CrossEntropies(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         b, (k, c, width) = len(x), weight.shape
         half = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        x = x.contiguous()  # once, rather than for each product
-        share = x if half == x.dtype else (x / b).to(half)  # (B, D)
+        x, share = x.to(half).contiguous(), (x / b).to(half)  # (B, D)
         to_bias, losses = torch.empty_like(bias), torch.empty_like(bias[:, 0])
-        for some in torch.arange(k).split(max(1, _CACHED_VALUES // (b * c))):
-            part = slice(int(some[0]), int(some[-1]) + 1)
-            scores = linear(x, weight[part].view(-1, width), bias[part].view(-1))
-            change, losses[part] = _changes(scores.view(b, -1, c), labels, live[part])
+        together, all_well = max(1, _CACHED_VALUES // (b * c)), True
+        for first in range(0, k, together):
+            part = slice(first, min(first + together, k))
+            matrix = weight[part].view(-1, width).to(half)  # (k'C, D)
+            scores = torch.mm(x, matrix.t()).float().add_(bias[part].view(-1))
+            change, losses[part], well = _changes(scores.view(b, -1, c), labels, live[part])
+            all_well = all_well and well
             flat = change.view(b, -1)  # (B, k'C)
             torch.sum(flat, 0, out=to_bias[part].view(-1))
-            if half == x.dtype:
-                torch.mm(flat.div_(b).t(), share, out=to_weight[part].view(-1, width))
+            if half == to_weight.dtype:
+                torch.mm(flat.t(), share, out=to_weight[part].view(-1, width))
             else:
                 to_weight[part] = torch.mm(flat.t().to(half), share).view(-1, c, width)
         ctx.gradients = to_weight, to_bias.div_(b)
         ctx.mark_non_differentiable(losses)
         ctx.set_materialize_grads(False)
-        return losses.where(live & torch.isfinite(losses), 0.0).sum(), losses
+        return (losses if all_well else losses.where(live & torch.isfinite(losses), 0.0)).sum(), losses
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
@@ -335,20 +337,20 @@ class _CrossEntropies(torch.autograd.Function):
         return None, to_weight, to_bias, None, None, None
 
 
-def _changes(scores: Tensor, labels: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+def _changes(scores: Tensor, labels: Tensor, live: Tensor) -> tuple[Tensor, Tensor, bool]:
     """The gradient (B, K, C) of the sum of cross-entropies over the batch by the scores (B, K, C), and their mean (K,).
 
-    Heads that are not `live` (K,), or whose loss is not finite, have no gradient at all.
+    Heads that are not `live` (K,), or whose loss is not finite, have no gradient at all; last, whether there are none such.
     """
-    shares = torch.softmax(scores, dim=2, dtype=torch.float32)
+    shares = torch.softmax(scores, dim=2)
     place = labels.view(-1, 1, 1).expand(-1, scores.shape[1], 1)
     own = shares.gather(2, place)  # (B, K, 1)
     losses = own.clamp_min(torch.finfo(torch.float32).tiny).log_().mean(dim=(0, 2)).neg_()  # NaN stays NaN
-    shares.scatter_(2, place, own - 1.0)
-    gone = ~(live & torch.isfinite(losses))
-    if bool(gone.any()):
-        shares[:, gone] = 0.0
-    return shares, losses
+    shares.scatter_(2, place, own.sub_(1.0))
+    well = live & torch.isfinite(losses)
+    if not (all_well := bool(well.all())):
+        shares[:, ~well] = 0.0
+    return shares, losses, all_well
 
 
 def _hits_and_losses(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

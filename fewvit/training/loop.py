@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..cpu import keep_freed_memory
 from ..errors import NumericalError, ResourceError
 from ..seeds import seed_of
 from .distributed import rank, world_size
@@ -182,6 +183,7 @@ class Run:
         self.task, self.order, self.how = task, order, how
         recipe = task.recipe
         if how.device == "cpu":
+            keep_freed_memory()
             speed_up(task)
             views = getattr(recipe, "views", ())  # heads on features have none
             write_out_attention(task, max(((view.size // recipe.architecture.patch) ** 2 + 1 for view in views), default=0))
@@ -257,8 +259,7 @@ class Run:
         for group in self.optimizer.param_groups if world_size() > 1 else ():
             for parameter in group["params"] if group.get("reduce") == "sum" else ():
                 parameter.grad.mul_(world_size())  # DDP gave the mean
-        mean = {name: torch.stack([f[name].detach().float() for f in seen]).mean() for name in seen[0]}
-        return torch.stack(losses).float().mean(), mean
+        return _mean(losses), {name: _mean([facts[name] for facts in seen]) for name in seen[0]}
 
     def _agreed(self, finite: Tensor, stopping: Stopping) -> bool:
         """Whether all processes may go on; a signal that one of them got holds for all."""
@@ -329,6 +330,12 @@ class _Clock:
     @property
     def mean(self) -> float:
         return self.steps * self.images / max(self._last - self.started, 1e-9)
+
+
+def _mean(of_parts: Sequence[Tensor]) -> Tensor:
+    """The mean over a batch's parts, most often a single one."""
+    numbers = [part.detach().float() for part in of_parts]
+    return numbers[0].clone() if len(numbers) == 1 else torch.stack(numbers).mean()
 
 
 def _precision(precision: str, device: str) -> Callable[[], Any]:
