@@ -136,6 +136,8 @@ def _kept(argv: Sequence[str]) -> str:
     out = next((word.removeprefix("--out=") for word in argv if word.startswith("--out=")), out)
     if argv[:1] and argv[0] in _RUNS and out and not os.path.exists(os.path.join(out, "manifest.json")):
         return "nothing was begun yet"
+    if "--no-cache" in argv and not out:
+        return "with --no-cache and without --out nothing was kept"
     return "what was done is kept, the same command goes on from there"
 
 

@@ -123,7 +123,7 @@ def run_pretrain(
         if spec is None and not goes_on:
             _warn_of_few(choice, len(dataset), audience.say)
         effort = dataclasses.replace(effort, device=device)
-        with folder.in_use():
+        with folder.in_use(first=rank() == 0):
             run = _Pretraining(choice, recipe, effort, folder, dataset, watched, preprocess, spec, audience)
             if not goes_on:
                 _warn_of_small_pictures(choice, recipe, run.pictures.sizes, audience.say)

@@ -94,28 +94,50 @@ class RunFolder:
         made = (file for pattern in ("*.safetensors", "outcome.json", "result.json") for file in self.path.rglob(pattern))
         if next(made, None) is not None:
             return False
-        import fcntl
-
-        try:
-            with open(self.path / "manifest.json", "r+") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held, or nobody can tell
-            return False
-        return True
+        with self._claimed() as ours:
+            return ours is True
 
     @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """While the block runs, the run's manifest says so to other processes: what has come to nothing yet may still come to something."""
-        import fcntl
+    def in_use(self, *, first: bool = True) -> Iterator[None]:
+        """While the block runs, no other command trains this run, begins it with other arguments or removes it.
 
-        with open(self.path / "manifest.json") as handle:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_SH)
+        `first`: whether this is the first, or only, of the run's own processes; it holds the run for all of them.
+        Raises UsageError where another command is at it already.
+        """
+        with self._claimed() if first else contextlib.nullcontext() as ours:
+            if ours is False:
+                raise self._taken("cannot go on with it")
             yield
 
+    @contextlib.contextmanager
+    def _claimed(self) -> Iterator[bool | None]:
+        """Whether the run is ours alone while the block runs; None where nobody can tell, as on a file system without locks."""
+        import fcntl
+
+        with contextlib.ExitStack() as opened:
+            try:
+                fcntl.flock(opened.enter_context(open(self.path / "manifest.json", "r+")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                ours: bool | None = True
+            except BlockingIOError:
+                ours = False
+            except OSError:
+                ours = None
+            yield ours
+
+    def _taken(self, what: str) -> UsageError:
+        fix = "Wait until it ends, stop it (Ctrl-C; nothing is lost), or give --out another name."
+        return UsageError(f"another command is training this run, so this one {what}", file=self.path, fix=fix)
+
     def clear(self, command: str) -> None:
-        """Remove the run, if it is one of this command; nothing else is ever removed. Raises UsageError for a run of another command."""
-        if self.require_owner(command):
+        """Remove the run, if it is one of this command; nothing else is ever removed.
+
+        Raises UsageError for a run of another command, or one that is being trained.
+        """
+        if not self.require_owner(command):
+            return
+        with self._claimed() as ours:
+            if ours is False:
+                raise self._taken("does not remove it")
             shutil.rmtree(self.path)
 
     def require_owner(self, command: str) -> bool:

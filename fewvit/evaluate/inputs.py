@@ -184,9 +184,17 @@ class FeatureReader:
         return features
 
     def _say_unused(self, files: str) -> None:
-        """Say that the backbone that was named has nothing to do: the sources hold features already."""
-        if self.backbones.asked:
-            self.say(f"--backbone {','.join(self.backbones.names)} is not used: features come from {files}")
+        """Say what was asked of the backbone that has nothing to do: the sources hold features already."""
+        asked = {
+            "--backbone": ",".join(self.backbones.names) if self.backbones.asked else None,
+            "--pool": self.options.pool,
+            "--layers": self.options.layers,
+            "--img-size": self.options.img_size,
+            "--decode": self.options.decode if self.options.decode != FeatureOptions.decode else None,
+        }
+        named = [f"{name} {value}" for name, value in asked.items() if value]
+        if named:
+            self.say(f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'} not used: features come from {files}")
 
     def told(self, dataset: Dataset) -> Dataset:
         """The data set, after what a user should know of its listing was said."""

@@ -70,7 +70,7 @@ def run_finetune(
         stored = plan.folder.finished()
         if stored is not None:
             return stored if rank() == 0 else None, None
-        with plan.folder.in_use():
+        with plan.folder.in_use(first=rank() == 0):
             return _carried_out(_on(plan, device))
 
 

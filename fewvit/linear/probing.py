@@ -78,8 +78,10 @@ class Probing:
             file, result = self._finished
             self.judged.append(judged(self._scores_of(file, test), test, name))
             raise FinishedRun(result)
+        from ..training.distributed import rank
+
         folder = self._plan.folder
-        with folder.in_use() if folder is not None else contextlib.nullcontext():
+        with folder.in_use(first=rank() == 0) if folder is not None else contextlib.nullcontext():
             found, scores = outcome(Training(self._plan, settled, inputs, train, test))
         if self._plan.predictions is not None:
             self.judged.append(judged(scores, test, name))

@@ -225,6 +225,9 @@ def test_a_backbone_that_features_make_superfluous_is_told_if_it_was_named(fewvi
     named = fewvit("knn", *two, "--k", "1", "-m", "dino_vits16")[2]  # also the one that is taken where none is named
     assert "--backbone dino_vits16 is not used" in named
     assert "is not used" not in fewvit("knn", "-m", weights, "--data", images, "--k", "1")[2]
+    readout = fewvit("knn", *two, "--k", "1", "--pool", "mean", "--layers", "4", "--img-size", "64", "--decode", "pil")[2]
+    assert f"--pool mean and --layers 4 and --img-size 64 and --decode pil are not used: features come from {a} and {b}" in readout
+    assert "--pool mean is not used" in fewvit("linear", *two, "--epochs", "1", "--pool", "mean")[2]
 
 
 def test_a_file_of_a_backbone_for_small_images_tells_its_own_size_unless_one_is_asked_for(fewvit, weights, images, tmp_path):
@@ -405,6 +408,16 @@ def test_a_run_that_is_stopped_before_its_folder_is_there_keeps_nothing_and_says
     (tmp_path / "run").mkdir()
     (tmp_path / "run/manifest.json").write_text("{}")
     assert "what was done is kept" in fewvit(*words, "--out", tmp_path / "run")[2]
+
+
+def test_without_a_cache_nothing_is_kept_of_what_is_stopped_and_it_says_so(fewvit, images, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fewvit.evaluate.inputs.open_pair", stop)
+    for words, said in (([], "what was done is kept"), (["--no-cache"], "nothing was kept")):
+        code, _, err = fewvit("knn", "--weights", "random", "--data", images, *words)
+        assert (code, said in err) == (130, True), err
 
 
 def test_debug_shows_the_traceback(fewvit, tmp_path):

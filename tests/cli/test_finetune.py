@@ -477,6 +477,18 @@ def test_a_run_that_came_to_nothing_may_be_begun_with_other_arguments_unless_it_
     assert tune(out, "--shots", 3)[0] == 2  # now there is something to lose
 
 
+def test_a_run_that_another_command_trains_is_neither_trained_twice_nor_removed(tune, tmp_path):
+    out = tmp_path / "run"
+    assert tune(out, "--set", "select=false")[0] == 0
+    (out / "result.json").unlink()  # as before its end
+    with RunFolder(out).in_use():
+        for words, said in (([], "cannot go on with it"), (["--overwrite"], "does not remove it")):
+            code, _, err = tune(out, "--set", "select=false", *words)
+            assert (code, "another command is training this run" in err, said in err) == (2, True, True), err
+    assert (out / "adapter.safetensors").exists()
+    assert tune(out, "--set", "select=false")[0] == 0  # and goes on when the other one has ended
+
+
 def test_overwrite_removes_no_run_of_another_command_and_none_before_the_arguments_are_found_good(fewvit, tune, place, tmp_path):
     out = tmp_path / "run"
     assert tune(out, "--set", "select=false")[0] == 0

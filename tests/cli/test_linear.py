@@ -222,6 +222,18 @@ def test_a_finished_run_gives_its_result_again_and_refuses_other_arguments(fewvi
     assert other["rows"][0]["lr"] == 0.1
 
 
+def test_a_run_that_another_command_trains_is_neither_trained_twice_nor_removed(fewvit, files, tmp_path):
+    out = tmp_path / "run"
+    assert run(fewvit, *files, "--out", out)[0] == 0
+    (out / "result.json").unlink()  # as before its end
+    with RunFolder(out).in_use():
+        for words, said in (([], "cannot go on with it"), (["--overwrite"], "does not remove it")):
+            code, _, err = run(fewvit, *files, "--out", out, *words)
+            assert (code, "another command is training this run" in err, said in err) == (2, True, True), err
+    assert (out / "head.safetensors").exists()
+    assert run(fewvit, *files, "--out", out)[0] == 0  # and goes on when the other one has ended
+
+
 def test_a_run_is_overwritten_only_by_arguments_that_are_good(fewvit, files, tmp_path):
     out = tmp_path / "run"
     assert run(fewvit, *files, "--out", out)[0] == 0

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fewvit.plugins import find
+from fewvit.runs import RunFolder
 
 from pictures import folder_of, jpeg
 
@@ -162,6 +163,9 @@ def test_overwrite_removes_no_run_of_another_command_and_none_before_the_argumen
         assert (code, "is a run of `fewvit pretrain`" in err, "delete it yourself" in err) == (2, True, True), err
     for words in (("--set", "lr=-1"), ("--max-bad", "some"), ("--precision", "fp16")):
         assert pretrain(fewvit, "mae", images, out, "--overwrite", *words)[0] == 2
+    with RunFolder(out).in_use():
+        code, _, err = pretrain(fewvit, "dino", images, out, "--overwrite")
+        assert (code, "another command is training this run" in err) == (2, True), err
     assert (out / "encoder.safetensors").exists()
     assert pretrain(fewvit, "dino", images, out, "--overwrite")[0] == 0
 
