@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,6 +59,12 @@ def finetune(
     run: Run,
     img_size: Annotated[str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels. Default: 224.")] = None,
     decode: Annotated[str, typer.Option("--decode", metavar="fast|pil", help="How pictures are decoded, as for `lowshot`.")] = "fast",
+    save_predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-predictions", metavar="FILE.parquet|.csv", help="Write method, shots, trial, id, label, prediction, probability."
+        ),
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
 ) -> None:
     """Fine-tune a backbone on a few labels, with the frozen baselines beside it.
@@ -91,12 +98,16 @@ def finetune(
     )
     check(choice)  # a mistyped option is told before anything is read
     folder = run_folder(output)
+    if save_predictions is not None:
+        from fewvit.predictions import check_predictions_path
+
+        check_predictions_path(save_predictions)
     from fewvit.cache import Cache, default_cache_dir
 
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())
     audience = Audience(say=screen.say, progress=TrainingLine(screen), extraction=screen.progress, skipped=screen.skipped)
     result, stopped = run_finetune(
-        choice, Effort(**effort(run, network)), folder, access(how, place, screen), cache, listing(listed), audience
+        choice, Effort(**effort(run, network)), folder, access(how, place, screen), cache, listing(listed), audience, save_predictions
     )
     show_run(screen, result, stopped)
 

@@ -28,7 +28,7 @@ from ..training.request import require_precision_on
 from .baselines import frozen_rows
 from .choice import Audience, Choice, Source
 from .final import finish
-from .judgement import judged_rows, result_of
+from .judgement import judged_rows, result_of, save_judged
 from .plan import Plan, digest_of, identity, labelled_by, outcome
 from .recipe import check, recipe_of
 from .search import choose
@@ -39,11 +39,18 @@ __all__ = ["Audience", "Choice", "Effort", "Source", "check", "run_finetune"]
 
 
 def run_finetune(
-    choice: Choice, effort: Effort, out: Path, access: Access, cache: Cache | None, listing: Listing, audience: Audience
+    choice: Choice,
+    effort: Effort,
+    out: Path,
+    access: Access,
+    cache: Cache | None,
+    listing: Listing,
+    audience: Audience,
+    predictions: Path | None = None,
 ) -> tuple[Result | None, int | None]:
     """Fine-tune, or go on with, the run in `out`: its result, and the signal that ended it early, if one did; no result but in the first process.
 
-    Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little, CheckpointError
+    `predictions` gets what the fine-tuned classifier says of each test image. Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little, CheckpointError
     where a finished run has lost a file, NumericalError when every learning rate diverges, ResourceError for memory and disk.
     """
     from ..engines import resolve_device
@@ -67,11 +74,16 @@ def run_finetune(
         if rank() == 0:
             plan.folder.begin(what, outcome(plan), anew=effort.overwrite)
         wait_for_all()
-        stored = plan.folder.finished()
-        if stored is not None:
-            return stored if rank() == 0 else None, None
-        with plan.folder.in_use(first=rank() == 0):
-            return _carried_out(_on(plan, device))
+        plan = _on(plan, device)
+        result, signal = plan.folder.finished(), None
+        if result is None:
+            with plan.folder.in_use(first=rank() == 0):
+                result, signal = _carried_out(plan)
+        if rank() != 0:
+            return None, signal
+        if predictions is not None and result is not None:
+            save_judged(plan, predictions)
+        return result, signal
 
 
 def _draw(choice: Choice, train_set: Dataset) -> Split:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, save_bundle
+from ..bundle import Bundle, load_bundle, save_bundle
 from ..errors import counted
 from ..evaluate.fit import recipe_of as bundle_recipe
 from ..evaluate.inputs import Backbones, labelled
 from ..evaluate.judge import judge
+from ..features import FeatureSet
 from ..pipeline import TOKENS, FeatureOptions, Pipeline, settle
+from ..predictions import Judged, save_predictions
 from ..results import Result, manifest
 from ..specs import resolve
 from ..training.choosing import Found
@@ -23,17 +26,35 @@ from .plan import BUNDLE, Labelled, Plan
 def judged_rows(plan: Plan, known: Labelled, task: Any, found: Found) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of the fine-tuned model, read back from its folder as everyone else will, and what the manifest should tell."""
     choice = plan.choice
-    spec = resolve(str(plan.folder.path), plan.access, plan.memory)
-    pipeline = settle(spec, FeatureOptions(decode=choice.decode, device=plan.effort.device))
-    test = labelled(plan.features(pipeline, plan.test_set), "test", lambda line: None)
-    test.require_finite()
+    pipeline, test = _seen_by_the_run(plan)
     verdict = judge(classifier_of(plan, known, task.head, known.present), test, found.temperature)
     _save_bundle(plan, known, task.head, pipeline, found)
     columns = {"method": choice.mode, "shots": choice.shots, "n_train": len(known.labels), "n_test": len(test)}
     rows = [{**columns, "trial": choice.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()]
     chosen = {"lr": found.lr, "epochs": found.epochs, "held_out_top1": found.top1, "temperature": round(found.temperature, 4)}
     facts = {"chosen": chosen, "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad)}
-    return rows, {**facts, "tuned_pool": pipeline.pool, "fingerprint": pipeline.fingerprint, "weights_sha256": spec.weights_sha256}
+    return rows, {**facts, "tuned_pool": pipeline.pool, "fingerprint": pipeline.fingerprint, "weights_sha256": pipeline.spec.weights_sha256}
+
+
+def save_judged(plan: Plan, path: Path) -> None:
+    """Write what the classifier of a finished run says of the labelled test images, one by one."""
+    bundle, choice = load_bundle(plan.folder.path / BUNDLE, device="cpu"), plan.choice
+    numbers = {name: number for number, name in enumerate(plan.chosen.classes)}
+    bundle.estimator.classes_ = np.array([numbers[name] for name in bundle.classes])  # as the data set counts them
+    _, test = _seen_by_the_run(plan)
+    verdict = judge(bundle.estimator, test, bundle.temperature)
+    which = {"method": choice.mode, "shots": choice.shots, "trial": choice.trial}
+    save_predictions(path, [Judged(which, test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)])
+    plan.say(f"wrote {path}")
+
+
+def _seen_by_the_run(plan: Plan) -> tuple[Pipeline, FeatureSet]:
+    """How the backbone in the run's folder makes features, and those of the labelled test images."""
+    spec = resolve(str(plan.folder.path), plan.access, plan.memory)
+    pipeline = settle(spec, FeatureOptions(decode=plan.choice.decode, device=plan.effort.device))
+    test = labelled(plan.features(pipeline, plan.test_set), "test", lambda line: None)
+    test.require_finite()
+    return pipeline, test
 
 
 def _save_bundle(plan: Plan, known: Labelled, head: Any, pipeline: Pipeline, found: Found) -> None:

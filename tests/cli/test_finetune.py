@@ -107,6 +107,30 @@ def test_the_classifiers_bundle_labels_the_test_images_as_the_rows_say(fewvit, t
     assert 100 * right == pytest.approx(values(result, "bias"))
 
 
+def test_saved_predictions_are_those_of_the_bundle_and_a_finished_run_writes_the_same(fewvit, tune, place, tmp_path):
+    out, first, later = tmp_path / "run", tmp_path / "first.csv", tmp_path / "later.csv"
+    code, result, err = tune(out, "--shots", 3, "--trial", 1, "--save-predictions", first)
+    assert code == 0, err
+    assert f"wrote {first}" in err
+    code, stdout, err = fewvit("predict", out / "classifier.bundle", place / "images/val", "--threshold", 0, "--format", "csv")
+    assert code == 0, err
+    said = {row["id"]: row for row in csv.DictReader(io.StringIO(stdout))}
+    rows = list(csv.DictReader(first.read_text().splitlines()))
+    assert len(rows) == 29
+    for row in rows:
+        assert row["prediction"] == said[row["id"]]["label"]
+        assert row["label"] == row["id"].split("/")[0]
+        assert (row["method"], row["shots"], row["trial"]) == ("lora", "3", "1")
+        assert float(row["probability"]) == pytest.approx(float(said[row["id"]]["confidence"]), abs=1e-3)
+    right = 100 * np.mean([row["label"] == row["prediction"] for row in rows])
+    assert right == pytest.approx(values(result, "lora"))
+    code, again, err = tune(out, "--shots", 3, "--trial", 1, "--save-predictions", later)
+    assert (code, again) == (0, result), err
+    assert later.read_bytes() == first.read_bytes()
+    assert tune(tmp_path / "other", "--save-predictions", tmp_path / "p.txt")[0] == 2
+    assert not (tmp_path / "other").exists()
+
+
 # ---- what comes out
 
 
