@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import platform
 import subprocess
 import sys
 
@@ -101,39 +101,48 @@ def test_faiss_computes_with_avx512_on_amd():
     assert done.stdout.strip() in ("['SkylakeX']", "[]"), "[] is a FAISS without an OpenBLAS of its own"
 
 
-STEPS = """
-import resource, sys, torch
+FREED = """
+import ctypes, sys
 from fewvit.cpu import keep_freed_memory
+libc = ctypes.CDLL(None)
+FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in FIELDS]
+libc.mallinfo2.restype, libc.malloc.restype, libc.free.argtypes = Info, ctypes.c_void_p, [ctypes.c_void_p]
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
-for step in range(30):
-    if step == 10:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(1 << 20) for _ in range(12)]  # as a step's results, 4 MiB each, all freed together
-    del blocks
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+before = libc.mallinfo2().hblks
+blocks = [libc.malloc(20 << 20) for _ in range(10)]
+own = libc.mallinfo2().hblks - before  # blocks that were asked of the system one by one
+for block in blocks:
+    libc.free(block)
+print(kept, own, libc.mallinfo2().arena >> 20)
 """
+only_glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc, from 2.33 on, tells what it keeps")
 MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
-def steps(how: str, **settings: str) -> tuple[str, int]:
-    """What `keep_freed_memory` said in a process of its own, and the page faults of twenty steps there."""
+def freed(how: str, **settings: str) -> tuple[str, int, int]:
+    """In a process of its own: what `keep_freed_memory` said, how many of ten large blocks came straight from the system, and the MiB kept."""
     clean = {name: value for name, value in os.environ.items() if name not in MALLOC}
-    done = subprocess.run([sys.executable, "-c", STEPS, how], env=clean | settings, capture_output=True, text=True, check=True)
-    kept, faults = done.stdout.split()
-    return kept, int(faults)
+    done = subprocess.run([sys.executable, "-c", FREED, how], env=clean | settings, capture_output=True, text=True, check=True)
+    kept, own, arena = done.stdout.split()
+    return kept, int(own), int(arena)
 
 
-@pytest.mark.skipif("glibc" not in platform.libc_ver()[0], reason="only glibc's malloc can be told so")
-def test_what_a_step_frees_is_there_for_the_next_one():
-    assert steps("leave")[1] > 20 * 1000  # of 12,288 pages a step: without the setting the system hands them out again and again
-    kept, faults = steps("keep")
-    assert kept == "True"
-    assert faults < 1000
+@only_glibc
+def test_what_is_freed_stays_for_what_is_asked_for_next():
+    _, own, arena = freed("leave")
+    assert own == 10
+    assert arena < 100  # all went back
+    kept, own, arena = freed("keep")
+    assert (kept, own) == ("True", 0)
+    assert 200 <= arena < 300
 
 
+@only_glibc
 @pytest.mark.parametrize("name", MALLOC[:2])
 def test_the_users_settings_of_malloc_stand(name):
-    assert steps("keep", **{name: "131072"})[0] == "False"
+    assert freed("keep", **{name: "131072"})[0] == "False"
 
 
 def test_other_systems_are_left_alone(monkeypatch):
