@@ -50,8 +50,9 @@ def run_finetune(
 ) -> tuple[Result | None, int | None]:
     """Fine-tune, or go on with, the run in `out`: its result, and the signal that ended it early, if one did; no result but in the first process.
 
-    `predictions` gets what the fine-tuned classifier says of each test image. Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little, CheckpointError
-    where a finished run has lost a file, NumericalError when every learning rate diverges, ResourceError for memory and disk.
+    `predictions` gets what the fine-tuned classifier says of each test image. Raises UsageError when the run was begun with other arguments
+    or data, DataError for what is missing or too little, CheckpointError where a finished run has lost a file, NumericalError when every
+    learning rate diverges, ResourceError for memory and disk.
     """
     from ..engines import resolve_device
     from ..training.distributed import rank, together, wait_for_all
