@@ -65,8 +65,10 @@ TESTS = {  # module -> the words after `pytest`
     "training/adapters": ["tests/test_adapters.py"],
     "training/choosing": ["tests/test_choosing.py"],
     "training/groups": ["tests/test_groups.py", "tests/parity/test_finetuning.py"],
+    "training/lars": ["tests/test_lars.py", "tests/test_probes.py"],
     "training/mixing": ["tests/test_mixing.py"],
     "training/schedules": ["tests/test_schedules.py"],
+    "training/side_by_side": ["tests/test_probes.py"],
 }
 
 # What is not mutated, and why. Text, also that of errors, is no matter: cosmic-ray leaves strings alone.
@@ -79,6 +81,7 @@ SKIPPED_CONSTANTS = {
     "GPU_MAX_K",  # FAISS's own limit on a GPU
     "_CHUNK_BYTES",  # memory against speed: every value gives the same neighbours
     "_CACHED_BYTES",
+    "_CACHED_VALUES",
     "_BLOCK_ROWS",
     "_BLOCK",  # bytes read at a time: every value gives the same file
     "_BLOCK_BYTES",

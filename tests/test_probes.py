@@ -14,7 +14,8 @@ from torch import nn
 from fewvit.backbones import Architecture
 from fewvit.errors import CheckpointError, NumericalError, UnknownName, UsageError
 from fewvit.training.feeds import Cached
-from fewvit.training.heads import Head, Heads, load_head
+from fewvit.training.head import Head, load_head
+from fewvit.training.heads import Heads
 from fewvit.training.journal import Journal
 from fewvit.training.lars import Lars, MsnSgd
 from fewvit.training.loop import How, Watch, train
@@ -356,6 +357,25 @@ def test_the_loss_is_the_mean_of_the_heads_and_its_gradient_that_of_their_sum():
     wanted = [stack.weight.grad for stack in heads.stacks] + [stack.bias.grad for stack in heads.stacks]
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+@pytest.mark.parametrize("half", [False, True])
+def test_how_many_heads_are_worked_on_at_a_time_changes_nothing(monkeypatch, at_once, half):
+    heads, step = Heads(probe(), INPUTS, CLASSES, 4), steps()[0]
+    batch = [torch.from_numpy(FEATURES[step.rows]), torch.from_numpy(LABELS[step.rows])]
+
+    def taught():
+        heads.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            total, facts = heads(batch, step)
+        total.backward()
+        return [total, facts["best_loss"], *(p.grad.clone() for p in heads.parameters())]
+
+    whole = taught()
+    monkeypatch.setattr("fewvit.training.side_by_side._CACHED_VALUES", at_once * len(step.rows) * CLASSES + 1)
+    for a, b in zip(taught(), whole, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 def test_half_precision_changes_the_products_alone():

@@ -50,8 +50,8 @@ def require_head(run: RunFolder, result: Result) -> None:
 
 
 def load(file: Path) -> tuple[Any, dict[str, Any]]:
-    """The `heads.Head` in a file, and what it tells of itself. Raises CheckpointError, saying how a damaged one is got again."""
-    from ..training.heads import load_head
+    """The `head.Head` in a file, and what it tells of itself. Raises CheckpointError, saying how a damaged one is got again."""
+    from ..training.head import load_head
 
     try:
         return load_head(file)

@@ -13,7 +13,8 @@ from fewvit.digests import DigestMemory
 from fewvit.linear import ranks
 from fewvit.metrics import top_k_accuracy
 from fewvit.specs import Access, build, resolve
-from fewvit.training.heads import Head, Heads, load_head
+from fewvit.training.head import Head, load_head
+from fewvit.training.heads import Heads
 from fewvit.training.probes import PROBES, Input, find_probe, head_readings, settle_reading
 from fewvit.training.recipe import Step
 from fewvit.training.views import draw
