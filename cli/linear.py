@@ -69,7 +69,7 @@ def linear(
         typer.Option("--save-predictions", metavar="FILE.parquet|.csv", help="Write method, id, label, prediction, probability."),
     ] = None,
     max_bad: Annotated[
-        str | None, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images to leave out. Default: none.")
+        str | None, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images of a source to leave out. Default: none.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")] = False,

@@ -25,6 +25,7 @@ _READ = {
     "source": "SRC",
     "run": "RUN",
 }
+_IMAGES, _PARTS = ("data", "train", "test", "monitor"), ("train", "val", "test")  # sources of images, and folders that split one
 _HEAD = 4096  # bytes that tell what a text file is
 _HEADER_MAX = 1 << 26  # bytes of a safetensors header; a bundle's is far smaller
 _TAIL = 1 << 16  # bytes at the end of a Parquet file, where its columns are named
@@ -56,6 +57,8 @@ def check_outputs(values: Mapping[str, Any], out: Kind | None) -> None:
         if other != flag:
             raise UsageError(f"{flag} and {other} name one file", file=path, fix="Give each a name of its own.")
         _check_inputs(flag, path, values)
+        if kind.folder:
+            _check_beside(flag, path, values)
         _check_there(flag, path, replace(kind, known=lambda _: True) if values.get("add") else kind)  # --add reads it, and judges it
 
 
@@ -67,6 +70,22 @@ def _check_inputs(flag: str, path: Path, values: Mapping[str, Any]) -> None:
         for source in _paths(values.get(name)):
             if os.path.exists(source) and os.path.samefile(source, path):
                 raise UsageError(f"{flag} {printable(path)} would replace {shown} {printable(source)}", fix=f"Give {flag} another name.")
+
+
+def _check_beside(flag: str, path: Path, values: Mapping[str, Any]) -> None:
+    """Raise UsageError if a folder would lie among the classes of a source, as one more class."""
+    place = Path(os.path.realpath(path))
+    for name in _IMAGES:
+        for source in map(Path, _paths(values.get(name))):
+            if not source.is_dir():
+                continue
+            parts = [source / part for part in _PARTS if (source / part).is_dir()] or [source]
+            if any(Path(os.path.realpath(part)) in place.parents for part in parts):
+                raise UsageError(
+                    f"{flag} lies among the images of {_READ[name]} {printable(source)}, where it would be taken for a class",
+                    file=path,
+                    fix=f"Give {flag} a place outside.",
+                )
 
 
 def _paths(value: Any) -> Iterator[str]:

@@ -66,7 +66,7 @@ class Network:
         bool, typer.Option("--checkpoint-activations", help="Half the memory for a third more time: blocks are computed again in backward.")
     ] = False
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto"
-    max_bad: Annotated[str, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images to leave out.")] = "0"
+    max_bad: Annotated[str, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images of a source to leave out.")] = "0"
 
 
 def changes(run: Run, network: Network) -> dict[str, Any]:

@@ -158,7 +158,8 @@ class Work:
         None
     )
     max_bad: Annotated[
-        str | None, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images to leave out. Default: none; extract: 1%.")
+        str | None,
+        typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images of a source to leave out. Default: none; extract: 1%."),
     ] = None
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = 64_000_000
     seed: Annotated[int, typer.Option("--seed", help="Seed of random weights and subsets.")] = 0

@@ -41,6 +41,7 @@ from .options import options_of
 from .pipeline import FeatureOptions, Pipeline
 from .plugins import find
 from .results import versions
+from .runs import ANEW, run_of_classifier
 from .specs import BUNDLE_SCHEMA, BackboneSpec
 
 FORMAT = 1
@@ -331,7 +332,7 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
         vars(estimator).update({k: _unpacked(v, arrays) for k, v in manifest["state"].items()})
         recipe = manifest["recipe"]
         if recipe is not None:
-            recipe = Recipe(**{**recipe, "options": FeatureOptions(**recipe["options"])})
+            recipe = _at_home(Recipe(**{**recipe, "options": FeatureOptions(**recipe["options"])}), Path(path))
         later = {"calibrated_on": None}  # what bundles of this format did not have from the start
         described = {f.name: {**later, **manifest}[f.name] for f in dataclasses.fields(Bundle) if f.name not in _APART}
         return Bundle(estimator=estimator, support=support, seen=arrays.get(_SEEN), recipe=recipe, sha256=manifest["sha256"], **described)
@@ -340,6 +341,12 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
         raise IntegrityError(
             f"this bundle cannot be used here: {why.splitlines()[0]}", file=path, fix="Update fewvit, or fit the bundle again."
         ) from error
+
+
+def _at_home(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with the backbone of the run that the bundle lies in, if it is a run's own: both may have been moved or copied."""
+    run = run_of_classifier(path)
+    return recipe if run is None else dataclasses.replace(recipe, backbone=str(run.path))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -377,6 +384,13 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _no_file(path: Path) -> DataError:
     """The error for a bundle that is not there, or is a folder; of a run's folder, what to use in its place."""
+    run = run_of_classifier(path)
+    if not path.exists() and run is not None:
+        if run.result() is None:
+            return DataError(
+                "this run has not finished, so it has no classifier yet", file=run.path, fix="Go on with it: its own command does."
+            )
+        return DataError("the classifier of this finished run is gone", file=path, fix=ANEW)
     if not path.exists():
         return DataError("no such bundle", file=path, fix="`fewvit fit` makes one.")
     if not (path / "manifest.json").is_file():
@@ -420,7 +434,8 @@ def _manifest(path: Path, text: str | None) -> dict[str, Any]:
 
 
 def _damaged(path: Path, why: str) -> IntegrityError:
-    return IntegrityError(f"not a bundle, or a damaged one: {why}", file=path, fix="Copy it again, or fit it again with `fewvit fit`.")
+    fix = "Copy it again, or fit it again with `fewvit fit`." if run_of_classifier(path) is None else ANEW
+    return IntegrityError(f"not a bundle, or a damaged one: {why}", file=path, fix=fix)
 
 
 def _unpacked(packed: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:

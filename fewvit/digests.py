@@ -12,10 +12,14 @@ import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .files import replacing, require_writable, sha256_of
+
+if TYPE_CHECKING:
+    from .datasets import Dataset
 
 _RECORD = np.dtype([("identity", "<i8", 5), ("digest", "u1", 32)])
 _RECENT_NS = 100_000_000  # a file changed within 0.1 s of now may change again under the same time stamps
@@ -141,3 +145,22 @@ def _merge(folder: Path) -> None:
     for path in paths:
         if path != merged:
             path.unlink(missing_ok=True)
+
+
+def content_digest(dataset: Dataset, memory: DigestMemory) -> str:
+    """sha256 over ids, labels and bytes; files whose digest is remembered are not read again."""
+    digest = hashlib.sha256(dataset.digest.encode())
+    identities = [dataset.identity(row) for row in range(len(dataset))]
+    for row, known in enumerate(memory.get_all(identities)):
+        if known is None:
+            try:
+                known = hashlib.sha256(dataset.read(row)).digest()
+            except OSError as error:
+                known = str(error.errno).encode()  # it is told when features are made
+            else:
+                found = identities[row]
+                if found is not None:
+                    memory.put(found, known)
+        digest.update(known)
+    memory.save()
+    return digest.hexdigest()

@@ -22,7 +22,7 @@ from .plugins import find
 from .protocols import find_protocol
 from .recipes import find_recipe
 from .results import Result, manifest
-from .runs import RunFolder
+from .runs import ENCODER, RunFolder
 from .seeds import generator, seed_of
 from .specs import Access, BackboneSpec, build, resolve
 from .training.request import (
@@ -267,7 +267,7 @@ class _Pretraining:
             self._draw()
         result = self._result(trained)
         if trained.signal is None and rank() == 0:
-            self.folder.finish(result)
+            self.folder.finish(result, [ENCODER])
         return result, trained.signal
 
     def _views(self, pictures: Any, step: Any) -> Any:

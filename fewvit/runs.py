@@ -10,17 +10,18 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError, DataError, IntegrityError, UsageError, printable
-from .files import write_json
+from .files import sha256_of, write_json
 from .results import Result
 
 SCHEMA = "fewvit.run/1"
 ENCODER = "encoder.safetensors"
+CLASSIFIER = "classifier.bundle"  # of fine-tuning, on the backbone in its own folder
 ANEW = "Put it back, or train anew with the run's own command and --overwrite."
 
 
@@ -91,11 +92,34 @@ class RunFolder:
 
     def _came_to_nothing(self) -> bool:
         """Whether a run that was begun left nothing that took time to make: no checkpoint, no weights, no result. And none is under way."""
-        made = (file for pattern in ("*.safetensors", "outcome.json", "result.json") for file in self.path.rglob(pattern))
-        if next(made, None) is not None:
+        if self._made_something():
             return False
         with self._claimed() as ours:
             return ours is True
+
+    def _made_something(self) -> bool:
+        made = (file for pattern in ("*.safetensors", "outcome.json", "result.json") for file in self.path.rglob(pattern))
+        return next(made, None) is not None
+
+    def require_contents(self, digests: Mapping[str, str]) -> None:
+        """Note what is in the images that the run learns from or is judged by, or compare it with what was noted when it was begun.
+
+        Raises UsageError where images are others under the same names, and the run has come to something with the former ones.
+        """
+        file = self.path / "contents.json"
+        try:
+            before = dict(json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError):
+            before = {}
+        differing = [name for name, digest in digests.items() if before.get(name, digest) != digest]
+        if differing and self._made_something():
+            raise UsageError(
+                f"images of {' and '.join(differing)} are no longer what they were when this run was begun, under the same names",
+                file=self.path,
+                fix="Put the former ones back, give --out another name, or start anew with --overwrite.",
+            )
+        if {**before, **digests} != before:
+            write_json(file, {**before, **digests})
 
     @contextlib.contextmanager
     def in_use(self, *, first: bool = True) -> Iterator[None]:
@@ -157,16 +181,22 @@ class RunFolder:
             )
         return True
 
-    def finish(self, result: Result) -> None:
-        """Store the result, which says that the run is finished."""
-        write_json(self.path / "result.json", {"task": result.task, "rows": list(result.rows), "run": dict(result.run)})
+    def finish(self, result: Result, files: Sequence[str]) -> None:
+        """Store the result, which says that the run is finished, with the digests of the files that the run has made."""
+        made = {name: sha256_of(self.path / name) for name in files}
+        write_json(self.path / "result.json", {"task": result.task, "rows": list(result.rows), "run": dict(result.run), "files": made})
 
     def result(self) -> Result | None:
         """The stored result of a finished run, else None."""
+        stored = self._stored()
+        return stored[0] if stored is not None else None
+
+    def _stored(self) -> tuple[Result, dict[str, str]] | None:
+        """The stored result, and sha256 by file of what the run had made."""
         file = self.path / "result.json"
         try:
             stored = json.loads(file.read_text())
-            return Result(stored["task"], stored["rows"], stored["run"])
+            return Result(stored["task"], stored["rows"], stored["run"]), dict(stored.get("files", {}))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -177,15 +207,18 @@ class RunFolder:
             ) from error
 
     def finished(self) -> Result | None:
-        """The stored result, if it is finished. Raises CheckpointError where a file is gone that the run had made."""
-        stored, manifest = self.result(), self.manifest()
-        if stored is not None and manifest is not None:
-            made = [self.weights(manifest["backbone"])] if "backbone" in manifest else []
-            made += [self.path / manifest["head"]["file"]] if "head" in manifest else []
-            for file in made:
-                if not file.exists():
-                    raise _missing(file)
-        return stored
+        """The stored result, if it is finished. Raises CheckpointError where a file is gone that the run had made, or another one by now."""
+        stored = self._stored()
+        if stored is None:
+            return None
+        for name, wanted in stored[1].items():
+            file = self.path / name
+            if not file.exists():
+                raise _missing(file)
+            if (found := sha256_of(file)) != wanted:
+                what = f"damaged or another one: its sha256 is {found[:12]}…, and was {wanted[:12]}… when the run ended"
+                raise CheckpointError(what, file=file, fix=ANEW)
+        return stored[0]
 
     def weights(self, made: Mapping[str, Any]) -> Path:
         """The file that the run made, of what `backbone` says."""
@@ -223,6 +256,12 @@ class RunFolder:
             until = "come to its first checkpoint, so there is no encoder yet" if "file" not in made else "finished; go on with it first"
             raise DataError(f"this run has not {until}", file=self.path)
         return made
+
+
+def run_of_classifier(bundle: Path) -> RunFolder | None:
+    """The run whose classifier a bundle is, or should be; None for one that stands by itself."""
+    home = RunFolder(bundle.absolute().parent)
+    return home if bundle.name == CLASSIFIER and (home.path / "manifest.json").is_file() else None
 
 
 def _missing(file: Path) -> CheckpointError:

@@ -273,7 +273,8 @@ def _cells(
     for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
         temperature = 1.0
         if options.calibrate and not getattr(estimator, "transductive", False):
-            temperature = _temperature(make, estimator, x, y, options.seed)
+            by_name = np.argsort([train.ids[row] for row in split.train])  # the folds hang on the images, not on how they came
+            temperature = _temperature(make, estimator, x[by_name], y[by_name], options.seed)
         cells.append(_Cell(method, split, estimator, judge(estimator, test, temperature), temperature))
     return cells
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from ..cache import Cache
 from ..datasets import Dataset, Listing, open_pair, select, told
-from ..digests import DigestMemory
+from ..digests import DigestMemory, content_digest
+from ..features import FeatureSet
 from ..pipeline import FeatureOptions, oversized, settle
 from ..results import Result
 from ..runs import RunFolder
@@ -29,7 +30,7 @@ from .baselines import frozen_rows
 from .choice import Audience, Choice, Source
 from .final import finish
 from .judgement import judged_rows, result_of, save_judged
-from .plan import Plan, digest_of, identity, labelled_by, outcome
+from .plan import BUNDLE, HEAD, Plan, identity, labelled_by, outcome
 from .recipe import check, recipe_of
 from .search import choose
 from .spec import plain
@@ -69,17 +70,21 @@ def run_finetune(
     chosen = select(train_set, split.train.tolist())
     recipe, grid = recipe_of(choice, pipeline, len(split.train), split.per_class(train_set.labels)[1])
     plan = Plan(choice, recipe, grid, effort, RunFolder(out), pipeline, chosen, test_set, access, cache, memory, audience)
-    what = identity(plan, {"train": train_set.digest, "test": test_set.digest, "labelled": digest_of(chosen, memory)})
+    what = identity(plan, {"train": train_set.digest, "test": test_set.digest, "labelled": content_digest(chosen, memory)})
+    if effort.overwrite:
+        plan.folder.require_owner("finetune")
     with together(resolve_device(effort.device)) as device:
         require_precision_on(recipe.precision, device)
+        plan = _on(plan, device)
+        # a run is removed when all of the new one's images could be read
+        frozen = _frozen(plan) if effort.overwrite and rank() == 0 else None
         if rank() == 0:
             plan.folder.begin(what, outcome(plan), anew=effort.overwrite)
         wait_for_all()
-        plan = _on(plan, device)
         result, signal = plan.folder.finished(), None
         if result is None:
             with plan.folder.in_use(first=rank() == 0):
-                result, signal = _carried_out(plan)
+                result, signal = _carried_out(plan, frozen)
         if rank() != 0:
             return None, signal
         if predictions is not None and result is not None:
@@ -118,11 +123,22 @@ def _on(plan: Plan, device: str) -> Plan:
     )
 
 
-def _carried_out(plan: Plan) -> tuple[Result | None, int | None]:
-    """Baselines, search, training, judgement."""
+def _frozen(plan: Plan) -> tuple[FeatureSet, list[dict[str, Any]], float]:
+    """The labelled images' features, the rows of the baselines, and the seconds that they took."""
+    started = time.perf_counter()
+    return *frozen_rows(plan), round(time.perf_counter() - started, 3)
+
+
+def _carried_out(plan: Plan, frozen: tuple[FeatureSet, list[dict[str, Any]], float] | None) -> tuple[Result | None, int | None]:
+    """Baselines, unless they are there already, search, training, judgement."""
     from ..training.distributed import rank, wait_for_all
 
     seconds: dict[str, float] = {}
+    support: FeatureSet | None = None
+    rows_of_frozen: list[dict[str, Any]] = []
+    if rank() == 0:
+        support, rows_of_frozen, seconds["frozen"] = frozen or _frozen(plan)
+        plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})
 
     def timed(what: str, work: Callable[[], Any]) -> Any:
         started = time.perf_counter()
@@ -130,7 +146,6 @@ def _carried_out(plan: Plan) -> tuple[Result | None, int | None]:
         seconds[what] = round(time.perf_counter() - started, 3)
         return done
 
-    support, frozen = timed("frozen", lambda: frozen_rows(plan)) if rank() == 0 else (None, [])
     wait_for_all()
     if support is None:
         support = plan.features(plan.pipeline, plan.chosen)  # the first process has cached them
@@ -143,6 +158,6 @@ def _carried_out(plan: Plan) -> tuple[Result | None, int | None]:
     if signal is not None or rank() != 0:
         return None, signal
     rows, facts = timed("judge", lambda: judged_rows(plan, known, task, found))
-    result = result_of(plan, frozen, rows, facts, seconds)
-    plan.folder.finish(result)
+    result = result_of(plan, rows_of_frozen, rows, facts, seconds)
+    plan.folder.finish(result, [plan.weights, HEAD, BUNDLE])
     return result, None

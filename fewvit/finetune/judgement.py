@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle, load_bundle, save_bundle
+from ..digests import content_digest
 from ..errors import counted
 from ..evaluate.fit import recipe_of as bundle_recipe
 from ..evaluate.inputs import Backbones, labelled
@@ -38,6 +39,7 @@ def judged_rows(plan: Plan, known: Labelled, task: Any, found: Found) -> tuple[l
 
 def save_judged(plan: Plan, path: Path) -> None:
     """Write what the classifier of a finished run says of the labelled test images, one by one."""
+    plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})  # else they would contradict the result
     bundle, choice = load_bundle(plan.folder.path / BUNDLE, device="cpu"), plan.choice
     numbers = {name: number for number, name in enumerate(plan.chosen.classes)}
     bundle.estimator.classes_ = np.array([numbers[name] for name in bundle.classes])  # as the data set counts them
@@ -90,6 +92,7 @@ def result_of(
         "dataset": plan.test_set.name,
         "backbone": spec.name,
         **({"weights": "random"} if spec.is_random else {}),
+        **({"skipped": len(plan.skipped)} if plan.skipped else {}),
     }
     verdict = _verdict(frozen, rows)
     own, tuned = plan.pipeline.pool, facts["tuned_pool"]

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..cache import Cache
 from ..datasets import Dataset, select_ids
-from ..digests import DigestMemory
+from ..digests import DigestMemory, content_digest
 from ..errors import UsageError, counted
 from ..evaluate.inputs import FeatureReader, Inputs
 from ..evaluate.lowshot import Tuned
@@ -36,7 +36,7 @@ from ..training.request import NetworkEffort
 from .choice import Audience, Choice, Source
 from .final import finish
 from .judgement import classifier_of
-from .plan import Plan, digest_of, identity, labelled_by
+from .plan import Plan, identity, labelled_by
 from .recipe import recipe_of
 from .search import choose
 from .spec import plain
@@ -79,7 +79,7 @@ class LastBlocks:
         plan = Plan(
             choice, recipe, grid, effort, nowhere, self.pipeline, chosen, self.test_set, self.access, self.cache, self.memory, Audience()
         )
-        what = {**identity(plan, {"labelled": digest_of(chosen, self.memory)}), "support": support.fingerprint}
+        what = {**identity(plan, {"labelled": content_digest(chosen, self.memory)}), "support": support.fingerprint}
         root = self.cache.tuned if self.cache is not None else scratch
         plan = dataclasses.replace(plan, folder=RunFolder(root / run_digest(what)))
         require_writable(root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +15,14 @@ from ..digests import DigestMemory
 from ..extract import Work, extract
 from ..features import FeatureSet
 from ..pipeline import Pipeline
-from ..runs import RunFolder
+from ..runs import CLASSIFIER, RunFolder
 from ..specs import Access, origin_of
 from ..training.modes import TuningRecipe
 from ..training.request import NetworkEffort
 from .choice import Audience, Choice
 
 FILES = {"full": "model.safetensors"}  # what a mode writes; the others an adapter
-ADAPTER, HEAD, BUNDLE = "adapter.safetensors", "head.safetensors", "classifier.bundle"
+ADAPTER, HEAD, BUNDLE = "adapter.safetensors", "head.safetensors", CLASSIFIER
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Plan:
     cache: Cache | None
     memory: DigestMemory
     audience: Audience
+    skipped: set[tuple[bool, str]] = dataclasses.field(default_factory=set)  # images that could not be decoded: whether of test, and the id
 
     @property
     def say(self) -> Callable[[str], None]:
@@ -58,7 +58,9 @@ class Plan:
         effort = self.effort
         work = Work(workers=effort.workers, max_bad=self.choice.max_bad, max_pixels=effort.max_pixels, progress=self.audience.extraction)
         features, report = extract(pipeline, dataset, self.cache, work, memory=self.memory)
-        self.audience.skipped(report.skipped)
+        of_test = dataset is self.test_set
+        self.audience.skipped([image for image in report.skipped if (of_test, image["id"]) not in self.skipped])  # each is told once
+        self.skipped.update((of_test, image["id"]) for image in report.skipped)
         return features
 
 
@@ -114,22 +116,3 @@ def outcome(plan: Plan) -> dict[str, Any]:
         made["base"] = origin_of(spec, **dataclasses.asdict(plan.choice.backbone))
     classes = [plan.chosen.classes[c] for c in np.unique(plan.chosen.labels)]
     return {"backbone": made, "head": {"file": HEAD, "classes": classes}}
-
-
-def digest_of(dataset: Dataset, memory: DigestMemory) -> str:
-    """sha256 over ids, labels and bytes; files whose digest is remembered are not read again."""
-    digest = hashlib.sha256(dataset.digest.encode())
-    identities = [dataset.identity(row) for row in range(len(dataset))]
-    for row, known in enumerate(memory.get_all(identities)):
-        if known is None:
-            try:
-                known = hashlib.sha256(dataset.read(row)).digest()
-            except OSError as error:
-                known = str(error.errno).encode()  # it is told when features are made
-            else:
-                found = identities[row]
-                if found is not None:
-                    memory.put(found, known)
-        digest.update(known)
-    memory.save()
-    return digest.hexdigest()

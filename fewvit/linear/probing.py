@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..datasets import Dataset, open_pair
+from ..digests import content_digest
 from ..errors import UsageError
 from ..evaluate.inputs import Found, Inputs, is_features, labelled, require_classes
 from ..features import FeatureSet, shared_rows
@@ -41,17 +42,18 @@ class Probing:
     def __init__(self, plan: Plan):
         self._plan = plan
         self._settled: Settled  # of the backbone under way
+        self._begin: Callable[[], None] = lambda: None  # what is left to be done before training
         self._finished: tuple[Path, Result] | None = None  # head and result of a run that has ended, where predictions are asked for
         self.judged: list[Judged] = []  # what the heads said of the test images, backbone by backbone
 
     def inputs(self) -> Iterator[Inputs]:
-        """The features of every backbone; a run's folder is begun before any is computed. Raises FinishedRun."""
+        """The features of every backbone; a run's folder is begun before any is computed, unless another run is to be removed. Raises FinishedRun."""
         reader, sources = self._plan.reader, self._plan.sources
         if any(map(is_features, (sources.train, sources.test, sources.data))):
             for inputs in reader.pair(sources):
                 reading = given_reading(inputs.train.features.shape[1])
                 self._settled = Settled(*self._probe(self._protocol_of(inputs), None), reading, None)
-                self._begin(inputs.train.fingerprint, {"train": _content(inputs.train), "test": _content(_required(inputs.test))})
+                self._settle_run(inputs.train.fingerprint, {"train": _content(inputs.train), "test": _content(_required(inputs.test))})
                 yield inputs
             return
         train, test = map(reader.told, open_pair(sources.data, sources.train, sources.test, sources.listing))
@@ -59,7 +61,7 @@ class Probing:
             self._settled = self._settle(pipeline, train)
             reading = self._settled.reading
             pipeline = dataclasses.replace(pipeline, pool=reading.pool, layers=reading.layers, norm=reading.norm)
-            self._begin(pipeline.fingerprint, {"train": _listing(train), "test": _listing(test)})
+            self._settle_run(pipeline.fingerprint, {"train": _listing(train), "test": _listing(test)})
             yield self._extracted(pipeline, train, test)
 
     def measure(self, inputs: Inputs, name: str) -> Found:
@@ -74,6 +76,8 @@ class Probing:
         if shared := shared_rows(train, test):
             say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
         train, test = (dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test))
+        self._begin()
+        self._require_contents(inputs)
         if self._finished is not None:
             file, result = self._finished
             self.judged.append(judged(self._scores_of(file, test), test, name))
@@ -135,7 +139,23 @@ class Probing:
             wait_for_all()
         return inputs
 
-    def _begin(self, fingerprint: str, data: Mapping[str, Any]) -> None:
+    def _settle_run(self, fingerprint: str, data: Mapping[str, Any]) -> None:
+        """Begin the run now, or where it replaces another when its images could be read."""
+        if self._plan.effort.overwrite:
+            self._begin = lambda: self._make_folder(fingerprint, data)
+        else:
+            self._make_folder(fingerprint, data)
+
+    def _require_contents(self, inputs: Inputs) -> None:
+        """Raise UsageError where the run goes on, or is judged, with images that are others by now under the same names."""
+        from ..training.distributed import rank
+
+        folder, memory = self._plan.folder, self._plan.reader.memory
+        if folder is not None and inputs.datasets is not None and rank() == 0:
+            sides = zip(("train", "test"), inputs.datasets, strict=True)
+            folder.require_contents({name: content_digest(side, memory) for name, side in sides})
+
+    def _make_folder(self, fingerprint: str, data: Mapping[str, Any]) -> None:
         """Make the run's folder or find it again. Raises FinishedRun for one with a result, unless predictions are asked for too."""
         from ..training.distributed import rank, wait_for_all
 

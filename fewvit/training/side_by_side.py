@@ -25,7 +25,7 @@ class SideBySide(nn.Module):
         k, width = len(recipe.lrs), one.width
         weight = torch.empty(k, n_classes, width)
         for member, lr in zip(weight, recipe.lrs, strict=True):  # a head's first weights do not depend on who trains beside it
-            stream = torch.Generator().manual_seed(seed_of(seed, "head", one.name, lr))
+            stream = torch.Generator().manual_seed(seed_of(seed, "head", width, lr))
             if recipe.truncated:
                 nn.init.trunc_normal_(member, std=recipe.init_std, a=-2.0, b=2.0, generator=stream)
             else:

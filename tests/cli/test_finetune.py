@@ -57,17 +57,19 @@ def values(result, method, metric="top1"):
 # ---- what is measured
 
 
-def test_the_frozen_rows_are_those_of_lowshot_for_the_same_draw(fewvit, tune, place, tmp_path):
-    code, result, err = tune(tmp_path / "run", "--shots", 2, "--trial", 1, "--set", "select=false")
+@pytest.mark.parametrize("shots", [2, 5])
+def test_the_frozen_rows_are_those_of_lowshot_for_the_same_draw(fewvit, tune, place, tmp_path, shots):
+    code, result, err = tune(tmp_path / "run", "--shots", shots, "--trial", 1, "--set", "select=false")
     assert code == 0, err
-    words = ["lowshot", "--backbone", place / "weights/tiny.pth", "--data", place / "images", "--img-size", 32, "--shots", 2, "--trials", 2]
+    images = ("--backbone", place / "weights/tiny.pth", "--data", place / "images", "--img-size", 32)
+    words = ["lowshot", *images, "--shots", shots, "--trials", 2]
     code, stdout, err = fewvit(*words, "--format", "json")
     assert code == 0, err
     expected = {(r["method"], r["metric"]): r["value"] for r in json.loads(stdout)["rows"] if r["trial"] == 1}
     found = {(r["method"], r["metric"]): r["value"] for r in result["rows"] if r["method"] != "lora"}
-    assert found == expected
+    assert found == pytest.approx(expected, rel=1e-5)  # accuracies, and the calibration that folds of the labelled images decide
     assert {m for m, _ in found} == {"knn", "centroid", "logistic"}
-    assert {(r["shots"], r["trial"], r["n_train"], r["n_test"]) for r in result["rows"]} == {(2, 1, 6, 29)}
+    assert {(r["shots"], r["trial"], r["n_train"], r["n_test"]) for r in result["rows"]} == {(shots, 1, 3 * shots, 29)}
 
 
 @pytest.mark.parametrize("mode", ["lora", "last-block", "bias", "norm", "full"])
@@ -499,6 +501,101 @@ def test_a_run_that_came_to_nothing_may_be_begun_with_other_arguments_unless_it_
     assert result["rows"][0]["shots"] == 2
     assert not (out / "search/1/log.jsonl").exists()  # of the attempt; this one has one learning rate
     assert tune(out, "--shots", 3)[0] == 2  # now there is something to lose
+
+
+def test_test_images_that_changed_under_their_names_are_told_where_they_would_count(tune, place, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(place / "images", images)
+    code, _, err = tune(out, images=images)
+    assert code == 0, err
+    shutil.copyfile(images / "val/a/003.jpg", images / "val/b/004.jpg")
+    code, _, err = tune(out, "--save-predictions", tmp_path / "p.csv", images=images)
+    assert (code, "images of test are no longer what they were" in err) == (2, True), err
+    assert not (tmp_path / "p.csv").exists()
+    (out / "result.json").unlink()  # and of a run that goes on
+    code, _, err = tune(out, images=images)
+    assert (code, "images of test are no longer what they were" in err) == (2, True), err
+    assert (out / "adapter.safetensors").exists()
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "head.safetensors", "classifier.bundle"])
+def test_a_finished_run_whose_files_are_damaged_or_gone_says_so(tune, tmp_path, file):
+    out = tmp_path / "run"
+    assert tune(out, "--set", "select=false")[0] == 0
+    content = bytearray((out / file).read_bytes())
+    content[-2] ^= 1
+    (out / file).write_bytes(content)
+    code, _, err = tune(out, "--set", "select=false")
+    assert (code, file in err, "damaged" in err, "--overwrite" in err) == (4, True, True, True), err
+    (out / file).unlink()
+    code, _, err = tune(out, "--set", "select=false")
+    assert (code, file in err, "--overwrite" in err) == (4, True, True), err
+
+
+def test_a_runs_classifier_goes_with_its_folder(fewvit, tune, place, tmp_path):
+    """Moved it finds its backbone beside it; a copy uses its own and not the one it was made with."""
+    out, moved, copy = tmp_path / "run", tmp_path / "elsewhere/moved", tmp_path / "copy"
+    assert tune(out, "--set", "select=false")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    said = []
+    shutil.copytree(out, copy)
+    for folder in (out, moved, copy):
+        if folder == moved:
+            out.rename(moved)
+        code, stdout, err = fewvit("predict", folder / "classifier.bundle", place / "images/val", "--format", "csv")
+        assert code == 0, err
+        said.append(stdout)
+    assert said[0] == said[1] == said[2]
+    content = bytearray((copy / "adapter.safetensors").read_bytes())
+    content[-2] ^= 1
+    (copy / "adapter.safetensors").write_bytes(content)
+    code, _, err = fewvit("predict", copy / "classifier.bundle", place / "images/val")
+    assert (code, str(copy) in err) == (4, True), err
+    content = bytearray((copy / "classifier.bundle").read_bytes())
+    content[-2] ^= 1
+    (copy / "classifier.bundle").write_bytes(content)
+    code, _, err = fewvit("predict", copy / "classifier.bundle", place / "images/val")
+    assert (code, "--overwrite" in err, "fewvit fit" in err) == (4, True, False), err
+    (copy / "classifier.bundle").unlink()
+    code, _, err = fewvit("predict", copy / "classifier.bundle", place / "images/val")
+    assert (code, "of this finished run is gone" in err, "fewvit fit" in err) == (3, True, False), err
+    (copy / "result.json").unlink()
+    code, _, err = fewvit("predict", copy / "classifier.bundle", place / "images/val")
+    assert (code, "has not finished" in err, "fewvit fit" in err) == (3, True, False), err
+
+
+@pytest.mark.parametrize("inside", ["train/run", "val/a/run", "train"])
+def test_a_run_among_the_images_is_refused(tune, place, tmp_path, inside):
+    images = tmp_path / "images"
+    shutil.copytree(place / "images", images)
+    code, _, err = tune(images / inside, images=images)
+    assert code == 2, err
+    assert not list(images.rglob("manifest.json"))
+    assert tune(images / "run", "--set", "select=false", images=images)[0] == 0  # beside train/ and val/ it is in nobody's way
+
+
+def test_images_that_cannot_be_decoded_are_counted_in_every_row_and_told_once(tune, place, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(place / "images", images)
+    (images / "val/b/004.jpg").write_bytes(b"")
+    code, result, err = tune(tmp_path / "run", "--max-bad", 2, images=images)
+    assert code == 0, err
+    assert {(row["skipped"], row["n_test"]) for row in result["rows"]} == {(1, 28)}
+    assert err.count("b/004.jpg") == 1
+
+
+def test_a_run_stays_until_the_images_of_the_one_that_replaces_it_could_be_read(tune, place, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(place / "images", images)
+    assert tune(out, "--set", "select=false", images=images)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    (images / "val/b/004.jpg").write_bytes(b"")
+    code, _, err = tune(out, "--overwrite", "--set", "select=false", images=images)
+    assert (code, "b/004.jpg" in err) == (3, True), err
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    code, result, err = tune(out, "--overwrite", "--set", "select=false", "--max-bad", 1, images=images)
+    assert code == 0, err
+    assert result["rows"][0]["n_test"] == 28
 
 
 def test_a_run_that_another_command_trains_is_neither_trained_twice_nor_removed(tune, tmp_path):

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,7 +211,9 @@ def test_a_finished_run_gives_its_result_again_and_refuses_other_arguments(fewvi
     out = tmp_path / "runs/probe"
     code, first, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out)
     assert code == 0, err
-    assert {path.name for path in out.iterdir()} == {"manifest.json", "log.jsonl", "checkpoints", "head.safetensors", "result.json"}
+    assert {path.name for path in out.iterdir()} == {
+        *("manifest.json", "contents.json", "log.jsonl", "checkpoints", "head.safetensors", "result.json")
+    }
     code, again, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out)
     assert (code, again) == (0, first), err
     assert "epoch" not in err
@@ -220,6 +223,58 @@ def test_a_finished_run_gives_its_result_again_and_refuses_other_arguments(fewvi
     code, other, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out, "--lr", "0.1", "--overwrite")
     assert code == 0, err
     assert other["rows"][0]["lr"] == 0.1
+
+
+def test_pictures_that_changed_under_their_names_are_told_where_they_would_count(fewvit, place, words, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(place / "data", data)
+    words = ("--data", data, *words[2:], "--out", out)
+    code, trained, err = run(fewvit, *words)
+    assert code == 0, err
+    kept = (data / "train/b/004.jpg").read_bytes()
+    for side, name in (("train", "train/b/004.jpg"), ("test", "val/b/004.jpg")):
+        former = (data / name).read_bytes()
+        shutil.copyfile(data / "val/a/001.jpg", data / name)
+        assert run(fewvit, *words)[1] == trained  # what was found is told as ever
+        (out / "result.json").rename(tmp_path / "result.json")  # as before its end
+        code, _, err = run(fewvit, *words)
+        assert (code, f"images of {side} are no longer what they were" in err) == (2, True), err
+        (tmp_path / "result.json").rename(out / "result.json")
+        code, _, err = run(fewvit, *words, "--save-predictions", tmp_path / "p.csv")
+        assert (code, f"images of {side} are no longer what they were" in err) == (2, True), err
+        assert not (tmp_path / "p.csv").exists()
+        (data / name).write_bytes(former)
+    assert kept == (data / "train/b/004.jpg").read_bytes()
+    assert run(fewvit, *words, "--save-predictions", tmp_path / "p.csv")[0] == 0
+
+
+def test_a_run_stays_until_the_images_of_the_one_that_replaces_it_could_be_read(fewvit, place, words, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(place / "data", data)
+    words = ("--data", data, *words[2:], "--out", out)
+    assert run(fewvit, *words)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    (data / "val/b/004.jpg").write_bytes(b"")
+    code, _, err = run(fewvit, *words, "--overwrite")
+    assert (code, "b/004.jpg" in err) == (3, True), err
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    code, result, err = run(fewvit, *words, "--overwrite", "--max-bad", 1)
+    assert code == 0, err
+    assert (result["rows"][0]["n_test"], result["rows"][0]["skipped"]) == (9, 1)
+
+
+def test_features_from_files_train_as_those_of_the_images_do(fewvit, place, words, tmp_path):
+    model = ("-m", place / "tiny.pth", "--img-size", 32, "--pool", "cls", "--layers", 1)
+    for part in ("train", "val"):
+        assert fewvit("extract", *model, "--data", place / "data" / part, "--out", tmp_path / f"{part}.npz")[0] == 0
+    same = ("--protocol", "dinov2/1", "--epochs", 4)
+    code, images, err = run(fewvit, "--data", place / "data", *model, *same)
+    assert code == 0, err
+    code, features, err = run(fewvit, "--train", tmp_path / "train.npz", "--test", tmp_path / "val.npz", *same)
+    assert code == 0, err
+    assert [row["value"] for row in features["rows"]] == [row["value"] for row in images["rows"]]
+    standings = [[head["selection_top1"] for head in result["run"]["linear"]["heads"]] for result in (images, features)]
+    assert standings[0] == standings[1]
 
 
 def test_a_run_that_another_command_trains_is_neither_trained_twice_nor_removed(fewvit, files, tmp_path):
