@@ -181,8 +181,8 @@ class RunFolder:
             )
         return True
 
-    def finish(self, result: Result, files: Sequence[str]) -> None:
-        """Store the result, which says that the run is finished, with the digests of the files that the run has made."""
+    def finish(self, result: Result, files: Sequence[str] = ()) -> None:
+        """Store the result, which says that the run is finished, with the digests of files that `finished` compares."""
         made = {name: sha256_of(self.path / name) for name in files}
         write_json(self.path / "result.json", {"task": result.task, "rows": list(result.rows), "run": dict(result.run), "files": made})
 

@@ -13,7 +13,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..cache import Cache
 from ..datasets import Dataset, Listing, open_pair, select, told
@@ -35,6 +35,9 @@ from .recipe import check, recipe_of
 from .search import choose
 from .spec import plain
 from .trainings import Trainings
+
+_Result = TypeVar("_Result")
+Frozen = tuple[FeatureSet, list[dict[str, Any]]]  # the labelled images' features, and the rows of the baselines
 
 __all__ = ["Audience", "Choice", "Effort", "Source", "check", "run_finetune"]
 
@@ -76,15 +79,16 @@ def run_finetune(
     with together(resolve_device(effort.device)) as device:
         require_precision_on(recipe.precision, device)
         plan = _on(plan, device)
+        seconds: dict[str, float] = {}
         # a run is removed when all of the new one's images could be read
-        frozen = _frozen(plan) if effort.overwrite and rank() == 0 else None
+        frozen = _timed(seconds, "frozen", lambda: frozen_rows(plan)) if effort.overwrite and rank() == 0 else None
         if rank() == 0:
             plan.folder.begin(what, outcome(plan), anew=effort.overwrite)
         wait_for_all()
         result, signal = plan.folder.finished(), None
         if result is None:
             with plan.folder.in_use(first=rank() == 0):
-                result, signal = _carried_out(plan, frozen)
+                result, signal = _carried_out(plan, frozen, seconds)
         if rank() != 0:
             return None, signal
         if predictions is not None and result is not None:
@@ -123,41 +127,35 @@ def _on(plan: Plan, device: str) -> Plan:
     )
 
 
-def _frozen(plan: Plan) -> tuple[FeatureSet, list[dict[str, Any]], float]:
-    """The labelled images' features, the rows of the baselines, and the seconds that they took."""
+def _timed(seconds: dict[str, float], what: str, work: Callable[[], _Result]) -> _Result:
+    """What `work` returns; the seconds that it took are noted."""
     started = time.perf_counter()
-    return *frozen_rows(plan), round(time.perf_counter() - started, 3)
+    done = work()
+    seconds[what] = round(time.perf_counter() - started, 3)
+    return done
 
 
-def _carried_out(plan: Plan, frozen: tuple[FeatureSet, list[dict[str, Any]], float] | None) -> tuple[Result | None, int | None]:
+def _carried_out(plan: Plan, frozen: Frozen | None, seconds: dict[str, float]) -> tuple[Result | None, int | None]:
     """Baselines, unless they are there already, search, training, judgement."""
     from ..training.distributed import rank, wait_for_all
 
-    seconds: dict[str, float] = {}
     support: FeatureSet | None = None
     rows_of_frozen: list[dict[str, Any]] = []
     if rank() == 0:
-        support, rows_of_frozen, seconds["frozen"] = frozen or _frozen(plan)
+        support, rows_of_frozen = frozen or _timed(seconds, "frozen", lambda: frozen_rows(plan))
         plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})
-
-    def timed(what: str, work: Callable[[], Any]) -> Any:
-        started = time.perf_counter()
-        done = work()
-        seconds[what] = round(time.perf_counter() - started, 3)
-        return done
-
     wait_for_all()
     if support is None:
         support = plan.features(plan.pipeline, plan.chosen)  # the first process has cached them
     known = labelled_by(support)
     trainings = Trainings(plan, known)
-    found, signal = timed("search", lambda: choose(trainings))
+    found, signal = _timed(seconds, "search", lambda: choose(trainings))
     if signal is not None:
         return None, signal
-    task, signal = timed("train", lambda: finish(trainings, found))
+    task, signal = _timed(seconds, "train", lambda: finish(trainings, found))
     if signal is not None or rank() != 0:
         return None, signal
-    rows, facts = timed("judge", lambda: judged_rows(plan, known, task, found))
+    rows, facts = _timed(seconds, "judge", lambda: judged_rows(plan, known, task, found))
     result = result_of(plan, rows_of_frozen, rows, facts, seconds)
     plan.folder.finish(result, [plan.weights, HEAD, BUNDLE])
     return result, None

@@ -15,7 +15,7 @@ from ..runs import RunFolder
 from ..training.request import Audience, Effort
 from .choice import Choice, check_choice, probe_of
 from .outcome import ranks, save_judged
-from .plan import HEAD, Plan
+from .plan import Plan
 from .probing import FinishedRun, Probing
 from .stored import run_head
 from .training import StoppedTraining
@@ -50,7 +50,7 @@ def run_linear(
         try:
             result = Result("linear", *measured(reader, probing.inputs(), probing.measure, audience.skipped, choice.seed))
             if folder is not None and rank() == 0:
-                folder.finish(result, [HEAD])
+                folder.finish(result)  # which has the digest of the head
         except FinishedRun as finished:
             result = finished.result
         except StoppedTraining as stopped:
