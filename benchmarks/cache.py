@@ -21,9 +21,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from fewvit import cache
-from fewvit.cache import Cache, FeatureStore
-from fewvit.extract import _SHARD_BYTES
+from fewvit.extraction import cache
+from fewvit.extraction.cache import Cache, FeatureStore
+from fewvit.extraction.extract import _SHARD_BYTES
 
 from .measure import Claim, Outcome, Timing, main, round_robin
 

@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewvit.backbones import Architecture
+from fewvit.finetune.adapters import prepare
+from fewvit.finetune.modes import recipe_for
+from fewvit.finetune.tuning import Head, Tuning
 from fewvit.methods._trunk import Trunk
-from fewvit.training.adapters import prepare
+from fewvit.models.vit import Readout, randomise
 from fewvit.training.loop import How, Run
-from fewvit.training.mixing import soft_targets
-from fewvit.training.modes import recipe_for
 from fewvit.training.order import Order
-from fewvit.training.recipe import View
 from fewvit.training.signals import Stopping
-from fewvit.training.tuning import Head, Tuning
-from fewvit.vit import Readout, randomise
+from fewvit.views.mixing import soft_targets
+from fewvit.views.view import View
 
 from .measure import Claim, Outcome, cores, in_fresh_process, main, peak_growth, round_robin
 from .official_training import blocks, parameters, patches

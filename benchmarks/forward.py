@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewvit.engines import choose_engine
+from fewvit.models.engines import choose_engine
 
 from . import official
 from .measure import Claim, Outcome, cores, main, round_robin, rounded

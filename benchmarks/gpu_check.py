@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewvit.classifiers._softmax_batches import solve_together
+from fewvit.classifiers._softmax_regression import Solution, solve
 from fewvit.evaluate.knn import score_knn
 from fewvit.features import FeatureSet
 from fewvit.neighbors import Bank, normalise
-from fewvit.softmax_batches import solve_together
-from fewvit.softmax_regression import Solution, solve
 
 from . import official
 from .gpu_pretrain import pretraining
@@ -254,7 +254,7 @@ def logistic(sizes: Sizes) -> Outcome:
 
 def extraction(sizes: Sizes) -> Outcome:
     """The whole extraction beside the slower of its two stages, for fp32 and bf16, and the official way."""
-    from fewvit.datasets import open_dataset
+    from fewvit.sources import open_dataset
 
     claims, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -293,10 +293,11 @@ def _write_pictures(folder: Path, sizes: Sizes) -> None:
 
 def _stages(dataset: Any, images: Path, folder: Path, sizes: Sizes, precision: str) -> tuple[Any, float]:
     """Timing of the whole, of decoding alone and of the model alone, and the share of the slower stage's speed that the whole has."""
-    from fewvit.cache import Cache
-    from fewvit.extract import Work, extract
+    from fewvit.extraction.cache import Cache
+    from fewvit.extraction.extract import extract
+    from fewvit.extraction.pipeline import FeatureOptions, settle
+    from fewvit.extraction.work import Work
     from fewvit.images import Preprocess, decode
-    from fewvit.pipeline import FeatureOptions, settle
 
     backbone = _backbone(sizes.models[0], sizes.device, precision)
     pipeline = settle(backbone.spec, FeatureOptions(device=sizes.device, precision=precision))

@@ -12,7 +12,7 @@ from fewvit.plugins import find
 from fewvit.training.loop import How, Run
 from fewvit.training.order import Order
 from fewvit.training.signals import Stopping
-from fewvit.training.views import make_views
+from fewvit.views.crops import make_views
 
 from .measure import Claim, Outcome, rounded
 

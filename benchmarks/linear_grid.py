@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewvit.training.heads import Heads
+from fewvit.linear.heads import Heads
+from fewvit.linear.protocols import DINOV2_LRS, PROBES, Input
 from fewvit.training.loop import How, Run
 from fewvit.training.order import Order
-from fewvit.training.probes import DINOV2_LRS, PROBES, Input
 from fewvit.training.signals import Stopping
 
 from .measure import Claim, Outcome, cores, main, round_robin

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 
-from fewvit.softmax_regression import solve
+from fewvit.classifiers._softmax_regression import solve
 
 from .measure import Claim, Outcome, cores, main, round_robin, rounded, worker
 

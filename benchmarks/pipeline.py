@@ -52,10 +52,11 @@ def official_extraction(paths: list[Path], backbone: Any, workers: int) -> torch
 def time_stages(count: int, rounds: int) -> tuple[list[Claim], list[dict[str, Any]], dict[str, Any]]:
     """The whole and its stages, in turn, on `count` files."""
     from fewvit import load_backbone, open_dataset
-    from fewvit.cache import Cache
-    from fewvit.extract import Work, extract
+    from fewvit.extraction.cache import Cache
+    from fewvit.extraction.extract import extract
+    from fewvit.extraction.pipeline import FeatureOptions, settle
+    from fewvit.extraction.work import Work
     from fewvit.images import decode
-    from fewvit.pipeline import FeatureOptions, settle
 
     torch.set_num_threads(cores())
     files, said = jpegs(count)
@@ -118,11 +119,12 @@ def extraction_memory(images: str, cache: str, warm_up: str) -> tuple[int, int]:
     The folder `warm_up` goes first, so that libraries and thread stacks are not counted.
     """
     from fewvit.backbones import Architecture
-    from fewvit.cache import Cache
-    from fewvit.datasets import open_dataset
-    from fewvit.extract import Work, extract
-    from fewvit.pipeline import FeatureOptions, settle
-    from fewvit.specs import BackboneSpec
+    from fewvit.extraction.cache import Cache
+    from fewvit.extraction.extract import extract
+    from fewvit.extraction.pipeline import FeatureOptions, settle
+    from fewvit.extraction.work import Work
+    from fewvit.models.spec import BackboneSpec
+    from fewvit.sources import open_dataset
 
     spec = BackboneSpec("one block", "dino", Architecture(64, 1, 1, 32, grid=7), "dino/1", "random")
     pipeline = settle(spec, FeatureOptions(device="cpu"))

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from fewvit.training.recipe import View
-from fewvit.training.views import make_views
+from fewvit.views.crops import make_views
+from fewvit.views.view import View
 
 from . import official
 from .measure import Claim, Outcome, main, round_robin

@@ -25,7 +25,7 @@ def backbones() -> None:
 @command(app, "list")
 def list_(output: Output, name: Annotated[str, typer.Argument(help="Only names that contain this.")] = "") -> None:
     """Every named backbone with its size, licence and published numbers (as published, percent)."""
-    from fewvit.describe import variant_rows
+    from fewvit.extraction.describe import variant_rows
 
     rows = [row for row in variant_rows() if name in row["backbone"]]
     Screen(output).rows("backbones", rows)
@@ -34,8 +34,8 @@ def list_(output: Output, name: Annotated[str, typer.Argument(help="Only names t
 @command(app)
 def info(output: Output, name: Annotated[str, typer.Argument(help="A variant, or a run's folder.")]) -> None:
     """One backbone: architecture, file, licence, protocol, published numbers."""
-    from fewvit.describe import readable, run_facts, variant_facts
-    from fewvit.specs import is_path
+    from fewvit.extraction.describe import readable, run_facts, variant_facts
+    from fewvit.models.resolve import is_path
 
     facts = run_facts(Path(name)) if is_path(name) and not name.startswith("hf:") else variant_facts(name)
     Screen(output).facts("backbones", facts if output.format == "json" else readable(facts))
@@ -52,8 +52,8 @@ def check(
 ) -> None:
     """What a weights file is, how its tensors map onto the trunk, and its licence note."""
     screen = Screen(output)
-    from fewvit.cache import Cache
-    from fewvit.describe import file_facts
+    from fewvit.extraction.cache import Cache
+    from fewvit.extraction.describe import file_facts
 
     how = library_access(access, place, screen)
     screen.facts(
@@ -79,7 +79,7 @@ def fetch(
     """Download weights into the cache, or say where they already are."""
     screen = Screen(output)
     from fewvit.backbones import families, find_variant
-    from fewvit.specs import obtain_variant
+    from fewvit.models.resolve import obtain_variant
 
     found = [(name, *find_variant(name)) for name in names]
     if not found:
@@ -100,6 +100,6 @@ def export(
     screen = Screen(output)
     if output.out is None:
         raise UsageError("no file to write", fix="Give --out FILE.pth.")
-    from fewvit.pretrain import export_official
+    from fewvit.pretrain.export import export_official
 
     screen.rows("backbones", [export_official(run, output.out)])

@@ -22,8 +22,8 @@ def cache() -> None:
 @command(app)
 def info(place: Place, output: Output) -> None:
     """What is stored: for which backbone and protocol, how it was computed, how many images, how many bytes, and the total."""
-    from fewvit.cache import Cache, default_cache_dir
-    from fewvit.describe import cache_rows, cache_total
+    from fewvit.extraction.cache import Cache, default_cache_dir
+    from fewvit.extraction.describe import cache_rows, cache_total
 
     screen = Screen(output)
     folder = place.cache_dir or default_cache_dir()
@@ -39,7 +39,7 @@ def clear(
     backbone: Annotated[str | None, typer.Option("--backbone", "-m", metavar="NAME", help="Only this backbone's features.")] = None,
 ) -> None:
     """Remove stored features. Weights and accepted licences stay."""
-    from fewvit.cache import Cache, default_cache_dir
+    from fewvit.extraction.cache import Cache, default_cache_dir
 
     cache = Cache(place.cache_dir or default_cache_dir())
     if backbone is not None:

@@ -16,8 +16,8 @@ def doctor(place: Place, output: Output) -> None:
 
     Exits 6 when something that is needed does not work.
     """
-    from fewvit.cache import default_cache_dir
-    from fewvit.doctor import examine
+    from fewvit.evaluate.doctor import examine
+    from fewvit.extraction.cache import default_cache_dir
 
     findings = list(examine(place.cache_dir or default_cache_dir()))
     Screen(output).rows("doctor", [{"what": f.what, "state": f.state, "detail": f.detail} for f in findings])

@@ -72,7 +72,7 @@ def finetune(
     --out RUN gets the run: the same command goes on after an interruption, and RUN is a --backbone from then on.
     """
     screen = run_screen(output)
-    from fewvit.training.modes import MODES, check_mode
+    from fewvit.finetune.modes import MODES, check_mode
 
     if mode == "list":
         screen.rows("modes", [{"mode": name, "trains": what} for name, what in MODES.items()])
@@ -99,10 +99,10 @@ def finetune(
     check(choice)  # a mistyped option is told before anything is read
     folder = run_folder(output)
     if save_predictions is not None:
-        from fewvit.predictions import check_predictions_path
+        from fewvit.evaluate.predictions import check_predictions_path
 
         check_predictions_path(save_predictions)
-    from fewvit.cache import Cache, default_cache_dir
+    from fewvit.extraction.cache import Cache, default_cache_dir
 
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())
     audience = Audience(say=screen.say, progress=TrainingLine(screen), extraction=screen.progress, skipped=screen.skipped)

@@ -17,7 +17,7 @@ from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output
 from .show import Screen
 
 if TYPE_CHECKING:
-    from fewvit.evaluate.fit import Choice
+    from fewvit.bundles.fit import Choice
 
 app = single()
 
@@ -54,8 +54,8 @@ def fit(
 
     source = require_source(data)
     if add:
-        from fewvit.bundle import load_bundle
-        from fewvit.evaluate.fit import run_add
+        from fewvit.bundles.file import load_bundle
+        from fewvit.bundles.fit import run_add
 
         if classifiers.classifier is not None or classifiers.set or threshold is not None:
             raise UsageError("--add keeps the bundle's classifier, options and threshold; leave --classifier, --set and --threshold out")
@@ -68,7 +68,7 @@ def fit(
         )
         rows, facts = run_add(reads, source, listing(listed), bundle, output.out, screen.say, screen.skipped)
     else:
-        from fewvit.evaluate.fit import run_fit
+        from fewvit.bundles.fit import run_fit
 
         choice = _choice(classifiers, threshold, work.seed, features.device)
         reads = reader(model, layout, access, place, features, work, screen)
@@ -78,7 +78,7 @@ def fit(
 
 def _choice(classifiers: Classifiers, threshold: float | None, seed: int, device: str) -> Choice:
     """What is fitted; a misspelt classifier or option is told before anything is read."""
-    from fewvit.evaluate.fit import Choice, check_classifier, check_threshold
+    from fewvit.bundles.fit import Choice, check_classifier, check_threshold
 
     settings = settings_of(classifiers, Choice.classifier)
     if len(settings) != 1:

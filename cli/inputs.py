@@ -13,7 +13,7 @@ from .show import Screen
 if TYPE_CHECKING:
     from fewvit.datasets import Listing
     from fewvit.evaluate.inputs import FeatureReader
-    from fewvit.specs import Access as LibraryAccess
+    from fewvit.models.spec import Access as LibraryAccess
 
 
 def names_of(model: Model) -> list[str]:
@@ -21,7 +21,7 @@ def names_of(model: Model) -> list[str]:
     names = [name for name in (QUICK if model.backbone is None else model.backbone).split(",") if name]
     if not names:
         raise UsageError("--backbone names no backbone")
-    from fewvit.specs import is_path
+    from fewvit.models.resolve import is_path
 
     for name in names:
         if not is_path(name) and not name.startswith(("timm:", "hf:")):
@@ -33,8 +33,8 @@ def names_of(model: Model) -> list[str]:
 
 def access(how: Access, place: Place, screen: Screen) -> LibraryAccess:
     """How weights may be got."""
-    from fewvit.cache import default_cache_dir
-    from fewvit.specs import Access as LibraryAccess
+    from fewvit.extraction.cache import default_cache_dir
+    from fewvit.models.spec import Access as LibraryAccess
 
     ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
     folder = place.cache_dir or default_cache_dir()
@@ -52,11 +52,11 @@ def reader(
 ) -> FeatureReader:
     """What opens sources and extracts features under these options."""
     names = names_of(model)
-    from fewvit.cache import Cache, default_cache_dir
     from fewvit.evaluate.inputs import Backbones, FeatureReader
-    from fewvit.extract import Work as LibraryWork
-    from fewvit.extract import allowed_bad
-    from fewvit.pipeline import FeatureOptions
+    from fewvit.extraction.cache import Cache, default_cache_dir
+    from fewvit.extraction.pipeline import FeatureOptions
+    from fewvit.extraction.work import Work as LibraryWork
+    from fewvit.extraction.work import allowed_bad
 
     how_got = access(how, place, screen)
     asked = model.backbone is not None

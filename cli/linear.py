@@ -85,8 +85,8 @@ def linear(
             raise UsageError(f"--head trains nothing, so {', '.join(of_no_use)} can change nothing", fix="Leave away what is for training.")
     elif head_classes is not None:
         raise UsageError("--head-classes goes with --head")
+    from fewvit.evaluate.predictions import check_predictions_path
     from fewvit.linear import Choice, run_head, run_linear
-    from fewvit.predictions import check_predictions_path
     from fewvit.results import Result
     from fewvit.training.request import Audience, Effort
 

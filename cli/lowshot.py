@@ -70,7 +70,7 @@ def lowshot(
 
     from fewvit.evaluate.inputs import Sources
     from fewvit.evaluate.lowshot import CLASSIFIERS, SHOTS, LowShotOptions, run_lowshot
-    from fewvit.predictions import check_predictions_path
+    from fewvit.evaluate.predictions import check_predictions_path
     from fewvit.results import Result
 
     if save_predictions is not None:

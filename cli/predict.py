@@ -14,7 +14,7 @@ from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work
 from .show import Screen
 
 if TYPE_CHECKING:
-    from fewvit.bundle import Bundle
+    from fewvit.bundles.bundle import Bundle
     from fewvit.evaluate.inputs import FeatureReader
 
 app = single()
@@ -48,10 +48,10 @@ def predict(
     """
     screen = Screen(output)
 
-    from fewvit.bundle import load_bundle
-    from fewvit.evaluate.fit import check_threshold
+    from fewvit.bundles.file import load_bundle
+    from fewvit.bundles.fit import check_threshold
+    from fewvit.bundles.predict import run_predict
     from fewvit.evaluate.inputs import require_source
-    from fewvit.evaluate.predict import run_predict
 
     if threshold is not None:
         check_threshold(threshold)
@@ -66,8 +66,8 @@ def bundle_reader(
     bundle: Bundle, source: str, weights: str | None, device: str, access: Access, place: Place, work: Work, screen: Screen
 ) -> FeatureReader:
     """What makes features as the bundle's were made; of a features file, or for a bundle of one, there is nothing to make."""
-    from fewvit.cache import default_cache_dir
     from fewvit.evaluate.inputs import is_features
+    from fewvit.extraction.cache import default_cache_dir
 
     if bundle.recipe is None or is_features(source):
         return reader(Model(), Layout(), access, place, Features(device=device), work, screen)

@@ -49,7 +49,8 @@ def pretrain(
     --out RUN gets the run: the same command goes on after an interruption, and RUN is a --backbone from then on.
     """
     screen = run_screen(output)
-    from fewvit.pretrain import Choice, Effort, recipe_of, run_pretrain
+    from fewvit.pretrain.recipe import Choice, Effort, recipe_of
+    from fewvit.pretrain.run import run_pretrain
 
     if preset == "list":
         _list(method, screen)
@@ -67,7 +68,7 @@ def pretrain(
     )
     recipe_of(choice)  # a mistyped name is told before anything is read
     folder = run_folder(output)
-    from fewvit.cache import Cache, default_cache_dir
+    from fewvit.extraction.cache import Cache, default_cache_dir
     from fewvit.training.request import Audience
 
     how_trained = Effort(compile=compile, tensorboard=tensorboard, **effort(run, network))

@@ -14,7 +14,7 @@ from fewvit.errors import UsageError, counted, printable
 from .shared import Output
 
 if TYPE_CHECKING:
-    from fewvit.extract import Progress
+    from fewvit.extraction.work import Progress
     from fewvit.results import Result
     from fewvit.training.loop import Progress as TrainingProgress
 

@@ -14,10 +14,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Backbone": "vit",
-    "BackboneSpec": "specs",
+    "Backbone": "models.vit",
+    "BackboneSpec": "models.spec",
     "Bank": "neighbors",
-    "Bundle": "bundle",
+    "Bundle": "bundles.bundle",
     "Centroid": "classifiers.centroid",
     "Dataset": "datasets",
     "FeatureSet": "features",
@@ -25,13 +25,13 @@ _HOMES = {
     "KNNClassifier": "classifiers.knn",
     "LogisticRegression": "classifiers.logistic",
     "Neighbors": "neighbors",
-    "Protocol": "protocols",
+    "Protocol": "extraction.protocols",
     "Result": "results",
     "Split": "splits",
-    "extract_features": "extract",
-    "load_backbone": "loading",
-    "load_bundle": "bundle",
-    "open_dataset": "datasets",
+    "extract_features": "extraction.extract",
+    "load_backbone": "extraction.loading",
+    "load_bundle": "bundles.file",
+    "open_dataset": "sources",
     "weighted_vote": "vote",
 }
 __all__ = [*_HOMES, "__version__"]

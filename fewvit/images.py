@@ -11,24 +11,23 @@ from __future__ import annotations
 import functools
 import io
 import re
-import struct
 import types
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import IntFlag
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .errors import MissingExtra, UnknownName, printable
+from .headers import _webp_size, exif_orientation, jpeg_header
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POLICIES = ("fast", "pil")
 MAX_PIXELS = 64_000_000  # Pillow keeps RGB in 4 bytes per pixel and converting needs a second copy: half a gigabyte
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # what may be decoded, whatever a file is called; Pillow reads more
-
 _PILLOW = re.compile(r"PIL\.")  # its modules
 _REVISION = 1  # of what this file does to pixels: raise it whenever they change, so that cached features are not mistaken for new ones
 
@@ -137,9 +136,6 @@ def decoder_version(policy: str) -> str:
     return ", ".join(words)
 
 
-# ---- geometry ----------------------------------------------------------------------------------------------------------------
-
-
 def covering_size(height: int, width: int, cover: tuple[int, int]) -> tuple[int, int]:
     """The (height, width) of the smallest copy of the image that covers `cover`. For a square: torchvision's Resize(int), its rounding included."""
     if cover[0] * width >= cover[1] * height:  # the height decides
@@ -165,9 +161,6 @@ def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: i
     resized = covering_size(height, width, preprocess.cover)
     if resized[0] * resized[1] > max(max_pixels, 16 * preprocess.cover[0] * preprocess.cover[1]):
         raise BadImage(f"{width} x {height} pixels would be {resized[1]} x {resized[0]} after resizing: too long and narrow")
-
-
-# ---- fast: torch resizes what torchvision or Pillow decoded -------------------------------------------------------------------
 
 
 @functools.cache
@@ -239,9 +232,6 @@ def _is_sixteen_bit(picture: Any) -> bool:
 def _clear_grey(picture: Any) -> np.ndarray:
     """(H, W) bool: which 16-bit grey pixels have the one value that a PNG may declare transparent."""
     return np.asarray(picture) == picture.info.get("transparency", -1)
-
-
-# ---- Pillow: the official pixels, and every format but plain JPEG ---------------------------------------------------------------
 
 
 def _official(picture: Any, preprocess: Preprocess) -> np.ndarray:
@@ -360,72 +350,3 @@ def _one_line(error: Exception) -> str:
     """The first line of an error's message, at most 160 characters."""
     lines = re.sub(r"[\w/.+-]+\.(cpp|h):\d+:?\s*", "", str(error)).strip().splitlines()  # where the decoder's source stood helps nobody
     return printable(lines[0][:160]) if lines else type(error).__name__
-
-
-# ---- headers --------------------------------------------------------------------------------------------------------------------
-
-
-class JpegHeader(NamedTuple):
-    """What a JPEG's header says of its picture."""
-
-    height: int  # pixels, as stored
-    width: int
-    orientation: int  # EXIF, 1-8
-
-
-_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # Huffman coding: baseline, extended, progressive
-_SKIPPED = frozenset({0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})  # tables, comments, application data
-
-
-def jpeg_header(data: bytes) -> JpegHeader | None:
-    """Size and orientation of a plain JPEG: 8 bits, one or three components, well-formed up to its first scan. None for anything else."""
-    if data[:3] != b"\xff\xd8\xff":
-        return None
-    at, size, exif = 2, None, b""
-    while at + 4 <= len(data):
-        marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
-        if data[at] != 0xFF or length < 2:
-            return None
-        if marker == 0xDA:
-            return JpegHeader(*size, exif_orientation(exif)) if size else None
-        if marker in _FRAMES:
-            if size or length < 8 or at + 10 > len(data) or data[at + 4] != 8 or data[at + 9] not in (1, 3):
-                return None
-            size = (data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8])
-        elif marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            exif = exif or data[at + 4 : at + 2 + length]
-        elif marker not in _SKIPPED:
-            return None
-        at += 2 + length
-    return None
-
-
-def exif_orientation(exif: bytes) -> int:
-    """The orientation (1-8) in an EXIF block; 1 where there is none or where the block is damaged, as viewers do."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if not order:
-        return 1
-    try:
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", exif, entry)
-            if tag == 0x0112:
-                (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), exif, entry + 8)
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of a WebP file, whose decoder reserves the canvas when it is made; (1, 1) for any other file or a damaged one."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return 1, 1
-    if data[12:16] == b"VP8X":
-        return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
-    if data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
-    return int.from_bytes(data[28:30], "little") & 0x3FFF, int.from_bytes(data[26:28], "little") & 0x3FFF

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from fewvit.backbones import BUNDLED
-from fewvit.checkpoints import verify_file
+from fewvit.checkpoints.digests import verify_file
 from fewvit.files import write_json
 from fewvit.runs import RunFolder
 

@@ -34,7 +34,7 @@ from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec
 
-from .conftest import ROOT, SHARED
+from tests.conftest import ROOT, SHARED
 
 WANTED = 85.0  # percent
 FEWEST = 20  # mutants of each module, or all it has
@@ -46,9 +46,14 @@ TESTS = {  # module -> the words after `pytest`
     "neighbors": ["tests/test_neighbors.py"],
     "vote": ["tests/test_vote.py"],
     "calibration": ["tests/test_calibration.py"],
-    "softmax_regression": ["tests/test_logistic.py"],
-    "softmax_batches": ["tests/test_softmax_batches.py"],
-    "checkpoints": ["tests/test_checkpoints.py"],
+    "classifiers/_softmax_regression": ["tests/test_logistic.py"],
+    "classifiers/_softmax_batches": ["tests/test_softmax_batches.py"],
+    "checkpoints/digests": ["tests/test_checkpoints.py"],
+    "checkpoints/filling": ["tests/test_checkpoints.py"],
+    "checkpoints/hostile": ["tests/test_checkpoints.py"],
+    "checkpoints/kinds": ["tests/test_checkpoints.py"],
+    "checkpoints/opening": ["tests/test_checkpoints.py"],
+    "checkpoints/reading": ["tests/test_checkpoints.py"],
     "classifiers/_labels": ["tests/test_classifiers.py"],
     "classifiers/knn": ["tests/test_classifiers.py", "-k", "KNNClassifier or not scikit_learns_checks"],
     "classifiers/logistic": ["tests/test_logistic.py"],
@@ -61,14 +66,14 @@ TESTS = {  # module -> the words after `pytest`
     "classifiers/laplacian_shot": [_FEWSHOT, "-k", "laplacian or agreement"],
     "classifiers/pt_map": [_FEWSHOT, "-k", "pt_map or PTMAP or sinkhorn"],
     "classifiers/ridge": [_FEWSHOT, "-k", "ridge or leave_one_out"],
-    "adapter": ["tests/test_adapters.py"],
-    "training/adapters": ["tests/test_adapters.py"],
-    "training/choosing": ["tests/test_choosing.py"],
+    "models/adapter": ["tests/test_adapters.py"],
+    "finetune/adapters": ["tests/test_adapters.py"],
+    "finetune/choosing": ["tests/test_choosing.py"],
     "training/groups": ["tests/test_groups.py", "tests/parity/test_finetuning.py"],
-    "training/lars": ["tests/test_lars.py", "tests/test_probes.py"],
-    "training/mixing": ["tests/test_mixing.py"],
+    "linear/optimizers": ["tests/test_lars.py", "tests/test_probes.py"],
+    "views/mixing": ["tests/test_mixing.py"],
     "training/schedules": ["tests/test_schedules.py"],
-    "training/side_by_side": ["tests/test_probes.py"],
+    "linear/side_by_side": ["tests/test_probes.py"],
 }
 
 # What is not mutated, and why. Text, also that of errors, is no matter: cosmic-ray leaves strings alone.

@@ -37,7 +37,7 @@ def tiny_weights(path: Path, architecture: Architecture = TINY, seed: int = 5) -
     """A DINO backbone file with random weights, whose norms and positions are not trivial either."""
     import torch
 
-    from fewvit.vit import VisionTransformer
+    from fewvit.models.vit import VisionTransformer
 
     stream = torch.Generator().manual_seed(seed)
     state = {

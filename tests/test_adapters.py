@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fewvit.adapter import merged
 from fewvit.backbones import Architecture
 from fewvit.errors import CheckpointError, DataError, UsageError
+from fewvit.finetune.adapters import Adapted, blocks_below, changed, prepare, read_peft
+from fewvit.finetune.modes import MODES, recipe_for
 from fewvit.methods._trunk import Trunk
-from fewvit.training.adapters import Adapted, blocks_below, changed, prepare, read_peft
-from fewvit.training.modes import MODES, recipe_for
-from fewvit.training.recipe import View
-from fewvit.vit import Readout, VisionTransformer, randomise
+from fewvit.models.adapter import merged
+from fewvit.models.vit import Readout, VisionTransformer, randomise
+from fewvit.views.view import View
 
 WIDE = Architecture(width=12, depth=3, heads=2, patch=4, grid=3)
 RANK, ALPHA = 3, 7.5

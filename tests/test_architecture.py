@@ -16,57 +16,23 @@ ROOT = Path(__file__).resolve().parents[1]
 # module or package of fewvit -> its layer; imports go down or stay, inside functions too
 LAYERS = {
     0: ["errors"],
-    1: ["cpu", "plugins", "files", "seeds", "metrics", "splits", "features", "results", "digests", "row_index", "options"],
-    2: ["neighbors", "products", "subsets", "images", "datasets"],
-    3: [
-        "softmax_regression",
-        "softmax_batches",
-        "backbones",
-        "vit",
-        "checkpoints",
-        "downloads",
-        "specs",
-        "engines",
-        "hub",
-        "runs",
-        "adapter",
-    ],
-    4: [
-        "cache",
-        "protocols",
-        "pipeline",
-        "extract",
-        "vote",
-        "calibration",
-        "predictions",
-        "bundle",
-        "classifiers",
-        "loading",
-        "describe",
-        "doctor",
-        "training",
-        "recipes",
-        "methods",
-    ],
-    5: ["evaluate", "pretrain", "linear", "finetune"],
+    1: ["cpu", "plugins", "files", "seeds", "metrics", "splits", "features", "results", "digests", "options", "headers"],
+    2: ["neighbors", "images", "datasets"],
+    3: ["backbones", "checkpoints", "models", "runs"],
+    4: ["sources", "extraction", "vote", "calibration", "classifiers", "views", "training", "recipes", "methods"],
+    5: ["evaluate", "pretrain", "linear", "finetune", "bundles"],
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 HEAVY = {"torch", "timm", "torchvision", "sklearn", "faiss", "openvino", "safetensors", "pyarrow", "scipy"}
-BUILT_WITH_TORCH = {"vit", "engines", "loading"}  # imported when a module is built, never before
-TRAINING_WITHOUT_TORCH = {
-    "choosing",
-    "curves",
-    "draws",
-    "journal",
-    "modes",
-    "monitor",
-    "order",
-    "probes",
-    "recipe",
-    "request",
-    "schedules",
-    "signals",
-    "state",
+# what a training or a backbone is made of, imported when one is built; everything else is imported without torch
+BUILT_WITH_TORCH = {
+    "models": {"engines", "vit"},
+    "extraction": {"loading"},
+    "finetune": {"adapters", "batches", "tuning"},
+    "linear": {"batches", "head", "heads", "optimizers", "side_by_side"},
+    "methods": {"_batch_norm", "_trunk", "dino", "mae", "msn"},
+    "training": {"clipping", "distributed", "groups", "loop", "on_cpu"},
+    "views": {"colours", "crops", "mixing", "pictures", "randaugment", "resample"},
 }
 
 
@@ -168,9 +134,7 @@ def test_the_library_never_imports_the_command_line():
 @pytest.mark.parametrize("module", [*LIBRARY, *(name for name in files() if name.startswith("fewvit_cli"))])
 def test_heavy_packages_are_imported_when_a_function_needs_them(module):
     heavy = {found.module.split(".")[0] for found in imports(module) if found.when == "module"} & HEAVY
-    if (place(module) in BUILT_WITH_TORCH and module.startswith("fewvit.")) or (
-        module.startswith(("fewvit.training.", "fewvit.methods.")) and module.rpartition(".")[2] not in TRAINING_WITHOUT_TORCH
-    ):
+    if module.rpartition(".")[2] in BUILT_WITH_TORCH.get(place(module), set()):
         assert heavy <= {"torch"}
     elif module.startswith("fewvit.classifiers."):
         assert heavy <= {"sklearn"}  # an estimator inherits from scikit-learn's

@@ -14,14 +14,18 @@ import torch
 import fewvit
 from fewvit.backbones import BUNDLED, OFFLINE, Architecture, families, find_variant, variants
 from fewvit.classifiers.knn import KNNClassifier
-from fewvit.datasets import open_dataset
 from fewvit.digests import DigestMemory
 from fewvit.errors import CheckpointError, DataError, UnknownName, Unobtainable, UsageError
-from fewvit.extract import Work, extract
+from fewvit.extraction.extract import extract
+from fewvit.extraction.pipeline import FeatureOptions, settle
+from fewvit.extraction.work import Work
 from fewvit.files import sha256_of
-from fewvit.pipeline import FeatureOptions, settle
-from fewvit.specs import Access, BackboneSpec, build, is_path, recognise, resolve
-from fewvit.vit import Readout, VisionTransformer, randomise
+from fewvit.models.build import build
+from fewvit.models.files import recognise
+from fewvit.models.resolve import is_path, resolve
+from fewvit.models.spec import Access, BackboneSpec
+from fewvit.models.vit import Readout, VisionTransformer, randomise
+from fewvit.sources import open_dataset
 
 # ---- the tables; every number from the fact sheet
 
@@ -286,7 +290,7 @@ def test_a_layout_is_recognised_by_exactly_one_family(kind):
 
 @pytest.mark.parametrize("file", ["dino_backbone.pth", "dino_full.pth", "msn.pth.tar", "mae_pretrain.pth", "mae_full.pth", "mae_finetuned.pth", "dinov2.pth", "dinov2_reg4.pth", "dinov2_swiglu.pth", "dinov2_teacher_chunked.pth"])  # fmt: skip
 def test_an_official_file_is_recognised_by_exactly_one_family(file, parity):
-    from fewvit.checkpoints import read_checkpoint
+    from fewvit.checkpoints.reading import read_checkpoint
 
     tree = read_checkpoint(parity.folder / file)
     assert [name for name, kind in families().items() if kind.recognises(tree)] == [file.split("_")[0].split(".")[0]]
@@ -527,7 +531,7 @@ RESOLVE = """
 import sys
 from pathlib import Path
 from fewvit.digests import DigestMemory
-from fewvit.specs import Access, resolve
+from fewvit.models.resolve import Access, resolve
 cache = Path(sys.argv[2])
 spec = resolve(sys.argv[1], Access(cache, offline=True), DigestMemory(cache / "digests"))
 print(spec.family, spec.fingerprint, "torch" in sys.modules)

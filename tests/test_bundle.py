@@ -14,19 +14,22 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from fewvit import bundle as bundles
 from fewvit import files, plugins
 from fewvit.backbones import families
-from fewvit.bundle import Bundle, Recipe, load_bundle, replace_bundle, save_bundle
+from fewvit.bundles import bundle as bundles
+from fewvit.bundles.bundle import Bundle
+from fewvit.bundles.file import load_bundle, replace_bundle, save_bundle
+from fewvit.bundles.fit import Choice, check_classifier, fit_bundle
+from fewvit.bundles.predict import UNKNOWN, predict_rows
+from fewvit.bundles.recipe import Recipe
 from fewvit.calibration import scale
 from fewvit.classifiers._episodic import Support
 from fewvit.digests import DigestMemory
 from fewvit.errors import CheckpointError, DataError, FingerprintMismatch, IntegrityError, NumericalError, ResourceError, UsageError
-from fewvit.evaluate.fit import Choice, check_classifier, fit_bundle
-from fewvit.evaluate.predict import UNKNOWN, predict_rows
+from fewvit.extraction.pipeline import FeatureOptions
 from fewvit.features import FeatureSet
-from fewvit.pipeline import FeatureOptions
-from fewvit.specs import Access, BackboneSpec, resolve
+from fewvit.models.resolve import resolve
+from fewvit.models.spec import Access, BackboneSpec
 
 from pictures import jpeg
 
@@ -298,7 +301,7 @@ def test_a_full_disk_leaves_the_old_bundle(path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from fewvit import files
-from fewvit.bundle import load_bundle, save_bundle
+from fewvit.bundles.bundle import load_bundle, save_bundle
 bundle = load_bundle(sys.argv[1])
 files.os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
 save_bundle(sys.argv[1], bundle)
@@ -403,7 +406,7 @@ def test_the_second_class_is_the_second_best_one():
 def test_predictions_do_not_hang_on_how_many_images_are_held_at_once(monkeypatch):
     bundle, test = fitted("centroid"), features(101, 7)
     whole = list(predict_rows(bundle, test))
-    monkeypatch.setattr("fewvit.evaluate.predict._BLOCK", 7)
+    monkeypatch.setattr("fewvit.bundles.predict._BLOCK", 7)
     parts = list(predict_rows(bundle, test))
     assert [row["label"] for row in parts] == [row["label"] for row in whole]
     np.testing.assert_allclose([row["confidence"] for row in parts], [row["confidence"] for row in whole], atol=1e-5)

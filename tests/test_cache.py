@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewvit.cache import Cache, FeatureStore, default_cache_dir, key_digest
 from fewvit.errors import CacheError, ResourceError
+from fewvit.extraction.cache import Cache, FeatureStore, default_cache_dir, key_digest
 
 KEY = {"backbone": "toy", "weights": "w3", "pool": "cls", "layers": 1}
 WIDTH = 5
@@ -259,7 +259,7 @@ def test_features_are_hashed_once_per_process(filled, monkeypatch):
     store = filled.store(KEY)
     check(store, range(25))
     real, hashed = hashlib.sha256, []
-    monkeypatch.setattr("fewvit.cache.hashlib.sha256", lambda data=b"": (hashed.append(len(data)), real(data))[1])
+    monkeypatch.setattr("fewvit.extraction.cache.hashlib.sha256", lambda data=b"": (hashed.append(len(data)), real(data))[1])
     store.gather([real(str(n).encode()).digest() for n in range(25)])
     assert hashed == []
 
@@ -269,7 +269,7 @@ def test_features_are_hashed_once_per_process(filled, monkeypatch):
 WRITER = """
 import hashlib, sys, numpy as np
 from pathlib import Path
-from fewvit.cache import Cache
+from fewvit.extraction.cache import Cache
 digest = lambda n: hashlib.sha256(str(n).encode()).digest()
 vector = lambda n: np.random.default_rng(n).standard_normal(5).astype(np.float32)
 store = Cache(Path(sys.argv[1])).store({"backbone": "toy", "weights": "w3", "pool": "cls", "layers": 1})

@@ -19,8 +19,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from fewvit import checkpoints
-from fewvit.checkpoints import fill, pinned_digest, read_checkpoint, require_file, require_finite, verify_file
+from fewvit.checkpoints import reading as checkpoints
+from fewvit.checkpoints.digests import pinned_digest, verify_file
+from fewvit.checkpoints.filling import fill, require_finite
+from fewvit.checkpoints.opening import require_file
+from fewvit.checkpoints.reading import read_checkpoint
 from fewvit.errors import CheckpointError, DataError
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[2] / "shared"))

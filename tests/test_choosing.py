@@ -11,9 +11,9 @@ import pytest
 from fewvit.backbones import Architecture
 from fewvit.calibration import best_temperature
 from fewvit.errors import IntegrityError, NumericalError
-from fewvit.training.choosing import Curve, Found, held_out, judged
-from fewvit.training.modes import MODES, recipe_for
-from fewvit.training.recipe import View
+from fewvit.finetune.choosing import Curve, Found, held_out, judged
+from fewvit.finetune.modes import MODES, recipe_for
+from fewvit.views.view import View
 
 
 @pytest.mark.parametrize(

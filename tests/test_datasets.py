@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from fewvit import plugins
-from fewvit.datasets import Dataset, Listing, align, open_dataset, open_pair, told
+from fewvit.datasets import Dataset, Listing
 from fewvit.errors import DataError, MissingExtra, UsageError
+from fewvit.sources import align, open_dataset, open_pair, told
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
 LISTING = Listing()

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewvit import backbones, plugins, protocols
-from fewvit.vit import VisionTransformer, randomise
+from fewvit import backbones, plugins
+from fewvit.extraction import protocols
+from fewvit.models.vit import VisionTransformer, randomise
 
 from pictures import folder_of
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from fewvit import downloads
-from fewvit.downloads import Patience, fetch, find_weights, obtain, offline
+from fewvit.checkpoints import downloads
+from fewvit.checkpoints.downloads import Patience, fetch, find_weights, obtain, offline
 from fewvit.errors import CheckpointError, LicenseRequired, ResourceError, Unobtainable, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -457,7 +457,7 @@ def test_parts_and_temporary_files_of_yesterday_are_swept(server, tmp_path):
 FETCHING = """
 import sys
 from pathlib import Path
-from fewvit.downloads import Patience, fetch
+from fewvit.checkpoints.downloads import Patience, fetch
 assert "torch" not in sys.modules
 fetch(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3] or None, patience=Patience(wait_s=0.01))
 """
@@ -660,5 +660,8 @@ def test_a_file_that_changed_at_its_source_is_refused_and_does_not_enter_the_cac
 
 def test_downloads_never_import_torch():
     subprocess.run(
-        [sys.executable, "-c", "import sys, fewvit.downloads; sys.exit('torch' in sys.modules)"], cwd=ROOT, check=True, timeout=60
+        [sys.executable, "-c", "import sys, fewvit.checkpoints.downloads; sys.exit('torch' in sys.modules)"],
+        cwd=ROOT,
+        check=True,
+        timeout=60,
     )

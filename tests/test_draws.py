@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from fewvit.seeds import seed_of
-from fewvit.training.draws import uniforms
+from fewvit.views.draws import uniforms
 
 ROWS = np.array([0, 7, 3, 7, 1_281_166, 2**63 - 1])
 

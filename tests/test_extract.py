@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from fewvit.cache import Cache, FeatureStore
-from fewvit.datasets import Dataset, open_dataset
+from fewvit.datasets import Dataset
 from fewvit.digests import DigestMemory
 from fewvit.errors import BadImages, DataError, NumericalError, UsageError
-from fewvit.extract import Work, allowed_bad, describe, extract, extract_features
+from fewvit.extraction.cache import Cache, FeatureStore
+from fewvit.extraction.extract import extract, extract_features
+from fewvit.extraction.loading import load_backbone
+from fewvit.extraction.pipeline import FeatureOptions, settle
+from fewvit.extraction.work import Work, allowed_bad, describe
 from fewvit.images import Preprocess, decode
-from fewvit.loading import load_backbone
-from fewvit.pipeline import FeatureOptions, settle
-from fewvit.specs import Access, build, resolve
-from fewvit.vit import Readout
+from fewvit.models.build import build
+from fewvit.models.resolve import resolve
+from fewvit.models.spec import Access
+from fewvit.models.vit import Readout
+from fewvit.sources import open_dataset
 
 from pictures import folder_of, jpeg, tiny_weights
 
@@ -268,7 +272,7 @@ def test_a_backbone_put_together_by_hand_has_no_fingerprint_to_go_by(pipeline, p
 
 def test_importing_and_building_are_no_part_of_the_speed(pipeline, pictures, cache, monkeypatch):
     real, slept = time.perf_counter, [0.0]
-    monkeypatch.setattr("fewvit.extract.time.perf_counter", lambda: real() + slept[0])
+    monkeypatch.setattr("fewvit.extraction.extract.time.perf_counter", lambda: real() + slept[0])
 
     def slow_build():
         slept[0] += 1000
@@ -278,7 +282,7 @@ def test_importing_and_building_are_no_part_of_the_speed(pipeline, pictures, cac
         slept[0] += 300
         return "cpu"
 
-    monkeypatch.setattr("fewvit.engines.resolve_device", slow_import)
+    monkeypatch.setattr("fewvit.models.engines.resolve_device", slow_import)
     seen = []
     _, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, progress=seen.append), build=slow_build)
     assert 1300 <= report.starting < 1400
@@ -292,7 +296,7 @@ def test_decoders_are_imported_before_the_clock_starts(pipeline, pictures, cache
     """The first decode is one of nothing, before any picture is read."""
     order: list[str] = []
     real = decode
-    monkeypatch.setattr("fewvit.extract.decode", lambda data, *rest: order.append("decoded") or real(data, *rest))
+    monkeypatch.setattr("fewvit.extraction.extract.decode", lambda data, *rest: order.append("decoded") or real(data, *rest))
     read = Dataset.read
     monkeypatch.setattr(Dataset, "read", lambda self, i: order.append("read") or read(self, i))
     extract(pipeline, open_dataset(str(pictures)), cache, Work(workers=1))

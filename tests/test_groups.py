@@ -38,7 +38,7 @@ def named_groups(named) -> tuple[list[str], list[str]]:
 
 def checkpoint(parity, file: str, key: str, prefix: str = "") -> list[tuple[str, nn.Parameter]]:
     """Parameters of a stored network, in its own order."""
-    from fewvit.checkpoints import read_checkpoint
+    from fewvit.checkpoints.reading import read_checkpoint
 
     state = read_checkpoint(parity.folder / file)[key]
     return [(name.removeprefix(prefix), nn.Parameter(value)) for name, value in state.items() if value.is_floating_point()]

@@ -10,13 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fewvit import hub
 from fewvit.backbones import Architecture
 from fewvit.digests import DigestMemory
 from fewvit.errors import Unobtainable, UsageError
-from fewvit.pipeline import FeatureOptions, settle
-from fewvit.specs import Access, build, resolve
-from fewvit.vit import Readout, VisionTransformer, randomise
+from fewvit.extraction.pipeline import FeatureOptions, settle
+from fewvit.models import hub
+from fewvit.models.build import build
+from fewvit.models.resolve import resolve
+from fewvit.models.spec import Access
+from fewvit.models.vit import Readout, VisionTransformer, randomise
 
 SIZES = {
     "dinov2": Architecture(64, 2, 1, 14, grid=5, registers=4, positions="antialias", layer_scale=True),

@@ -21,18 +21,8 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from fewvit.errors import UnknownName
-from fewvit.images import (
-    FORMATS,
-    POLICIES,
-    POLICIES_DIFFER,
-    BadImage,
-    Note,
-    Preprocess,
-    covering_size,
-    decode,
-    decoder_version,
-    jpeg_header,
-)
+from fewvit.headers import jpeg_header
+from fewvit.images import FORMATS, POLICIES, POLICIES_DIFFER, BadImage, Note, Preprocess, covering_size, decode, decoder_version
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
 REAL_IMAGES, PARITY = SHARED / "data" / "imagenet18.zip", SHARED / "parity" / "preprocess.npz"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewvit.training.lars import Lars, MsnSgd, Sgd
+from fewvit.linear.optimizers import Lars, MsnSgd, Sgd
 
 OFFICIAL = {
     "dino/lars": (Lars, (0.3, 0.3, 0.3), 0.01),

@@ -11,12 +11,13 @@ import torch
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression as Reference
 
-from fewvit import products, softmax_regression
+from fewvit.classifiers import _softmax_regression as softmax_regression
 from fewvit.classifiers import logistic
+from fewvit.classifiers._softmax_regression import penalty_path, solve
 from fewvit.classifiers.logistic import DINOV2_GRID, GRID, LogisticRegression
 from fewvit.errors import NumericalError
-from fewvit.products import Products
-from fewvit.softmax_regression import penalty_path, solve
+from fewvit.models import products
+from fewvit.models.products import Products
 
 
 def clustered(classes: int = 7, shots: int = 5, width: int = 13, seed: int = 3, spread: float = 1.5) -> tuple[np.ndarray, np.ndarray]:

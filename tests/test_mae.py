@@ -11,12 +11,13 @@ import torch
 
 from fewvit.backbones import Architecture
 from fewvit.backbones.mae import Mae as MaeFiles
-from fewvit.checkpoints import fill
+from fewvit.checkpoints.filling import fill
 from fewvit.errors import CheckpointError, UsageError
 from fewvit.images import IMAGENET_MEAN, IMAGENET_STD
 from fewvit.methods.mae import Mae, patchify, random_masking, sincos_positions, unpatchify
-from fewvit.training.recipe import Step, View
-from fewvit.vit import VisionTransformer
+from fewvit.models.vit import VisionTransformer
+from fewvit.training.recipe import Step
+from fewvit.views.view import View
 
 RECIPE = Mae.Recipe(
     architecture=Architecture(24, 2, 3, 4, grid=5, positions="mae"),

@@ -14,7 +14,8 @@ from torch import Tensor
 from fewvit.backbones import Architecture
 from fewvit.backbones.dino import Dino as Family
 from fewvit.methods.dino import Dino
-from fewvit.training.recipe import Step, View
+from fewvit.training.recipe import Step
+from fewvit.views.view import View
 
 TINY = Dino.Recipe(
     architecture=Architecture(64, 2, 1, 8, grid=3),

@@ -14,9 +14,9 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 
 from fewvit.images import IMAGENET_MEAN, IMAGENET_STD
-from fewvit.training import randaugment as own_randaugment
-from fewvit.training.mixing import Blend, draw_blend, erase, erased_boxes, mix, soft_targets
-from fewvit.training.randaugment import Change, changed, draw_changes, randaugment
+from fewvit.views import randaugment as own_randaugment
+from fewvit.views.mixing import Blend, draw_blend, erase, erased_boxes, mix, soft_targets
+from fewvit.views.randaugment import Change, changed, draw_changes, randaugment
 
 SIZE = (19, 23)
 LABELS = torch.tensor([4, 0, 2, 2, 6])

@@ -12,11 +12,12 @@ import torch
 
 from fewvit.backbones import Architecture
 from fewvit.backbones.msn import Msn as MsnFiles
-from fewvit.checkpoints import fill
+from fewvit.checkpoints.filling import fill
 from fewvit.errors import CheckpointError, UsageError
 from fewvit.methods.msn import Msn, balanced, log_assignments, loss_parts, sharpened
-from fewvit.training.recipe import Step, View
-from fewvit.vit import VisionTransformer
+from fewvit.models.vit import VisionTransformer
+from fewvit.training.recipe import Step
+from fewvit.views.view import View
 
 RECIPE = Msn.Recipe(
     architecture=Architecture(24, 2, 3, 4, grid=5, positions="msn"),

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fewvit.datasets import Dataset, open_dataset
+from fewvit.datasets import Dataset
 from fewvit.errors import DataError, ResourceError
 from fewvit.images import BadImage, decode_whole
-from fewvit.training import pictures as pictures_module
-from fewvit.training.pictures import Pictures
+from fewvit.sources import open_dataset
+from fewvit.views import pictures as pictures_module
+from fewvit.views.pictures import Pictures
 
 from pictures import jpeg
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fewvit import pipeline
 from fewvit.backbones import Architecture, families
 from fewvit.errors import UnknownName, UsageError
-from fewvit.pipeline import FeatureOptions, oversized, settle
-from fewvit.specs import BackboneSpec
+from fewvit.extraction import pipeline
+from fewvit.extraction.pipeline import FeatureOptions, oversized, settle
+from fewvit.models.spec import BackboneSpec
 
 ARCHITECTURE = Architecture(128, 7, 2, 16)
 SPEC = BackboneSpec("toy", "dino", ARCHITECTURE, "dino/1", "3" * 64, file=Path("a.pth"), license="Apache-2.0", published={"knn": 7})
@@ -133,7 +133,7 @@ def test_the_manifest_carries_licence_weights_protocol_and_fingerprint():
 
 
 def test_half_precision_keys_name_the_engine_and_the_kind_of_device(monkeypatch):
-    from fewvit import engines
+    from fewvit.models import engines
 
     monkeypatch.setattr(engines, "choose_engine", lambda precision, device, *, plain_vit: f"{'plain' if plain_vit else 'timm'}-{device}")
     monkeypatch.setattr(engines, "resolve_device", lambda device: device)
@@ -146,7 +146,7 @@ def test_half_precision_keys_name_the_engine_and_the_kind_of_device(monkeypatch)
 
 @pytest.mark.parametrize("found", ["bf16", "fp32"])
 def test_auto_precision_is_settled_to_what_the_device_has(found, monkeypatch):
-    from fewvit import engines
+    from fewvit.models import engines
 
     monkeypatch.setattr(engines, "resolve_precision", lambda precision, device: {"auto": found}[precision])
     settled = settle(SPEC, dataclasses.replace(OPTIONS, precision="auto"))
@@ -158,8 +158,8 @@ def test_settling_fp32_imports_no_torch(python):
     code = """
 import sys
 from fewvit.backbones import Architecture
-from fewvit.pipeline import FeatureOptions, oversized, settle
-from fewvit.specs import BackboneSpec
+from fewvit.extraction.pipeline import FeatureOptions, oversized, settle
+from fewvit.models.resolve import BackboneSpec
 settle(BackboneSpec("toy", "dino", Architecture(128, 7, 2, 16), "dino/1", "3" * 64), FeatureOptions()).fingerprint
 print(sorted({"torch", "timm", "torchvision", "faiss", "sklearn"} & set(sys.modules)))
 """

@@ -15,7 +15,7 @@ from fewvit import plugins
 from fewvit.backbones import Family, Variant
 from fewvit.datasets import Format, Listing
 from fewvit.errors import UnknownName
-from fewvit.protocols import PROTOCOLS
+from fewvit.extraction.protocols import PROTOCOLS
 
 PACKAGE = Path(fewvit.__file__).parent
 KINDS = ("backbones", "classifiers", "datasets")

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from fewvit import files, predictions
+from fewvit import files
 from fewvit.errors import MissingExtra, ResourceError, UsageError
-from fewvit.predictions import Judged, check_predictions_path, save_confusion, save_per_class, save_predictions
+from fewvit.evaluate import predictions
+from fewvit.evaluate.predictions import Judged, check_predictions_path, save_confusion, save_per_class, save_predictions
 
 ESCAPED = ["cat/1.jpg", "caf\\udce9/2.jpg", 'a,"b"/3.jpg', "owl/4\\n.jpg", "5.jpg"]
 IDS = ["cat/1.jpg", "caf\udce9/2.jpg", 'a,"b"/3.jpg', "owl/4\n.jpg", "5.jpg"]

@@ -13,16 +13,17 @@ from torch import nn
 
 from fewvit.backbones import Architecture
 from fewvit.errors import CheckpointError, NumericalError, UnknownName, UsageError
-from fewvit.training.feeds import Cached
-from fewvit.training.head import Head, load_head
-from fewvit.training.heads import Heads
+from fewvit.linear.batches import Cached
+from fewvit.linear.head import Head, load_head
+from fewvit.linear.heads import Heads
+from fewvit.linear.optimizers import Lars, MsnSgd
+from fewvit.linear.protocols import DINOV2_LRS, PROBES, Input, Probe, find_probe, fitted, head_readings, held_out, settle_reading
 from fewvit.training.journal import Journal
-from fewvit.training.lars import Lars, MsnSgd
 from fewvit.training.loop import How, Watch, train
 from fewvit.training.order import Order
-from fewvit.training.probes import DINOV2_LRS, PROBES, Input, Probe, find_probe, fitted, head_readings, held_out, settle_reading
-from fewvit.training.recipe import ClippedView, Step, View
+from fewvit.training.recipe import Step
 from fewvit.training.state import Checkpoints
+from fewvit.views.view import ClippedView, View
 
 SMALL, BASE = Architecture(384, 12, 6, 16), Architecture(768, 12, 12, 16)
 IMAGES, BATCH, EPOCHS, WIDTH, CLASSES = 61, 7, 3, 11, 5
@@ -373,7 +374,7 @@ def test_how_many_heads_are_worked_on_at_a_time_changes_nothing(monkeypatch, at_
         return [total, facts["best_loss"], *(p.grad.clone() for p in heads.parameters())]
 
     whole = taught()
-    monkeypatch.setattr("fewvit.training.side_by_side._CACHED_VALUES", at_once * len(step.rows) * CLASSES + 1)
+    monkeypatch.setattr("fewvit.linear.side_by_side._CACHED_VALUES", at_once * len(step.rows) * CLASSES + 1)
     for a, b in zip(taught(), whole, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
@@ -571,10 +572,10 @@ class Averaging(nn.Module):
 
 
 def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(monkeypatch, tmp_path):
-    from fewvit.datasets import open_dataset
     from fewvit.images import Preprocess, decode_whole
-    from fewvit.training import feeds
-    from fewvit.training.views import make_views
+    from fewvit.linear import batches as feeds
+    from fewvit.sources import open_dataset
+    from fewvit.views.crops import make_views
 
     from pictures import folder_of
 
@@ -610,7 +611,7 @@ def test_cached_features_are_the_chosen_rows():
 
 
 def test_patch_means_under_a_fresh_norm_are_those_of_the_raw_tokens():
-    from fewvit.vit import Readout, VisionTransformer, randomise
+    from fewvit.models.vit import Readout, VisionTransformer, randomise
 
     model = VisionTransformer(Architecture(64, 2, 1, 8, grid=4, registers=3))
     randomise(model, 1)

@@ -8,8 +8,8 @@ import pytest
 
 from fewvit.backbones import families
 from fewvit.errors import UnknownName, UsageError
+from fewvit.extraction.protocols import KS, POOLS, PROTOCOLS, TEMPERATURE, find_protocol, parse_size, sized
 from fewvit.images import Preprocess
-from fewvit.protocols import KS, POOLS, PROTOCOLS, TEMPERATURE, find_protocol, parse_size, sized
 
 # name -> interpolation, pool, norm of class tokens; everything else is common to all
 FACTS = {

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from fewvit.row_index import RowIndex
+from fewvit.extraction.row_index import RowIndex
 
 
 def digest(n: int) -> bytes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fewvit import softmax_batches
+from fewvit.classifiers import _softmax_batches as softmax_batches
+from fewvit.classifiers._softmax_batches import solve_together
+from fewvit.classifiers._softmax_regression import Solution, solve
 from fewvit.classifiers.logistic import LogisticRegression
-from fewvit.softmax_batches import solve_together
-from fewvit.softmax_regression import Solution, solve
 
 
 def rows(classes: int = 5, shots: int = 6, width: int = 9, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

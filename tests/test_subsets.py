@@ -9,9 +9,9 @@ import pytest
 from conftest import SHARED
 
 from fewvit.errors import DataError
+from fewvit.evaluate.subsets import read_splits, save_splits
 from fewvit.features import FeatureSet
 from fewvit.splits import Split, n_per_class
-from fewvit.subsets import read_splits, save_splits
 
 SYNSETS = ["n01440764", "n02102040", "n03000684"]
 

@@ -19,8 +19,9 @@ from fewvit.errors import DataError, IntegrityError, NumericalError, ResourceErr
 from fewvit.training.journal import Journal, read
 from fewvit.training.loop import How, Watch, train
 from fewvit.training.order import Order, share
-from fewvit.training.recipe import Recipe, View
+from fewvit.training.recipe import Recipe
 from fewvit.training.state import Checkpoints
+from fewvit.views.view import View
 
 IMAGES, BATCH, EPOCHS = 23, 5, 3
 RECIPE = Recipe(

@@ -10,8 +10,8 @@ from torch import Tensor
 from fewvit.backbones import Architecture
 from fewvit.errors import CheckpointError
 from fewvit.methods._trunk import Trunk, start_linears
+from fewvit.models.vit import Readout, VisionTransformer, randomise
 from fewvit.training.recipe import Step
-from fewvit.vit import Readout, VisionTransformer, randomise
 
 PLAIN = Architecture(64, 3, 2, 8, grid=5)
 REGISTERED = Architecture(64, 3, 2, 8, grid=5, registers=3, layer_scale=True)

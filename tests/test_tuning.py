@@ -11,26 +11,27 @@ import torch
 
 from fewvit.backbones import Architecture
 from fewvit.classifiers.logistic import LogisticRegression
-from fewvit.datasets import open_dataset
 from fewvit.errors import DataError, ResourceError
+from fewvit.finetune.adapters import prepare
+from fewvit.finetune.batches import Supply
+from fewvit.finetune.evaluated_images import Seen
+from fewvit.finetune.modes import TuningRecipe, recipe_for
+from fewvit.finetune.tuning import Head, Tuning
 from fewvit.images import MAX_PIXELS, Preprocess, decode
 from fewvit.methods._trunk import Trunk
-from fewvit.training.adapters import prepare
+from fewvit.models.vit import Readout, randomise
+from fewvit.sources import open_dataset
 from fewvit.training.journal import Journal, read
 from fewvit.training.loop import How, Run, Watch, train
-from fewvit.training.mixing import soft_targets
-from fewvit.training.modes import TuningRecipe, recipe_for
-from fewvit.training.monitor import normalised
 from fewvit.training.order import Order
-from fewvit.training.pictures import Pictures
-from fewvit.training.recipe import Step, View
-from fewvit.training.seen import Seen
+from fewvit.training.recipe import Step
 from fewvit.training.signals import Stopping
 from fewvit.training.state import Checkpoints
-from fewvit.training.supply import Supply
-from fewvit.training.tuning import Head, Tuning
-from fewvit.training.views import make_views
-from fewvit.vit import Readout, randomise
+from fewvit.views.crops import make_views
+from fewvit.views.mixing import soft_targets
+from fewvit.views.pictures import Pictures
+from fewvit.views.pixels import normalised
+from fewvit.views.view import View
 
 from pictures import folder_of, jpeg
 

@@ -15,11 +15,11 @@ from torchvision import transforms
 from torchvision.transforms import functional as official
 
 from fewvit.images import IMAGENET_MEAN, IMAGENET_STD
-from fewvit.training import colours
-from fewvit.training import views as views_module
-from fewvit.training.recipe import View
-from fewvit.training.resample import as_canvas, resized_by_products, resized_one_by_one
-from fewvit.training.views import Drawn, draw, draw_views, make_views
+from fewvit.views import colours
+from fewvit.views import crops as views_module
+from fewvit.views.crops import Drawn, draw, draw_views, make_views
+from fewvit.views.resample import as_canvas, resized_by_products, resized_one_by_one
+from fewvit.views.view import View
 
 JITTER = (0.4, 0.4, 0.2, 0.1)
 GLOBAL = View(47, (0.4, 1.0), jitter=JITTER, grey=0.2, blur=0.6, solarise=0.2)

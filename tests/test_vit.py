@@ -12,12 +12,14 @@ import timm
 import torch
 from torch import nn
 
-from fewvit import cpu, engines, products
+from fewvit import cpu
 from fewvit.backbones import Architecture, families
-from fewvit.engines import PackedBlock, choose_engine, packing_works, resolve_device, resolve_precision
 from fewvit.errors import UsageError
-from fewvit.specs import BackboneSpec, build
-from fewvit.vit import EPS, Backbone, Readout, TimmModel, VisionTransformer, randomise, resize_positions
+from fewvit.models import engines, products
+from fewvit.models.build import build
+from fewvit.models.engines import PackedBlock, choose_engine, packing_works, resolve_device, resolve_precision
+from fewvit.models.spec import BackboneSpec
+from fewvit.models.vit import EPS, Backbone, Readout, TimmModel, VisionTransformer, randomise, resize_positions
 
 from oracles import resized_positions
 

@@ -1,7 +1,7 @@
 """Backbone families: one file each, holding a table of variants and the layout of its weight files. No torch at import.
 
 A family is what shares a file layout. Its class says how such a file is recognised, which tensors are the trunk and under
-which names they go into `fewvit.vit.VisionTransformer` (DINO's names, which timm shares). Adding a family is adding a file.
+which names they go into `fewvit.models.vit.VisionTransformer` (DINO's names, which timm shares). Adding a family is adding a file.
 """
 
 from __future__ import annotations

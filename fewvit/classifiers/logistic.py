@@ -11,9 +11,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..calibration import stratified_folds
 from ..errors import NumericalError, counted
-from ..softmax_batches import batches_pay, solve_together
-from ..softmax_regression import Solution, penalty_path, solve
 from ._labels import numbered
+from ._softmax_batches import batches_pay, solve_together
+from ._softmax_regression import Solution, penalty_path, solve
 
 GRID = tuple(10.0**power for power in np.arange(-4, 1.5, 0.5))  # lambdas that cross-validation tries
 DINOV2_GRID = tuple(10.0 ** -float(power) for power in np.linspace(-6, 5, 45))  # lambda = 1 / C of the values of C that DINOv2 tries
@@ -114,7 +114,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
     def _solved(self, sets: Sequence[tuple[np.ndarray, np.ndarray]], n_classes: int, lambdas: Sequence[float]) -> list[Solution]:
         """A solution for each set and its lambda. Raises NumericalError for one that does not converge."""
-        from ..engines import resolve_device
+        from ..models.engines import resolve_device
 
         for lambd in lambdas:
             if not lambd > 0:
@@ -170,7 +170,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         """
         import torch
 
-        from ..engines import resolve_device
+        from ..models.engines import resolve_device
 
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed)).numpy()
         size = max(1, len(rows) // 10)

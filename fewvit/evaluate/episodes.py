@@ -21,8 +21,8 @@ from ..features import FeatureSet
 from ..metrics import mean_and_interval
 from ..plugins import find
 from ..seeds import generator
-from ..subsets import Listed
 from .inputs import FeatureReader, Found, Inputs, by_layer, labelled, measured
+from .subsets import Listed
 
 _BLOCK_BYTES = 4 << 20  # features of the episodes that are computed at once stay in the CPU's cache
 _LABELS = "class_labels.txt"  # of each of Omniglot's runs

@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import Cache
-from ..datasets import Dataset, Listing, open_dataset, open_pair, require_one_way, told
+from ..datasets import Dataset, Listing
 from ..digests import DigestMemory
 from ..errors import DataError, UsageError, counted, printable
-from ..extract import Report, Work, describe, extract
+from ..extraction.cache import Cache
+from ..extraction.extract import extract
+from ..extraction.pipeline import FeatureOptions, Pipeline, other_token, oversized, settle
+from ..extraction.protocols import protocol_of
+from ..extraction.work import Report, Work, describe
 from ..features import FeatureSet, align, require_one_fingerprint
-from ..pipeline import FeatureOptions, Pipeline, other_token, oversized, settle
-from ..protocols import protocol_of
+from ..models.resolve import resolve
+from ..models.spec import Access
 from ..results import manifest
-from ..specs import Access, resolve
-from ..subsets import Listed
+from ..sources import open_dataset, open_pair, require_one_way, told
+from .subsets import Listed
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, counted
+from ..extraction.protocols import KS, TEMPERATURE
 from ..features import FeatureSet, align, shared_rows
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
-from ..protocols import KS, TEMPERATURE
 from ..splits import Split, dependence, dinov2_subset, identical
 from ..vote import check_temperature, votes_at
 from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes

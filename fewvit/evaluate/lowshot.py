@@ -12,16 +12,16 @@ import numpy as np
 
 from ..calibration import cross_validated_temperature
 from ..errors import UsageError, counted, printable
+from ..extraction.protocols import logistic_options
 from ..features import FeatureSet, shared_rows
 from ..metrics import mean_and_interval
 from ..options import options_of
 from ..plugins import find
-from ..predictions import Judged, save_confusion, save_per_class, save_predictions
-from ..protocols import logistic_options
 from ..splits import Split, dependence, identical, n_per_class, percent_per_class
-from ..subsets import Listed, read_splits, save_splits
 from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
 from .judge import Verdict, judge
+from .predictions import Judged, save_confusion, save_per_class, save_predictions
+from .subsets import Listed, read_splits, save_splits
 
 CLASSIFIERS = ("logistic", "knn", "centroid")
 SHOTS = (1, 2, 5)

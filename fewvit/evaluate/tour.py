@@ -52,7 +52,7 @@ def _pixels(source: str) -> FeatureSet:
 
     from PIL import Image
 
-    from ..datasets import open_dataset
+    from ..sources import open_dataset
 
     data = open_dataset(source)
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(data.read(i))), dtype=np.float32).ravel() for i in range(len(data))])

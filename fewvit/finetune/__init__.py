@@ -15,14 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..cache import Cache
-from ..datasets import Dataset, Listing, open_pair, select, told
+from ..datasets import Dataset, Listing, select
 from ..digests import DigestMemory, content_digest
+from ..extraction.cache import Cache
+from ..extraction.pipeline import FeatureOptions, oversized, settle
 from ..features import FeatureSet
-from ..pipeline import FeatureOptions, oversized, settle
+from ..models.resolve import resolve
+from ..models.spec import Access, BackboneSpec
 from ..results import Result
 from ..runs import RunFolder
-from ..specs import Access, BackboneSpec, resolve
+from ..sources import open_pair, told
 from ..splits import Split, n_per_class
 from ..training.request import NetworkEffort as Effort
 from ..training.request import require_precision_on
@@ -58,7 +60,7 @@ def run_finetune(
     or data, DataError for what is missing or too little, CheckpointError where a finished run has lost a file, NumericalError when every
     learning rate diverges, ResourceError for memory and disk.
     """
-    from ..engines import resolve_device
+    from ..models.engines import resolve_device
     from ..training.distributed import rank, together, wait_for_all
 
     choice = check(choice)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import NumericalError
 from ..files import replacing
-from ..training.choosing import Found, held_out
+from .choosing import Found, held_out
 from .plan import FILES, HEAD, Plan
 from .search import place_of
 from .trainings import BEST, Trainings
@@ -56,7 +56,7 @@ def _write(plan: Plan, task: Any) -> None:
     """The adapter or the whole trunk, and the classifier."""
     from safetensors.torch import save
 
-    from ..training.adapters import changed
+    from .adapters import changed
 
     if not all(bool(parameter.isfinite().all()) for parameter in task.parameters()):
         raise NumericalError("the last step of training left weights that are NaN or Inf", fix="Try a smaller one with --set lr=.")

@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, load_bundle, save_bundle
+from ..bundles.bundle import Bundle
+from ..bundles.file import load_bundle, save_bundle
+from ..bundles.fit import recipe_of as bundle_recipe
 from ..digests import content_digest
 from ..errors import counted
-from ..evaluate.fit import recipe_of as bundle_recipe
 from ..evaluate.inputs import Backbones, labelled
 from ..evaluate.judge import judge
+from ..evaluate.predictions import Judged, save_predictions
+from ..extraction.pipeline import TOKENS, FeatureOptions, Pipeline, settle
 from ..features import FeatureSet
-from ..pipeline import TOKENS, FeatureOptions, Pipeline, settle
-from ..predictions import Judged, save_predictions
+from ..models.resolve import resolve
 from ..results import Result, manifest
-from ..specs import resolve
-from ..training.choosing import Found
 from .baselines import logistic
+from .choosing import Found
 from .plan import BUNDLE, Labelled, Plan
 
 

@@ -17,23 +17,23 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import Cache
 from ..datasets import Dataset, select_ids
 from ..digests import DigestMemory, content_digest
 from ..errors import UsageError, counted
 from ..evaluate.inputs import FeatureReader, Inputs
 from ..evaluate.lowshot import Tuned
-from ..extract import Work
+from ..extraction.cache import Cache
+from ..extraction.pipeline import Pipeline
+from ..extraction.work import Work
 from ..features import FeatureSet
 from ..files import locked, require_writable
+from ..models.spec import Access
 from ..options import Setting
-from ..pipeline import Pipeline
 from ..runs import RunFolder, run_digest
-from ..specs import Access
 from ..splits import Split
-from ..training.choosing import Found
 from ..training.request import NetworkEffort
 from .choice import Audience, Choice, Source
+from .choosing import Found
 from .final import finish
 from .judgement import classifier_of
 from .plan import Plan, identity, labelled_by
@@ -97,8 +97,8 @@ class LastBlocks:
         """The test images' features (Q, D) under each network; what they share, all but the last block, runs once."""
         import torch
 
-        from ..training.monitor import normalised
-        from ..training.seen import Seen
+        from ..views.pixels import normalised
+        from .evaluated_images import Seen
 
         dataset = select_ids(self.test_set, test.ids)
         seen = Seen(
@@ -131,7 +131,7 @@ def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureRead
             "last-block reads the last block's class token or mean patch token", fix="Leave --layers away, and --pool, or give --pool mean."
         )
     plain(pipeline.spec)
-    from ..engines import resolve_device
+    from ..models.engines import resolve_device
 
     pipeline = dataclasses.replace(pipeline, device=resolve_device(pipeline.device))
     train_set, test_set = inputs.datasets

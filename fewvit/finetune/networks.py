@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..models.build import build
 from ..seeds import seed_of
-from ..specs import build
 from .baselines import logistic
 from .plan import Labelled, Plan
 
@@ -17,7 +17,7 @@ class Networks:
     """Makes it again and again: released weights, new adapters, a classifier."""
 
     def __init__(self, plan: Plan, labelled: Labelled):
-        from ..vit import Readout
+        from ..models.vit import Readout
 
         self._plan, self._labelled = plan, labelled
         pipeline = plan.pipeline
@@ -30,9 +30,9 @@ class Networks:
         import torch
 
         from ..methods._trunk import Trunk
-        from ..training.adapters import prepare
         from ..training.on_cpu import speed_up
-        from ..training.tuning import Tuning
+        from .adapters import prepare
+        from .tuning import Tuning
 
         recipe = dataclasses.replace(self._plan.recipe, lr=lr)
         trunk = Trunk(recipe.architecture, recipe.drop_path)
@@ -48,7 +48,7 @@ class Networks:
         """Give the trunk the released weights; a norm of its own over mean patch tokens begins as the identity."""
         import torch
 
-        from ..checkpoints import fill
+        from ..checkpoints.filling import fill
 
         tensors, spec = dict(self._trunk), self._plan.pipeline.spec
         if "fc_norm.weight" in trunk.state_dict() and "fc_norm.weight" not in tensors:
@@ -62,7 +62,7 @@ class Networks:
         """The classifier at the start: the frozen logistic regression of the images `fit`, or nearly zero."""
         import torch
 
-        from ..training.tuning import Head
+        from .tuning import Head
 
         recipe, labelled = self._plan.recipe, self._labelled
         if recipe.head == "linear":

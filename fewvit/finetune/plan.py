@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import Cache
 from ..datasets import Dataset
 from ..digests import DigestMemory
-from ..extract import Work, extract
+from ..extraction.cache import Cache
+from ..extraction.extract import extract
+from ..extraction.pipeline import Pipeline
+from ..extraction.work import Work
 from ..features import FeatureSet
-from ..pipeline import Pipeline
+from ..models.resolve import origin_of
+from ..models.spec import Access
 from ..runs import CLASSIFIER, RunFolder
-from ..specs import Access, origin_of
-from ..training.modes import TuningRecipe
 from ..training.request import NetworkEffort
 from .choice import Audience, Choice
+from .modes import TuningRecipe
 
 FILES = {"full": "model.safetensors"}  # what a mode writes; the others an adapter
 ADAPTER, HEAD, BUNDLE = "adapter.safetensors", "head.safetensors", CLASSIFIER

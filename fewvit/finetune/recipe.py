@@ -6,13 +6,13 @@ import dataclasses
 from typing import Any
 
 from ..errors import UsageError
-from ..extract import allowed_bad
+from ..extraction.pipeline import Pipeline
+from ..extraction.work import allowed_bad
 from ..images import Preprocess
-from ..pipeline import Pipeline
-from ..training.modes import TuningRecipe, check_mode, check_options, recipe_for
-from ..training.recipe import View
 from ..training.request import changed, require_at_least, require_computable, require_sensible
+from ..views.view import View
 from .choice import Choice
+from .modes import TuningRecipe, check_mode, check_options, recipe_for
 
 OPTIONS = {field.name for field in dataclasses.fields(TuningRecipe)} - {"architecture", "views", "mode", "betas"}  # of --set
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import NumericalError, counted
 from ..files import write_json
-from ..training.choosing import Found, held_out
+from .choosing import Found, held_out
 from .plan import Plan
 from .trainings import Trainings
 

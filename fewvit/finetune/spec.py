@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import UsageError
 from ..images import IMAGENET_MEAN, IMAGENET_STD
-from ..specs import BackboneSpec
+from ..models.spec import BackboneSpec
 
 
 def plain(spec: BackboneSpec) -> BackboneSpec:

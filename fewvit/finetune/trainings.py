@@ -11,7 +11,7 @@ import numpy as np
 from ..datasets import select_ids
 from ..errors import DataError
 from ..files import replacing
-from ..training.choosing import Curve, judged
+from .choosing import Curve, judged
 from .networks import Networks
 from .plan import Labelled, Plan
 
@@ -87,9 +87,9 @@ class Trainings:
 
 def _supply(plan: Plan, labelled: Labelled) -> Any:
     """Where trainings get their pictures from. Raises DataError for one that cannot be decoded."""
-    from ..training.pictures import Pictures
-    from ..training.seen import Seen
-    from ..training.supply import Supply
+    from ..views.pictures import Pictures
+    from .batches import Supply
+    from .evaluated_images import Seen
 
     dataset = select_ids(plan.chosen, labelled.support.ids)
     effort, recipe = plan.effort, plan.recipe

@@ -39,7 +39,7 @@ def run_linear(
     for memory and disk.
     """
     _check(reader, sources, choice, out)
-    from ..engines import resolve_device
+    from ..models.engines import resolve_device
     from ..training.distributed import rank, together
 
     folder = RunFolder(out) if out is not None else None

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import UnknownName, UsageError
 from ..options import typed
-from ..training.probes import Probe, find_probe
 from ..training.request import Changes, require_sensible
+from .protocols import Probe, find_probe
 
 _WITH_FLAGS = ("epochs", "batch_size", "precision", "lrs", "default_lr", "interleaved", "truncated", "clipped_boxes")  # not by --set
 

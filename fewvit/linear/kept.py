@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import AGAIN
+from ..checkpoints.opening import AGAIN
 from ..errors import CheckpointError, DataError, FewvitError, UsageError, printable
 from ..files import sha256_of
 from ..results import Result
@@ -51,7 +51,7 @@ def require_head(run: RunFolder, result: Result) -> None:
 
 def load(file: Path) -> tuple[Any, dict[str, Any]]:
     """The `head.Head` in a file, and what it tells of itself. Raises CheckpointError, saying how a damaged one is got again."""
-    from ..training.head import load_head
+    from .head import load_head
 
     try:
         return load_head(file)

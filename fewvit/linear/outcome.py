@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..evaluate.inputs import Found
+from ..evaluate.predictions import Judged, save_predictions
 from ..features import FeatureSet
 from ..files import sha256_of
 from ..metrics import rank_of_target, top_k_accuracy
-from ..predictions import Judged, save_predictions
 from .plan import HEAD
 from .selection import Selected, select_head
 from .training import Training

@@ -9,9 +9,9 @@ from pathlib import Path
 from ..datasets import Dataset
 from ..evaluate.inputs import FeatureReader, Sources
 from ..runs import RunFolder
-from ..training.probes import Probe, Reading
 from ..training.request import Audience, Effort
 from .choice import Choice
+from .protocols import Probe, Reading
 
 HEAD = "head.safetensors"  # in the run's folder
 

@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import Dataset, open_pair
+from ..datasets import Dataset
 from ..digests import content_digest
 from ..errors import UsageError
 from ..evaluate.inputs import Found, Inputs, is_features, labelled, require_classes
+from ..evaluate.predictions import Judged
+from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet, shared_rows
-from ..pipeline import Pipeline
-from ..predictions import Judged
 from ..results import Result
-from ..training.probes import PROBES, Probe, given_reading, settle_reading
+from ..sources import open_pair
 from .choice import probe_of
 from .kept import load, require_head
 from .outcome import judged, outcome
 from .plan import HEAD, Plan, Settled
+from .protocols import PROBES, Probe, given_reading, settle_reading
 from .training import Training
 
 _FOR_GIVEN = "dinov2/1"  # of features whose protocol is not known: its grid fits those of any origin
@@ -111,7 +112,7 @@ class Probing:
 
     def _probe(self, protocol: str, width: int | None) -> tuple[str, Probe]:
         """The protocol that was asked for, or this one, and its probe."""
-        from ..engines import resolve_precision
+        from ..models.engines import resolve_precision
 
         asked = self._plan.choice.protocol or protocol
         if asked not in PROBES:

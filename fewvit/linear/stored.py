@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import Dataset, open_dataset, open_pair
+from ..datasets import Dataset
 from ..errors import CheckpointError, DataError, FewvitError, FingerprintMismatch, UsageError, counted, printable
 from ..evaluate.inputs import FeatureReader, Found, Inputs, Sources, is_features, labelled, measured
+from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet
 from ..files import sha256_of
 from ..metrics import top_k_accuracy
-from ..pipeline import Pipeline
-from ..training.probes import PROBES, Input, Reading, find_probe, given_reading, head_readings, settle_reading
+from ..sources import open_dataset, open_pair
 from ..training.request import Audience
 from .kept import head_file, load
 from .outcome import judged, ranks, save_judged
+from .protocols import PROBES, Input, Reading, find_probe, given_reading, head_readings, settle_reading
 
 
 def run_head(

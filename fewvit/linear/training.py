@@ -12,8 +12,8 @@ from ..errors import ResourceError, UsageError, counted
 from ..evaluate.inputs import Inputs
 from ..features import FeatureSet
 from ..seeds import seed_of
-from ..training.probes import Probe, fitted, held_out
 from .plan import Plan, Settled
+from .protocols import Probe, fitted, held_out
 
 
 class StoppedTraining(Exception):
@@ -27,7 +27,7 @@ class Training:
     """The heads, the images that they learn from, and those that they are judged by on the way."""
 
     def __init__(self, plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, test: FeatureSet):
-        from ..training.heads import Heads
+        from .heads import Heads
 
         self.plan, self.settled, self.inputs, self.train, self.test = plan, settled, inputs, train, test
         choice = plan.choice
@@ -84,16 +84,16 @@ class Training:
 
 def _cached(plan: Plan, train: FeatureSet, rows: np.ndarray) -> Any:
     """The features of some rows, as they are."""
-    from ..training.feeds import Cached
+    from .batches import Cached
 
     return Cached(train.features, train.labels, rows, plan.device)
 
 
 def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, rows: np.ndarray) -> Any:
     """Views of the images of some rows through the frozen backbone."""
-    from ..specs import build
-    from ..training.feeds import Augmented
-    from ..vit import Readout
+    from ..models.build import build
+    from ..models.vit import Readout
+    from .batches import Augmented
 
     pipeline, images, reading = inputs.pipeline, settled.images, settled.reading
     if pipeline is None or images is None:

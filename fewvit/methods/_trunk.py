@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backbones import Architecture
-from ..checkpoints import fill
-from ..training.draws import uniforms
+from ..checkpoints.filling import fill
+from ..models.vit import VisionTransformer
 from ..training.recipe import Step
-from ..vit import VisionTransformer
+from ..views.draws import uniforms
 
 
 class Trunk(VisionTransformer):

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import fill
+from ..checkpoints.filling import fill
 from ..errors import CheckpointError, UsageError
 from ..images import IMAGENET_MEAN, IMAGENET_STD
+from ..models.vit import EPS
 from ..recipes.mae import MaeRecipe
 from ..training.clipping import clip_all
-from ..training.draws import uniforms
 from ..training.groups import decay_groups
 from ..training.recipe import Step
 from ..training.schedules import mae_lr
-from ..vit import EPS
+from ..views.draws import uniforms
 from ._trunk import Trunk
 
 

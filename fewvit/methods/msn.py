@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import seeds
-from ..checkpoints import fill
+from ..checkpoints.filling import fill
 from ..errors import CheckpointError, UsageError
 from ..recipes.msn import MsnRecipe
 from ..training.clipping import clip_all

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ..backbones import Architecture, find_variant
-from ..training.recipe import Recipe, View
+from ..training.recipe import Recipe
+from ..views.view import View
 
 
 def _views(size: int, local_size: int, locals_: int, scale: tuple[float, float], local_scale: tuple[float, float]) -> tuple[View, ...]:

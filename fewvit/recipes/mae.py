@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..backbones import Architecture
-from ..training.recipe import Recipe, View
+from ..training.recipe import Recipe
+from ..views.view import View
 
 
 def _paper(width: int, depth: int, heads: int, patch: int = 16) -> dict[str, Any]:

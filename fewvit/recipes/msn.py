@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..backbones import Architecture
-from ..training.recipe import Recipe, View
+from ..training.recipe import Recipe
+from ..views.view import View
 
 
 def _views(size: int, focal: int, focal_count: int) -> tuple[View, ...]:

@@ -195,9 +195,9 @@ def test_the_number_of_skipped_pictures_stands_in_every_row_and_in_the_table(few
 def test_rows_of_several_backbones_have_the_same_columns_even_if_one_skipped_nothing(monkeypatch):
     from fewvit.evaluate import inputs
     from fewvit.evaluate.inputs import Backbones, FeatureReader, Inputs, measured
-    from fewvit.extract import Work
-    from fewvit.pipeline import FeatureOptions
-    from fewvit.specs import Access
+    from fewvit.extraction.pipeline import FeatureOptions
+    from fewvit.extraction.work import Work
+    from fewvit.models.spec import Access
 
     names = ["one", "two"]
     set_ = FeatureSet(np.zeros((3, 5), np.float32), np.zeros(3, np.int64), ["a", "b", "c"], ["x"])
@@ -398,7 +398,7 @@ def test_a_run_that_is_stopped_before_its_folder_is_there_keeps_nothing_and_says
     def stop(*_, **__):
         raise error
 
-    monkeypatch.setattr("fewvit.pretrain.run_pretrain", stop)
+    monkeypatch.setattr("fewvit.pretrain.run.run_pretrain", stop)
     words = ("pretrain", "mae", "--data", images / "train", "--preset", "small/32")
     for out in (("--out", tmp_path / "run"), ("-o", tmp_path / "run"), (f"--out={tmp_path / 'run'}",)):
         found, _, err = fewvit(*words, *out)
@@ -425,7 +425,7 @@ def test_debug_shows_the_traceback(fewvit, tmp_path):
 
 
 def test_an_unforeseen_fault_is_one_line_and_exit_1(fewvit, monkeypatch):
-    monkeypatch.setattr("fewvit.describe.variant_rows", lambda: 1 / 0)
+    monkeypatch.setattr("fewvit.extraction.describe.variant_rows", lambda: 1 / 0)
     code, out, err = fewvit("backbones", "list")
     assert (code, out) == (1, "")
     assert err.startswith("fewvit: internal error: ZeroDivisionError")

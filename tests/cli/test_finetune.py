@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file, save
 
 from fewvit.calibration import stratified_folds
-from fewvit.datasets import open_dataset
 from fewvit.digests import DigestMemory
+from fewvit.models.build import build
+from fewvit.models.resolve import resolve
+from fewvit.models.spec import Access
+from fewvit.models.vit import Readout
 from fewvit.runs import RunFolder
-from fewvit.specs import Access, build, resolve
+from fewvit.sources import open_dataset
 from fewvit.splits import n_per_class
-from fewvit.vit import Readout
 
 from pictures import folder_of, tiny_weights
 
@@ -416,7 +418,7 @@ def test_one_labelled_image_per_class_is_said_and_takes_the_fixed_defaults(tune,
 
 
 def test_a_learning_rate_that_diverges_is_left_out_and_if_all_do_it_is_5(tune, tmp_path, monkeypatch):
-    from fewvit.training import modes
+    from fewvit.finetune import modes
 
     monkeypatch.setitem(modes._GRIDS, "last-block", (1e-4, 1e-4, 1e38))
     code, result, err = tune(tmp_path / "run", "--mode", "last-block", "--set", "warmup_epochs=0")

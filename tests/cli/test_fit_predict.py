@@ -11,9 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from fewvit import bundle as bundles
 from fewvit import plugins
-from fewvit.bundle import load_bundle
+from fewvit.bundles import bundle as bundles
+from fewvit.bundles.file import load_bundle
 from fewvit.calibration import cross_validated_temperature, scale
 from fewvit.features import FeatureSet
 from fewvit_cli import main as cli
@@ -378,7 +378,7 @@ def test_of_two_additions_at_once_the_second_is_told_and_loses_nothing(bundle, f
 
 
 def test_a_backbone_that_is_not_the_bundle_s_is_told_before_its_weights_are_fetched(bundle, fewvit, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("fewvit.downloads.obtain", lambda *_, **__: pytest.fail("weights were fetched"))
+    monkeypatch.setattr("fewvit.checkpoints.downloads.obtain", lambda *_, **__: pytest.fail("weights were fetched"))
     path = bundle("--classifier", "centroid")
     more = ("fit", "--add", "--data", images / "more", "--out", path)
     assert_refused(fewvit, path, 4, *more, "-m", "dino_vitb16", named="another backbone than dino_vitb16")

@@ -80,7 +80,7 @@ def test_repeated_nothing_is_trained_and_without_a_cache_it_is_the_same(lowshot,
 
 
 def test_what_is_shared_runs_once_for_every_test_image_whatever_the_number_of_trials(lowshot, monkeypatch):
-    from fewvit.training.tuning import Tuning
+    from fewvit.finetune.tuning import Tuning
 
     seen, real = [], Tuning.enter
     monkeypatch.setattr(Tuning, "enter", lambda self, images: seen.append(len(images)) or real(self, images))

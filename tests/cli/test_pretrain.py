@@ -272,7 +272,7 @@ def test_one_small_picture_among_large_ones_asks_for_no_other_preset_and_large_o
 
 def test_a_run_shorter_than_its_preset_warms_up_in_proportion():
     from fewvit.options import parse_setting
-    from fewvit.pretrain import Choice, recipe_of
+    from fewvit.pretrain.recipe import Choice, recipe_of
 
     shorter = recipe_of(Choice("dino", "small/64", "x", epochs=10))
     assert (shorter.warmup_epochs, shorter.warmup_teacher_temperature_epochs) == (1.0, 3)

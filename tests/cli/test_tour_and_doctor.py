@@ -8,7 +8,7 @@ import socket
 import numpy as np
 import pytest
 
-from fewvit import doctor
+from fewvit.evaluate import doctor
 from fewvit_cli import main as cli
 
 

@@ -18,9 +18,9 @@ from pictures import TINY, folder_of, tiny_weights
 
 RUN = """
 import sys
-import fewvit.extract
+import fewvit.extraction.extract
 from fewvit_cli.main import run
-fewvit.extract._SHARD_BYTES = 256 * 4 * WIDTH  # a shard every 256 images
+fewvit.extraction.extract._SHARD_BYTES = 256 * 4 * WIDTH  # a shard every 256 images
 code = run(sys.argv[1:])
 sys.stdout.flush()
 sys.exit(code)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 LOADING = """
 import json, sys, warnings
-from fewvit.checkpoints import read_checkpoint
+from fewvit.checkpoints.reading import read_checkpoint
 from fewvit.errors import CheckpointError
 warnings.simplefilter("error")
 seen = {}

@@ -14,10 +14,12 @@ import torch
 
 from fewvit.backbones import families
 from fewvit.digests import DigestMemory
-from fewvit.engines import packing_works
+from fewvit.models.build import build
+from fewvit.models.engines import packing_works
+from fewvit.models.resolve import resolve
+from fewvit.models.spec import Access, BackboneSpec
+from fewvit.models.vit import EPS, Backbone, Readout
 from fewvit.neighbors import normalise
-from fewvit.specs import Access, BackboneSpec, build, resolve
-from fewvit.vit import EPS, Backbone, Readout
 
 # name in features.npz -> (file, --checkpoint-key)
 FILES = {
@@ -241,7 +243,7 @@ def test_the_architecture_of_each_file_is_the_one_its_manifest_states(parity, sp
 
 
 def test_every_tensor_of_a_file_is_either_in_the_trunk_or_left_aside(parity):
-    from fewvit.checkpoints import read_checkpoint
+    from fewvit.checkpoints.reading import read_checkpoint
 
     for name, (file, key) in FILES.items():
         family = _family_of(name)

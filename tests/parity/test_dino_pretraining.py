@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fewvit.backbones import Architecture
-from fewvit.checkpoints import read_checkpoint
+from fewvit.checkpoints.reading import read_checkpoint
 from fewvit.methods.dino import Dino
-from fewvit.training.recipe import Step, View
+from fewvit.training.recipe import Step
+from fewvit.views.view import View
 
 TOY = Dino.Recipe(
     architecture=Architecture(64, 2, 1, 16),

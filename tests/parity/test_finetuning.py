@@ -11,16 +11,19 @@ import torch
 from torch import nn
 
 from fewvit.backbones import Architecture
-from fewvit.checkpoints import fill, read_checkpoint
+from fewvit.checkpoints.filling import fill
+from fewvit.checkpoints.reading import read_checkpoint
 from fewvit.digests import DigestMemory
+from fewvit.finetune.adapters import prepare
+from fewvit.finetune.modes import recipe_for
+from fewvit.finetune.tuning import Head, Tuning
 from fewvit.methods._trunk import Trunk
-from fewvit.specs import Access, resolve
-from fewvit.training.adapters import prepare
+from fewvit.models.resolve import resolve
+from fewvit.models.spec import Access
+from fewvit.models.vit import Readout
 from fewvit.training.groups import layer_groups
-from fewvit.training.modes import recipe_for
-from fewvit.training.recipe import Step, View
-from fewvit.training.tuning import Head, Tuning
-from fewvit.vit import Readout
+from fewvit.training.recipe import Step
+from fewvit.views.view import View
 
 KEPT = ("cls_token", "pos_embed")
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from fewvit.digests import DigestMemory
-from fewvit.specs import Access, build, resolve
-from fewvit.vit import Backbone, Readout
+from fewvit.models.build import build
+from fewvit.models.resolve import resolve
+from fewvit.models.spec import Access
+from fewvit.models.vit import Backbone, Readout
 
 CASES = [
     *((f"dino/n{n}_avgpool0/classifier_input", "dino_backbone.pth", Readout("cls", n)) for n in (1, 2, 3)),

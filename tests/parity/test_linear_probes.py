@@ -11,14 +11,16 @@ import torch.nn.functional as F
 
 from fewvit.digests import DigestMemory
 from fewvit.linear import ranks
+from fewvit.linear.head import Head, load_head
+from fewvit.linear.heads import Heads
+from fewvit.linear.protocols import PROBES, Input, find_probe, head_readings, settle_reading
 from fewvit.metrics import top_k_accuracy
-from fewvit.specs import Access, build, resolve
-from fewvit.training.head import Head, load_head
-from fewvit.training.heads import Heads
-from fewvit.training.probes import PROBES, Input, find_probe, head_readings, settle_reading
+from fewvit.models.build import build
+from fewvit.models.resolve import resolve
+from fewvit.models.spec import Access
+from fewvit.models.vit import Backbone, Readout
 from fewvit.training.recipe import Step
-from fewvit.training.views import draw
-from fewvit.vit import Backbone, Readout
+from fewvit.views.crops import draw
 
 DINO_HEADS = [("n1_avgpool0", "cls", 1), ("n1_avgpool1", "cls+mean", 1), ("n2_avgpool0", "cls", 2), ("n3_avgpool0", "cls", 3)]
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from fewvit.backbones import Architecture
-from fewvit.checkpoints import read_checkpoint
+from fewvit.checkpoints.reading import read_checkpoint
 from fewvit.methods.mae import Mae, patchify, random_masking, sincos_positions
-from fewvit.training.recipe import Step, View
+from fewvit.training.recipe import Step
+from fewvit.views.view import View
 
 RECIPE = Mae.Recipe(  # of mae_full.pth and the run that goes on from it
     architecture=Architecture(64, 2, 1, 16, grid=4, positions="mae"),

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from fewvit.backbones import Architecture
-from fewvit.checkpoints import read_checkpoint
+from fewvit.checkpoints.reading import read_checkpoint
 from fewvit.methods.msn import Msn, balanced, log_assignments, loss_parts, sharpened
-from fewvit.training.recipe import Step, View
+from fewvit.training.recipe import Step
+from fewvit.views.view import View
 
 ARCHITECTURE = Architecture(64, 2, 1, 16, grid=14, positions="msn")
 RECIPE = Msn.Recipe(  # that of the step in msn/step, and of the checkpoint that it starts from

@@ -1,0 +1,1 @@
+"""Fitted classifiers to keep: fit, save, load, add, predict."""

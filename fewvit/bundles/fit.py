@@ -1,0 +1,240 @@
+"""What `fewvit fit` does: labelled images or features in, a classifier bundle out; or more images into a bundle that is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..calibration import HeldOut, best_temperature, expected_calibration_error, held_out, scale
+from ..datasets import Listing
+from ..errors import UsageError, counted
+from ..evaluate.inputs import Backbones, FeatureReader, Found, Inputs, is_features, labelled, require_classes, unfit
+from ..extraction.pipeline import FeatureOptions, Pipeline, settle
+from ..features import FeatureSet
+from ..metrics import rank_of_target, top_k_accuracy
+from ..models.resolve import is_path, resolve
+from ..options import options_of
+from ..plugins import find
+from ..results import manifest
+from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
+from .file import replace_bundle, save_bundle
+from .recipe import Recipe
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which classifier is fitted, and when its predictions are to be called unknown."""
+
+    classifier: str = "logistic"
+    options: Mapping[str, Any] = field(default_factory=dict)  # of its constructor
+    threshold: float = THRESHOLD  # of calibrated confidence; stored, `predict` may take another
+    seed: int = 0  # of the folds of calibration
+    device: str = "auto"  # where a classifier computes that has an option for it; not stored
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise UsageError unless it is a share."""
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"--threshold {threshold} is no share between 0 and 1")
+
+
+def check_classifier(name: str) -> Any:
+    """The estimator's class. Raises UnknownName, and UsageError for one that cannot judge new images one by one."""
+    kind = find("classifiers", name)
+    if getattr(kind, "transductive", False):
+        raise UsageError(
+            f"{name} is transductive: it labels a whole set of images at once, so one image's label would hang on its company",
+            fix="Fit an inductive classifier, such as logistic, centroid or knn.",
+        )
+    if getattr(kind, "needs", "features") != "features":
+        raise UsageError(f"{name} reads {kind.needs}, and a bundle is fitted on one feature per image", fix="Choose another classifier.")
+    return kind
+
+
+def run_fit(
+    reader: FeatureReader, source: str, listing: Listing, choice: Choice, out: Path, say: Say, skips: Callable[[list[dict[str, str]]], None]
+) -> Found:
+    """Fit, calibrate and write a bundle: rows of what it was fitted on and how it does on held-out images, and the run's manifest."""
+    check_threshold(choice.threshold)
+    check_classifier(choice.classifier)
+    if len(reader.backbones.names) > 1:
+        raise UsageError("a bundle is of one backbone; --backbone names several")
+    if reader.options.layers == "each":
+        raise UsageError("--layers each is one feature per block, and a bundle takes one per image; give a number of blocks")
+    [inputs] = reader.one(source, listing)
+    skips(inputs.skipped)
+    recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
+    bundle, judged = fit_bundle(inputs.train, choice, recipe, say)
+    sha256 = save_bundle(out, bundle)
+    say(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
+    return _rows(inputs, bundle, judged), _facts(inputs, bundle, sha256, choice.seed)
+
+
+def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = None, say: Say = lambda line: None) -> tuple[Bundle, HeldOut]:
+    """A bundle fitted on all labelled rows, and what estimators fitted on parts of them say about the rest.
+
+    Raises DataError for data without two classes, UsageError for options that do not fit the data.
+    """
+    kind, options = check_classifier(choice.classifier), dict(choice.options)
+    if "device" in options_of(kind):
+        options.setdefault("device", choice.device)
+    features = labelled(features, "", say)
+    require_classes(features, "")
+    rows, labels, classes = _numbered(features, say)
+    try:
+        estimator = kind(**options).fit(rows, labels)
+    except ValueError as error:
+        raise unfit(choice.classifier, error) from error
+    try:
+        judged = held_out(lambda: kind(**options), rows, labels, seed=choice.seed)
+    except ValueError as error:
+        raise unfit(f"{choice.classifier}, calibrated on a fifth that is held out", error) from error
+    if not len(judged.rows):
+        say("one image per class: nothing can be held out, so confidences are not calibrated")
+    kept = keeps_support(estimator)
+    bundle = Bundle(
+        choice.classifier.replace("-", "_"),
+        estimator,
+        classes,
+        np.bincount(labels).tolist(),
+        rows.shape[1],
+        features.fingerprint,
+        recipe,
+        best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0,
+        choice.threshold,
+        (rows, labels) if kept else None,
+        row_digests(rows, [classes[c] for c in labels]) if hasattr(estimator, "add") and not kept else None,
+        len(judged.rows),
+    )
+    return bundle, judged
+
+
+def _numbered(features: FeatureSet, say: Say) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Rows (N, D), labels (N,) and names of the classes that have an image, of labelled features."""
+    present, labels = np.unique(features.labels, return_inverse=True)
+    classes = [str(features.classes[c]) for c in present]
+    if "unknown" in classes:
+        say("a class is called `unknown`, as predictions below the threshold are: tell them apart by their confidence")
+    return np.ascontiguousarray(features.features, np.float32), labels, classes
+
+
+def recipe_of(backbones: Backbones, pipeline: Pipeline) -> Recipe:
+    """How the pipeline's features are made again: the backbone as it was asked for, every choice spelled out."""
+    name, weights = backbones.names[0], backbones.weights
+    return Recipe(
+        backbone=os.path.abspath(name) if is_path(name) and not name.startswith(("timm:", "hf:")) else name,
+        weights=os.path.abspath(weights) if weights not in (None, "random") else weights,
+        checkpoint_key=backbones.checkpoint_key,
+        family=backbones.family,
+        seed=backbones.seed,
+        options=FeatureOptions(
+            pipeline.protocol.name,
+            pipeline.pool,
+            str(pipeline.layers),
+            "x".join(map(str, pipeline.preprocess.crop)),
+            pipeline.precision,
+            pipeline.decode,
+        ),
+        key=pipeline.key,
+        weights_sha256=pipeline.spec.weights_sha256,
+        license=pipeline.spec.license,
+    )
+
+
+def run_add(
+    reader: FeatureReader,
+    source: str,
+    listing: Listing,
+    bundle: Bundle,
+    path: Path,
+    say: Say,
+    skips: Callable[[list[dict[str, str]]], None],
+) -> Found:
+    """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones. The calibration stays.
+
+    Images whose features it holds already, of the same class, are left out. Raises IntegrityError when another process changed the file
+    since `bundle` was read from it.
+    """
+    bundle.require_growth()
+    inputs = features_for(bundle, reader, source, listing, say)
+    skips(inputs.skipped)
+    rows, labels, names = _numbered(_without_held(bundle, labelled(inputs.train, "", say), say), say)
+    if not len(rows):
+        say(f"nothing was added to {path}")
+        return _rows(inputs, bundle, None), _facts(inputs, bundle, bundle.sha256, reader.backbones.seed)
+    new = [name for name in names if name not in bundle.classes]
+    classes = [*bundle.classes, *new]
+    number = {name: c for c, name in enumerate(classes)}
+    grown = bundle.grown(rows, np.array([number[name] for name in names])[labels], classes)
+    sha256 = replace_bundle(path, grown)
+    more = f"{counted(len(rows), 'image')} and {counted(len(new), 'new class', 'new classes')}"
+    say(f"added {more} to {path}; {_calibration(bundle)}")
+    return _rows(inputs, grown, None), _facts(inputs, grown, sha256, reader.backbones.seed)
+
+
+def _without_held(bundle: Bundle, features: FeatureSet, say: Say) -> FeatureSet:
+    """The rows that the bundle does not hold yet; how many it holds is said."""
+    held = bundle.holds(features.features, [features.classes[c] for c in features.labels])
+    if not held.any():
+        return features
+    said = f"{np.count_nonzero(held)} of {counted(len(held), 'image')}"
+    say(f"{said} left out: the bundle holds the same features under the same class already")
+    return features.select(np.flatnonzero(~held))
+
+
+def _calibration(bundle: Bundle) -> str:
+    """What a bundle that grows says of its calibration, which stays."""
+    if bundle.calibrated_on is None:
+        return "its calibration stays as it was"
+    if bundle.calibrated_on == 0:
+        return "it stays without calibration"
+    return f"its calibration is still that of {counted(bundle.calibrated_on, 'image')} of the first fit"
+
+
+def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say, *, unlabelled: bool = False) -> Inputs:
+    """The features of a source, made as the bundle's were; no image is read before that is known. Raises FingerprintMismatch."""
+    if is_features(source):
+        [inputs] = reader.one(source, listing, unlabelled=unlabelled)
+        bundle.require(inputs.train)
+        if bundle.fingerprint and not inputs.train.fingerprint:
+            say(f"{source} carries no fingerprint, so nothing shows that its features are of the bundle's backbone")
+        return inputs
+    if bundle.recipe is None:
+        raise UsageError(
+            "this bundle was fitted on a features file, so it does not know how features are made of images",
+            fix="Give features (.npz) of the same backbone, or fit it on images.",
+        )
+    b = reader.backbones
+    bundle.recipe.require_backbone(b.names[0], b.weights, b.checkpoint_key)
+    spec = resolve(b.names[0], b.access, reader.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed)
+    bundle.recipe.require(settle(spec, reader.options), say)
+    [inputs] = reader.one(source, listing)
+    return inputs
+
+
+def _rows(inputs: Inputs, bundle: Bundle, judged: HeldOut | None) -> list[dict[str, Any]]:
+    columns = {**inputs.labels, "method": bundle.classifier}
+    found: dict[str, float] = {"images": sum(bundle.counts), "classes": len(bundle.classes), "calibration_temperature": bundle.temperature}
+    rows = [{**columns, "metric": metric, "value": value} for metric, value in found.items()]
+    if judged is not None and len(judged.rows):
+        scaled = scale(judged.probabilities, bundle.temperature)
+        values = {
+            "top1": top_k_accuracy(rank_of_target(judged.probabilities, judged.labels), 1),
+            "ece": expected_calibration_error(scaled, judged.labels),
+        }
+        rows += [
+            {**columns, "metric": m, "value": v, "n_test": len(judged.rows), "judged_on": "held-out images"} for m, v in values.items()
+        ]
+    return rows
+
+
+def _facts(inputs: Inputs, bundle: Bundle, sha256: str, seed: int) -> dict[str, Any]:
+    facts = {"bundle_sha256": sha256, "options": bundle.estimator.get_params(deep=False), "threshold": bundle.threshold, "seed": seed}
+    return manifest(**inputs.facts, **facts)

@@ -1,0 +1,91 @@
+"""How the features of a bundle's images were made, so that those of new images are made in the same way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backbones import find_variant, variants
+from ..errors import FingerprintMismatch, Unobtainable
+from ..extraction.pipeline import FeatureOptions, Pipeline
+from ..models.spec import BackboneSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the features were made, so that those of new images are made in the same way."""
+
+    backbone: str  # as given: a variant's name, timm:NAME, hf:ORG/NAME, or the absolute path of a weights file
+    weights: str | None  # of a named variant: a file's absolute path, or `random`
+    checkpoint_key: str | None
+    family: str | None
+    seed: int  # of random weights
+    options: FeatureOptions  # every choice spelled out, but for the device
+    key: Mapping[str, Any]  # the pipeline's: what decides a feature's value
+    weights_sha256: str
+    license: str
+
+    def located(self, weights: str | None, cache_dir: Path) -> Recipe:
+        """The recipe with weights that are here: those given, where they lay when fitting, or a file of that name among the weights.
+
+        Raises Unobtainable for a file that is nowhere; a named variant without a file of its own is looked for by name.
+        """
+        bare = os.path.isabs(self.backbone)
+        file = self.backbone if bare else self.weights
+        if file is None or file == "random":
+            return self if weights is None else dataclasses.replace(self, weights=weights)
+        here = os.path.abspath(weights) if weights else file if Path(file).exists() else _found(Path(file).name, cache_dir)
+        return dataclasses.replace(self, backbone=here) if bare else dataclasses.replace(self, weights=here)
+
+    def require_backbone(self, name: str, weights: str | None, checkpoint_key: str | None) -> None:
+        """Raise FingerprintMismatch where a variant cannot be the bundle's backbone whatever its weights are: so before any are fetched for it."""
+        if name not in variants() or weights is not None:
+            return
+        family, variant = find_variant(name)
+        with_these = BackboneSpec(
+            name, family, variant.architecture, "", self.weights_sha256, checkpoint_key=checkpoint_key, seed=self.seed
+        )
+        renamed = not os.path.isabs(self.backbone) and self.weights is None and self.backbone != name
+        if with_these.is_random or renamed or with_these.fingerprint != self.key["weights"]:
+            raise self._mismatch("the bundle was fitted with another backbone", name)
+
+    def _mismatch(self, what: str, name: str) -> FingerprintMismatch:
+        return FingerprintMismatch(
+            f"{what} than {name}",
+            fix=f"It needs {Path(self.backbone).name} with weights {self.weights_sha256[:16]}; say where they are with --weights FILE.",
+        )
+
+    def require(self, pipeline: Pipeline, say: Callable[[str], None] = lambda line: None) -> None:
+        """Raise FingerprintMismatch unless the pipeline makes the same features; other versions of the decoder or engine are told only."""
+        own, other = (json.loads(json.dumps(dict(key))) for key in (self.key, pipeline.key))
+        differing = [name for name in own if name in _DECISIVE and own[name] != other.get(name)]
+        if _kind(own["precision"]) != _kind(other["precision"]):
+            differing.append("precision")
+        if differing:
+            raise self._mismatch(f"the bundle was fitted with other {' and '.join(differing)}", f"{pipeline.spec.name} now gives")
+        for name in ("decoder", "precision"):
+            if own[name] != other[name]:
+                say(f"fitted with {name} {own[name]}, now it is {other[name]}: confidences may differ in their last digits")
+
+
+_DECISIVE = ("weights", "pool", "layers", "norm", "preprocess")
+
+
+def _kind(precision: str) -> str:
+    return precision.partition("-")[0]
+
+
+def _found(name: str, cache_dir: Path) -> str:
+    from ..checkpoints.downloads import find_weights
+
+    found = find_weights(name, cache_dir)
+    if found is None:
+        raise Unobtainable(
+            f"the backbone's weights file {name} is not where it was", fix="Give --weights FILE, or put it into $FEWVIT_WEIGHTS_DIR."
+        )
+    return str(found)

@@ -1,0 +1,201 @@
+"""Facts about backbones, weights files and the cache, as rows and dictionaries to print."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..backbones import Variant, families, find_variant
+from ..digests import DigestMemory
+from ..errors import DataError, UsageError, counted
+from ..models.files import inspect_file, recognise, trunk_of
+from ..models.resolve import resolve
+from ..models.spec import Access
+from ..runs import RunFolder
+from .cache import Cache
+from .pipeline import FeatureOptions, settle
+
+_OUTLINE = 12  # lines of a mapping table unless all are asked for
+_CONTRADICTION = "CC-BY-NC-4.0 at the official source; model cards elsewhere that say Apache-2.0 were not written by the authors"
+
+
+def variant_rows() -> list[dict[str, Any]]:
+    """One row per named backbone."""
+    return [_row(name, family, variant) for family, kind in families().items() for name, variant in kind.variants.items()]
+
+
+def _row(name: str, family: str, variant: Variant) -> dict[str, Any]:
+    a, published = variant.architecture, dict(variant.published)
+    shots = published.get("lowshot", {})
+    numbers = {"knn": published.get("knn"), "linear": published.get("linear"), **{f"{n}-shot": shots.get(n) for n in (1, 2, 5)}}
+    return {
+        "backbone": name,
+        "width": a.width,
+        "depth": a.depth,
+        "patch": a.patch,
+        "license": variant.license or families()[family].license,
+        **numbers,
+        "note": variant.note,
+    }
+
+
+def variant_facts(name: str) -> dict[str, Any]:
+    """Everything the table holds about one variant."""
+    family, variant = find_variant(name)
+    kind = families()[family]
+    return {
+        "backbone": name,
+        "family": family,
+        "architecture": dataclasses.asdict(variant.architecture),
+        "protocol": kind.protocol,
+        "file": variant.file_name,
+        "url": variant.url or ("none: the file comes with fewvit" if variant.bundled else "no published weights"),
+        "sha256": variant.sha256 or "unknown: the first download's digest is kept and compared from then on",
+        "license": variant.license or (_CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license),
+        "source": "fewvit: recipes/fewvit_tiny.toml" if variant.bundled else kind.source,
+        "published": dict(variant.published),
+        "note": variant.note,
+    }
+
+
+def run_facts(run: Path) -> dict[str, Any]:
+    """What came out of a run of `fewvit pretrain` or `fewvit finetune`, and how it is read as a backbone.
+
+    Raises UsageError for a file, DataError for a folder that is not there, is no such run or has made nothing yet.
+    """
+    if run.is_file():
+        raise UsageError("a file, and this explains names and run folders", file=run, fix="`fewvit backbones check FILE` looks into files.")
+    if not run.exists():
+        raise DataError("no such run", file=run, fix="`fewvit backbones list` has the names.")
+    folder = RunFolder(run)
+    made, what, result = folder.backbone(), (folder.manifest() or {})["what"], folder.result()
+    spec = resolve(os.path.join(run, ""), Access(Path(), offline=True), DigestMemory(), weights="random")  # nothing of the weights is read
+    pipeline = settle(spec, FeatureOptions())
+    base = made.get("base", {})
+    return {
+        "backbone": spec.name,
+        "what": _origin(what) + ("" if result is not None else ", not finished"),
+        "family": spec.family,
+        "architecture": dataclasses.asdict(spec.architecture),
+        "protocol": pipeline.protocol.name,
+        "pool": pipeline.pool,
+        "preprocess": pipeline.preprocess.to_dict(),
+        "file": str(folder.weights(made)),
+        "sha256": folder.weights_sha256(),
+        "base": " ".join(str(base[key]) for key in ("name", "weights") if base.get(key)),
+        "license": spec.license,
+        "verdict": str(result.run.get("verdict", "")) if result is not None else "",
+        "published": {},
+    }
+
+
+def _origin(what: Mapping[str, Any]) -> str:
+    """How a run came about, in a few words."""
+    if what["command"] == "finetune":
+        return f"fewvit finetune, mode {what['mode']}, {counted(what['shots'], 'image')} per class"
+    return f"fewvit pretrain {what['method']}, preset {what['preset']}"
+
+
+_MEASURED = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuning", "1%": "1 % of the labels"}
+
+
+def readable(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a variant for people: the published numbers as lines, what is empty left out."""
+    lines = list(_published_lines(facts["published"]))
+    told = {**facts, "published": [f"{what.ljust(max(len(w) for w, _ in lines))}  {number}" for what, number in lines]}
+    return {name: value for name, value in told.items() if value not in ("", [])}
+
+
+def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what was measured, ImageNet top-1 in percent)."""
+    for name, value in published.items():
+        if name == "lowshot":
+            yield from ((f"{counted(shots, 'image')} per class", f"{number} %") for shots, number in value.items())
+        else:
+            yield _MEASURED.get(name, name), f"{value} %"
+
+
+def file_facts(
+    file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None, family: str | None, whole: bool
+) -> dict[str, Any]:
+    """What a weights file is: family, architecture, mapping of its tensors, what is left aside. Raises CheckpointError."""
+    from ..checkpoints.filling import require_finite
+    from ..checkpoints.opening import require_file
+    from ..checkpoints.reading import read_checkpoint
+
+    if (file / "manifest.json").is_file():
+        raise UsageError(
+            "a run's folder, and this looks into weights files", file=file, fix="`fewvit backbones info RUN` tells what it is."
+        )
+    require_file(file)
+    tree = read_checkpoint(file)
+    name = recognise(tree, file, family)
+    kind = families()[name]
+    trunk = trunk_of(kind, tree, file, checkpoint_key)
+    spec = inspect_file(file, access, memory, checkpoint_key=checkpoint_key, family=family)
+    require_finite(trunk.tensors, file)
+    _prove_fit(spec, trunk.tensors, file)
+    pairs = [f"{origin} -> {target} {tuple(trunk.tensors[target].shape)}" for target, origin in trunk.mapping.items()]
+    return {
+        "file": str(file),
+        "family": name,
+        "fits": [n for n, v in kind.variants.items() if v.architecture == spec.architecture] or "no named variant",
+        "architecture": dataclasses.asdict(spec.architecture),
+        "network": checkpoint_key
+        or (kind.checkpoint_keys[0] if kind.checkpoint_keys and kind.checkpoint_keys[0] in tree else "the only one"),
+        "protocol": kind.protocol,
+        "sha256": spec.weights_sha256,
+        "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license,
+        "tensors": len(pairs),
+        "parameters": sum(int(t.numel()) for t in trunk.tensors.values()),
+        "mapping": pairs if whole else _outline(pairs),
+        "left_aside": trunk.dropped if whole else _outline(trunk.dropped),
+    }
+
+
+def _prove_fit(spec: Any, tensors: dict[str, Any], file: Path) -> None:
+    """Every tensor of the trunk has its place and its shape, tried on a module whose memory was never initialised."""
+    import torch
+
+    from ..checkpoints.filling import fill
+    from ..models.vit import VisionTransformer
+
+    with torch.device("meta"):
+        module = VisionTransformer(spec.architecture)
+    fill(module.to_empty(device="cpu"), tensors, file)
+
+
+def _outline(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= _OUTLINE else [*lines[: _OUTLINE - 1], f"… {len(lines) - _OUTLINE + 1} more (--tensors shows all)"]
+
+
+def cache_rows(cache: Cache) -> list[dict[str, Any]]:
+    """One row per feature store."""
+    rows = []
+    for store in cache.stores():
+        key = store["key"]
+        crop = key["preprocess"]["crop"]
+        rows.append(
+            {
+                "backbone": key["backbone"],
+                "weights": key["weights"][:12],
+                "protocol": key.get("protocol", ""),  # of whoever made the store; unknown in stores of older versions
+                "pool": key["pool"],
+                "layers": key["layers"],
+                "pixels": f"{crop[0]}x{crop[1]}",
+                "precision": key["precision"],
+                "decoder": key["decoder"].partition(",")[0],
+                "images": store["images"],
+                "megabytes": round(store["bytes"] / 1e6, 3),
+            }
+        )
+    return rows
+
+
+def cache_total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The line below those of `cache_rows`: how many stores, their images and megabytes."""
+    images, megabytes = (sum(row[column] for row in rows) for column in ("images", "megabytes"))
+    return {"backbone": f"total of {counted(len(rows), 'store')}", "images": images, "megabytes": round(megabytes, 3)}

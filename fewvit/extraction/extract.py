@@ -1,0 +1,354 @@
+"""Images to features: read, decode, forward, store. Resumable: what is in the store is never computed again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..datasets import Dataset
+from ..digests import DigestMemory
+from ..errors import BadImages, NumericalError, ResourceError, UsageError, counted, printable
+from ..features import FeatureSet
+from ..images import POLICIES_DIFFER, BadImage, decode
+from ..sources import open_dataset
+from .cache import Cache, FeatureStore, default_cache_dir
+from .pipeline import Pipeline
+from .work import Progress, Report, Work, allowed_bad
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.vit import Backbone
+
+
+_SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small enough to hold
+_FLUSH_S = 30.0  # a slow machine commits at least this often
+_SHOWN_BAD = 3  # paths in the error
+_TASK = 4  # images per task of the decoding pool
+_BATCH = {"cpu": 8, "gpu": 256}  # on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    row: int
+    digest: bytes
+    notes: int = 0
+    pixels: np.ndarray | None = None  # (H, W, 3) uint8
+    reason: str = ""  # why there are no pixels; empty with no pixels: the store has the row, or another row computes it
+
+
+def extract_features(
+    backbone: Backbone,
+    source: str | os.PathLike[str] | Dataset,
+    *,
+    decode: str = "fast",
+    batch_size: int | None = None,
+    max_bad: str = "0",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> FeatureSet:
+    """Features of every image of `source` by a backbone of `load_backbone`, through the cache.
+
+    Raises DataError, BadImages (more images than `max_bad` cannot be decoded), NumericalError, and UsageError for a backbone
+    that was put together by hand: nothing says then what its features are.
+    """
+    if isinstance(backbone, str | os.PathLike):
+        raise UsageError(
+            f"extract_features takes a backbone, not its name {os.fspath(backbone)!r}",
+            fix=f"Load it first: fewvit.extract_features(fewvit.load_backbone({os.fspath(backbone)!r}), …).",
+        )
+    if backbone.pipeline is None:
+        raise UsageError(
+            "this backbone did not come from load_backbone, so its features have no fingerprint",
+            fix="Load it with fewvit.load_backbone(name or file).",
+        )
+    pipeline = dataclasses.replace(backbone.pipeline, decode=decode)
+    dataset = source if isinstance(source, Dataset) else open_dataset(os.fspath(source))
+    cache = Cache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
+    features, _ = extract(pipeline, dataset, cache, Work(batch_size=batch_size, max_bad=max_bad), build=lambda: backbone)
+    return features
+
+
+def extract(
+    pipeline: Pipeline,
+    dataset: Dataset,
+    cache: Cache | None,
+    work: Work,
+    *,
+    memory: DigestMemory | None = None,
+    build: Callable[[], Backbone] | None = None,
+) -> tuple[FeatureSet, Report]:
+    """Features of a data set and what happened on the way. The backbone is built only if the store lacks a row.
+
+    Raises BadImages when more images are undecodable than `work.max_bad` allows: what was computed stays stored.
+    """
+    if cache is None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="fewvit-") as folder:
+            return extract(pipeline, dataset, Cache(Path(folder)), work, memory=DigestMemory(), build=build)
+    store = cache.store(pipeline.key)
+    return _Extraction(pipeline, dataset, store, memory or cache.digests(), work, build or (lambda: _build(pipeline))).run()
+
+
+def _build(pipeline: Pipeline) -> Backbone:
+    from ..models.build import build
+    from ..models.engines import resolve_device
+    from ..models.vit import Readout
+
+    readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
+    return build(pipeline.spec, readout, pipeline.preprocess.crop, device=resolve_device(pipeline.device), precision=pipeline.precision)
+
+
+class _Extraction:
+    """One run over one data set: the story is `run`, the state is what must survive between its steps."""
+
+    def __init__(
+        self, pipeline: Pipeline, dataset: Dataset, store: FeatureStore, memory: DigestMemory, work: Work, build: Callable[[], Backbone]
+    ):
+        self.pipeline, self.dataset, self.store, self.memory, self.work, self.build = pipeline, dataset, store, memory, work, build
+        self.digests: list[bytes | None] = [None] * len(dataset)
+        self.bad: dict[int, str] = {}  # row -> reason
+        self.in_flight: tuple[list[_Decoded], Tensor] | None = None  # the batch that a GPU is computing
+        self.pending: list[_Decoded] = []  # computed, not yet in a shard
+        self.pending_features: list[np.ndarray] = []
+        self.report = Report(images=len(dataset))
+        self.started = self.flushed = time.perf_counter()
+        self.backbone: Backbone | None = None  # built when the first batch is full
+        self.on_gpu, self.batch_size = False, work.batch_size or 0  # settled when there is something to compute
+
+    def run(self) -> tuple[FeatureSet, Report]:
+        missing = self._recall()
+        if missing:
+            self.store.require_writable()
+            try:
+                self._compute(missing)
+            finally:  # an interruption keeps what is done
+                self._flush()
+                self.memory.save()
+        self.report.seconds = self._elapsed()
+        self.report.cached = len(self.dataset) - len(self.bad) - self.report.computed
+        self._judge()
+        return self._gather(), self.report
+
+    def _recall(self) -> list[int]:
+        """Rows whose bytes were never seen, or whose feature is not in the store. Reads no image."""
+        missing = []
+        for row, digest in enumerate(self.memory.get_all([self.dataset.identity(row) for row in range(len(self.dataset))])):
+            if digest is not None and digest in self.store:
+                self.digests[row] = digest
+            elif digest is not None and (reason := self.store.bad(digest)) is not None:
+                self.bad[row] = reason
+            else:
+                missing.append(row)
+        return missing
+
+    def _compute(self, missing: Sequence[int]) -> None:
+        self._prepare()
+        batch: list[_Decoded] = []
+        claimed: set[bytes] = set()  # several files may hold the same bytes
+        for done, item in enumerate(self._decoded(missing), start=len(self.dataset) - len(missing) + 1):
+            self._note(item)
+            if item.pixels is not None and item.digest not in claimed:
+                claimed.add(item.digest)
+                batch.append(item)
+            if len(batch) == self.batch_size:
+                self._forward(self._built(), batch)
+                batch = []
+                self._tell(done)
+        if batch:
+            self._forward(self._built(), batch)
+        self._take_over()
+        self._tell(len(self.dataset))
+
+    def _prepare(self) -> None:
+        """Import what computes and decodes, and settle the batch: what is over now is no part of the speed."""
+        from ..models.engines import resolve_device
+
+        self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
+        self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
+        with contextlib.suppress(BadImage):
+            decode(b"?", self.pipeline.preprocess, self.pipeline.decode)  # decoders are imported with the first image, even with none
+        self.report.starting = time.perf_counter() - self.started
+
+    def _built(self) -> Backbone:
+        """The backbone; building it is no part of the speed."""
+        if self.backbone is None:
+            before = time.perf_counter()
+            self.backbone = self.build()
+            self.report.starting += time.perf_counter() - before
+        return self.backbone
+
+    def _elapsed(self) -> float:
+        """Seconds of work so far, without those of starting."""
+        return time.perf_counter() - self.started - self.report.starting
+
+    def _decoded(self, rows: Sequence[int]) -> Iterator[_Decoded]:
+        """Decoded images in the order of `rows`, by a pool of threads: the decoders let go of Python's lock."""
+        workers = self.work.workers if self.work.workers is not None else min(16, os.cpu_count() or 1)
+        tasks = deque(rows[i : i + _TASK] for i in range(0, len(rows), _TASK))
+        ahead = -(-max(self.batch_size, 16 * max(workers, 1)) // _TASK)  # tasks under way at most
+        with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode", initializer=_single_threaded) as pool:
+            running: deque[Future[list[_Decoded]]] = deque()
+            try:
+                while tasks or running:
+                    if self.on_gpu or not running:  # on a CPU, decoding and the model take turns on the same cores
+                        while tasks and len(running) < ahead * (4 if self.on_gpu else 1):
+                            running.append(pool.submit(self._decode_all, tasks.popleft()))
+                    before = time.perf_counter()
+                    if not self.on_gpu:
+                        wait(running)
+                    items = running.popleft().result()
+                    self.report.waiting += time.perf_counter() - before
+                    yield from items
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _decode_all(self, rows: Sequence[int]) -> list[_Decoded]:
+        return [self._decode(row) for row in rows]
+
+    def _decode(self, row: int) -> _Decoded:
+        """One image, in a worker thread: whatever is wrong with it becomes a reason, never an exception."""
+        try:
+            data = self.dataset.read(row)
+        except OSError as error:
+            return _Decoded(row, b"", reason=(error.strerror or str(error)).lower())
+        digest = hashlib.sha256(data).digest()
+        if digest in self.store:
+            return _Decoded(row, digest)
+        try:
+            pixels, notes = decode(data, self.pipeline.preprocess, self.pipeline.decode, self.work.max_pixels)
+        except BadImage as error:
+            return _Decoded(row, digest, reason=str(error))
+        return _Decoded(row, digest, int(notes), pixels)
+
+    def _note(self, item: _Decoded) -> None:
+        """Remember what a row's bytes are, or why it has no feature."""
+        if item.digest:
+            self.digests[item.row] = item.digest
+            identity = self.dataset.identity(item.row)
+            if identity is not None:
+                self.memory.put(identity, item.digest)
+        if item.reason:
+            self.bad[item.row] = item.reason
+            if item.digest:
+                self.store.put_bad(item.digest, self.dataset.ids[item.row], item.reason)
+
+    def _forward(self, backbone: Backbone, batch: list[_Decoded]) -> None:
+        """Start one batch, and take over the one before: on a GPU the next batch is put together while this one is computed."""
+        before = time.perf_counter()
+        pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
+        started = start_encoding(backbone, pixels, self.batch_size, self.pipeline)
+        self._take_over()
+        self.in_flight = ([dataclasses.replace(item, pixels=None) for item in batch], started)
+        if not self.on_gpu:
+            self._take_over()
+        self.report.modelling += time.perf_counter() - before
+
+    def _take_over(self) -> None:
+        """Wait for the batch under way, if there is one, and commit a shard when it is full or a while has passed."""
+        if self.in_flight is None:
+            return
+        (batch, started), self.in_flight = self.in_flight, None
+        features = started[: len(batch)].float().cpu().numpy()
+        broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(broken):
+            raise NumericalError(
+                f"the backbone gives NaN or Inf for {printable(self.dataset.ids[batch[broken[0]].row])}",
+                fix="Use --precision fp32; if it is fp32 already, the weights are not usable.",
+            )
+        self.report.computed += len(batch)
+        self.pending += batch
+        self.pending_features.append(features)
+        if sum(part.nbytes for part in self.pending_features) >= _SHARD_BYTES or time.perf_counter() - self.flushed > _FLUSH_S:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.pending:
+            self.store.put(
+                [item.digest for item in self.pending], [item.notes for item in self.pending], np.concatenate(self.pending_features)
+            )
+            self.pending, self.pending_features = [], []
+            self.memory.save()
+        self.flushed = time.perf_counter()
+
+    def _tell(self, done: int) -> None:
+        if self.work.progress is not None:
+            report = self.report
+            self.work.progress(Progress(done, len(self.dataset), report.computed, self._elapsed(), report.waiting, report.modelling))
+
+    def _judge(self) -> None:
+        """Raise BadImages when more images failed than allowed."""
+        for row in sorted(self.bad):
+            label = int(self.dataset.labels[row])
+            self.report.skipped.append(
+                {"id": self.dataset.ids[row], "class": self.dataset.classes[label] if label >= 0 else "", "reason": self.bad[row]}
+            )
+        allowed = allowed_bad(self.work.max_bad, len(self.dataset))
+        if len(self.bad) <= allowed and len(self.bad) < len(self.dataset):
+            return
+        first = sorted(self.bad)[:_SHOWN_BAD]
+        shown = "; ".join(f"{printable(self.dataset.place(row))} ({self.bad[row]})" for row in first)
+        error = BadImages(
+            f"{len(self.bad)} of {counted(len(self.dataset), 'image')} of {printable(self.dataset.name)} cannot be decoded, "
+            f"{allowed} {'is' if allowed == 1 else 'are'} allowed: {shown}{' …' if len(self.bad) > len(first) else ''}",
+            fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%. What was computed is kept.",
+        )
+        error.skipped = self.report.skipped  # type: ignore[attr-defined]
+        raise error
+
+    def _gather(self) -> FeatureSet:
+        good = [row for row in range(len(self.dataset)) if row not in self.bad]
+        features, notes = self.store.gather([self.digests[row] for row in good])  # type: ignore[misc]
+        self.report.differing = int(np.count_nonzero(notes & int(POLICIES_DIFFER)))
+        return FeatureSet(
+            features,
+            self.dataset.labels[good],
+            [self.dataset.ids[row] for row in good],
+            self.dataset.classes,
+            self.pipeline.fingerprint,
+            self.dataset.name,
+            self.pipeline.spec.name,
+            "random" if self.pipeline.spec.is_random else str(self.pipeline.facts["weights_sha256"]),
+            self.pipeline.protocol.name,
+        )
+
+
+def _single_threaded() -> None:
+    """In a decoding thread: one core per image; torch would start a team of threads for each."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def start_encoding(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipeline: Pipeline) -> Tensor:
+    """Features (batch_size, D) of uint8 pixels (n, H, W, 3); on a GPU they are still being computed when this returns.
+
+    A smaller batch is padded to `batch_size` and the padding's rows come last, so a row never depends on its neighbours.
+    """
+    import torch
+
+    if len(pixels) < batch_size:
+        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch_size - len(pixels), axis=0)])
+    device = next(backbone.parameters()).device
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (pipeline.preprocess.mean, pipeline.preprocess.std))
+    images = torch.from_numpy(pixels)
+    try:
+        if device.type == "cuda":
+            images = images.pin_memory().to(device, non_blocking=True)
+        images = images.permute(0, 3, 1, 2).contiguous().float()  # planes first, while a pixel is one byte
+        return backbone.encode(images.div_(255).sub_(mean).div_(std))
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"out of GPU memory with a batch of {batch_size}", fix=f"Try --batch-size {max(1, batch_size // 2)}."
+        ) from error

@@ -1,0 +1,215 @@
+"""What turns an image's bytes into a feature, settled before any of it runs: backbone, readout, transform, decoder, precision.
+
+Its key names the feature store, so that whatever can change a feature is in it. No torch unless the precision asks for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UsageError, counted
+from ..images import Preprocess, decoder_version
+from ..models.spec import BackboneSpec
+from .cache import key_digest
+from .protocols import POOLS, Protocol, find_protocol, parse_size, sized
+
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+DECODERS = ("fast", "pil")
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What a user may ask of the features; None or empty means the protocol's."""
+
+    protocol: str | None = None
+    pool: str | None = None
+    layers: str | None = None  # a number, or `each`: one row per block
+    img_size: str | None = None
+    precision: str = "fp32"
+    decode: str = "fast"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A settled way from bytes to features."""
+
+    spec: BackboneSpec
+    protocol: Protocol
+    preprocess: Preprocess
+    pool: str
+    layers: int
+    each: bool  # the layers are rows of their own, not one long feature
+    norm: str
+    decode: str
+    precision: str
+    device: str
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Everything that decides a feature's value; `backbone` and `protocol` beside it are labels."""
+        return {
+            "backbone": self.spec.name,
+            "protocol": self.protocol.name,
+            "weights": self.spec.fingerprint,
+            "pool": self.pool,
+            "layers": self.layers,
+            "norm": self.norm,
+            "preprocess": self.preprocess.to_dict(),
+            "decoder": decoder_version(self.decode),
+            "precision": self.precision_tag,
+        }
+
+    @property
+    def precision_tag(self) -> str:
+        """The precision, and for half precision what computed it: engines differ in the third digit there."""
+        if self.precision == "fp32":
+            return "fp32"
+        from ..models.engines import choose_engine, resolve_device
+
+        device = resolve_device(self.device)
+        return f"{self.precision}-{choose_engine(self.precision, device, plain_vit=not self.spec.architecture.timm)}-{device.partition(':')[0]}"
+
+    @property
+    def fingerprint(self) -> str:
+        return key_digest(self.key)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For a result's manifest."""
+        shown = {
+            "protocol": self.protocol.name,
+            "pool": self.pool,
+            "layers": self.layers,
+            "norm": self.norm,
+            "precision": self.precision,
+            "decode": self.decode,
+        }
+        return {
+            **shown,
+            "preprocess": self.preprocess.to_dict(),
+            "decoder": decoder_version(self.decode),
+            "weights_sha256": self.spec.weights_sha256,
+            "license": self.spec.license,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipeline:
+    """The pipeline of a backbone under these options; `lowshot` is a task for which a protocol may have a transform of its own.
+
+    Raises UsageError for what the backbone or the family's rule cannot do.
+    """
+    protocol = find_protocol(options.protocol or spec.protocol)
+    _check_choice("--precision", options.precision, PRECISIONS)
+    _check_choice("--decode", options.decode, DECODERS)
+    preprocess = dataclasses.replace(protocol.transform(task), **_tuples(spec.preprocess))
+    preprocess = sized(preprocess, parse_size(options.img_size) if options.img_size else None)
+    spec.architecture.check_size(*preprocess.crop)
+    if protocol.norm == "none" and spec.architecture.timm:
+        raise UsageError(
+            f"--protocol {protocol.name} reads tokens before the final norm; timm's models, such as {spec.name}, give them after it"
+        )
+    layers, each = _layers(options.layers, protocol, spec)
+    pool = _pool(options.pool, protocol, spec)
+    if each and pool not in ("cls", "mean"):
+        raise UsageError(f"--layers each gives one token per block, so it goes with --pool cls or mean, not {pool}")
+    precision = options.precision
+    if precision == "auto":
+        from ..models.engines import resolve_device, resolve_precision
+
+        precision = resolve_precision("auto", resolve_device(options.device))
+    return Pipeline(
+        spec,
+        protocol,
+        preprocess,
+        pool,
+        layers,
+        each,
+        protocol.norm,
+        options.decode,
+        precision,
+        options.device,
+    )
+
+
+def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
+    """A note where nobody asked for a size and images have more than four times the patches that the backbone's position table has.
+
+    So it is with the bare file of a backbone that was trained on small images: without a run's manifest it takes the protocol's 224 pixels.
+    """
+    own = pipeline.spec.architecture
+    if options.img_size is not None or own.timm:
+        return None
+    height, width = pipeline.preprocess.crop
+    patches = (height // own.patch) * (width // own.patch)
+    if patches <= 4 * own.grid**2:
+        return None
+    trained = own.grid * own.patch
+    return (
+        f"{pipeline.spec.name} was trained at {trained} px and reads images at {height}x{width} px here, as {patches} patches in place of "
+        f"{own.grid**2}; --img-size {trained} takes its own size, and is faster"
+    )
+
+
+TOKENS = {"cls": "class token", "mean": "mean patch token"}  # by `pool`
+
+
+def other_token(pipeline: Pipeline, options: FeatureOptions) -> str | None:
+    """A note where nobody asked for a token and a fine-tuned backbone has another one than its protocol reads of others."""
+    spec, usual = pipeline.spec, pipeline.protocol.pool
+    if not spec.tuned or options.pool is not None or usual in ("", pipeline.pool):
+        return None
+    return (
+        f"{spec.name} was fine-tuned to be read by its {TOKENS[pipeline.pool]}, where {pipeline.protocol.name} reads the {TOKENS[usual]} "
+        f"of other backbones; --pool {pipeline.pool} reads those so too"
+    )
+
+
+def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{flag} {value!r} is not one of {', '.join(choices)}")
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[int, bool]:
+    depth = spec.architecture.depth
+    if asked is None:
+        return protocol.layers, False
+    if asked == "each":
+        return depth, True
+    if not asked.isdecimal() or not 1 <= int(asked) <= depth:
+        raise UsageError(f"--layers {asked!r}: {spec.name} has {counted(depth, 'block')}, so give 1 to {depth}, or `each`")
+    return int(asked), False
+
+
+def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
+    """The pooling asked for, or the one that the model is made for; a model without class token (or norm for it) refuses cls."""
+    architecture = spec.architecture
+    mean_only = architecture.final_norm == "fc_norm" or _without_class_token(architecture.timm)
+    pool = asked or protocol.pool or ("mean" if _mean_by_default(architecture.timm) else "cls")
+    if asked is None and mean_only:
+        pool = "mean"
+    _check_choice("--pool", pool, POOLS)
+    if pool != "mean" and mean_only:
+        raise UsageError(
+            f"--pool {pool}: {spec.name} has no class token to read ({'its one norm is over the mean patch token' if architecture.final_norm == 'fc_norm' else 'by design'})",
+            fix="Use --pool mean.",
+        )
+    if pool == "cls+dist" and "distilled" not in architecture.timm:
+        raise UsageError(f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean or cls+mean.")
+    return pool
+
+
+def _without_class_token(timm_name: str) -> bool:
+    return timm_name.startswith(("swin", "convnext", "resnet"))
+
+
+def _mean_by_default(timm_name: str) -> bool:
+    return timm_name.startswith("beit")  # its head was trained on the mean patch token

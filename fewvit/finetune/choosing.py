@@ -1,0 +1,84 @@
+"""What images held out of the labelled ones say about a training: after each epoch, and in the end. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..calibration import best_temperature, stratified_folds
+from ..errors import IntegrityError, NumericalError
+from ..training.journal import read
+
+_FOLDS = 5  # of the labelled images; one is held out
+_NAMES = ("held_top1", "held_loss", "held_temperature")
+
+
+def held_out(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers of the images with labels (N,) that are held out: a fifth, or one of each class where none has five. Empty if all have one."""
+    most = int(np.bincount(labels).max())
+    if most < 2:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(stratified_folds(labels, min(_FOLDS, most), seed) == 0)
+
+
+def judged(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How logits (B, C) do on labels (B,): accuracy in percent, cross-entropy, and the temperature that calibrates them. Raises NumericalError."""
+    if not np.isfinite(logits).all():
+        raise NumericalError("the network gives NaN or Inf for held-out images")
+    powers = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    own = shares[np.arange(len(labels)), labels]
+    top1 = 100.0 * float((shares.argmax(axis=1) == labels).mean())
+    return dict(zip(_NAMES, (top1, float(-np.log(np.maximum(own, 1e-30)).mean()), best_temperature(shares, labels)), strict=True))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the held-out images said about one learning rate."""
+
+    lr: float
+    epochs: int  # after which they were classified best
+    top1: float | None = None  # of them, in percent; None: nothing was held out
+    loss: float = 0.0
+    temperature: float = 1.0  # of `calibration.scale`
+
+    @property
+    def merit(self) -> tuple[float, float, float]:
+        """The more the better; among equals the smaller learning rate."""
+        return self.top1 or 0.0, -self.loss, -self.lr
+
+
+class Curve:
+    """What `judged` found after each epoch of a training, `seen` by the number of epochs done.
+
+    It begins with the training's log: what a killed run had logged beyond its checkpoint will be found again, the same.
+    """
+
+    def __init__(self, log: Path):
+        self._log = log
+        self.seen: dict[int, dict[str, float]] = {}
+        for record in read(log) if log.exists() else ():
+            if _NAMES[0] in record:
+                self.seen[record["epoch"] + 1] = {name: record[name] for name in _NAMES}
+
+    def best(self, done: int) -> int:
+        """The epoch, counted from 1, of the first `done` that classified best; of equals the one with the least loss, then the first.
+
+        Raises IntegrityError where nothing is known of them.
+        """
+        known = {epoch: facts for epoch, facts in self.seen.items() if epoch <= done}
+        if not known:
+            raise IntegrityError("what this search had found is gone", file=self._log, fix="Start anew with --overwrite.")
+        return max(known, key=lambda epoch: (known[epoch]["held_top1"], -known[epoch]["held_loss"], -epoch))
+
+    def stalled(self, done: int, patience: int) -> bool:
+        """Whether the last `patience` of `done` epochs were no better than those before."""
+        return done - self.best(done) >= patience
+
+    def outcome(self, lr: float, done: int) -> dict[str, object]:
+        """The best epoch and the whole curve, as JSON."""
+        best = self.best(done)
+        curve = [{"epoch": epoch, **facts} for epoch, facts in sorted(self.seen.items()) if epoch <= done]
+        return {"lr": lr, "epochs": best, **self.seen[best], "curve": curve}

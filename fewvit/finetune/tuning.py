@@ -1,0 +1,104 @@
+"""A trunk and a classifier on top of it while both are fine-tuned on labels: what `training.loop` trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.vit import Readout
+from ..training.clipping import clip_all
+from ..training.groups import layer_groups
+from ..training.recipe import Step
+from ..training.schedules import mae_lr
+from .adapters import blocks_below
+from .modes import TuningRecipe
+
+
+class Head(nn.Module):
+    """Features (B, D) -> logits (B, C): a linear layer on rows that are taken `raw`, of unit length (`unit`), or centred before (`centred`)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, rows: str, *, with_bias: bool):
+        super().__init__()
+        self.rows = rows
+        self.weight, self.bias = nn.Parameter(weight.float().clone()), nn.Parameter(bias.float().clone(), requires_grad=with_bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = features.float()
+        if self.rows == "centred":
+            features = features - features.mean(dim=1, keepdim=True)
+        if self.rows != "raw":
+            features = F.normalize(features, dim=1)
+        return F.linear(features, self.weight, self.bias)
+
+
+class Tuning(nn.Module):
+    """A network under a `TuningRecipe`; which parameters of `trunk` change, `adapters.prepare` has said.
+
+    Its inputs are images (B, 3, H, W), or where the embedding does not change the tokens (B, T, D) that `enter` gives, and soft targets (B, C).
+    """
+
+    def __init__(self, recipe: TuningRecipe, trunk: Any, readout: Readout, head: Head):
+        super().__init__()
+        self.recipe, self.trunk, self.readout, self.head = recipe, trunk, readout, head
+        self.below = blocks_below(trunk)
+
+    @property
+    def unchanging(self) -> set[str]:
+        """Names in `state_dict` of what never changes, and so need not be in checkpoints."""
+        return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+
+    def enter(self, images: Tensor) -> Tensor:
+        """Tokens (B, T, D) that go into the first block that changes."""
+        tokens = self.trunk.embed(images)
+        for block in self.trunk.blocks[: self.below or 0]:
+            tokens = block(tokens)
+        return tokens
+
+    def features(self, inputs: Tensor, scales: Tensor | None = None) -> Tensor:
+        """What the head reads (B, D)."""
+        if inputs.ndim == 3:
+            tokens = inputs
+        elif self.below is None:
+            tokens = self.enter(inputs)
+        else:
+            with torch.no_grad():
+                tokens = self.enter(inputs)
+        return self.trunk.gathered([self.trunk.through(tokens, scales, self.below or 0)], self.readout)
+
+    def forward(self, inputs: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy with the soft targets; `train_top1`, the share of pictures whose largest target comes first, in percent."""
+        x, targets = inputs
+        scales = self.trunk.draw_scales(step, 1, x.device)
+        logits = self.head(self.features(x, None if scales is None else scales[0])).float()
+        loss = -(targets * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
+        right = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+        return loss, {"train_top1": 100 * right}
+
+    def groups(self) -> list[dict[str, Any]]:
+        def spared(name: str, _: Tensor) -> bool:
+            return name in ("cls_token", "pos_embed", "register_tokens")
+
+        return layer_groups(self._named(), len(self.trunk.blocks), self.recipe.layer_decay, keep=spared)
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.trunk.named_parameters()
+        yield from ((f"head.{name}", parameter) for name, parameter in self.head.named_parameters())
+
+    def schedule(self, step: Step) -> dict[str, float]:
+        recipe = self.recipe
+        epoch = step.index / step.steps_per_epoch
+        # MAE's warm-up begins at 0: one that is shorter than two steps would only throw a step of a few away
+        warmup = recipe.warmup_epochs if recipe.warmup_epochs * step.steps_per_epoch >= 2 else 0.0
+        lr = mae_lr(epoch, step.epochs, warmup, recipe.peak_lr, min(recipe.min_lr, recipe.peak_lr))
+        return {"lr": lr, "weight_decay": recipe.weight_decay}
+
+    def clip(self) -> Tensor:
+        return clip_all((p for p in self.parameters() if p.requires_grad), self.recipe.clip)
+
+    def before_update(self, step: Step) -> None: ...
+
+    def after_update(self, step: Step) -> None: ...

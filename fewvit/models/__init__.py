@@ -1,0 +1,1 @@
+"""From what a user calls a backbone to a frozen module."""

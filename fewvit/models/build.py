@@ -1,0 +1,78 @@
+"""From a `BackboneSpec` to the module, every tensor filled from its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..backbones import families
+from ..errors import CheckpointError
+from .files import trunk_of
+from .spec import BackboneSpec
+
+if TYPE_CHECKING:
+    from .vit import Backbone, Readout
+
+
+def build(
+    spec: BackboneSpec, readout: Readout, size: tuple[int, int], *, device: str = "cpu", precision: str = "fp32", engine: str = "auto"
+) -> Backbone:
+    """The module of a spec, every tensor filled from its file, frozen, on `device`. Raises CheckpointError for a partial fit."""
+    from .engines import accelerate
+    from .vit import Backbone, TimmModel, VisionTransformer
+
+    spec.architecture.check_size(*size)
+    model = TimmModel(spec.architecture, size) if spec.architecture.timm else VisionTransformer(spec.architecture)
+    _start(model, spec)
+    return accelerate(Backbone(model, spec, readout), size, device=device, precision=precision, engine=engine)
+
+
+def _start(model: Any, spec: BackboneSpec) -> None:
+    """Give every tensor of the model its value: drawn, from the file, or the base's after its adapter."""
+    from .vit import TimmModel, randomise
+
+    if spec.is_random:
+        from ..seeds import seed_of
+
+        randomise(model, seed_of("weights", spec.seed))
+    elif spec.base is not None:
+        from ..checkpoints.filling import fill, require_finite
+        from ..checkpoints.reading import read_checkpoint
+        from .adapter import merged
+
+        file = Path(spec.file or "")
+        _start(model, spec.base)
+        adapter = read_checkpoint(file, expected_sha256=spec.weights_sha256)
+        require_finite(adapter, file)
+        fill(model, merged(model.state_dict(), adapter, file), file)
+    else:
+        _fill(model.trunk if isinstance(model, TimmModel) else model, spec)
+
+
+def _fill(module: Any, spec: BackboneSpec) -> None:
+    from ..checkpoints.filling import fill, require_finite
+    from ..checkpoints.reading import read_checkpoint
+
+    file = Path(spec.file or "")
+    tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
+    foreign = [name for name, kind in families().items() if kind.recognises(tree)]
+    row = families()[spec.family].variants.get(spec.name)  # a bare file is what its layout, or the user, says it is
+    if row is not None and not row.bundled and foreign and spec.family not in foreign and spec.family != "supervised":
+        raise CheckpointError(
+            f"this is a {foreign[0]} file, not weights of {spec.name} ({spec.family})",
+            file=file,
+            fix=f"Use --backbone {file}, or a {foreign[0]} variant's name.",
+        )
+    tensors = trunk_of(families()[spec.family], tree, file, spec.checkpoint_key).tensors
+    if spec.architecture.timm:
+        tensors = _as_timm(module, tensors)
+    fill(module, tensors, file)
+    require_finite(dict(module.named_parameters()), file)
+
+
+def _as_timm(module: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Tensors after timm's own conversion of older layouts and position tables (fused names, other image sizes)."""
+    import sys
+
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    return dict(convert(dict(tensors), module)) if convert else tensors

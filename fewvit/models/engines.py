@@ -1,0 +1,224 @@
+"""Faster ways to run the same frozen blocks: packed oneDNN layers on CPUs, OpenVINO for bf16, autocast on GPUs.
+
+torch's fp32 matrix product takes MKL's AVX2 path on AMD CPUs, 2.3 times slower than oneDNN's AVX-512 path in the same wheel
+(benchmarks/forward.py). Packing weights for oneDNN uses a private operator, so it is tried before it is trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..cpu import computes_bf16, is_amd_avx512, keep_freed_memory
+from ..errors import MissingExtra, UsageError
+from .products import packed, packed_product, packed_sum, packing_works
+from .vit import Backbone, Readout, VisionTransformer
+
+ENGINES = ("eager", "packed", "openvino")
+_CACHED_IMAGES = 8  # a CPU's second-level cache holds about as many images' tokens; 32 are a fifth slower per image
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is the first GPU if there is one. Raises UsageError for a device that this machine has not."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"--device {device!r} is not one of auto, cpu, cuda, cuda:N")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: torch sees no GPU here", fix="Run `fewvit doctor`, or use --device cpu.")
+    return device
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """`auto` is bf16 where the device computes in it, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if computes_bf16() else "fp32"
+
+
+def choose_engine(precision: str, device: str, *, plain_vit: bool = True) -> str:
+    """The engine that `auto` means: OpenVINO for bf16 on a CPU if installed, packed layers where they win, else eager."""
+    if device != "cpu" or not plain_vit:
+        return "eager"
+    if precision == "bf16" and importlib.util.find_spec("openvino"):
+        return "openvino"
+    if precision == "bf16" or (precision == "fp32" and is_amd_avx512()):
+        return "packed" if packing_works() else "eager"
+    return "eager"
+
+
+def accelerate(backbone: Backbone, size: tuple[int, int], *, device: str, precision: str, engine: str = "auto") -> Backbone:
+    """The backbone on its device, run by the engine asked for. The features stay within 1e-5 in fp32."""
+    plain = isinstance(backbone.model, VisionTransformer)
+    if engine == "auto":
+        engine = choose_engine(precision, device, plain_vit=plain)
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}; choose auto, {', '.join(ENGINES)}")
+    if engine != "eager" and device != "cpu":
+        raise UsageError(f"the {engine} engine runs on CPUs, not on {device}", fix="Use engine='eager' or 'auto'.")
+    if engine == "packed" and not (plain and precision != "fp16" and packing_works()):
+        raise UsageError(f"the packed engine cannot run {backbone.spec.name} in {precision} here", fix="Use engine='eager' or 'auto'.")
+    backbone.to(device)
+    if device == "cpu":
+        keep_freed_memory()
+    if device.startswith("cuda"):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if engine == "openvino":
+        return OpenVinoBackbone(backbone, size, precision)
+    if engine == "packed":
+        backbone.model.blocks = nn.ModuleList(PackedBlock(block, _DTYPES[precision]) for block in backbone.model.blocks)
+        return PackedBackbone(backbone.model, backbone.spec, backbone.readout)
+    return backbone if precision == "fp32" else AutocastBackbone(backbone, device, _DTYPES[precision])
+
+
+class AutocastBackbone(Backbone):
+    """Matrix products in half precision, norms and sums in fp32."""
+
+    def __init__(self, backbone: Backbone, device: str, dtype: torch.dtype):
+        super().__init__(backbone.model, backbone.spec, backbone.readout)
+        self._context: Callable[[], Any] = lambda: torch.autocast(device.split(":")[0], dtype=dtype)
+
+    def encode(self, images: Tensor) -> Tensor:
+        with self._context():
+            return super().encode(images)
+
+    forward = encode
+
+
+class PackedBackbone(Backbone):
+    """A few images at a time, whatever the batch: their tokens then stay in the CPU's caches from layer to layer."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (B, D) of images (B, 3, H, W)."""
+        return torch.cat([super(PackedBackbone, self).encode(part) for part in images.split(_CACHED_IMAGES)])
+
+    forward = encode
+
+
+class PackedLinear(nn.Module):
+    """y = act(x W^T + b) [+ residual] with the weight laid out once for oneDNN's widest kernels."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, activation: str = "none", scale: Tensor | None = None):
+        super().__init__()
+        weight, bias = linear.weight.detach(), linear.bias.detach()
+        if scale is not None:  # layer scale is linear, so it is folded into the layer before it
+            weight, bias = weight * scale.detach()[:, None], bias * scale.detach()
+        self.dtype, self.activation = dtype, activation
+        self.weight = packed(weight.to(dtype))
+        self.bias = bias.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return packed_product(x.to(self.dtype), self.weight, self.bias, self.activation)
+
+    def add_to(self, x: Tensor, residual: Tensor) -> Tensor:
+        """residual + x W^T + b in one pass over memory; in fp32, since the sum of all blocks runs through it."""
+        if self.dtype != torch.float32:
+            return residual + self(x)
+        return packed_sum(x, residual, self.weight, self.bias)
+
+
+class PackedBlock(nn.Module):
+    """One pre-norm transformer block of timm, the same arithmetic on packed layers."""
+
+    def __init__(self, block: Any, dtype: torch.dtype):
+        super().__init__()
+        self.norm1, self.norm2, self.heads = block.norm1, block.norm2, block.attn.num_heads
+        self.swiglu = block.mlp.fc1.out_features == 2 * block.mlp.fc2.in_features
+        gammas = [getattr(scale, "gamma", None) for scale in (block.ls1, block.ls2)]
+        self.attn = SimpleNamespace(qkv=PackedLinear(block.attn.qkv, dtype))  # under the name that attention maps look for
+        self.proj = PackedLinear(block.attn.proj, dtype, scale=gammas[0])
+        self.fc1 = PackedLinear(block.mlp.fc1, dtype, activation="none" if self.swiglu else "gelu")
+        self.fc2 = PackedLinear(block.mlp.fc2, dtype, scale=gammas[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, d = x.shape
+        q, k, v = self.attn.qkv(self.norm1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d)
+        x = self.proj.add_to(attended, x)
+        hidden = self.fc1(self.norm2(x))
+        if self.swiglu:
+            gate, value = hidden.chunk(2, dim=-1)
+            hidden = F.silu(gate) * value
+        return self.fc2.add_to(hidden, x)
+
+
+class OpenVinoBackbone(Backbone):
+    """The whole forward compiled by OpenVINO for one image size; one compilation per batch size."""
+
+    def __init__(self, backbone: Backbone, size: tuple[int, int], precision: str):
+        super().__init__(backbone.model, backbone.spec, backbone.readout)
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingExtra("the openvino engine is not installed", fix="pip install 'fewvit[openvino]'") from error
+        self._core, self._size, self._compiled = openvino.Core(), size, {}  # type: tuple[Any, tuple[int, int], dict[int, Any]]
+        hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
+        self._config = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": 1,
+        }
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (B, D) float32 of images (B, 3, H, W)."""
+        if tuple(images.shape[-2:]) != self._size:
+            raise UsageError(
+                f"this backbone was compiled for {self._size[0]}x{self._size[1]} pixels, not {images.shape[-2]}x{images.shape[-1]}"
+            )
+        return torch.cat([self._encode(part) for part in images.split(_CACHED_IMAGES)])
+
+    forward = encode
+
+    def _encode(self, images: Tensor) -> Tensor:
+        compiled = self._compiled.get(len(images)) or self._compile(len(images))
+        return torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+
+    def _compile(self, batch: int) -> Any:
+        import openvino
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer warns of every size it turns into a constant; that is the intent
+            with _settled_positions(self.model, self._size):
+                graph = openvino.convert_model(
+                    _Reading(self.model, self.readout), example_input=torch.zeros(batch, 3, *self._size), input=[batch, 3, *self._size]
+                )
+        self._compiled[batch] = self._core.compile_model(graph, "CPU", self._config)
+        return self._compiled[batch]
+
+
+@contextlib.contextmanager
+def _settled_positions(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
+    """Within the block the position table is a constant: OpenVINO's bicubic gives features that are wrong by 1e-2 where the table is resized."""
+    if not isinstance(model, VisionTransformer):
+        yield
+        return
+    with torch.no_grad():
+        model.settled_positions = model.positions(*size).clone()
+    try:
+        yield
+    finally:
+        model.settled_positions = None
+
+
+class _Reading(nn.Module):
+    """images -> features, as the one function that is compiled."""
+
+    def __init__(self, model: nn.Module, readout: Readout):
+        super().__init__()
+        self.model, self.readout = model, readout
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.read(images, self.readout)  # type: ignore[operator]

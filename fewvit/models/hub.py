@@ -1,0 +1,127 @@
+"""Backbones that are named by another registry: `timm:NAME` and `hf:ORG/NAME`. What was learnt of them is kept in the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from ..backbones import Architecture, Variant, families
+from ..checkpoints.downloads import obtain
+from ..digests import DigestMemory
+from ..errors import CheckpointError, UnknownName, UsageError
+from ..files import write_json
+from .files import inspect_file
+from .spec import Access, BackboneSpec
+
+_HUB = "https://huggingface.co"
+# model types of transformers whose weights are official ones under other names -> the family whose rules hold
+_MODEL_TYPES = {"vit_msn": "msn", "vit_mae": "mae", "dinov2": "dinov2", "dinov2_with_registers": "dinov2"}
+
+
+def timm_variant(name: str, access: Access) -> Variant:
+    """The table row that timm's own configuration of a model amounts to. Remembered, since asking timm costs seconds."""
+    import importlib.metadata
+
+    version = importlib.metadata.version("timm")
+    remembered = access.cache_dir / "backbones" / f"timm-{version}-{name.replace('/', '_')}.json"
+    try:
+        known = json.loads(remembered.read_text())
+        return Variant(Architecture(**known["architecture"]), known["url"], preprocess=known["preprocess"], license=known["license"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    variant = _ask_timm(name)
+    write_json(
+        remembered,
+        {
+            "architecture": dataclasses.asdict(variant.architecture),
+            "url": variant.url,
+            "preprocess": dict(variant.preprocess),
+            "license": variant.license,
+        },
+    )
+    return variant
+
+
+def _ask_timm(name: str) -> Variant:
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None or not timm.is_model(name.partition(".")[0]):
+        raise UnknownName("timm model", name, timm.list_models(pretrained=True), fix="See timm.list_models(pretrained=True).")
+    height, width = config.input_size[1:]
+    if config.interpolation not in ("bicubic", "bilinear"):
+        raise UsageError(f"timm:{name} asks for {config.interpolation} resizing, which has no transform here")
+    cover = (int(height / config.crop_pct), int(width / config.crop_pct))
+    preprocess = {
+        "cover": cover,
+        "crop": (height, width),
+        "interpolation": config.interpolation,
+        "mean": tuple(config.mean),
+        "std": tuple(config.std),
+    }
+    url = f"{_HUB}/{config.hf_hub_id}/resolve/main/model.safetensors" if config.hf_hub_id else str(config.url or "")
+    model: Any = timm.create_model(name.partition(".")[0], pretrained=False, num_classes=0)
+    depth = len(model.blocks) if hasattr(model, "blocks") else 1
+    architecture = Architecture(int(model.num_features), depth, 0, 0, grid=0, positions="timm", timm=name)
+    return Variant(architecture, url, preprocess=preprocess, license=str(config.license or ""))
+
+
+def resolve_hub(name: str, access: Access, memory: DigestMemory, *, family: str | None) -> BackboneSpec:
+    """The spec of `hf:ORG/NAME`: a timm model's repository, or official ViT weights that were renamed for transformers.
+
+    Raises Unobtainable when the hub is out of reach and the files are not here.
+    """
+    repository = name.removeprefix("hf:")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise UsageError(f"{name!r} is not of the form hf:ORG/NAME")
+    config = _config(repository, access)
+    if "architecture" in config:
+        return _timm_repository(name, repository, config, access, memory)
+    kind = family or _MODEL_TYPES.get(str(config.get("model_type")))
+    if kind is None:
+        raise UsageError(
+            f"{name} is a {config.get('model_type', 'nameless')} model, whose family is not known",
+            fix="Name it with --family dino|msn|mae|dinov2 if its weights are one's of these.",
+        )
+    file = _fetched(repository, "model.safetensors", families()[kind].license, access)
+    spec = inspect_file(file, access, memory, family=kind)
+    return dataclasses.replace(spec, name=name)
+
+
+def _timm_repository(name: str, repository: str, config: dict[str, Any], access: Access, memory: DigestMemory) -> BackboneSpec:
+    model = str(config["architecture"])
+    variant = _ask_timm(model)
+    pretrained = config.get("pretrained_cfg", {})
+    preprocess = dict(variant.preprocess)
+    for field in ("mean", "std"):
+        if field in pretrained:
+            preprocess[field] = tuple(pretrained[field])
+    license_ = str(pretrained.get("license") or "")
+    file = _fetched(repository, "model.safetensors", license_, access)
+    digest = memory.digest_of(file)
+    return BackboneSpec(name, "supervised", variant.architecture, "timm/1", digest, file=file, license=license_, preprocess=preprocess)
+
+
+def _config(repository: str, access: Access) -> dict[str, Any]:
+    file = _fetched(repository, "config.json", "", access)
+    try:
+        value = json.loads(file.read_text())
+    except ValueError as error:
+        raise CheckpointError("not JSON", file=file, fix="Remove it; it is fetched again.") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _fetched(repository: str, file_name: str, license_: str, access: Access) -> Path:
+    local = f"{repository.replace('/', '--')}--{file_name}"
+    return obtain(
+        local,
+        f"{_HUB}/{repository}/resolve/main/{file_name}",
+        license=license_,
+        cache_dir=access.cache_dir,
+        offline=access.offline,
+        accept=access.accept,
+        progress=access.progress,
+        ask=access.ask,
+    )

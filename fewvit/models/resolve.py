@@ -1,0 +1,193 @@
+"""From what a user calls a backbone to its `BackboneSpec`, and from that to the module. No torch until a module is built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..backbones import BUNDLED, OFFLINE, Architecture, Variant, families, find_variant, variants
+from ..errors import CheckpointError, Unobtainable, UsageError
+from ..runs import ANEW, RunFolder
+from .files import _checked_key, _digest, inspect_file
+from .spec import Access, BackboneSpec
+
+if TYPE_CHECKING:
+    from ..digests import DigestMemory
+
+
+def resolve(
+    name: str,
+    access: Access,
+    memory: DigestMemory,
+    *,
+    weights: str | None = None,
+    checkpoint_key: str | None = None,
+    family: str | None = None,
+    seed: int = 0,
+) -> BackboneSpec:
+    """The spec behind a variant's name, `timm:NAME`, `hf:ORG/NAME` or a weights file.
+
+    Raises UnknownName, Unobtainable, LicenseRequired (2), DataError for a missing file (3), CheckpointError (4).
+    """
+    if name.startswith("hf:"):
+        from .hub import resolve_hub
+
+        return resolve_hub(name, access, memory, family=family)
+    if name.startswith("timm:"):
+        from .hub import timm_variant
+
+        family_name, variant = "supervised", timm_variant(name.removeprefix("timm:"), access)
+    elif is_path(name):
+        if Path(name).is_dir() and weights in (None, "random"):
+            return _of_run(RunFolder(Path(name)), access, memory, untrained=weights == "random", seed=seed)
+        if weights is not None:
+            raise UsageError(
+                f"--weights beside --backbone {name}: a file is its own weights",
+                fix="Name the architecture in --backbone, or leave --weights out.",
+            )
+        return inspect_file(Path(name), access, memory, checkpoint_key=checkpoint_key, family=family)
+    else:
+        family_name, variant = find_variant(name)
+    if family is not None and family.replace("-", "_") != family_name:
+        raise UsageError(f"--family {family}: {name} is of the family {family_name}", fix="--family says what a bare weights file is.")
+    return _of_variant(name, family_name, variant, access, memory, weights=weights, checkpoint_key=checkpoint_key, seed=seed)
+
+
+def is_path(name: str) -> bool:
+    """Whether a backbone is given as a file or run folder rather than by name; a variant's name is one even where a file is called so too."""
+    if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")):
+        return True
+    return (Path(name).is_file() or (Path(name) / "manifest.json").is_file()) and name not in variants()
+
+
+def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: bool, seed: int) -> BackboneSpec:
+    """The spec of what a training run made, or of its architecture untrained."""
+    made = run.backbone()
+    preprocess = {name: tuple(value) if isinstance(value, list) else value for name, value in made["preprocess"].items()}
+    file = run.weights(made)
+    return BackboneSpec(
+        name=run.path.name or run.path.resolve().name,
+        family=made["family"],
+        architecture=Architecture(**made["architecture"]),
+        protocol=families()[made["family"]].protocol,
+        weights_sha256="random" if untrained else _digest(file, memory, run.weights_sha256(), ANEW),
+        file=None if untrained else file,
+        seed=seed,
+        license=made.get("license", "your own"),
+        preprocess=preprocess,
+        base=_base_of(run, made["base"], access, memory) if "base" in made and not untrained else None,
+        tuned="file" in made and not untrained,
+    )
+
+
+def origin_of(
+    spec: BackboneSpec, name: str, *, weights: str | None, checkpoint_key: str | None, family: str | None, seed: int
+) -> dict[str, Any]:
+    """How a backbone is found again from anywhere: what it was asked for with, and its digest. As JSON; `_base_of` reads it."""
+    file = is_path(name) and not name.startswith(("timm:", "hf:"))
+    return {
+        "name": os.path.abspath(name) if file else name,
+        "weights": os.path.abspath(weights) if weights not in (None, "random") else weights,
+        "checkpoint_key": checkpoint_key,
+        "family": family,
+        "seed": seed,
+        "weights_sha256": spec.weights_sha256,
+        "fingerprint": spec.fingerprint,
+    }
+
+
+def _base_of(run: RunFolder, origin: Mapping[str, Any], access: Access, memory: DigestMemory) -> BackboneSpec:
+    """The spec of what an adapter was trained on: where it was, or a file of its name among the weights.
+
+    Raises Unobtainable where it is nowhere, CheckpointError when it is another one by now.
+    """
+    name, weights = (_located(origin[key], run, access) for key in ("name", "weights"))
+    spec = resolve(
+        str(name),
+        access,
+        memory,
+        weights=weights,
+        checkpoint_key=origin["checkpoint_key"],
+        family=origin["family"],
+        seed=origin["seed"],
+    )
+    if spec.fingerprint != origin["fingerprint"]:
+        raise CheckpointError(
+            f"its sha256 is {spec.weights_sha256[:16]}…, but {run.path} was trained on {origin['weights_sha256'][:16]}…",
+            file=spec.file or name,
+            fix="Put back the weights that the run began with.",
+        )
+    return spec
+
+
+def _located(place: str | None, run: RunFolder, access: Access) -> str | None:
+    """Where a file is now; a name, `random` and None stay as they are."""
+    if place is None or not os.path.isabs(place) or os.path.exists(place):
+        return place
+    from ..checkpoints.downloads import find_weights
+
+    beside, known = run.path.resolve().parent / Path(place).name, find_weights(Path(place).name, access.cache_dir)
+    if beside.exists() or known is not None:
+        return str(beside if beside.exists() else known)
+    raise Unobtainable(
+        f"{run.path} was trained on {place}, which is not there any more",
+        fix=f"Put {Path(place).name} beside the run's folder or into $FEWVIT_WEIGHTS_DIR.",
+    )
+
+
+def _of_variant(
+    name: str,
+    family: str,
+    variant: Variant,
+    access: Access,
+    memory: DigestMemory,
+    *,
+    weights: str | None,
+    checkpoint_key: str | None,
+    seed: int,
+) -> BackboneSpec:
+    kind = families()[family]
+    key = _checked_key(kind, checkpoint_key)
+    common: dict[str, Any] = {
+        "name": name,
+        "family": family,
+        "architecture": variant.architecture,
+        "protocol": kind.protocol,
+        "checkpoint_key": key,
+        "license": variant.license or kind.license,
+        "published": variant.published,
+        "preprocess": variant.preprocess,
+    }
+    if weights == "random":
+        return BackboneSpec(**common, weights_sha256="random", seed=seed)
+    file = Path(weights) if weights else obtain_variant(name, kind, variant, access)
+    return BackboneSpec(**common, file=file, weights_sha256=_digest(file, memory, "" if weights else variant.sha256))
+
+
+def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Path:
+    """The variant's file: found, or downloaded once its licence is accepted."""
+    from ..checkpoints.downloads import obtain
+
+    if variant.bundled:
+        return BUNDLED / variant.bundled
+    if not variant.url:
+        raise UsageError(f"{name} has no published weights", fix="Give --weights FILE, or --weights random for an untrained model.")
+    file_name = variant.file_name if variant.file_name != "model.safetensors" else f"{variant.architecture.timm}.safetensors"
+    try:
+        return obtain(
+            file_name,
+            variant.url,
+            license=variant.license or kind.license,
+            cache_dir=access.cache_dir,
+            offline=access.offline,
+            accept=access.accept,
+            sha256=variant.sha256 or None,
+            md5_prefix=variant.md5_prefix or None,
+            progress=access.progress,
+            ask=access.ask,
+        )
+    except Unobtainable as error:
+        hint = f"Without a network, `--backbone {OFFLINE}` works at once: a small ViT that comes with fewvit."
+        raise Unobtainable(error.what, file=error.file, fix=f"{error.fix}. {hint}" if error.fix else hint) from error

@@ -1,0 +1,73 @@
+"""Which backbone, exactly (`BackboneSpec`), and how its weights may be got (`Access`). No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..backbones import Architecture
+
+BUNDLE_SCHEMA = "fewvit.bundle"  # the entry that a classifier bundle has in its header
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Which backbone, exactly. Names, errors and cache keys come from here; the module is built on a cache miss only."""
+
+    name: str  # a variant, or the file's name
+    family: str
+    architecture: Architecture
+    protocol: str  # the preset it takes when none is asked for
+    weights_sha256: str  # of the file; "random" for an untrained model
+    file: Path | None = None
+    checkpoint_key: str | None = None
+    seed: int = 0  # of random weights
+    license: str = ""
+    published: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Mapping[str, Any] = field(default_factory=dict)  # fields of Preprocess that differ from the protocol's
+    base: BackboneSpec | None = None  # what `file` is an adapter of; None: `file` holds the whole trunk
+    tuned: bool = False  # by `fewvit finetune`: no longer as its family was trained
+
+    @property
+    def is_random(self) -> bool:
+        return self.weights_sha256 == "random"
+
+    @property
+    def is_mae(self) -> bool:
+        """Whether it is as MAE's pretraining leaves a backbone, which neighbours and linear classifiers do poorly with."""
+        return self.family == "mae" and not self.tuned
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over everything that decides the module's output."""
+        what = [
+            self.family,
+            dataclasses.asdict(self.architecture),
+            self.weights_sha256,
+            self.checkpoint_key,
+            self.seed if self.is_random else None,
+            *([self.base.fingerprint] if self.base is not None else []),
+        ]
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Licence, source and published results, for manifests and `backbones info`."""
+        return {"family": self.family, "license": self.license, "published": dict(self.published)}
+
+
+@dataclass(frozen=True)
+class Access:
+    """How weights may be got. Options shared by all commands."""
+
+    cache_dir: Path
+    offline: bool = False
+    accept: Sequence[str] = ()  # licences accepted on the command line
+    ask: Callable[[str], bool] | None = None  # asks at a terminal; None where there is none
+    progress: Callable[[int, int | None], None] | None = None
+    say: Callable[[str], None] = lambda line: None  # notes for the user

@@ -1,0 +1,276 @@
+"""The frozen ViT: timm's blocks under each family's own token assembly, positions and norms; and what is read out of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..backbones import Architecture
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .spec import BackboneSpec
+
+EPS = 1e-6  # every LayerNorm of the official models; 1e-5 moves DINO's features by 4e-2
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Which tokens become the feature vector."""
+
+    pool: str = "cls"  # cls, mean, cls+mean, cls+dist
+    layers: int = 1  # class tokens (or patch means) of the last N blocks, oldest first
+    # final norm over class tokens, or none (MSN), while patch means are taken after the final norm; or fresh: a patch mean of the raw
+    # tokens under a norm that has learnt nothing (MAE's linear probe of patch means)
+    norm: str = "final"
+
+    def width(self, channels: int) -> int:
+        """Length of the feature vector of a model `channels` wide."""
+        extra = {"cls": 0, "mean": 0, "cls+mean": 1, "cls+dist": self.layers}[self.pool]
+        return channels * (self.layers + extra)
+
+
+class VisionTransformer(nn.Module):
+    """A pre-norm ViT whose parameters carry the names of DINO's files (and DINOv2's `register_tokens`, `ls1`, `ls2`)."""
+
+    patch_embed: Any
+    norm: Any  # or fc_norm, never both
+    fc_norm: Any
+
+    def __init__(self, architecture: Architecture):
+        super().__init__()
+        from timm.layers import Mlp, SwiGLUPacked
+        from timm.models.vision_transformer import Block
+
+        a = self.architecture = architecture
+        hidden = a.hidden or 4 * a.width
+        swiglu = a.feed_forward == "swiglu"
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, a.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + a.grid**2, a.width))
+        if a.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, a.registers, a.width))
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, a.width, a.patch, a.patch)
+        block: Any = partial(
+            Block,
+            a.width,
+            a.heads,
+            # SwiGLUPacked counts both halves; the small addend keeps int() from rounding 4096 down to 4095
+            mlp_ratio=((2 * hidden if swiglu else hidden) + 1e-3) / a.width,
+            qkv_bias=True,
+            init_values=1.0 if a.layer_scale else None,
+            norm_layer=cast(type[nn.Module], partial(nn.LayerNorm, eps=EPS)),  # timm calls what it is given
+            mlp_layer=cast(type[nn.Module], SwiGLUPacked if swiglu else Mlp),
+            act_layer=nn.SiLU if swiglu else nn.GELU,  # Block hands its own default, GELU, to SwiGLUPacked too
+        )
+        self.blocks = nn.ModuleList(block() for _ in range(a.depth))
+        self.add_module(a.final_norm, nn.LayerNorm(a.width, eps=EPS))
+        self.settled_positions: Tensor | None = None  # taken as they are; for a compiler whose bicubic is not torch's
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens stand before the patches: the class token and the registers."""
+        return 1 + self.architecture.registers
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """The position table (1, 1+N, D) for images of this many pixels."""
+        a = self.architecture
+        return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Input tokens (B, 1+R+N, D) of images (B, 3, H, W): class token, registers, patches; registers get no position."""
+        a = self.architecture
+        height, width = images.shape[-2:]
+        a.check_size(height, width)
+        patches = self.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
+        table = self.positions(height, width) if self.settled_positions is None else self.settled_positions
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + table.to(patches.dtype)
+        if not a.registers:
+            return tokens
+        registers = self.register_tokens.expand(len(images), -1, -1)
+        return torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
+
+    def last_blocks(self, images: Tensor, n: int = 1) -> list[Tensor]:
+        """Outputs (B, T, D) of the last `n` blocks before any norm, oldest first."""
+        tokens, kept = self.embed(images), []
+        for i, block in enumerate(self.blocks):
+            tokens = block(tokens)
+            if i >= len(self.blocks) - n:
+                kept.append(tokens)
+        return kept
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Tokens after the model's last norm; a fine-tuned MAE has none for tokens."""
+        if self.architecture.final_norm == "fc_norm":
+            return tokens
+        return self.norm(tokens)
+
+    def patch_mean(self, tokens: Tensor) -> Tensor:
+        """Mean patch token (B, D): after the final norm, but before `fc_norm` (MAE fine-tuning averages first)."""
+        if self.architecture.final_norm == "fc_norm":
+            return self.fc_norm(tokens[:, self.prefix :].mean(dim=1))
+        return self.norm(tokens[:, self.prefix :]).mean(dim=1)
+
+    def read(self, images: Tensor, readout: Readout) -> Tensor:
+        """Feature vectors (B, D') of images (B, 3, H, W)."""
+        return self.gathered(self.last_blocks(images, readout.layers), readout)
+
+    def gathered(self, kept: list[Tensor], readout: Readout) -> Tensor:
+        """Feature vectors (B, D') of what `last_blocks` gave."""
+        if readout.pool == "mean" and readout.norm == "fresh":
+            means = [tokens[:, self.prefix :].mean(dim=1) for tokens in kept]
+            return torch.cat([F.layer_norm(mean, mean.shape[-1:], eps=EPS) for mean in means], dim=-1)
+        if readout.pool == "mean":
+            return torch.cat([self.patch_mean(tokens) for tokens in kept], dim=-1)
+        classes = [tokens[:, 0] if readout.norm == "none" else self.final_norm(tokens[:, :1])[:, 0] for tokens in kept]
+        if readout.pool == "cls+mean":
+            classes.append(self.patch_mean(kept[-1]))
+        return torch.cat(classes, dim=-1)
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Softmax attention (B, heads, T, T) of the last block."""
+        tokens = self.embed(images)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        last: Any = self.blocks[-1]
+        b, t, d = tokens.shape
+        heads = self.architecture.heads
+        q, k, _ = last.attn.qkv(last.norm1(tokens)).reshape(b, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+        return ((q @ k.transpose(-2, -1)) * (d // heads) ** -0.5).softmax(dim=-1)
+
+
+class TimmModel(nn.Module):
+    """A model of timm behind the same four questions, for the baselines: Swin and others without a class token included."""
+
+    trunk: Any
+
+    def __init__(self, architecture: Architecture, size: tuple[int, int]):
+        super().__init__()
+        import timm
+
+        self.architecture = architecture
+        sized: dict[str, Any] = {"img_size": size} if size != _native_size(architecture.timm) else {}
+        try:
+            self.trunk = timm.create_model(architecture.timm, pretrained=False, num_classes=0, **sized)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise UsageError(
+                f"timm cannot build {architecture.timm}: {error}", fix="See timm.list_models(); some models have one image size only."
+            ) from error
+        self.prefix = int(getattr(self.trunk, "num_prefix_tokens", 0))
+
+    def read(self, images: Tensor, readout: Readout) -> Tensor:
+        """Feature vectors (B, D') under the model's own norm; `mean` is the pooling that its head was trained on."""
+        if readout.layers > 1:
+            return self._layers(images, readout)
+        tokens = self.trunk.forward_features(images)  # (B, T, D), or (B, H, W, D) without prefix tokens
+        if readout.pool == "mean":
+            return self._mean(tokens)
+        if readout.pool == "cls+mean":
+            return torch.cat([tokens[:, 0], self._mean(tokens)], dim=-1)
+        return tokens[:, :2].flatten(1) if readout.pool == "cls+dist" else tokens[:, 0]
+
+    def _mean(self, tokens: Tensor) -> Tensor:
+        mean = tokens.flatten(1, -2)[:, self.prefix :].mean(dim=1)
+        norm = getattr(self.trunk, "fc_norm", None)
+        return mean if norm is None else norm(mean)
+
+    def _layers(self, images: Tensor, readout: Readout) -> Tensor:
+        if not self.prefix or readout.pool not in ("cls", "mean"):
+            raise UsageError(f"--layers {readout.layers} with --pool {readout.pool} is not defined for {self.architecture.timm}")
+        kept = self.trunk.forward_intermediates(
+            images, indices=readout.layers, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+        )
+        return torch.cat([prefix[:, 0] if readout.pool == "cls" else patches.mean(dim=1) for patches, prefix in kept], dim=-1)
+
+
+def _native_size(name: str) -> tuple[int, int]:
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    return (config.input_size[1], config.input_size[2]) if config else (224, 224)
+
+
+class Backbone(nn.Module):
+    """A frozen model in eval mode that knows what it is (`spec`) and what it is asked for (`readout`)."""
+
+    def __init__(self, model: nn.Module, spec: BackboneSpec, readout: Readout):
+        super().__init__()
+        self.model: Any = model
+        self.spec, self.readout = spec, readout
+        self.pipeline: Any = None  # how its features come about (transform, precision), as load_backbone settled it
+        self.eval()
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in eval mode: a frozen backbone has nothing to train."""
+        return super().train(False)
+
+    @torch.no_grad()  # not inference_mode: a head may be trained on these features
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (B, D) float32 of images (B, 3, H, W) that were normalised by the protocol's preprocess."""
+        return self.model.read(images, self.readout).float()
+
+    forward = encode
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor, layers: int = 1) -> list[Tensor]:
+        """Tokens (B, T, D) after the final norm of the last `layers` blocks, oldest first: class token, registers, patches."""
+        if isinstance(self.model, TimmModel):
+            if layers > 1:
+                raise UsageError(f"tokens of several layers are not available for {self.model.architecture.timm}")
+            return [self.model.trunk.forward_features(images)]
+        return [self.model.final_norm(tokens) for tokens in self.model.last_blocks(images, layers)]
+
+    @torch.no_grad()
+    def attention(self, images: Tensor) -> Tensor:
+        """Softmax attention (B, heads, T, T) of the last block."""
+        if isinstance(self.model, TimmModel):
+            raise UsageError(f"attention maps are not available for {self.model.architecture.timm}")
+        return self.model.attention(images)
+
+
+def resize_positions(table: Tensor, architecture: Architecture, rows: int, columns: int) -> Tensor:
+    """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's part is untouched.
+
+    Sources: dino `interpolate_pos_encoding`, dinov2 the same with offset or antialias, msn (one square factor), mae `interpolate_pos_embed`.
+    The scale factor, not the size, is passed where the official code does: torch samples at other coordinates then.
+    """
+    rule, grid, cells = architecture.positions, architecture.grid, rows * columns
+    same_count = cells == grid * grid
+    if same_count and (rule == "msn" or rows == columns):  # MSN looks at the number of tokens only
+        return table
+    grid_table = table[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2).float()
+    if rule == "dino":
+        resized = F.interpolate(
+            grid_table, scale_factor=((rows + 0.1) / math.sqrt(grid * grid), (columns + 0.1) / math.sqrt(grid * grid)), mode="bicubic"
+        )
+    elif rule == "msn":
+        resized = F.interpolate(grid_table, scale_factor=math.sqrt(cells / (grid * grid)), mode="bicubic")
+    else:
+        resized = F.interpolate(grid_table, size=(rows, columns), mode="bicubic", antialias=rule == "antialias")
+    if resized.shape[-2:] != (rows, columns):
+        raise UsageError(
+            f"the {rule} position rule gives {tuple(resized.shape[-2:])} patches where {rows}x{columns} are needed; choose another --img-size"
+        )
+    return torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+def randomise(model: nn.Module, seed: int) -> None:
+    """Fill every parameter as the official ViTs are initialised: normal with std 0.02, truncated; zero biases; norms at identity."""
+    stream = torch.Generator().manual_seed(seed)
+    norms = tuple(kind for kind in (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm))
+    skipped = {id(p) for module in model.modules() if isinstance(module, norms) for p in module.parameters(recurse=False)}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if id(parameter) in skipped or name.endswith(".gamma"):
+                continue
+            if name.endswith(".bias"):
+                parameter.zero_()
+            else:
+                nn.init.trunc_normal_(parameter, std=0.02, generator=stream)

@@ -1,0 +1,81 @@
+"""What a frozen network's features are worth while it trains: k-NN accuracy on labelled pictures, spread and rank of the features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..neighbors import Bank
+from ..views.pixels import normalised
+from ..vote import weighted_vote
+
+K, TEMPERATURE = 20, 0.07  # DINO's k-NN; a smaller set takes fewer neighbours
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Pictures that are looked at again and again, never trained on if they have labels."""
+
+    pixels: np.ndarray  # (N, H, W, 3) uint8, as the evaluation's transform gives them
+    labels: np.ndarray | None = None  # (N,); None: only spread and rank are measured
+    n_classes: int = 0
+
+
+def features_of(trunk: Any, pixels: np.ndarray, readout: Any, device: str, batch: int = 64) -> np.ndarray:
+    """Features (N, D) of uint8 pixels (N, H, W, 3), the network in eval mode meanwhile and in its own mode after."""
+    import torch
+
+    training, found = trunk.training, []
+    trunk.eval()
+    with torch.no_grad():
+        for start in range(0, len(pixels), batch):
+            found.append(trunk.read(normalised(pixels[start : start + batch], device), readout).float().cpu().numpy())
+    trunk.train(training)
+    return np.concatenate(found)
+
+
+def judge(features: np.ndarray, watched: Watched) -> dict[str, float]:
+    """`knn_top1` in percent (leave-one-out) where there are labels, `feature_std` and `rankme` of features (N, D)."""
+    facts = {"feature_std": feature_std(features), "rankme": rankme(features)}
+    if watched.labels is None:
+        return facts
+    return {"knn_top1": leave_one_out(features, watched.labels, watched.n_classes), **facts}
+
+
+def leave_one_out(features: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
+    """Share in percent of rows whose class wins the weighted vote of their nearest others."""
+    k = min(K, len(features) - 1)
+    hits = 0
+    for part, neighbors in Bank(features, device="cpu").chunks(features, k, exclude=np.arange(len(features))):
+        hits += int((weighted_vote(neighbors, labels, n_classes, TEMPERATURE).argmax(axis=1) == labels[part]).sum())
+    return 100.0 * hits / len(features)
+
+
+def feature_std(features: np.ndarray) -> float:
+    """Mean standard deviation of the columns of unit-length rows, times the square root of D: near 1 if all directions are used, 0 on collapse."""
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return float(unit.std(axis=0).mean() * np.sqrt(features.shape[1]))
+
+
+def rankme(features: np.ndarray) -> float:
+    """Effective rank: exp of the entropy of the singular values' shares. Source: Garrido et al. 2023, equation 1."""
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    shares = values / max(float(values.sum()), 1e-300) + 1e-7
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def collapse(facts: Mapping[str, float], max_entropy: float | None) -> str | None:
+    """What to say when the targets of a method have become one and the same; None while they have not.
+
+    `target_entropy` is that of single targets, `mean_target_entropy` of their mean, in nats; log K is `max_entropy`.
+    """
+    if max_entropy is None or "target_entropy" not in facts:
+        return None
+    if facts["target_entropy"] > 0.99 * max_entropy:
+        return f"collapsed: every target is uniform (entropy {facts['target_entropy']:.3f} of at most {max_entropy:.3f} nats)"
+    if facts.get("mean_target_entropy", max_entropy) < 0.01 * max_entropy:
+        return f"collapsed: every picture has the same target (entropy of the mean {facts['mean_target_entropy']:.3f} nats)"
+    return None

@@ -1,0 +1,1 @@
+"""Random views of images: crops, colours, resampling, RandAugment, mixing; each a function of (seed, epoch, row)."""
