@@ -254,7 +254,7 @@ def logistic(sizes: Sizes) -> Outcome:
 
 def extraction(sizes: Sizes) -> Outcome:
     """The whole extraction beside the slower of its two stages, for fp32 and bf16, and the official way."""
-    from fewvit.sources import open_dataset
+    from fewvit.datasets import open_dataset
 
     claims, rows = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ _HOMES = {
     "extract_features": "extraction.extract",
     "load_backbone": "extraction.loading",
     "load_bundle": "bundles.file",
-    "open_dataset": "sources",
+    "open_dataset": "datasets",
     "weighted_vote": "vote",
 }
 __all__ = [*_HOMES, "__version__"]

@@ -14,6 +14,7 @@ import torch
 import fewvit
 from fewvit.backbones import BUNDLED, OFFLINE, Architecture, families, find_variant, variants
 from fewvit.classifiers.knn import KNNClassifier
+from fewvit.datasets import open_dataset
 from fewvit.digests import DigestMemory
 from fewvit.errors import CheckpointError, DataError, UnknownName, Unobtainable, UsageError
 from fewvit.extraction.extract import extract
@@ -25,7 +26,6 @@ from fewvit.models.files import recognise
 from fewvit.models.resolve import is_path, resolve
 from fewvit.models.spec import Access, BackboneSpec
 from fewvit.models.vit import Readout, VisionTransformer, randomise
-from fewvit.sources import open_dataset
 
 # ---- the tables; every number from the fact sheet
 
@@ -164,7 +164,7 @@ def test_the_backbone_that_comes_along_has_learnt_to_see(home):
     for weights in (None, "random"):
         spec = resolved(OFFLINE, home, weights=weights)
         pipeline = settle(spec, FeatureOptions())
-        sets = [extract(pipeline, open_dataset(f"digits/{part}"), None, Work())[0] for part in ("train", "test")]
+        sets = [extract(pipeline, open_dataset(f"digits/{part}"), None, Work()) for part in ("train", "test")]
         found[weights] = KNNClassifier(k=20).fit(sets[0].features, sets[0].labels).score(sets[1].features, sets[1].labels)
     assert found[None] > 0.85
     assert found["random"] < 0.6

@@ -160,7 +160,7 @@ def test_two_classes_are_enough_and_need_not_start_at_zero():
 def test_test_classes_that_train_lacks_are_a_data_error():
     names = [f"class {c}" for c in range(10)] + ["stranger"]
     strange = FeatureSet(TEST.features[:2], np.array([3, 10]), ["a", "b"], names)
-    with pytest.raises(DataError, match="1 test class is not in train: stranger"):
+    with pytest.raises(DataError, match="1 class of the test set is not in the training set: stranger"):
         evaluate_knn(TRAIN, strange, KNNOptions(ks=(7,), **CPU))
 
 

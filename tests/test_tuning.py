@@ -11,6 +11,7 @@ import torch
 
 from fewvit.backbones import Architecture
 from fewvit.classifiers.logistic import LogisticRegression
+from fewvit.datasets import open_dataset
 from fewvit.errors import DataError, ResourceError
 from fewvit.finetune.adapters import prepare
 from fewvit.finetune.batches import Supply
@@ -20,7 +21,6 @@ from fewvit.finetune.tuning import Head, Tuning
 from fewvit.images import MAX_PIXELS, Preprocess, decode
 from fewvit.methods._trunk import Trunk
 from fewvit.models.vit import Readout, randomise
-from fewvit.sources import open_dataset
 from fewvit.training.journal import Journal, read
 from fewvit.training.loop import How, Run, Watch, train
 from fewvit.training.order import Order

@@ -13,14 +13,16 @@ import numpy as np
 from ..calibration import HeldOut, best_temperature, expected_calibration_error, held_out, scale
 from ..datasets import Listing
 from ..errors import UsageError, counted
-from ..evaluate.inputs import Backbones, FeatureReader, Found, Inputs, is_features, labelled, require_classes, unfit
+from ..evaluate.inputs import Backbones, FeatureReader, Found, Inputs, unfit
 from ..extraction.pipeline import FeatureOptions, Pipeline, settle
 from ..features import FeatureSet
+from ..labels import labelled, require_classes
 from ..metrics import rank_of_target, top_k_accuracy
-from ..models.resolve import is_path, resolve
+from ..models.resolve import is_path
 from ..options import options_of
 from ..plugins import find
 from ..results import manifest
+from ..sources import is_features
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .file import replace_bundle, save_bundle
 from .recipe import Recipe
@@ -68,7 +70,7 @@ def run_fit(
         raise UsageError("a bundle is of one backbone; --backbone names several")
     if reader.options.layers == "each":
         raise UsageError("--layers each is one feature per block, and a bundle takes one per image; give a number of blocks")
-    [inputs] = reader.one(source, listing)
+    [inputs] = reader.each(reader.one(source, listing))
     skips(inputs.skipped)
     recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
     bundle, judged = fit_bundle(inputs.train, choice, recipe, say)
@@ -201,7 +203,7 @@ def _calibration(bundle: Bundle) -> str:
 def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say, *, unlabelled: bool = False) -> Inputs:
     """The features of a source, made as the bundle's were; no image is read before that is known. Raises FingerprintMismatch."""
     if is_features(source):
-        [inputs] = reader.one(source, listing, unlabelled=unlabelled)
+        [inputs] = reader.each(reader.one(source, listing, unlabelled=unlabelled))
         bundle.require(inputs.train)
         if bundle.fingerprint and not inputs.train.fingerprint:
             say(f"{source} carries no fingerprint, so nothing shows that its features are of the bundle's backbone")
@@ -213,9 +215,8 @@ def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Li
         )
     b = reader.backbones
     bundle.recipe.require_backbone(b.names[0], b.weights, b.checkpoint_key)
-    spec = resolve(b.names[0], b.access, reader.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed)
-    bundle.recipe.require(settle(spec, reader.options), say)
-    [inputs] = reader.one(source, listing)
+    bundle.recipe.require(settle(reader.spec(b.names[0]), reader.options), say)
+    [inputs] = reader.each(reader.one(source, listing))
     return inputs
 
 

@@ -18,11 +18,11 @@ from ..cpu import in_threads
 from ..datasets import Listing
 from ..errors import DataError, NumericalError, UsageError, counted, from_os_error, printable
 from ..features import FeatureSet
+from ..labels import labelled
 from ..metrics import mean_and_interval
 from ..plugins import find
 from ..seeds import generator
-from .inputs import FeatureReader, Found, Inputs, by_layer, labelled, measured
-from .subsets import Listed
+from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 
 _BLOCK_BYTES = 4 << 20  # features of the episodes that are computed at once stay in the CPU's cache
 _LABELS = "class_labels.txt"  # of each of Omniglot's runs
@@ -79,12 +79,10 @@ def run_episodes(
         rows = [{**extra, **row} for extra, features, _ in by_layer(inputs) for row in evaluate_episodes(features, options, say)]
         return rows, {"seconds": {"episodes": round(time.perf_counter() - started, 3)}}
 
-    def check(images: Listed) -> None:
-        if options.runs is not None:
-            read_runs(options.runs, images.ids)
-
-    sets = reader.one(source, listing, unlabelled=options.runs is not None, check=check)
-    return measured(reader, sets, measure, skips, options.seed)
+    sources = reader.one(source, listing, unlabelled=options.runs is not None)
+    if options.runs is not None:
+        read_runs(options.runs, sources.train.ids)  # before any image is read
+    return measured(reader, sources, measure, skips, options.seed)
 
 
 def evaluate_episodes(

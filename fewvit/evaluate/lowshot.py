@@ -14,14 +14,16 @@ from ..calibration import cross_validated_temperature
 from ..errors import UsageError, counted, printable
 from ..extraction.protocols import logistic_options
 from ..features import FeatureSet, shared_rows
+from ..labels import Listed, labelled, require_classes
 from ..metrics import mean_and_interval
 from ..options import options_of
 from ..plugins import find
+from ..sources import Given
 from ..splits import Split, dependence, identical, n_per_class, percent_per_class
-from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
+from .inputs import FeatureReader, Found, Inputs, by_layer, measured, unfit
 from .judge import Verdict, judge
 from .predictions import Judged, save_confusion, save_per_class, save_predictions
-from .subsets import Listed, read_splits, save_splits
+from .subsets import read_splits, save_splits
 
 CLASSIFIERS = ("logistic", "knn", "centroid")
 SHOTS = (1, 2, 5)
@@ -85,7 +87,7 @@ class _Cell:
 
 def run_lowshot(
     reader: FeatureReader,
-    sources: Sources,
+    given: Given,
     options: LowShotOptions,
     say: Callable[[str], None],
     skips: Callable[[list[dict[str, str]]], None],
@@ -115,11 +117,9 @@ def run_lowshot(
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
         return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
 
-    def check(images: Listed) -> None:
-        rows = np.flatnonzero(images.labels >= 0).tolist()
-        _splits(_Names([images.ids[row] for row in rows], images.labels[rows], images.classes), options, lambda line: None)
-
-    found = measured(reader, reader.pair(sources, "lowshot", check), measure, skips, options.seed)
+    sources = reader.pair(given)
+    _require_splits(sources.train, options)
+    found = measured(reader, sources, measure, skips, options.seed, "lowshot")
     _save(judged, options, say)
     return found
 
@@ -226,6 +226,12 @@ class _Names:
     ids: Sequence[str]
     labels: np.ndarray  # (N,)
     classes: Sequence[str]
+
+
+def _require_splits(images: Listed, options: LowShotOptions) -> None:
+    """Raise, before any image is read, where the splits that are asked for cannot be drawn from the labelled images."""
+    rows = np.flatnonzero(images.labels >= 0).tolist()
+    _splits(_Names([images.ids[row] for row in rows], images.labels[rows], images.classes), options, lambda line: None)
 
 
 def _splits(train: Listed, options: LowShotOptions, say: Callable[[str], None]) -> list[Split]:

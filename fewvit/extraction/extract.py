@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..datasets import Dataset
+from ..datasets import Dataset, open_dataset
 from ..digests import DigestMemory
 from ..errors import BadImages, NumericalError, ResourceError, UsageError, counted, printable
 from ..features import FeatureSet
 from ..images import POLICIES_DIFFER, BadImage, decode
-from ..sources import open_dataset
 from .cache import Cache, FeatureStore, default_cache_dir
 from .pipeline import Pipeline
 from .work import Progress, Report, Work, allowed_bad
@@ -75,8 +74,7 @@ def extract_features(
     pipeline = dataclasses.replace(backbone.pipeline, decode=decode)
     dataset = source if isinstance(source, Dataset) else open_dataset(os.fspath(source))
     cache = Cache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
-    features, _ = extract(pipeline, dataset, cache, Work(batch_size=batch_size, max_bad=max_bad), build=lambda: backbone)
-    return features
+    return extract(pipeline, dataset, cache, Work(batch_size=batch_size, max_bad=max_bad), build=lambda: backbone)
 
 
 def extract(
@@ -87,8 +85,8 @@ def extract(
     *,
     memory: DigestMemory | None = None,
     build: Callable[[], Backbone] | None = None,
-) -> tuple[FeatureSet, Report]:
-    """Features of a data set and what happened on the way. The backbone is built only if the store lacks a row.
+) -> FeatureSet:
+    """Features of a data set, and as their `report` what happened on the way. The backbone is built only if the store lacks a row.
 
     Raises BadImages when more images are undecodable than `work.max_bad` allows: what was computed stays stored.
     """
@@ -127,7 +125,7 @@ class _Extraction:
         self.backbone: Backbone | None = None  # built when the first batch is full
         self.on_gpu, self.batch_size = False, work.batch_size or 0  # settled when there is something to compute
 
-    def run(self) -> tuple[FeatureSet, Report]:
+    def run(self) -> FeatureSet:
         missing = self._recall()
         if missing:
             self.store.require_writable()
@@ -139,7 +137,7 @@ class _Extraction:
         self.report.seconds = self._elapsed()
         self.report.cached = len(self.dataset) - len(self.bad) - self.report.computed
         self._judge()
-        return self._gather(), self.report
+        return self._gather()
 
     def _recall(self) -> list[int]:
         """Rows whose bytes were never seen, or whose feature is not in the store. Reads no image."""
@@ -321,6 +319,7 @@ class _Extraction:
             self.pipeline.spec.name,
             "random" if self.pipeline.spec.is_random else str(self.pipeline.facts["weights_sha256"]),
             self.pipeline.protocol.name,
+            self.report,
         )
 
 

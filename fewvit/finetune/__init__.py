@@ -24,7 +24,7 @@ from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
 from ..results import Result
 from ..runs import RunFolder
-from ..sources import open_pair, told
+from ..sources import Given, open_pair
 from ..splits import Split, n_per_class
 from ..training.request import NetworkEffort as Effort
 from ..training.request import require_precision_on
@@ -65,7 +65,7 @@ def run_finetune(
 
     choice = check(choice)
     memory = cache.digests() if cache is not None else DigestMemory()
-    train_set, test_set = (told(side, audience.say) for side in open_pair(choice.data, choice.train, choice.test, listing))
+    train_set, test_set = open_pair(Given(choice.data, choice.train, choice.test, listing), audience.say)
     split = _draw(choice, train_set)
     spec = plain(_resolved(choice.backbone, access, memory))
     options = FeatureOptions(img_size=choice.img_size, decode=choice.decode, device=effort.device)

@@ -124,7 +124,8 @@ class LastBlocks:
 def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureReader, seed: int) -> LastBlocks:
     """What trains on these inputs. Raises UsageError for features from a file, and for readouts and networks that training does not know."""
     pipeline = inputs.pipeline
-    if pipeline is None or inputs.datasets is None:
+    datasets = inputs.sources.datasets
+    if pipeline is None or datasets is None:
         raise UsageError("last-block trains on images, and features were given", fix="Give folders of images, or another --classifier.")
     if pipeline.layers != 1 or pipeline.pool not in ("cls", "mean"):
         raise UsageError(
@@ -134,9 +135,9 @@ def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureRead
     from ..models.engines import resolve_device
 
     pipeline = dataclasses.replace(pipeline, device=resolve_device(pipeline.device))
-    train_set, test_set = inputs.datasets
-    access = reader.backbones.access
-    return LastBlocks(pipeline, train_set, test_set, settings, reader.cache, reader.memory, access, reader.work, seed, reader.say)
+    train_set, test_set = datasets
+    access, how = reader.backbones.access, reader.extractor
+    return LastBlocks(pipeline, train_set, test_set, settings, how.cache, how.memory, access, how.work, seed, reader.say)
 
 
 def _told(found: Found) -> str:

@@ -59,10 +59,11 @@ class Plan:
         """The features that a backbone gives, from the cache where they are there."""
         effort = self.effort
         work = Work(workers=effort.workers, max_bad=self.choice.max_bad, max_pixels=effort.max_pixels, progress=self.audience.extraction)
-        features, report = extract(pipeline, dataset, self.cache, work, memory=self.memory)
+        features = extract(pipeline, dataset, self.cache, work, memory=self.memory)
+        skipped = features.report.skipped if features.report is not None else []
         of_test = dataset is self.test_set
-        self.audience.skipped([image for image in report.skipped if (of_test, image["id"]) not in self.skipped])  # each is told once
-        self.skipped.update((of_test, image["id"]) for image in report.skipped)
+        self.audience.skipped([image for image in skipped if (of_test, image["id"]) not in self.skipped])  # each is told once
+        self.skipped.update((of_test, image["id"]) for image in skipped)
         return features
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
-from ..evaluate.inputs import FeatureReader, Sources, is_features, measured
+from ..evaluate.inputs import FeatureReader, measured
 from ..results import Result, manifest
 from ..runs import RunFolder
+from ..sources import Given
 from ..training.request import Audience, Effort
 from .choice import Choice, check_choice, probe_of
 from .outcome import ranks, save_judged
@@ -25,7 +26,7 @@ __all__ = ["Audience", "Choice", "Effort", "ranks", "run_head", "run_linear"]
 
 def run_linear(
     reader: FeatureReader,
-    sources: Sources,
+    given: Given,
     choice: Choice,
     effort: Effort,
     out: Path | None,
@@ -38,7 +39,7 @@ def run_linear(
     was begun with other arguments, DataError for what is missing or too little, NumericalError when every head diverges, ResourceError
     for memory and disk.
     """
-    _check(reader, sources, choice, out)
+    _check(reader, given, choice, out)
     from ..models.engines import resolve_device
     from ..training.distributed import rank, together
 
@@ -46,7 +47,7 @@ def run_linear(
     if folder is not None and effort.overwrite:
         folder.require_owner("linear")
     with together(resolve_device(reader.options.device)) as device:
-        probing = Probing(Plan(reader, sources, choice, effort, folder, audience, device, predictions))
+        probing = Probing(Plan(reader, given, choice, effort, folder, audience, device, predictions))
         try:
             result = Result("linear", *measured(reader, probing.inputs(), probing.measure, audience.skipped, choice.seed))
             if folder is not None and rank() == 0:
@@ -60,14 +61,14 @@ def run_linear(
     return result, None
 
 
-def _check(reader: FeatureReader, sources: Sources, choice: Choice, out: Path | None) -> None:
+def _check(reader: FeatureReader, given: Given, choice: Choice, out: Path | None) -> None:
     """What can be told before anything is read, and before torch is imported."""
     check_choice(choice)
     if reader.options.layers == "each":
         raise UsageError("--layers each goes with knn and lowshot; a linear probe takes a number of blocks")
     if out is not None and len(reader.backbones.names) > 1:
         raise UsageError("--out RUN holds one backbone's probe; give one backbone, or leave --out away")
-    if choice.augment and any(map(is_features, (sources.data, sources.train, sources.test))):
+    if choice.augment and given.has_features:
         raise UsageError("--augment needs images: features that were given cannot be augmented", fix="Leave --augment away.")
     if choice.protocol is not None:
         probe_of(choice, choice.protocol, "fp32")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..datasets import Dataset
-from ..evaluate.inputs import FeatureReader, Sources
+from ..evaluate.inputs import FeatureReader
 from ..runs import RunFolder
+from ..sources import Given
 from ..training.request import Audience, Effort
 from .choice import Choice
 from .protocols import Probe, Reading
@@ -21,7 +22,7 @@ class Plan:
     """What is to be probed, and how."""
 
     reader: FeatureReader
-    sources: Sources
+    given: Given
     choice: Choice
     effort: Effort
     folder: RunFolder | None  # None: nothing is kept

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import Dataset, Listing
+from ..datasets import Dataset, Listing, open_dataset
 from ..errors import BadImages, MissingExtra
 from ..extraction.protocols import find_protocol
 from ..extraction.work import allowed_bad
@@ -22,7 +22,7 @@ from ..plugins import find
 from ..results import Result, manifest
 from ..runs import ENCODER, RunFolder
 from ..seeds import generator, seed_of
-from ..sources import open_dataset, told
+from ..sources import announce
 from ..training.request import Audience, require_precision_on
 from .recipe import Choice, Effort, _continued, _warn_of_few, _warn_of_small_pictures, _what, evaluation_transform, recipe_of
 from .watching import _UNLABELLED, _decoded, _labelled_to_watch, _refuse_one_picture, _without_watched
@@ -42,7 +42,7 @@ def run_pretrain(
     recipe = recipe_of(choice)
     allowed_bad(choice.max_bad, 1)
     folder = RunFolder(out)
-    dataset = told(open_dataset(choice.data, listing), audience.say)
+    dataset = announce(open_dataset(choice.data, listing), audience.say)
     watched = open_dataset(choice.monitor, listing) if choice.monitor else None
     spec = resolve(choice.init, access, memory) if choice.init else None
     if spec is not None:
