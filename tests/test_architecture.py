@@ -51,7 +51,7 @@ HEAVY = {"torch", "timm", "torchvision", "sklearn", "faiss", "openvino", "safete
 # what a training or a backbone is made of, imported when one is built; everything else is imported without torch
 BUILT_WITH_TORCH = {
     "models": {"engines", "vit"},
-    "extraction": {"loading"},
+    "extraction": {"calls"},
     "finetune": {"adapters", "batches", "tuning"},
     "linear": {"batches", "head", "heads", "optimizers", "side_by_side"},
     "methods": {"_batch_norm", "_trunk", "dino", "mae", "msn"},

@@ -10,7 +10,8 @@ import pytest
 from fewvit.classifiers.centroid import Centroid
 from fewvit.errors import DataError, NumericalError, UsageError
 from fewvit.evaluate import episodes as module
-from fewvit.evaluate.episodes import EpisodeOptions, Episodes, accuracies, draw_episodes, evaluate_episodes, read_classes, read_runs
+from fewvit.evaluate.episode_draws import Episodes, draw_episodes, read_classes, read_runs
+from fewvit.evaluate.episodes import EpisodeOptions, accuracies, evaluate_episodes
 from fewvit.features import FeatureSet
 from fewvit.metrics import mean_and_interval
 

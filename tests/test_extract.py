@@ -15,8 +15,8 @@ from fewvit.datasets import Dataset, open_dataset
 from fewvit.digests import DigestMemory
 from fewvit.errors import BadImages, DataError, NumericalError, UsageError
 from fewvit.extraction.cache import Cache, FeatureStore
-from fewvit.extraction.extract import extract, extract_features
-from fewvit.extraction.loading import load_backbone
+from fewvit.extraction.calls import extract_features, load_backbone
+from fewvit.extraction.extract import extract
 from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.extraction.work import Work, allowed_bad, describe
 from fewvit.images import Preprocess, decode

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..datasets import Dataset, open_dataset
+from ..datasets import Dataset
 from ..digests import DigestMemory
-from ..errors import BadImages, NumericalError, ResourceError, UsageError, counted, printable
+from ..errors import BadImages, NumericalError, ResourceError, counted, printable
 from ..features import FeatureSet
 from ..images import POLICIES_DIFFER, BadImage, decode
-from .cache import Cache, FeatureStore, default_cache_dir
+from .cache import Cache, FeatureStore
 from .pipeline import Pipeline
 from .work import Progress, Report, Work, allowed_bad
 
@@ -45,36 +45,6 @@ class _Decoded:
     notes: int = 0
     pixels: np.ndarray | None = None  # (H, W, 3) uint8
     reason: str = ""  # why there are no pixels; empty with no pixels: the store has the row, or another row computes it
-
-
-def extract_features(
-    backbone: Backbone,
-    source: str | os.PathLike[str] | Dataset,
-    *,
-    decode: str = "fast",
-    batch_size: int | None = None,
-    max_bad: str = "0",
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> FeatureSet:
-    """Features of every image of `source` by a backbone of `load_backbone`, through the cache.
-
-    Raises DataError, BadImages (more images than `max_bad` cannot be decoded), NumericalError, and UsageError for a backbone
-    that was put together by hand: nothing says then what its features are.
-    """
-    if isinstance(backbone, str | os.PathLike):
-        raise UsageError(
-            f"extract_features takes a backbone, not its name {os.fspath(backbone)!r}",
-            fix=f"Load it first: fewvit.extract_features(fewvit.load_backbone({os.fspath(backbone)!r}), …).",
-        )
-    if backbone.pipeline is None:
-        raise UsageError(
-            "this backbone did not come from load_backbone, so its features have no fingerprint",
-            fix="Load it with fewvit.load_backbone(name or file).",
-        )
-    pipeline = dataclasses.replace(backbone.pipeline, decode=decode)
-    dataset = source if isinstance(source, Dataset) else open_dataset(os.fspath(source))
-    cache = Cache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
-    return extract(pipeline, dataset, cache, Work(batch_size=batch_size, max_bad=max_bad), build=lambda: backbone)
 
 
 def extract(
