@@ -25,7 +25,8 @@ import numpy as np
 from fewvit.datasets import open_dataset
 from fewvit.features import FeatureSet
 from fewvit.files import write_json
-from fewvit.images import Preprocess, decode
+from fewvit.images import decode
+from fewvit.preprocess import Preprocess
 from fewvit.runs import RunFolder
 from fewvit.training.journal import read
 from fewvit_cli.main import run as fewvit

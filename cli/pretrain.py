@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fewvit.errors import UsageError
+from fewvit.methods import summaries
 
 from .inputs import access, listing
 from .outputs import RUN
@@ -17,6 +18,11 @@ from .show import Screen, TrainingLine
 app = single()
 
 
+def _methods() -> str:
+    """Every method's name and its own first line."""
+    return " ".join(f"{name}: {line}" for name, line in summaries().items())
+
+
 @command(app, out=RUN)
 def pretrain(
     how: Access,
@@ -24,7 +30,7 @@ def pretrain(
     listed: Listed,
     output: Output,
     *,
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="dino, msn or mae.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=_methods())],
     data: Annotated[str | None, typer.Option("--data", metavar="SRC", help="Images; labels are not looked at.")] = None,
     preset: Annotated[
         str,
@@ -80,10 +86,10 @@ def pretrain(
 
 def _list(method: str, screen: Screen) -> None:
     """A method's presets, the numbers of each that tell them apart."""
-    from fewvit.recipes import find_recipe
+    from fewvit.methods import find_method
 
     rows = []
-    for name, recipe in find_recipe(method).presets.items():
+    for name, recipe in find_method(method).presets.items():
         a = recipe.architecture
         views = " + ".join(f"{view.count}x{view.size}" for view in recipe.views)
         rows.append(

@@ -25,7 +25,7 @@ _HOMES = {
     "KNNClassifier": "classifiers.knn",
     "LogisticRegression": "classifiers.logistic",
     "Neighbors": "neighbors",
-    "Protocol": "extraction.protocols",
+    "Protocol": "backbones",
     "Result": "results",
     "Split": "splits",
     "extract_features": "extraction.calls",

@@ -637,7 +637,7 @@ def test_every_source_is_accepted_by_one_format_only(tmp_path):
         "digits": "digits",
         "picture": tree(tmp_path / "one", named("photo.JPG")) + "/photo.JPG",
     }
-    assert sorted(sources) == plugins.names("datasets")
+    assert set(sources) <= set(plugins.names("datasets"))
     for kind, source in sources.items():
         assert [name for name in plugins.names("datasets") if plugins.find("datasets", name).accepts(source)] == [kind]
 

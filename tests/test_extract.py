@@ -19,11 +19,12 @@ from fewvit.extraction.calls import extract_features, load_backbone
 from fewvit.extraction.extract import extract
 from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.extraction.work import Work, allowed_bad, describe
-from fewvit.images import Preprocess, decode
+from fewvit.images import decode
 from fewvit.models.build import build
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
 from fewvit.models.vit import Readout
+from fewvit.preprocess import Preprocess
 
 from pictures import folder_of, jpeg, tiny_weights
 

@@ -573,8 +573,9 @@ class Averaging(nn.Module):
 
 def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(monkeypatch, tmp_path):
     from fewvit.datasets import open_dataset
-    from fewvit.images import Preprocess, decode_whole
+    from fewvit.images import decode_whole
     from fewvit.linear import batches as feeds
+    from fewvit.preprocess import Preprocess
     from fewvit.views.crops import make_views
 
     from pictures import folder_of

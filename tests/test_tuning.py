@@ -18,9 +18,10 @@ from fewvit.finetune.batches import Supply
 from fewvit.finetune.evaluated_images import Seen
 from fewvit.finetune.modes import TuningRecipe, recipe_for
 from fewvit.finetune.tuning import Head, Tuning
-from fewvit.images import MAX_PIXELS, Preprocess, decode
+from fewvit.images import MAX_PIXELS, decode
 from fewvit.methods._trunk import Trunk
 from fewvit.models.vit import Readout, randomise
+from fewvit.preprocess import Preprocess
 from fewvit.training.journal import Journal, read
 from fewvit.training.loop import How, Run, Watch, train
 from fewvit.training.order import Order

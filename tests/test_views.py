@@ -14,7 +14,7 @@ from scipy import stats
 from torchvision import transforms
 from torchvision.transforms import functional as official
 
-from fewvit.images import IMAGENET_MEAN, IMAGENET_STD
+from fewvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from fewvit.views import colours
 from fewvit.views import crops as views_module
 from fewvit.views.crops import Drawn, draw, draw_views, make_views

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration import HeldOut, best_temperature, expected_calibration_error, held_out, scale
+from ..classifiers import traits_of
 from ..datasets import Listing
 from ..errors import UsageError, counted
 from ..evaluate.inputs import Backbones, FeatureReader, Found, Inputs, unfit
@@ -50,13 +51,14 @@ def check_threshold(threshold: float) -> None:
 def check_classifier(name: str) -> Any:
     """The estimator's class. Raises UnknownName, and UsageError for one that cannot judge new images one by one."""
     kind = find("classifiers", name)
-    if getattr(kind, "transductive", False):
+    traits = traits_of(kind)
+    if traits.transductive:
         raise UsageError(
             f"{name} is transductive: it labels a whole set of images at once, so one image's label would hang on its company",
             fix="Fit an inductive classifier, such as logistic, centroid or knn.",
         )
-    if getattr(kind, "needs", "features") != "features":
-        raise UsageError(f"{name} reads {kind.needs}, and a bundle is fitted on one feature per image", fix="Choose another classifier.")
+    if traits.needs != "features":
+        raise UsageError(f"{name} reads {traits.needs}, and a bundle is fitted on one feature per image", fix="Choose another classifier.")
     return kind
 
 
@@ -112,7 +114,7 @@ def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = Non
         best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0,
         choice.threshold,
         (rows, labels) if kept else None,
-        row_digests(rows, [classes[c] for c in labels]) if hasattr(estimator, "add") and not kept else None,
+        row_digests(rows, [classes[c] for c in labels]) if traits_of(kind).grows and not kept else None,
         len(judged.rows),
     )
     return bundle, judged

@@ -54,7 +54,7 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
     judges each row by itself.
     """
 
-    needs: ClassVar[str] = "features"
+    batched: ClassVar[bool] = True
     transductive: ClassVar[bool] = False
 
     def learn(self, support: Support) -> Any:

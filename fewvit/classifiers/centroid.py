@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.utils.validation import validate_data
@@ -32,6 +32,8 @@ class Centroid(EpisodicClassifier):
     Source: Wang et al. 2019 (SimpleShot), section 3.2; Snell et al. 2017, equations 1 and 2. SimpleShot's variants are
     `metric="euclidean"` with `normalise=False` (UN), with `normalise=True` (L2N), and with `centering="base"` besides (CL2N).
     """
+
+    grows: ClassVar[bool] = True
 
     def __init__(
         self,

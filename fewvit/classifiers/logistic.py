@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,8 +29,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
     the same rows. Stops when the duality gap is below `tol` of the objective; raises NumericalError when it does not get there.
     """
 
-    needs: ClassVar[str] = "features"
-    transductive: ClassVar[bool] = False
+    penalty: ClassVar[str] = "lambd"
+    default_penalty_of: ClassVar[str] = "MSN's"
+    facts: ClassVar[Mapping[str, str]] = {"lambd": "lambd_", "why": "why_", "iterations": "n_iter_", "gap": "gap_"}
 
     def __init__(
         self,
@@ -69,6 +70,15 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             found = first._solved([taken[i] for i in group], n_classes, [estimators[i].lambd_ for i in group])
             for i, solution in zip(group, found, strict=True):
                 estimators[i]._keep(solution)
+
+    @staticmethod
+    def summary(estimators: Sequence[LogisticRegression], shots: str) -> str:
+        """The line that tells the lambda of regressions fitted on as many images per class, which are called `shots`."""
+        lambdas = [one.lambd_ for one in estimators]
+        same = len({(one.lambd_, one.why_) for one in estimators}) == 1
+        which = "" if estimators[0].lambd is not None else f", {shots}"
+        how = f"{lambdas[0]:g}, {estimators[0].why_}" if same else f"{min(lambdas):g} to {max(lambdas):g}, chosen in each trial"
+        return f"logistic regression{which}: lambda {how}"
 
     def _taken(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """The rows as they are fitted and their labels' numbers; classes and lambda are settled."""

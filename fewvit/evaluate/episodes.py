@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..classifiers import traits_of
 from ..cpu import in_threads
 from ..datasets import Listing
 from ..errors import DataError, NumericalError, UsageError, counted, printable
@@ -85,7 +86,7 @@ def evaluate_episodes(
                     "value": summary.pop("mean"),
                     **summary,
                     "episodes": len(episodes),
-                    **({"transductive": True} if getattr(estimator, "transductive", False) else {}),
+                    **({"transductive": True} if traits_of(estimator).transductive else {}),
                 }
             )
     return rows
@@ -99,7 +100,7 @@ def check_options(options: EpisodeOptions) -> None:
     if not options.shots or min(options.shots) < 1:
         raise UsageError("--shots: every class of an episode needs at least one labelled image")
     for method in options.settings:
-        if getattr(find("classifiers", method), "needs", "features") != "features":
+        if traits_of(find("classifiers", method)).needs != "features":
             raise UsageError(f"{method} works on tokens; episodes are drawn from features, one row per image")
 
 
@@ -144,7 +145,7 @@ def accuracies(features: np.ndarray, episodes: Episodes, estimator: Any, method:
     rows = episodes.support.shape[1] + episodes.queries.shape[1]
     size = max(1, _BLOCK_BYTES // (4 * rows * features.shape[1]))
     blocks = [_part(episodes, slice(start, start + size)) for start in range(0, len(episodes), size)]
-    if hasattr(estimator, "probabilities"):
+    if traits_of(estimator).batched:
         with _one_torch_thread():
             found = list(in_threads(lambda block: _predict_batch(features, block, estimator, method), blocks))
     else:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..backbones import KS, TEMPERATURE
 from ..errors import UsageError, counted
-from ..extraction.protocols import KS, TEMPERATURE
 from ..features import FeatureSet, require_one_backbone, shared_rows
 from ..labels import align, labelled, require_classes
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
@@ -178,8 +178,8 @@ def run_knn(
     """Rows of every backbone, and the run's manifest: what `fewvit knn` prints."""
 
     def measure(inputs: Inputs, name: str) -> Found:
-        if inputs.pipeline is not None and inputs.pipeline.spec.is_mae and inputs.pipeline.pool == "cls":
-            say("MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by fine-tuning")
+        if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("knn", pool=inputs.pipeline.pool)):
+            say(advice)
         if inputs.skipped:
             say(f"accuracy is over the remaining images: {counted(len(inputs.skipped), 'was', 'were')} left out")
         rows: list[dict[str, Any]] = []

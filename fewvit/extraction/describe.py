@@ -112,7 +112,7 @@ def readable(facts: dict[str, Any]) -> dict[str, Any]:
 def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(what was measured, ImageNet top-1 in percent)."""
     for name, value in published.items():
-        if name == "lowshot":
+        if isinstance(value, Mapping):  # by the number of labelled images
             yield from ((f"{counted(shots, 'image')} per class", f"{number} %") for shots, number in value.items())
         else:
             yield _MEASURED.get(name, name), f"{value} %"

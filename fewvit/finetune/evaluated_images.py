@@ -9,7 +9,8 @@ import numpy as np
 from ..cpu import cores
 from ..datasets import Dataset
 from ..errors import DataError
-from ..images import BadImage, Preprocess, decode
+from ..images import BadImage, decode
+from ..preprocess import Preprocess
 
 PIXEL_BYTES = 2 << 30  # of decoded pictures that are kept
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -49,6 +49,7 @@ _AT_ONCE = 32  # test images
 class LastBlocks:
     """Trains on splits of one backbone's images. Trainings are kept in the cache: a killed command goes on, a repeated one trains nothing."""
 
+    name: ClassVar[str] = "last-block"  # among the classifiers
     pipeline: Pipeline
     train_set: Dataset
     test_set: Dataset
@@ -65,9 +66,10 @@ class LastBlocks:
         with tempfile.TemporaryDirectory(prefix="fewvit-") as scratch:
             ended = [self._trained(split, train, Path(scratch)) for split in splits]
             features = self._seen([task for _, _, task, _ in ended], test)
-            for (plan, known, task, found), rows in zip(ended, features, strict=True):
-                estimator = classifier_of(plan, known, task.head, known.present)
-                yield Tuned(estimator, dataclasses.replace(test, features=rows), found.temperature, _told(found))
+            for split, (plan, known, task, found), rows in zip(splits, ended, features, strict=True):
+                estimator, why = classifier_of(plan, known, task.head, known.present), _told(found)
+                self.say(f"last block, {split.name}, trial {split.trial}: {why}")
+                yield Tuned(estimator, dataclasses.replace(test, features=rows), found.temperature, why)
 
     def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Any, Any, Found]:
         support = train.select(split.train)

@@ -16,7 +16,7 @@ from ..extraction.extract import extract
 from ..extraction.pipeline import Pipeline
 from ..extraction.work import Work
 from ..features import FeatureSet
-from ..models.resolve import origin_of
+from ..models.resolve import origin_of, run_backbone
 from ..models.spec import Access
 from ..runs import CLASSIFIER, RunFolder
 from ..training.request import NetworkEffort
@@ -109,9 +109,7 @@ def outcome(plan: Plan) -> dict[str, Any]:
     """What the run's folder will be: a backbone, and a classifier on it."""
     spec, mode = plan.pipeline.spec, plan.choice.mode
     made: dict[str, Any] = {
-        "family": spec.family,
-        "architecture": dataclasses.asdict(plan.recipe.architecture),
-        "preprocess": plan.pipeline.preprocess.to_dict(),
+        **run_backbone(spec.family, spec.protocol, plan.recipe.architecture, plan.pipeline.preprocess),
         "file": plan.weights,
         "license": spec.license,
     }

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UsageError
 from ..extraction.pipeline import Pipeline
 from ..extraction.work import allowed_bad
-from ..images import Preprocess
+from ..preprocess import Preprocess
 from ..training.request import changed, require_at_least, require_computable, require_sensible
 from ..views.view import View
 from .choice import Choice

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..errors import UsageError
-from ..images import IMAGENET_MEAN, IMAGENET_STD
 from ..models.spec import BackboneSpec
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
 def plain(spec: BackboneSpec) -> BackboneSpec:

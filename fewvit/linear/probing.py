@@ -70,8 +70,8 @@ class Probing:
     def measure(self, inputs: Inputs, name: str) -> Found:
         """Rows of one backbone's probe, and what the manifest should tell."""
         say, settled = self._plan.say, self._settled
-        if inputs.pipeline is not None and inputs.pipeline.spec.is_mae and settled.protocol != "mae/1":
-            say("MAE's linear probe is --protocol mae/1: its features need the BatchNorm that comes with it")
+        if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("linear", protocol=settled.protocol)):
+            say(advice)
         train, test = labelled(inputs.train, "train", say), labelled(_required(inputs.test), "test", say)
         require_classes(train)
         train.require_finite()

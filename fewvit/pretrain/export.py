@@ -8,8 +8,7 @@ from typing import Any
 
 from ..errors import DataError, printable
 from ..files import replacing
-from ..plugins import find
-from ..recipes import find_recipe
+from ..methods import Method, find_method
 from ..runs import RunFolder
 
 
@@ -33,15 +32,16 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
     newest = Checkpoints(folder.checkpoints).newest() if begun is not None else None
     if begun is None or newest is None:
         raise DataError("no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled.")
-    task = find("methods", begun["what"]["method"])(_recipe_from(begun["what"]))
+    recipe = _recipe_from(begun["what"])
+    task: Any = recipe.task()
     task.load_state_dict({name.removeprefix("task."): tensor for name, tensor in newest.tensors().items() if name.startswith("task.")})
     tree = {**task.official(), "epoch": newest.facts["epoch"] + 1}
     with replacing(file) as handle:
         torch.save(tree, handle)
-    return {"backbone": run.name, "family": task.family, "file": str(file), "step": newest.step, "keys": ", ".join(tree)}
+    return {"backbone": run.name, "family": recipe.family, "file": str(file), "step": newest.step, "keys": ", ".join(tree)}
 
 
-def _recipe_from(what: Mapping[str, Any]) -> Any:
+def _recipe_from(what: Mapping[str, Any]) -> Method:
     """The recipe that a run's manifest tells."""
     from ..backbones import Architecture
     from ..views.view import View
@@ -49,7 +49,7 @@ def _recipe_from(what: Mapping[str, Any]) -> Any:
     fields: dict[str, Any] = {name: _tupled(value) for name, value in what["recipe"].items()}
     views = tuple(View(**{name: _tupled(value) for name, value in view.items()}) for view in fields.pop("views"))
     architecture = Architecture(**fields.pop("architecture"))
-    return find_recipe(what["method"])(**fields, architecture=architecture, views=views)
+    return find_method(what["method"])(**fields, architecture=architecture, views=views)
 
 
 def _tupled(value: Any) -> Any:

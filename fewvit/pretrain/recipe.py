@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ..backbones import Protocol, family_of
 from ..datasets import Dataset
 from ..errors import CheckpointError, UnknownName, counted
 from ..extraction.protocols import find_protocol
-from ..images import Preprocess
+from ..methods import Method, find_method
 from ..models.spec import BackboneSpec
-from ..recipes import find_recipe
+from ..preprocess import Preprocess
 from ..training.request import NetworkChanges, NetworkEffort, changed, require_at_least, require_computable, require_sensible
 
 FEW = 100_000  # images; below, the published recipes from scratch give less than the small ones
@@ -43,7 +44,7 @@ class Effort(NetworkEffort):
 
 def recipe_of(choice: Choice) -> Any:
     """The preset's recipe under the choices made. Raises UnknownName, UsageError."""
-    presets = find_recipe(choice.method).presets
+    presets = find_method(choice.method).presets
     if choice.preset not in presets:
         raise UnknownName("preset", choice.preset, presets)
     recipe = presets[choice.preset]
@@ -70,10 +71,15 @@ def _is_plain(kind: Any) -> bool:
     return all(one in (int, float, str, bool, type(None)) for one in wanted)
 
 
-def evaluation_transform(family: str, recipe: Any) -> Preprocess:
+def protocol_for(method: Method) -> Protocol:
+    """What its encoder is read by: the method's own protocol, else its family's."""
+    return method.protocol or find_protocol(family_of(method.family).protocol)
+
+
+def evaluation_transform(recipe: Method) -> Preprocess:
     """How pictures are shown to the encoder afterwards: the protocol's way at 224 pixels, whole pictures at the sizes of small recipes."""
     size = _largest_crop(recipe)
-    protocol = find_protocol(f"{family}/1").preprocess
+    protocol = protocol_for(recipe).preprocess
     return protocol if size >= 160 else dataclasses.replace(protocol, cover=(size, size), crop=(size, size))
 
 
@@ -128,7 +134,7 @@ def _fitting_preset(choice: Choice, crop: int, side: int) -> str | None:
 
     None where they fill `crop`, the crop there is, or no preset has a smaller one.
     """
-    crops = {name: _largest_crop(recipe) for name, recipe in find_recipe(choice.method).presets.items()}
+    crops = {name: _largest_crop(recipe) for name, recipe in find_method(choice.method).presets.items()}
     smaller = [one for one in crops.values() if one < crop]
     if side >= crop or not smaller:
         return None

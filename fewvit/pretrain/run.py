@@ -11,21 +11,21 @@ import numpy as np
 
 from ..datasets import Dataset, Listing, open_dataset
 from ..errors import BadImages, MissingExtra
-from ..extraction.protocols import find_protocol
 from ..extraction.work import allowed_bad
 from ..files import replacing, sha256_of
-from ..images import Preprocess
 from ..models.build import build
-from ..models.resolve import resolve
+from ..models.resolve import resolve, run_backbone
 from ..models.spec import Access, BackboneSpec
-from ..plugins import find
+from ..preprocess import Preprocess
 from ..results import Result, manifest
 from ..runs import ENCODER, RunFolder
 from ..seeds import generator, seed_of
 from ..sources import announce
 from ..training.request import Audience, require_precision_on
-from .recipe import Choice, Effort, _continued, _warn_of_few, _warn_of_small_pictures, _what, evaluation_transform, recipe_of
+from .recipe import Choice, Effort, _continued, _warn_of_few, _warn_of_small_pictures, _what, evaluation_transform, protocol_for, recipe_of
 from .watching import _UNLABELLED, _decoded, _labelled_to_watch, _refuse_one_picture, _without_watched
+
+_SHOWN = 8  # watched images in a method's figures
 
 
 def run_pretrain(
@@ -47,9 +47,8 @@ def run_pretrain(
     spec = resolve(choice.init, access, memory) if choice.init else None
     if spec is not None:
         recipe = dataclasses.replace(recipe, architecture=_continued(spec, recipe.architecture))
-    family = find("methods", choice.method).family
-    preprocess = evaluation_transform(family, recipe)
-    made = {"family": family, "architecture": dataclasses.asdict(recipe.architecture), "preprocess": preprocess.to_dict()}
+    preprocess = evaluation_transform(recipe)
+    made = run_backbone(recipe.family, protocol_for(recipe).name, recipe.architecture, preprocess)
     with together(resolve_device(effort.device)) as device:
         require_precision_on(recipe.precision, device)
         what = _what(choice, recipe, dataset, watched, spec)
@@ -98,7 +97,7 @@ class _Pretraining:
         _refuse_one_picture(dataset, self.pictures.rows)
         self.order = Order(len(self.pictures), recipe.batch_size, recipe.epochs, choice.seed)
         torch.manual_seed(seed_of(choice.seed, "weights"))
-        self.task = find("methods", choice.method)(recipe)
+        self.task: Any = recipe.task()
         if spec is not None:
             self.task.start_from(_trunk_of(spec))
         self.watched = (
@@ -166,27 +165,22 @@ class _Pretraining:
         from ..models.vit import Readout
         from .monitor import features_of, judge
 
-        protocol = find_protocol(f"{self.task.family}/1")
-        readout = Readout("mean" if self.task.family == "mae" else protocol.pool, protocol.layers, protocol.norm)
+        protocol = protocol_for(self.recipe)
+        readout = Readout(self.recipe.pool or protocol.pool, protocol.layers, protocol.norm)
         self.seen = judge(features_of(self.task.encoder(), self.watched.pixels, readout, self.device), self.watched)
-        self._picture(epochs)
+        if self.recipe.figures:
+            self._draw_figures(epochs)
         return self.seen
 
-    def _picture(self, epochs: int) -> None:
-        """What MAE makes of eight of the watched pictures: as they are, what it sees, what it draws."""
-        if not hasattr(self.task, "pictures"):
-            return
-        import torch
+    def _draw_figures(self, epochs: int) -> None:
+        """What the method shows of eight of the watched images, a row below the other."""
         from PIL import Image
 
-        from ..views.draws import uniforms
         from ..views.pixels import normalised
 
-        images = normalised(self.watched.pixels[:8], self.device)
-        cells = self.recipe.architecture.grid**2
-        noise = torch.from_numpy(uniforms(self.choice.seed, 0, np.arange(len(images)), "shown", cells)).to(self.device)
-        rows = [np.concatenate(list(pictures), axis=1) for pictures in self.task.pictures(images, noise).values()]
-        with replacing(self.folder.path / "reconstructions" / f"epoch-{epochs:04d}.png") as handle:
+        shown = self.task.figures(normalised(self.watched.pixels[:_SHOWN], self.device), self.choice.seed)
+        rows = [np.concatenate(list(images), axis=1) for images in shown.values()]
+        with replacing(self.folder.path / self.recipe.figures / f"epoch-{epochs:04d}.png") as handle:
             Image.fromarray(np.concatenate(rows)).save(handle, "PNG")
 
     def _logged(self, step: int, facts: Mapping[str, float]) -> None:

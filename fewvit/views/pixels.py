@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..images import IMAGENET_MEAN, IMAGENET_STD
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
 def normalised(pixels: np.ndarray, device: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images import IMAGENET_MEAN, IMAGENET_STD
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .draws import uniforms
 
 _LAYERS, _PROBABILITY, _DEVIATION, _MOST = 2, 0.5, 0.5, 10.0  # changes of a picture; of each; of the magnitude; its end
