@@ -206,6 +206,8 @@ def test_features_that_are_not_finite_are_refused_by_name():
 
 def test_probabilities_that_are_not_finite_are_an_error():
     class Broken:
+        batched = True
+
         def probabilities(self, support, labels, queries, n_classes):
             return queries.new_full((len(queries), queries.shape[1], n_classes), float("nan"))
 

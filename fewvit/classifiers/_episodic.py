@@ -54,6 +54,7 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
     judges each row by itself.
     """
 
+    needs: ClassVar[str] = "features"
     batched: ClassVar[bool] = True
     transductive: ClassVar[bool] = False
 

@@ -20,6 +20,7 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):
     Source: Wu et al. 2018, section 3.4; Caron et al. 2021, appendix F. Exact neighbours; ties by row, then by class.
     """
 
+    needs: ClassVar[str] = "features"
     keeps: ClassVar[str] = "support"  # a bundle stores the rows and fits again: a search structure is no array
 
     def __init__(self, k: int = 20, temperature: float = 0.07, device: str = "auto", engine: str = "auto"):

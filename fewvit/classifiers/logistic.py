@@ -29,6 +29,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
     the same rows. Stops when the duality gap is below `tol` of the objective; raises NumericalError when it does not get there.
     """
 
+    needs: ClassVar[str] = "features"
     penalty: ClassVar[str] = "lambd"
     default_penalty_of: ClassVar[str] = "MSN's"
     facts: ClassVar[Mapping[str, str]] = {"lambd": "lambd_", "why": "why_", "iterations": "n_iter_", "gap": "gap_"}
