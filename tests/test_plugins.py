@@ -17,7 +17,7 @@ import torch
 
 import fewvit
 from fewvit import plugins
-from fewvit.backbones import Family, Given, PositionRule, Protocol, Variant, families, family_of
+from fewvit.backbones import ClassifierPreset, Family, PositionRule, Protocol, Variant, families, family_of
 from fewvit.classifiers import Traits, traits_of
 from fewvit.datasets import Format, Listing
 from fewvit.digests import DigestMemory
@@ -112,7 +112,7 @@ def test_the_protocols_of_a_family_are_frozen_and_give_options_that_there_are(na
         assert re.fullmatch(r"\w+/\d+", protocol.name)
         assert protocol.norm in ("final", "none")
         for given in protocol.classifiers:
-            assert isinstance(given, Given)
+            assert isinstance(given, ClassifierPreset)
             assert set(given.options) <= set(options_of(plugins.find("classifiers", given.classifier)))
 
 
@@ -461,7 +461,7 @@ class _Files:
 '''
 FAMILY = '''
 """I-JEPA: no class token to speak of."""
-from . import Architecture, Family, Given, PositionRule, Protocol, Variant
+from . import Architecture, Family, ClassifierPreset, PositionRule, Protocol, Variant
 from ..preprocess import Preprocess
 from ._layout import infer_vit, split_trunk
 
@@ -474,7 +474,7 @@ class Ijepa(Family):
     license = "CC-BY-NC-4.0"
     source = "https://example.com/ijepa"
     protocol = "ijepa/1"
-    protocols = (Protocol("ijepa/1", Preprocess((36, 36), (32, 32)), pool="mean", classifiers=(Given("logistic", {"lambd": 0.7}, "mine"),)),)
+    protocols = (Protocol("ijepa/1", Preprocess((36, 36), (32, 32)), pool="mean", classifiers=(ClassifierPreset("logistic", {"lambd": 0.7}, "mine"),)),)
     positions = {"nearest": PositionRule(_nearest)}
     model_types = ("ijepa",)
     variants = {"ijepa_tiny": Variant(Architecture(64, 1, 1, 16, grid=4, positions="nearest"), "https://example.com/ijepa.pth")}

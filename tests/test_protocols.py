@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from fewvit.backbones import KS, TEMPERATURE, Given, Protocol, families
+from fewvit.backbones import KS, TEMPERATURE, ClassifierPreset, Protocol, families
 from fewvit.errors import UnknownName, UsageError
 from fewvit.extraction.protocols import POOLS, find_protocol, protocols
 from fewvit.preprocess import Preprocess, parse_size, sized
@@ -41,7 +41,7 @@ def test_low_shot_evaluation_resizes_as_the_rest_but_dinov2s_to_the_crops_size(n
 
 def test_the_logistic_regressions_are_those_of_the_papers():
     for shots in (1, 5, "10%"):
-        assert {name: dict(find_protocol(name).given("logistic", shots).options) for name in FACTS} == {
+        assert {name: dict(find_protocol(name).preset_of("logistic", shots).options) for name in FACTS} == {
             "msn/1": {"lambd": 0.0025},
             "dino/1": {"lambd": 0.1},
             "dinov2/1": {"lambd": None, "selection": "tenth", "rows": "raw", "intercept": True, "dtype": "float64"},
@@ -49,17 +49,23 @@ def test_the_logistic_regressions_are_those_of_the_papers():
             "timm/1": {},
         }
     for shots in ("1%", "1percent"):
-        assert find_protocol("msn/1").given("logistic", shots) == Given("logistic", {"lambd": 0.075}, "MSN's for 1 %", ("1%", "1percent"))
+        assert find_protocol("msn/1").preset_of("logistic", shots) == ClassifierPreset(
+            "logistic", {"lambd": 0.075}, "MSN's for 1 %", ("1%", "1percent")
+        )
 
 
 def test_what_a_protocol_gives_goes_to_the_classifier_that_it_names_and_the_named_list_comes_first():
-    some, rest, other = Given("ridge", {"alpha": 7.0}, only=("3",)), Given("ridge", {"alpha": 2.0}), Given("knn", {"k": 3})
+    some, rest, other = (
+        ClassifierPreset("ridge", {"alpha": 7.0}, only=("3",)),
+        ClassifierPreset("ridge", {"alpha": 2.0}),
+        ClassifierPreset("knn", {"k": 3}),
+    )
     for order in ((some, rest, other), (other, rest, some)):
         protocol = Protocol("x/1", classifiers=order)
-        assert [protocol.given("ridge", shots) for shots in (3, "3", 5)] == [some, some, rest]
-        assert protocol.given("knn", 3) == other
-        assert protocol.given("centroid", 3) == Given("centroid", {})
-    assert Protocol("x/1", classifiers=(some,)).given("ridge", 5) == Given("ridge", {})
+        assert [protocol.preset_of("ridge", shots) for shots in (3, "3", 5)] == [some, some, rest]
+        assert protocol.preset_of("knn", 3) == other
+        assert protocol.preset_of("centroid", 3) == ClassifierPreset("centroid", {})
+    assert Protocol("x/1", classifiers=(some,)).preset_of("ridge", 5) == ClassifierPreset("ridge", {})
 
 
 def test_every_preset_of_the_papers_is_there():

@@ -71,7 +71,7 @@ class PositionRule:
 
 
 @dataclass(frozen=True)
-class Given:
+class ClassifierPreset:
     """What a protocol gives a classifier."""
 
     classifier: str  # the plug-in's name
@@ -96,7 +96,7 @@ class Protocol:
     ks: tuple[int, ...] = KS
     temperature: float = TEMPERATURE
     lowshot_cover: tuple[int, int] | None = None  # of the resize before low-shot evaluation, where it is not that of everything else
-    classifiers: tuple[Given, ...] = ()  # those that it gives options; others keep their own
+    classifiers: tuple[ClassifierPreset, ...] = ()  # those that it gives options; others keep their own
 
     @property
     def family(self) -> str:
@@ -108,10 +108,10 @@ class Protocol:
             return replace(self.preprocess, cover=self.lowshot_cover)
         return self.preprocess
 
-    def given(self, classifier: str, shots: int | str) -> Given:
+    def preset_of(self, classifier: str, shots: int | str) -> ClassifierPreset:
         """What it gives a classifier for so many labelled images per class, or for a list such as 1%; nothing where it has nothing."""
         own = [one for one in self.classifiers if one.classifier == classifier and (not one.only or str(shots) in one.only)]
-        return max(own, key=lambda one: bool(one.only), default=Given(classifier))
+        return max(own, key=lambda one: bool(one.only), default=ClassifierPreset(classifier))
 
 
 @dataclass(frozen=True)

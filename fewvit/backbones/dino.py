@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from . import Architecture, Family, Given, PositionRule, Protocol, Trunk, Variant
+from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
 
 _BASE = "https://dl.fbaipublicfiles.com/dino"
@@ -39,7 +39,7 @@ class Dino(Family):
     protocol: ClassVar[str] = "dino/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
         # lambda said by its authors, of 1 % of the labels
-        Protocol("dino/1", classifiers=(Given("logistic", {"lambd": 0.1}, "dino/1's (unofficial)"),)),
+        Protocol("dino/1", classifiers=(ClassifierPreset("logistic", {"lambd": 0.1}, "dino/1's (unofficial)"),)),
     )
     positions: ClassVar[Mapping[str, PositionRule]] = {"dino": PositionRule(_with_offset)}
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("teacher", "student")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from . import Architecture, Family, Given, PositionRule, Protocol, Trunk, Variant
+from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import infer_vit, network, split_trunk
 
 _BASE = "https://dl.fbaipublicfiles.com/dinov2"
@@ -55,7 +55,7 @@ class Dinov2(Family):
     protocol: ClassVar[str] = "dinov2/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
         # its logistic regression resizes to the crop's size, its k-NN to 256
-        Protocol("dinov2/1", lowshot_cover=(224, 224), classifiers=(Given("logistic", _LOGISTIC),)),
+        Protocol("dinov2/1", lowshot_cover=(224, 224), classifiers=(ClassifierPreset("logistic", _LOGISTIC),)),
     )
     positions: ClassVar[Mapping[str, PositionRule]] = {"antialias": PositionRule(_antialiased)}  # of the register models
     model_types: ClassVar[tuple[str, ...]] = ("dinov2", "dinov2_with_registers")

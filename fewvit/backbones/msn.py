@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..preprocess import Preprocess
-from . import NON_COMMERCIAL, Architecture, Family, Given, PositionRule, Protocol, Trunk, Variant
+from . import NON_COMMERCIAL, Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import infer_vit, network, split_trunk
 
 _BASE = "https://dl.fbaipublicfiles.com/msn"
@@ -36,8 +36,8 @@ class Msn(Family):
             Preprocess(interpolation="bilinear"),
             norm="none",  # MSN takes the class token before the final norm
             classifiers=(
-                Given("logistic", {"lambd": 0.0025}, "MSN's for n per class"),  # as in its repository's example
-                Given("logistic", {"lambd": 0.075}, "MSN's for 1 %", only=("1%", "1percent")),  # by its author's word
+                ClassifierPreset("logistic", {"lambd": 0.0025}, "MSN's for n per class"),  # as in its repository's example
+                ClassifierPreset("logistic", {"lambd": 0.075}, "MSN's for 1 %", only=("1%", "1percent")),  # by its author's word
             ),
         ),
     )

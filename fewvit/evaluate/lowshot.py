@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..backbones import Given, family_of
+from ..backbones import ClassifierPreset, family_of
 from ..calibration import cross_validated_temperature
 from ..classifiers import traits_of
 from ..errors import UsageError, counted, printable
@@ -311,16 +311,16 @@ def _source_of_penalty(method: str, settings: Mapping[str, Any], options: LowSho
     if options.lambd is not None:
         return "given by --lambd"
     known = f"{protocol} has none" if protocol else "the features' protocol is not known"
-    return _given(method, protocol, split.shots).source or f"{traits.default_penalty_of}, since {known}"
+    return _preset(method, protocol, split.shots).source or f"{traits.default_penalty_of}, since {known}"
 
 
-def _given(method: str, protocol: str, shots: int | str) -> Given:
+def _preset(method: str, protocol: str, shots: int | str) -> ClassifierPreset:
     """What the protocol gives a classifier; nothing where no protocol is known. Raises UnknownName where the penalty hangs on it."""
     name = method.replace("-", "_")
     hangs = bool(traits_of(find("classifiers", method)).penalty)
     if not protocol or (not hangs and protocol not in protocols()):
-        return Given(name)
-    return find_protocol(protocol).given(name, shots)
+        return ClassifierPreset(name)
+    return find_protocol(protocol).preset_of(name, shots)
 
 
 def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> list[_Cell]:
@@ -340,7 +340,7 @@ def factory(method: str, settings: Mapping[str, Any], rows: int, split: Split, o
     """What makes the unfitted classifier: its own defaults, then the protocol's, then the user's."""
     kind = find("classifiers", method)
     takes, penalty = options_of(kind), traits_of(kind).penalty
-    values = dict(_given(method, protocol, split.shots).options)
+    values = dict(_preset(method, protocol, split.shots).options)
     if penalty and options.lambd is not None:
         values[penalty] = options.lambd
     if "k" in takes and "k" not in settings:
