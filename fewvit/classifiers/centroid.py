@@ -10,7 +10,7 @@ from sklearn.utils.validation import validate_data
 
 from ..errors import DataError, UsageError, counted
 from ..features import FeatureSet
-from ._episodic import EpisodicClassifier, Support, nearness, require_above, require_one_of, unit
+from ._episodic import EpisodicClassifier, Support, inner_products, nearness, require_above, require_one_of, unit
 from ._labels import numbered
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Centroid(EpisodicClassifier):
     def judge(self, learnt: _ClassSums, queries: Tensor) -> Tensor:
         means = learnt.sums / learnt.counts[..., None]  # (E, C, D)
         queries = self._prepared(queries, learnt.centre)
-        scores = unit(queries) @ unit(means).mT if self.metric == "cosine" else nearness(queries, means)
+        scores = inner_products(unit(queries), unit(means)) if self.metric == "cosine" else nearness(queries, means)
         return (scores / self.temperature).softmax(dim=2)
 
     def add(self, X: Any, y: Any) -> Centroid:

@@ -19,7 +19,7 @@ from .evaluated_images import Seen
 from .modes import TuningRecipe
 
 TOKEN_BYTES = 1 << 30  # of kept tokens; where all together are more, the blocks below run in every step
-_AT_ONCE = 32  # pictures whose tokens are computed, or that are judged, in one piece
+_AT_ONCE = 32  # pictures that are fetched, and whose tokens are computed, or that are judged, in one piece
 
 
 class Supply:
@@ -52,8 +52,7 @@ class Supply:
             return f"{what}, but their {size / 1e6:.0f} MB of tokens are more than {self._token_bytes / 1e6:.0f} MB: they run in every step"
         tokens = torch.empty(len(self._seen), number, a.width)
         for part in _parts(np.arange(len(self._seen))):
-            with torch.no_grad():
-                tokens[part] = task.enter(self._images(part)).float().cpu()
+            tokens[part] = task.evaluated(task.enter, self._images(part)).float().cpu()
         self._tokens = tokens.to(self._device)
         return f"{what}: they run once, {size / 1e6:.0f} MB of tokens are kept"
 
@@ -96,10 +95,9 @@ class Supply:
         """(B, C) float32 for pictures as the evaluation sees them; the task in eval mode meanwhile."""
         training, found = task.training, []
         task.eval()
-        with torch.no_grad():
-            for part in _parts(numbers):
-                inputs = self._images(part) if self._tokens is None else self._tokens[torch.from_numpy(part).to(self._device)]
-                found.append(task.head(task.features(inputs)).float().cpu().numpy())
+        for part in _parts(numbers):
+            inputs = self._images(part) if self._tokens is None else self._tokens[torch.from_numpy(part).to(self._device)]
+            found.append(task.evaluated(lambda some: task.head(task.features(some)), inputs).float().cpu().numpy())
         task.train(training)
         return np.concatenate(found)
 

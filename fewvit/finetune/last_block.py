@@ -97,8 +97,6 @@ class LastBlocks:
 
     def _seen(self, tasks: Sequence[Any], test: FeatureSet) -> list[np.ndarray]:
         """The test images' features (Q, D) under each network; what they share, all but the last block, runs once."""
-        import torch
-
         from ..views.pixels import normalised
         from .evaluated_images import Seen
 
@@ -114,12 +112,11 @@ class LastBlocks:
         found: list[list[np.ndarray]] = [[] for _ in tasks]
         for task in tasks:
             task.eval()
-        with torch.no_grad():
-            for start in range(0, len(dataset), _AT_ONCE):
-                pixels = seen.pixels(np.arange(start, min(start + _AT_ONCE, len(dataset))))
-                tokens = tasks[0].enter(normalised(pixels, str(next(tasks[0].parameters()).device)))
-                for rows, task in zip(found, tasks, strict=True):
-                    rows.append(task.features(tokens).float().cpu().numpy())
+        for start in range(0, len(dataset), _AT_ONCE):
+            pixels = seen.pixels(np.arange(start, min(start + _AT_ONCE, len(dataset))))
+            tokens = tasks[0].evaluated(tasks[0].enter, normalised(pixels, str(next(tasks[0].parameters()).device)))
+            for rows, task in zip(found, tasks, strict=True):
+                rows.append(task.evaluated(task.features, tokens).float().cpu().numpy())
         return [np.concatenate(rows) for rows in found]
 
 
