@@ -126,7 +126,7 @@ def _located(place: str | None, run: RunFolder, access: Access) -> str | None:
     """Where a file is now; a name, `random` and None stay as they are."""
     if place is None or not os.path.isabs(place) or os.path.exists(place):
         return place
-    from ..checkpoints.downloads import find_weights
+    from ..checkpoints.finding import find_weights
 
     beside, known = run.path.resolve().parent / Path(place).name, find_weights(Path(place).name, access.cache_dir)
     if beside.exists() or known is not None:
@@ -168,7 +168,7 @@ def _of_variant(
 
 def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Path:
     """The variant's file: found, or downloaded once its licence is accepted."""
-    from ..checkpoints.downloads import obtain
+    from ..checkpoints.finding import obtain
 
     if variant.bundled:
         return BUNDLED / variant.bundled
