@@ -158,7 +158,7 @@ def _head(job: _Job, answer: Answer) -> bytes:
     if answer.start == 0:
         while len(head) < 512 and (more := read(answer.response, _HEAD)):
             head += more
-        kind = foreign_kind(head)
+        kind = None if job.target.suffix == ".json" and head.lstrip().startswith(b"{") else foreign_kind(head)
         if kind is not None or (not head and not answer.total):
             fix = "Does this network ask for a login first (hotel, campus, proxy)? Nothing of it was kept."
             raise CheckpointError(f"the server sent no weights but {kind or 'nothing (0 bytes)'}", file=job.url, fix=fix)

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from .digests import pinned_digest, verify_file
 from .downloads import WEIGHTS_DIR, Progress, by_hand, fetch
 from .http import offline as is_offline
+from .huggingface import fetch_from_hub, hub_file, in_hub_cache
 from .licences import require_license
 
 
@@ -34,17 +35,24 @@ def obtain(
     progress: Progress | None = None,
     ask: Callable[[str], bool] | None = None,
 ) -> Path:
-    """The verified weights file: found here, or downloaded to `cache_dir/weights` once its licence is accepted.
+    """The verified file: found here, or downloaded to `cache_dir/weights` once its licence is accepted.
 
-    Raises Unobtainable offline, LicenseRequired, CheckpointError when the bytes are not the published ones or have changed.
+    An address of the Hugging Face hub is asked as its users ask it, with their token, and what `huggingface_hub` has downloaded
+    before is used. Raises Unobtainable offline, LicenseRequired, CheckpointError when the bytes are not the published ones or have
+    changed.
     """
-    path = find_weights(file_name, cache_dir)
+    path, hosted = find_weights(file_name, cache_dir), hub_file(url)
+    if path is None and hosted is not None and (kept := in_hub_cache(hosted, sha256)) is not None:
+        return kept
     if path is None:
         path = cache_dir / "weights" / file_name
         sha256 = sha256 or pinned_digest(path)  # of a file that was here before
         if is_offline(offline):
             raise by_hand(f"{file_name} is not here and fewvit is offline; it would come from {url}", path, sha256)
         require_license(license, file_name, cache_dir=cache_dir, accept=accept, ask=ask)
-        fetch(url, path, sha256=sha256, md5_prefix=md5_prefix, progress=progress)
+        if hosted is not None:
+            fetch_from_hub(hosted, path, sha256=sha256, progress=progress)
+        else:
+            fetch(url, path, sha256=sha256, md5_prefix=md5_prefix, progress=progress)
     verify_file(path, sha256, pin=True, md5_prefix=md5_prefix)
     return path

@@ -190,4 +190,4 @@ def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Pa
         )
     except Unobtainable as error:
         hint = f"Without a network, `--backbone {OFFLINE}` works at once: a small ViT that comes with fewvit."
-        raise Unobtainable(error.what, file=error.file, fix=f"{error.fix}. {hint}" if error.fix else hint) from error
+        raise Unobtainable(error.what, file=error.file, fix=f"{error.fix.rstrip('.')}. {hint}" if error.fix else hint) from error
