@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import DataError, UsageError
 from ..models.adapter import SCALE, THIRDS, A, B
+from ..training.on_cpu import linear
 from .modes import LAYERS, TuningRecipe
-from .on_cpu import linear
 
 
 class LowRank(nn.Module):

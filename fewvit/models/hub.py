@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import Architecture, Variant, families, family_of_registry, recognisable
-from ..checkpoints.downloads import obtain
+from ..checkpoints.finding import obtain
 from ..digests import DigestMemory
 from ..errors import CheckpointError, UnknownName, UsageError
 from ..files import write_json

@@ -147,7 +147,7 @@ def _located(place: str | None, run: RunFolder, access: Access) -> str | None:
     """Where a file is now; a name, `random` and None stay as they are."""
     if place is None or not os.path.isabs(place) or os.path.exists(place):
         return place
-    from ..checkpoints.downloads import find_weights
+    from ..checkpoints.finding import find_weights
 
     beside, known = run.path.resolve().parent / Path(place).name, find_weights(Path(place).name, access.cache_dir)
     if beside.exists() or known is not None:
@@ -189,7 +189,7 @@ def _of_variant(
 
 def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Path:
     """The variant's file: found, or downloaded once its licence is accepted."""
-    from ..checkpoints.downloads import obtain
+    from ..checkpoints.finding import obtain
 
     if variant.bundled:
         return BUNDLED / variant.bundled
@@ -211,4 +211,4 @@ def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Pa
         )
     except Unobtainable as error:
         hint = f"Without a network, `--backbone {OFFLINE}` works at once: a small ViT that comes with fewvit."
-        raise Unobtainable(error.what, file=error.file, fix=f"{error.fix}. {hint}" if error.fix else hint) from error
+        raise Unobtainable(error.what, file=error.file, fix=f"{error.fix.rstrip('.')}. {hint}" if error.fix else hint) from error

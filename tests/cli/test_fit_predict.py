@@ -378,7 +378,7 @@ def test_of_two_additions_at_once_the_second_is_told_and_loses_nothing(bundle, f
 
 
 def test_a_backbone_that_is_not_the_bundle_s_is_told_before_its_weights_are_fetched(bundle, fewvit, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("fewvit.checkpoints.downloads.obtain", lambda *_, **__: pytest.fail("weights were fetched"))
+    monkeypatch.setattr("fewvit.checkpoints.finding.obtain", lambda *_, **__: pytest.fail("weights were fetched"))
     path = bundle("--classifier", "centroid")
     more = ("fit", "--add", "--data", images / "more", "--out", path)
     assert_refused(fewvit, path, 4, *more, "-m", "dino_vitb16", named="another backbone than dino_vitb16")
