@@ -164,6 +164,32 @@ def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole(tmp_path):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
+def test_the_gradient_of_a_batch_in_parts_is_the_mean_of_the_parts_and_not_their_sum(tmp_path):
+    """Adam divides a gradient by its own size, so only a rule that does not tells the mean from the sum: here plain descent, w -= lr g."""
+
+    class Descent(Regression):
+        def forward(self, inputs, step):
+            return (self.linear(inputs[0]) - self.frozen(inputs[0])).square().mean(), {}
+
+        def schedule(self, step):
+            return {"lr": 0.01, "weight_decay": 0.0}
+
+        def optimizer(self, groups):
+            return torch.optim.SGD(groups)
+
+    task, _ = run(tmp_path, Descent(), how=How(accumulate=2), order=Order(IMAGES, 6, 1, seed=3))
+    first = Descent()
+    w, b = (p.detach().double() for p in first.linear.parameters())
+    target, bias = (p.detach().double() for p in first.frozen.parameters())
+    order = Order(IMAGES, 6, 1, seed=3)
+    for i in range(3):
+        x = torch.from_numpy(PICTURES[order.step(i).rows]).double()
+        error = x @ (w - target).T + b - bias  # (6, 2)
+        w, b = w - 0.01 * 2 / 12 * error.T @ x, b - 0.005 * 2 / 12 * error.sum(dim=0)  # of the mean of 12 squares
+    torch.testing.assert_close(task.linear.weight.detach().double(), w, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(task.linear.bias.detach().double(), b, atol=1e-6, rtol=1e-5)
+
+
 # ---- resume
 
 
