@@ -82,7 +82,7 @@ PRETRAINING = {
     "methods/msn": ["tests/test_msn.py", "-k", "not two_processes"],
     "methods/mae": ["tests/test_mae.py"],
     "methods/_trunk": ["tests/test_trunk.py"],
-    "methods/_batch_norm": ["tests/test_method_dino.py", "tests/test_msn.py", "-k", "batch_norm or two_processes"],
+    "methods/_batch_norm": ["tests/test_batch_norm.py"],
     "training/loop": ["tests/test_training.py"],
 }
 VIEWS = {
