@@ -97,12 +97,12 @@ FEATURES = {
     "extraction/cache": ["tests/test_cache.py"],
     "images": ["tests/test_images.py"],
     "headers": ["tests/test_images.py"],
-    "models/vit": ["tests/test_vit.py", "-k", "not (auto or openvino or packed or variant or variants or official_ones or engine)"],
+    "models/vit": ["tests/test_vit.py", "-k", "not (auto or openvino or packed or engine or as_many or read_from)"],
 }
 EVALUATION = {
-    "evaluate/knn": ["tests/test_evaluate_knn.py"],
-    "evaluate/lowshot": ["tests/test_evaluate_lowshot.py"],
-    "evaluate/episodes": ["tests/test_evaluate_episodes.py"],
+    "evaluate/knn": ["tests/test_evaluate_knn.py", "tests/cli/test_commands.py", "-k", "knn or layers_each"],
+    "evaluate/lowshot": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
+    "evaluate/episodes": ["tests/test_evaluate_episodes.py", "tests/cli/test_episodes.py"],
     "evaluate/judge": ["tests/test_evaluate_lowshot.py"],
     "bundles/predict": ["tests/cli/test_fit_predict.py"],
     "bundles/fit": ["tests/cli/test_fit_predict.py"],
