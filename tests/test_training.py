@@ -389,6 +389,68 @@ def test_a_loss_scale_in_use_skips_gradients_that_are_not_finite_and_no_loss(tmp
         stepped(0, math.inf)
 
 
+@pytest.mark.parametrize(
+    ("batch", "parts", "words"),
+    [
+        (
+            7,
+            1,
+            "a batch of 7 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is, or take --batch-size 3.",
+        ),
+        (
+            7,
+            3,
+            "a batch of 7 in 3 parts\n  Compute it in smaller parts with --accumulate 6: the batch stays what it is, or take --batch-size 3.",
+        ),
+        (
+            2,
+            1,
+            "a batch of 2 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is, or take --batch-size 1.",
+        ),
+        (1, 1, "a batch of 1 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is."),
+    ],
+)
+def test_a_batch_without_room_is_told_in_how_many_parts_or_how_small_it_may_fit(tmp_path, batch, parts, words):
+    class Large(Regression):
+        def forward(self, inputs, step):
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+
+    with pytest.raises(ResourceError) as error:
+        run(tmp_path, Large(), how=How(accumulate=parts), order=Order(IMAGES, batch, 1, seed=3))
+    assert str(error.value) == f"out of memory with {words}"
+
+
+def test_each_batch_is_read_once_and_none_after_the_last(tmp_path):
+    asked = []
+
+    def read_noting(step):
+        asked.append(step.index)
+        return torch.from_numpy(PICTURES[step.rows])
+
+    order = Order(IMAGES, BATCH, EPOCHS, seed=3)
+    train(Regression(), order, read_noting, lambda pictures, step: [pictures], How(), None, None, Watch())
+    assert asked == list(range(12))
+
+
+def test_on_a_cpu_every_step_multiplies_by_onednn(monkeypatch):
+    entered = []
+
+    @contextlib.contextmanager
+    def noting():
+        entered.append(True)
+        yield
+
+    monkeypatch.setattr("fewvit.training.loop.onednn_products", noting)
+    loop = Run(Regression(), Order(IMAGES, BATCH, 1, seed=3), How())
+    for index in range(2):
+        step = loop.order.step(index)
+        loop.step(step, step, [torch.from_numpy(PICTURES[step.rows])], Stopping())
+        assert len(entered) == index + 1
+
+
+# ---- how fast, and what is told
 # ---- how fast, and what is told
 
 
