@@ -96,7 +96,7 @@ VIEWS = {
 FEATURES = {
     "extraction/cache": ["tests/test_cache.py"],
     "images": ["tests/test_images.py"],
-    "headers": ["tests/test_images.py"],
+    "headers": ["tests/test_headers.py"],
     "models/vit": ["tests/test_vit.py", "-k", "not (auto or openvino or packed or engine or as_many or read_from)"],
 }
 EVALUATION = {
