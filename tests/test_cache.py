@@ -258,6 +258,24 @@ def test_a_file_that_shrinks_after_it_was_checked_is_told(filled):
         store.gather([digest(8)])
 
 
+@pytest.mark.parametrize("by", [1, -1])
+def test_a_header_that_changes_after_the_file_was_checked_is_told(by, filled):
+    store = filled.store(KEY)
+    check(store, range(25))
+    path = files(filled, f"{shard_of(filled, 8)}.npy")[0]
+    content = bytearray(path.read_bytes())
+    content[content.index(b"(5")] += by  # of the shape; the size stays
+    path.write_bytes(content)
+    with pytest.raises(CacheError, match="not an array of its manifest's 5 rows of 5"):
+        store.gather([digest(8)])
+
+
+def test_the_first_image_that_is_not_in_a_store_is_named(filled):
+    with pytest.raises(KeyError) as error:
+        filled.store(KEY).gather([digest(n) for n in (0, 24, 99, 98)])
+    assert error.value.args == (digest(99).hex(),)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{}", '{"format": 1}', '{"format": "one"}', '{"format": 1, "rows": 3}'])
 def test_a_damaged_manifest_is_told_when_the_store_is_opened(text, filled):
     path = files(filled, f"{shard_of(filled, 8)}.rows")[0]

@@ -9,9 +9,11 @@ import pytest
 
 from fewvit import neighbors
 from fewvit.errors import DataError, FingerprintMismatch, UsageError
+from fewvit.evaluate import knn
 from fewvit.evaluate.knn import KNNOptions, evaluate_knn, score_knn
 from fewvit.features import FeatureSet
 from fewvit.splits import dinov2_subset
+from fewvit.vote import votes_at
 
 from oracles import knn_accuracy
 
@@ -263,3 +265,16 @@ def test_one_search_serves_all_ks_and_temperatures(monkeypatch):
     scores = score_knn(TRAIN, TEST, [1, 7, 20], [0.07, 0.5], device="cpu")
     assert searched == [20]
     assert [(s.temperature, s.k) for s in scores] == [(t, k) for t in (0.07, 0.5) for k in (1, 7, 20)]
+
+
+def test_votes_are_counted_for_as_many_images_at_a_time_as_their_bytes_hold_and_64_at_least(monkeypatch):
+    """Eleven classes of eight bytes make 88 bytes an image; scores are the same whatever is counted at a time."""
+    many = toy(137, 11)
+    whole = score_knn(TRAIN, many, [7], [0.07], device="cpu")
+    counted: list[int] = []
+    monkeypatch.setattr(knn, "votes_at", lambda few, *rest: counted.append(len(few.rows)) or votes_at(few, *rest))
+    for size, wanted in ((88 * 67 + 87, [67, 67, 3]), (1, [64, 64, 9])):
+        monkeypatch.setattr(knn, "_TABLE_BYTES", size)
+        assert score_knn(TRAIN, many, [7], [0.07], device="cpu") == whole
+        assert counted == wanted
+        counted.clear()

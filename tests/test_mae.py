@@ -81,6 +81,14 @@ def test_a_quarter_of_the_patches_is_kept(patches, kept):
     assert mask.sum(dim=1).tolist() == [patches - kept] * 2
 
 
+@pytest.mark.parametrize(("ratio", "kept"), [(0.65, 68), (0.9, 19), (0.5, 98)])
+def test_a_share_of_the_patches_that_is_no_whole_number_is_cut_down_and_not_rounded(ratio, kept):
+    """Of 196 patches 0.35 are 68.6 and 0.1 are 19.6; the official code keeps int(L (1 - ratio))."""
+    keep, _, mask = random_masking(torch.rand(2, 196), ratio)
+    assert keep.shape == (2, kept)
+    assert mask.sum(dim=1).tolist() == [196 - kept] * 2
+
+
 def test_positions_are_waves_of_the_column_and_then_of_the_row():
     table = sincos_positions(12, 3)
     assert table.shape == (10, 12)

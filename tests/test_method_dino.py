@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewvit.backbones import Architecture
 from fewvit.backbones.dino import Dino as Family
+from fewvit.methods import _dino_task as dino
 from fewvit.methods._dino_task import DinoTask
 from fewvit.methods.dino import Dino
 from fewvit.training.recipe import Step
@@ -139,6 +140,19 @@ def test_a_batch_in_parts_moves_the_centre_once_and_as_the_whole_batch_does():
     updated(whole, [crops], at())
     updated(parts, [[crop[:1] for crop in crops], [crop[1:] for crop in crops]], at())  # parts of unequal size
     torch.testing.assert_close(parts.center, whole.center)
+
+
+def test_the_centre_moves_to_the_mean_logits_of_all_processes(monkeypatch):
+    """Two processes, one after the other, with half a batch each: the second hears what the first one sent."""
+    whole, crops, sent = made(), views(), []
+    updated(whole, [crops], at())
+    monkeypatch.setattr(dino, "world_size", lambda: 2)
+    monkeypatch.setattr(dino, "sum_over_processes", lambda value: sent.append(value) or sum(sent))
+    for half in (slice(0, 2), slice(2, 4)):
+        method = made()
+        updated(method, [[crop[half] for crop in crops]], at())
+    assert whole.center.abs().min() > 1e-5
+    torch.testing.assert_close(method.center, whole.center)
 
 
 def test_the_teacher_follows_each_parameter_of_the_student_by_the_momentum_of_the_step():

@@ -130,7 +130,7 @@ def train(
         return trained
     own_journal = contextlib.closing(journal(start)) if first and journal is not None else contextlib.nullcontext()
     with own_journal as log, Stopping() as stopping, ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, run.own(min(start, order.total - 1)))
+        ahead = reader.submit(read, run.own(start))
         for index in range(start, order.total):
             own, pictures = run.own(index), ahead.result()
             if index + 1 < order.total:
