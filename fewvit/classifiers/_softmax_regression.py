@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..models.products import Products
+from ..models.products import Products, settle_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,6 +132,7 @@ def loaded(features: np.ndarray, labels: np.ndarray, intercept: bool, dtype: str
     """
     import torch
 
+    settle_threads()
     x = torch.from_numpy(np.require(features, requirements=["C", "W"])).to(device, getattr(torch, dtype))
     y = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     shift = x.mean(dim=0, dtype=torch.float64).to(x) if intercept else None

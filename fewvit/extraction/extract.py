@@ -21,6 +21,7 @@ from ..digests import DigestMemory
 from ..errors import BadImages, NumericalError, ResourceError, counted, printable
 from ..features import FeatureSet
 from ..images import POLICIES_DIFFER, BadImage, decode
+from ..models.products import settle_threads
 from .cache import Cache, FeatureStore
 from .pipeline import Pipeline
 from .work import Progress, Report, Work, allowed_bad
@@ -163,6 +164,9 @@ class _Extraction:
 
     def _decoded(self, rows: Sequence[int]) -> Iterator[_Decoded]:
         """Decoded images in the order of `rows`, by a pool of threads: the decoders let go of Python's lock."""
+        import torch
+
+        threads = settle_threads()  # before the decoding threads say that they want one each
         workers = self.work.workers if self.work.workers is not None else min(16, os.cpu_count() or 1)
         tasks = deque(rows[i : i + _TASK] for i in range(0, len(rows), _TASK))
         ahead = -(-max(self.batch_size, 16 * max(workers, 1)) // _TASK)  # tasks under way at most
@@ -181,6 +185,7 @@ class _Extraction:
                     yield from items
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+                torch.set_num_threads(threads)  # threads that begin later get what was said last
 
     def _decode_all(self, rows: Sequence[int]) -> list[_Decoded]:
         return [self._decode(row) for row in rows]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..cpu import computes_bf16, keep_freed_memory
 from ..errors import MissingExtra, UsageError
-from .products import in_blocks, packed, packed_product, packed_sum, packing_works
+from .products import in_blocks, packed, packed_product, packed_sum, packing_works, settle_threads
 from .vit import Backbone, Readout, VisionTransformer
 
 ENGINES = ("eager", "packed", "openvino")
@@ -72,6 +72,7 @@ def accelerate(backbone: Backbone, size: tuple[int, int], *, device: str, precis
     backbone.to(device)
     if device == "cpu":
         keep_freed_memory()
+        settle_threads()
     if device.startswith("cuda"):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if engine == "openvino":

@@ -49,6 +49,20 @@ def in_blocks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> 
     return torch.cat(found)
 
 
+def settle_threads() -> int:
+    """How many threads this process computes with; from now on, whatever other threads of it say for themselves.
+
+    Sums may end in other digits on another number of threads. Unless told, torch asks when a thread first computes, and gets what any
+    thread was last told, such as the 1 of those that decode; and MKL chooses for itself until any thread was told. To be called where
+    computing begins, in the thread that computes.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    return threads
+
+
 class Products:
     """W -> W X^T and R -> R X for a constant X (n, D), both with classes in the rows."""
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..cpu import keep_freed_memory
 from ..errors import NumericalError, ResourceError
+from ..models.products import settle_threads
 from ..seeds import seed_of
 from .distributed import rank, world_size
 from .journal import Journal
@@ -184,6 +185,7 @@ class Run:
         recipe = task.recipe
         if how.device == "cpu":
             keep_freed_memory()
+            settle_threads()
             speed_up(task)
             views = getattr(recipe, "views", ())  # heads on features have none
             write_out_attention(task, max(((view.size // recipe.architecture.patch) ** 2 + 1 for view in views), default=0))
