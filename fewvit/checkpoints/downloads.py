@@ -49,11 +49,11 @@ def fetch(
     opening: urllib.request.OpenerDirector | None = None,
     patience: Patience | None = None,
 ) -> Path:
-    """`target`, holding what the server at `url` has, whole and checked; before that moment it does not exist or is the old file.
+    """`target`, holding what the server at `url` has, whole and checked; before that it is not there or the old file.
 
-    `headers` go with every request, an `Authorization` among them to the host of `url` alone. Raises Unobtainable (no network,
-    404, offline, a URL that is not https), CheckpointError (a web page, other bytes, a body that stays short), ResourceError (the
-    disk is full).
+    `headers` go with every request, an `Authorization` among them to the host of `url` alone. Raises Unobtainable (no
+    network, 404, offline, a URL that is not https), CheckpointError (a web page, other bytes, a body that stays short),
+    ResourceError (the disk is full).
     """
     if offline(False):
         raise by_hand(f"fewvit is offline and will not fetch {url}", target, sha256)
@@ -80,6 +80,8 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class _Job:
+    """One download, from its address to its place."""
+
     url: str
     target: Path
     wanted: _Wanted
@@ -90,7 +92,7 @@ class _Job:
 
 
 def _persist(job: _Job) -> None:
-    """Put the file in place. Gives up after so many fruitless tries in a row, or at once where there never was a server."""
+    """Put the file in place; give up after many fruitless tries in a row, or at once where there never was a server."""
     fruitless, part = 0, PartialFile(job.target)
     while True:
         before = part.size()
@@ -104,7 +106,10 @@ def _persist(job: _Job) -> None:
 
 
 def _give_up(job: _Job, part: PartialFile, setback: SetbackError) -> NoReturn:
-    """Raise the error that ends a download. A short body is the server's lie and leaves nothing; else the part waits for the next run."""
+    """Raise the error that ends a download.
+
+    A short body is the server's lie and leaves nothing; else the part waits for the next run.
+    """
     have = part.size()
     if setback.short:
         part.remove()
@@ -142,7 +147,8 @@ def _ask(job: _Job, part: PartialFile) -> Answer:
     try:
         answer = ask(job.url, headers, job.opening, job.patience.timeout_s)
     except Unobtainable as error:
-        raise Unobtainable(error.what, file=error.file, fix=_sentence(place_by_hand(job.target, job.wanted.sha256))) from error
+        advice = _sentence(place_by_hand(job.target, job.wanted.sha256))
+        raise Unobtainable(error.what, file=error.file, fix=advice) from error
     if answer.start == 0:
         part.validator, part.total = answer.validator, answer.total
     elif (answer.start, answer.total) != (have, part.total):
@@ -153,7 +159,10 @@ def _ask(job: _Job, part: PartialFile) -> Answer:
 
 
 def _head(job: _Job, answer: Answer) -> bytes:
-    """The first bytes of the body, enough to say what it is. Raises CheckpointError for a page, and for a file of another size."""
+    """The first bytes of the body, enough to say what it is.
+
+    Raises CheckpointError for a page, and for a file of another size.
+    """
     head = read(answer.response, _HEAD)
     if answer.start == 0:
         while len(head) < 512 and (more := read(answer.response, _HEAD)):
@@ -203,7 +212,10 @@ def _require_space(job: _Job, needed: int) -> None:
 
 
 def _install(job: _Job, part: PartialFile, resumed: bool) -> None:
-    """Make the part the file. Wrong bytes are refused with both digests, or tried once more if a part was their beginning."""
+    """Make the part the file.
+
+    Wrong bytes are refused with both digests, or tried once more if a part was their beginning.
+    """
     expected = job.wanted.sha256
     try:
         mismatch = _mismatch(part.path_or_fail(), expected, job.wanted.md5_prefix)
@@ -235,7 +247,7 @@ def _mismatch(path: Path, sha256: str | None, md5_prefix: str | None) -> str | N
     return None
 
 
-# --- words ------------------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------------------
 
 
 def place_by_hand(target: Path, sha256: str | None) -> str:

@@ -37,9 +37,9 @@ def obtain(
 ) -> Path:
     """The verified file: found here, or downloaded to `cache_dir/weights` once its licence is accepted.
 
-    An address of the Hugging Face hub is asked as its users ask it, with their token, and what `huggingface_hub` has downloaded
-    before is used. Raises Unobtainable offline, LicenseRequired, CheckpointError when the bytes are not the published ones or have
-    changed.
+    An address of the Hugging Face hub is asked as its users ask it, with their token, and what `huggingface_hub` has
+    downloaded before is used. Raises Unobtainable offline, LicenseRequired, CheckpointError when the bytes are not the
+    published ones or have changed.
     """
     path, hosted = find_weights(file_name, cache_dir), hub_file(url)
     if path is None and hosted is not None and (kept := in_hub_cache(hosted, sha256)) is not None:

@@ -32,7 +32,7 @@ class Answer:
 
     @property
     def key(self) -> str | None:
-        """What names the content that a server sends: a hash of its ETag and size; None where the server does not tell."""
+        """What names the content that a server sends: a hash of its ETag and size; None where it does not tell."""
         told = self.validator and self.total
         return hashlib.sha256(f"{self.validator} {self.total}".encode()).hexdigest()[:16] if told else None
 
@@ -49,14 +49,14 @@ class SetbackError(Exception):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Lets redirections come back as answers: each address is checked before it is asked, and a token stays with its host."""
+    """Lets redirections come back as answers: each address is checked first, and a token stays with its host."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 
 def offline(flag: bool) -> bool:
-    """Whether no socket may be opened: `flag` (--offline), or FEWVIT_OFFLINE or HF_HUB_OFFLINE is 1, true, yes or on."""
+    """Whether no socket may be opened: `flag`, or FEWVIT_OFFLINE or HF_HUB_OFFLINE is 1, true, yes or on."""
     names = ("FEWVIT_OFFLINE", "HF_HUB_OFFLINE")
     return flag or any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in names)
 
@@ -67,7 +67,7 @@ def opener() -> urllib.request.OpenerDirector:
 
 
 def check_url(url: str, previous: str | None = None) -> None:
-    """Raise Unobtainable unless the address is https, or http on this very machine and not reached from an https one."""
+    """Raise Unobtainable unless the address is https, or http on this machine and not reached from an https one."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -88,9 +88,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def ask(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDirector, timeout_s: float) -> Answer:
-    """The answer at the end of the redirections. Raises SetbackError, and Unobtainable where asking again would not help.
+    """The answer at the end of the redirections.
 
-    An `Authorization` among the headers is for the first host alone.
+    Raises SetbackError, and Unobtainable where asking again would not help. An `Authorization` among the headers is for the
+    first host alone.
     """
     here = url
     for _ in range(_REDIRECTS + 1):
@@ -112,7 +113,7 @@ def _open(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDi
         return opening.open(urllib.request.Request(url, headers=dict(headers)), timeout=timeout_s)
     except urllib.error.HTTPError as error:
         return error
-    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for addresses that no server should name
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: odd addresses
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)):
             raise SetbackError(f"cannot be reached ({why(reason)})", unreachable=True) from error
@@ -142,7 +143,7 @@ def _validator(headers: Any) -> str | None:
 
 
 def _content_range(text: str | None) -> tuple[int, int | None]:
-    """(first byte, bytes of the whole file) of a Content-Range; -1 where it cannot be read, which no request asked for."""
+    """(first byte, bytes of the whole file) of a Content-Range; -1, which no request asks for, if it cannot be read."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", (text or "").strip())
     return (int(match[1]), _number(match[2])) if match else (-1, None)
 
@@ -152,11 +153,15 @@ def _number(text: str | None) -> int | None:
 
 
 def read(response: Any, most: int) -> bytes:
-    """The next bytes as soon as there are some; empty at the end. Network errors become setbacks, to be told from those of the disk."""
+    """The next bytes as soon as there are some; empty at the end.
+
+    Network errors become setbacks, to be told from those of the disk.
+    """
     try:
         return bytes(response.read1(most))
     except (OSError, http.client.HTTPException) as error:
-        raise SetbackError(f"the connection broke ({why(error)})", short=isinstance(error, http.client.IncompleteRead)) from error
+        short = isinstance(error, http.client.IncompleteRead)
+        raise SetbackError(f"the connection broke ({why(error)})", short=short) from error
 
 
 def why(error: object) -> str:

@@ -1,7 +1,8 @@
 """Files of the Hugging Face hub: who may have them, where they are, and what their digest is, from `huggingface_hub`.
 
-Its settings hold: `HF_ENDPOINT`, `HF_TOKEN` or the token that `hf auth login` stored, and `HF_HOME`, whose files are used where they are.
-Its own download does not bring the bytes: it begins anew after a kill, and compares no digest. `fetch` goes on, and does.
+Its settings hold: `HF_ENDPOINT`, `HF_TOKEN` or the token that `hf auth login` stored, and `HF_HOME`, whose files are
+used where they are. Its own download does not bring the bytes: it begins anew after a kill, and compares no digest.
+`fetch` goes on, and does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from .http import check_url, why
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
-_PASSING = ("Timeout", "ReadError", "RemoteProtocolError")  # ends of the names of its HTTP library's errors that may not come again
+# ends of the names of errors of its HTTP library (httpx or httpx2, by its version) that may not come again
+_PASSING = ("Timeout", "ReadError", "RemoteProtocolError")
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,17 @@ def in_hub_cache(file: HubFile, sha256: str | None) -> Path | None:
 
 
 def fetch_from_hub(
-    file: HubFile, target: Path, *, sha256: str | None = None, progress: Progress | None = None, patience: Patience | None = None
+    file: HubFile,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+    patience: Patience | None = None,
 ) -> Path:
-    """`target`, holding what the hub has, as `fetch` does it; without `sha256` the digest that the hub announces is compared.
+    """`target`, holding what the hub has; without `sha256` the digest that the hub announces is compared.
 
-    Raises Unobtainable where the terms of the repository must be accepted first, where there is no such file or none for this token,
-    and without a network; what `fetch` raises; UsageError for a name that no repository can have.
+    Raises what `fetch` raises, Unobtainable also where the terms of the repository must be accepted first and where there
+    is no such file or none for this token; UsageError for a name that no repository can have.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
@@ -106,27 +113,28 @@ def _facts(file: HubFile, url: str, target: Path, patience: Patience) -> HfFileM
 
 def _refusal(error: Exception, file: HubFile, url: str, target: Path) -> Unobtainable:
     """The error of the tree that a refusal of the hub is, with what to do about it."""
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import errors
 
     page = url.partition("/resolve/")[0]
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, errors.GatedRepoError):
         return Unobtainable(
             f"{file.repository} is for those only who accepted its terms",
             fix=f"Accept them at {page}, then set HF_TOKEN to a token of that account, or log in with `hf auth login`.",
         )
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError):
         return Unobtainable(
             f"the hub has no {file.repository}, or does not show it",
             fix=f"See whether {page} is there. A private one needs HF_TOKEN, or `hf auth login`.",
         )
-    if isinstance(error, (EntryNotFoundError, RevisionNotFoundError)):
+    if isinstance(error, (errors.EntryNotFoundError, errors.RevisionNotFoundError)):
         return Unobtainable(
             f"{file.repository} has no {file.name} on the hub",
             fix=f"What it has is listed at {page}/tree/main; a weights file of another name works as --backbone FILE.",
         )
     status = error.response.status_code  # type: ignore[attr-defined]
     if status == 401:
-        return Unobtainable("the hub does not know this token", fix="Set HF_TOKEN to a valid one or unset it, or `hf auth login` again.")
+        fix = "Set HF_TOKEN to a valid one or unset it, or `hf auth login` again."
+        return Unobtainable("the hub does not know this token", fix=fix)
     return by_hand(f"{url}: the hub answered {status}", target, None)
 
 

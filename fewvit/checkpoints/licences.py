@@ -1,4 +1,4 @@
-"""The licences of weights: which are free, which were accepted before, and the question that comes before a download."""
+"""The licences of weights: which are free, which were accepted, and the question that comes before a download."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MEANING = {"cc-by-nc-4.0": "attribution, non-commercial use only"}
 
 
 def require_license(license: str, file_name: str, *, cache_dir: Path, accept: Sequence[str], ask: Callable[[str], bool] | None) -> None:
-    """Nothing, when the licence needs no consent or has it: from `accept`, from an earlier yes, or from `ask` now; a yes is kept.
+    """Raise LicenseRequired unless the licence needs no consent or has it.
 
-    Raises LicenseRequired.
+    Consent comes from `accept`, from an earlier yes, or from `ask` now; a yes is kept.
     """
     name = license.strip().lower()
     if name in _FREE:
@@ -35,7 +35,7 @@ def require_license(license: str, file_name: str, *, cache_dir: Path, accept: Se
 
 
 def _accepted_licenses(store: Path) -> dict[str, str]:
-    """The licences accepted before and their dates; a damaged record counts as none, so that the question comes again."""
+    """The licences accepted before and their dates; a damaged record counts as none, so that the question comes."""
     try:
         stored = json.loads(store.read_text("utf-8"))
     except FileNotFoundError:

@@ -1,8 +1,8 @@
 """The file that a download grows in: whose it is, of which content it is the beginning, and who may go on with it.
 
-It is called `.<name>.<what the server sends>.<host>-<pid>.part`. One whose process is dead is taken over by a rename; no lock is needed
-for that to be right: writers of one part write the same bytes to the same places, and size and digest are checked on the disk
-before the last rename.
+It is called `.<name>.<what the server sends>.<host>-<pid>.part`. One whose process is dead is taken over by a rename. No
+lock is needed for that: writers of one part write the same bytes to the same places, and size and digest are checked on
+the disk before the last rename.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class PartialFile:
         return self.path
 
     def take_over(self, key: str | None) -> bool:
-        """Whether a beginning of this content, left by a dead process of this machine, is ours now. What we had before goes."""
+        """Whether a beginning of this content, left by a dead process of this machine, is ours now.
+
+        What we had before goes.
+        """
         self.remove()
         if key is None:
             return False
@@ -68,7 +71,10 @@ class PartialFile:
         return False
 
     def open(self, key: str | None, start: int) -> Any:
-        """A handle at byte `start`. Never in append mode: two writers of one part must put the same bytes to the same places."""
+        """A handle at byte `start`.
+
+        Never in append mode: two writers of one part must put the same bytes to the same places.
+        """
         if start == 0:
             self.remove()
             self.path, self.key = self._named(key or "unnamed"), key
@@ -104,7 +110,10 @@ def _owner() -> str:
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether the process (or, in this process, the thread) that owns a part is gone for certain. Of other machines nothing is certain."""
+    """Whether the process (or, in this process, the thread) that owns a part is gone for certain.
+
+    Of other machines nothing is certain.
+    """
     match = re.fullmatch(re.escape(_host()) + r"-(\d+)(?:_(\d+))?", owner)
     if match is None or os.name != "posix":
         return False

@@ -150,9 +150,12 @@ class FeatureStore:
     def gather(self, digests: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Features (n, D) float32 and notes (n,) of images that are all in the store, in their order.
 
-        Raises CacheError if a shard is not what its manifest says, KeyError for a digest that is in none.
+        Raises CacheError if a shard is not what its manifest says, KeyError, the first digest in hex, for one that is in none.
         """
-        numbers = self._numbers(digests)
+        try:
+            numbers = self._numbers(digests)
+        except KeyError as error:
+            raise KeyError(error.args[0].hex()) from None
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         features = np.empty((len(digests), self.width), np.float32)
         notes = np.zeros(len(digests), np.uint16)
