@@ -21,7 +21,7 @@ from fewvit.backbones import ClassifierPreset, Family, PositionRule, Protocol, V
 from fewvit.classifiers import Traits, traits_of
 from fewvit.datasets import Format, Listing
 from fewvit.digests import DigestMemory
-from fewvit.errors import UnknownName
+from fewvit.errors import CheckpointError, UnknownName
 from fewvit.extraction.protocols import protocols
 from fewvit.finetune.modes import TuningRecipe
 from fewvit.methods import Method, find_method
@@ -341,6 +341,27 @@ def test_the_encoder_of_a_method_is_a_backbone_again(name, tmp_path):
         torch.testing.assert_close(
             build(spec, readout, preprocess.crop, engine="eager").encode(images), task.encoder().read(images, readout)
         )
+
+
+@pytest.mark.parametrize(
+    ("family", "protocol", "named"), [("dino", "dino/1", False), ("mae", "dino/1", False), ("of_a_method", "dino/1", True)]
+)
+def test_a_run_names_its_protocol_where_no_family_does_and_is_refused_where_nothing_does(family, protocol, named, tmp_path):
+    recipe = smallest("dino")
+    made = run_backbone(family, protocol, recipe.architecture, evaluation_transform(recipe))
+    assert ("protocol" in made) == named
+    spec = resolve(run_of(tmp_path / "run", made), Access(tmp_path), DigestMemory(), weights="random")
+    assert (spec.family, spec.protocol) == (family, protocol if named else families()[family].protocol)
+    made.pop("protocol", None)
+    with pytest.raises(CheckpointError, match="family gone, which is not known here"):
+        resolve(run_of(tmp_path / "other", {**made, "family": "gone"}), Access(tmp_path), DigestMemory(), weights="random")
+
+
+def run_of(folder: Path, made: dict[str, Any]) -> str:
+    """A run that made this backbone; its weights are not to be read."""
+    RunFolder(folder).begin({"command": "pretrain"}, {"backbone": made})
+    RunFolder(folder).encoder.write_bytes(b"nothing")
+    return str(folder)
 
 
 @every_method
