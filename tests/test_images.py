@@ -22,7 +22,17 @@ from PIL import Image, ImageFile, ImageOps
 
 from fewvit.errors import UnknownName
 from fewvit.headers import jpeg_header
-from fewvit.images import FORMATS, POLICIES, POLICIES_DIFFER, BadImage, Note, covering_size, decode, decoder_version
+from fewvit.images import (
+    FORMATS,
+    POLICIES,
+    POLICIES_DIFFER,
+    BadImage,
+    Note,
+    center_crop,
+    covering_size,
+    decode,
+    decoder_version,
+)
 from fewvit.preprocess import Preprocess
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
@@ -118,6 +128,15 @@ def test_resizing_cropping_and_padding_round_as_torchvision_does(size, cover):
     )  # a wrong offset is 1 level or more
 
 
+def test_a_crop_that_is_no_square_is_the_middle_by_hand():
+    pixels = np.arange(13 * 11 * 3, dtype=np.uint8).reshape(13, 11, 3)
+    assert np.array_equal(center_crop(pixels, (5, 3)), pixels[4:9, 4:7])
+    assert np.array_equal(center_crop(pixels, (3, 9)), pixels[5:8, 1:10])
+    padded = center_crop(pixels, (7, 14))  # three columns are missing: one on the left, two on the right
+    assert np.array_equal(padded[:, 1:12], pixels[3:10])
+    assert not padded[:, [0, 12, 13]].any()
+
+
 def test_a_cover_that_is_no_square_is_covered_by_the_smaller_side():
     assert covering_size(100, 50, (60, 40)) == (80, 40)
     assert covering_size(50, 100, (60, 40)) == (60, 120)
@@ -151,10 +170,10 @@ def test_every_format_is_known_by_its_content(kind, policy):
     assert notes == 0
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "CMYK"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "CMYK", "YCbCr"])
 @both
 def test_other_colour_modes_become_rgb_as_pillow_converts_them(mode, policy):
-    data = encoded(Image.fromarray(smooth()).convert(mode), "TIFF" if mode == "CMYK" else "PNG")
+    data = encoded(Image.fromarray(smooth()).convert(mode), "TIFF" if mode in ("CMYK", "YCbCr") else "PNG")
     assert distance(decode(data, SMALL, policy)[0], official(data, SMALL)) <= 1
 
 
@@ -203,6 +222,16 @@ def test_fast_puts_white_under_transparency_and_pil_shows_the_hidden_colour():
         assert distance(fast, shown(seen, SMALL)) <= 2
         assert distance(pil, shown(smooth(), SMALL)) == 0
         assert notes == pil_notes == Note.TRANSPARENT
+
+
+def test_what_is_wholly_transparent_is_wholly_white():
+    clear = np.dstack([smooth(), np.zeros((53, 41), np.uint8)])
+    assert (decode(encoded(clear, "PNG"), SMALL)[0] == 255).all()
+
+
+def test_the_policies_differ_by_the_turn_by_transparency_and_by_sixteen_bits_but_not_by_the_frame():
+    notes = (Note.TURNED, Note.TRANSPARENT, Note.SIXTEEN_BIT, Note.FIRST_FRAME)
+    assert [bool(note & POLICIES_DIFFER) for note in notes] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("transparency", [3, bytes([255, 255, 255, 0])])
