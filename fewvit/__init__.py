@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and the reference of the documentation, which read and do not run
+    from .backbones import Protocol as Protocol
     from .bundles.bundle import Bundle as Bundle
     from .bundles.file import load_bundle as load_bundle
     from .classifiers.centroid import Centroid as Centroid
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # for type checkers and the reference of the documentation, w
     from .errors import FewvitError as FewvitError
     from .extraction.calls import extract_features as extract_features
     from .extraction.calls import load_backbone as load_backbone
-    from .extraction.protocols import Protocol as Protocol
     from .features import FeatureSet as FeatureSet
     from .models.spec import BackboneSpec as BackboneSpec
     from .models.vit import Backbone as Backbone
