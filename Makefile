@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint test-slow mutation bench bench-quick gpu-check clean
+.PHONY: demo test lint test-slow docs mutation bench bench-quick gpu-check clean
 
 demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
@@ -19,6 +19,10 @@ lint: $(READY)
 
 test-slow: $(READY)  ## minutes: repeated kills, full-size images
 	$(BIN)/python -m pytest -m slow --timeout=1800
+
+docs: $(READY)  ## the documentation as a site, in site/; every link and anchor must hold
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 mutation: $(READY)  ## a seeded sample of mutants of the numeric core
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutation]'
@@ -40,4 +44,4 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

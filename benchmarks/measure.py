@@ -144,7 +144,7 @@ def _resident(name: str) -> int:
 
 @dataclass(frozen=True)
 class Claim:
-    """One number of the README's table, beside the goal that was set before it was measured."""
+    """One number of the table in README.md of this folder, beside the goal that was set before it was measured."""
 
     what: str
     against: str

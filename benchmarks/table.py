@@ -1,18 +1,21 @@
-"""The README's tables, of measurements and of what pretraining has learnt, made from results/*.json: `python -m benchmarks.table [--write | --check]`."""
+"""What the documentation shows of results/*.json, between marks in its pages: `python -m benchmarks.table [--write | --check]`.
+
+A place is two lines, `<!-- NAME:begin -->` and `<!-- NAME:end -->`; SECTIONS tells which page each stands in.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .measure import RESULTS
 
-README = RESULTS.parents[1] / "README.md"
-_LEARNED = {  # row of results/learned.json -> what the README calls it
+ROOT = RESULTS.parents[1]
+_LEARNED = {  # row of results/learned.json -> what the page calls it
     "tiny-imagenet k-NN": "Tiny-ImageNet, 200 classes, k-NN",
     "tiny-imagenet linear probe": "Tiny-ImageNet, linear probe",
     "tiny-imagenet logistic 1-shot": "Tiny-ImageNet, logistic, 1 image per class",
@@ -26,8 +29,7 @@ _VERDICT = {True: "met", False: "**missed**", None: ""}
 
 def table(folder: Path = RESULTS) -> str:
     """Markdown: one line per claim of every result file, goals and misses included, then when and on what it was measured."""
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    results = [result for result in results if not result["quick"]]
+    results = _results(folder)
     if not results:
         return "Nothing has been measured yet: run `make bench`."
     lines = ["| what | against | measured | goal | |", "|---|---|---|---|---|"]
@@ -67,12 +69,76 @@ def tuned(folder: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {"benchmarks": table, "learned": learned, "tuned": tuned}  # between `<!-- NAME:begin -->` and `<!-- NAME:end -->`
+_PIPELINE = ("pipeline", "Images to features, CPU, speed", "DINO's way: DataLoader, PIL, plain forward")
+_WARM = ("startup", "`fewvit knn`, warm cache, 10000 x 10000 x 384", "the clock")
+_KNN = ("knn", "k-NN, 50000 x 5000 x 384, four k", "DINO's classifier, four passes")
+_SAME = [("knn", f"The same, largest difference of top-{k}", "DINO's classifier") for k in (1, 5)]
+_LOGISTIC = ("logistic", "Logistic regression, 1000 classes, 1 shot, width 384", "scikit-learn, the same gap")
+_CYANURE = ("logistic", "The same", "cyanure at MSN's settings")
+_STEPS = [("pretrain", f"{method} step, fp32", "official step fp32") for method in ("DINO", "MAE", "MSN")]
+_GRID = ("linear_grid", "Linear grid, 26 heads, 100 classes, batch 256, fp32", "DINOv2's loop over heads, fp32")
+
+
+def headlines(folder: Path = RESULTS) -> str:
+    """Markdown: the README's five lines, each figure a claim of a result file. Raises SystemExit if a claim is not there."""
+    results = _results(folder)
+    made = [(result["name"], claim) for result in results for claim in result["claims"]]
+    claims = {(name, claim["what"], claim["against"]): claim for name, claim in made}
+    if not claims:
+        return "Nothing has been measured yet: run `make bench`."
+
+    def value(key: tuple[str, str, str]) -> float:
+        if key not in claims:
+            raise SystemExit(
+                f"results/{key[0]}.json has no claim {key[1]!r} against {key[2]!r}: measure it, or change benchmarks/table.py."
+            )
+        return float(claims[key]["value"])
+
+    def times(*keys: tuple[str, str, str]) -> str:
+        found = sorted(map(value, keys))
+        return "**" + " to ".join(f"{_number(one, '')}×" for one in dict.fromkeys((found[0], found[-1]))) + "**"
+
+    goals = [claim for _, claim in made if claim["met"] is not None]
+    missed = [f"{claim['what']} ({_number(claim['value'], claim['unit'])}, goal {_goal(claim)})" for claim in goals if not claim["met"]]
+    lines = [
+        f"Images to features on a CPU: {times(_PIPELINE)} as fast as DINO's way (DataLoader, PIL, plain forward). With all features in the "
+        f"cache, `fewvit knn` on 10,000 + 10,000 images takes {_number(value(_WARM), 's')}, start-up included.",
+        f"k-NN with four values of k on 50,000 × 5,000 features: {times(_KNN)} as fast as DINO's classifier; top-1 and top-5 differ by at "
+        f"most {_number(max(map(value, _SAME)), 'points')}.",
+        f"MSN's logistic regression, 1000 classes, one image each: {times(_LOGISTIC)} as fast as scikit-learn to the same duality gap, "
+        f"{times(_CYANURE)} as fast as cyanure at MSN's settings.",
+        f"Pretraining steps of DINO, MAE and MSN in fp32: {times(*_STEPS)} as fast as the official steps. A linear probe with 26 heads: "
+        f"{times(_GRID)} as fast as DINOv2's loop over heads.",
+        f"{len(goals) - len(missed)} of {len(goals)} goals, each set before it was measured, are met. Missed: {'; '.join(missed) or 'none'}.",
+    ]
+    machines = sorted({f"{result['machine']['cores']} cores of {result['machine']['cpu']}" for result in results if result["claims"]})
+    origin = f"Measured side by side with the peer, in one process and in turn, on {'; '.join(machines)}."
+    return "\n".join([*(f"* {line}" for line in lines), "", origin])
+
+
+Section = Callable[[], str]
+SECTIONS: dict[str, tuple[str, Section]] = {  # name of the marks -> page, and what stands between them
+    "headlines": ("README.md", headlines),
+    "benchmarks": ("benchmarks/README.md", table),
+    "learned": ("docs/pretraining.md", learned),
+    "tuned": ("docs/finetuning.md", tuned),
+}
+
+
+def _results(folder: Path) -> list[dict[str, Any]]:
+    """Every result file of a full run, by name."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [result for result in results if not result["quick"]]
 
 
 def _line(claim: Mapping[str, Any]) -> str:
-    goal = claim["goal"].replace(">=", "≥").replace("<=", "≤")
-    return f"| {claim['what']} | {claim['against']} | {_number(claim['value'], claim['unit'])} | {goal} | {_VERDICT[claim['met']]} |"
+    return (
+        f"| {claim['what']} | {claim['against']} | {_number(claim['value'], claim['unit'])} | {_goal(claim)} | {_VERDICT[claim['met']]} |"
+    )
+
+
+def _goal(claim: Mapping[str, Any]) -> str:
+    return str(claim["goal"]).replace(">=", "≥").replace("<=", "≤")
 
 
 def _number(value: float, unit: str) -> str:
@@ -104,37 +170,46 @@ def _origins(results: Iterable[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def replaced(text: str, name: str, new: str) -> str:
+def replaced(text: str, name: str, new: str, page: str = "the page") -> str:
     """`text` with what stands between the two marks of a section replaced. Raises SystemExit if there are no marks."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise SystemExit(f"README.md has no place for the table: put the lines {begin} and {end} there, once each.")
+        raise SystemExit(f"{page} has no place for the section: put the lines {begin} and {end} there, once each.")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}"
+
+
+def pages(root: Path = ROOT) -> dict[Path, tuple[str, str]]:
+    """Each page that shows measurements: its text as it is, and as results/*.json have it."""
+    found: dict[Path, tuple[str, str]] = {}
+    for name, (page, section) in SECTIONS.items():
+        text, wanted = found.get(root / page) or ((root / page).read_text(encoding="utf-8"),) * 2
+        found[root / page] = text, replaced(wanted, name, section(), page)
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--write", action="store_true", help="put them into README.md")
-    action.add_argument("--check", action="store_true", help="exit with 1 if README.md shows others")
+    action.add_argument("--write", action="store_true", help="put them into the pages")
+    action.add_argument("--check", action="store_true", help="exit with 1 if a page shows something else")
     options = parser.parse_args()
-    made = {name: make() for name, make in SECTIONS.items()}
     if not (options.write or options.check):
-        print("\n\n".join(made.values()))
+        print("\n\n".join(section() for _, section in SECTIONS.values()))
         return 0
-    text = README.read_text(encoding="utf-8")
-    wanted = text
-    for name, new in made.items():
-        wanted = replaced(wanted, name, new)
-    if options.write:
-        from fewvit.files import replacing
+    stale = {path: wanted for path, (text, wanted) in pages().items() if text != wanted}
+    if options.check:
+        for path in stale:
+            print(
+                f"{path.relative_to(ROOT)} shows other numbers than results/*.json; run `python -m benchmarks.table --write`.",
+                file=sys.stderr,
+            )
+        return 1 if stale else 0
+    from fewvit.files import replacing
 
-        with replacing(README, "w") as handle:
+    for path, wanted in stale.items():
+        with replacing(path, "w") as handle:
             handle.write(wanted)
-    elif text != wanted:
-        print("README.md shows other tables than results/*.json give; run `python -m benchmarks.table --write`.", file=sys.stderr)
-        return 1
     return 0
 
 

@@ -9,7 +9,28 @@ Names are imported on first use, so that `import fewvit` never waits for torch.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and the reference of the documentation, which read and do not run
+    from .backbones import Protocol as Protocol
+    from .bundles.bundle import Bundle as Bundle
+    from .bundles.file import load_bundle as load_bundle
+    from .classifiers.centroid import Centroid as Centroid
+    from .classifiers.knn import KNNClassifier as KNNClassifier
+    from .classifiers.logistic import LogisticRegression as LogisticRegression
+    from .datasets import Dataset as Dataset
+    from .datasets import open_dataset as open_dataset
+    from .errors import FewvitError as FewvitError
+    from .extraction.calls import extract_features as extract_features
+    from .extraction.calls import load_backbone as load_backbone
+    from .features import FeatureSet as FeatureSet
+    from .models.spec import BackboneSpec as BackboneSpec
+    from .models.vit import Backbone as Backbone
+    from .neighbors import Bank as Bank
+    from .neighbors import Neighbors as Neighbors
+    from .results import Result as Result
+    from .splits import Split as Split
+    from .vote import weighted_vote as weighted_vote
 
 __version__ = "0.1.0"
 
