@@ -68,7 +68,8 @@ def lowshot(
         raise UsageError("--subset FILE says itself which images are labelled", fix="Leave --shots and --percent away.")
     source = reader(model, layout, access, place, features, work, screen)
 
-    from fewvit.evaluate.lowshot import CLASSIFIERS, SHOTS, LowShotOptions, run_lowshot
+    from fewvit.evaluate.lowshot import run_lowshot
+    from fewvit.evaluate.lowshot_options import CLASSIFIERS, SHOTS, LowShotOptions
     from fewvit.evaluate.predictions import check_predictions_path
     from fewvit.results import Result
     from fewvit.sources import Given

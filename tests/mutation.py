@@ -102,6 +102,8 @@ FEATURES = {
 EVALUATION = {
     "evaluate/knn": ["tests/test_evaluate_knn.py", "tests/cli/test_commands.py", "-k", "knn or layers_each"],
     "evaluate/lowshot": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
+    "evaluate/lowshot_cells": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
+    "evaluate/lowshot_options": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
     "evaluate/episodes": ["tests/test_evaluate_episodes.py", "tests/cli/test_episodes.py"],
     "evaluate/episode_draws": ["tests/test_evaluate_episodes.py"],
     "evaluate/judge": ["tests/test_evaluate_lowshot.py"],

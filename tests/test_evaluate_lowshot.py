@@ -15,9 +15,11 @@ from fewvit.classifiers.centroid import Centroid
 from fewvit.classifiers.knn import KNNClassifier
 from fewvit.classifiers.logistic import LogisticRegression
 from fewvit.errors import DataError, NumericalError, UsageError
-from fewvit.evaluate import lowshot
+from fewvit.evaluate import lowshot, lowshot_cells
 from fewvit.evaluate.judge import judge, largest_share
-from fewvit.evaluate.lowshot import LowShotOptions, evaluate_lowshot, factory
+from fewvit.evaluate.lowshot import evaluate_lowshot
+from fewvit.evaluate.lowshot_cells import factory
+from fewvit.evaluate.lowshot_options import LowShotOptions
 from fewvit.features import FeatureSet
 from fewvit.metrics import NEVER, mean_and_interval
 from fewvit.splits import Split, n_per_class
@@ -121,7 +123,7 @@ class Spy:
 
 def test_test_rows_and_labels_never_reach_a_fit(train, test, monkeypatch):
     Spy.seen = []
-    monkeypatch.setattr(lowshot, "find", lambda kind, name: Spy)
+    monkeypatch.setattr(lowshot_cells, "find", lambda kind, name: Spy)
     evaluate_lowshot(train, test, options(settings={"spy": {}}, shots=(5,)))
     support = {row.tobytes() for split in n_per_class(train.labels, CLASSES, [5], 2, seed=7) for row in train.features[split.train]}
     held = {row.tobytes() for row in test.features}
@@ -229,7 +231,7 @@ def test_whose_lambda_it_is_stands_in_the_manifest_and_is_said_once(protocol, ch
 
 def test_the_folds_that_calibrate_vote_with_the_neighbours_asked_for_and_no_more_than_there_are_classes(train):
     fitted = KNNClassifier(k=9, device="cpu").fit(train.features, train.labels)
-    assert [lowshot._loosened(KNNClassifier(k=k), fitted).k for k in (1, 2, 5, 6, 90)] == [1, 2, 5, 5, 5]
+    assert [lowshot_cells._loosened(KNNClassifier(k=k), fitted).k for k in (1, 2, 5, 6, 90)] == [1, 2, 5, 5, 5]
 
 
 def test_a_lambda_that_was_chosen_is_said_for_each_number_of_shots(train, test):

@@ -22,17 +22,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from fewvit.errors import UnknownName
 from fewvit.headers import jpeg_header
-from fewvit.images import (
-    FORMATS,
-    POLICIES,
-    POLICIES_DIFFER,
-    BadImage,
-    Note,
-    center_crop,
-    covering_size,
-    decode,
-    decoder_version,
-)
+from fewvit.images import FORMATS, POLICIES, POLICIES_DIFFER, BadImage, Note, center_crop, covering_size, decode, decoder_version
 from fewvit.preprocess import Preprocess
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))

@@ -175,7 +175,8 @@ def test_on_a_cpu_problems_are_solved_one_by_one(monkeypatch):
 
 
 def test_low_shot_trials_are_fitted_together(batched, monkeypatch):
-    from fewvit.evaluate.lowshot import LowShotOptions, evaluate_lowshot
+    from fewvit.evaluate.lowshot import evaluate_lowshot
+    from fewvit.evaluate.lowshot_options import LowShotOptions
     from fewvit.features import FeatureSet
 
     sets = []

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluate.lowshot import LowShotOptions, evaluate_lowshot, factory
+from ..evaluate.lowshot import evaluate_lowshot
+from ..evaluate.lowshot_cells import factory
+from ..evaluate.lowshot_options import LowShotOptions
 from ..features import FeatureSet, shared_rows
 from ..labels import require_classes
 from ..splits import Split

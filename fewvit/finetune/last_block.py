@@ -21,7 +21,7 @@ from ..datasets import Dataset, select_ids
 from ..digests import DigestMemory, content_digest
 from ..errors import UsageError, counted
 from ..evaluate.inputs import FeatureReader, Inputs
-from ..evaluate.lowshot import Tuned
+from ..evaluate.lowshot_cells import Tuned
 from ..extraction.cache import Cache
 from ..extraction.pipeline import Pipeline
 from ..extraction.work import Work

@@ -1,0 +1,167 @@
+"""One classifier on one split: made as the protocol and the user want it, fitted on the labelled rows, calibrated, evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..backbones import ClassifierPreset
+from ..calibration import cross_validated_temperature
+from ..classifiers import traits_of
+from ..extraction.protocols import find_protocol, protocols
+from ..features import FeatureSet
+from ..options import options_of
+from ..plugins import find
+from ..splits import Split
+from .inputs import unfit
+from .judge import Verdict, judge
+from .lowshot_options import LowShotOptions, by_shots
+
+_CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What training on one split came to."""
+
+    estimator: Any  # on the features below
+    test: FeatureSet  # the test images as the tuned network sees them
+    temperature: float
+    why: str  # which hyper-parameters, and how they were chosen
+
+
+class Tuner(Protocol):
+    """What trains on the images behind the features; `finetune.last_block` is one."""
+
+    @property
+    def name(self) -> str:
+        """What result rows call it, as they call a classifier."""
+
+    def fit(self, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> Iterator[Tuned]:
+        """What came out for each split of the rows of `train`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One classifier on one split of one set of features."""
+
+    method: str
+    split: Split
+    estimator: Any
+    verdict: Verdict
+    temperature: float
+    facts: Mapping[str, Any]  # for the manifest: what was chosen, and why
+
+
+def cells_of(
+    train: FeatureSet,
+    test: FeatureSet,
+    splits: Sequence[Split],
+    options: LowShotOptions,
+    protocol: str,
+    say: Callable[[str], None],
+    tuner: Tuner | None,
+) -> Iterator[list[Cell]]:
+    """The trials of each classifier on each number of shots; last those of the tuner."""
+    for method, settings in options.settings.items():
+        for alike in by_shots(splits):
+            cells = _cells(method, settings, alike, train, test, options, protocol)
+            if line := traits_of(cells[0].estimator).summary([cell.estimator for cell in cells], alike[0].name):
+                say(line)
+            yield cells
+    if tuner is not None:
+        for alike in by_shots(splits):
+            yield _tuned_cells(tuner, alike, train, test)
+
+
+def _cells(
+    method: str,
+    settings: Mapping[str, Any],
+    splits: Sequence[Split],
+    train: FeatureSet,
+    test: FeatureSet,
+    options: LowShotOptions,
+    protocol: str,
+) -> list[Cell]:
+    """Fit on the labelled rows of each split, then judge; nothing of the test set but its features is in reach of the fits."""
+    traits = traits_of(find("classifiers", method))
+    makes = [factory(method, settings, len(split.train), split, options, protocol) for split in splits]
+    sets = [(train.features[split.train], train.labels[split.train]) for split in splits]
+    estimators = [make() for make in makes]
+    try:
+        traits.fit_together(estimators, sets)
+    except ValueError as error:
+        raise unfit(f"{method} on {splits[0].name}", error) from error
+    for estimator, split in zip(estimators, splits, strict=True):
+        if traits.penalty and getattr(estimator, traits.penalty) is not None:
+            estimator.why_ = _source_of_penalty(method, settings, options, protocol, split)
+    cells = []
+    for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
+        temperature = 1.0
+        if options.calibrate and not traits.transductive:
+            by_name = np.argsort([train.ids[row] for row in split.train])  # the folds hang on the images, not on how they came
+            temperature = _temperature(make, estimator, x[by_name], y[by_name], options.seed)
+        facts = {name: getattr(estimator, attribute) for name, attribute in traits.facts.items()}
+        cells.append(Cell(method, split, estimator, judge(estimator, test, temperature), temperature, facts))
+    return cells
+
+
+def _source_of_penalty(method: str, settings: Mapping[str, Any], options: LowShotOptions, protocol: str, split: Split) -> str:
+    """Where the penalty of a classifier comes from that did not choose its own: who gave it, or whose it is."""
+    traits = traits_of(find("classifiers", method))
+    if traits.penalty in settings:
+        return "given by --set"
+    if options.lambd is not None:
+        return "given by --lambd"
+    known = f"{protocol} has none" if protocol else "the features' protocol is not known"
+    return _preset(method, protocol, split.shots).source or f"{traits.default_penalty_of}, since {known}"
+
+
+def _preset(method: str, protocol: str, shots: int | str) -> ClassifierPreset:
+    """What the protocol gives a classifier; nothing where no protocol is known. Raises UnknownName where the penalty hangs on it."""
+    name = method.replace("-", "_")
+    hangs = bool(traits_of(find("classifiers", method)).penalty)
+    if not protocol or (not hangs and protocol not in protocols()):
+        return ClassifierPreset(name)
+    return find_protocol(protocol).preset_of(name, shots)
+
+
+def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> list[Cell]:
+    """As `_cells`, with a network of its own for each split; the test images go through these."""
+    cells = []
+    for split, tuned in zip(splits, tuner.fit(splits, train, test), strict=True):
+        verdict = judge(tuned.estimator, tuned.test, tuned.temperature)
+        cells.append(Cell(tuner.name, split, tuned.estimator, verdict, tuned.temperature, {"why": tuned.why}))
+    return cells
+
+
+def _temperature(make: Callable[[], Any], estimator: Any, x: np.ndarray, y: np.ndarray, seed: int) -> float:
+    return cross_validated_temperature(lambda: _loosened(make(), estimator), x, y, seed=seed)
+
+
+def factory(method: str, settings: Mapping[str, Any], rows: int, split: Split, options: LowShotOptions, protocol: str) -> Callable[[], Any]:
+    """What makes the unfitted classifier: its own defaults, then the protocol's, then the user's."""
+    kind = find("classifiers", method)
+    takes, penalty = options_of(kind), traits_of(kind).penalty
+    values = dict(_preset(method, protocol, split.shots).options)
+    if penalty and options.lambd is not None:
+        values[penalty] = options.lambd
+    if "k" in takes and "k" not in settings:
+        values["k"] = min(takes["k"].default, rows)
+    values |= {name: value for name, value in (("device", options.device), ("seed", options.seed)) if name in takes}
+    return lambda: kind(**{**values, **settings})
+
+
+def _loosened(estimator: Any, fitted: Any) -> Any:
+    """The classifier for the folds that choose a temperature: its penalty as settled on all labelled rows, solved less exactly."""
+    takes, penalty = options_of(type(estimator)), traits_of(estimator).penalty
+    if "k" in takes:
+        estimator.set_params(k=max(1, min(estimator.k, len(fitted.classes_))))
+    if "tol" in takes:
+        estimator.set_params(tol=max(_CALIBRATION_TOL, estimator.tol))
+    if penalty:
+        estimator.set_params(**{penalty: getattr(fitted, f"{penalty}_")})
+    return estimator
