@@ -135,4 +135,4 @@ class Mae(Family):
     @staticmethod
     def lowshot_method(architecture: Architecture, shots: int | str) -> str:
         # MSN's authors train MAE's last block, but for one image per class and for the largest model
-        return "logistic" if shots == 1 or architecture == _HUGE_14 else "last-block"
+        return "logistic" if shots == 1 or architecture.patch == _HUGE_14.patch else "last-block"
