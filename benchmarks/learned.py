@@ -27,7 +27,7 @@ from fewvit.files import write_json
 from fewvit.images import Preprocess, decode
 from fewvit.runs import RunFolder
 from fewvit.sources import open_dataset
-from fewvit.training.journal import read
+from fewvit.training.log import read_log
 from fewvit_cli.main import run as fewvit
 
 from .measure import RESULTS, machine, versions
@@ -170,7 +170,7 @@ def _trainings(runs: list[str]) -> dict[str, Any]:
             "images": images,
             "images_per_second": speed,
             "hours": round(epochs * images / speed / 3600, 2),
-            "knn_by_epoch": [line["knn_top1"] for line in read(folder.log) if "knn_top1" in line],
+            "knn_by_epoch": [line["knn_top1"] for line in read_log(folder.log) if "knn_top1" in line],
         }
     return found
 

@@ -68,12 +68,12 @@ TESTS = {  # module -> the words after `pytest`
     "classifiers/ridge": [_FEWSHOT, "-k", "ridge or leave_one_out"],
     "models/adapter": ["tests/test_adapters.py"],
     "finetune/adapters": ["tests/test_adapters.py"],
-    "finetune/choosing": ["tests/test_choosing.py"],
+    "finetune/held_out": ["tests/test_held_out.py"],
     "training/groups": ["tests/test_groups.py", "tests/parity/test_finetuning.py"],
     "linear/optimizers": ["tests/test_lars.py", "tests/test_probes.py"],
     "views/mixing": ["tests/test_mixing.py"],
     "training/schedules": ["tests/test_schedules.py"],
-    "linear/side_by_side": ["tests/test_probes.py"],
+    "linear/head_stack": ["tests/test_probes.py"],
 }
 
 # What is not mutated, and why. Text, also that of errors, is no matter: cosmic-ray leaves strings alone.

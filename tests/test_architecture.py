@@ -18,7 +18,7 @@ LAYERS = {
     0: ["errors"],
     1: ["cpu", "plugins", "files", "seeds", "metrics", "splits", "features", "results", "digests", "options", "headers"],
     2: ["neighbors", "images", "datasets"],
-    3: ["backbones", "checkpoints", "models", "runs"],
+    3: ["backbones", "checkpoints", "models", "requests", "runs"],
     4: ["sources", "extraction", "vote", "calibration", "classifiers", "views", "training", "recipes", "methods"],
     5: ["evaluate", "pretrain", "linear", "finetune", "bundles"],
 }
@@ -29,10 +29,10 @@ BUILT_WITH_TORCH = {
     "models": {"engines", "vit"},
     "extraction": {"loading"},
     "finetune": {"adapters", "batches", "tuning"},
-    "linear": {"batches", "head", "heads", "optimizers", "side_by_side"},
+    "linear": {"batches", "head_grid", "head_stack", "linear_head", "optimizers"},
     "methods": {"_batch_norm", "_trunk", "dino", "mae", "msn"},
     "training": {"clipping", "distributed", "groups", "loop", "on_cpu"},
-    "views": {"colours", "crops", "mixing", "pictures", "randaugment", "resample"},
+    "views": {"colours", "crops", "mixing", "randaugment", "resample", "training_images"},
 }
 
 

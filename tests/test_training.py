@@ -16,8 +16,8 @@ from torch import nn
 
 from fewvit.backbones import Architecture
 from fewvit.errors import DataError, IntegrityError, NumericalError, ResourceError
-from fewvit.training.journal import Journal, read
-from fewvit.training.loop import How, Watch, train
+from fewvit.training.log import Log, read_log
+from fewvit.training.loop import Execution, Watch, train
 from fewvit.training.order import Order, share
 from fewvit.training.recipe import Recipe
 from fewvit.training.state import Checkpoints
@@ -65,11 +65,11 @@ class Regression(nn.Module):
         self.mean.lerp_(self.linear.bias, 0.1)
 
 
-EVERY_FOUR = How(save_every=4, log_every=1)
+EVERY_FOUR = Execution(save_every=4, log_every=1)
 PICTURES = np.random.default_rng(0).normal(size=(IMAGES, 3)).astype(np.float32)
 
 
-def run(folder: Path, task: nn.Module | None = None, *, how: How = EVERY_FOUR, order: Order | None = None, **watch):
+def run(folder: Path, task: nn.Module | None = None, *, how: Execution = EVERY_FOUR, order: Order | None = None, **watch):
     task = task or Regression()
     order = order or Order(IMAGES, BATCH, EPOCHS, seed=3)
     trained = train(
@@ -79,14 +79,14 @@ def run(folder: Path, task: nn.Module | None = None, *, how: How = EVERY_FOUR, o
         lambda pictures, step: [pictures],
         how,
         Checkpoints(folder / "checkpoints"),
-        lambda step: Journal(folder / "log.jsonl", step),
+        lambda step: Log(folder / "log.jsonl", step),
         Watch(**watch),
     )
     return task, trained
 
 
 def log_of(folder: Path) -> list[dict]:
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in read(folder / "log.jsonl")]
+    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in read_log(folder / "log.jsonl")]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -158,7 +158,7 @@ def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole(tmp_path):
 
     order = Order(IMAGES, 6, EPOCHS, 3)
     whole, _ = run(tmp_path / "whole", Undropped(recipe), order=order)
-    parts, _ = run(tmp_path / "parts", Undropped(recipe), how=How(accumulate=3), order=order)
+    parts, _ = run(tmp_path / "parts", Undropped(recipe), how=Execution(accumulate=3), order=order)
     assert not same(whole, Undropped(recipe))
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
@@ -284,27 +284,27 @@ def test_a_failed_save_leaves_the_older_checkpoint_whole(tmp_path, monkeypatch):
 
 def test_a_line_that_a_kill_cut_short_is_written_again(tmp_path):
     file = tmp_path / "log.jsonl"
-    journal = Journal(file, 0)
+    journal = Log(file, 0)
     for step in (1, 2, 3):
         journal.write(step, loss=step / 2)
     journal.close()
     file.write_text(file.read_text()[:-5])
-    journal = Journal(file, 2)
+    journal = Log(file, 2)
     journal.write(3, loss=1.5)
     journal.close()
     assert [json.loads(line) for line in file.read_text().splitlines()] == [{"step": s, "loss": s / 2} for s in (1, 2, 3)]
 
 
 def test_a_line_can_be_read_as_soon_as_it_is_written(tmp_path):
-    journal = Journal(tmp_path / "log.jsonl", 0)
+    journal = Log(tmp_path / "log.jsonl", 0)
     journal.write(1, loss=0.5)
-    assert [record["loss"] for record in read(tmp_path / "log.jsonl")] == [0.5]
+    assert [record["loss"] for record in read_log(tmp_path / "log.jsonl")] == [0.5]
     journal.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_told_by_the_line_that_does_not_fit(tmp_path):
-    journal = Journal(tmp_path / "log.jsonl", 0)
+    journal = Log(tmp_path / "log.jsonl", 0)
     journal._handle.close()
     journal._handle = open("/dev/full", "a")  # noqa: SIM115
     for act in (lambda: journal.write(1, loss=0.5), journal.close):
@@ -316,9 +316,9 @@ def test_a_full_disk_is_told_by_the_line_that_does_not_fit(tmp_path):
 
 
 def test_fast_linear_layers_have_torchs_values_and_gradients():
-    from fewvit.training.on_cpu import FastLinear, products_work
+    from fewvit.training.on_cpu import FastLinear, onednn_linear_works
 
-    if not products_work():
+    if not onednn_linear_works():
         pytest.skip("torch's private oneDNN operator is not here")
     torch.manual_seed(0)
     plain = nn.Linear(13, 7)

@@ -13,24 +13,24 @@ from fewvit.backbones import Architecture
 from fewvit.classifiers.logistic import LogisticRegression
 from fewvit.errors import DataError, ResourceError
 from fewvit.finetune.adapters import prepare
-from fewvit.finetune.batches import Supply
-from fewvit.finetune.evaluated_images import Seen
+from fewvit.finetune.batches import LabelledImages
+from fewvit.finetune.evaluation_images import EvaluationImages
 from fewvit.finetune.modes import TuningRecipe, recipe_for
-from fewvit.finetune.tuning import Head, Tuning
+from fewvit.finetune.tuning import ClassificationHead, Tuning
 from fewvit.images import MAX_PIXELS, Preprocess, decode
 from fewvit.methods._trunk import Trunk
 from fewvit.models.vit import Readout, randomise
 from fewvit.sources import open_dataset
-from fewvit.training.journal import Journal, read
-from fewvit.training.loop import How, Run, Watch, train
+from fewvit.training.log import Log, read_log
+from fewvit.training.loop import Execution, Run, Watch, train
 from fewvit.training.order import Order
 from fewvit.training.recipe import Step
 from fewvit.training.signals import Stopping
 from fewvit.training.state import Checkpoints
 from fewvit.views.crops import make_views
 from fewvit.views.mixing import soft_targets
-from fewvit.views.pictures import Pictures
 from fewvit.views.pixels import normalised
+from fewvit.views.training_images import TrainingImages
 from fewvit.views.view import View
 
 from pictures import folder_of, jpeg
@@ -58,7 +58,9 @@ def task(mode: str = "lora", seed: int = 3, readout: Readout = Readout(), **chan
         for parameter in trunk.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=stream) * 0.1)
     prepare(trunk, made, readout.norm != "none", stream)
-    return Tuning(made, trunk, readout, Head(torch.randn(CLASSES, 16, generator=stream), torch.zeros(CLASSES), "unit", with_bias=False))
+    return Tuning(
+        made, trunk, readout, ClassificationHead(torch.randn(CLASSES, 16, generator=stream), torch.zeros(CLASSES), "unit", with_bias=False)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +69,13 @@ def dataset(tmp_path_factory):
     return open_dataset(str(root))
 
 
-def seen_of(dataset, **options) -> Seen:
-    return Seen(dataset, PREPROCESS, "fast", max_pixels=MAX_PIXELS, **options)
+def seen_of(dataset, **options) -> EvaluationImages:
+    return EvaluationImages(dataset, PREPROCESS, "fast", max_pixels=MAX_PIXELS, **options)
 
 
-def supply_of(dataset, made: TuningRecipe, **options) -> Supply:
-    pictures = Pictures(dataset) if made.crop < 1 else None
-    return Supply(seen_of(dataset), pictures, LABELS, CLASSES, made, "cpu", **options)
+def supply_of(dataset, made: TuningRecipe, **options) -> LabelledImages:
+    pictures = TrainingImages(dataset) if made.crop < 1 else None
+    return LabelledImages(seen_of(dataset), pictures, LABELS, CLASSES, made, "cpu", **options)
 
 
 def step(rows, index: int = 0, epochs: int = 3) -> Step:
@@ -89,7 +91,9 @@ def test_a_head_made_of_a_logistic_regression_gives_its_probabilities(rows, inte
     rng = np.random.default_rng(5)
     x, y = (rng.normal(size=(23, 7)) + 2).astype(np.float32), rng.integers(0, 3, 23)
     fitted = LogisticRegression(rows=rows, intercept=intercept, lambd=0.3).fit(x, y)
-    head = Head(torch.from_numpy(fitted.coef_), torch.from_numpy(np.asarray(fitted.intercept_, np.float32)), rows, with_bias=intercept)
+    head = ClassificationHead(
+        torch.from_numpy(fitted.coef_), torch.from_numpy(np.asarray(fitted.intercept_, np.float32)), rows, with_bias=intercept
+    )
     with torch.no_grad():
         found = torch.softmax(head(torch.from_numpy(x)).double(), dim=1).numpy()
     np.testing.assert_allclose(found, fitted.predict_proba(x), atol=2e-6)
@@ -202,7 +206,7 @@ def test_random_crops_are_the_views_of_their_numbers(dataset):
     numbers = np.array([9, 4, 0])
     supply = supply_of(dataset, made)
     images = supply.prepare(supply.read(numbers), numbers, step(numbers, index=5))[0]
-    expected = make_views(Pictures(dataset).read(numbers), made.views, seed=7, epoch=2, rows=numbers)[0]
+    expected = make_views(TrainingImages(dataset).read(numbers), made.views, seed=7, epoch=2, rows=numbers)[0]
     assert torch.equal(images, expected)
     alone = supply.prepare(supply.read(numbers[1:2]), numbers[1:2], step(numbers, index=5))[0]
     assert torch.equal(alone[0], images[1])
@@ -253,16 +257,16 @@ def test_a_labelled_picture_that_cannot_be_decoded_is_named(tmp_path):
 # ---- on the engine
 
 
-def run(folder: Path, made: Tuning, supply: Supply, **watch):
+def run(folder: Path, made: Tuning, supply: LabelledImages, **watch):
     order = Order(len(LABELS), 4, made.recipe.epochs, 7)
     return train(
         made,
         order,
         lambda s: supply.read(s.rows),
         lambda found, s: supply.prepare(found, s.rows, s),
-        How(save_every=2, log_every=1),
+        Execution(save_every=2, log_every=1),
         Checkpoints(folder / "checkpoints"),
-        lambda s: Journal(folder / "log.jsonl", s),
+        lambda s: Log(folder / "log.jsonl", s),
         Watch(**watch),
     )
 
@@ -287,8 +291,8 @@ def test_checkpoints_hold_what_changes_and_a_run_goes_on_from_them(dataset, tmp_
     again = task()
     run(tmp_path / "parts", again, supply)
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), whole.state_dict().values(), strict=True))
-    records = [{k: v for k, v in r.items() if k != "images_per_second"} for r in read(tmp_path / "parts/log.jsonl")]
-    assert records == [{k: v for k, v in r.items() if k != "images_per_second"} for r in read(tmp_path / "whole/log.jsonl")]
+    records = [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_log(tmp_path / "parts/log.jsonl")]
+    assert records == [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_log(tmp_path / "whole/log.jsonl")]
 
 
 def test_a_training_that_was_enough_stays_so_when_it_is_called_again(dataset, tmp_path):
@@ -298,7 +302,7 @@ def test_a_training_that_was_enough_stays_so_when_it_is_called_again(dataset, tm
         made = task()
         trained = run(tmp_path, made, supply, enough=lambda epochs: epochs >= 1)
         assert trained.steps == 2
-    assert len(list(read(tmp_path / "log.jsonl"))) == 2
+    assert len(list(read_log(tmp_path / "log.jsonl"))) == 2
     assert Checkpoints(tmp_path / "checkpoints").steps() == [2]
 
 
@@ -306,7 +310,7 @@ def test_a_training_that_was_enough_stays_so_when_it_is_called_again(dataset, tm
 def test_out_of_memory_names_a_batch_size_to_try(dataset, words, monkeypatch):
     made = task()
     supply, order = supply_of(dataset, made.recipe), Order(len(LABELS), 4, 3, 7)
-    engine, now = Run(made, order, How()), order.step(0)
+    engine, now = Run(made, order, Execution()), order.step(0)
 
     def without_room(*_):
         raise RuntimeError(words)

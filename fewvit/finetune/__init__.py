@@ -3,8 +3,8 @@
 Nothing but the labelled images decides: learning rate and number of epochs are chosen on a part of them that is held out, and the test
 images are looked at once, at the end.
 
-A run in its order: `choice` (what is asked), `recipe` (what the mode makes of it), `plan` (all of it settled), `baselines` (the frozen
-backbone), `search` and `final` (which `trainings` on `networks` there are), `judgement`.
+A run in its order: `request` (what is asked), `recipe` (what the mode makes of it), `plan` (all of it settled), `baselines` (the frozen
+backbone), `search` and `final_network` (which `trainings` on `networks` there are), `evaluation`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ..extraction.pipeline import FeatureOptions, oversized, settle
 from ..features import FeatureSet
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
+from ..requests import NetworkEffort as Effort
+from ..requests import require_precision_on
 from ..results import Result
 from ..runs import RunFolder
 from ..sources import open_pair, told
 from ..splits import Split, n_per_class
-from ..training.request import NetworkEffort as Effort
-from ..training.request import require_precision_on
 from .baselines import frozen_rows
-from .choice import Audience, Choice, Source
-from .final import finish
-from .judgement import judged_rows, result_of, save_judged
+from .evaluation import evaluate_tuned, result_of, save_test_predictions
+from .final_network import finish
 from .plan import BUNDLE, HEAD, Plan, identity, labelled_by, outcome
 from .recipe import check, recipe_of
+from .request import Audience, BackboneRequest, FineTuningRequest
 from .search import choose
 from .spec import plain
 from .trainings import Trainings
@@ -41,11 +41,11 @@ from .trainings import Trainings
 _Result = TypeVar("_Result")
 Frozen = tuple[FeatureSet, list[dict[str, Any]]]  # the labelled images' features, and the rows of the baselines
 
-__all__ = ["Audience", "Choice", "Effort", "Source", "check", "run_finetune"]
+__all__ = ["Audience", "BackboneRequest", "Effort", "FineTuningRequest", "check", "run_finetune"]
 
 
 def run_finetune(
-    choice: Choice,
+    request: FineTuningRequest,
     effort: Effort,
     out: Path,
     access: Access,
@@ -63,18 +63,18 @@ def run_finetune(
     from ..models.engines import resolve_device
     from ..training.distributed import rank, together, wait_for_all
 
-    choice = check(choice)
+    request = check(request)
     memory = cache.digests() if cache is not None else DigestMemory()
-    train_set, test_set = (told(side, audience.say) for side in open_pair(choice.data, choice.train, choice.test, listing))
-    split = _draw(choice, train_set)
-    spec = plain(_resolved(choice.backbone, access, memory))
-    options = FeatureOptions(img_size=choice.img_size, decode=choice.decode, device=effort.device)
+    train_set, test_set = (told(side, audience.say) for side in open_pair(request.data, request.train, request.test, listing))
+    split = _draw(request, train_set)
+    spec = plain(_resolved(request.backbone, access, memory))
+    options = FeatureOptions(img_size=request.img_size, decode=request.decode, device=effort.device)
     pipeline = settle(spec, options, "lowshot")
     if note := oversized(pipeline, options):
         audience.say(note)
     chosen = select(train_set, split.train.tolist())
-    recipe, grid = recipe_of(choice, pipeline, len(split.train), split.per_class(train_set.labels)[1])
-    plan = Plan(choice, recipe, grid, effort, RunFolder(out), pipeline, chosen, test_set, access, cache, memory, audience)
+    recipe, grid = recipe_of(request, pipeline, len(split.train), split.per_class(train_set.labels)[1])
+    plan = Plan(request, recipe, grid, effort, RunFolder(out), pipeline, chosen, test_set, access, cache, memory, audience)
     what = identity(plan, {"train": train_set.digest, "test": test_set.digest, "labelled": content_digest(chosen, memory)})
     if effort.overwrite:
         plan.folder.require_owner("finetune")
@@ -94,17 +94,19 @@ def run_finetune(
         if rank() != 0:
             return None, signal
         if predictions is not None and result is not None:
-            save_judged(plan, predictions)
+            save_test_predictions(plan, predictions)
         return result, signal
 
 
-def _draw(choice: Choice, train_set: Dataset) -> Split:
+def _draw(request: FineTuningRequest, train_set: Dataset) -> Split:
     """The labelled images: what `lowshot` draws for the same trial."""
-    splits = n_per_class(train_set.labels, train_set.classes, [choice.shots], choice.trial + 1, choice.seed, allow_fewer=choice.allow_fewer)
-    return splits[choice.trial]
+    splits = n_per_class(
+        train_set.labels, train_set.classes, [request.shots], request.trial + 1, request.seed, allow_fewer=request.allow_fewer
+    )
+    return splits[request.trial]
 
 
-def _resolved(source: Source, access: Access, memory: DigestMemory) -> BackboneSpec:
+def _resolved(source: BackboneRequest, access: Access, memory: DigestMemory) -> BackboneSpec:
     """The spec of the backbone as it was asked for."""
     return resolve(
         source.name,
@@ -138,7 +140,7 @@ def _timed(seconds: dict[str, float], what: str, work: Callable[[], _Result]) ->
 
 
 def _carried_out(plan: Plan, frozen: Frozen | None, seconds: dict[str, float]) -> tuple[Result | None, int | None]:
-    """Baselines, unless they are there already, search, training, judgement."""
+    """Baselines, unless they are there already, search, training, evaluation."""
     from ..training.distributed import rank, wait_for_all
 
     support: FeatureSet | None = None
@@ -157,7 +159,7 @@ def _carried_out(plan: Plan, frozen: Frozen | None, seconds: dict[str, float]) -
     task, signal = _timed(seconds, "train", lambda: finish(trainings, found))
     if signal is not None or rank() != 0:
         return None, signal
-    rows, facts = _timed(seconds, "judge", lambda: judged_rows(plan, known, task, found))
+    rows, facts = _timed(seconds, "judge", lambda: evaluate_tuned(plan, known, task, found))
     result = result_of(plan, rows_of_frozen, rows, facts, seconds)
     plan.folder.finish(result, [plan.weights, HEAD, BUNDLE])
     return result, None

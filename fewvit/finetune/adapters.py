@@ -108,7 +108,7 @@ def blocks_below(trunk: Any) -> int | None:
     return None if lowest < 0 else lowest
 
 
-def changed(trunk: Any) -> dict[str, Tensor]:
+def changed_tensors(trunk: Any) -> dict[str, Tensor]:
     """What training changed, as an adapter's tensors on the CPU (see `fewvit.models.adapter`)."""
     found: dict[str, Tensor] = {}
     for name, part in trunk.named_modules():

@@ -21,17 +21,17 @@ def frozen_rows(plan: Plan) -> tuple[FeatureSet, list[dict[str, Any]]]:
     require_classes(support)
     test = plan.features(plan.pipeline, plan.test_set)
     options = LowShotOptions(
-        shots=(plan.choice.shots,),
+        shots=(plan.request.shots,),
         trials=1,
         settings={name: {} for name in FROZEN},
         allow_fewer=True,  # it was settled when they were drawn
         device=plan.effort.device,
-        seed=plan.choice.seed,
+        seed=plan.request.seed,
     )
     if shared := shared_rows(support, test):
         plan.say(f"{shared} of the {len(test)} test images have exactly the features of a labelled image: are they the same pictures?")
     rows, _ = evaluate_lowshot(support, test, options, plan.pipeline.protocol.name)
-    rows = [{**row, "trial": plan.choice.trial} for row in rows if row["trial"] != "mean"]
+    rows = [{**row, "trial": plan.request.trial} for row in rows if row["trial"] != "mean"]
     shown = ", ".join(f"{row['method']} {row['value']:.2f}" for row in rows if row["metric"] == "top1")
     plan.say(f"frozen, top-1 in percent: {shown}")
     return support, rows
@@ -39,5 +39,5 @@ def frozen_rows(plan: Plan) -> tuple[FeatureSet, list[dict[str, Any]]]:
 
 def logistic(plan: Plan, rows: int) -> Any:
     """The protocol's logistic regression for so many labelled images, not fitted yet."""
-    options = LowShotOptions(device=plan.effort.device, seed=plan.choice.seed)
-    return factory("logistic", {}, rows, Split(np.zeros(0, np.int64), plan.choice.shots), options, plan.pipeline.protocol.name)()
+    options = LowShotOptions(device=plan.effort.device, seed=plan.request.seed)
+    return factory("logistic", {}, rows, Split(np.zeros(0, np.int64), plan.request.shots), options, plan.pipeline.protocol.name)()

@@ -12,23 +12,23 @@ from ..training.recipe import Step
 from ..views.crops import make_views
 from ..views.draws import uniforms
 from ..views.mixing import draw_blend, erase, mix, soft_targets
-from ..views.pictures import Pictures
 from ..views.pixels import normalised
 from ..views.randaugment import randaugment
-from .evaluated_images import Seen
+from ..views.training_images import TrainingImages
+from .evaluation_images import EvaluationImages
 from .modes import TuningRecipe
 
 TOKEN_BYTES = 1 << 30  # of kept tokens; where all together are more, the blocks below run in every step
 _AT_ONCE = 32  # pictures whose tokens are computed, or that are judged, in one piece
 
 
-class Supply:
+class LabelledImages:
     """Labelled pictures by number: as training wants them, and as the evaluation does."""
 
     def __init__(
         self,
-        seen: Seen,
-        pictures: Pictures | None,  # whole ones, for random crops
+        seen: EvaluationImages,
+        pictures: TrainingImages | None,  # whole ones, for random crops
         labels: np.ndarray,  # (N,) class numbers from 0
         n_classes: int,
         recipe: TuningRecipe,

@@ -29,15 +29,15 @@ from ..features import FeatureSet
 from ..files import locked, require_writable
 from ..models.spec import Access
 from ..options import Setting
+from ..requests import NetworkEffort
 from ..runs import RunFolder, run_digest
 from ..splits import Split
-from ..training.request import NetworkEffort
-from .choice import Audience, Choice, Source
-from .choosing import Found
-from .final import finish
-from .judgement import classifier_of
+from .evaluation import classifier_of
+from .final_network import finish
+from .held_out import Candidate
 from .plan import Plan, identity, labelled_by
 from .recipe import recipe_of
+from .request import Audience, BackboneRequest, FineTuningRequest
 from .search import choose
 from .spec import plain
 from .trainings import Trainings
@@ -64,20 +64,22 @@ class LastBlocks:
         """One network per split, whose rows are those of `train`; `test` says which test images count."""
         with tempfile.TemporaryDirectory(prefix="fewvit-") as scratch:
             ended = [self._trained(split, train, Path(scratch)) for split in splits]
-            features = self._seen([task for _, _, task, _ in ended], test)
+            features = self._test_features([task for _, _, task, _ in ended], test)
             for (plan, known, task, found), rows in zip(ended, features, strict=True):
                 estimator = classifier_of(plan, known, task.head, known.present)
-                yield Tuned(estimator, dataclasses.replace(test, features=rows), found.temperature, _told(found))
+                yield Tuned(estimator, dataclasses.replace(test, features=rows), found.temperature, _described(found))
 
-    def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Any, Any, Found]:
+    def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Any, Any, Candidate]:
         support = train.select(split.train)
         chosen = select_ids(self.train_set, support.ids)
-        choice = Choice("last-block", Source(self.pipeline.spec.name), settings=self.settings, seed=self.seed, decode=self.pipeline.decode)
-        recipe, grid = recipe_of(choice, self.pipeline, len(support), split.per_class(train.labels)[1])
+        request = FineTuningRequest(
+            "last-block", BackboneRequest(self.pipeline.spec.name), settings=self.settings, seed=self.seed, decode=self.pipeline.decode
+        )
+        recipe, grid = recipe_of(request, self.pipeline, len(support), split.per_class(train.labels)[1])
         effort = NetworkEffort(device=self.pipeline.device, workers=self.work.workers, max_pixels=self.work.max_pixels)
         nowhere = RunFolder(scratch)
         plan = Plan(
-            choice, recipe, grid, effort, nowhere, self.pipeline, chosen, self.test_set, self.access, self.cache, self.memory, Audience()
+            request, recipe, grid, effort, nowhere, self.pipeline, chosen, self.test_set, self.access, self.cache, self.memory, Audience()
         )
         what = {**identity(plan, {"labelled": content_digest(chosen, self.memory)}), "support": support.fingerprint}
         root = self.cache.tuned if self.cache is not None else scratch
@@ -93,15 +95,15 @@ class LastBlocks:
             signal.raise_signal(number)  # what was trained is kept; the command ends as it does for a signal at any other time
         return plan, known, task, found
 
-    def _seen(self, tasks: Sequence[Any], test: FeatureSet) -> list[np.ndarray]:
+    def _test_features(self, tasks: Sequence[Any], test: FeatureSet) -> list[np.ndarray]:
         """The test images' features (Q, D) under each network; what they share, all but the last block, runs once."""
         import torch
 
         from ..views.pixels import normalised
-        from .evaluated_images import Seen
+        from .evaluation_images import EvaluationImages
 
         dataset = select_ids(self.test_set, test.ids)
-        seen = Seen(
+        images = EvaluationImages(
             dataset,
             self.pipeline.preprocess,
             self.pipeline.decode,
@@ -114,7 +116,7 @@ class LastBlocks:
             task.eval()
         with torch.no_grad():
             for start in range(0, len(dataset), _AT_ONCE):
-                pixels = seen.pixels(np.arange(start, min(start + _AT_ONCE, len(dataset))))
+                pixels = images.pixels(np.arange(start, min(start + _AT_ONCE, len(dataset))))
                 tokens = tasks[0].enter(normalised(pixels, str(next(tasks[0].parameters()).device)))
                 for rows, task in zip(found, tasks, strict=True):
                     rows.append(task.features(tokens).float().cpu().numpy())
@@ -139,7 +141,7 @@ def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureRead
     return LastBlocks(pipeline, train_set, test_set, settings, reader.cache, reader.memory, access, reader.work, seed, reader.say)
 
 
-def _told(found: Found) -> str:
+def _described(found: Candidate) -> str:
     how = f"learning rate {found.lr:g}, {counted(found.epochs, 'epoch')}"
     if found.top1 is None:
         return f"{how}: the recipe's, since nothing was held out"

@@ -37,7 +37,7 @@ class Networks:
         recipe = dataclasses.replace(self._plan.recipe, lr=lr)
         trunk = Trunk(recipe.architecture, recipe.drop_path)
         self._fill(trunk)
-        stream = torch.Generator().manual_seed(seed_of(self._plan.choice.seed, "adapter"))
+        stream = torch.Generator().manual_seed(seed_of(self._plan.request.seed, "adapter"))
         prepare(trunk, recipe, self._readout.pool != "cls" or self._readout.norm != "none", stream)
         task = Tuning(recipe, trunk, self._readout, self._head(fit))
         if self._plan.effort.device == "cpu":
@@ -62,13 +62,13 @@ class Networks:
         """The classifier at the start: the frozen logistic regression of the images `fit`, or nearly zero."""
         import torch
 
-        from .tuning import Head
+        from .tuning import ClassificationHead
 
         recipe, labelled = self._plan.recipe, self._labelled
         if recipe.head == "linear":
-            stream = torch.Generator().manual_seed(seed_of(self._plan.choice.seed, "head"))
+            stream = torch.Generator().manual_seed(seed_of(self._plan.request.seed, "head"))
             weight = torch.nn.init.trunc_normal_(torch.empty(len(labelled.present), recipe.architecture.width), std=2e-5, generator=stream)
-            return Head(weight, torch.zeros(len(labelled.present)), "raw", with_bias=True)
+            return ClassificationHead(weight, torch.zeros(len(labelled.present)), "raw", with_bias=True)
         estimator = logistic(self._plan, len(fit)).fit(labelled.support.features[fit], labelled.labels[fit])
         weight, bias = (torch.from_numpy(np.asarray(array, np.float32)) for array in (estimator.coef_, estimator.intercept_))
-        return Head(weight, bias, estimator.rows, with_bias=estimator.intercept)
+        return ClassificationHead(weight, bias, estimator.rows, with_bias=estimator.intercept)

@@ -18,10 +18,10 @@ from ..extraction.work import Work
 from ..features import FeatureSet
 from ..models.resolve import origin_of
 from ..models.spec import Access
+from ..requests import NetworkEffort
 from ..runs import CLASSIFIER, RunFolder
-from ..training.request import NetworkEffort
-from .choice import Audience, Choice
 from .modes import TuningRecipe
+from .request import Audience, FineTuningRequest
 
 FILES = {"full": "model.safetensors"}  # what a mode writes; the others an adapter
 ADAPTER, HEAD, BUNDLE = "adapter.safetensors", "head.safetensors", CLASSIFIER
@@ -31,7 +31,7 @@ ADAPTER, HEAD, BUNDLE = "adapter.safetensors", "head.safetensors", CLASSIFIER
 class Plan:
     """What is trained, on what, where, and who is told."""
 
-    choice: Choice
+    request: FineTuningRequest
     recipe: TuningRecipe
     grid: Sequence[float]  # learning rates to choose from
     effort: NetworkEffort
@@ -53,12 +53,12 @@ class Plan:
     @property
     def weights(self) -> str:
         """The name of the file that the run makes."""
-        return FILES.get(self.choice.mode, ADAPTER)
+        return FILES.get(self.request.mode, ADAPTER)
 
     def features(self, pipeline: Pipeline, dataset: Dataset) -> FeatureSet:
         """The features that a backbone gives, from the cache where they are there."""
         effort = self.effort
-        work = Work(workers=effort.workers, max_bad=self.choice.max_bad, max_pixels=effort.max_pixels, progress=self.audience.extraction)
+        work = Work(workers=effort.workers, max_bad=self.request.max_bad, max_pixels=effort.max_pixels, progress=self.audience.extraction)
         features, report = extract(pipeline, dataset, self.cache, work, memory=self.memory)
         of_test = dataset is self.test_set
         self.audience.skipped([image for image in report.skipped if (of_test, image["id"]) not in self.skipped])  # each is told once
@@ -86,27 +86,27 @@ def labelled_by(support: FeatureSet) -> Labelled:
 
 def identity(plan: Plan, data: Mapping[str, str]) -> dict[str, Any]:
     """Everything that decides the outcome, as JSON; what the manifest of a run is compared with. `data`: digests of the images."""
-    choice = plan.choice
+    request = plan.request
     return {
         "command": "finetune",
-        "mode": choice.mode,
+        "mode": request.mode,
         "recipe": dataclasses.asdict(plan.recipe),
         "learning_rates": list(plan.grid),
-        "accumulate": choice.accumulate,
-        "shots": choice.shots,
-        "trial": choice.trial,
-        "seed": choice.seed,
+        "accumulate": request.accumulate,
+        "shots": request.shots,
+        "trial": request.trial,
+        "seed": request.seed,
         "init": plan.pipeline.spec.fingerprint,
         "preprocess": plan.pipeline.preprocess.to_dict(),
-        "decode": choice.decode,
-        "max_bad": choice.max_bad,
+        "decode": request.decode,
+        "max_bad": request.max_bad,
         "data": dict(data),
     }
 
 
 def outcome(plan: Plan) -> dict[str, Any]:
     """What the run's folder will be: a backbone, and a classifier on it."""
-    spec, mode = plan.pipeline.spec, plan.choice.mode
+    spec, mode = plan.pipeline.spec, plan.request.mode
     made: dict[str, Any] = {
         "family": spec.family,
         "architecture": dataclasses.asdict(plan.recipe.architecture),
@@ -115,6 +115,6 @@ def outcome(plan: Plan) -> dict[str, Any]:
         "license": spec.license,
     }
     if mode not in FILES:
-        made["base"] = origin_of(spec, **dataclasses.asdict(plan.choice.backbone))
+        made["base"] = origin_of(spec, **dataclasses.asdict(plan.request.backbone))
     classes = [plan.chosen.classes[c] for c in np.unique(plan.chosen.labels)]
     return {"backbone": made, "head": {"file": HEAD, "classes": classes}}

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import NumericalError, counted
 from ..files import write_json
-from .choosing import Found, held_out
+from .held_out import Candidate, held_out_rows
 from .plan import Plan
 from .trainings import Trainings
 
@@ -21,14 +21,14 @@ def place_of(plan: Plan, number: int) -> Path:
     return plan.folder.path / "search" / str(number)
 
 
-def choose(trainings: Trainings) -> tuple[Found, int | None]:
+def choose(trainings: Trainings) -> tuple[Candidate, int | None]:
     """What classifies held-out images best, and the signal that ended the search early; the recipe's own where none can be held out.
 
     Raises NumericalError where every learning rate diverges.
     """
     plan, labels = trainings.plan, trainings.labelled.labels
-    held = held_out(labels, plan.choice.seed)
-    unknown = Found(plan.recipe.lr, plan.recipe.epochs)
+    held = held_out_rows(labels, plan.request.seed)
+    unknown = Candidate(plan.recipe.lr, plan.recipe.epochs)
     if not plan.recipe.select or not len(held):
         if plan.recipe.select:
             plan.say(
@@ -58,7 +58,7 @@ def choose(trainings: Trainings) -> tuple[Found, int | None]:
     return best, None
 
 
-def _candidate(trainings: Trainings, number: int, lr: float, fit: np.ndarray, held: np.ndarray) -> tuple[Found | None, int | None]:
+def _candidate(trainings: Trainings, number: int, lr: float, fit: np.ndarray, held: np.ndarray) -> tuple[Candidate | None, int | None]:
     """What one learning rate came to, from its file if it was tried before; None where it diverges. And the signal that ended it early."""
     from ..training.distributed import rank, wait_for_all
 
@@ -76,7 +76,7 @@ def _candidate(trainings: Trainings, number: int, lr: float, fit: np.ndarray, he
     facts = json.loads(outcome.read_text())
     if facts.get("diverged"):
         return None, None
-    return Found(facts["lr"], facts["epochs"], facts["held_top1"], facts["held_loss"], facts["held_temperature"]), None
+    return Candidate(facts["lr"], facts["epochs"], facts["held_top1"], facts["held_loss"], facts["held_temperature"]), None
 
 
 def _tried(trainings: Trainings, place: Path, lr: float, fit: np.ndarray, held: np.ndarray) -> tuple[dict[str, Any], int | None]:

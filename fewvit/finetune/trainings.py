@@ -11,7 +11,7 @@ import numpy as np
 from ..datasets import select_ids
 from ..errors import DataError
 from ..files import replacing
-from .choosing import Curve, judged
+from .held_out import Curve, evaluate_logits
 from .networks import Networks
 from .plan import Labelled, Plan
 
@@ -45,8 +45,8 @@ class Trainings:
 
         It ends after `stop_after` epochs, or when the held-out images are classified no better. Raises NumericalError if it diverges.
         """
-        from ..training.journal import Journal
-        from ..training.loop import How, Watch, train
+        from ..training.log import Log
+        from ..training.loop import Execution, Watch, train
         from ..training.order import Order
         from ..training.state import Checkpoints
 
@@ -56,16 +56,16 @@ class Trainings:
         if note:
             plan.say(note)
         curve = Curve(place / "log.jsonl")
-        order = Order(len(fit), self.batch(fit), recipe.epochs, plan.choice.seed)
+        order = Order(len(fit), self.batch(fit), recipe.epochs, plan.request.seed)
         log_every = min(effort.log_every, order.steps_per_epoch)
 
         def each_epoch(done: int) -> dict[str, float] | None:
             if not len(held):
                 return None
-            curve.seen[done] = judged(self._supply.logits(task, held), self.labelled.labels[held])
+            curve.by_epoch[done] = evaluate_logits(self._supply.logits(task, held), self.labelled.labels[held])
             if not recipe.refit and curve.best(done) == done:
                 _keep(task, place / BEST)
-            return curve.seen[done]
+            return curve.by_epoch[done]
 
         def enough(done: int) -> bool:
             return curve.stalled(done, recipe.patience) if stop_after is None else done >= stop_after
@@ -77,9 +77,9 @@ class Trainings:
             order,
             lambda step: self._supply.read(fit[step.rows]),
             lambda found, step: self._supply.prepare(found, fit[step.rows], step),
-            How(effort.device, plan.choice.accumulate, effort.save_every, log_every, recompute=effort.checkpoint_activations),
+            Execution(effort.device, plan.request.accumulate, effort.save_every, log_every, recompute=effort.checkpoint_activations),
             Checkpoints(place / "checkpoints"),
-            lambda step: Journal(place / "log.jsonl", step),
+            lambda step: Log(place / "log.jsonl", step),
             watch,
         )
         return Ended(task, curve, trained.steps, trained.signal)
@@ -87,19 +87,19 @@ class Trainings:
 
 def _supply(plan: Plan, labelled: Labelled) -> Any:
     """Where trainings get their pictures from. Raises DataError for one that cannot be decoded."""
-    from ..views.pictures import Pictures
-    from .batches import Supply
-    from .evaluated_images import Seen
+    from ..views.training_images import TrainingImages
+    from .batches import LabelledImages
+    from .evaluation_images import EvaluationImages
 
     dataset = select_ids(plan.chosen, labelled.support.ids)
     effort, recipe = plan.effort, plan.recipe
-    seen = Seen(dataset, plan.pipeline.preprocess, plan.choice.decode, workers=effort.workers, max_pixels=effort.max_pixels)
+    seen = EvaluationImages(dataset, plan.pipeline.preprocess, plan.request.decode, workers=effort.workers, max_pixels=effort.max_pixels)
     pictures = None
     if recipe.crop < 1:
-        pictures = Pictures(dataset, workers=effort.workers, max_pixels=effort.max_pixels, folder=plan.folder.path)
+        pictures = TrainingImages(dataset, workers=effort.workers, max_pixels=effort.max_pixels, folder=plan.folder.path)
         if pictures.skipped:
             raise DataError(f"cannot be decoded: {pictures.skipped[0]['reason']}", file=pictures.skipped[0]["id"])
-    return Supply(seen, pictures, labelled.labels, len(labelled.present), recipe, effort.device)
+    return LabelledImages(seen, pictures, labelled.labels, len(labelled.present), recipe, effort.device)
 
 
 def _keep(task: Any, file: Path) -> None:

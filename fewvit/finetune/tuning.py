@@ -18,7 +18,7 @@ from .adapters import blocks_below
 from .modes import TuningRecipe
 
 
-class Head(nn.Module):
+class ClassificationHead(nn.Module):
     """Features (B, D) -> logits (B, C): a linear layer on rows that are taken `raw`, of unit length (`unit`), or centred before (`centred`)."""
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: str, *, with_bias: bool):
@@ -41,7 +41,7 @@ class Tuning(nn.Module):
     Its inputs are images (B, 3, H, W), or where the embedding does not change the tokens (B, T, D) that `enter` gives, and soft targets (B, C).
     """
 
-    def __init__(self, recipe: TuningRecipe, trunk: Any, readout: Readout, head: Head):
+    def __init__(self, recipe: TuningRecipe, trunk: Any, readout: Readout, head: ClassificationHead):
         super().__init__()
         self.recipe, self.trunk, self.readout, self.head = recipe, trunk, readout, head
         self.below = blocks_below(trunk)

@@ -17,14 +17,14 @@ from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..training.loop import is_out_of_memory
 from ..training.recipe import Step
 from ..views.crops import make_views
-from ..views.pictures import Pictures
+from ..views.training_images import TrainingImages
 from ..views.view import View
 
 _SHARE_OF_GPU = 0.5  # of the free memory that features may take
 _AT_ONCE = 256  # pictures that are decoded, cropped and encoded together
 
 
-class Cached:
+class FeatureBatches:
     """Rows of a feature set; on a GPU all of them lie there if they fit."""
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, rows: np.ndarray, device: str):
@@ -46,7 +46,7 @@ class Cached:
         return [part.to(self._device) for part in batch]
 
 
-class Augmented:
+class ViewFeatureBatches:
     """Random views of a data set's pictures, encoded by a frozen backbone when they are wanted."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Augmented:
         max_pixels: int,
         folder: Path | None,
     ):
-        self._pictures = Pictures(dataset, workers=workers, max_pixels=max_pixels, folder=folder)
+        self._pictures = TrainingImages(dataset, workers=workers, max_pixels=max_pixels, folder=folder)
         self._labels = torch.from_numpy(dataset.labels[self._pictures.rows])
         self._view, self._backbone, self._arranged, self._device = view, backbone, arranged, device
         # views come normalised by ImageNet's numbers; a model of timm may want others: x scale + shift

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ..datasets import Dataset
 from ..evaluate.inputs import FeatureReader, Sources
+from ..requests import Audience, Effort
 from ..runs import RunFolder
-from ..training.request import Audience, Effort
-from .choice import Choice
 from .protocols import Probe, Reading
+from .request import LinearProbeRequest
 
 HEAD = "head.safetensors"  # in the run's folder
 
@@ -22,7 +22,7 @@ class Plan:
 
     reader: FeatureReader
     sources: Sources
-    choice: Choice
+    request: LinearProbeRequest
     effort: Effort
     folder: RunFolder | None  # None: nothing is kept
     audience: Audience

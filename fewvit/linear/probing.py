@@ -20,11 +20,11 @@ from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet, shared_rows
 from ..results import Result
 from ..sources import open_pair
-from .choice import probe_of
-from .kept import load, require_head
-from .outcome import judged, outcome
+from .evaluation import predictions_of, train_and_evaluate
+from .head_files import load_head, require_head
 from .plan import HEAD, Plan, Settled
 from .protocols import PROBES, Probe, given_reading, settle_reading
+from .request import probe_of
 from .training import Training
 
 _FOR_GIVEN = "dinov2/1"  # of features whose protocol is not known: its grid fits those of any origin
@@ -45,7 +45,7 @@ class Probing:
         self._settled: Settled  # of the backbone under way
         self._begin: Callable[[], None] = lambda: None  # what is left to be done before training
         self._finished: tuple[Path, Result] | None = None  # head and result of a run that has ended, where predictions are asked for
-        self.judged: list[Judged] = []  # what the heads said of the test images, backbone by backbone
+        self.predicted: list[Judged] = []  # what the heads said of the test images, backbone by backbone
 
     def inputs(self) -> Iterator[Inputs]:
         """The features of every backbone; a run's folder is begun before any is computed, unless another run is to be removed. Raises FinishedRun."""
@@ -81,27 +81,27 @@ class Probing:
         self._require_contents(inputs)
         if self._finished is not None:
             file, result = self._finished
-            self.judged.append(judged(self._scores_of(file, test), test, name))
+            self.predicted.append(predictions_of(self._scores_of(file, test), test, name))
             raise FinishedRun(result)
         from ..training.distributed import rank
 
         folder = self._plan.folder
         with folder.in_use(first=rank() == 0) if folder is not None else contextlib.nullcontext():
-            found, scores = outcome(Training(self._plan, settled, inputs, train, test))
+            found, scores = train_and_evaluate(Training(self._plan, settled, inputs, train, test))
         if self._plan.predictions is not None:
-            self.judged.append(judged(scores, test, name))
+            self.predicted.append(predictions_of(scores, test, name))
         return found
 
     def _scores_of(self, file: Path, test: FeatureSet) -> np.ndarray:
         """Class scores (n, C) that the head of a finished run gives the test images."""
-        head, about = load(file)
+        head, about = load_head(file)
         read = (about.get("layers"), about.get("pool"))
         one = next(one for one in self._settled.reading.inputs if (one.layers, one.pool) == read)
         return np.asarray(head.chunked_scores(test.features[:, one.start : one.stop]))
 
     def _protocol_of(self, inputs: Inputs) -> str:
         """The preset that made the features: of a file, what it says or its backbone's own. What is taken is said where no --protocol is given."""
-        if inputs.pipeline is not None or self._plan.choice.protocol is not None:
+        if inputs.pipeline is not None or self._plan.request.protocol is not None:
             return inputs.protocol or _FOR_GIVEN
         known = inputs.known_protocol
         taken = known if known in PROBES else _FOR_GIVEN
@@ -114,11 +114,11 @@ class Probing:
         """The protocol that was asked for, or this one, and its probe."""
         from ..models.engines import resolve_precision
 
-        asked = self._plan.choice.protocol or protocol
+        asked = self._plan.request.protocol or protocol
         if asked not in PROBES:
             raise UsageError(f"{asked} has no linear probe", fix=f"Choose one with --protocol: {', '.join(PROBES)}.")
         precision = resolve_precision(self._plan.reader.options.precision, self._plan.device)
-        return asked, probe_of(self._plan.choice, asked, precision, width)
+        return asked, probe_of(self._plan.request, asked, precision, width)
 
     def _settle(self, pipeline: Pipeline, train: Dataset) -> Settled:
         """The heads of a backbone and the readout that they want."""
@@ -160,14 +160,14 @@ class Probing:
         """Make the run's folder or find it again. Raises FinishedRun for one with a result, unless predictions are asked for too."""
         from ..training.distributed import rank, wait_for_all
 
-        folder, choice = self._plan.folder, self._plan.choice
+        folder, request = self._plan.folder, self._plan.request
         if folder is None:
             return
         what = {
             "command": "linear",
             "protocol": self._settled.protocol,
             "probe": dataclasses.asdict(self._settled.probe),
-            **{name: getattr(choice, name) for name in ("epochs", "batch_size", "augment", "select_on", "seed")},
+            **{name: getattr(request, name) for name in ("epochs", "batch_size", "augment", "select_on", "seed")},
             "max_bad": self._plan.reader.work.max_bad,
             "features": fingerprint,
             "inputs": [dataclasses.asdict(one) for one in self._settled.reading.inputs],

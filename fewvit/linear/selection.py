@@ -17,7 +17,7 @@ class Selected:
 
     number: int
     epochs: int  # after which it was taken
-    head: Any  # a `heads.Head`
+    head: Any  # a `linear_head.LinearHead`
     on: str  # what it was chosen on: train, test, or default where nothing could choose
 
 
@@ -25,7 +25,7 @@ def select_head(training: Training) -> Selected:
     """The best head so far by the images that were held out; where there are none the one nearest to the protocol's default. Diverged ones are told."""
     _tell_diverged(training)
     on = _chosen_on(training)
-    selected = Selected(*training.heads.kept(), on)
+    selected = Selected(*training.heads.kept_head(), on)
     _tell(training, selected)
     return selected
 
@@ -44,7 +44,7 @@ def _chosen_on(training: Training) -> str:
     """What the kept head was chosen on; where nothing could be held out, the head nearest to the protocol's default is kept as it is now."""
     heads, probe = training.heads, training.probe
     if heads.best[0] >= 0:
-        return training.plan.choice.select_on
+        return training.plan.request.select_on
     live = np.flatnonzero(heads.diverged.cpu().numpy() < 0)
     rates = np.array([heads.describe(int(i))["lr"] for i in live])
     number = int(live[np.abs(np.log(rates / probe.default_lr)).argmin()])
@@ -60,7 +60,7 @@ def _chosen_on(training: Training) -> str:
 def _default(training: Training) -> str:
     """The learning rate that counts where nothing can choose, and whose it is."""
     probe, usual = training.probe, training.settled.probe
-    if training.plan.choice.lrs:
+    if training.plan.request.lrs:
         return f"{probe.default_lr:g}, the middle one of --lr"
     if probe.default_lr == usual.default_lr:
         return f"the protocol's {usual.default_lr:g}"
@@ -74,9 +74,9 @@ def _tell(training: Training, selected: Selected) -> None:
     """Which head it is; the table leaves out what is the same in every row."""
     one, probe, say = training.heads.describe(selected.number), training.probe, training.plan.say
     read = f", {counted(one['layers'], 'block')}, {one['pool']}" if "pool" in one else ""
-    images = "views made in every epoch" if training.plan.choice.augment else "cached features, no augmentation"
+    images = "views made in every epoch" if training.plan.request.augment else "cached features, no augmentation"
     by = {
-        "train": f"chosen by {counted(len(training.judges), 'held-out training image')}",
+        "train": f"chosen by {counted(len(training.selection_set), 'held-out training image')}",
         "test": "chosen by the test images, as the papers did",
         "default": "no image was there to choose by",
     }[selected.on]

@@ -16,8 +16,8 @@ K, TEMPERATURE = 20, 0.07  # DINO's k-NN; a smaller set takes fewer neighbours
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Pictures that are looked at again and again, never trained on if they have labels."""
+class MonitorImages:
+    """Images that are looked at again and again, never trained on if they have labels."""
 
     pixels: np.ndarray  # (N, H, W, 3) uint8, as the evaluation's transform gives them
     labels: np.ndarray | None = None  # (N,); None: only spread and rank are measured
@@ -37,7 +37,7 @@ def features_of(trunk: Any, pixels: np.ndarray, readout: Any, device: str, batch
     return np.concatenate(found)
 
 
-def judge(features: np.ndarray, watched: Watched) -> dict[str, float]:
+def evaluate_features(features: np.ndarray, watched: MonitorImages) -> dict[str, float]:
     """`knn_top1` in percent (leave-one-out) where there are labels, `feature_std` and `rankme` of features (N, D)."""
     facts = {"feature_std": feature_std(features), "rankme": rankme(features)}
     if watched.labels is None:

@@ -19,17 +19,26 @@ from ..models.build import build
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
 from ..plugins import find
+from ..requests import Audience, require_precision_on
 from ..results import Result, manifest
 from ..runs import ENCODER, RunFolder
 from ..seeds import generator, seed_of
 from ..sources import open_dataset, told
-from ..training.request import Audience, require_precision_on
-from .recipe import Choice, Effort, _continued, _warn_of_few, _warn_of_small_pictures, _what, evaluation_transform, recipe_of
-from .watching import _UNLABELLED, _decoded, _labelled_to_watch, _refuse_one_picture, _without_watched
+from .monitor_images import _UNLABELLED, evaluation_pixels, labelled_monitor_images, require_different_images, without_monitor_images
+from .request import (
+    PretrainingEffort,
+    PretrainingRequest,
+    continued_architecture,
+    evaluation_transform,
+    identity,
+    recipe_of,
+    warn_of_few_images,
+    warn_of_small_images,
+)
 
 
 def run_pretrain(
-    choice: Choice, effort: Effort, out: Path, access: Access, memory: Any, listing: Listing, audience: Audience
+    request: PretrainingRequest, effort: PretrainingEffort, out: Path, access: Access, memory: Any, listing: Listing, audience: Audience
 ) -> tuple[Result, int | None]:
     """Train, or go on with, the run in `out`; its result, and the signal that ended it early, if one did.
 
@@ -39,32 +48,32 @@ def run_pretrain(
     from ..models.engines import resolve_device
     from ..training.distributed import rank, together, wait_for_all
 
-    recipe = recipe_of(choice)
-    allowed_bad(choice.max_bad, 1)
+    recipe = recipe_of(request)
+    allowed_bad(request.max_bad, 1)
     folder = RunFolder(out)
-    dataset = told(open_dataset(choice.data, listing), audience.say)
-    watched = open_dataset(choice.monitor, listing) if choice.monitor else None
-    spec = resolve(choice.init, access, memory) if choice.init else None
+    dataset = told(open_dataset(request.data, listing), audience.say)
+    watched = open_dataset(request.monitor, listing) if request.monitor else None
+    spec = resolve(request.init, access, memory) if request.init else None
     if spec is not None:
-        recipe = dataclasses.replace(recipe, architecture=_continued(spec, recipe.architecture))
-    family = find("methods", choice.method).family
+        recipe = dataclasses.replace(recipe, architecture=continued_architecture(spec, recipe.architecture))
+    family = find("methods", request.method).family
     preprocess = evaluation_transform(family, recipe)
     made = {"family": family, "architecture": dataclasses.asdict(recipe.architecture), "preprocess": preprocess.to_dict()}
     with together(resolve_device(effort.device)) as device:
         require_precision_on(recipe.precision, device)
-        what = _what(choice, recipe, dataset, watched, spec)
+        what = identity(request, recipe, dataset, watched, spec)
         goes_on = folder.begin(what, {"backbone": made}, anew=effort.overwrite) if rank() == 0 else True
         wait_for_all()
         stored = folder.finished()
         if stored is not None:
             return stored, None
         if spec is None and not goes_on:
-            _warn_of_few(choice, len(dataset), audience.say)
+            warn_of_few_images(request, len(dataset), audience.say)
         effort = dataclasses.replace(effort, device=device)
         with folder.in_use(first=rank() == 0):
-            run = _Pretraining(choice, recipe, effort, folder, dataset, watched, preprocess, spec, audience)
+            run = _Pretraining(request, recipe, effort, folder, dataset, watched, preprocess, spec, audience)
             if not goes_on:
-                _warn_of_small_pictures(choice, recipe, run.pictures.sizes, audience.say)
+                warn_of_small_images(request, recipe, run.pictures.sizes, audience.say)
             return run.run()
 
 
@@ -73,9 +82,9 @@ class _Pretraining:
 
     def __init__(
         self,
-        choice: Choice,
+        request: PretrainingRequest,
         recipe: Any,
-        effort: Effort,
+        effort: PretrainingEffort,
         folder: RunFolder,
         dataset: Dataset,
         watched: Dataset | None,
@@ -86,23 +95,23 @@ class _Pretraining:
         import torch
 
         from ..training.order import Order
-        from ..views.pictures import Pictures
+        from ..views.training_images import TrainingImages
 
-        self.choice, self.recipe, self.effort, self.folder = choice, recipe, effort, folder
+        self.request, self.recipe, self.effort, self.folder = request, recipe, effort, folder
         self.dataset, self.audience = dataset, audience
         self.device = effort.device
         if watched is not None:
-            dataset = self.dataset = _without_watched(dataset, watched, audience.say)
-        self.pictures = Pictures(dataset, workers=effort.workers, max_pixels=effort.max_pixels, folder=folder.path)
+            dataset = self.dataset = without_monitor_images(dataset, watched, audience.say)
+        self.pictures = TrainingImages(dataset, workers=effort.workers, max_pixels=effort.max_pixels, folder=folder.path)
         self._refuse_bad()
-        _refuse_one_picture(dataset, self.pictures.rows)
-        self.order = Order(len(self.pictures), recipe.batch_size, recipe.epochs, choice.seed)
-        torch.manual_seed(seed_of(choice.seed, "weights"))
-        self.task = find("methods", choice.method)(recipe)
+        require_different_images(dataset, self.pictures.rows)
+        self.order = Order(len(self.pictures), recipe.batch_size, recipe.epochs, request.seed)
+        torch.manual_seed(seed_of(request.seed, "weights"))
+        self.task = find("methods", request.method)(recipe)
         if spec is not None:
             self.task.start_from(_trunk_of(spec))
         self.watched = (
-            _labelled_to_watch(watched, preprocess, choice, effort) if watched is not None else self._unlabelled_to_watch(preprocess)
+            labelled_monitor_images(watched, preprocess, request, effort) if watched is not None else self._unlabelled_to_watch(preprocess)
         )
         self.seen: dict[str, float] = {}
         self.collapsed = False
@@ -111,12 +120,14 @@ class _Pretraining:
     def run(self) -> tuple[Result, int | None]:
         """Train to the end or to a signal; what was measured."""
         from ..training.distributed import rank
-        from ..training.journal import Journal
-        from ..training.loop import How, Watch, train
+        from ..training.log import Log
+        from ..training.loop import Execution, Watch, train
         from ..training.state import Checkpoints
 
         effort = self.effort
-        how = How(self.device, self.choice.accumulate, effort.save_every, effort.log_every, effort.compile, effort.checkpoint_activations)
+        how = Execution(
+            self.device, self.request.accumulate, effort.save_every, effort.log_every, effort.compile, effort.checkpoint_activations
+        )
         watch = Watch(lambda p: self.audience.progress("", p), self._look, self._logged, self._export, self.audience.say)
         trained = train(
             self.task,
@@ -125,7 +136,7 @@ class _Pretraining:
             self._views,
             how,
             Checkpoints(self.folder.checkpoints),
-            lambda step: Journal(self.folder.log, step),
+            lambda step: Log(self.folder.log, step),
             watch,
         )
         if self.board is not None:
@@ -145,30 +156,30 @@ class _Pretraining:
     def _refuse_bad(self) -> None:
         bad = self.pictures.skipped
         self.audience.skipped(bad)
-        if len(bad) > allowed_bad(self.choice.max_bad, len(self.dataset)):
+        if len(bad) > allowed_bad(self.request.max_bad, len(self.dataset)):
             raise BadImages(
                 f"{len(bad)} of {len(self.dataset)} images cannot be decoded: {', '.join(record['id'] for record in bad[:5])}",
                 fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%.",
             )
 
     def _unlabelled_to_watch(self, preprocess: Preprocess) -> Any:
-        from .monitor import Watched
+        from .monitor import MonitorImages
 
-        rows = generator(self.choice.seed, "watched").permutation(self.pictures.rows)[:_UNLABELLED]
-        return Watched(_decoded(self.dataset, np.sort(rows), preprocess, self.effort))
+        rows = generator(self.request.seed, "watched").permutation(self.pictures.rows)[:_UNLABELLED]
+        return MonitorImages(evaluation_pixels(self.dataset, np.sort(rows), preprocess, self.effort))
 
     def _look(self, epochs: int) -> dict[str, float] | None:
         """What the encoder's features are worth after this many epochs."""
         from ..training.distributed import rank
 
-        if rank() != 0 or (epochs % self.choice.monitor_every and epochs != self.recipe.epochs):
+        if rank() != 0 or (epochs % self.request.monitor_every and epochs != self.recipe.epochs):
             return None
         from ..models.vit import Readout
-        from .monitor import features_of, judge
+        from .monitor import evaluate_features, features_of
 
         protocol = find_protocol(f"{self.task.family}/1")
         readout = Readout("mean" if self.task.family == "mae" else protocol.pool, protocol.layers, protocol.norm)
-        self.seen = judge(features_of(self.task.encoder(), self.watched.pixels, readout, self.device), self.watched)
+        self.seen = evaluate_features(features_of(self.task.encoder(), self.watched.pixels, readout, self.device), self.watched)
         self._picture(epochs)
         return self.seen
 
@@ -184,7 +195,7 @@ class _Pretraining:
 
         images = normalised(self.watched.pixels[:8], self.device)
         cells = self.recipe.architecture.grid**2
-        noise = torch.from_numpy(uniforms(self.choice.seed, 0, np.arange(len(images)), "shown", cells)).to(self.device)
+        noise = torch.from_numpy(uniforms(self.request.seed, 0, np.arange(len(images)), "shown", cells)).to(self.device)
         rows = [np.concatenate(list(pictures), axis=1) for pictures in self.task.pictures(images, noise).values()]
         with replacing(self.folder.path / "reconstructions" / f"epoch-{epochs:04d}.png") as handle:
             Image.fromarray(np.concatenate(rows)).save(handle, "PNG")
@@ -209,16 +220,16 @@ class _Pretraining:
             handle.write(save(tensors, {"format": "pt"}))  # one entry: safetensors writes several in random order
 
     def _result(self, trained: Any) -> Result:
-        name = {"dataset": self.dataset.name, "backbone": str(self.folder.path), "method": self.choice.method}
+        name = {"dataset": self.dataset.name, "backbone": str(self.folder.path), "method": self.request.method}
         measured = {"loss": trained.last.get("loss"), **{_METRICS.get(key, key): value for key, value in self.seen.items()}}
         rows = [
             {**name, "metric": key, "value": value, "n_train": len(self.pictures)} for key, value in measured.items() if value is not None
         ]
         facts = {
-            "preset": self.choice.preset,
+            "preset": self.request.preset,
             "epochs": self.recipe.epochs,
             "steps": trained.steps,
-            "seed": self.choice.seed,
+            "seed": self.request.seed,
             "weights_sha256": sha256_of(self.folder.encoder) if self.folder.encoder.exists() else None,
             "images_per_second": round(trained.images_per_second, 2),
             "skipped": len(self.pictures.skipped),
@@ -226,7 +237,7 @@ class _Pretraining:
         return Result("pretrain", rows, manifest(**facts))
 
     def _draw(self) -> None:
-        from ..training.curves import draw
+        from .curves import draw
 
         draw(self.folder.path / "curves.png", self.folder.log, self.audience.say)
 

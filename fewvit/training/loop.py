@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from ..cpu import keep_freed_memory
 from ..errors import NumericalError, ResourceError
+from ..requests import require_precision_on
 from ..seeds import seed_of
 from .distributed import rank, world_size
-from .journal import Journal
-from .on_cpu import onednn_products, speed_up, write_out_attention
+from .log import Log
+from .on_cpu import onednn_matmul, speed_up, write_out_attention
 from .order import Order, share
 from .recipe import Recipe, Step
-from .request import require_precision_on
 from .signals import Stopping
 from .state import Checkpoint, Checkpoints, flattened, restore_optimizer
 
@@ -57,7 +57,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class How:
+class Execution:
     """How a run is carried out; but for `accumulate`, nothing here changes what comes out."""
 
     device: str = "cpu"
@@ -107,9 +107,9 @@ def train(
     order: Order,
     read: Callable[[Step], Any],
     prepare: Callable[[Any, Step], Any],
-    how: How,
+    how: Execution,
     checkpoints: Checkpoints | None,
-    journal: Callable[[int], Journal] | None,
+    journal: Callable[[int], Log] | None,
     watch: Watch,
 ) -> Trained:
     """Train until the last step, or until a signal comes. Goes on from the newest whole checkpoint.
@@ -179,7 +179,7 @@ def _is_over(done: int, order: Order, watch: Watch, device: str) -> bool:
 class Run:
     """One task with its optimizer, and what a step does to both."""
 
-    def __init__(self, task: Any, order: Order, how: How):
+    def __init__(self, task: Any, order: Order, how: Execution):
         self.task, self.order, self.how = task, order, how
         recipe = task.recipe
         if how.device == "cpu":
@@ -193,7 +193,7 @@ class Run:
         own = getattr(task, "optimizer", None)
         self.optimizer = torch.optim.AdamW(plain, lr=0.0, betas=recipe.betas, fused=True) if own is None else own(plain)
         self.context = _precision(recipe.precision, how.device)
-        self.products = onednn_products if how.device == "cpu" else contextlib.nullcontext
+        self.matmul_kernels = onednn_matmul if how.device == "cpu" else contextlib.nullcontext
         self.scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16")
         for module in task.modules():
             if how.recompute and hasattr(module, "recompute"):
@@ -220,7 +220,7 @@ class Run:
         seed = seed_of(step.seed, "step", step.index, rank())  # of drop path: a function of the step, not of history
         # torch's own function writes down where it was called from, for each kind of GPU that is not there: 0.3 ms
         (torch.default_generator.manual_seed if self.how.device == "cpu" else torch.manual_seed)(seed)
-        with self.products():
+        with self.matmul_kernels():
             loss, facts = self._backward(own, inputs)
         self.scaler.unscale_(self.optimizer)
         norm = self.task.clip()

@@ -21,7 +21,7 @@ from ..cpu import is_amd_avx512
 
 def speed_up(module: nn.Module) -> int:
     """Let every linear layer of `module` take oneDNN's kernels, if that wins on this CPU; how many do. Parameters and names stay."""
-    if not (is_amd_avx512() and products_work()):
+    if not (is_amd_avx512() and onednn_linear_works()):
         return 0
     layers = [part for part in module.modules() if type(part) is nn.Linear]
     for layer in layers:
@@ -39,7 +39,7 @@ class FastLinear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) times weight (C, D) transposed, plus bias (C,): torch's own under autocast, on GPUs and in other types."""
     plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    if not plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not (is_amd_avx512() and products_work()):
+    if not plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not (is_amd_avx512() and onednn_linear_works()):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
 
@@ -70,7 +70,7 @@ def _times(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 @contextlib.contextmanager
-def onednn_products() -> Iterator[None]:
+def onednn_matmul() -> Iterator[None]:
     """Within the block torch's own fp32 products take oneDNN's kernels too, if they are exact there: gradients, and attention's small ones."""
     before = torch.get_float32_matmul_precision()
     if is_amd_avx512() and lower_precision_is_exact():
@@ -106,7 +106,7 @@ FEW_TOKENS = 260  # a 224-pixel picture in patches of 16 has 197; beyond, the ma
 
 
 @lru_cache(maxsize=1)
-def products_work() -> bool:
+def onednn_linear_works() -> bool:
     """Whether torch's private operator takes unpacked weights here, and gives the right numbers."""
     stream = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=stream) for shape in ((3, 13, 7), (11, 7), (11,)))

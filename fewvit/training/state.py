@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FORMAT = 1
-KEPT = 2  # checkpoints; a damaged newest one costs no more than the steps since the one before
+CHECKPOINTS_KEPT = 2  # checkpoints; a damaged newest one costs no more than the steps since the one before
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder, 0.0, _LATER)  # temporary files of a killed save: this run is the only writer
         stored = sum(path.stat().st_size for path in self.folder.glob("step-*.safetensors"))
-        needed = (KEPT + 1) * size - stored
+        needed = (CHECKPOINTS_KEPT + 1) * size - stored
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise ResourceError(
-                f"{KEPT + 1} checkpoints of {size / 1e6:.0f} MB need {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free",
+                f"{CHECKPOINTS_KEPT + 1} checkpoints of {size / 1e6:.0f} MB need {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free",
                 file=self.folder,
                 fix="Free some space, or choose another folder with --out.",
             )
@@ -103,7 +103,7 @@ class Checkpoints:
         return Checkpoint(step, file, facts.get("facts", {}))
 
     def _forget_old(self) -> None:
-        for step in self.steps()[:-KEPT]:
+        for step in self.steps()[:-CHECKPOINTS_KEPT]:
             for path in (self._manifest(step), self._tensors(step)):  # the manifest first: no checkpoint without its tensors
                 with contextlib.suppress(OSError):
                     path.unlink()

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..images import IMAGENET_MEAN, IMAGENET_STD
 from . import colours
 from .draws import uniforms
-from .resample import as_canvas, resized_by_products, resized_one_by_one
+from .resample import as_canvas, resized_by_matmul, resized_one_by_one
 from .view import ClippedView, View
 
 _TRIES = 10  # at a box that fits; then the largest central one
@@ -181,7 +181,7 @@ def _room(shape: tuple[int, ...], device: str | torch.device) -> Tensor:
 def _resized(pictures: Tensor | Sequence[Tensor], view: View, drawn: Drawn) -> Tensor:
     """The boxes of n pictures, or of the canvas (n, 3, H, W) that holds them on a GPU, as (n*c, 3, size, size) whole grey levels."""
     if isinstance(pictures, Tensor) and pictures.device.type != "cpu":
-        return resized_by_products(pictures, drawn.boxes, drawn.flipped, view.size, view.interpolation)
+        return resized_by_matmul(pictures, drawn.boxes, drawn.flipped, view.size, view.interpolation)
     return resized_one_by_one(pictures, drawn.boxes, drawn.flipped, view.size, view.interpolation)
 
 

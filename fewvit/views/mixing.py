@@ -1,4 +1,4 @@
-"""Pictures and labels that are blended, cut and erased while a classifier trains: timm's mixup, cutmix and random erasing.
+"""Images and labels that are blended, cut and erased while a classifier trains: timm's mixup, cutmix and random erasing.
 
 What is drawn is a function of the step for a batch that shares one blend, and of (seed, epoch, row) for what each picture has of its
 own. Sources: Zhang et al. 2018 (mixup), Yun et al. 2019 (cutmix), Zhong et al. 2020 (erasing); details as in timm, which MAE trains with.

@@ -78,12 +78,12 @@ def randaugment(images: Tensor, magnitude: float, *, seed: int, epoch: int, rows
         levels = (image * std + mean).round_().clamp_(0, 255).to(torch.uint8)
         picture = Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
         for change in own:
-            picture = changed(picture, change)
+            picture = apply_change(picture, change)
         changed_levels = torch.from_numpy(np.array(picture)).to(images.device).permute(2, 0, 1).float()
         image.copy_((changed_levels - mean) / std)
 
 
-def changed(picture: Any, change: Change) -> Any:
+def apply_change(picture: Any, change: Change) -> Any:
     """The Pillow picture after one change, bicubic and with the mean colour from outside where it moves."""
     from PIL import Image
     from timm.data import auto_augment

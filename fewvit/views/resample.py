@@ -35,7 +35,7 @@ def resized_one_by_one(pictures: Tensor | Sequence[Tensor], boxes: np.ndarray, f
     return crops
 
 
-def resized_by_products(canvas: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int, interpolation: str) -> Tensor:
+def resized_by_matmul(canvas: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int, interpolation: str) -> Tensor:
     """The same crops (n*c, 3, size, size) of pictures (n, 3, H, W) in whole grey levels, all at once and where `canvas` lies.
 
     What is outside a picture's box may be anything finite, so pictures of several sizes share one canvas. Exact only while float32

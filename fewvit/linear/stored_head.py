@@ -17,14 +17,14 @@ from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet
 from ..files import sha256_of
 from ..metrics import top_k_accuracy
+from ..requests import Audience
 from ..sources import open_dataset, open_pair
-from ..training.request import Audience
-from .kept import head_file, load
-from .outcome import judged, ranks, save_judged
+from .evaluation import predictions_of, ranks, write_predictions
+from .head_files import head_file, load_head
 from .protocols import PROBES, Input, Reading, find_probe, given_reading, head_readings, settle_reading
 
 
-def run_head(
+def evaluate_head(
     reader: FeatureReader, sources: Sources, head: Path, names: Path | None, audience: Audience, predictions: Path | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of a stored linear head on the test images, and the run's manifest. `predictions` gets what it says of each of them.
@@ -36,7 +36,7 @@ def run_head(
     """
     _check(sources, reader)
     file = head_file(head)
-    loaded, about = load(file)
+    loaded, about = load_head(file)
     listed = _names_of(file, len(loaded.bias), about, names)
     if "protocol" in about and reader.options.protocol is None:  # its transform goes with it
         reader.options = dataclasses.replace(reader.options, protocol=about["protocol"])
@@ -67,7 +67,7 @@ def run_head(
         rank = ranks(scores, columns)
         if predictions is not None:
             of_outputs = dataclasses.replace(test, labels=columns, classes=test.classes if listed is None else listed)
-            said.append(judged(scores, of_outputs, name))
+            said.append(predictions_of(scores, of_outputs, name))
         facts = {
             "method": "linear",
             "head": file.name,
@@ -79,7 +79,7 @@ def run_head(
         }
 
     found = measured(reader, inputs(), measure, audience.skipped, reader.backbones.seed)
-    save_judged(predictions, said, audience.say)
+    write_predictions(predictions, said, audience.say)
     return found
 
 

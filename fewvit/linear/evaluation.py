@@ -21,7 +21,7 @@ from .training import Training
 _IMAGENET_TEST = 50_000
 
 
-def outcome(training: Training) -> tuple[Found, np.ndarray]:
+def train_and_evaluate(training: Training) -> tuple[Found, np.ndarray]:
     """Train to the end, choose a head, judge it by the test images, keep it; and its class scores (Q, C) of them. Raises StoppedTraining."""
     from ..training.distributed import rank
 
@@ -35,7 +35,7 @@ def outcome(training: Training) -> tuple[Found, np.ndarray]:
     if training.plan.folder is not None and rank() == 0:
         file = training.plan.folder.path / HEAD
         selected.head.save(file, _about(training, selected))
-        kept = {"head_sha256": sha256_of(file)}  # what `kept.require_head` compares
+        kept = {"head_sha256": sha256_of(file)}  # what `head_files.require_head` compares
     facts = {
         "linear": _facts(training, selected),
         **kept,
@@ -45,14 +45,14 @@ def outcome(training: Training) -> tuple[Found, np.ndarray]:
     return (_with_published(training, rows), facts), scores
 
 
-def save_judged(path: Path | None, said: Sequence[Judged], say: Callable[[str], None]) -> None:
+def write_predictions(path: Path | None, said: Sequence[Judged], say: Callable[[str], None]) -> None:
     """Write the predictions where they are asked for, and name the file."""
     if path is not None and said:
         save_predictions(path, said)
         say(f"wrote {path}")
 
 
-def judged(scores: np.ndarray, test: FeatureSet, backbone: str) -> Judged:
+def predictions_of(scores: np.ndarray, test: FeatureSet, backbone: str) -> Judged:
     """What class scores (n, C) say of the test images; `backbone` is empty where there is one. Probabilities are the softmax of the scores."""
     odds = np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1, dtype=np.float64)  # (n,) of all classes to the predicted one
     which = {**({"backbone": backbone} if backbone else {}), "method": "linear"}
@@ -67,16 +67,16 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _rows(training: Training, selected: Selected, rank: np.ndarray) -> list[dict[str, Any]]:
-    probe, test, choice = training.probe, training.test, training.plan.choice
+    probe, test, request = training.probe, training.test, training.plan.request
     columns = {
         "method": "linear",
         "protocol": training.settled.protocol,
-        "views": "augmented" if choice.augment else "cached",
+        "views": "augmented" if request.augment else "cached",
         **training.heads.describe(selected.number),
         "epochs": selected.epochs,
         "selected_on": selected.on,
         **({"precision": probe.precision} if probe.precision != "fp32" else {}),
-        "n_train": len(training.feed),
+        "n_train": len(training.batches),
         "n_test": len(test),
     }
     return [{**columns, "metric": metric, "value": top_k_accuracy(rank, k)} for metric, k in (("top1", 1), ("top5", 5))]
@@ -86,9 +86,9 @@ def _facts(training: Training, selected: Selected) -> dict[str, Any]:
     """For the manifest: how it was trained, and every head's standing where the choice was made."""
     all_heads, probe = training.heads, training.probe
     diverged = all_heads.diverged.tolist()
-    if training.judged is None and len(training.judges):  # of a run that was found finished but for its result
-        training.judge()
-    judged = training.judged
+    if training.standings is None and len(training.selection_set):  # of a run that was found finished but for its result
+        training.evaluate()
+    judged = training.standings
     heads = []
     for i in range(len(all_heads)):
         standing = {"selection_top1": round(float(judged[0][i]), 3)} if judged is not None and diverged[i] < 0 else {}
@@ -100,7 +100,7 @@ def _facts(training: Training, selected: Selected) -> dict[str, Any]:
         "selected": all_heads.describe(selected.number),
         "selected_on": selected.on,
         **({"default_lr": probe.default_lr} if selected.on == "default" else {}),
-        "judged_by": len(training.judges),
+        "judged_by": len(training.selection_set),
         "heads": heads,
     }
 
@@ -115,9 +115,9 @@ def _about(training: Training, selected: Selected) -> dict[str, Any]:
 
 def _with_published(training: Training, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Beside the papers' own procedure on ImageNet-1k, with augmentation and choice on the test images: the published number."""
-    pipeline, choice = training.inputs.pipeline, training.plan.choice
+    pipeline, request = training.inputs.pipeline, training.plan.request
     on_imagenet = len(training.test) == _IMAGENET_TEST and len(training.train.classes) == 1000
-    official = choice.augment and choice.select_on == "test" and on_imagenet
+    official = request.augment and request.select_on == "test" and on_imagenet
     if not official or pipeline is None or pipeline.spec.is_random or "linear" not in pipeline.spec.published:
         return rows
     return [{**row, "published": pipeline.spec.published["linear"]} if row["metric"] == "top1" else row for row in rows]

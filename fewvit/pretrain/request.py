@@ -1,4 +1,4 @@
-"""What a pretraining run is asked for (`Choice`), the recipe that follows from it, and what is said of it before it begins."""
+"""What a pretraining run is asked for (`PretrainingRequest`), the recipe that follows from it, and what is said of it before it begins."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..extraction.protocols import find_protocol
 from ..images import Preprocess
 from ..models.spec import BackboneSpec
 from ..recipes import find_recipe
-from ..training.request import NetworkChanges, NetworkEffort, changed, require_at_least, require_computable, require_sensible
+from ..requests import NetworkChanges, NetworkEffort, recipe_changes, require_at_least, require_computable, require_sensible
 
 FEW = 100_000  # images; below, the published recipes from scratch give less than the small ones
 
 
 @dataclass(frozen=True)
-class Choice(NetworkChanges):
+class PretrainingRequest(NetworkChanges):
     """What is to be trained. Every field can change the outcome."""
 
     method: str
@@ -34,26 +34,26 @@ class Choice(NetworkChanges):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort(NetworkEffort):
+class PretrainingEffort(NetworkEffort):
     """How it is carried out; nothing here changes the outcome."""
 
     compile: bool = False
     tensorboard: bool = False
 
 
-def recipe_of(choice: Choice) -> Any:
+def recipe_of(request: PretrainingRequest) -> Any:
     """The preset's recipe under the choices made. Raises UnknownName, UsageError."""
-    presets = find_recipe(choice.method).presets
-    if choice.preset not in presets:
-        raise UnknownName("preset", choice.preset, presets)
-    recipe = presets[choice.preset]
+    presets = find_recipe(request.method).presets
+    if request.preset not in presets:
+        raise UnknownName("preset", request.preset, presets)
+    recipe = presets[request.preset]
     kind = type(recipe)
     options = [name for name, hint in typing.get_type_hints(kind).items() if _is_plain(hint)]
-    changes = changed(choice, kind, options, choice.method, "method", ("epochs", "batch_size", "precision"))
+    changes = recipe_changes(request, kind, options, request.method, "method", ("epochs", "batch_size", "precision"))
     recipe = dataclasses.replace(recipe, **{**_shorter_warmups(recipe, changes.get("epochs", recipe.epochs)), **changes})
     require_at_least(recipe, {"epochs": 1, "batch_size": 2})
     require_sensible(vars(recipe))
-    require_computable(recipe, choice.accumulate)
+    require_computable(recipe, request.accumulate)
     return recipe
 
 
@@ -77,7 +77,7 @@ def evaluation_transform(family: str, recipe: Any) -> Preprocess:
     return protocol if size >= 160 else dataclasses.replace(protocol, cover=(size, size), crop=(size, size))
 
 
-def _continued(spec: BackboneSpec, wanted: Any) -> Any:
+def continued_architecture(spec: BackboneSpec, wanted: Any) -> Any:
     """The architecture of released weights, which replaces the preset's; positions follow the method's rule."""
     own = spec.architecture
     if own.timm or own.final_norm != "norm":
@@ -85,50 +85,53 @@ def _continued(spec: BackboneSpec, wanted: Any) -> Any:
     return dataclasses.replace(own, positions=wanted.positions)
 
 
-def _what(choice: Choice, recipe: Any, dataset: Dataset, watched: Dataset | None, spec: BackboneSpec | None) -> dict[str, Any]:
+def identity(
+    request: PretrainingRequest, recipe: Any, dataset: Dataset, watched: Dataset | None, spec: BackboneSpec | None
+) -> dict[str, Any]:
     """Everything that decides the outcome, as JSON; what the manifest of a run is compared with."""
     return {
         "command": "pretrain",
-        "method": choice.method,
-        "preset": choice.preset,
+        "method": request.method,
+        "preset": request.preset,
         "recipe": dataclasses.asdict(recipe),
-        "accumulate": choice.accumulate,
-        "seed": choice.seed,
+        "accumulate": request.accumulate,
+        "seed": request.seed,
         "init": spec.fingerprint if spec is not None else None,
-        "max_bad": choice.max_bad,
+        "max_bad": request.max_bad,
         "data": {"name": dataset.name, "images": len(dataset), "listing": dataset.digest},
         "monitor": {"images": len(watched), "listing": watched.digest} if watched is not None else None,
-        "monitor_every": choice.monitor_every,
+        "monitor_every": request.monitor_every,
     }
 
 
-def _warn_of_few(choice: Choice, images: int, say: Callable[[str], None]) -> None:
-    if choice.preset.startswith("paper/") and images < FEW:
+def warn_of_few_images(request: PretrainingRequest, images: int, say: Callable[[str], None]) -> None:
+    """Say that a published recipe from scratch gives less than released weights on so few images."""
+    if request.preset.startswith("paper/") and images < FEW:
         say(
-            f"{choice.preset} from scratch on {images} images: expect less than released weights give; "
+            f"{request.preset} from scratch on {images} images: expect less than released weights give; "
             "go on from them with --init, or use a recipe for few images (--preset small/64)"
         )
 
 
-def _warn_of_small_pictures(choice: Choice, recipe: Any, sizes: np.ndarray, say: Callable[[str], None]) -> None:
+def warn_of_small_images(request: PretrainingRequest, recipe: Any, sizes: np.ndarray, say: Callable[[str], None]) -> None:
     """Say how many of the pictures of `sizes` (n, 2) the largest crop enlarges, and which preset fits better where it enlarges most."""
     crop, sides = _largest_crop(recipe), sizes.min(axis=1)
     small = int(np.count_nonzero(sides < crop))
     if small:
         among = f"of the {len(sizes)} images looked at"
-        better = _fitting_preset(choice, crop, int(np.median(sides))) if choice.init is None else None
+        better = _fitting_preset(request, crop, int(np.median(sides))) if request.init is None else None
         say(
             f"{counted(small, f'{among} is', f'{among} are')} smaller than the {crop} pixels of the largest crop, which enlarges them"
             + (f"; --preset {better} fits them better" if better else "")
         )
 
 
-def _fitting_preset(choice: Choice, crop: int, side: int) -> str | None:
+def _fitting_preset(request: PretrainingRequest, crop: int, side: int) -> str | None:
     """The first preset whose crops pictures of `side` pixels fill, with the largest such crop; the smallest where they fill none.
 
     None where they fill `crop`, the crop there is, or no preset has a smaller one.
     """
-    crops = {name: _largest_crop(recipe) for name, recipe in find_recipe(choice.method).presets.items()}
+    crops = {name: _largest_crop(recipe) for name, recipe in find_recipe(request.method).presets.items()}
     smaller = [one for one in crops.values() if one < crop]
     if side >= crop or not smaller:
         return None

@@ -21,46 +21,46 @@ from ..features import FeatureSet
 from ..models.resolve import resolve
 from ..results import Result, manifest
 from .baselines import logistic
-from .choosing import Found
+from .held_out import Candidate
 from .plan import BUNDLE, Labelled, Plan
 
 
-def judged_rows(plan: Plan, known: Labelled, task: Any, found: Found) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def evaluate_tuned(plan: Plan, known: Labelled, task: Any, found: Candidate) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of the fine-tuned model, read back from its folder as everyone else will, and what the manifest should tell."""
-    choice = plan.choice
-    pipeline, test = _seen_by_the_run(plan)
+    request = plan.request
+    pipeline, test = _test_features(plan)
     verdict = judge(classifier_of(plan, known, task.head, known.present), test, found.temperature)
     _save_bundle(plan, known, task.head, pipeline, found)
-    columns = {"method": choice.mode, "shots": choice.shots, "n_train": len(known.labels), "n_test": len(test)}
-    rows = [{**columns, "trial": choice.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()]
+    columns = {"method": request.mode, "shots": request.shots, "n_train": len(known.labels), "n_test": len(test)}
+    rows = [{**columns, "trial": request.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()]
     chosen = {"lr": found.lr, "epochs": found.epochs, "held_out_top1": found.top1, "temperature": round(found.temperature, 4)}
     facts = {"chosen": chosen, "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad)}
     return rows, {**facts, "tuned_pool": pipeline.pool, "fingerprint": pipeline.fingerprint, "weights_sha256": pipeline.spec.weights_sha256}
 
 
-def save_judged(plan: Plan, path: Path) -> None:
+def save_test_predictions(plan: Plan, path: Path) -> None:
     """Write what the classifier of a finished run says of the labelled test images, one by one."""
     plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})  # else they would contradict the result
-    bundle, choice = load_bundle(plan.folder.path / BUNDLE, device="cpu"), plan.choice
+    bundle, request = load_bundle(plan.folder.path / BUNDLE, device="cpu"), plan.request
     numbers = {name: number for number, name in enumerate(plan.chosen.classes)}
     bundle.estimator.classes_ = np.array([numbers[name] for name in bundle.classes])  # as the data set counts them
-    _, test = _seen_by_the_run(plan)
+    _, test = _test_features(plan)
     verdict = judge(bundle.estimator, test, bundle.temperature)
-    which = {"method": choice.mode, "shots": choice.shots, "trial": choice.trial}
+    which = {"method": request.mode, "shots": request.shots, "trial": request.trial}
     save_predictions(path, [Judged(which, test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)])
     plan.say(f"wrote {path}")
 
 
-def _seen_by_the_run(plan: Plan) -> tuple[Pipeline, FeatureSet]:
+def _test_features(plan: Plan) -> tuple[Pipeline, FeatureSet]:
     """How the backbone in the run's folder makes features, and those of the labelled test images."""
     spec = resolve(str(plan.folder.path), plan.access, plan.memory)
-    pipeline = settle(spec, FeatureOptions(decode=plan.choice.decode, device=plan.effort.device))
+    pipeline = settle(spec, FeatureOptions(decode=plan.request.decode, device=plan.effort.device))
     test = labelled(plan.features(pipeline, plan.test_set), "test", lambda line: None)
     test.require_finite()
     return pipeline, test
 
 
-def _save_bundle(plan: Plan, known: Labelled, head: Any, pipeline: Pipeline, found: Found) -> None:
+def _save_bundle(plan: Plan, known: Labelled, head: Any, pipeline: Pipeline, found: Candidate) -> None:
     """The classifier with all that `fewvit predict` needs, in a file of its own."""
     bundle = Bundle(
         "logistic",
@@ -98,14 +98,14 @@ def result_of(
     verdict = _verdict(frozen, rows)
     own, tuned = plan.pipeline.pool, facts["tuned_pool"]
     if tuned != own:
-        verdict["verdict"] += f"; {plan.choice.mode} reads the {TOKENS[tuned]}, the frozen ones the {TOKENS[own]}"
+        verdict["verdict"] += f"; {plan.request.mode} reads the {TOKENS[tuned]}, the frozen ones the {TOKENS[own]}"
         frozen, rows = ([{**row, "pool": pool} for row in side] for side, pool in ((frozen, own), (rows, tuned)))
     plan.say(verdict["verdict"])
     run = manifest(
         **{**plan.pipeline.facts, **facts},
         base_weights_sha256=spec.weights_sha256,
-        mode=plan.choice.mode,
-        seed=plan.choice.seed,
+        mode=plan.request.mode,
+        seed=plan.request.seed,
         **verdict,
         seconds=dict(seconds),
     )

@@ -43,18 +43,18 @@ def require_head(run: RunFolder, result: Result) -> None:
         raise CheckpointError("the head of this finished run is gone", file=file, fix=_anew(file))
     wanted, found = result.run.get("head_sha256"), sha256_of(file)
     if wanted is None:  # of a run from before it was noted
-        load(file)
+        load_head(file)
     elif found != wanted:
         what = f"the head is damaged or another one: its sha256 is {found[:12]}…, and was {wanted[:12]}… when the run ended"
         raise CheckpointError(what, file=file, fix=_anew(file))
 
 
-def load(file: Path) -> tuple[Any, dict[str, Any]]:
-    """The `head.Head` in a file, and what it tells of itself. Raises CheckpointError, saying how a damaged one is got again."""
-    from .head import load_head
+def load_head(file: Path) -> tuple[Any, dict[str, Any]]:
+    """The `linear_head.LinearHead` in a file, and what it tells of itself. Raises CheckpointError, saying how a damaged one is got again."""
+    from .linear_head import read_linear_head
 
     try:
-        return load_head(file)
+        return read_linear_head(file)
     except CheckpointError as error:
         if error.fix not in (AGAIN, ANEW):
             raise

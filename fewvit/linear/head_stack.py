@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ..seeds import seed_of
 from ..training.on_cpu import linear
-from .head import BATCH_EPS, LAYER_EPS
+from .linear_head import BATCH_EPS, LAYER_EPS
 from .protocols import Input, Probe
 
 _CACHED_VALUES = 1 << 20  # class scores whose gradient is made at once: 4 MB stay in a CPU's cache
 
 
-class SideBySide(nn.Module):
+class HeadStack(nn.Module):
     """The K heads of one input, one for each learning rate."""
 
     def __init__(self, recipe: Probe, one: Input, n_classes: int, seed: int):
@@ -130,7 +130,7 @@ class _CrossEntropies(torch.autograd.Function):
 def _changes(scores: Tensor, labels: Tensor, live: Tensor) -> tuple[Tensor, Tensor, bool]:
     """The gradient (B, K, C) of the sum of cross-entropies over the batch by the scores (B, K, C), and their mean (K,).
 
-    Heads that are not `live` (K,), or whose loss is not finite, have no gradient at all; last, whether there are none such.
+    HeadGrid that are not `live` (K,), or whose loss is not finite, have no gradient at all; last, whether there are none such.
     """
     shares = torch.softmax(scores, dim=2)
     place = labels.view(-1, 1, 1).expand(-1, scores.shape[1], 1)

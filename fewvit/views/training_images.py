@@ -23,7 +23,7 @@ _PROBED = 64  # pictures that decide whether a data set is one of small pictures
 _AT_ONCE = 1024  # pictures decoded between two writes
 
 
-class Pictures:
+class TrainingImages:
     """The decodable pictures of a data set as uint8 tensors (3, H, W), by number from 0; `rows` are their numbers in the data set.
 
     Where a sample of the data set holds only small pictures, all are decoded at the start and `skipped` names those that cannot be,
@@ -53,7 +53,7 @@ class Pictures:
         return len(self.rows)
 
     def read(self, numbers: np.ndarray) -> Tensor | list[Tensor]:
-        """Pictures (B, 3, H, W) where all are of one size, else a list of (3, H, W); not to be written to.
+        """Images (B, 3, H, W) where all are of one size, else a list of (3, H, W); not to be written to.
 
         A pixel's three values lie together in memory, as resampling likes them. Raises DataError for a picture that cannot be decoded.
         """

@@ -23,7 +23,7 @@ CHUNK_VALUES = 1 << 22  # class scores at once
 
 
 @dataclass(frozen=True)
-class Head:
+class LinearHead:
     """One linear classifier and what comes before it."""
 
     weight: Tensor  # (C, D)
@@ -56,7 +56,7 @@ class Head:
             handle.write(save(plain, {"fewvit": json.dumps({**about, "norm": self.norm}, sort_keys=True)}))
 
 
-def load_head(file: Path) -> tuple[Head, dict[str, Any]]:
+def read_linear_head(file: Path) -> tuple[LinearHead, dict[str, Any]]:
     """The linear head in a file, and what it tells about itself: DINO's `state_dict`, DINOv2's two tensors, or one of our own.
 
     Raises DataError for a file that is not there, CheckpointError for what is no linear head or not finite.
@@ -74,11 +74,11 @@ def load_head(file: Path) -> tuple[Head, dict[str, Any]]:
         )
     require_finite(named, file)
     statistics = {name.removeprefix("norm."): value.float() for name, value in named.items() if name.startswith("norm.")}
-    return Head(weight.float(), bias.float(), about.get("norm", "none"), statistics), about
+    return LinearHead(weight.float(), bias.float(), about.get("norm", "none"), statistics), about
 
 
 def _header(file: Path) -> dict[str, Any]:
-    """What `Head.save` wrote beside the tensors; nothing for other files."""
+    """What `LinearHead.save` wrote beside the tensors; nothing for other files."""
     from safetensors import SafetensorError, safe_open
 
     try:

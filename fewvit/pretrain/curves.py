@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replacing
-from .journal import read
+from ..training.log import read_log
 
 _PANELS = (
     ("loss", ("loss",)),
@@ -26,7 +26,7 @@ def draw(file: Path, log: Path, say: Callable[[str], None] = lambda line: None) 
     except ImportError:
         say("no curves.png: matplotlib is not installed (pip install 'fewvit[plots]'); the numbers are in log.jsonl")
         return
-    records = list(read(log))
+    records = list(read_log(log))
     panels = [(title, columns) for title, columns in _PANELS if any(column in record for record in records for column in columns)]
     figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -14,8 +14,8 @@ from ..images import BadImage, Preprocess, decode
 PIXEL_BYTES = 2 << 30  # of decoded pictures that are kept
 
 
-class Seen:
-    """Pictures of a data set by number, resized and cropped by a protocol's transform."""
+class EvaluationImages:
+    """Images of a data set by number, resized and cropped by a protocol's transform."""
 
     def __init__(
         self,

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..training import request
-from ..training.request import NetworkChanges
+from .. import requests
+from ..requests import NetworkChanges
 
 
 @dataclass(frozen=True)
-class Source:
+class BackboneRequest:
     """Which backbone, as it was asked for."""
 
     name: str
@@ -22,11 +22,11 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Choice(NetworkChanges):
+class FineTuningRequest(NetworkChanges):
     """What is fine-tuned, and on what. Every field can change the outcome; features are judged in fp32, whatever the precision."""
 
     mode: str
-    backbone: Source
+    backbone: BackboneRequest
     data: str | None = None
     train: str | None = None
     test: str | None = None
@@ -38,7 +38,7 @@ class Choice(NetworkChanges):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audience(request.Audience):
+class Audience(requests.Audience):
     """Who is told what; features have a progress of their own."""
 
     extraction: Callable[[Any], None] | None = None

@@ -13,26 +13,26 @@ from ..datasets import Dataset, select
 from ..errors import BadImages, DataError
 from ..images import BadImage, Preprocess
 from ..seeds import generator
-from .recipe import Choice, Effort
+from .request import PretrainingEffort, PretrainingRequest
 
-_WATCHED = 5000  # pictures of a monitor; k-NN among more takes longer than it tells
+_MONITORED = 5000  # pictures of a monitor; k-NN among more takes longer than it tells
 _UNLABELLED = 512  # training pictures whose features' spread and rank are looked at where there is no monitor
 
 
-def _labelled_to_watch(dataset: Dataset, preprocess: Preprocess, choice: Choice, effort: Effort) -> Any:
+def labelled_monitor_images(dataset: Dataset, preprocess: Preprocess, request: PretrainingRequest, effort: PretrainingEffort) -> Any:
     """The monitor's labelled pictures, decoded once; a seeded sample of a large set. Raises DataError for fewer than two classes."""
-    from .monitor import Watched
+    from .monitor import MonitorImages
 
     rows = np.flatnonzero(dataset.labels >= 0)
     if len(np.unique(dataset.labels[rows])) < 2:
         raise DataError(
-            "a monitor needs labelled images of at least two classes", file=choice.monitor, fix="Give --monitor another SRC, or off."
+            "a monitor needs labelled images of at least two classes", file=request.monitor, fix="Give --monitor another SRC, or off."
         )
-    rows = np.sort(generator(choice.seed, "watched").permutation(rows)[:_WATCHED])
-    return Watched(_decoded(dataset, rows, preprocess, effort), dataset.labels[rows], len(dataset.classes))
+    rows = np.sort(generator(request.seed, "watched").permutation(rows)[:_MONITORED])
+    return MonitorImages(evaluation_pixels(dataset, rows, preprocess, effort), dataset.labels[rows], len(dataset.classes))
 
 
-def _decoded(dataset: Dataset, rows: np.ndarray, preprocess: Preprocess, effort: Effort) -> np.ndarray:
+def evaluation_pixels(dataset: Dataset, rows: np.ndarray, preprocess: Preprocess, effort: PretrainingEffort) -> np.ndarray:
     """Pixels (N, H, W, 3) of some images as an evaluation sees them. Raises BadImages for the first that cannot be decoded."""
     pixels = []
     for row in rows.tolist():
@@ -43,7 +43,7 @@ def _decoded(dataset: Dataset, rows: np.ndarray, preprocess: Preprocess, effort:
     return np.stack(pixels)
 
 
-def _without_watched(dataset: Dataset, watched: Dataset, say: Callable[[str], None]) -> Dataset:
+def without_monitor_images(dataset: Dataset, watched: Dataset, say: Callable[[str], None]) -> Dataset:
     """The training images that are not among the monitor's: what is judged by is never trained on."""
     held_out = {_digest(watched, row) for row in range(len(watched))}
     kept = [row for row in range(len(dataset)) if _digest(dataset, row) not in held_out]
@@ -53,7 +53,7 @@ def _without_watched(dataset: Dataset, watched: Dataset, say: Callable[[str], No
     return select(dataset, kept)
 
 
-def _refuse_one_picture(dataset: Dataset, rows: np.ndarray) -> None:
+def require_different_images(dataset: Dataset, rows: np.ndarray) -> None:
     """Raise DataError when a sample of the images is one picture again and again: nothing can be learnt from it."""
     sample = rows[np.unique(np.linspace(0, len(rows) - 1, _UNLABELLED).astype(np.int64))] if len(rows) else rows
     if len(sample) > 1 and len({_digest(dataset, row) for row in sample.tolist()}) == 1:

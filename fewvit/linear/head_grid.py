@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from ..errors import NumericalError
 from ..training.distributed import mean_over_processes
 from ..training.recipe import Step
-from .head import CHUNK_VALUES, Head
+from .head_stack import HeadStack
+from .linear_head import CHUNK_VALUES, LinearHead
 from .optimizers import OPTIMIZERS
 from .protocols import Input, Probe
-from .side_by_side import SideBySide
 
 _NEVER = -1  # the step in which a head diverged that did not
 
 
-class Heads(nn.Module):
+class HeadGrid(nn.Module):
     """A grid of heads, inputs x learning rates, as a task of the training loop."""
 
     diverged: Tensor
@@ -34,7 +34,7 @@ class Heads(nn.Module):
     def __init__(self, recipe: Probe, inputs: Sequence[Input], n_classes: int, seed: int):
         super().__init__()
         self.recipe, self.inputs, self.n_classes = recipe, tuple(inputs), n_classes
-        self.each = nn.ModuleDict({one.name: SideBySide(recipe, one, n_classes, seed) for one in self.inputs})
+        self.each = nn.ModuleDict({one.name: HeadStack(recipe, one, n_classes, seed) for one in self.inputs})
         heads = len(self.inputs) * len(recipe.lrs)
         self.register_buffer("diverged", torch.full((heads,), _NEVER))  # the step in which a head's loss was no longer finite
         # of the best head so far: its number, the epochs after which it was judged, top-1 in percent, mean loss; then its tensors
@@ -42,7 +42,7 @@ class Heads(nn.Module):
         self.register_buffer("best_values", torch.zeros(max(one.values for one in self.stacks)))
 
     @property
-    def stacks(self) -> list[SideBySide]:
+    def stacks(self) -> list[HeadStack]:
         """The heads of each input, in the order of `inputs`."""
         return list(self.each.values())  # type: ignore[arg-type]
 
@@ -106,7 +106,7 @@ class Heads(nn.Module):
     # ---- judging
 
     @torch.no_grad()
-    def judge(self, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def evaluate(self, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Top-1 in percent (H,) and mean loss (H,) of every head on features (n, D') and labels (n,); -1 and inf for a diverged one."""
         training, device = self.training, self.diverged.device
         self.eval()
@@ -140,14 +140,14 @@ class Heads(nn.Module):
         self.best_values[: len(values)] = values
         self.best.copy_(torch.tensor([number, epochs, top1, loss], dtype=torch.float64))
 
-    def kept(self) -> tuple[int, int, Head]:
+    def kept_head(self) -> tuple[int, int, LinearHead]:
         """Number of the head that was kept, the epochs after which it was, and itself. On the CPU."""
         number, epochs = int(self.best[0]), int(self.best[1])
         stack, tensors, start = self.stacks[number // len(self.recipe.lrs)], {}, 0
         for name, like in stack.tensors(number % len(self.recipe.lrs)).items():
             tensors[name] = self.best_values[start : start + like.numel()].view_as(like).detach().cpu().clone()
             start += like.numel()
-        return number, epochs, Head(tensors.pop("weight"), tensors.pop("bias"), self.recipe.norm, tensors)
+        return number, epochs, LinearHead(tensors.pop("weight"), tensors.pop("bias"), self.recipe.norm, tensors)
 
 
 def _hits_and_losses(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

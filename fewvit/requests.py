@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UnknownName, UsageError
-from ..images import MAX_PIXELS
-from ..options import Setting, typed
+from .errors import UnknownName, UsageError
+from .images import MAX_PIXELS
+from .options import Setting, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Audience:
     skipped: Callable[[Sequence[dict[str, str]]], None] = lambda records: None
 
 
-def changed(changes: Changes, kind: type, options: Collection[str], owner: str, called: str, flags: Sequence[str]) -> dict[str, Any]:
+def recipe_changes(changes: Changes, kind: type, options: Collection[str], owner: str, called: str, flags: Sequence[str]) -> dict[str, Any]:
     """Fields of a recipe of this `kind` that are to change, with their values: those of `options` by --set, `flags` by their own.
 
     `owner` is the plug-in whose recipe it is, `called` what the user calls it: a method, a mode. Raises UnknownName for what is no
