@@ -31,7 +31,8 @@ BUILT_WITH_TORCH = {
     "finetune": {"adapters", "batches", "tuning"},
     "linear": {"batches", "head_grid", "head_stack", "linear_head", "optimizers"},
     "methods": {"_batch_norm", "_trunk", "dino", "mae", "msn"},
-    "training": {"clipping", "distributed", "groups", "loop", "on_cpu"},
+    "pretrain": {"batches"},
+    "training": {"clipping", "distributed", "groups", "loop", "memory", "on_cpu"},
     "views": {"colours", "crops", "mixing", "randaugment", "resample", "training_images"},
 }
 

@@ -18,11 +18,11 @@ from fewvit.linear.head_grid import HeadGrid
 from fewvit.linear.linear_head import LinearHead, read_linear_head
 from fewvit.linear.optimizers import Lars, MsnSgd
 from fewvit.linear.protocols import DINOV2_LRS, PROBES, Input, Probe, find_probe, fitted, head_readings, held_out, settle_reading
-from fewvit.training.log import Log
+from fewvit.runs import RunFolder
+from fewvit.training.batches import Subset
 from fewvit.training.loop import Execution, Watch, train
 from fewvit.training.order import Order
 from fewvit.training.recipe import Step
-from fewvit.training.state import Checkpoints
 from fewvit.views.view import ClippedView, View
 
 SMALL, BASE = Architecture(384, 12, 6, 16), Architecture(768, 12, 12, 16)
@@ -40,17 +40,10 @@ def probe(**changes) -> Probe:
 
 
 def run(heads: HeadGrid, folder=None, *, each_epoch=lambda epochs: None, save_every=4, seed=9):
-    feed = FeatureBatches(FEATURES, LABELS, np.arange(IMAGES), "cpu")
-    return train(
-        heads,
-        Order(IMAGES, BATCH, heads.recipe.epochs, seed),
-        feed.read,
-        feed.prepare,
-        Execution(save_every=save_every, log_every=1),
-        Checkpoints(folder / "checkpoints") if folder else None,
-        (lambda step: Log(folder / "log.jsonl", step)) if folder else None,
-        Watch(each_epoch=each_epoch),
-    )
+    batches = FeatureBatches(FEATURES, LABELS, "cpu")
+    how = Execution(save_every=save_every, log_every=1)
+    order = Order(IMAGES, BATCH, heads.recipe.epochs, seed)
+    return train(heads, batches, order, how, RunFolder(folder) if folder else None, Watch(each_epoch=each_epoch))
 
 
 def steps(epochs: int = EPOCHS, seed: int = 9):
@@ -489,16 +482,15 @@ def test_the_kept_head_and_the_whole_run_survive_a_kill(tmp_path):
     def whole(folder, die_at=None):
         heads = HeadGrid(probe(norm="batch", optimizer="lars", lrs=(3.0, 8.0)), INPUTS, CLASSES, 4)
         judged = lambda epochs: heads.keep_best(*heads.evaluate(FEATURES, LABELS), epochs)  # noqa: E731
-        feed = FeatureBatches(FEATURES, LABELS, np.arange(IMAGES), "cpu")
 
-        def prepare(batch, step):
-            if step.index == die_at:
-                raise Killed
-            return feed.prepare(batch, step)
+        class Deadly(FeatureBatches):
+            def prepare(self, found, step):
+                if step.index == die_at:
+                    raise Killed
+                return super().prepare(found, step)
 
-        order = Order(IMAGES, BATCH, EPOCHS, 9)
-        keep = (Checkpoints(folder / "checkpoints"), lambda step: Log(folder / "log.jsonl", step))
-        train(heads, order, feed.read, prepare, Execution(save_every=3, log_every=1), *keep, Watch(each_epoch=judged))
+        batches, order = Deadly(FEATURES, LABELS, "cpu"), Order(IMAGES, BATCH, EPOCHS, 9)
+        train(heads, batches, order, Execution(save_every=3, log_every=1), RunFolder(folder), Watch(each_epoch=judged))
         return heads
 
     unbroken = whole(tmp_path / "unbroken").state_dict()
@@ -573,7 +565,7 @@ class Averaging(nn.Module):
 
 def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(monkeypatch, tmp_path):
     from fewvit.images import Preprocess, decode_whole
-    from fewvit.linear import batches as feeds
+    from fewvit.linear import batches as module
     from fewvit.sources import open_dataset
     from fewvit.views.crops import make_views
 
@@ -585,9 +577,9 @@ def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(
     doubled = lambda x: torch.cat([x, x], dim=1)  # noqa: E731
     found = []
     for at_once in (2, 256):
-        monkeypatch.setattr(feeds, "_AT_ONCE", at_once)
+        monkeypatch.setattr(module, "_AT_ONCE", at_once)
         preprocess = Preprocess(mean=tuple(mean), std=tuple(std))
-        feed = feeds.ViewFeatureBatches(
+        feed = module.ViewFeatureBatches(
             data, view, Averaging(), preprocess, doubled, device="cpu", workers=1, max_pixels=10**6, folder=None
         )
         assert len(feed) == 9
@@ -605,9 +597,9 @@ def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(
 
 def test_cached_features_are_the_chosen_rows():
     rows = np.array([40, 3, 17, 60])
-    feed, step = FeatureBatches(FEATURES, LABELS, rows, "cpu"), Step(0, 1, 1, 0, np.array([3, 1]))
-    x, labels = feed.prepare(feed.read(step), step)
-    assert len(feed) == 4
+    batches, step = Subset(FeatureBatches(FEATURES, LABELS, "cpu"), rows), Step(0, 1, 1, 0, np.array([3, 1]))
+    x, labels = batches.prepare(batches.read(step), step)
+    assert len(batches) == 4
     assert np.array_equal(x.numpy(), FEATURES[[60, 3]])
     assert np.array_equal(labels.numpy(), LABELS[[60, 3]])
 

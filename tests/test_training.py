@@ -16,6 +16,7 @@ from torch import nn
 
 from fewvit.backbones import Architecture
 from fewvit.errors import DataError, IntegrityError, NumericalError, ResourceError
+from fewvit.runs import RunFolder
 from fewvit.training.log import Log, read_log
 from fewvit.training.loop import Execution, Watch, train
 from fewvit.training.order import Order, share
@@ -69,20 +70,23 @@ EVERY_FOUR = Execution(save_every=4, log_every=1)
 PICTURES = np.random.default_rng(0).normal(size=(IMAGES, 3)).astype(np.float32)
 
 
+class Rows:
+    """Some numbers for each image, as batches."""
+
+    def __len__(self):
+        return IMAGES
+
+    def read(self, step):
+        return torch.from_numpy(PICTURES[step.rows])
+
+    def prepare(self, found, step):
+        return [found]
+
+
 def run(folder: Path, task: nn.Module | None = None, *, how: Execution = EVERY_FOUR, order: Order | None = None, **watch):
     task = task or Regression()
     order = order or Order(IMAGES, BATCH, EPOCHS, seed=3)
-    trained = train(
-        task,
-        order,
-        lambda step: torch.from_numpy(PICTURES[step.rows]),
-        lambda pictures, step: [pictures],
-        how,
-        Checkpoints(folder / "checkpoints"),
-        lambda step: Log(folder / "log.jsonl", step),
-        Watch(**watch),
-    )
-    return task, trained
+    return task, train(task, Rows(), order, how, RunFolder(folder), Watch(**watch))
 
 
 def log_of(folder: Path) -> list[dict]:

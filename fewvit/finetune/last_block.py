@@ -99,8 +99,7 @@ class LastBlocks:
         """The test images' features (Q, D) under each network; what they share, all but the last block, runs once."""
         import torch
 
-        from ..views.pixels import normalised
-        from .evaluation_images import EvaluationImages
+        from ..views.evaluation_images import EvaluationImages, normalised
 
         dataset = select_ids(self.test_set, test.ids)
         images = EvaluationImages(

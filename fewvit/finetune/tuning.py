@@ -14,6 +14,7 @@ from ..training.clipping import clip_all
 from ..training.groups import layer_groups
 from ..training.recipe import Step
 from ..training.schedules import mae_lr
+from ..training.task import ParameterGroup
 from .adapters import blocks_below
 from .modes import TuningRecipe
 
@@ -78,7 +79,9 @@ class Tuning(nn.Module):
         right = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).float().mean()
         return loss, {"train_top1": 100 * right}
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[ParameterGroup]:
+        """A group for each layer, whose learning rate is the smaller the deeper it lies; class token and positions do not decay."""
+
         def spared(name: str, _: Tensor) -> bool:
             return name in ("cls_token", "pos_embed", "register_tokens")
 

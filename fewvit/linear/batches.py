@@ -14,7 +14,7 @@ from torch import Tensor
 from ..datasets import Dataset
 from ..errors import ResourceError
 from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from ..training.loop import is_out_of_memory
+from ..training.memory import is_out_of_memory
 from ..training.recipe import Step
 from ..views.crops import make_views
 from ..views.training_images import TrainingImages
@@ -25,25 +25,25 @@ _AT_ONCE = 256  # pictures that are decoded, cropped and encoded together
 
 
 class FeatureBatches:
-    """Rows of a feature set; on a GPU all of them lie there if they fit."""
+    """Batches (`training.batches.Batches`) of features that were made once; on a GPU all of them lie there if they fit."""
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray, rows: np.ndarray, device: str):
+    def __init__(self, features: np.ndarray, labels: np.ndarray, device: str):
         self._features, self._labels = torch.from_numpy(np.ascontiguousarray(features)), torch.from_numpy(labels)
-        self._rows, self._device = torch.from_numpy(rows), device
+        self._device = device
         if device.startswith("cuda") and features.nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(device)[0]:
-            self._features, self._labels, self._rows = (t.to(device) for t in (self._features, self._labels, self._rows))
+            self._features, self._labels = self._features.to(device), self._labels.to(device)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._labels)
 
     def read(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Features (B, D) and labels (B,) of a step."""
-        rows = self._rows[torch.from_numpy(step.rows).to(self._rows.device)]
+        """Features (B, D) and labels (B,) of a step, where all of them lie."""
+        rows = torch.from_numpy(step.rows).to(self._features.device)
         return self._features[rows], self._labels[rows]
 
-    def prepare(self, batch: tuple[Tensor, Tensor], step: Step) -> list[Tensor]:
+    def prepare(self, found: tuple[Tensor, Tensor], step: Step) -> list[Tensor]:
         """The same on the device that trains."""
-        return [part.to(self._device) for part in batch]
+        return [part.to(self._device) for part in found]
 
 
 class ViewFeatureBatches:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import NumericalError
 from ..training.distributed import mean_over_processes
 from ..training.recipe import Step
+from ..training.task import ParameterGroup
 from .head_stack import HeadStack
 from .linear_head import CHUNK_VALUES, LinearHead
 from .optimizers import OPTIMIZERS
@@ -57,13 +58,14 @@ class HeadGrid(nn.Module):
 
     # ---- what the loop asks
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[ParameterGroup]:
+        """Weights, which decay, and what has one dimension for each head; each head has its own learning rate."""
         rates = torch.tensor([self.recipe.scaled_lr(lr) for lr in self.recipe.lrs], dtype=torch.float64)
-        named = list(self.named_parameters())
-        return [
-            {"params": [p for n, p in named if wide(p)], "names": [n for n, p in named if wide(p)], "decays": decays, "lr_scale": rates}
-            for decays, wide in ((True, lambda p: p.ndim > 2), (False, lambda p: p.ndim <= 2))
-        ]
+        groups: list[ParameterGroup] = []
+        for decays in (True, False):
+            named = [(name, parameter) for name, parameter in self.named_parameters() if (parameter.ndim > 2) == decays]
+            groups.append({"params": [p for _, p in named], "names": [name for name, _ in named], "decays": decays, "lr_scale": rates})
+        return groups
 
     def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """The protocol's."""

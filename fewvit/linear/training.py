@@ -12,6 +12,7 @@ from ..errors import ResourceError, UsageError, counted
 from ..evaluate.inputs import Inputs
 from ..features import FeatureSet
 from ..seeds import seed_of
+from ..training.batches import Batches, Subset
 from .plan import Plan, Settled
 from .protocols import Probe, fitted, held_out
 
@@ -41,27 +42,17 @@ class Training:
 
     def run(self) -> Any:
         """Train to the end; how it went, as `loop.Trained`. Raises StoppedTraining, ResourceError for memory and disk."""
-        from ..training.log import Log
         from ..training.loop import Execution, Watch, train
+        from ..training.memory import BatchTooLarge
         from ..training.order import Order
-        from ..training.state import Checkpoints
 
-        plan, folder = self.plan, self.plan.folder
+        plan = self.plan
         order = Order(len(self.batches), self.probe.batch_size, self.probe.epochs, plan.request.seed)
+        how = Execution(plan.device, save_every=plan.effort.save_every, log_every=plan.effort.log_every)
+        watch = Watch(lambda p: plan.audience.progress("", p), self._after_epoch, say=plan.say)
         try:
-            trained = train(
-                self.heads,
-                order,
-                self.batches.read,
-                self.batches.prepare,
-                Execution(plan.device, save_every=plan.effort.save_every, log_every=plan.effort.log_every),
-                Checkpoints(folder.checkpoints) if folder is not None else None,
-                (lambda step: Log(folder.log, step)) if folder is not None else None,
-                Watch(lambda p: plan.audience.progress("", p), self._after_epoch, say=plan.say),
-            )
-        except ResourceError as error:
-            if not error.what.startswith("out of memory with"):
-                raise
+            trained = train(self.heads, self.batches, order, how, plan.folder, watch)
+        except BatchTooLarge as error:
             smaller = max(1, self.probe.batch_size // 2)
             raise ResourceError(f"out of memory with batches of {self.probe.batch_size}", fix=f"Try --batch-size {smaller}.") from error
         if trained.signal is not None:
@@ -82,14 +73,14 @@ class Training:
         return {"selection_top1": float(top1.max()), "best_top1": float(self.heads.best[2])}
 
 
-def _cached(plan: Plan, train: FeatureSet, rows: np.ndarray) -> Any:
+def _cached(plan: Plan, train: FeatureSet, rows: np.ndarray) -> Batches[Any]:
     """The features of some rows, as they are."""
     from .batches import FeatureBatches
 
-    return FeatureBatches(train.features, train.labels, rows, plan.device)
+    return Subset(FeatureBatches(train.features, train.labels, plan.device), rows)
 
 
-def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, rows: np.ndarray) -> Any:
+def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, rows: np.ndarray) -> Batches[Any]:
     """Views of the images of some rows through the frozen backbone."""
     from ..models.build import build
     from ..models.vit import Readout

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..neighbors import Bank
-from ..views.pixels import normalised
+from ..views.evaluation_images import normalised
 from ..vote import weighted_vote
 
 K, TEMPERATURE = 20, 0.07  # DINO's k-NN; a smaller set takes fewer neighbours

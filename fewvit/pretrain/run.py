@@ -120,25 +120,14 @@ class _Pretraining:
     def run(self) -> tuple[Result, int | None]:
         """Train to the end or to a signal; what was measured."""
         from ..training.distributed import rank
-        from ..training.log import Log
         from ..training.loop import Execution, Watch, train
-        from ..training.state import Checkpoints
+        from .batches import ViewBatches
 
-        effort = self.effort
-        how = Execution(
-            self.device, self.request.accumulate, effort.save_every, effort.log_every, effort.compile, effort.checkpoint_activations
-        )
+        effort, request = self.effort, self.request
+        how = Execution(self.device, request.accumulate, effort.save_every, effort.log_every, effort.compile, effort.checkpoint_activations)
         watch = Watch(lambda p: self.audience.progress("", p), self._look, self._logged, self._export, self.audience.say)
-        trained = train(
-            self.task,
-            self.order,
-            lambda step: self.pictures.read(step.rows),
-            self._views,
-            how,
-            Checkpoints(self.folder.checkpoints),
-            lambda step: Log(self.folder.log, step),
-            watch,
-        )
+        batches = ViewBatches(self.pictures, self.recipe.views, self.device)
+        trained = train(self.task, batches, self.order, how, self.folder, watch)
         if self.board is not None:
             self.board.close()
         if rank() == 0 and trained.signal is None:
@@ -147,11 +136,6 @@ class _Pretraining:
         if trained.signal is None and rank() == 0:
             self.folder.finish(result, [ENCODER])
         return result, trained.signal
-
-    def _views(self, pictures: Any, step: Any) -> Any:
-        from ..views.crops import make_views
-
-        return make_views(pictures, self.recipe.views, seed=step.seed, epoch=step.epoch, rows=step.rows, device=self.device)
 
     def _refuse_bad(self) -> None:
         bad = self.pictures.skipped
@@ -191,7 +175,7 @@ class _Pretraining:
         from PIL import Image
 
         from ..views.draws import uniforms
-        from ..views.pixels import normalised
+        from ..views.evaluation_images import normalised
 
         images = normalised(self.watched.pixels[:8], self.device)
         cells = self.recipe.architecture.grid**2
