@@ -138,7 +138,7 @@ def test_the_bytes_of_memory_are_counted_to_the_last(tmp_path):
 @pytest.mark.parametrize("count", [1, 1009], ids=["at the end", "on the way"])
 def test_a_full_disk_is_an_error_of_resources(count, tmp_path, monkeypatch):
     monkeypatch.setattr(module.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "r+b"))  # noqa: SIM115
-    with pytest.raises(ResourceError, match="disk full while keeping decoded pictures"):
+    with pytest.raises(ResourceError, match="disk full while keeping decoded images"):
         TrainingImages(dataset_of([jpeg(0, (7, 11))] * count), workers=1, memory_bytes=0, folder=tmp_path)
 
 

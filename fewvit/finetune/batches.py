@@ -1,4 +1,8 @@
-"""The labelled images as a network that is fine-tuned takes them: another view in each epoch, or tokens that were computed once."""
+"""The labelled images as a network that is fine-tuned takes them.
+
+They look another way in each epoch; or where nothing changes, what goes into the first block that learns is computed
+once.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ _Fetched = np.ndarray | Tensor | list[Tensor]  # decoded pixels; an empty list w
 
 
 class LabelledImages:
-    """Labelled images by number, as batches for training (`training.batches.Batches`), and their logits under the evaluation's transform."""
+    """Labelled images by number: batches for training (`training.batches.Batches`), and logits for the evaluation."""
 
     def __init__(
         self,
@@ -47,7 +51,10 @@ class LabelledImages:
         return len(self._labels)
 
     def keep_tokens(self, task: Tuning) -> str:
-        """Run what lies below the first block that changes once for every image, if that is ever the same and there is room; what was done."""
+        """Run what lies below the first block that changes once for every image; a note of what was done.
+
+        Only where that is ever the same and its tokens have room; elsewhere it runs in every step.
+        """
         if self._tokens is not None or task.below is None or self._recipe.augmented:
             return ""
         a, (height, width) = task.trunk.architecture, self._evaluation.size
@@ -55,7 +62,8 @@ class LabelledImages:
         size = 4 * len(self._evaluation) * number * a.width
         what = f"the embedding and {task.below} of {len(task.trunk.blocks)} blocks never change"
         if size > self._token_bytes:
-            return f"{what}, but their {size / 1e6:.0f} MB of tokens are more than {self._token_bytes / 1e6:.0f} MB: they run in every step"
+            most = f"{self._token_bytes / 1e6:.0f} MB"
+            return f"{what}, but their {size / 1e6:.0f} MB of tokens are more than {most}: they run in every step"
         tokens = torch.empty(len(self._evaluation), number, a.width)
         for part in _parts(np.arange(len(self._evaluation))):
             with torch.no_grad():
@@ -64,7 +72,7 @@ class LabelledImages:
         return f"{what}: they run once, {size / 1e6:.0f} MB of tokens are kept"
 
     def read(self, step: Step) -> _Fetched:
-        """The decoded images of a step: whole ones to crop, (B, 3, H, W) or one by one, or as the evaluation crops them, (B, H, W, 3)."""
+        """The decoded images of a step: whole ones to crop, or as the evaluation crops them, (B, H, W, 3) uint8."""
         if self._tokens is not None:
             return []
         if self._whole is not None:
@@ -89,10 +97,12 @@ class LabelledImages:
         return [images, targets]
 
     def _viewed(self, found: _Fetched, step: Step) -> Tensor:
-        """Images (B, 3, H, W) as the epoch shows them: random crops, or whole ones that are mirrored where that was drawn."""
+        """Images (B, 3, H, W) as the epoch shows them: random crops, or whole ones, mirrored where that was drawn."""
         if isinstance(found, np.ndarray):
             return self._mirrored(normalised(found, self._device), step)
-        [images] = make_views(found, self._recipe.views, seed=step.seed, epoch=step.epoch, rows=step.rows, device=self._device)
+        [images] = make_views(
+            found, self._recipe.views, seed=step.seed, epoch=step.epoch, rows=step.rows, device=self._device
+        )
         return images
 
     def _mirrored(self, images: Tensor, step: Step) -> Tensor:
@@ -103,12 +113,19 @@ class LabelledImages:
         return torch.where(torch.from_numpy(mirrored).to(images.device)[:, None, None, None], images.flip(3), images)
 
     def logits(self, task: Tuning, rows: np.ndarray) -> np.ndarray:
-        """(B, C) float32 of the images with numbers `rows` (B,), as the evaluation sees them; the task is in eval mode meanwhile."""
+        """Logits (B, C) float32 of the images with numbers `rows` (B,), as the evaluation sees them.
+
+        The task is in eval mode meanwhile.
+        """
         training, found = task.training, []
         task.eval()
         with torch.no_grad():
             for part in _parts(rows):
-                inputs = self._images(part) if self._tokens is None else self._tokens[torch.from_numpy(part).to(self._device)]
+                inputs = (
+                    self._images(part)
+                    if self._tokens is None
+                    else self._tokens[torch.from_numpy(part).to(self._device)]
+                )
                 found.append(task.head(task.features(inputs)).float().cpu().numpy())
         task.train(training)
         return np.concatenate(found)

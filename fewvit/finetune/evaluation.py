@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,30 +24,50 @@ from .baselines import logistic
 from .held_out import Candidate
 from .plan import BUNDLE, Labelled, Plan
 
+if TYPE_CHECKING:
+    from ..classifiers.logistic import LogisticRegression
+    from .tuning import ClassificationHead, Tuning
 
-def evaluate_tuned(plan: Plan, known: Labelled, task: Any, found: Candidate) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the fine-tuned model, read back from its folder as everyone else will, and what the manifest should tell."""
+
+def evaluate_tuned(
+    plan: Plan, labelled: Labelled, task: Tuning, chosen: Candidate
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the fine-tuned model, read back from its folder as every command does, and facts for the manifest."""
     request = plan.request
     pipeline, test = _test_features(plan)
-    verdict = judge(classifier_of(plan, known, task.head, known.present), test, found.temperature)
-    _save_bundle(plan, known, task.head, pipeline, found)
-    columns = {"method": request.mode, "shots": request.shots, "n_train": len(known.labels), "n_test": len(test)}
-    rows = [{**columns, "trial": request.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()]
-    chosen = {"lr": found.lr, "epochs": found.epochs, "held_out_top1": found.top1, "temperature": round(found.temperature, 4)}
-    facts = {"chosen": chosen, "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad)}
-    return rows, {**facts, "tuned_pool": pipeline.pool, "fingerprint": pipeline.fingerprint, "weights_sha256": pipeline.spec.weights_sha256}
+    verdict = judge(classifier_of(plan, labelled, task.head, labelled.present), test, chosen.temperature)
+    _save_bundle(plan, labelled, task.head, pipeline, chosen)
+    columns = {"method": request.mode, "shots": request.shots, "n_train": len(labelled.labels), "n_test": len(test)}
+    rows = [
+        {**columns, "trial": request.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()
+    ]
+    return rows, {
+        "chosen": {
+            "lr": chosen.lr,
+            "epochs": chosen.epochs,
+            "held_out_top1": chosen.top1,
+            "temperature": round(chosen.temperature, 4),
+        },
+        "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
+        "tuned_pool": pipeline.pool,
+        "fingerprint": pipeline.fingerprint,
+        "weights_sha256": pipeline.spec.weights_sha256,
+    }
 
 
 def save_test_predictions(plan: Plan, path: Path) -> None:
     """Write what the classifier of a finished run says of the labelled test images, one by one."""
-    plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})  # else they would contradict the result
+    # of other images they would contradict the result
+    plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})
     bundle, request = load_bundle(plan.folder.path / BUNDLE, device="cpu"), plan.request
-    numbers = {name: number for number, name in enumerate(plan.chosen.classes)}
+    numbers = {name: number for number, name in enumerate(plan.support_set.classes)}
     bundle.estimator.classes_ = np.array([numbers[name] for name in bundle.classes])  # as the data set counts them
     _, test = _test_features(plan)
     verdict = judge(bundle.estimator, test, bundle.temperature)
     which = {"method": request.mode, "shots": request.shots, "trial": request.trial}
-    save_predictions(path, [Judged(which, test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)])
+    save_predictions(
+        path, [Judged(which, test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)]
+    )
     plan.say(f"wrote {path}")
 
 
@@ -60,24 +80,26 @@ def _test_features(plan: Plan) -> tuple[Pipeline, FeatureSet]:
     return pipeline, test
 
 
-def _save_bundle(plan: Plan, known: Labelled, head: Any, pipeline: Pipeline, found: Candidate) -> None:
+def _save_bundle(
+    plan: Plan, labelled: Labelled, head: ClassificationHead, pipeline: Pipeline, chosen: Candidate
+) -> None:
     """The classifier with all that `fewvit predict` needs, in a file of its own."""
     bundle = Bundle(
         "logistic",
-        classifier_of(plan, known, head, np.arange(len(known.present))),
-        [plan.chosen.classes[c] for c in known.present],
-        np.bincount(known.labels).tolist(),
+        classifier_of(plan, labelled, head, np.arange(len(labelled.present))),
+        [plan.support_set.classes[c] for c in labelled.present],
+        np.bincount(labelled.labels).tolist(),
         head.weight.shape[1],
         pipeline.fingerprint,
         bundle_recipe(Backbones([str(plan.folder.path.resolve())], plan.access), pipeline),
-        found.temperature,
+        chosen.temperature,
     )
     save_bundle(plan.folder.path / BUNDLE, bundle)
 
 
-def classifier_of(plan: Plan, known: Labelled, head: Any, classes: np.ndarray) -> Any:
+def classifier_of(plan: Plan, labelled: Labelled, head: ClassificationHead, classes: np.ndarray) -> LogisticRegression:
     """The head as the estimator of the same formula, with these numbers (C,) for its classes."""
-    estimator = logistic(plan, len(known.labels))
+    estimator = logistic(plan, len(labelled.labels))
     estimator.set_params(rows=head.rows, intercept=bool(head.bias.requires_grad), dtype="float32")
     estimator.coef_, estimator.intercept_ = (t.detach().cpu().numpy() for t in (head.weight, head.bias))
     estimator.classes_, estimator.n_features_in_ = classes, head.weight.shape[1]
@@ -85,7 +107,11 @@ def classifier_of(plan: Plan, known: Labelled, head: Any, classes: np.ndarray) -
 
 
 def result_of(
-    plan: Plan, frozen: list[dict[str, Any]], rows: list[dict[str, Any]], facts: Mapping[str, Any], seconds: Mapping[str, float]
+    plan: Plan,
+    frozen: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    facts: Mapping[str, Any],
+    seconds: Mapping[str, float],
 ) -> Result:
     """The run's result: frozen and fine-tuned rows, and the verdict, which is said too."""
     spec = plan.pipeline.spec
@@ -113,9 +139,10 @@ def result_of(
 
 
 def _by_chance(one: float, other: float, images: int) -> float:
-    """Percentage points that two accuracies on so many images differ by in one of twenty cases, were the classifiers equally good.
+    """Percentage points that accuracies on so many images differ by in one of twenty cases, were they equally good.
 
-    As if they had been measured on different images; on the same ones it is less, so who is not told "chance" has more than that.
+    As if they had been measured on different images; on the same ones it is less, so what is not called chance is all
+    the less likely to be it.
     """
     return 1.96 * float(np.sqrt((one * (100 - one) + other * (100 - other)) / images))
 

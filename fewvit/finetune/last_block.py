@@ -1,8 +1,8 @@
-"""`fewvit lowshot --classifier last-block`: the last transformer block and a classifier, trained on the labelled images of each split.
+"""`fewvit lowshot --classifier last-block`: the last block and a classifier, trained on each split's labelled images.
 
-Source: Assran et al. 2022, section 4.1, who judge MAE so where linear classifiers do poorly; their optimizer's settings are not published, so
-the recipe is that of `fewvit finetune --mode last-block`. What lies below the last block runs once for each labelled image; test images go
-through it once for all trials together.
+Source: Assran et al. 2022, section 4.1, who evaluate MAE so where linear classifiers do poorly; their optimizer's
+settings are not published, so the recipe is that of `fewvit finetune --mode last-block`. What lies below the last block
+runs once for each labelled image; test images go through it once for all trials together.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -35,19 +35,24 @@ from ..splits import Split
 from .evaluation import classifier_of
 from .final_network import finish
 from .held_out import Candidate
-from .plan import Plan, identity, labelled_by
-from .recipe import recipe_of
-from .request import Audience, BackboneRequest, FineTuningRequest
+from .networks import require_plain_vit
+from .plan import Labelled, Plan, identity, labelled_by
+from .request import Audience, BackboneRequest, FineTuningRequest, recipe_of
 from .search import choose
-from .spec import plain
 from .trainings import Trainings
+
+if TYPE_CHECKING:
+    from .tuning import Tuning
 
 _AT_ONCE = 32  # test images
 
 
 @dataclass(frozen=True)
 class LastBlocks:
-    """Trains on splits of one backbone's images. Trainings are kept in the cache: a killed command goes on, a repeated one trains nothing."""
+    """Trains on splits of one backbone's images.
+
+    Trainings are kept in the cache: a killed command goes on, a repeated one trains nothing.
+    """
 
     pipeline: Pipeline
     train_set: Dataset
@@ -65,37 +70,54 @@ class LastBlocks:
         with tempfile.TemporaryDirectory(prefix="fewvit-") as scratch:
             ended = [self._trained(split, train, Path(scratch)) for split in splits]
             features = self._test_features([task for _, _, task, _ in ended], test)
-            for (plan, known, task, found), rows in zip(ended, features, strict=True):
-                estimator = classifier_of(plan, known, task.head, known.present)
-                yield Tuned(estimator, dataclasses.replace(test, features=rows), found.temperature, _described(found))
+            for (plan, labelled, task, chosen), rows in zip(ended, features, strict=True):
+                estimator = classifier_of(plan, labelled, task.head, labelled.present)
+                yield Tuned(estimator, dataclasses.replace(test, features=rows), chosen.temperature, _described(chosen))
 
-    def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Any, Any, Candidate]:
+    def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Labelled, Tuning, Candidate]:
+        """The network of one split, from the cache where it was trained before."""
         support = train.select(split.train)
-        chosen = select_ids(self.train_set, support.ids)
+        support_set = select_ids(self.train_set, support.ids)
         request = FineTuningRequest(
-            "last-block", BackboneRequest(self.pipeline.spec.name), settings=self.settings, seed=self.seed, decode=self.pipeline.decode
+            "last-block",
+            BackboneRequest(self.pipeline.spec.name),
+            settings=self.settings,
+            seed=self.seed,
+            decode=self.pipeline.decode,
         )
         recipe, grid = recipe_of(request, self.pipeline, len(support), split.per_class(train.labels)[1])
         effort = NetworkEffort(device=self.pipeline.device, workers=self.work.workers, max_pixels=self.work.max_pixels)
-        nowhere = RunFolder(scratch)
         plan = Plan(
-            request, recipe, grid, effort, nowhere, self.pipeline, chosen, self.test_set, self.access, self.cache, self.memory, Audience()
+            request,
+            recipe,
+            grid,
+            effort,
+            RunFolder(scratch),  # until it is known which run it is
+            self.pipeline,
+            support_set,
+            self.test_set,
+            self.access,
+            self.cache,
+            self.memory,
+            Audience(),
         )
-        what = {**identity(plan, {"labelled": content_digest(chosen, self.memory)}), "support": support.fingerprint}
+        labelled_digest = content_digest(support_set, self.memory)
+        what = {**identity(plan, {"labelled": labelled_digest}), "support": support.fingerprint}
         root = self.cache.tuned if self.cache is not None else scratch
         plan = dataclasses.replace(plan, folder=RunFolder(root / run_digest(what)))
         require_writable(root)
         with locked(plan.folder.path):  # another command may be at the same split
             plan.folder.begin(what, {})
-            known = labelled_by(support)
-            trainings = Trainings(plan, known)
-            found, number = choose(trainings)
-            task, number = (None, number) if number is not None else finish(trainings, found)
+            labelled = labelled_by(support)
+            trainings = Trainings(plan, labelled)
+            chosen, number = choose(trainings)
+            task, number = (None, number) if number is not None else finish(trainings, chosen)
         if number is not None:
-            signal.raise_signal(number)  # what was trained is kept; the command ends as it does for a signal at any other time
-        return plan, known, task, found
+            # what was trained is kept; the command ends as it does for a signal at any other time
+            signal.raise_signal(number)
+        return plan, labelled, cast("Tuning", task), chosen
 
-    def _test_features(self, tasks: Sequence[Any], test: FeatureSet) -> list[np.ndarray]:
+    def _test_features(self, tasks: Sequence[Tuning], test: FeatureSet) -> list[np.ndarray]:
         """The test images' features (Q, D) under each network; what they share, all but the last block, runs once."""
         import torch
 
@@ -123,25 +145,32 @@ class LastBlocks:
 
 
 def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureReader, seed: int) -> LastBlocks:
-    """What trains on these inputs. Raises UsageError for features from a file, and for readouts and networks that training does not know."""
+    """What trains on these inputs.
+
+    Raises UsageError for features from a file, and for readouts and networks that training does not know.
+    """
     pipeline = inputs.pipeline
     if pipeline is None or inputs.datasets is None:
-        raise UsageError("last-block trains on images, and features were given", fix="Give folders of images, or another --classifier.")
+        what = "last-block trains on images, and features were given"
+        raise UsageError(what, fix="Give folders of images, or another --classifier.")
     if pipeline.layers != 1 or pipeline.pool not in ("cls", "mean"):
         raise UsageError(
-            "last-block reads the last block's class token or mean patch token", fix="Leave --layers away, and --pool, or give --pool mean."
+            "last-block reads the last block's class token or mean patch token",
+            fix="Leave --layers away, and --pool, or give --pool mean.",
         )
-    plain(pipeline.spec)
+    require_plain_vit(pipeline.spec)
     from ..models.engines import resolve_device
 
     pipeline = dataclasses.replace(pipeline, device=resolve_device(pipeline.device))
     train_set, test_set = inputs.datasets
     access = reader.backbones.access
-    return LastBlocks(pipeline, train_set, test_set, settings, reader.cache, reader.memory, access, reader.work, seed, reader.say)
+    cache, memory, work, say = reader.cache, reader.memory, reader.work, reader.say
+    return LastBlocks(pipeline, train_set, test_set, settings, cache, memory, access, work, seed, say)
 
 
-def _described(found: Candidate) -> str:
-    how = f"learning rate {found.lr:g}, {counted(found.epochs, 'epoch')}"
-    if found.top1 is None:
+def _described(chosen: Candidate) -> str:
+    """A candidate in words."""
+    how = f"learning rate {chosen.lr:g}, {counted(chosen.epochs, 'epoch')}"
+    if chosen.top1 is None:
         return f"{how}: the recipe's, since nothing was held out"
-    return f"{how}: best on held-out images, {found.top1:.1f} % of them right"
+    return f"{how}: best on held-out images, {chosen.top1:.1f} % of them right"

@@ -29,7 +29,7 @@ ADAPTER, HEAD, BUNDLE = "adapter.safetensors", "head.safetensors", CLASSIFIER
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, on what, where, and who is told."""
+    """What is trained, on what, where, and where its notes go."""
 
     request: FineTuningRequest
     recipe: TuningRecipe
@@ -37,17 +37,18 @@ class Plan:
     effort: NetworkEffort
     folder: RunFolder
     pipeline: Pipeline  # of the frozen backbone
-    chosen: Dataset  # the labelled images
+    support_set: Dataset  # the labelled images
     test_set: Dataset
     access: Access
     cache: Cache | None
     memory: DigestMemory
     audience: Audience
-    skipped: set[tuple[bool, str]] = dataclasses.field(default_factory=set)  # images that could not be decoded: whether of test, and the id
+    # images that could not be decoded: whether of the test set, and the id
+    skipped: set[tuple[bool, str]] = dataclasses.field(default_factory=set)
 
     @property
     def say(self) -> Callable[[str], None]:
-        """Who hears a line."""
+        """Takes a note for the user, one line."""
         return self.audience.say
 
     @property
@@ -56,12 +57,17 @@ class Plan:
         return FILES.get(self.request.mode, ADAPTER)
 
     def features(self, pipeline: Pipeline, dataset: Dataset) -> FeatureSet:
-        """The features that a backbone gives, from the cache where they are there."""
-        effort = self.effort
-        work = Work(workers=effort.workers, max_bad=self.request.max_bad, max_pixels=effort.max_pixels, progress=self.audience.extraction)
+        """The features of a set's images, from the cache where they are there."""
+        work = Work(
+            workers=self.effort.workers,
+            max_bad=self.request.max_bad,
+            max_pixels=self.effort.max_pixels,
+            progress=self.audience.extraction,
+        )
         features, report = extract(pipeline, dataset, self.cache, work, memory=self.memory)
         of_test = dataset is self.test_set
-        self.audience.skipped([image for image in report.skipped if (of_test, image["id"]) not in self.skipped])  # each is told once
+        # each is named once, however often it is read
+        self.audience.skipped([image for image in report.skipped if (of_test, image["id"]) not in self.skipped])
         self.skipped.update((of_test, image["id"]) for image in report.skipped)
         return features
 
@@ -85,7 +91,10 @@ def labelled_by(support: FeatureSet) -> Labelled:
 
 
 def identity(plan: Plan, data: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that decides the outcome, as JSON; what the manifest of a run is compared with. `data`: digests of the images."""
+    """Everything that decides the outcome, as JSON; what the manifest of a run is compared with.
+
+    `data`: digests of the images.
+    """
     request = plan.request
     return {
         "command": "finetune",
@@ -116,5 +125,5 @@ def outcome(plan: Plan) -> dict[str, Any]:
     }
     if mode not in FILES:
         made["base"] = origin_of(spec, **dataclasses.asdict(plan.request.backbone))
-    classes = [plan.chosen.classes[c] for c in np.unique(plan.chosen.labels)]
+    classes = [plan.support_set.classes[c] for c in np.unique(plan.support_set.labels)]
     return {"backbone": made, "head": {"file": HEAD, "classes": classes}}

@@ -46,9 +46,10 @@ class Trainings:
         return min(self.plan.recipe.batch_size, len(fit))
 
     def train(self, place: Path, lr: float, fit: np.ndarray, held: np.ndarray, stop_after: int | None = None) -> Ended:
-        """One training on the images `fit`, in the folder `place`; the images `held` are classified after every epoch.
+        """One training on the images `fit` (n,), in the folder `place`; `held` (m,) are classified after every epoch.
 
-        It ends after `stop_after` epochs, or when the held-out images are classified no better. Raises NumericalError if it diverges.
+        It ends after `stop_after` epochs, or when the held-out images are classified no better. Raises NumericalError
+        if it diverges.
         """
         from ..training.batches import Subset
         from ..training.loop import Execution, Watch, train
@@ -76,8 +77,9 @@ class Trainings:
             return curve.stalled(done, recipe.patience) if stop_after is None else done >= stop_after
 
         what = f"learning rate {lr:g}" if len(held) else "final"
-        watch = Watch(progress=lambda p: plan.audience.progress(what, p), each_epoch=each_epoch, enough=enough, say=plan.say)
-        how = Execution(effort.device, plan.request.accumulate, effort.save_every, log_every, recompute=effort.checkpoint_activations)
+        watch = Watch(lambda p: plan.audience.progress(what, p), each_epoch, enough=enough, say=plan.say)
+        parts, recompute = plan.request.accumulate, effort.checkpoint_activations
+        how = Execution(effort.device, parts, effort.save_every, log_every, recompute=recompute)
         trained = train(task, batches, order, how, folder, watch)
         return Ended(task, curve, trained.steps, trained.signal)
 
@@ -88,10 +90,12 @@ def _labelled_images(plan: Plan, labelled: Labelled) -> LabelledImages:
     from ..views.training_images import TrainingImages
     from .batches import LabelledImages
 
-    dataset = select_ids(plan.chosen, labelled.support.ids)
+    dataset = select_ids(plan.support_set, labelled.support.ids)
     effort, recipe = plan.effort, plan.recipe
     workers, most = effort.workers, effort.max_pixels
-    evaluation = EvaluationImages(dataset, plan.pipeline.preprocess, plan.request.decode, workers=workers, max_pixels=most)
+    evaluation = EvaluationImages(
+        dataset, plan.pipeline.preprocess, plan.request.decode, workers=workers, max_pixels=most
+    )
     whole = None
     if recipe.crop < 1:
         whole = TrainingImages(dataset, workers=workers, max_pixels=most, folder=plan.folder.path)

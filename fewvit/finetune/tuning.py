@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +18,23 @@ from ..training.task import ParameterGroup
 from .adapters import blocks_below
 from .modes import TuningRecipe
 
+if TYPE_CHECKING:
+    from ..methods._trunk import Trunk
+
 
 class ClassificationHead(nn.Module):
-    """Features (B, D) -> logits (B, C): a linear layer on rows that are taken `raw`, of unit length (`unit`), or centred before (`centred`)."""
+    """A linear layer on rows that are taken `raw`, of unit length (`unit`), or centred before that (`centred`)."""
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: str, *, with_bias: bool):
         super().__init__()
         self.rows = rows
-        self.weight, self.bias = nn.Parameter(weight.float().clone()), nn.Parameter(bias.float().clone(), requires_grad=with_bias)
+        self.weight, self.bias = (
+            nn.Parameter(weight.float().clone()),
+            nn.Parameter(bias.float().clone(), requires_grad=with_bias),
+        )
 
     def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D)."""
         features = features.float()
         if self.rows == "centred":
             features = features - features.mean(dim=1, keepdim=True)
@@ -39,10 +46,11 @@ class ClassificationHead(nn.Module):
 class Tuning(nn.Module):
     """A network under a `TuningRecipe`; which parameters of `trunk` change, `adapters.prepare` has said.
 
-    Its inputs are images (B, 3, H, W), or where the embedding does not change the tokens (B, T, D) that `enter` gives, and soft targets (B, C).
+    Its inputs are images (B, 3, H, W), or where the embedding does not change the tokens (B, T, D) that `enter` gives;
+    and soft targets (B, C).
     """
 
-    def __init__(self, recipe: TuningRecipe, trunk: Any, readout: Readout, head: ClassificationHead):
+    def __init__(self, recipe: TuningRecipe, trunk: Trunk, readout: Readout, head: ClassificationHead):
         super().__init__()
         self.recipe, self.trunk, self.readout, self.head = recipe, trunk, readout, head
         self.below = blocks_below(trunk)
@@ -53,14 +61,14 @@ class Tuning(nn.Module):
         return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
 
     def enter(self, images: Tensor) -> Tensor:
-        """Tokens (B, T, D) that go into the first block that changes."""
+        """Tokens (B, T, D) that go into the first block that changes, of images (B, 3, H, W)."""
         tokens = self.trunk.embed(images)
         for block in self.trunk.blocks[: self.below or 0]:
             tokens = block(tokens)
         return tokens
 
     def features(self, inputs: Tensor, scales: Tensor | None = None) -> Tensor:
-        """What the head reads (B, D)."""
+        """What the head reads (B, D) of the inputs; `scales` (B, 2L) are from `Trunk.draw_scales`."""
         if inputs.ndim == 3:
             tokens = inputs
         elif self.below is None:
@@ -71,7 +79,7 @@ class Tuning(nn.Module):
         return self.trunk.gathered([self.trunk.through(tokens, scales, self.below or 0)], self.readout)
 
     def forward(self, inputs: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy with the soft targets; `train_top1`, the share of pictures whose largest target comes first, in percent."""
+        """Cross-entropy with the soft targets; `train_top1`, in percent: of images whose largest target comes first."""
         x, targets = inputs
         scales = self.trunk.draw_scales(step, 1, x.device)
         logits = self.head(self.features(x, None if scales is None else scales[0])).float()
@@ -80,7 +88,10 @@ class Tuning(nn.Module):
         return loss, {"train_top1": 100 * right}
 
     def groups(self) -> list[ParameterGroup]:
-        """A group for each layer, whose learning rate is the smaller the deeper it lies; class token and positions do not decay."""
+        """A group for each layer; the deeper it lies, the smaller its learning rate.
+
+        Class token and positions do not decay.
+        """
 
         def spared(name: str, _: Tensor) -> bool:
             return name in ("cls_token", "pos_embed", "register_tokens")
@@ -92,6 +103,7 @@ class Tuning(nn.Module):
         yield from ((f"head.{name}", parameter) for name, parameter in self.head.named_parameters())
 
     def schedule(self, step: Step) -> dict[str, float]:
+        """MAE's learning rate, a warm-up and a half cosine, and a constant weight decay."""
         recipe = self.recipe
         epoch = step.index / step.steps_per_epoch
         # MAE's warm-up begins at 0: one that is shorter than two steps would only throw a step of a few away
@@ -100,8 +112,11 @@ class Tuning(nn.Module):
         return {"lr": lr, "weight_decay": recipe.weight_decay}
 
     def clip(self) -> Tensor:
+        """Clip all gradients together as the recipe says; their norm () before."""
         return clip_all((p for p in self.parameters() if p.requires_grad), self.recipe.clip)
 
-    def before_update(self, step: Step) -> None: ...
+    def before_update(self, step: Step) -> None:
+        """Nothing is held back."""
 
-    def after_update(self, step: Step) -> None: ...
+    def after_update(self, step: Step) -> None:
+        """Nothing follows a step."""

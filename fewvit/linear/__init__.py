@@ -1,7 +1,8 @@
 """Linear probes: a grid of heads on frozen features, from its arguments to the accuracy of the one that was chosen.
 
-`request` says what is asked, `probing` goes through the backbones, `training` trains the heads of one, `selection` takes one of them,
-`evaluation` measures and keeps it; `stored_head` evaluates a head that is there already, `head_files` finds its file.
+`request` says what is asked, `probing` goes through the backbones, `training` trains the heads of one, `selection`
+takes one of them, `evaluation` measures and keeps it; `stored_head` evaluates a head that is there already,
+`head_files` finds its file.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ def run_linear(
     audience: Audience,
     predictions: Path | None = None,
 ) -> tuple[Result, int | None]:
-    """Train, or go on with, a probe on each backbone's features; the result, and the signal that ended it early, if one did.
+    """Train, or go on with, a probe on each backbone's features: the result, and the signal that ended it early.
 
-    Without `out` nothing is kept. `predictions` gets those of the chosen heads on the test images. Raises UsageError when the run in `out`
-    was begun with other arguments, DataError for what is missing or too little, NumericalError when every head diverges, ResourceError
-    for memory and disk.
+    Without `out` nothing is kept. `predictions` gets those of the chosen heads on the test images. Raises UsageError
+    when the run in `out` was begun with other arguments, DataError for what is missing or too little, NumericalError
+    when every head diverges, ResourceError for memory and disk.
     """
     _check(reader, sources, request, out)
     from ..models.engines import resolve_device
@@ -48,7 +49,8 @@ def run_linear(
     with together(resolve_device(reader.options.device)) as device:
         probing = Probing(Plan(reader, sources, request, effort, folder, audience, device, predictions))
         try:
-            result = Result("linear", *measured(reader, probing.inputs(), probing.measure, audience.skipped, request.seed))
+            found = measured(reader, probing.inputs(), probing.measure, audience.skipped, request.seed)
+            result = Result("linear", *found)
             if folder is not None and rank() == 0:
                 folder.finish(result)  # which has the digest of the head
         except FinishedRun as finished:
@@ -61,13 +63,15 @@ def run_linear(
 
 
 def _check(reader: FeatureReader, sources: Sources, request: LinearProbeRequest, out: Path | None) -> None:
-    """What can be told before anything is read, and before torch is imported."""
+    """Raise UsageError for what is wrong whatever the data; before anything is read, and before torch is imported."""
     check_request(request)
     if reader.options.layers == "each":
         raise UsageError("--layers each goes with knn and lowshot; a linear probe takes a number of blocks")
     if out is not None and len(reader.backbones.names) > 1:
         raise UsageError("--out RUN holds one backbone's probe; give one backbone, or leave --out away")
     if request.augment and any(map(is_features, (sources.data, sources.train, sources.test))):
-        raise UsageError("--augment needs images: features that were given cannot be augmented", fix="Leave --augment away.")
+        raise UsageError(
+            "--augment needs images: features that were given cannot be augmented", fix="Leave --augment away."
+        )
     if request.protocol is not None:
         probe_of(request, request.protocol, "fp32")

@@ -31,13 +31,13 @@ class Plan:
 
     @property
     def say(self) -> Callable[[str], None]:
-        """Who hears a line."""
+        """Takes a note for the user, one line."""
         return self.audience.say
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What one backbone's heads are."""
+    """What one backbone's heads are, before they see its features."""
 
     protocol: str
     probe: Probe  # before it is fitted to the data

@@ -38,23 +38,30 @@ class FinishedRun(Exception):
 
 
 class Probing:
-    """`inputs` brings each backbone's features, `measure` trains on them."""
+    """The probes of a command: `inputs` brings each backbone's features, `measure` trains on them."""
 
     def __init__(self, plan: Plan):
         self._plan = plan
         self._settled: Settled  # of the backbone under way
         self._begin: Callable[[], None] = lambda: None  # what is left to be done before training
-        self._finished: tuple[Path, Result] | None = None  # head and result of a run that has ended, where predictions are asked for
-        self.predicted: list[Judged] = []  # what the heads said of the test images, backbone by backbone
+        # head and result of a run that has ended, where predictions are asked for
+        self._finished: tuple[Path, Result] | None = None
+        self.predicted: list[Judged] = []  # the chosen heads' predictions for the test images, backbone by backbone
 
     def inputs(self) -> Iterator[Inputs]:
-        """The features of every backbone; a run's folder is begun before any is computed, unless another run is to be removed. Raises FinishedRun."""
+        """The features of every backbone. Raises FinishedRun.
+
+        A run's folder is begun before any is computed, unless another run is to be removed.
+        """
         reader, sources = self._plan.reader, self._plan.sources
         if any(map(is_features, (sources.train, sources.test, sources.data))):
             for inputs in reader.pair(sources):
                 reading = given_reading(inputs.train.features.shape[1])
                 self._settled = Settled(*self._probe(self._protocol_of(inputs), None), reading, None)
-                self._settle_run(inputs.train.fingerprint, {"train": _content(inputs.train), "test": _content(_required(inputs.test))})
+                self._settle_run(
+                    inputs.train.fingerprint,
+                    {"train": _content(inputs.train), "test": _content(_required(inputs.test))},
+                )
                 yield inputs
             return
         train, test = map(reader.told, open_pair(sources.data, sources.train, sources.test, sources.listing))
@@ -63,10 +70,10 @@ class Probing:
             reading = self._settled.reading
             pipeline = dataclasses.replace(pipeline, pool=reading.pool, layers=reading.layers, norm=reading.norm)
             self._settle_run(pipeline.fingerprint, {"train": _listing(train), "test": _listing(test)})
-            yield self._extracted(pipeline, train, test)
+            yield self._features(pipeline, train, test)
 
     def measure(self, inputs: Inputs, name: str) -> Found:
-        """Rows of one backbone's probe, and what the manifest should tell."""
+        """Rows of one backbone's probe, and facts for the manifest."""
         say, settled = self._plan.say, self._settled
         if inputs.pipeline is not None and inputs.pipeline.spec.is_mae and settled.protocol != "mae/1":
             say("MAE's linear probe is --protocol mae/1: its features need the BatchNorm that comes with it")
@@ -75,8 +82,11 @@ class Probing:
         train.require_finite()
         test.require_finite()
         if shared := shared_rows(train, test):
-            say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
-        train, test = (dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test))
+            what = f"{shared} of the {len(test)} test images have exactly the features of a train image"
+            say(f"{what}: are they the same images?")
+        train, test = (
+            dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test)
+        )
         self._begin()
         self._require_contents(inputs)
         if self._finished is not None:
@@ -100,7 +110,10 @@ class Probing:
         return np.asarray(head.chunked_scores(test.features[:, one.start : one.stop]))
 
     def _protocol_of(self, inputs: Inputs) -> str:
-        """The preset that made the features: of a file, what it says or its backbone's own. What is taken is said where no --protocol is given."""
+        """The preset that made the features: of a file, what it says or its backbone's own.
+
+        Where no --protocol is given, a note says what is taken.
+        """
         if inputs.pipeline is not None or self._plan.request.protocol is not None:
             return inputs.protocol or _FOR_GIVEN
         known = inputs.known_protocol
@@ -126,11 +139,13 @@ class Probing:
         protocol, probe = self._probe(pipeline.protocol.name, architecture.width)
         layers = int(options.layers) if options.layers else None
         mean_only = options.pool is None and pipeline.pool == "mean"
-        reading = settle_reading(probe, architecture, pipeline.norm, pool=options.pool, layers=layers, mean_only=mean_only)
+        reading = settle_reading(
+            probe, architecture, pipeline.norm, pool=options.pool, layers=layers, mean_only=mean_only
+        )
         return Settled(protocol, probe, reading, train)
 
-    def _extracted(self, pipeline: Pipeline, train: Dataset, test: Dataset) -> Inputs:
-        """Of several processes the first fills the cache, the others read it."""
+    def _features(self, pipeline: Pipeline, train: Dataset, test: Dataset) -> Inputs:
+        """A backbone's features; of several processes the first fills the cache, the others read it."""
         from ..training.distributed import rank, wait_for_all
 
         if rank() > 0:
@@ -141,14 +156,14 @@ class Probing:
         return inputs
 
     def _settle_run(self, fingerprint: str, data: Mapping[str, Any]) -> None:
-        """Begin the run now, or where it replaces another when its images could be read."""
+        """Begin the run now; where it replaces another, once all of its images could be read."""
         if self._plan.effort.overwrite:
             self._begin = lambda: self._make_folder(fingerprint, data)
         else:
             self._make_folder(fingerprint, data)
 
     def _require_contents(self, inputs: Inputs) -> None:
-        """Raise UsageError where the run goes on, or is judged, with images that are others by now under the same names."""
+        """Raise UsageError where the run's images are others by now under the same names."""
         from ..training.distributed import rank
 
         folder, memory = self._plan.folder, self._plan.reader.memory
@@ -157,7 +172,10 @@ class Probing:
             folder.require_contents({name: content_digest(side, memory) for name, side in sides})
 
     def _make_folder(self, fingerprint: str, data: Mapping[str, Any]) -> None:
-        """Make the run's folder or find it again. Raises FinishedRun for one with a result, unless predictions are asked for too."""
+        """Make the run's folder or find it again.
+
+        Raises FinishedRun for one with a result, unless predictions are asked for too.
+        """
         from ..training.distributed import rank, wait_for_all
 
         folder, request = self._plan.folder, self._plan.request
@@ -186,7 +204,9 @@ class Probing:
 
 def _required(test: FeatureSet | None) -> FeatureSet:
     if test is None:
-        raise UsageError("a linear probe needs test images", fix="Give --train and --test, or --data with train/ and val/.")
+        raise UsageError(
+            "a linear probe needs test images", fix="Give --train and --test, or --data with train/ and val/."
+        )
     return test
 
 

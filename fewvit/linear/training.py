@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ..training.batches import Batches, Subset
 from .plan import Plan, Settled
 from .protocols import Probe, fitted, held_out
 
+if TYPE_CHECKING:
+    from ..training.loop import Trained
+
 
 class StoppedTraining(Exception):
     """A signal ended the training early."""
@@ -25,23 +28,26 @@ class StoppedTraining(Exception):
 
 
 class Training:
-    """The heads, the images that they learn from, and those that they are judged by on the way."""
+    """The heads, the images that they learn from, and those that one of them is selected by."""
 
     def __init__(self, plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, test: FeatureSet):
         from .head_grid import HeadGrid
 
         self.plan, self.settled, self.inputs, self.train, self.test = plan, settled, inputs, train, test
         request = plan.request
-        held = held_out(train.labels, request.seed, train.classes) if request.select_on == "train" else np.empty(0, np.int64)
+        held = np.empty(0, np.int64)
+        if request.select_on == "train":
+            held = held_out(train.labels, request.seed, train.classes)
         rows = np.setdiff1d(np.arange(len(train)), held)
         self.selection_set = test if request.select_on == "test" else train.select(held)
         self.batches = _augmented(plan, settled, inputs, train, rows) if request.augment else _cached(plan, train, rows)
         self.probe = _fitted(plan, settled, len(self.batches))
         self.heads = HeadGrid(self.probe, settled.reading.inputs, len(train.classes), seed_of(request.seed, "heads"))
-        self.standings: tuple[np.ndarray, np.ndarray] | None = None  # top-1 and loss of every head, after the last epoch that was judged
+        # top-1 in percent and loss (H,) of every head, after the last epoch that was evaluated
+        self.standings: tuple[np.ndarray, np.ndarray] | None = None
 
-    def run(self) -> Any:
-        """Train to the end; how it went, as `loop.Trained`. Raises StoppedTraining, ResourceError for memory and disk."""
+    def run(self) -> Trained:
+        """Train to the end; how it went. Raises StoppedTraining, ResourceError for memory and disk."""
         from ..training.loop import Execution, Watch, train
         from ..training.memory import BatchTooLarge
         from ..training.order import Order
@@ -53,19 +59,20 @@ class Training:
         try:
             trained = train(self.heads, self.batches, order, how, plan.folder, watch)
         except BatchTooLarge as error:
-            smaller = max(1, self.probe.batch_size // 2)
-            raise ResourceError(f"out of memory with batches of {self.probe.batch_size}", fix=f"Try --batch-size {smaller}.") from error
+            size = self.probe.batch_size
+            what, fix = f"out of memory with batches of {size}", f"Try --batch-size {max(1, size // 2)}."
+            raise ResourceError(what, fix=fix) from error
         if trained.signal is not None:
             raise StoppedTraining(trained.signal)
         return trained
 
     def evaluate(self) -> tuple[np.ndarray, np.ndarray]:
-        """Top-1 and loss of every head as it is now, on the images that the choice is made by."""
+        """Top-1 in percent and loss (H,) of every head as it is now, on the images that one is selected by."""
         self.standings = self.heads.evaluate(self.selection_set.features, self.selection_set.labels)
         return self.standings
 
     def _after_epoch(self, epochs: int) -> dict[str, float] | None:
-        """Judge all heads after so many epochs, and keep the best one so far."""
+        """Evaluate all heads after so many epochs, and keep the best one so far; for the log, its top-1."""
         if len(self.selection_set) == 0:
             return None
         top1, loss = self.evaluate()
@@ -91,7 +98,8 @@ def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, 
         raise UsageError("--augment needs images on both sides")
     crop = pipeline.preprocess.crop
     if crop[0] != crop[1]:
-        raise UsageError(f"--augment crops squares, and the backbone is shown {crop[0]}x{crop[1]} pixels", fix="Leave --augment away.")
+        what = f"--augment crops squares, and the backbone is shown {crop[0]}x{crop[1]} pixels"
+        raise UsageError(what, fix="Leave --augment away.")
     place = {id_: row for row, id_ in enumerate(images.ids)}
     chosen = select(images, [place[train.ids[row]] for row in rows.tolist()])
     readout = Readout(reading.pool, reading.layers, reading.norm)

@@ -11,6 +11,7 @@ from ..files import replacing
 from ..plugins import find
 from ..recipes import find_recipe
 from ..runs import RunFolder
+from ..training.recipe import Recipe
 
 
 def export_official(run: Path, file: Path) -> dict[str, Any]:
@@ -28,30 +29,42 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
         raise DataError(
             "no run of `fewvit pretrain`: only those have an official layout",
             file=run,
-            fix=f"As it is, it goes with --backbone; `fewvit backbones info {printable(run)}` names its file of weights, for Python.",
+            fix="As it is, it goes with --backbone; "
+            f"`fewvit backbones info {printable(run)}` names its file of weights, for Python.",
         )
     newest = Checkpoints(folder.checkpoints).newest() if begun is not None else None
     if begun is None or newest is None:
-        raise DataError("no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled.")
+        raise DataError(
+            "no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled."
+        )
     task = find("methods", begun["what"]["method"])(_recipe_from(begun["what"]))
-    task.load_state_dict({name.removeprefix("task."): tensor for name, tensor in newest.tensors().items() if name.startswith("task.")})
+    task.load_state_dict(
+        {name.removeprefix("task."): tensor for name, tensor in newest.tensors().items() if name.startswith("task.")}
+    )
     tree = {**task.official(), "epoch": newest.facts["epoch"] + 1}
     with replacing(file) as handle:
         torch.save(tree, handle)
-    return {"backbone": run.name, "family": task.family, "file": str(file), "step": newest.step, "keys": ", ".join(tree)}
+    return {
+        "backbone": run.name,
+        "family": task.family,
+        "file": str(file),
+        "step": newest.step,
+        "keys": ", ".join(tree),
+    }
 
 
-def _recipe_from(what: Mapping[str, Any]) -> Any:
-    """The recipe that a run's manifest tells."""
+def _recipe_from(what: Mapping[str, Any]) -> Recipe:
+    """The recipe in what a run's manifest says of it."""
     from ..backbones import Architecture
     from ..views.view import View
 
     fields: dict[str, Any] = {name: _tupled(value) for name, value in what["recipe"].items()}
     views = tuple(View(**{name: _tupled(value) for name, value in view.items()}) for view in fields.pop("views"))
     architecture = Architecture(**fields.pop("architecture"))
-    return find_recipe(what["method"])(**fields, architecture=architecture, views=views)
+    recipe: Recipe = find_recipe(what["method"])(**fields, architecture=architecture, views=views)
+    return recipe
 
 
-def _tupled(value: Any) -> Any:
-    """JSON knows no tuples."""
+def _tupled(value: Any) -> Any:  # of every type that JSON has
+    """The value, a list as a tuple: JSON knows none."""
     return tuple(value) if isinstance(value, list) else value

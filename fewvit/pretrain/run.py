@@ -1,15 +1,16 @@
-"""Self-supervised pretraining on a folder of images: one run from its arguments to an encoder that every command takes as `--backbone`."""
+"""Self-supervised pretraining on a folder of images: one run, from its arguments to an encoder for `--backbone`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..datasets import Dataset, Listing
+from ..digests import DigestMemory
 from ..errors import BadImages, MissingExtra
 from ..extraction.protocols import find_protocol
 from ..extraction.work import allowed_bad
@@ -22,9 +23,14 @@ from ..plugins import find
 from ..requests import Audience, require_precision_on
 from ..results import Result, manifest
 from ..runs import ENCODER, RunFolder
-from ..seeds import generator, seed_of
+from ..seeds import seed_of
 from ..sources import open_dataset, told
-from .monitor_images import _UNLABELLED, evaluation_pixels, labelled_monitor_images, require_different_images, without_monitor_images
+from .monitor_images import (
+    labelled_monitor_images,
+    require_different_images,
+    unlabelled_monitor_images,
+    without_monitor_images,
+)
 from .request import (
     PretrainingEffort,
     PretrainingRequest,
@@ -36,14 +42,26 @@ from .request import (
     warn_of_small_images,
 )
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from ..training.loop import Trained
+    from ..training.recipe import Recipe
+
 
 def run_pretrain(
-    request: PretrainingRequest, effort: PretrainingEffort, out: Path, access: Access, memory: Any, listing: Listing, audience: Audience
+    request: PretrainingRequest,
+    effort: PretrainingEffort,
+    out: Path,
+    access: Access,
+    memory: DigestMemory,
+    listing: Listing,
+    audience: Audience,
 ) -> tuple[Result, int | None]:
     """Train, or go on with, the run in `out`; its result, and the signal that ended it early, if one did.
 
-    Raises UsageError when the run was begun with other arguments, DataError for what is missing or too little, NumericalError for
-    a loss that is not finite, ResourceError for memory and disk.
+    Raises UsageError when the run was begun with other arguments, DataError for what is missing or too little,
+    NumericalError for a loss that is not finite, ResourceError for memory and disk.
     """
     from ..models.engines import resolve_device
     from ..training.distributed import rank, together, wait_for_all
@@ -52,16 +70,20 @@ def run_pretrain(
     allowed_bad(request.max_bad, 1)
     folder = RunFolder(out)
     dataset = told(open_dataset(request.data, listing), audience.say)
-    watched = open_dataset(request.monitor, listing) if request.monitor else None
+    monitor = open_dataset(request.monitor, listing) if request.monitor else None
     spec = resolve(request.init, access, memory) if request.init else None
     if spec is not None:
         recipe = dataclasses.replace(recipe, architecture=continued_architecture(spec, recipe.architecture))
     family = find("methods", request.method).family
     preprocess = evaluation_transform(family, recipe)
-    made = {"family": family, "architecture": dataclasses.asdict(recipe.architecture), "preprocess": preprocess.to_dict()}
+    made = {
+        "family": family,
+        "architecture": dataclasses.asdict(recipe.architecture),
+        "preprocess": preprocess.to_dict(),
+    }
     with together(resolve_device(effort.device)) as device:
         require_precision_on(recipe.precision, device)
-        what = identity(request, recipe, dataset, watched, spec)
+        what = identity(request, recipe, dataset, monitor, spec)
         goes_on = folder.begin(what, {"backbone": made}, anew=effort.overwrite) if rank() == 0 else True
         wait_for_all()
         stored = folder.finished()
@@ -71,9 +93,9 @@ def run_pretrain(
             warn_of_few_images(request, len(dataset), audience.say)
         effort = dataclasses.replace(effort, device=device)
         with folder.in_use(first=rank() == 0):
-            run = _Pretraining(request, recipe, effort, folder, dataset, watched, preprocess, spec, audience)
+            run = _Pretraining(request, recipe, effort, folder, dataset, monitor, preprocess, spec, audience)
             if not goes_on:
-                warn_of_small_images(request, recipe, run.pictures.sizes, audience.say)
+                warn_of_small_images(request, recipe, run.images.sizes, audience.say)
             return run.run()
 
 
@@ -83,11 +105,11 @@ class _Pretraining:
     def __init__(
         self,
         request: PretrainingRequest,
-        recipe: Any,
+        recipe: Recipe,
         effort: PretrainingEffort,
         folder: RunFolder,
         dataset: Dataset,
-        watched: Dataset | None,
+        monitor: Dataset | None,
         preprocess: Preprocess,
         spec: BackboneSpec | None,
         audience: Audience,
@@ -100,22 +122,24 @@ class _Pretraining:
         self.request, self.recipe, self.effort, self.folder = request, recipe, effort, folder
         self.dataset, self.audience = dataset, audience
         self.device = effort.device
-        if watched is not None:
-            dataset = self.dataset = without_monitor_images(dataset, watched, audience.say)
-        self.pictures = TrainingImages(dataset, workers=effort.workers, max_pixels=effort.max_pixels, folder=folder.path)
+        if monitor is not None:
+            dataset = self.dataset = without_monitor_images(dataset, monitor, audience.say)
+        self.images = TrainingImages(dataset, workers=effort.workers, max_pixels=effort.max_pixels, folder=folder.path)
         self._refuse_bad()
-        require_different_images(dataset, self.pictures.rows)
-        self.order = Order(len(self.pictures), recipe.batch_size, recipe.epochs, request.seed)
+        require_different_images(dataset, self.images.rows)
+        self.order = Order(len(self.images), recipe.batch_size, recipe.epochs, request.seed)
         torch.manual_seed(seed_of(request.seed, "weights"))
         self.task = find("methods", request.method)(recipe)
         if spec is not None:
             self.task.start_from(_trunk_of(spec))
-        self.watched = (
-            labelled_monitor_images(watched, preprocess, request, effort) if watched is not None else self._unlabelled_to_watch(preprocess)
+        self.monitor_images = (
+            labelled_monitor_images(monitor, preprocess, request, effort)
+            if monitor is not None
+            else unlabelled_monitor_images(dataset, self.images.rows, preprocess, request, effort)
         )
-        self.seen: dict[str, float] = {}
+        self.monitored: dict[str, float] = {}  # what the monitor found last
         self.collapsed = False
-        self.board: Any = _board(folder) if effort.tensorboard else None
+        self.board = _board(folder) if effort.tensorboard else None
 
     def run(self) -> tuple[Result, int | None]:
         """Train to the end or to a signal; what was measured."""
@@ -124,35 +148,39 @@ class _Pretraining:
         from .batches import ViewBatches
 
         effort, request = self.effort, self.request
-        how = Execution(self.device, request.accumulate, effort.save_every, effort.log_every, effort.compile, effort.checkpoint_activations)
-        watch = Watch(lambda p: self.audience.progress("", p), self._look, self._logged, self._export, self.audience.say)
-        batches = ViewBatches(self.pictures, self.recipe.views, self.device)
+        how = Execution(
+            self.device,
+            request.accumulate,
+            effort.save_every,
+            effort.log_every,
+            effort.compile,
+            effort.checkpoint_activations,
+        )
+        watch = Watch(
+            lambda p: self.audience.progress("", p), self._monitor, self._logged, self._export, self.audience.say
+        )
+        batches = ViewBatches(self.images, self.recipe.views, self.device)
         trained = train(self.task, batches, self.order, how, self.folder, watch)
         if self.board is not None:
             self.board.close()
         if rank() == 0 and trained.signal is None:
-            self._draw()
+            self._draw_curves()
         result = self._result(trained)
         if trained.signal is None and rank() == 0:
             self.folder.finish(result, [ENCODER])
         return result, trained.signal
 
     def _refuse_bad(self) -> None:
-        bad = self.pictures.skipped
+        bad = self.images.skipped
         self.audience.skipped(bad)
         if len(bad) > allowed_bad(self.request.max_bad, len(self.dataset)):
+            shown = ", ".join(record["id"] for record in bad[:5])
             raise BadImages(
-                f"{len(bad)} of {len(self.dataset)} images cannot be decoded: {', '.join(record['id'] for record in bad[:5])}",
+                f"{len(bad)} of {len(self.dataset)} images cannot be decoded: {shown}",
                 fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%.",
             )
 
-    def _unlabelled_to_watch(self, preprocess: Preprocess) -> Any:
-        from .monitor import MonitorImages
-
-        rows = generator(self.request.seed, "watched").permutation(self.pictures.rows)[:_UNLABELLED]
-        return MonitorImages(evaluation_pixels(self.dataset, np.sort(rows), preprocess, self.effort))
-
-    def _look(self, epochs: int) -> dict[str, float] | None:
+    def _monitor(self, epochs: int) -> dict[str, float] | None:
         """What the encoder's features are worth after this many epochs."""
         from ..training.distributed import rank
 
@@ -163,12 +191,14 @@ class _Pretraining:
 
         protocol = find_protocol(f"{self.task.family}/1")
         readout = Readout("mean" if self.task.family == "mae" else protocol.pool, protocol.layers, protocol.norm)
-        self.seen = evaluate_features(features_of(self.task.encoder(), self.watched.pixels, readout, self.device), self.watched)
+        self.monitored = evaluate_features(
+            features_of(self.task.encoder(), self.monitor_images.pixels, readout, self.device), self.monitor_images
+        )
         self._picture(epochs)
-        return self.seen
+        return self.monitored
 
     def _picture(self, epochs: int) -> None:
-        """What MAE makes of eight of the watched pictures: as they are, what it sees, what it draws."""
+        """What MAE makes of eight of the monitor's images: as they are, what it sees, what it draws."""
         if not hasattr(self.task, "pictures"):
             return
         import torch
@@ -177,7 +207,7 @@ class _Pretraining:
         from ..views.draws import uniforms
         from ..views.evaluation_images import normalised
 
-        images = normalised(self.watched.pixels[:8], self.device)
+        images = normalised(self.monitor_images.pixels[:8], self.device)
         cells = self.recipe.architecture.grid**2
         noise = torch.from_numpy(uniforms(self.request.seed, 0, np.arange(len(images)), "shown", cells)).to(self.device)
         rows = [np.concatenate(list(pictures), axis=1) for pictures in self.task.pictures(images, noise).values()]
@@ -185,9 +215,10 @@ class _Pretraining:
             Image.fromarray(np.concatenate(rows)).save(handle, "PNG")
 
     def _logged(self, step: int, facts: Mapping[str, float]) -> None:
-        """Tell a collapse when it begins, and TensorBoard everything."""
-        for name, value in facts.items() if self.board is not None else ():
-            self.board.add_scalar(name, value, step)
+        """Say it when a collapse begins; TensorBoard gets everything."""
+        if self.board is not None:
+            for name, value in facts.items():
+                self.board.add_scalar(name, value, step)
         from .monitor import collapse
 
         verdict = collapse(facts, self.task.max_entropy)
@@ -199,15 +230,22 @@ class _Pretraining:
         """The encoder as it is now, in a file that every command takes."""
         from safetensors.torch import save
 
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.task.encoder().state_dict().items()}
+        tensors = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self.task.encoder().state_dict().items()
+        }
         with replacing(self.folder.encoder) as handle:
             handle.write(save(tensors, {"format": "pt"}))  # one entry: safetensors writes several in random order
 
-    def _result(self, trained: Any) -> Result:
+    def _result(self, trained: Trained) -> Result:
         name = {"dataset": self.dataset.name, "backbone": str(self.folder.path), "method": self.request.method}
-        measured = {"loss": trained.last.get("loss"), **{_METRICS.get(key, key): value for key, value in self.seen.items()}}
+        measured = {
+            "loss": trained.last.get("loss"),
+            **{_METRICS.get(key, key): value for key, value in self.monitored.items()},
+        }
         rows = [
-            {**name, "metric": key, "value": value, "n_train": len(self.pictures)} for key, value in measured.items() if value is not None
+            {**name, "metric": key, "value": value, "n_train": len(self.images)}
+            for key, value in measured.items()
+            if value is not None
         ]
         facts = {
             "preset": self.request.preset,
@@ -216,11 +254,11 @@ class _Pretraining:
             "seed": self.request.seed,
             "weights_sha256": sha256_of(self.folder.encoder) if self.folder.encoder.exists() else None,
             "images_per_second": round(trained.images_per_second, 2),
-            "skipped": len(self.pictures.skipped),
+            "skipped": len(self.images.skipped),
         }
         return Result("pretrain", rows, manifest(**facts))
 
-    def _draw(self) -> None:
+    def _draw_curves(self) -> None:
         from .curves import draw
 
         draw(self.folder.path / "curves.png", self.folder.log, self.audience.say)
@@ -229,12 +267,14 @@ class _Pretraining:
 _METRICS = {"knn_top1": "top1"}  # names in the log -> names in result rows
 
 
-def _board(folder: RunFolder) -> Any:
+def _board(folder: RunFolder) -> SummaryWriter:
     """A writer of TensorBoard's files. Raises MissingExtra."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise MissingExtra("TensorBoard is not installed", fix="pip install 'fewvit[tensorboard]', or leave --tensorboard out.") from error
+        raise MissingExtra(
+            "TensorBoard is not installed", fix="pip install 'fewvit[tensorboard]', or leave --tensorboard out."
+        ) from error
     return SummaryWriter(str(folder.path / "tensorboard"))
 
 

@@ -18,7 +18,7 @@ Fetched = TypeVar("Fetched")  # what is read of a step's images before the devic
 
 
 class Batches(Protocol[Fetched]):
-    """Images by number, from 0 to their count, as batches that a task takes. A batch is a function of its step alone."""
+    """Images by number from 0, as batches that a task takes. A batch is a function of its step alone."""
 
     def __len__(self) -> int:
         """How many images there are."""

@@ -14,8 +14,9 @@ def decay_groups(
 ) -> list[ParameterGroup]:
     """Two groups of the trainable parameters, in their order: those that weight decay `decays`, then those it does not.
 
-    Biases and what has one dimension, as norms have, never decay; nor does what `keep(name, parameter)` keeps as it is. A group may be
-    empty. Source: DINO `utils.get_params_groups`, which MSN and MAE share: the class token and the position table decay.
+    Biases and what has one dimension, as norms have, never decay; nor does what `keep(name, parameter)` keeps as it is.
+    A group may be empty. Source: DINO `utils.get_params_groups`, which MSN and MAE share: the class token and the
+    position table decay.
     """
     decaying: ParameterGroup = {"params": [], "names": [], "decays": True}
     undecayed: ParameterGroup = {"params": [], "names": [], "decays": False}
@@ -38,9 +39,9 @@ def layer_groups(
 ) -> list[ParameterGroup]:
     """`decay_groups` of each layer of a ViT of `depth` blocks, the embedding first; empty ones are left out.
 
-    Each has besides its `lr_scale`, decay^(depth + 1 - layer): layer 0 is class token, positions and patches, block i is layer i + 1,
-    what comes after the blocks has the scale 1. Source: MAE `util/lr_decay.py`, after BEiT; it keeps class token and positions from
-    decaying.
+    Each has besides its `lr_scale`, decay^(depth + 1 - layer): layer 0 is class token, positions and patches, block i
+    is layer i + 1, what comes after the blocks has the scale 1. Source: MAE `util/lr_decay.py`, after BEiT; it keeps
+    class token and positions from decaying.
     """
     by_layer: dict[int, list[tuple[str, Tensor]]] = {}
     for name, parameter in named_parameters:
@@ -58,7 +59,7 @@ _EMBEDDING = ("cls_token", "pos_embed", "register_tokens", "patch_embed.")
 
 
 def layer_of(name: str, depth: int) -> int:
-    """The layer that a parameter of a ViT belongs to, from 0 for the embedding to `depth` + 1 for the last norm and the head."""
+    """The layer that a parameter of a ViT belongs to: 0 for the embedding, `depth` + 1 for the last norm and head."""
     if name.startswith(_EMBEDDING):
         return 0
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1

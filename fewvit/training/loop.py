@@ -1,6 +1,7 @@
-"""The training loop: a step is a function of the state and the step's number, so that a killed run goes on bit by bit as if nothing had been.
+"""The training loop: a step is a function of the state and its number, so a killed run goes on bit by bit.
 
-It knows nothing of methods. What it trains answers the questions of `task.Task`, what it trains on those of `batches.Batches`.
+It knows nothing of methods. What it trains answers the questions of `task.Task`, what it trains on those of
+`batches.Batches`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, for whoever watches it."""
+    """Where a run stands, for whoever follows it."""
 
     step: int
     total: int
@@ -60,14 +61,14 @@ class Progress:
 
 @dataclass
 class Watch:
-    """Who is told what while a run goes on."""
+    """What is to be called while a run goes on."""
 
     progress: Callable[[Progress], None] = lambda progress: None
     each_epoch: Callable[[int], Mapping[str, Any] | None] = lambda epochs_done: None  # facts for the log
     each_log: Callable[[int, Mapping[str, Any]], None] = lambda step, facts: None
     each_save: Callable[[int], None] = lambda step: None
     say: Callable[[str], None] = lambda line: None
-    enough: Callable[[int], bool] = lambda epochs_done: False  # whether to end here, a function of what `each_epoch` found so far
+    enough: Callable[[int], bool] = lambda epochs_done: False  # whether to end here, by what `each_epoch` found so far
 
 
 @dataclass
@@ -80,11 +81,14 @@ class Trained:
     last: dict[str, float] = field(default_factory=dict)
 
 
-def train(task: Task, batches: Batches[Fetched], order: Order, how: Execution, folder: RunFolder | None, watch: Watch) -> Trained:
+def train(
+    task: Task, batches: Batches[Fetched], order: Order, how: Execution, folder: RunFolder | None, watch: Watch
+) -> Trained:
     """Train until the last step, or until a signal comes. Goes on from the newest whole checkpoint.
 
-    `order` says which of the images make up which step. `folder` gets the log and the checkpoints; without one nothing is kept.
-    Raises NumericalError before a step with a loss or a gradient that is not finite, ResourceError for memory or disk.
+    `order` says which of the images make up which step. `folder` gets the log and the checkpoints; without one nothing
+    is kept. Raises NumericalError before a step with a loss or a gradient that is not finite, ResourceError for memory
+    or disk.
     """
     task.to(how.device)
     task.train()
@@ -133,7 +137,7 @@ def train(task: Task, batches: Batches[Fetched], order: Order, how: Execution, f
 
 
 def _is_over(done: int, order: Order, watch: Watch, device: str) -> bool:
-    """Whether no step is left, or the epochs that are done are enough; what one process finds enough ends all of them."""
+    """Whether no step is left, or the epochs that are done are enough; if one process finds so, it holds for all."""
     if done == order.total:
         return True
     if done == 0 or done % order.steps_per_epoch:
@@ -156,7 +160,9 @@ class Run:
             keep_freed_memory()
             speed_up(module)
             views = getattr(recipe, "views", ())  # heads on features have none
-            write_out_attention(module, max(((view.size // recipe.architecture.patch) ** 2 + 1 for view in views), default=0))
+            write_out_attention(
+                module, max(((view.size // recipe.architecture.patch) ** 2 + 1 for view in views), default=0)
+            )
         groups = task.groups()
         self.names = {id(p): name for group in groups for p, name in zip(group["params"], group["names"], strict=True)}
         plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
@@ -194,12 +200,15 @@ class Run:
             loss, facts = self._backward(own, inputs)
         self.scaler.unscale_(self.optimizer)
         norm = self.task.clip()
-        finite = torch.isfinite(loss) & (torch.isfinite(norm) | self.scaler.is_enabled())  # the scaler skips such steps and shrinks itself
+        # the scaler skips such steps and shrinks itself
+        finite = torch.isfinite(loss) & (torch.isfinite(norm) | self.scaler.is_enabled())
         if not self._agreed(finite, stopping):
             self.optimizer.zero_grad(set_to_none=True)
             raise NumericalError(
-                f"the loss is {float(loss):g} and the gradient's norm {float(norm):g} in step {step.index} (epoch {step.epoch}); nothing was updated",
-                fix="The last checkpoint is whole. Try a smaller --set lr=, gradient clipping (--set clip=3), or --precision fp32.",
+                f"the loss is {float(loss):g} and the gradient's norm {float(norm):g} in step {step.index} "
+                f"(epoch {step.epoch}); nothing was updated",
+                fix="The last checkpoint is whole. Try a smaller --set lr=, gradient clipping (--set clip=3), "
+                "or --precision fp32.",
             )
         self.task.before_update(step)
         self.scaler.step(self.optimizer)
@@ -309,7 +318,7 @@ def _mean(of_parts: Sequence[Tensor]) -> Tensor:
     return numbers[0].clone() if len(numbers) == 1 else torch.stack(numbers).mean()
 
 
-def _precision(precision: str, device: str) -> Callable[[], Any]:
+def _precision(precision: str, device: str) -> Callable[[], contextlib.AbstractContextManager[object]]:
     """A context in which matrix products are of this precision."""
     if precision == "fp32":
         return contextlib.nullcontext

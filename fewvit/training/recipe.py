@@ -1,4 +1,4 @@
-"""What a training run is told (`Recipe`) and where it stands (`Step`). No torch."""
+"""What a training run goes by (`Recipe`) and where it stands (`Step`). No torch."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ class Step:
 
     @property
     def epoch(self) -> int:
+        """Number of the epoch, from 0."""
         return self.index // self.steps_per_epoch
 
     @property

@@ -32,8 +32,8 @@ class HasPrecision(Protocol):
 class Task(Protocol):
     """An nn.Module that answers these.
 
-    With an `optimizer(groups)` it has one of its own; otherwise AdamW's. With `unchanging`, names of its state that never changes, these are
-    in no checkpoint: it is begun with them again.
+    With an `optimizer(groups)` it has one of its own; otherwise AdamW's. With `unchanging`, names of its state that
+    never changes, these are in no checkpoint: it is begun with them again.
     """
 
     @property

@@ -19,7 +19,7 @@ PIXEL_BYTES = 2 << 30  # of decoded images that are held in memory; where all to
 
 
 class EvaluationImages:
-    """Images of a data set by number, resized and cropped by a protocol's transform; decoded once where they fit into memory."""
+    """Images of a data set by number, under a protocol's transform; decoded once where they fit into memory."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class EvaluationImages:
         return self._preprocess.crop
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
-        """Pixels (B, H, W, 3) uint8 of the images with numbers `rows` (B,). Raises DataError for one that cannot be decoded."""
+        """Pixels (B, H, W, 3) uint8 of the images with numbers `rows` (B,). Raises DataError for a broken one."""
         if self._pixels is None:
             return np.stack(list(self._pool.map(self._decoded, rows.tolist())))
         missing = np.unique(rows[~self._is_decoded[rows]])

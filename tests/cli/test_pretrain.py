@@ -196,7 +196,7 @@ def test_pictures_that_are_all_the_same_are_refused(fewvit, tmp_path):
         Image.new("RGB", (40, 40), (3, 7, 11)).save(folder / f"{i}.png")
     code, _, err = pretrain(fewvit, "dino", tmp_path / "same", tmp_path / "run")
     assert code == 3
-    assert "same picture" in err
+    assert "same image" in err
 
 
 def test_a_folder_with_other_things_is_never_taken_for_a_run(fewvit, images, tmp_path):
