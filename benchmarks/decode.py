@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from fewvit.images import Preprocess, decode
+from fewvit.images import decode
+from fewvit.preprocess import Preprocess
 
 from . import official
 from .measure import Claim, Outcome, main, round_robin

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewvit.evaluate.episodes import Episodes, accuracies, draw_episodes
+from fewvit.evaluate.episode_draws import Episodes, draw_episodes
+from fewvit.evaluate.episodes import accuracies
 from fewvit.features import FeatureSet
 from fewvit.plugins import find
 

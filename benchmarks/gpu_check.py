@@ -254,7 +254,7 @@ def logistic(sizes: Sizes) -> Outcome:
 
 def extraction(sizes: Sizes) -> Outcome:
     """The whole extraction beside the slower of its two stages, for fp32 and bf16, and the official way."""
-    from fewvit.sources import open_dataset
+    from fewvit.datasets import open_dataset
 
     claims, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -297,7 +297,8 @@ def _stages(dataset: Any, images: Path, folder: Path, sizes: Sizes, precision: s
     from fewvit.extraction.extract import extract
     from fewvit.extraction.pipeline import FeatureOptions, settle
     from fewvit.extraction.work import Work
-    from fewvit.images import Preprocess, decode
+    from fewvit.images import decode
+    from fewvit.preprocess import Preprocess
 
     backbone = _backbone(sizes.models[0], sizes.device, precision)
     pipeline = settle(backbone.spec, FeatureOptions(device=sizes.device, precision=precision))

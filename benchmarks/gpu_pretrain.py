@@ -53,9 +53,9 @@ def pretraining(sizes: Any) -> Outcome:
 def _speed(method: str, preset: str, batch: int, sizes: Any, compiled: bool) -> tuple[float, float]:
     """Images per second of whole steps, and the floating-point operations that an image needs."""
     kind = find("methods", method)
-    recipe = dataclasses.replace(kind.Recipe.presets[preset], batch_size=batch, precision="bf16", epochs=2)
+    recipe = dataclasses.replace(kind.presets[preset], batch_size=batch, precision="bf16", epochs=2)
     torch.manual_seed(0)
-    task = kind(recipe).to(sizes.device).train()
+    task = recipe.task().to(sizes.device).train()
     order = Order(64 * batch, batch, recipe.epochs, seed=0)
     run, never = Run(task, order, Execution(sizes.device, compile=compiled)), Stopping()
     pictures = torch.randint(0, 256, (batch, 3, _EDGE, _EDGE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

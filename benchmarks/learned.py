@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from fewvit.datasets import open_dataset
 from fewvit.features import FeatureSet
 from fewvit.files import write_json
-from fewvit.images import Preprocess, decode
-from fewvit.runs import RunFolder
-from fewvit.sources import open_dataset
+from fewvit.images import decode
+from fewvit.preprocess import Preprocess
+from fewvit.runs.folder import RunFolder
 from fewvit.training.log import read_log
 from fewvit_cli.main import run as fewvit
 

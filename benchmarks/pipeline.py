@@ -119,19 +119,19 @@ def extraction_memory(images: str, cache: str, warm_up: str) -> tuple[int, int]:
     The folder `warm_up` goes first, so that libraries and thread stacks are not counted.
     """
     from fewvit.backbones import Architecture
+    from fewvit.datasets import open_dataset
     from fewvit.extraction.cache import Cache
     from fewvit.extraction.extract import extract
     from fewvit.extraction.pipeline import FeatureOptions, settle
     from fewvit.extraction.work import Work
     from fewvit.models.spec import BackboneSpec
-    from fewvit.sources import open_dataset
 
     spec = BackboneSpec("one block", "dino", Architecture(64, 1, 1, 32, grid=7), "dino/1", "random")
     pipeline = settle(spec, FeatureOptions(device="cpu"))
     kept: list[Any] = []
 
     def work(folder: str) -> None:
-        features, _ = extract(pipeline, open_dataset(folder), Cache(Path(cache)), Work(batch_size=BATCH))
+        features = extract(pipeline, open_dataset(folder), Cache(Path(cache)), Work(batch_size=BATCH))
         kept.append(features.features)
 
     work(warm_up)

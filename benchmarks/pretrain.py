@@ -35,14 +35,14 @@ IMAGES = 4096  # of a pretended data set, which decides the length of schedules 
 def task_of(method: str, batch: int, precision: str = "fp32") -> Any:
     """A method on ViT-Ti/4 at 32 pixels, with 2 global and 6 local crops where it has crops; always the same weights."""
     kind = find("methods", method)
-    recipe = dataclasses.replace(kind.Recipe.presets["small/32"], batch_size=batch, precision=precision, epochs=4, warmup_epochs=1)
+    recipe = dataclasses.replace(kind.presets["small/32"], batch_size=batch, precision=precision, epochs=4, warmup_epochs=1)
     architecture = Architecture(192, 12, 3, 4, grid=8, positions=recipe.architecture.positions)
     views = recipe.views if method != "dino" else (*recipe.views[:2], dataclasses.replace(recipe.views[2], count=6))
     recipe = dataclasses.replace(recipe, architecture=architecture, views=views)
     if method == "dino":
         recipe = dataclasses.replace(recipe, outputs=8192, freeze_last_layer=0, use_bn_in_head=False)
     torch.manual_seed(0)
-    return kind(recipe).train()
+    return recipe.task().train()
 
 
 def views_of(task: Any, batch: int, number: int) -> list[Tensor]:

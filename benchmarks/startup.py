@@ -62,11 +62,11 @@ def _run(command: Sequence[str], expected: int) -> None:
 
 def warm_cache(folder: Path, count: int) -> list[str]:
     """Write `count` images for train and for test and fill a cache with random features for them; the arguments of `fewvit knn` on it."""
+    from fewvit.datasets import open_dataset
     from fewvit.extraction.cache import Cache
     from fewvit.extraction.pipeline import FeatureOptions, settle
     from fewvit.models.resolve import resolve
     from fewvit.models.spec import Access
-    from fewvit.sources import open_dataset
 
     cache = Cache(folder / "cache")
     memory = cache.digests()

@@ -38,18 +38,17 @@ def settings_with_last_block(classifiers: Classifiers, default: str) -> tuple[di
 
 def listed_classifiers() -> list[dict[str, Any]]:
     """Every classifier: its name, whether it looks at all queries together, its options, and what it does."""
+    from fewvit.classifiers import classifiers, traits_of
     from fewvit.options import options_of
-    from fewvit.plugins import find, names
 
     rows = []
-    for name in names("classifiers"):
-        kind = find("classifiers", name)
+    for name, kind in classifiers().items():
         options = ", ".join(f"{option}={parameter.default}" for option, parameter in options_of(kind).items())
         about = (inspect.getdoc(kind) or "").partition("\n")[0]
         rows.append(
             {
                 "classifier": name,
-                "transductive": "yes" if getattr(kind, "transductive", False) else "no",
+                "transductive": "yes" if traits_of(kind).transductive else "no",
                 "options": options,
                 "about": about,
             }

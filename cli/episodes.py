@@ -57,8 +57,8 @@ def episodes(
     source_reader = reader(model, layout, access, place, features, work, screen)
 
     from fewvit.evaluate.episodes import EpisodeOptions, check_options, run_episodes
-    from fewvit.evaluate.inputs import require_source
     from fewvit.results import Result
+    from fewvit.sources import require_source
 
     settings = settings_of(classifiers, "centroid")
     options = EpisodeOptions(ways or 5, per_class or (1,), queries or 15, count or 600, settings, classes, omniglot_runs, work.seed)

@@ -40,8 +40,8 @@ def extract(
     source = reader(model, layout, access, place, features, work, screen, max_bad="1%")
 
     from fewvit.evaluate.extracted import extract_rows
-    from fewvit.evaluate.inputs import require_source
     from fewvit.results import Result
+    from fewvit.sources import require_source
 
     rows, facts, kept, skipped = extract_rows(source, require_source(data), listing(listed), to_file=output.out is not None)
     screen.skipped(skipped, output.out)

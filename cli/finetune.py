@@ -107,7 +107,14 @@ def finetune(
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())
     audience = Audience(say=screen.say, progress=TrainingLine(screen), extraction=screen.progress, skipped=screen.skipped)
     result, stopped = run_finetune(
-        request, NetworkEffort(**effort(run, network)), folder, access(how, place, screen), cache, listing(listed), audience, save_predictions
+        request,
+        NetworkEffort(**effort(run, network)),
+        folder,
+        access(how, place, screen),
+        cache,
+        listing(listed),
+        audience,
+        save_predictions,
     )
     show_run(screen, result, stopped)
 

@@ -49,8 +49,8 @@ def fit(
     if output.out is None:
         raise UsageError("no bundle to write", fix="Give --out BUNDLE, such as --out birds.fewvit.")
 
-    from fewvit.evaluate.inputs import require_source
     from fewvit.results import Result
+    from fewvit.sources import require_source
 
     source = require_source(data)
     if add:

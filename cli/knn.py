@@ -38,10 +38,10 @@ def knn(
     ks, temperatures, per_class = numbers(k, "--k"), numbers(temperature, "--temperature", float), numbers(shots, "--shots")
     source = reader(model, layout, access, place, features, work, screen)
 
-    from fewvit.evaluate.inputs import Sources
     from fewvit.evaluate.knn import KNNOptions, run_knn
     from fewvit.results import Result
+    from fewvit.sources import Given
 
     options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device)
-    rows, facts = run_knn(source, Sources(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped)
+    rows, facts = run_knn(source, Given(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped)
     screen.result_of_trials(Result("knn", rows, facts))

@@ -87,17 +87,17 @@ def linear(
         raise UsageError("--head-classes goes with --head")
     from fewvit.evaluate.predictions import check_predictions_path
     from fewvit.linear import LinearProbeRequest, evaluate_head, run_linear
-    from fewvit.requests import Audience, Effort
     from fewvit.results import Result
+    from fewvit.runs.request import Audience, Effort
 
     if save_predictions is not None:
         check_predictions_path(save_predictions)
     rates, settings = numbers(lr, "--lr", float), run.settings()
     work = Work(None, run.workers, max_bad, run.max_pixels, run.seed, no_cache, rehash)
     source = reader(model, layout, how, place, features, work, screen)
-    from fewvit.evaluate.inputs import Sources
+    from fewvit.sources import Given
 
-    sources = Sources(pair.data, pair.train, pair.test, listing(listed))
+    sources = Given(pair.data, pair.train, pair.test, listing(listed))
     audience = Audience(say=screen.say, progress=TrainingLine(screen), skipped=screen.skipped)
     if head is not None:
         if output.out is not None and output.out.is_dir():

@@ -68,10 +68,10 @@ def lowshot(
         raise UsageError("--subset FILE says itself which images are labelled", fix="Leave --shots and --percent away.")
     source = reader(model, layout, access, place, features, work, screen)
 
-    from fewvit.evaluate.inputs import Sources
     from fewvit.evaluate.lowshot import CLASSIFIERS, SHOTS, LowShotOptions, run_lowshot
     from fewvit.evaluate.predictions import check_predictions_path
     from fewvit.results import Result
+    from fewvit.sources import Given
 
     if save_predictions is not None:
         check_predictions_path(save_predictions)
@@ -98,6 +98,6 @@ def lowshot(
         from fewvit.finetune.last_block import last_blocks
 
         tuner_of = functools.partial(last_blocks, settings=last_block, reader=source, seed=work.seed)
-    sources = Sources(pair.data, pair.train, pair.test, listing(listed))
+    sources = Given(pair.data, pair.train, pair.test, listing(listed))
     rows, facts = run_lowshot(source, sources, options, screen.say, screen.skipped, tuner_of)
     screen.result_of_trials(Result("lowshot", rows, facts))

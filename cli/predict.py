@@ -51,7 +51,7 @@ def predict(
     from fewvit.bundles.file import load_bundle
     from fewvit.bundles.fit import check_threshold
     from fewvit.bundles.predict import run_predict
-    from fewvit.evaluate.inputs import require_source
+    from fewvit.sources import require_source
 
     if threshold is not None:
         check_threshold(threshold)
@@ -66,8 +66,8 @@ def bundle_reader(
     bundle: Bundle, source: str, weights: str | None, device: str, access: Access, place: Place, work: Work, screen: Screen
 ) -> FeatureReader:
     """What makes features as the bundle's were made; of a features file, or for a bundle of one, there is nothing to make."""
-    from fewvit.evaluate.inputs import is_features
     from fewvit.extraction.cache import default_cache_dir
+    from fewvit.sources import is_features
 
     if bundle.recipe is None or is_features(source):
         return reader(Model(), Layout(), access, place, Features(device=device), work, screen)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fewvit.errors import UsageError
+from fewvit.methods import summaries
 
 from .inputs import access, listing
 from .outputs import RUN
@@ -17,6 +18,11 @@ from .show import Screen, TrainingLine
 app = single()
 
 
+def _methods() -> str:
+    """Every method's name and its own first line."""
+    return " ".join(f"{name}: {line}" for name, line in summaries().items())
+
+
 @command(app, out=RUN)
 def pretrain(
     how: Access,
@@ -24,7 +30,7 @@ def pretrain(
     listed: Listed,
     output: Output,
     *,
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="dino, msn or mae.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=_methods())],
     data: Annotated[str | None, typer.Option("--data", metavar="SRC", help="Images; labels are not looked at.")] = None,
     preset: Annotated[
         str,
@@ -69,7 +75,7 @@ def pretrain(
     recipe_of(request)  # a mistyped name is told before anything is read
     folder = run_folder(output)
     from fewvit.extraction.cache import Cache, default_cache_dir
-    from fewvit.requests import Audience
+    from fewvit.runs.request import Audience
 
     how_trained = PretrainingEffort(compile=compile, tensorboard=tensorboard, **effort(run, network))
     memory = Cache(place.cache_dir or default_cache_dir()).digests()
@@ -80,10 +86,10 @@ def pretrain(
 
 def _list(method: str, screen: Screen) -> None:
     """A method's presets, the numbers of each that tell them apart."""
-    from fewvit.recipes import find_recipe
+    from fewvit.methods import find_method
 
     rows = []
-    for name, recipe in find_recipe(method).presets.items():
+    for name, recipe in find_method(method).presets.items():
         a = recipe.architecture
         views = " + ".join(f"{view.count}x{view.size}" for view in recipe.views)
         rows.append(

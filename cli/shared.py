@@ -8,18 +8,27 @@ import inspect
 import math
 import sys
 import tomllib
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from fewvit.backbones import families, recognisable
 from fewvit.errors import DataError, UsageError
 
 from .outputs import Kind, check_outputs
 
 QUICK = "dino_vits16"  # the backbone where none is named
+
+
+def _or(names: Sequence[str]) -> str:
+    """The names as a choice in words."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+_PROTOCOLS = [protocol.name for family in families().values() for protocol in family.protocols]
 
 
 def _config(context: typer.Context, path: str | None) -> str | None:
@@ -77,7 +86,7 @@ class Layout:
     ] = None
     family: Annotated[
         str | None,
-        typer.Option("--family", metavar="NAME", help="Take a bare file for dino, msn, mae or dinov2, whatever its layout says."),
+        typer.Option("--family", metavar="NAME", help=f"Take a bare file for {_or(recognisable())}, whatever its layout says."),
     ] = None
 
 
@@ -107,7 +116,7 @@ class Features:
 
     protocol: Annotated[
         str | None,
-        typer.Option("--protocol", metavar="NAME", help="dino/1, dinov2/1, msn/1, mae/1 or timm/1; default: the backbone's own."),
+        typer.Option("--protocol", metavar="NAME", help=f"{_or(_PROTOCOLS)}; default: the backbone's own."),
     ] = None
     pool: Annotated[str | None, typer.Option("--pool", metavar="cls|mean|cls+mean|cls+dist", help="Which tokens become the feature.")] = (
         None

@@ -25,13 +25,13 @@ _HOMES = {
     "KNNClassifier": "classifiers.knn",
     "LogisticRegression": "classifiers.logistic",
     "Neighbors": "neighbors",
-    "Protocol": "extraction.protocols",
+    "Protocol": "backbones",
     "Result": "results",
     "Split": "splits",
-    "extract_features": "extraction.extract",
-    "load_backbone": "extraction.loading",
+    "extract_features": "extraction.calls",
+    "load_backbone": "extraction.calls",
     "load_bundle": "bundles.file",
-    "open_dataset": "sources",
+    "open_dataset": "datasets",
     "weighted_vote": "vote",
 }
 __all__ = [*_HOMES, "__version__"]

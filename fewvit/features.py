@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import DataError, FingerprintMismatch, NumericalError, are, counted, printable
+from .errors import DataError, FingerprintMismatch, NumericalError, are, counted
 from .files import replacing
+
+if TYPE_CHECKING:
+    from .extraction.work import Report
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class FeatureSet:
     backbone: str = ""  # what made the features; empty: unknown
     weights: str = ""  # sha256 of its weights, or `random`
     protocol: str = ""  # name of the preset that made them; empty: unknown
+    report: Report | None = field(default=None, compare=False)  # of the extraction that gave them; None: they come from a file
 
     def __post_init__(self) -> None:
         n = len(self.features)
@@ -166,35 +170,10 @@ def require_one_fingerprint(train: str, test: str) -> None:
         )
 
 
-def align(train: FeatureSet, test: FeatureSet) -> FeatureSet:
-    """`test` with its labels renumbered to the classes of `train`.
-
-    Raises DataError for test classes that train has not, and for widths that differ; FingerprintMismatch when both sides
-    carry a fingerprint and the two differ.
-    """
+def require_one_backbone(train: FeatureSet, test: FeatureSet) -> None:
+    """Raise FingerprintMismatch for widths that differ, and as `require_one_fingerprint`."""
     if train.features.shape[1] != test.features.shape[1]:
         raise FingerprintMismatch(
             f"train features have {counted(train.features.shape[1], 'column')}, test features {test.features.shape[1]}: they are not of one backbone"
         )
     require_one_fingerprint(train.fingerprint, test.fingerprint)
-    number = {name: i for i, name in enumerate(train.classes)}
-    present = [test.classes[c] for c in np.unique(test.labels[test.labels >= 0])]
-    unknown = [name for name in present if name not in number]
-    if unknown:
-        raise DataError(
-            f"{counted(len(unknown), 'test class is', 'test classes are')} not in train: {', '.join(map(printable, unknown[:5]))}{' …' if len(unknown) > 5 else ''}",
-            fix=_nameless(train, test) or "Give both sides the same class names.",
-        )
-    if list(train.classes) == list(test.classes):
-        return test
-    renumbered = np.array([number.get(name, -1) for name in test.classes] + [-1], dtype=np.int64)[test.labels]
-    return replace(test, labels=renumbered, classes=train.classes)
-
-
-def _nameless(train: FeatureSet, test: FeatureSet) -> str | None:
-    """What to do where one side's classes are bare numbers, as those of a features file without `classes`, and the other's are not."""
-    numbers = [list(side.classes) == [str(c) for c in range(len(side.classes))] for side in (train, test)]
-    if numbers[0] == numbers[1]:
-        return None
-    side = "training" if numbers[0] else "test"
-    return f"The classes of the {side} features are bare numbers, as where a features file has no array `classes`: give it one with their names."

@@ -14,7 +14,6 @@ import re
 import types
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from enum import IntFlag
 from importlib.metadata import version
 from typing import Any
@@ -23,31 +22,13 @@ import numpy as np
 
 from .errors import MissingExtra, UnknownName, printable
 from .headers import _webp_size, exif_orientation, jpeg_header
+from .preprocess import Preprocess
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POLICIES = ("fast", "pil")
 MAX_PIXELS = 64_000_000  # Pillow keeps RGB in 4 bytes per pixel and converting needs a second copy: half a gigabyte
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # what may be decoded, whatever a file is called; Pillow reads more
 _PILLOW = re.compile(r"PIL\.")  # its modules
 _REVISION = 1  # of what this file does to pixels: raise it whenever they change, so that cached features are not mistaken for new ones
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """Resize so that the image covers `cover`, then crop `crop` from the centre; both (height, width) in pixels."""
-
-    cover: tuple[int, int] = (256, 256)
-    crop: tuple[int, int] = (224, 224)
-    interpolation: str = "bicubic"  # or "bilinear"; always antialiased, as Pillow does
-    mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels / 255, taken off after the crop
-    std: tuple[float, float, float] = IMAGENET_STD
-
-    def __post_init__(self) -> None:
-        if self.interpolation not in ("bicubic", "bilinear"):
-            raise UnknownName("interpolation", self.interpolation, ("bicubic", "bilinear"))
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Note(IntFlag):

@@ -1,98 +1,292 @@
-"""Where images come from: a data set behind a name, or two of them with one numbering of classes."""
+"""Where evaluations begin: a source is images or features, and answers one question, `features(pipeline)`, whichever it is."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from . import plugins
-from .datasets import Dataset, Format, Listing
-from .errors import DataError, UsageError, counted, printable
+from .datasets import Dataset, Listing, open_dataset
+from .digests import DigestMemory
+from .errors import DataError, UsageError, printable
+from .extraction.cache import Cache
+from .extraction.extract import extract
+from .extraction.pipeline import Pipeline
+from .extraction.work import Work
+from .features import FeatureSet, require_one_backbone, require_one_fingerprint
+from .labels import Listed, align, require_known_classes, with_images
+
+Say = Callable[[str], None]
+Check = Callable[[Listed], None]  # of names and classes, before any image is read; raises where they will not do
 
 
-def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
-    """The data set behind `source`, in whatever format it is. Raises DataError if nothing is there or nothing fits."""
-    for name in plugins.names("datasets"):
-        format_: Format = plugins.find("datasets", name)
-        if format_.accepts(source):
-            return format_.open(source, listing or Listing())
-    if not Path(source).exists():
-        raise DataError(
-            "no such file or folder",
-            file=source,
-            fix="Give a folder of class folders, a flat folder, an image, a table, shards, a zip archive or `digits`.",
-        )
-    raise DataError(
-        "not a source of images that is known", file=source, fix="Give a folder, an image, .csv, .tsv, .parquet, .tar, .zip or `digits`."
-    )
+@dataclass(frozen=True)
+class Extractor:
+    """What turns images into features: where they are kept, how the work is done, and the digests of files that are known."""
+
+    cache: Cache | None
+    work: Work
+    memory: DigestMemory
+
+    def features(self, pipeline: Pipeline, dataset: Dataset) -> FeatureSet:
+        """Features of a data set, with the report of how they came about. Raises as `extract`."""
+        return extract(pipeline, dataset, self.cache, self.work, memory=self.memory)
 
 
-def told(dataset: Dataset, say: Callable[[str], None]) -> Dataset:
-    """The data set, after what a user should know of its listing was said."""
+class Source(Listed, Protocol):
+    """Images or features. Names and classes are known before any image is read."""
+
+    @property
+    def name(self) -> str: ...  # for result rows
+
+    @property
+    def place(self) -> str: ...  # as the user wrote it
+
+    @property
+    def images(self) -> Dataset | None: ...  # None: features were given
+
+    def fingerprint(self, pipeline: Pipeline | None) -> str:
+        """That of the features that `features` gives for this pipeline; empty: unknown."""
+
+    def features(self, pipeline: Pipeline | None) -> FeatureSet:
+        """One row per image. Features that were given are what they are; `pipeline` may be None where no source has images."""
+
+    @property
+    def known_classes(self) -> Sequence[str]: ...  # that can be learnt from it, by name
+
+    def numbered_as(self, train: Listed) -> Source:
+        """The source with its labels renumbered to the classes of `train`. Raises DataError as `labels.align`."""
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A data set whose features are computed, or found in the cache."""
+
+    place: str
+    images: Dataset
+    extractor: Extractor
+
+    @property
+    def name(self) -> str:
+        return self.images.name
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.images.ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.images.labels
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.images.classes
+
+    def fingerprint(self, pipeline: Pipeline | None) -> str:
+        return _required(pipeline).fingerprint
+
+    def features(self, pipeline: Pipeline | None) -> FeatureSet:
+        return self.extractor.features(_required(pipeline), self.images)
+
+    @property
+    def known_classes(self) -> Sequence[str]:
+        return self.images.classes  # without images where that was allowed
+
+    def numbered_as(self, train: Listed) -> ImageSource:
+        return replace(self, images=align(train, self.images))
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Features that were made before, read from a file."""
+
+    place: str
+    given: FeatureSet
+    images: None = None
+
+    @property
+    def name(self) -> str:
+        return self.given.name
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.given.ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.given.labels
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.given.classes
+
+    def fingerprint(self, pipeline: Pipeline | None) -> str:
+        return self.given.fingerprint
+
+    def features(self, pipeline: Pipeline | None) -> FeatureSet:
+        return self.given
+
+    @property
+    def known_classes(self) -> Sequence[str]:
+        return with_images(self.given)  # a file may name more
+
+    def numbered_as(self, train: Listed) -> FeatureSource:
+        return replace(self, given=align(train, self.given))
+
+
+def _required(pipeline: Pipeline | None) -> Pipeline:
+    if pipeline is None:
+        raise TypeError("images become features by a pipeline, and none was given")
+    return pipeline
+
+
+@dataclass(frozen=True)
+class Sources:
+    """One source, or one to learn from and one to be tested on, whose labels count the classes of the first."""
+
+    train: Source
+    test: Source | None = None
+
+    @property
+    def sides(self) -> tuple[Source, ...]:
+        return (self.train,) if self.test is None else (self.train, self.test)
+
+    @property
+    def have_images(self) -> bool:
+        """Whether a backbone is needed to answer."""
+        return any(side.images is not None for side in self.sides)
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...] | None:
+        """The images of every side; None where features were given on one."""
+        found = tuple(side.images for side in self.sides if side.images is not None)
+        return found if len(found) == len(self.sides) else None
+
+    def features(self, pipeline: Pipeline | None) -> tuple[FeatureSet, FeatureSet | None]:
+        """The features of both sides. Raises FingerprintMismatch where they are not of one backbone: before any image is read if that is known."""
+        if self.test is None:
+            return self.train.features(pipeline), None
+        require_one_fingerprint(*(side.fingerprint(pipeline) for side in (self.train, self.test)))
+        train, test = self.train.features(pipeline), self.test.features(pipeline)
+        require_one_backbone(train, test)
+        return train, test
+
+
+def paired(train: Source, test: Source) -> Sources:
+    """Both sources under one numbering of classes. Raises DataError for test classes without a train image."""
+    require_known_classes(train, test, train.known_classes)
+    return Sources(train, test.numbered_as(train))
+
+
+# ---- from what a user wrote
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command was given: `data` alone, or `train` and `test`; and how folders are listed."""
+
+    data: str | None = None
+    train: str | None = None
+    test: str | None = None
+    listing: Listing = field(default_factory=Listing)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that were given."""
+        return tuple(name for name in (self.data, self.train, self.test) if name is not None)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether any of them is a features file."""
+        return any(map(is_features, self.names))
+
+    def sides(self) -> tuple[str, str, list[str]]:
+        """The sources of the training and the test set, and what a user should know about the choice.
+
+        Raises UsageError unless either `data` or both others are given, DataError for a part of `data` that is missing.
+        """
+        if self.data is not None and (self.train is not None or self.test is not None):
+            raise UsageError(
+                "--data excludes --train and --test, and both ways were given", fix="Give --data DIR, or --train SRC --test SRC."
+            )
+        if self.data is not None:
+            return _parts(self.data)
+        if self.train is None or self.test is None:
+            raise UsageError(
+                "two sets are needed: one to learn from, one to be tested on",
+                fix="Give --data DIR with train/ and val/ in it, or --train SRC --test SRC.",
+            )
+        return self.train, self.test, []
+
+
+def is_features(source: str | None) -> bool:
+    """Whether a source is a features file."""
+    return source is not None and source.endswith(".npz")
+
+
+def open_source(source: str, listing: Listing, extractor: Extractor, say: Say, *, unlabelled: bool = False) -> Source:
+    """The source of that name, after what a user should know of its listing was said. `unlabelled`: a features file may lack labels.
+
+    Raises DataError for what is missing, empty or no source.
+    """
+    if is_features(source):
+        return FeatureSource(source, FeatureSet.load(source, unlabelled=unlabelled))
+    return ImageSource(source, announce(open_dataset(source, listing), say), extractor)
+
+
+def open_sources(given: Given, extractor: Extractor, say: Say) -> Sources:
+    """A train and a test source under one numbering of classes. Raises UsageError, and DataError as `open_source` and `paired`."""
+    train, test, notes = given.sides()
+    sources = paired(open_source(train, given.listing, extractor, say), open_source(test, given.listing, extractor, say))
+    for note in notes:
+        say(f"{sources.sides[-1].name}: {note}")
+    for side in sources.sides:
+        if side.images is None and not side.fingerprint(None):
+            say(f"{side.place} carries no fingerprint, so nothing shows that its features belong to the other side's backbone")
+    return sources
+
+
+def open_pair(given: Given, say: Say = lambda line: None) -> tuple[Dataset, Dataset]:
+    """The data sets to learn from and to be tested on, for what needs images on both sides. Raises as `open_sources`."""
+    train, test, notes = given.sides()
+    train_set, test_set = (announce(open_dataset(side, given.listing), say) for side in (train, test))
+    for note in notes:
+        say(f"{test_set.name}: {note}")
+    return train_set, align(train_set, test_set)
+
+
+def require_source(source: str | None, flag: str = "--data") -> str:
+    """The source, or UsageError naming the flag; a path that is not there is a DataError here, before any backbone is opened."""
+    if not source:
+        raise UsageError(f"no images: give {flag} SRC")
+    if is_features(source) and not Path(source).exists():
+        raise DataError("no such file", file=source)
+    return source
+
+
+def announce(dataset: Dataset, say: Say) -> Dataset:
+    """The data set, after a line for each thing that a user should know of its listing."""
     for reason, count in dataset.left_out.items():
         names = dataset.examples.get(reason, [])
-        say(f"{dataset.name}: {count} left out ({reason}){_listed(names, count)}")
+        say(f"{dataset.name}: {count} left out ({reason}){_examples(names, count)}")
     for note in dataset.notes:
         say(f"{dataset.name}: {note}")
     return dataset
 
 
-def _listed(names: Sequence[str], count: int) -> str:
+def _examples(names: Sequence[str], count: int) -> str:
     """The names after a colon, with dots where there are more; nothing where none is known."""
     return f": {', '.join(map(printable, names))}{' …' if len(names) < count else ''}" if names else ""
 
 
-def open_pair(data: str | None, train: str | None, test: str | None, listing: Listing | None = None) -> tuple[Dataset, Dataset]:
-    """The training and the test set: the two parts of `data`, or the sources `train` and `test`; the test labels count train's classes.
-
-    Raises UsageError unless either `data` or both others are given, DataError for a part that is missing and for unknown test classes.
-    """
-    require_one_way(data, train, test)
-    if data is not None:
-        train, test, notes = _parts(data)
-    elif train is not None and test is not None:
-        notes = []
-    else:
-        raise UsageError(
-            "two sets are needed: one to learn from, one to be tested on",
-            fix="Give --data DIR with train/ and val/ in it, or --train SRC --test SRC.",
-        )
-    one, other = align(open_dataset(train, listing), open_dataset(test, listing))
-    return one, replace(other, notes=[*other.notes, *notes])
-
-
-def require_one_way(data: str | None, train: str | None, test: str | None) -> None:
-    """Raise UsageError where --data stands beside --train or --test."""
-    if data is not None and (train is not None or test is not None):
-        raise UsageError("--data excludes --train and --test, and both ways were given", fix="Give --data DIR, or --train SRC --test SRC.")
-
-
-def align(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
-    """Both sets with train's classes, so that equal labels mean equal names. Raises DataError for test images of a class that train lacks.
-
-    Unlabelled test images stay unlabelled; classes without test images are fine.
-    """
-    number = {name: k for k, name in enumerate(train.classes)}
-    used = np.unique(test.labels[test.labels >= 0])
-    unknown = [printable(test.classes[k]) for k in used if test.classes[k] not in number]
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        known = f"{train.name} has {counted(len(number), 'class', 'classes')}" if number else f"{train.name} has no labels"
-        raise DataError(
-            f"{counted(len(unknown), 'class of the test set is', 'classes of the test set are')} not in the training set: {shown}",
-            fix=f"{printable(known)}; names must agree letter by letter.",
-        )
-    table = np.full(len(test.classes) + 1, -1, np.int64)  # the last entry serves label -1
-    table[used] = [number[test.classes[k]] for k in used]
-    return train, replace(test, labels=table[test.labels], classes=train.classes)
-
-
 def _parts(data: str) -> tuple[str, str, list[str]]:
-    """The sources of the training and the test set in `data`, and what to tell about the choice."""
+    """The sources of the training and the test set in `data`, and what to say about the choice."""
+    if is_features(data):
+        raise UsageError("--data takes folders with train and test parts; give feature files with --train and --test")
     if data == "digits":
         return "digits/train", "digits/test", []
     there = _sub_folders(data)

@@ -59,9 +59,16 @@ def parity(shared: Path) -> Parity:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or fills the cache of whoever runs it."""
+    """No test reads or fills the caches of whoever runs it, or sends their token."""
+    from huggingface_hub import constants
+
+    home = tmp_path_factory.mktemp("huggingface")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEWVIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HOME", str(home))
+        patch.delenv("HF_TOKEN", raising=False)
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))  # read when the package is imported, which it may be by now
+        patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         yield
 
 

@@ -16,7 +16,7 @@ import torch
 
 from fewvit import files, plugins
 from fewvit.backbones import families
-from fewvit.bundles import bundle as bundles
+from fewvit.bundles import file as bundles
 from fewvit.bundles.bundle import Bundle
 from fewvit.bundles.file import load_bundle, replace_bundle, save_bundle
 from fewvit.bundles.fit import FittingRequest, check_classifier, fit_bundle
@@ -301,7 +301,7 @@ def test_a_full_disk_leaves_the_old_bundle(path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from fewvit import files
-from fewvit.bundles.bundle import load_bundle, save_bundle
+from fewvit.bundles.file import load_bundle, save_bundle
 bundle = load_bundle(sys.argv[1])
 files.os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
 save_bundle(sys.argv[1], bundle)

@@ -109,6 +109,54 @@ def test_the_same_image_twice_is_one_row_and_the_first_feature_stays(cache):
     assert len(cache.store(KEY)) == 3
 
 
+def test_of_many_copies_of_an_image_the_first_counts(cache):
+    store, first = cache.store(KEY), {}
+    for start, shard in ((0, [3, 1, 3, 4]), (4, [1, 5]), (6, [6, 5, 7])):
+        rows = np.arange(start, start + len(shard))  # a feature of its own for each row tells which one was taken
+        store.put([digest(n) for n in shard], [0] * len(shard), np.repeat(rows[:, None], WIDTH, axis=1))
+        for row, n in zip(rows, shard, strict=True):
+            first.setdefault(n, row)
+    assert len(store) == len(first)
+    for asked in ([7, 6, 5, 4, 3, 1], [4, 1], [1, 5], [7, 3]):
+        assert store.gather([digest(n) for n in asked])[0][:, 0].tolist() == [first[n] for n in asked]
+
+
+def test_digests_that_differ_in_their_last_bytes_only_or_end_in_zeros_are_told_apart(cache):
+    alike = [b"\1" * 31 + b"\0", b"\1" * 31 + b"\2", bytes(32), b"\1" + bytes(31)]
+    cache.store(KEY).put(alike, [3, 7, 11, 13], np.stack([vector(n) for n in range(4)]))
+    store = cache.store(KEY)
+    features, notes = store.gather(alike[::-1])
+    np.testing.assert_array_equal(features, np.stack([vector(n) for n in (3, 2, 1, 0)]))
+    assert notes.tolist() == [13, 11, 7, 3]
+    assert all(one in store for one in alike)
+    assert b"\1" * 31 + b"\3" not in store
+    assert b"\1" * 31 not in store
+
+
+@pytest.mark.parametrize("asked", [[25], [0, 25], [*range(7), 25], [25, *range(7)]])
+def test_a_row_that_is_not_there_is_a_key_error_wherever_it_is_asked(asked, filled):
+    with pytest.raises(KeyError):
+        filled.store(KEY).gather([digest(n) for n in asked])
+
+
+def test_threads_ask_while_rows_are_added(cache):
+    store, missed = cache.store(KEY), []
+    put(store, [0])
+
+    def ask() -> None:
+        for _ in range(300):
+            if digest(0) not in store or digest(-1) in store:
+                missed.append(1)
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        for n in range(1, 30):
+            put(store, [n])
+        assert [one.result() for one in asking] == [None] * 3
+    assert missed == []
+    check(store, range(30))
+
+
 def test_equal_work_writes_equal_files(cache, tmp_path):
     other = Cache(tmp_path / "other")
     for one in (cache, other, cache):
@@ -208,6 +256,24 @@ def test_a_file_that_shrinks_after_it_was_checked_is_told(filled):
     damage(files(filled, f"{shard_of(filled, 8)}.npy")[0], "cut")
     with pytest.raises(CacheError, match="bytes instead of"):
         store.gather([digest(8)])
+
+
+@pytest.mark.parametrize("by", [1, -1])
+def test_a_header_that_changes_after_the_file_was_checked_is_told(by, filled):
+    store = filled.store(KEY)
+    check(store, range(25))
+    path = files(filled, f"{shard_of(filled, 8)}.npy")[0]
+    content = bytearray(path.read_bytes())
+    content[content.index(b"(5")] += by  # of the shape; the size stays
+    path.write_bytes(content)
+    with pytest.raises(CacheError, match="not an array of its manifest's 5 rows of 5"):
+        store.gather([digest(8)])
+
+
+def test_the_first_image_that_is_not_in_a_store_is_named(filled):
+    with pytest.raises(KeyError) as error:
+        filled.store(KEY).gather([digest(n) for n in (0, 24, 99, 98)])
+    assert error.value.args == (digest(99).hex(),)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{}", '{"format": 1}', '{"format": "one"}', '{"format": 1, "rows": 3}'])

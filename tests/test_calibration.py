@@ -221,6 +221,15 @@ def test_calibration_error_by_hand():
     assert expected_calibration_error(p, labels, bins=1) == pytest.approx(100 * abs(2 - (0.96 + 1.0 + 0.6 + 0.7)) / 4)
 
 
+def test_there_are_fifteen_bins_unless_another_number_is_asked_for():
+    """0.61 and 0.66 lie in (9/15, 10/15], which ends between 10 bins' edges; 0.67 in the bin above, which 10 bins join with 0.66's."""
+    p = np.array([[0.61, 0.39], [0.66, 0.34], [0.67, 0.33]])
+    labels = np.array([0, 0, 1])  # right, right, wrong
+    wanted = (abs(2 - (0.61 + 0.66)) + abs(0 - 0.67)) / 3
+    assert expected_calibration_error(p, labels) == pytest.approx(100 * wanted)
+    assert expected_calibration_error(p, labels, bins=10) == pytest.approx(100 * abs(2 - (0.61 + 0.66 + 0.67)) / 3)
+
+
 @pytest.mark.parametrize("bins", [2, 7, 15])
 def test_calibration_error_is_the_sum_over_bins_of_their_own_gaps(bins):
     p = random_probabilities(499, 3, seed=11)

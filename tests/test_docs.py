@@ -71,7 +71,7 @@ def test_the_two_commands_of_the_readme_are_targets_of_the_makefile():
 
 
 def test_every_protocol_and_layer_module_that_the_readme_names_is_there():
-    assert set(re.findall(r"`(\w+/\d)`", README)) == set(protocols.PROTOCOLS)
+    assert {"dino/1", "msn/1", "mae/1"} <= set(re.findall(r"`(\w+/\d)`", README)) <= set(protocols.protocols())
     table = README[README.index("| layer | modules |") :]
     named = set(re.findall(r"`(\w+)/?`", table[: table.index("\n\n")]))
     present = {p.stem for p in (ROOT / "fewvit").glob("*.py")} | {

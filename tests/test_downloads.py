@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import http.server
 import json
 import os
 import re
@@ -15,12 +14,15 @@ import sys
 import threading
 import time
 import urllib.error
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from fewvit.checkpoints import downloads
-from fewvit.checkpoints.downloads import Patience, fetch, find_weights, obtain, offline
+from fewvit.checkpoints import downloads, http, partial_file
+from fewvit.checkpoints.downloads import Patience, fetch
+from fewvit.checkpoints.finding import find_weights, obtain
+from fewvit.checkpoints.http import offline
 from fewvit.errors import CheckpointError, LicenseRequired, ResourceError, Unobtainable, UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +34,7 @@ QUICK = Patience(tries=5, wait_s=0.001, timeout_s=5)
 PAGE = b"<html><head><title>Hotel login</title></head><body>room number?</body></html>"
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     """One route per fault. `server.asked` holds (route, Range) of each request, in order."""
 
     def log_message(self, *args):
@@ -41,6 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         route = self.path.strip("/")
         self.server.asked.append((route, self.headers.get("Range")))
+        self.server.tokens.append(self.headers.get("Authorization"))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             getattr(self, route)(len([seen for seen in self.server.asked if seen[0] == route]))
 
@@ -113,14 +116,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def forbidden(self, visit):
         self.status(403)
 
-    def hub(self, visit):
-        self.status(302, Location="/good", X_Linked_Etag=f'"{SHA256}"', ETag='"other"')
+    def moved(self, visit):
+        self.status(302, Location="/good")
 
-    def lyinghub(self, visit):
-        self.status(302, Location="/wrong", X_Linked_Etag=f'"{SHA256}"')
-
-    def github(self, visit):
-        self.status(302, Location="/good", X_Linked_Etag='"3a5b7c"')
+    def elsewhere(self, visit):  # the same machine under another name
+        self.status(302, Location=f"{self.server.url}/good".replace("127.0.0.1", "localhost"))
 
     def loop(self, visit):
         self.status(302, Location="/loop")
@@ -143,7 +143,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(BODY, length=5000 if visit == 1 else None)
 
 
-class Server(http.server.ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
@@ -154,7 +154,7 @@ class Server(http.server.ThreadingHTTPServer):
 @pytest.fixture
 def server():
     running = Server(("127.0.0.1", 0), Handler)
-    running.asked = []
+    running.asked, running.tokens = [], []
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     running.url = f"http://127.0.0.1:{running.server_address[1]}"
@@ -311,15 +311,10 @@ def test_wrong_bytes_of_the_right_size_are_refused_with_both_digests_and_the_old
 # --- redirections
 
 
-def test_the_digest_on_the_hubs_redirection_is_held_against_the_bytes(server, tmp_path):
-    assert get(server, "hub", tmp_path).read_bytes() == BODY
-    with pytest.raises(CheckpointError, match=SHA256):
-        get(server, "lyinghub", tmp_path)
-    assert get(server, "lyinghub", tmp_path, sha256=hashlib.sha256(WRONG).hexdigest()).read_bytes() == WRONG  # the caller knows better
-
-
-def test_a_git_hash_in_the_place_of_a_sha256_is_no_digest(server, tmp_path):
-    assert get(server, "github", tmp_path).read_bytes() == BODY
+@pytest.mark.parametrize(("route", "seen"), [("moved", ["Bearer t", "Bearer t"]), ("elsewhere", ["Bearer t", None])])
+def test_a_token_goes_to_the_host_that_it_is_for_and_to_no_other(server, tmp_path, route, seen):
+    assert get(server, route, tmp_path, headers={"Authorization": "Bearer t"}).read_bytes() == BODY
+    assert server.tokens == seen
 
 
 def test_a_loop_of_redirections_ends(server, tmp_path):
@@ -344,10 +339,10 @@ def test_only_https_and_this_machine_are_asked(server, tmp_path):
     with pytest.raises(Unobtainable, match="https only"):
         get(server, "tofile", tmp_path)
     with pytest.raises(Unobtainable, match="from https to http"):
-        downloads._check_url("http://localhost/x", "https://example.com/y")
+        http.check_url("http://localhost/x", "https://example.com/y")
     with pytest.raises(Unobtainable, match="no address"):
         fetch("http://[::1/x", tmp_path / "w.pth")
-    downloads._check_url("http://[::1]:8000/x")
+    http.check_url("http://[::1]:8000/x")
     assert files(tmp_path) == []
 
 
@@ -355,7 +350,7 @@ class Network:
     """An opener that fails with `errors` in turn, then hands over to the real one."""
 
     def __init__(self, *errors):
-        self.errors, self.asked, self.real = list(errors), 0, downloads._opener()
+        self.errors, self.asked, self.real = list(errors), 0, http.opener()
 
     def open(self, request, timeout):
         self.asked += 1
@@ -367,32 +362,32 @@ class Network:
 def test_no_network_is_said_at_once_and_a_timeout_is_tried_again(server, tmp_path):
     gone = Network(*[urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))] * 9)
     with pytest.raises(Unobtainable, match="Name or service not known") as error:
-        fetch("https://example.invalid/w.pth", tmp_path / "w.pth", sha256=SHA256, opener=gone, patience=QUICK)
+        fetch("https://example.invalid/w.pth", tmp_path / "w.pth", sha256=SHA256, opening=gone, patience=QUICK)
     assert gone.asked == 1
     assert SHA256 in str(error.value)
     assert str(tmp_path) in str(error.value)
     late = Network(TimeoutError("timed out"), urllib.error.URLError(ConnectionResetError("reset")))
-    assert fetch(f"{server.url}/good", tmp_path / "w.pth", opener=late, patience=QUICK).read_bytes() == BODY
+    assert fetch(f"{server.url}/good", tmp_path / "w.pth", opening=late, patience=QUICK).read_bytes() == BODY
     assert late.asked == 3
 
 
 def test_a_server_that_falls_silent_in_the_middle_is_continued_and_the_part_outlives_giving_up(server, tmp_path, monkeypatch):
-    real, calls = downloads._read, []
+    real, calls = http.read, []
 
-    def silent(response, most=1000):
+    def silent(response, most):
         calls.append(most)
         if len(calls) % 3 == 0:
-            raise downloads._SetbackError("the connection broke (timed out)")
+            raise http.SetbackError("the connection broke (timed out)")
         return real(response, 1000)
 
-    monkeypatch.setattr(downloads, "_read", silent)
+    monkeypatch.setattr(downloads, "read", silent)
     with pytest.raises(Unobtainable, match=r"timed out.*MB are kept"):
         get(server, "good", tmp_path)
     (part,) = files(tmp_path)
-    assert re.fullmatch(rf"\.w\.pth\.[0-9a-f]{{16}}\.{re.escape(downloads._host())}-{os.getpid()}\.part", part)
+    assert re.fullmatch(rf"\.w\.pth\.[0-9a-f]{{16}}\.{re.escape(partial_file._host())}-{os.getpid()}\.part", part)
     have = (tmp_path / part).stat().st_size
     assert (tmp_path / part).read_bytes() == BODY[:have]
-    monkeypatch.setattr(downloads, "_read", real)
+    monkeypatch.setattr(downloads, "read", real)
     server.asked.clear()
     assert get(server, "good", tmp_path).read_bytes() == BODY
     assert server.asked == [("good", None), ("good", f"bytes={have}-")]
@@ -415,29 +410,29 @@ def left_part(folder, owner, content, etag=ETAG):
 
 
 def test_the_longest_part_of_a_dead_process_is_continued(server, tmp_path):
-    left_part(tmp_path, f"{downloads._host()}-{dead_pid()}", BODY[:1000])
-    left_part(tmp_path, f"{downloads._host()}-{dead_pid()}_77", BODY[:5000])
+    left_part(tmp_path, f"{partial_file._host()}-{dead_pid()}", BODY[:1000])
+    left_part(tmp_path, f"{partial_file._host()}-{dead_pid()}_77", BODY[:5000])
     assert get(server, "good", tmp_path).read_bytes() == BODY
     assert server.asked == [("good", None), ("good", "bytes=5000-")]
 
 
 def test_a_part_that_was_complete_is_only_checked_and_installed(server, tmp_path):
-    left_part(tmp_path, f"{downloads._host()}-{dead_pid()}", BODY)
+    left_part(tmp_path, f"{partial_file._host()}-{dead_pid()}", BODY)
     assert get(server, "good", tmp_path, sha256=SHA256).read_bytes() == BODY
     assert server.asked == [("good", None)]
 
 
 @pytest.mark.parametrize("content", [WRONG, b"X" * 5000, BODY + b"more"], ids=["complete", "beginning", "too long"])
 def test_a_damaged_part_costs_one_more_try_and_no_error(server, tmp_path, content):
-    left_part(tmp_path, f"{downloads._host()}-{dead_pid()}", content)
+    left_part(tmp_path, f"{partial_file._host()}-{dead_pid()}", content)
     assert get(server, "good", tmp_path, sha256=SHA256).read_bytes() == BODY
     assert files(tmp_path) == ["w.pth"]
 
 
 def test_parts_of_living_processes_other_machines_and_other_contents_are_left_alone(server, tmp_path):
-    parent = left_part(tmp_path, f"{downloads._host()}-{os.getppid()}", b"X" * 1000)
+    parent = left_part(tmp_path, f"{partial_file._host()}-{os.getppid()}", b"X" * 1000)
     far = left_part(tmp_path, f"elsewhere-{dead_pid()}", b"X" * 1000)
-    other = left_part(tmp_path, f"{downloads._host()}-{dead_pid()}", b"X" * 1000, etag='"other"')
+    other = left_part(tmp_path, f"{partial_file._host()}-{dead_pid()}", b"X" * 1000, etag='"other"')
     assert get(server, "good", tmp_path).read_bytes() == BODY
     assert files(tmp_path) == sorted(["w.pth", parent.name, far.name, other.name])
     assert server.asked == [("good", None)]
@@ -491,7 +486,7 @@ def test_a_download_killed_in_the_middle_is_continued_by_the_next_process(server
 
 
 def test_three_processes_at_once_all_succeed_with_one_identical_file(server, tmp_path):
-    left_part(tmp_path, f"{downloads._host()}-{dead_pid()}", BODY[:40_000])  # all three want it, one gets it
+    left_part(tmp_path, f"{partial_file._host()}-{dead_pid()}", BODY[:40_000])  # all three want it, one gets it
     processes = [fetching(f"{server.url}/slow", tmp_path / "w.pth") for _ in range(3)]
     for process in processes:
         finished(process)

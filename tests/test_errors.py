@@ -7,7 +7,23 @@ import os
 
 import pytest
 
-from fewvit.errors import DataError, ResourceError, UnknownName, are, counted, from_os_error
+from fewvit import errors
+from fewvit.errors import DataError, FewvitError, ResourceError, UnknownName, are, counted, from_os_error
+
+# what scripts rely on: usage, licence, unknown or unobtainable backbone, missing extra; data; integrity; numbers; disk and memory
+EXIT_CODES = {
+    **dict.fromkeys(("UsageError", "UnknownName", "LicenseRequired", "Unobtainable", "MissingExtra"), 2),
+    **dict.fromkeys(("DataError", "BadImages", "UnlabelledNeighbor"), 3),
+    **dict.fromkeys(("IntegrityError", "CheckpointError", "CacheError", "FingerprintMismatch"), 4),
+    "NumericalError": 5,
+    "ResourceError": 6,
+    "FewvitError": 1,
+}
+
+
+def test_each_error_has_the_exit_code_of_its_kind():
+    kinds = {name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, FewvitError)}
+    assert {name: kind.exit_code for name, kind in kinds.items()} == EXIT_CODES
 
 
 @pytest.mark.parametrize(

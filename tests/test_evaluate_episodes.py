@@ -10,7 +10,8 @@ import pytest
 from fewvit.classifiers.centroid import Centroid
 from fewvit.errors import DataError, NumericalError, UsageError
 from fewvit.evaluate import episodes as module
-from fewvit.evaluate.episodes import EpisodeOptions, Episodes, accuracies, draw_episodes, evaluate_episodes, read_classes, read_runs
+from fewvit.evaluate.episode_draws import Episodes, draw_episodes, read_classes, read_runs
+from fewvit.evaluate.episodes import EpisodeOptions, accuracies, evaluate_episodes
 from fewvit.features import FeatureSet
 from fewvit.metrics import mean_and_interval
 
@@ -205,6 +206,8 @@ def test_features_that_are_not_finite_are_refused_by_name():
 
 def test_probabilities_that_are_not_finite_are_an_error():
     class Broken:
+        batched = True
+
         def probabilities(self, support, labels, queries, n_classes):
             return queries.new_full((len(queries), queries.shape[1], n_classes), float("nan"))
 

@@ -9,9 +9,11 @@ import pytest
 
 from fewvit import neighbors
 from fewvit.errors import DataError, FingerprintMismatch, UsageError
+from fewvit.evaluate import knn
 from fewvit.evaluate.knn import KNNOptions, evaluate_knn, score_knn
 from fewvit.features import FeatureSet
 from fewvit.splits import dinov2_subset
+from fewvit.vote import votes_at
 
 from oracles import knn_accuracy
 
@@ -160,7 +162,7 @@ def test_two_classes_are_enough_and_need_not_start_at_zero():
 def test_test_classes_that_train_lacks_are_a_data_error():
     names = [f"class {c}" for c in range(10)] + ["stranger"]
     strange = FeatureSet(TEST.features[:2], np.array([3, 10]), ["a", "b"], names)
-    with pytest.raises(DataError, match="1 test class is not in train: stranger"):
+    with pytest.raises(DataError, match="1 class of the test set is not in the training set: stranger"):
         evaluate_knn(TRAIN, strange, KNNOptions(ks=(7,), **CPU))
 
 
@@ -263,3 +265,16 @@ def test_one_search_serves_all_ks_and_temperatures(monkeypatch):
     scores = score_knn(TRAIN, TEST, [1, 7, 20], [0.07, 0.5], device="cpu")
     assert searched == [20]
     assert [(s.temperature, s.k) for s in scores] == [(t, k) for t in (0.07, 0.5) for k in (1, 7, 20)]
+
+
+def test_votes_are_counted_for_as_many_images_at_a_time_as_their_bytes_hold_and_64_at_least(monkeypatch):
+    """Eleven classes of eight bytes make 88 bytes an image; scores are the same whatever is counted at a time."""
+    many = toy(137, 11)
+    whole = score_knn(TRAIN, many, [7], [0.07], device="cpu")
+    counted: list[int] = []
+    monkeypatch.setattr(knn, "votes_at", lambda few, *rest: counted.append(len(few.rows)) or votes_at(few, *rest))
+    for size, wanted in ((88 * 67 + 87, [67, 67, 3]), (1, [64, 64, 9])):
+        monkeypatch.setattr(knn, "_TABLE_BYTES", size)
+        assert score_knn(TRAIN, many, [7], [0.07], device="cpu") == whole
+        assert counted == wanted
+        counted.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from fewvit.calibration import expected_calibration_error, scale
 from fewvit.classifiers.centroid import Centroid
+from fewvit.classifiers.knn import KNNClassifier
 from fewvit.classifiers.logistic import LogisticRegression
 from fewvit.errors import DataError, NumericalError, UsageError
 from fewvit.evaluate import lowshot
@@ -225,6 +227,11 @@ def test_whose_lambda_it_is_stands_in_the_manifest_and_is_said_once(protocol, ch
     assert {f"lambda {fact['lambd']:g}, {fact['why']}" for fact in facts["classifiers"].values()} == set(told)
 
 
+def test_the_folds_that_calibrate_vote_with_the_neighbours_asked_for_and_no_more_than_there_are_classes(train):
+    fitted = KNNClassifier(k=9, device="cpu").fit(train.features, train.labels)
+    assert [lowshot._loosened(KNNClassifier(k=k), fitted).k for k in (1, 2, 5, 6, 90)] == [1, 2, 5, 5, 5]
+
+
 def test_a_lambda_that_was_chosen_is_said_for_each_number_of_shots(train, test):
     lines: list[str] = []
     asked = options(shots=(1, 5), calibrate=False, settings={"logistic": {"lambd": None}})
@@ -235,6 +242,49 @@ def test_a_lambda_that_was_chosen_is_said_for_each_number_of_shots(train, test):
     assert "dino" not in one + five
 
 
+# ---- the paper's number beside the measured one
+
+SHOWN = [("logistic", 1), ("logistic", 2), ("logistic", "1percent")]  # method and shots
+
+
+def published(family="msn", patch=16, n_test=50_000, classes=1000, subsets=("1.txt",), random=False, pipeline=True):
+    """Method and shots of the rows that have the paper's number beside them; each must be the mean of top-1."""
+    info = {"published": {"lowshot": {1: "47.1", 2: "55.8"}, "1%": "67.2"}}
+    spec = SimpleNamespace(is_random=random, info=info, family=family, architecture=SimpleNamespace(patch=patch))
+    inputs = SimpleNamespace(pipeline=SimpleNamespace(spec=spec) if pipeline else None, train=SimpleNamespace(classes=range(classes)))
+    rows = [
+        {"method": method, "shots": shots, "trial": trial, "metric": metric, "n_test": n_test, "value": 1.0}
+        for method in ("last-block", "logistic", "ridge")
+        for shots in (1, 2, 5, "1percent")
+        for metric in ("ece", "top1", "top5")
+        for trial in (0, "mean")
+    ]
+    found = list(lowshot._with_published(rows, inputs, options(subsets=subsets)))
+    assert [{name: value for name, value in row.items() if name != "published"} for row in found] == rows
+    shown = [row for row in found if "published" in row]
+    assert all((row["trial"], row["metric"]) == ("mean", "top1") for row in shown)
+    assert all(row["published"] == {1: "47.1", 2: "55.8", "1percent": "67.2"}[row["shots"]] for row in shown)
+    return [(row["method"], row["shots"]) for row in shown]
+
+
+def test_the_papers_number_stands_beside_the_mean_of_its_own_classifier():
+    assert published() == SHOWN
+    assert published("mae") == [("last-block", 2), ("last-block", "1percent"), ("logistic", 1)]
+    assert published("mae", patch=14) == published("supervised") == published("dino") == SHOWN
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *({"n_test": 49_999}, {"n_test": 50_001}, {"classes": 999}, {"classes": 1001}),
+        *({"subsets": ()}, {"random": True}, {"pipeline": False}),
+    ],
+)
+def test_on_other_data_or_weights_there_is_no_number_of_the_papers(other):
+    assert published(**other) == []
+
+
+# ---- judging
 # ---- judging
 
 
@@ -249,6 +299,25 @@ def test_a_verdict_in_chunks_is_the_whole_one(train, test, monkeypatch):
         scaled = scale(shares, 2.5)
         np.testing.assert_allclose(verdict.confidence, scaled.max(axis=1), rtol=1e-5)
         assert verdict.metrics(test.labels)["ece"] == pytest.approx(expected_calibration_error(scaled, test.labels), abs=1e-3)
+
+
+def test_a_verdict_takes_as_many_rows_at_a_time_as_its_bytes_hold_and_64_at_least(train, monkeypatch):
+    """Five classes of eight bytes make 40 bytes a row."""
+
+    class Recording(Centroid):
+        def predict_proba(self, X):
+            asked.append(len(X))
+            return super().predict_proba(X)
+
+    class Together(Recording):
+        transductive = True
+
+    many = features(31, 3)  # 155 rows
+    for kind, size, wanted in ((Recording, 40 * 71, [71, 71, 13]), (Recording, 1, [64, 64, 27]), (Together, 1, [155])):
+        monkeypatch.setattr("fewvit.evaluate.judge._CHUNK_BYTES", size)
+        asked: list[int] = []
+        judge(kind().fit(train.features, train.labels), many, 1.0)
+        assert asked == wanted
 
 
 def test_a_class_without_support_is_never_right(train, test):

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from fewvit.datasets import Dataset
+from fewvit.datasets import Dataset, open_dataset
 from fewvit.digests import DigestMemory
 from fewvit.errors import BadImages, DataError, NumericalError, UsageError
 from fewvit.extraction.cache import Cache, FeatureStore
-from fewvit.extraction.extract import extract, extract_features
-from fewvit.extraction.loading import load_backbone
+from fewvit.extraction.calls import extract_features, load_backbone
+from fewvit.extraction.extract import extract
 from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.extraction.work import Work, allowed_bad, describe
-from fewvit.images import Preprocess, decode
+from fewvit.images import decode
 from fewvit.models.build import build
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
 from fewvit.models.vit import Readout
-from fewvit.sources import open_dataset
+from fewvit.preprocess import Preprocess
 
 from pictures import folder_of, jpeg, tiny_weights
 
@@ -60,7 +60,8 @@ def settled(folder: Path) -> None:
 
 
 def test_features_are_those_of_each_picture_alone(pipeline, pictures, cache):
-    features, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    features = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    report = features.report
     backbone = build(pipeline.spec, Readout(), (224, 224), engine="eager")
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     for i, name in enumerate(features.ids):
@@ -74,19 +75,21 @@ def test_features_are_those_of_each_picture_alone(pipeline, pictures, cache):
 
 def test_a_second_run_builds_no_backbone_and_reads_no_picture(pipeline, pictures, cache, monkeypatch):
     settled(pictures)
-    first, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    first = extract(pipeline, open_dataset(str(pictures)), cache, Work())
     monkeypatch.setattr("fewvit.datasets.Dataset.read", lambda self, i: forbidden())
-    again, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(), build=forbidden)
+    again = extract(pipeline, open_dataset(str(pictures)), cache, Work(), build=forbidden)
+    report = again.report
     assert again.features.tobytes() == first.features.tobytes()
     assert (report.computed, report.cached) == (0, 13)
 
 
 def test_an_added_renamed_or_repeated_picture_costs_only_itself(pipeline, pictures, cache):
-    before, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    before = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
     (pictures / "cat/000.jpg").rename(pictures / "cat/zebra.jpg")
     shutil.copy(pictures / "dog/001.jpg", pictures / "cat/copy.jpg")
     (pictures / "dog/new.jpg").write_bytes(jpeg(99))
-    after, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    after = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    report = after.report
     row = {name: after.features[i] for i, name in enumerate(after.ids)}
     assert report.computed == 1
     assert row["cat/zebra.jpg"].tobytes() == before.features[0].tobytes()
@@ -96,26 +99,28 @@ def test_an_added_renamed_or_repeated_picture_costs_only_itself(pipeline, pictur
 def test_two_files_with_the_same_bytes_are_computed_once(pipeline, tmp_path, cache):
     folder = folder_of(tmp_path / "twins", {"a": 1, "b": 1})
     (folder / "b/000.jpg").write_bytes((folder / "a/000.jpg").read_bytes())
-    features, report = extract(pipeline, open_dataset(str(folder)), cache, Work(batch_size=2))
+    features = extract(pipeline, open_dataset(str(folder)), cache, Work(batch_size=2))
+    report = features.report
     assert report.computed == 1
     assert features.features[0].tobytes() == features.features[1].tobytes()
 
 
 def test_a_rewritten_file_is_computed_again_even_with_the_old_size_and_mtime(pipeline, pictures, cache):
     settled(pictures)
-    first, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    first = extract(pipeline, open_dataset(str(pictures)), cache, Work())
     target = pictures / "dog/002.jpg"
     status, data = target.stat(), bytearray(target.read_bytes())
     data[-40] ^= 1
     target.write_bytes(data)
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-    again, report = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    again = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    report = again.report
     assert report.computed == 1
     assert not np.array_equal(first.features[7], again.features[7])
 
 
 def test_bad_pictures_leave_the_others_bit_equal_and_are_named(pipeline, pictures, cache, tmp_path):
-    clean, _ = extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / "other"), Work(batch_size=4))
+    clean = extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / "other"), Work(batch_size=4))
     (pictures / "cat/001x.jpg").write_bytes(jpeg(50)[:300])
     (pictures / "dog/zero.jpg").write_bytes(b"")
     (pictures / "dog/text.png").write_text("no picture")
@@ -123,9 +128,8 @@ def test_bad_pictures_leave_the_others_bit_equal_and_are_named(pipeline, picture
         extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="2"))
     assert caught.value.exit_code == 3
     assert all(name in str(caught.value) for name in ("3 of 16", "cat/001x.jpg", "dog/zero.jpg", "dog/text.png"))
-    kept, report = extract(
-        pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="3"), build=forbidden
-    )  # the work was kept
+    kept = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="3"), build=forbidden)  # the work was kept
+    report = kept.report
     assert kept.features.tobytes() == clean.features.tobytes()
     assert kept.labels.tolist() == clean.labels.tolist()
     assert [(s["id"], s["class"]) for s in report.skipped] == [("cat/001x.jpg", "cat"), ("dog/text.png", "dog"), ("dog/zero.jpg", "dog")]
@@ -181,14 +185,15 @@ def test_what_was_computed_before_an_interruption_is_kept(pipeline, pictures, ca
 
     with pytest.raises(KeyboardInterrupt):
         extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4), build=interrupted)
-    _, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    features = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4))
+    report = features.report
     assert (report.computed, report.cached) == (5, 8)
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 0), (3, 1), (32, 4)])
 def test_batch_size_and_workers_change_no_feature_beyond_rounding(pipeline, pictures, cache, tmp_path, batch, workers):
-    reference, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, workers=2))
-    other, _ = extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / f"c{batch}"), Work(batch_size=batch, workers=workers))
+    reference = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, workers=2))
+    other = extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / f"c{batch}"), Work(batch_size=batch, workers=workers))
     np.testing.assert_allclose(other.features, reference.features, atol=1e-5)
     if batch == 4:
         assert other.features.tobytes() == reference.features.tobytes()
@@ -196,7 +201,7 @@ def test_batch_size_and_workers_change_no_feature_beyond_rounding(pipeline, pict
 
 def test_the_number_of_workers_changes_no_bit(pipeline, pictures, tmp_path):
     runs = [
-        extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / str(w)), Work(batch_size=4, workers=w))[0].features.tobytes()
+        extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / str(w)), Work(batch_size=4, workers=w)).features.tobytes()
         for w in (0, 1, 3)
     ]
     assert runs[0] == runs[1] == runs[2]
@@ -208,7 +213,8 @@ def test_without_a_cache_nothing_is_left_behind(pipeline, pictures, tmp_path, mo
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", None)
-    features, report = extract(pipeline, open_dataset(str(pictures)), None, Work())
+    features = extract(pipeline, open_dataset(str(pictures)), None, Work())
+    report = features.report
     assert report.computed == 13
     assert features.features.shape == (13, 64)
     assert list((tmp_path / "temporary").iterdir()) == []
@@ -223,19 +229,20 @@ def test_pictures_that_the_two_decoders_show_differently_are_counted(pipeline, p
     turned.save(pictures / "cat/turned.jpg", exif=exif)
     Image.new("RGBA", (20, 20), (9, 9, 9, 90)).save(pictures / "dog/clear.png")
     for _ in range(2):  # the count comes from the store the second time
-        _, report = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+        features = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+        report = features.report
         assert report.differing == 2
 
 
 def test_a_feature_set_says_which_pipeline_made_it(pipeline, pictures, cache, weights, tmp_path):
-    features, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    features = extract(pipeline, open_dataset(str(pictures)), cache, Work())
     assert features.fingerprint == pipeline.fingerprint
     other = settle(resolve(str(weights), Access(tmp_path / "cache"), DigestMemory()), FeatureOptions(decode="pil"))
     assert other.fingerprint != pipeline.fingerprint
 
 
 def test_the_python_door_gives_the_same_features(pipeline, pictures, cache, weights):
-    features, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    features = extract(pipeline, open_dataset(str(pictures)), cache, Work())
     backbone = load_backbone(str(weights), cache_dir=cache.folder)
     again = extract_features(backbone, pictures, cache_dir=cache.folder)
     assert again.features.tobytes() == features.features.tobytes()
@@ -284,7 +291,8 @@ def test_importing_and_building_are_no_part_of_the_speed(pipeline, pictures, cac
 
     monkeypatch.setattr("fewvit.models.engines.resolve_device", slow_import)
     seen = []
-    _, report = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, progress=seen.append), build=slow_build)
+    features = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, progress=seen.append), build=slow_build)
+    report = features.report
     assert 1300 <= report.starting < 1400
     assert 0 < report.waiting + report.modelling <= report.seconds < 100
     assert all(0 < p.elapsed < 100 for p in seen)
@@ -312,9 +320,9 @@ def test_a_cache_that_cannot_be_written_is_told_before_a_picture_is_read(pipelin
 
 def test_a_full_cache_that_cannot_be_written_is_good_enough_to_read(pipeline, pictures, cache, monkeypatch):
     settled(pictures)
-    first, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work())
+    first = extract(pipeline, open_dataset(str(pictures)), cache, Work())
     monkeypatch.setattr(FeatureStore, "require_writable", lambda self: pytest.fail("nothing is to be written"))
-    again, _ = extract(pipeline, open_dataset(str(pictures)), cache, Work(), build=forbidden)
+    again = extract(pipeline, open_dataset(str(pictures)), cache, Work(), build=forbidden)
     assert again.features.tobytes() == first.features.tobytes()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fewvit.errors import DataError, FingerprintMismatch, NumericalError
-from fewvit.features import FeatureSet, align, shared_rows
+from fewvit.features import FeatureSet, require_one_backbone, shared_rows
 
 ODD_IDS = ("a/ü.jpg", "b\udcff/7.jpg", "c, d.jpg", "e\nf.jpg", "")
 
@@ -231,53 +231,17 @@ def test_a_set_is_frozen():
 # ---- two sets
 
 
-def test_aligned_labels_mean_the_same_names_on_both_sides():
-    train = features((0, 1, 2), ("n11", "n3", "n7"))
-    test = features((1, 0, -1, 1), ("n3", "n11", "unused"), seed=7)
-    found = align(train, test)
-    assert [found.classes[c] if c >= 0 else None for c in found.labels] == ["n11", "n3", None, "n11"]
-    assert list(found.classes) == ["n11", "n3", "n7"]
-    assert (list(found.ids), found.fingerprint, found.name) == (list(test.ids), test.fingerprint, "toy")
-    assert found.features is test.features
-
-
-def test_sets_of_equal_classes_are_left_as_they_are():
-    test = features(seed=7)
-    assert align(features(), test) is test
-
-
-def test_test_classes_that_train_lacks_are_named_and_unused_ones_are_no_matter():
-    train = features((0, 1), ("n3", "n7"))
-    strangers = features((0, 1, 2), ("n3", "x", "y"))
-    with pytest.raises(DataError, match="2 test classes are not in train: x, y\n") as error:
-        align(train, strangers)
-    assert error.value.exit_code == 3
-    many = features((0, 1, 2, 3, 4), tuple("uvwxyz"))
-    with pytest.raises(DataError, match="5 test classes are not in train: u, v, w, x, y\n"):
-        align(train, many)
-    six = FeatureSet(np.eye(6, 3), np.arange(6), [str(i) for i in range(6)], list("uvwxyz"))
-    with pytest.raises(DataError, match="6 test classes are not in train: u, v, w, x, y …"):
-        align(train, six)
-
-
-def test_classes_that_are_bare_numbers_on_one_side_are_told_to_lack_names():
-    named, bare = features((0, 1), ("n3", "n7")), features((0, 1), ("0", "1"))
-    for train, test, side in ((named, bare, "test"), (bare, named, "training")):
-        with pytest.raises(DataError, match=rf"not in train(.|\n)*classes of the {side} features are bare numbers.*no array `classes`"):
-            align(train, test)
-
-
 def test_different_fingerprints_do_not_mix_and_a_missing_one_does():
     with pytest.raises(FingerprintMismatch, match=r"abcabcabcabc.*dddddddddddd") as error:
-        align(features(), features(fingerprint="d" * 64))
+        require_one_backbone(features(), features(fingerprint="d" * 64))
     assert error.value.exit_code == 4
     for one, other in (("", "d" * 64), ("d" * 64, ""), ("", "")):
-        assert len(align(features(fingerprint=one), features(fingerprint=other))) == 5
+        require_one_backbone(features(fingerprint=one), features(fingerprint=other))
 
 
 def test_different_widths_do_not_mix():
     with pytest.raises(FingerprintMismatch, match="3 columns, test features 5"):
-        align(features(), features(width=5))
+        require_one_backbone(features(), features(width=5))
 
 
 def test_test_rows_that_are_train_rows_are_counted():

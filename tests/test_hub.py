@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from fewvit.backbones import Architecture
 from fewvit.digests import DigestMemory
@@ -19,6 +19,8 @@ from fewvit.models.build import build
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
 from fewvit.models.vit import Readout, VisionTransformer, randomise
+
+from fake_hub import Repository, point_to, running_hub
 
 SIZES = {
     "dinov2": Architecture(64, 2, 1, 14, grid=5, registers=4, positions="antialias", layer_scale=True),
@@ -63,10 +65,13 @@ def test_weights_under_transformers_names_give_the_official_features(tmp_path, m
     renamed = {prefix + name: tensor for name, tensor in transformers_names(model.state_dict(), family == "dinov2").items()}
     if family == "mae":
         renamed["decoder.mask_token"] = torch.zeros(1, 1, 8)
-    save_file({name: tensor.clone() for name, tensor in renamed.items()}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    monkeypatch.setattr(hub, "_fetched", lambda repository, name, license_, access: tmp_path / name)
-    spec = resolve("hf:some/model", Access(tmp_path / "cache"), DigestMemory())
+    weights = save({name: tensor.clone() for name, tensor in renamed.items()})
+    files = {"model.safetensors": weights, "config.json": json.dumps({"model_type": model_type}).encode()}
+    with running_hub() as one:
+        one.repositories["some/model"] = Repository(files)
+        point_to(one, monkeypatch.setattr, str(tmp_path / "hf"))
+        spec = resolve("hf:some/model", Access(tmp_path / "cache", accept=["cc-by-nc-4.0"]), DigestMemory())
+    assert resolve("hf:some/model", Access(tmp_path / "cache", offline=True), DigestMemory()) == spec
     assert (spec.name, spec.family) == ("hf:some/model", family)
     pixels = architecture.patch * architecture.grid
     images = torch.randn(3, 3, pixels, pixels, generator=torch.Generator().manual_seed(1))
@@ -122,6 +127,16 @@ def test_a_hub_name_must_be_org_and_name(tmp_path, name):
 def test_the_hub_offline_says_where_to_put_the_files(tmp_path):
     with pytest.raises(Unobtainable, match=r"config\.json"):
         resolve("hf:facebook/vit-msn-small", Access(tmp_path, offline=True), DigestMemory())
+
+
+@pytest.mark.parametrize(("name", "told"), [("gated/model", "accepted its terms"), ("none/none", "no none/none"), ("a--b/c", "no name")])
+def test_what_the_hub_refuses_is_an_error_of_usage_before_anything_is_kept(tmp_path, monkeypatch, name, told):
+    with running_hub() as one:
+        one.repositories["gated/model"] = Repository({"config.json": b"{}"}, "gated")
+        point_to(one, monkeypatch.setattr, str(tmp_path / "hf"))
+        with pytest.raises(UsageError, match=told):
+            resolve(f"hf:{name}", Access(tmp_path / "cache"), DigestMemory())
+    assert not list(tmp_path.rglob("*config.json*"))
 
 
 def test_a_model_of_unknown_kind_asks_for_its_family(tmp_path, monkeypatch):

@@ -22,7 +22,8 @@ from PIL import Image, ImageFile, ImageOps
 
 from fewvit.errors import UnknownName
 from fewvit.headers import jpeg_header
-from fewvit.images import FORMATS, POLICIES, POLICIES_DIFFER, BadImage, Note, Preprocess, covering_size, decode, decoder_version
+from fewvit.images import FORMATS, POLICIES, POLICIES_DIFFER, BadImage, Note, covering_size, decode, decoder_version
+from fewvit.preprocess import Preprocess
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
 REAL_IMAGES, PARITY = SHARED / "data" / "imagenet18.zip", SHARED / "parity" / "preprocess.npz"
@@ -411,7 +412,8 @@ MEMORY = """
 import re, resource, sys
 limit = 1 << 30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-from fewvit.images import BadImage, Preprocess, decode
+from fewvit.images import BadImage, decode
+from fewvit.preprocess import Preprocess
 for path in sys.argv[1:]:
     try:
         decode(open(path, "rb").read(), Preprocess(), "pil")

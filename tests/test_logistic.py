@@ -360,10 +360,10 @@ def test_a_direction_is_that_of_the_dense_bfgs_matrix():
     draw = np.random.default_rng(0)
     pairs = [(step, step + 0.3 * draw.normal(size=8)) for step in draw.normal(size=(4, 8))]
     assert all(step @ change > 0 for step, change in pairs)
-    memory, (step, change) = softmax_regression._Memory(), pairs[-1]
+    memory, (step, change) = softmax_regression.Memory(softmax_regression._dot, softmax_regression._plus), pairs[-1]
     inverse = np.eye(8) * (step @ change) / (change @ change)
     for step, change in pairs:
-        memory.add(*(torch.from_numpy(one).view(2, 4) for one in (step, change)))
+        softmax_regression._learn(memory, *(torch.from_numpy(one).view(2, 4) for one in (step, change)))
         turn = np.eye(8) - np.outer(step, change) / (step @ change)
         inverse = turn @ inverse @ turn.T + np.outer(step, step) / (step @ change)
     gradient = draw.normal(size=8)

@@ -13,13 +13,14 @@ from fewvit.backbones import Architecture
 from fewvit.backbones.mae import Mae as MaeFiles
 from fewvit.checkpoints.filling import fill
 from fewvit.errors import CheckpointError, UsageError
-from fewvit.images import IMAGENET_MEAN, IMAGENET_STD
-from fewvit.methods.mae import Mae, patchify, random_masking, sincos_positions, unpatchify
+from fewvit.methods._mae_task import MaeTask, patchify, random_masking, sincos_positions, unpatchify
+from fewvit.methods.mae import Mae
 from fewvit.models.vit import VisionTransformer
+from fewvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from fewvit.training.recipe import Step
 from fewvit.views.view import View
 
-RECIPE = Mae.Recipe(
+RECIPE = Mae(
     architecture=Architecture(24, 2, 3, 4, grid=5, positions="mae"),
     views=(View(20, (0.2, 1.0)),),
     epochs=3,
@@ -36,9 +37,9 @@ def step(index: int = 0, rows: tuple[int, ...] = (3, 7, 4), seed: int = 0) -> St
 
 
 @pytest.fixture
-def mae() -> Mae:
+def mae() -> MaeTask:
     torch.manual_seed(11)
-    method = Mae(RECIPE).train()
+    method = MaeTask(RECIPE).train()
     with torch.no_grad():
         for parameter in method.parameters():  # also those that start at 0 or 1
             parameter += 0.1 * torch.randn_like(parameter)
@@ -78,6 +79,14 @@ def test_a_quarter_of_the_patches_is_kept(patches, kept):
     keep, _, mask = random_masking(torch.rand(2, patches), 0.75)
     assert keep.shape == (2, kept)
     assert mask.sum(dim=1).tolist() == [patches - kept] * 2
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.65, 68), (0.9, 19), (0.5, 98)])
+def test_a_share_of_the_patches_that_is_no_whole_number_is_cut_down_and_not_rounded(ratio, kept):
+    """Of 196 patches 0.35 are 68.6 and 0.1 are 19.6; the official code keeps int(L (1 - ratio))."""
+    keep, _, mask = random_masking(torch.rand(2, 196), ratio)
+    assert keep.shape == (2, kept)
+    assert mask.sum(dim=1).tolist() == [196 - kept] * 2
 
 
 def test_positions_are_waves_of_the_column_and_then_of_the_row():
@@ -124,7 +133,7 @@ def test_a_prediction_stands_at_its_patchs_place_whatever_the_order_of_the_noise
 
 @pytest.mark.parametrize("normalised", [True, False])
 def test_the_loss_is_the_mean_error_over_hidden_patches(images, normalised):
-    mae = Mae(dataclasses.replace(RECIPE, normalised_pixels=normalised))
+    mae = MaeTask(dataclasses.replace(RECIPE, normalised_pixels=normalised))
     prediction = torch.randn(3, 25, 48, generator=torch.Generator().manual_seed(8))
     mask = random_masking(torch.rand(3, 25, generator=torch.Generator().manual_seed(9)), 0.75)[2]
     errors = []
@@ -152,8 +161,8 @@ def test_the_position_tables_are_not_trained_and_everything_else_is(mae, images)
 
 def test_drop_path_is_another_one_in_another_step_and_none_by_default(images):
     torch.manual_seed(3)
-    plain = Mae(RECIPE)
-    dropping = Mae(dataclasses.replace(RECIPE, drop_path=0.9))
+    plain = MaeTask(RECIPE)
+    dropping = MaeTask(dataclasses.replace(RECIPE, drop_path=0.9))
     dropping.load_state_dict(plain.state_dict())
     noise = plain.noise(step())
     losses = []
@@ -178,7 +187,7 @@ def test_in_bf16_the_loss_stays_float32_and_near(mae, images):
 
 def test_a_new_model_is_initialised_as_published():
     torch.manual_seed(0)
-    mae = Mae(dataclasses.replace(RECIPE, architecture=Architecture(192, 2, 3, 4, grid=5, positions="mae"))).requires_grad_(False)
+    mae = MaeTask(dataclasses.replace(RECIPE, architecture=Architecture(192, 2, 3, 4, grid=5, positions="mae"))).requires_grad_(False)
     for name, weight, fans in [
         ("qkv", mae.trunk.blocks[0].attn.qkv.weight, 192 + 576),
         ("patch", mae.trunk.patch_embed.proj.weight, 192 + 48),
@@ -202,13 +211,13 @@ def test_what_is_exported_is_a_mae_file_whose_trunk_loads_strictly(mae):
     assert {name.split(".")[0] for name in trunk.dropped} == {
         *("mask_token", "decoder_embed", "decoder_pos_embed", "decoder_blocks", "decoder_norm", "decoder_pred")
     }
-    other = Mae(RECIPE)
+    other = MaeTask(RECIPE)
     other.start_from_official(tree)
     assert all(torch.equal(value, mae.state_dict()[name]) for name, value in other.state_dict().items())
 
 
 def test_starting_from_a_trunk_leaves_the_decoder_fresh(mae):
-    other = Mae(RECIPE)
+    other = MaeTask(RECIPE)
     decoder = {name: p.clone() for name, p in other.state_dict().items() if not name.startswith("trunk.")}
     other.start_from(mae.encoder().state_dict())
     assert all(torch.equal(p, mae.encoder().state_dict()[name]) for name, p in other.encoder().state_dict().items())
@@ -219,7 +228,7 @@ def test_files_without_decoder_or_of_another_size_are_refused(mae):
     with pytest.raises(CheckpointError, match="no decoder"):
         mae.start_from_official({"model": {n: t for n, t in mae.official()["model"].items() if "decoder" not in n}})
     with pytest.raises(CheckpointError, match="does not fit"):
-        Mae(dataclasses.replace(RECIPE, decoder_depth=1)).start_from_official(mae.official())
+        MaeTask(dataclasses.replace(RECIPE, decoder_depth=1)).start_from_official(mae.official())
 
 
 @pytest.mark.parametrize(
@@ -234,7 +243,7 @@ def test_files_without_decoder_or_of_another_size_are_refused(mae):
 )
 def test_recipes_that_cannot_be_trained_are_refused(change, words):
     with pytest.raises(UsageError, match=words):
-        Mae(dataclasses.replace(RECIPE, **change))
+        MaeTask(dataclasses.replace(RECIPE, **change))
 
 
 @pytest.mark.parametrize("normalised", [True, False])
@@ -248,9 +257,9 @@ def test_pictures_show_the_original_what_is_seen_and_a_perfect_guess_as_the_orig
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     noise = mae.noise(step())
     hidden = unpatchify(random_masking(noise, 0.75)[2][:, :, None].expand(-1, -1, 48), 4).permute(0, 2, 3, 1).bool().numpy()
-    honest = mae.pictures(images, noise)
+    honest = mae.reconstructions(images, noise)
     monkeypatch.setattr(mae, "decode", lambda latent, restore: target)
-    shown = mae.pictures(images, noise)
+    shown = mae.reconstructions(images, noise)
     np.testing.assert_array_equal(shown["original"], pixels)
     np.testing.assert_array_equal(shown["reconstruction"], pixels)
     np.testing.assert_array_equal(shown["masked"], np.where(hidden, np.array([124, 116, 104], np.uint8), pixels))
@@ -259,9 +268,9 @@ def test_pictures_show_the_original_what_is_seen_and_a_perfect_guess_as_the_orig
     assert all(picture.dtype == np.uint8 for picture in shown.values())
 
 
-@pytest.mark.parametrize("name", Mae.Recipe.presets)
+@pytest.mark.parametrize("name", Mae.presets)
 def test_every_preset_has_the_recipe_it_is_named_after(name):
-    r = Mae.Recipe.presets[name]
+    r = Mae.presets[name]
     assert r.betas == (0.9, 0.95)
     assert (r.weight_decay, r.final_weight_decay, r.clip, r.drop_path, r.mask_ratio, r.normalised_pixels) == (0.05, None, 0, 0, 0.75, True)
     assert r.architecture.positions == "mae"

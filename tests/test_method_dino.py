@@ -13,11 +13,13 @@ from torch import Tensor
 
 from fewvit.backbones import Architecture
 from fewvit.backbones.dino import Dino as Family
+from fewvit.methods import _dino_task as dino
+from fewvit.methods._dino_task import DinoTask
 from fewvit.methods.dino import Dino
 from fewvit.training.recipe import Step
 from fewvit.views.view import View
 
-TINY = Dino.Recipe(
+TINY = Dino(
     architecture=Architecture(64, 2, 1, 8, grid=3),
     views=(View(24, (0.3, 1.0), count=2), View(16, (0.1, 0.3), count=3)),
     epochs=5,
@@ -31,9 +33,9 @@ TINY = Dino.Recipe(
 )
 
 
-def made(seed: int = 3, **changed) -> Dino:
+def made(seed: int = 3, **changed) -> DinoTask:
     torch.manual_seed(seed)
-    return Dino(replace(TINY, **changed)).train()
+    return DinoTask(replace(TINY, **changed)).train()
 
 
 def at(index: int = 0, rows=range(4)) -> Step:
@@ -116,7 +118,7 @@ def test_the_teacher_sees_the_global_crops_only_and_no_gradient_reaches_it():
 # ---- what an update does
 
 
-def updated(method: Dino, batches: list[list[Tensor]], step: Step) -> None:
+def updated(method: DinoTask, batches: list[list[Tensor]], step: Step) -> None:
     for part in batches:
         method(part, step)
     method.after_update(step)
@@ -138,6 +140,19 @@ def test_a_batch_in_parts_moves_the_centre_once_and_as_the_whole_batch_does():
     updated(whole, [crops], at())
     updated(parts, [[crop[:1] for crop in crops], [crop[1:] for crop in crops]], at())  # parts of unequal size
     torch.testing.assert_close(parts.center, whole.center)
+
+
+def test_the_centre_moves_to_the_mean_logits_of_all_processes(monkeypatch):
+    """Two processes, one after the other, with half a batch each: the second hears what the first one sent."""
+    whole, crops, sent = made(), views(), []
+    updated(whole, [crops], at())
+    monkeypatch.setattr(dino, "world_size", lambda: 2)
+    monkeypatch.setattr(dino, "sum_over_processes", lambda value: sent.append(value) or sum(sent))
+    for half in (slice(0, 2), slice(2, 4)):
+        method = made()
+        updated(method, [[crop[half] for crop in crops]], at())
+    assert whole.center.abs().min() > 1e-5
+    torch.testing.assert_close(method.center, whole.center)
 
 
 def test_the_teacher_follows_each_parameter_of_the_student_by_the_momentum_of_the_step():
@@ -219,7 +234,7 @@ def test_bf16_is_for_the_blocks_alone():
 
 
 def test_teacher_and_student_begin_alike_as_the_official_initialisation_draws_them():
-    method = Dino(replace(TINY, architecture=Architecture(192, 2, 3, 8, grid=7), outputs=1009, hidden=256, bottleneck=64))
+    method = DinoTask(replace(TINY, architecture=Architecture(192, 2, 3, 8, grid=7), outputs=1009, hidden=256, bottleneck=64))
     student, teacher = method.student.state_dict(), method.teacher.state_dict()
     assert all(torch.equal(student[name], teacher[name]) for name in student)
     for name, value in student.items():
@@ -325,7 +340,7 @@ RELEASED = {
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_paper_preset_is_the_released_run(name):
-    r = Dino.Recipe.presets[name]
+    r = Dino.presets[name]
     temperatures = (r.warmup_teacher_temperature, r.teacher_temperature, r.warmup_teacher_temperature_epochs)
     told = (r.epochs, r.batch_size, r.peak_lr, r.min_lr, *temperatures, r.clip, r.norm_last_layer, r.freeze_last_layer)
     assert told == pytest.approx(RELEASED[name])
@@ -343,9 +358,9 @@ def test_a_paper_preset_is_the_released_run(name):
     assert r.architecture == Family.variants[f"dino_{name.removeprefix('paper/')}"].architecture
 
 
-@pytest.mark.parametrize("name", Dino.Recipe.presets)
+@pytest.mark.parametrize("name", Dino.presets)
 def test_a_presets_first_crops_fill_the_position_table_and_all_are_whole_patches(name):
-    r = Dino.Recipe.presets[name]
+    r = Dino.presets[name]
     sizes = [v.size for v in r.views for _ in range(v.count)]
     assert sizes[0] == sizes[1] == r.architecture.patch * r.architecture.grid
     assert all(size % r.architecture.patch == 0 and size <= sizes[0] for size in sizes)
@@ -357,6 +372,6 @@ def test_a_presets_first_crops_fill_the_position_table_and_all_are_whole_patches
     [("small/32", 64, 5.4), ("small/64", 64, 5.4), ("small/64-d6", 64, 2.7), ("small/64-s", 64, 21.4), ("small/64-p4", 256, 5.4)],
 )
 def test_small_presets_are_small(name, tokens, millions):
-    method = Dino(Dino.Recipe.presets[name])
+    method = DinoTask(Dino.presets[name])
     assert method.recipe.architecture.grid**2 == tokens
     assert sum(p.numel() for p in method.encoder().parameters()) / 1e6 == pytest.approx(millions, abs=0.1)

@@ -13,7 +13,7 @@ from timm.data import auto_augment
 from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 
-from fewvit.images import IMAGENET_MEAN, IMAGENET_STD
+from fewvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from fewvit.views import randaugment as own_randaugment
 from fewvit.views.mixing import Blend, draw_blend, erase, erased_boxes, mix, soft_targets
 from fewvit.views.randaugment import Change, apply_change, draw_changes, randaugment

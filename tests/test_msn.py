@@ -14,12 +14,13 @@ from fewvit.backbones import Architecture
 from fewvit.backbones.msn import Msn as MsnFiles
 from fewvit.checkpoints.filling import fill
 from fewvit.errors import CheckpointError, UsageError
-from fewvit.methods.msn import Msn, balanced, log_assignments, loss_parts, sharpened
+from fewvit.methods._msn_task import MsnTask, balanced, log_assignments, loss_parts, sharpened
+from fewvit.methods.msn import Msn
 from fewvit.models.vit import VisionTransformer
 from fewvit.training.recipe import Step
 from fewvit.views.view import View
 
-RECIPE = Msn.Recipe(
+RECIPE = Msn(
     architecture=Architecture(24, 2, 3, 4, grid=5, positions="msn"),
     views=(View(20, (0.3, 1.0)), View(20, (0.3, 1.0), count=2), View(12, (0.05, 0.3), count=3)),
     epochs=3,
@@ -37,9 +38,9 @@ def step(index: int = 0, rows: tuple[int, ...] = (3, 7, 4, 11, 2, 5), seed: int 
 
 
 @pytest.fixture
-def msn() -> Msn:
+def msn() -> MsnTask:
     torch.manual_seed(11)
-    method = Msn(RECIPE).train()
+    method = MsnTask(RECIPE).train()
     with torch.no_grad():
         for parameter in method.parameters():  # also those that start at 0 or 1, and the target away from the anchor
             parameter += 0.1 * torch.randn_like(parameter)
@@ -143,7 +144,7 @@ def test_facts_tell_a_collapse_from_health(msn):
 
 @pytest.mark.parametrize(("name", "kept"), {"paper/vits16": 166, "paper/vitb16": 137, "paper/vitb4": 940, "paper/vitl7": 307}.items())
 def test_as_many_patches_are_kept_as_published(msn, name, kept):
-    msn.recipe = Msn.Recipe.presets[name]
+    msn.recipe = Msn.presets[name]
     found = msn.kept_patches(step())
     patches = msn.recipe.architecture.grid**2
     assert len(found) == len(set(found.tolist())) == kept
@@ -175,7 +176,7 @@ def test_random_anchors_do_not_see_the_patches_left_out_and_focal_anchors_see_al
 
 
 def test_patches_of_seven_leave_the_last_five_of_96_pixels_unseen():
-    method = Msn(dataclasses.replace(RECIPE, architecture=Architecture(24, 1, 3, 7, grid=32, positions="msn"))).eval()
+    method = MsnTask(dataclasses.replace(RECIPE, architecture=Architecture(24, 1, 3, 7, grid=32, positions="msn"))).eval()
     image = torch.randn(2, 3, 96, 96)
     cut = image.clone()
     cut[:, :, 91:], cut[:, :, :, 91:] = 9.0, 9.0
@@ -187,7 +188,7 @@ def test_patches_of_seven_leave_the_last_five_of_96_pixels_unseen():
 
 def test_drop_path_is_for_anchors_alone():
     torch.manual_seed(3)
-    plain, dropping = Msn(RECIPE).train(), Msn(dataclasses.replace(RECIPE, drop_path=0.9)).train()
+    plain, dropping = MsnTask(RECIPE).train(), MsnTask(dataclasses.replace(RECIPE, drop_path=0.9)).train()
     dropping.load_state_dict(plain.state_dict())
     seen: list[list[torch.Tensor]] = [[], []]
     for method, into in zip((plain, dropping), seen):
@@ -200,7 +201,7 @@ def test_drop_path_is_for_anchors_alone():
 
 
 def test_every_view_has_its_own_draw_of_drop_path():
-    msn, seen = Msn(dataclasses.replace(RECIPE, drop_path=0.5)).train(), []
+    msn, seen = MsnTask(dataclasses.replace(RECIPE, drop_path=0.5)).train(), []
     msn.anchor.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
     msn(views(), step())
     drawn = msn.anchor.trunk.draw_scales(step(), 5, torch.device("cpu"))
@@ -242,7 +243,7 @@ def test_the_target_is_the_moving_average_of_parameters_and_not_of_buffers(msn):
 
 
 def test_a_new_target_is_the_anchor_and_cannot_be_trained():
-    msn = Msn(RECIPE)
+    msn = MsnTask(RECIPE)
     assert all(torch.equal(a, b) for a, b in zip(msn.anchor.state_dict().values(), msn.target.state_dict().values(), strict=True))
     trained = {id(p) for group in msn.groups() for p in group["params"]}
     assert trained == {id(p) for p in (*msn.anchor.parameters(), msn.prototypes)}
@@ -265,7 +266,7 @@ def test_clipping_takes_the_anchor_as_one_vector_and_spares_the_prototypes(msn):
 
 def test_a_new_model_is_initialised_as_published():
     torch.manual_seed(0)
-    msn = Msn(
+    msn = MsnTask(
         dataclasses.replace(RECIPE, architecture=Architecture(192, 2, 3, 4, grid=5, positions="msn"), projector_width=64)
     ).requires_grad_(False)
     for weight in (
@@ -290,13 +291,13 @@ def test_what_is_exported_is_an_msn_file_whose_trunk_loads_strictly(msn):
     fill(backbone, trunk.tensors, "exported")
     assert torch.equal(backbone.blocks[1].mlp.fc2.weight, msn.encoder().blocks[1].mlp.fc2.weight)
     assert not torch.equal(backbone.blocks[1].mlp.fc2.weight, msn.anchor.trunk.blocks[1].mlp.fc2.weight)
-    other = Msn(RECIPE)
+    other = MsnTask(RECIPE)
     other.start_from_official(tree)
     assert all(torch.equal(value, msn.state_dict()[name]) for name, value in other.state_dict().items())
 
 
 def test_starting_from_a_trunk_fills_anchor_and_target_and_leaves_projectors_fresh(msn):
-    other = Msn(RECIPE)
+    other = MsnTask(RECIPE)
     fresh = {name: t.clone() for name, t in other.state_dict().items() if "trunk." not in name}
     other.start_from(msn.encoder().state_dict())
     for network in (other.anchor, other.target):
@@ -308,9 +309,9 @@ def test_files_with_one_network_or_of_another_size_are_refused(msn):
     with pytest.raises(CheckpointError, match="no encoder, prototypes"):
         msn.start_from_official({"target_encoder": {}})
     with pytest.raises(CheckpointError, match="prototypes"):
-        Msn(dataclasses.replace(RECIPE, prototypes=12)).start_from_official(msn.official())
+        MsnTask(dataclasses.replace(RECIPE, prototypes=12)).start_from_official(msn.official())
     with pytest.raises(CheckpointError, match="fc1"):
-        Msn(dataclasses.replace(RECIPE, projector_width=16)).start_from_official(msn.official())
+        MsnTask(dataclasses.replace(RECIPE, projector_width=16)).start_from_official(msn.official())
 
 
 @pytest.mark.parametrize(
@@ -325,12 +326,12 @@ def test_files_with_one_network_or_of_another_size_are_refused(msn):
 )
 def test_recipes_that_cannot_be_trained_are_refused(change, words):
     with pytest.raises(UsageError, match=words):
-        Msn(dataclasses.replace(RECIPE, **change))
+        MsnTask(dataclasses.replace(RECIPE, **change))
 
 
-@pytest.mark.parametrize("name", Msn.Recipe.presets)
+@pytest.mark.parametrize("name", Msn.presets)
 def test_every_preset_has_the_recipe_it_is_named_after(name):
-    r = Msn.Recipe.presets[name]
+    r = Msn.presets[name]
     target, anchor, focal = r.views
     assert (target, target.count) == (anchor, 1)
     assert (target.scale, focal.scale) == ((0.3, 1.0), (0.05, 0.3))
@@ -356,15 +357,16 @@ HALF = """
 import sys, numpy as np, torch
 from torch import distributed
 from fewvit.backbones import Architecture
+from fewvit.methods._msn_task import MsnTask
 from fewvit.methods.msn import Msn
 from fewvit.training.recipe import Step, View
 
 def gradients(rank, world):
     views = (View(20, (0.3, 1.0)), View(20, (0.3, 1.0)), View(12, (0.05, 0.3), count=2))
-    recipe = Msn.Recipe(architecture=Architecture(24, 2, 3, 4, grid=5, positions="msn"), views=views, epochs=3, batch_size=8,
+    recipe = Msn(architecture=Architecture(24, 2, 3, 4, grid=5, positions="msn"), views=views, epochs=3, batch_size=8,
                         warmup_epochs=1, prototypes=11, projector_width=17, out_width=13, entropy_weight=0.3, patch_drop=0.3)
     torch.manual_seed(7)
-    method = Msn(recipe).train()
+    method = MsnTask(recipe).train()
     with torch.no_grad():
         for parameter in method.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

@@ -18,7 +18,7 @@ from fewvit.linear.head_grid import HeadGrid
 from fewvit.linear.linear_head import LinearHead, read_linear_head
 from fewvit.linear.optimizers import Lars, MsnSgd
 from fewvit.linear.protocols import DINOV2_LRS, PROBES, Input, Probe, find_probe, fitted, head_readings, held_out, settle_reading
-from fewvit.runs import RunFolder
+from fewvit.runs.folder import RunFolder
 from fewvit.training.batches import Subset
 from fewvit.training.loop import Execution, Watch, train
 from fewvit.training.order import Order
@@ -564,9 +564,10 @@ class Averaging(nn.Module):
 
 
 def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(monkeypatch, tmp_path):
-    from fewvit.images import Preprocess, decode_whole
+    from fewvit.datasets import open_dataset
+    from fewvit.images import decode_whole
     from fewvit.linear import batches as module
-    from fewvit.sources import open_dataset
+    from fewvit.preprocess import Preprocess
     from fewvit.views.crops import make_views
 
     from pictures import folder_of

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from fewvit.backbones import families
+from fewvit.backbones import KS, TEMPERATURE, ClassifierPreset, Protocol, families
 from fewvit.errors import UnknownName, UsageError
-from fewvit.extraction.protocols import KS, POOLS, PROTOCOLS, TEMPERATURE, find_protocol, parse_size, sized
-from fewvit.images import Preprocess
+from fewvit.extraction.protocols import POOLS, find_protocol, protocols
+from fewvit.preprocess import Preprocess, parse_size, sized
 
 # name -> interpolation, pool, norm of class tokens; everything else is common to all
 FACTS = {
@@ -40,16 +40,36 @@ def test_low_shot_evaluation_resizes_as_the_rest_but_dinov2s_to_the_crops_size(n
 
 
 def test_the_logistic_regressions_are_those_of_the_papers():
-    rows = {name: dict(protocol.logistic) for name, protocol in PROTOCOLS.items() if protocol.logistic}
-    assert rows == {
-        "msn/1": {"lambd": 0.0025},
-        "dino/1": {"lambd": 0.1},
-        "dinov2/1": {"lambd": None, "selection": "tenth", "rows": "raw", "intercept": True, "dtype": "float64"},
-    }
+    for shots in (1, 5, "10%"):
+        assert {name: dict(find_protocol(name).preset_of("logistic", shots).options) for name in FACTS} == {
+            "msn/1": {"lambd": 0.0025},
+            "dino/1": {"lambd": 0.1},
+            "dinov2/1": {"lambd": None, "selection": "tenth", "rows": "raw", "intercept": True, "dtype": "float64"},
+            "mae/1": {},
+            "timm/1": {},
+        }
+    for shots in ("1%", "1percent"):
+        assert find_protocol("msn/1").preset_of("logistic", shots) == ClassifierPreset(
+            "logistic", {"lambd": 0.075}, "MSN's for 1 %", ("1%", "1percent")
+        )
 
 
-def test_no_preset_is_without_its_facts():
-    assert set(PROTOCOLS) == set(FACTS)
+def test_what_a_protocol_gives_goes_to_the_classifier_that_it_names_and_the_named_list_comes_first():
+    some, rest, other = (
+        ClassifierPreset("ridge", {"alpha": 7.0}, only=("3",)),
+        ClassifierPreset("ridge", {"alpha": 2.0}),
+        ClassifierPreset("knn", {"k": 3}),
+    )
+    for order in ((some, rest, other), (other, rest, some)):
+        protocol = Protocol("x/1", classifiers=order)
+        assert [protocol.preset_of("ridge", shots) for shots in (3, "3", 5)] == [some, some, rest]
+        assert protocol.preset_of("knn", 3) == other
+        assert protocol.preset_of("centroid", 3) == ClassifierPreset("centroid", {})
+    assert Protocol("x/1", classifiers=(some,)).preset_of("ridge", 5) == ClassifierPreset("ridge", {})
+
+
+def test_every_preset_of_the_papers_is_there():
+    assert set(FACTS) <= set(protocols())
     assert (KS, TEMPERATURE, POOLS) == ((10, 20, 100, 200), 0.07, ("cls", "mean", "cls+mean", "cls+dist"))
 
 

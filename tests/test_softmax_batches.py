@@ -7,7 +7,7 @@ import pytest
 
 from fewvit.classifiers import _softmax_batches as softmax_batches
 from fewvit.classifiers._softmax_batches import solve_together
-from fewvit.classifiers._softmax_regression import Solution, solve
+from fewvit.classifiers._softmax_regression import Memory, Solution, solve
 from fewvit.classifiers.logistic import LogisticRegression
 
 
@@ -109,12 +109,12 @@ def test_pairs_that_rounding_has_spoilt_count_for_nothing():
 
     step, change = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(2, 3, 4)
     change[0], change[1] = step[0], -step[1]  # curvature upwards, and downwards
-    memory, gradient = softmax_batches._Memory(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
-    memory.add(step, change)
+    memory, gradient = Memory(softmax_batches._dot, softmax_batches._plus), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
+    softmax_batches._learn(memory, step, change)
     found = memory.direction(gradient)
     torch.testing.assert_close(found[1], -gradient[1])
     torch.testing.assert_close(found[0], -gradient[0])  # of a Hessian that is one, the inverse is one
-    memory.add(step, 2 * step)  # a Hessian of two along the step; what is across it takes the newest scale
+    softmax_batches._learn(memory, step, 2 * step)  # a Hessian of two along the step; what is across it takes the newest scale
     torch.testing.assert_close(memory.direction(step), -step / 2)
 
 
@@ -198,9 +198,9 @@ def test_directions_are_those_of_the_dense_bfgs_matrices():
     steps = draw.normal(size=(4, 3, 8))
     changes = steps + 0.3 * draw.normal(size=steps.shape)
     gradient = draw.normal(size=(3, 8))
-    memory = softmax_batches._Memory()
+    memory = Memory(softmax_batches._dot, softmax_batches._plus)
     for step, change in zip(steps, changes, strict=True):
-        memory.add(*(torch.from_numpy(one).view(3, 2, 4) for one in (step, change)))
+        softmax_batches._learn(memory, *(torch.from_numpy(one).view(3, 2, 4) for one in (step, change)))
     found = memory.direction(torch.from_numpy(gradient).view(3, 2, 4)).view(3, 8).numpy()
     for i in range(3):
         assert all(step @ change > 0 for step, change in zip(steps[:, i], changes[:, i], strict=True))

@@ -1,12 +1,14 @@
-"""The training engine on a task small enough to compute by hand: order, checkpoints, journal, and a run that is killed at any step."""
+"""The training engine on a task small enough to compute by hand: order, checkpoints, log, and a run that is killed at any step."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import signal
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,12 @@ from torch import nn
 
 from fewvit.backbones import Architecture
 from fewvit.errors import DataError, IntegrityError, NumericalError, ResourceError
-from fewvit.runs import RunFolder
+from fewvit.runs.folder import RunFolder
 from fewvit.training.log import Log, read_log
-from fewvit.training.loop import Execution, Watch, train
+from fewvit.training.loop import Execution, Run, Watch, _Clock, train
 from fewvit.training.order import Order, share
 from fewvit.training.recipe import Recipe
+from fewvit.training.signals import Stopping
 from fewvit.training.state import Checkpoints
 from fewvit.views.view import View
 
@@ -168,6 +171,85 @@ def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole(tmp_path):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
+def test_the_gradient_of_a_batch_in_parts_is_the_mean_of_the_parts_and_not_their_sum(tmp_path):
+    """Adam divides a gradient by its own size, so only a rule that does not tells the mean from the sum: here plain descent, w -= lr g."""
+
+    class Descent(Regression):
+        def forward(self, inputs, step):
+            return (self.linear(inputs[0]) - self.frozen(inputs[0])).square().mean(), {}
+
+        def schedule(self, step):
+            return {"lr": 0.01, "weight_decay": 0.0}
+
+        def optimizer(self, groups):
+            return torch.optim.SGD(groups)
+
+    task, _ = run(tmp_path, Descent(), how=Execution(accumulate=2), order=Order(IMAGES, 6, 1, seed=3))
+    first = Descent()
+    w, b = (p.detach().double() for p in first.linear.parameters())
+    target, bias = (p.detach().double() for p in first.frozen.parameters())
+    order = Order(IMAGES, 6, 1, seed=3)
+    for i in range(3):
+        x = torch.from_numpy(PICTURES[order.step(i).rows]).double()
+        error = x @ (w - target).T + b - bias  # (6, 2)
+        w, b = w - 0.01 * 2 / 12 * error.T @ x, b - 0.005 * 2 / 12 * error.sum(dim=0)  # of the mean of 12 squares
+    torch.testing.assert_close(task.linear.weight.detach().double(), w, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(task.linear.bias.detach().double(), b, atol=1e-6, rtol=1e-5)
+
+
+def test_only_the_last_part_of_a_batch_waits_for_the_other_processes():
+    waited = []
+
+    class Distributed:
+        """Stands for DistributedDataParallel: outside `no_sync` a backward waits for the others."""
+
+        def __init__(self, task):
+            self.task, self.alone = task, False
+
+        @contextlib.contextmanager
+        def no_sync(self):
+            self.alone = True
+            yield
+            self.alone = False
+
+        def __call__(self, inputs, step):
+            waited.append(not self.alone)
+            return self.task(inputs, step)
+
+    loop = Run(Regression(), Order(IMAGES, 6, 1, seed=3), Execution(accumulate=3))
+    loop.model = Distributed(loop.task)
+    step = loop.order.step(0)
+    loop._backward(step, [torch.from_numpy(PICTURES[step.rows])])
+    assert waited == [False, False, True]
+
+
+def test_a_group_that_is_to_be_summed_over_processes_gets_back_what_their_mean_took(monkeypatch):
+    class Summing(Regression):
+        def groups(self):
+            weight, bias = super().groups()
+            return [{**weight, "reduce": "sum"}, bias]
+
+    loop = Run(Summing(), Order(IMAGES, BATCH, 1, seed=3), Execution())
+    step = loop.order.step(0)
+    found = {}
+    for processes in (1, 2):
+        monkeypatch.setattr("fewvit.training.loop.world_size", lambda n=processes: n)
+        torch.manual_seed(0)
+        loop._backward(step, [torch.from_numpy(PICTURES[step.rows])])
+        found[processes] = {name: p.grad.clone() for name, p in loop.task.linear.named_parameters()}
+        loop.optimizer.zero_grad()
+    torch.testing.assert_close(found[2]["weight"], 2 * found[1]["weight"])
+    torch.testing.assert_close(found[2]["bias"], found[1]["bias"])
+
+
+def test_attention_is_written_out_for_the_patches_of_the_largest_view_and_the_class_token(monkeypatch):
+    told = []
+    monkeypatch.setattr("fewvit.training.loop.write_out_attention", lambda task, tokens: told.append(tokens))
+    views = (View(10, (0.5, 1.0)), View(6, (0.5, 1.0)))  # 25 and 9 patches of 2 pixels
+    Run(Regression(replace(RECIPE, views=views)), Order(IMAGES, BATCH, 1, seed=3), Execution())
+    assert told == [26]
+
+
 # ---- resume
 
 
@@ -264,6 +346,14 @@ def test_too_small_a_disk_is_told_before_the_first_step(tmp_path, monkeypatch):
     assert not list((tmp_path / "checkpoints").glob("step-*"))
 
 
+def test_the_room_that_a_checkpoint_needs_is_that_of_the_state_and_two_moments_of_what_is_trained(tmp_path, monkeypatch):
+    """Numbers of four bytes: 6 + 2 trained, 6 + 2 frozen, 2 in a buffer, and two moments of the 8 trained ones."""
+    asked = []
+    monkeypatch.setattr(Checkpoints, "require_space", lambda self, size: asked.append(size))
+    run(tmp_path)
+    assert asked == [4 * (8 + 8 + 2 + 2 * 8)]
+
+
 def test_a_failed_save_leaves_the_older_checkpoint_whole(tmp_path, monkeypatch):
     import fewvit.training.state as state
 
@@ -283,35 +373,156 @@ def test_a_failed_save_leaves_the_older_checkpoint_whole(tmp_path, monkeypatch):
     assert same(resumed, run(tmp_path / "whole")[0])
 
 
+def test_a_loss_scale_in_use_skips_gradients_that_are_not_finite_and_no_loss(tmp_path):
+    """In fp16 the scaler leaves such a step out and scales less; the run does not stop."""
+    loop = Run(Regression(breaks_at=1), Order(IMAGES, BATCH, 1, seed=3), Execution())
+
+    def stepped(index, norm):
+        loop.scaler.is_enabled = lambda: enabled
+        loop.task.clip = lambda: torch.tensor(norm)
+        step = loop.order.step(index)
+        return loop.step(step, step, [torch.from_numpy(PICTURES[step.rows])], Stopping())
+
+    enabled = True
+    assert stepped(0, math.inf).norm == math.inf
+    stepped(0, 3.0)
+    with pytest.raises(NumericalError):
+        stepped(1, 3.0)  # its loss is NaN
+    enabled = False
+    with pytest.raises(NumericalError):
+        stepped(0, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("batch", "parts", "words"),
+    [
+        (
+            7,
+            1,
+            "a batch of 7 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is, or take --batch-size 3.",
+        ),
+        (
+            7,
+            3,
+            "a batch of 7 in 3 parts\n  Compute it in smaller parts with --accumulate 6: the batch stays what it is, or take --batch-size 3.",
+        ),
+        (
+            2,
+            1,
+            "a batch of 2 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is, or take --batch-size 1.",
+        ),
+        (1, 1, "a batch of 1 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is."),
+    ],
+)
+def test_a_batch_without_room_is_told_in_how_many_parts_or_how_small_it_may_fit(tmp_path, batch, parts, words):
+    class Large(Regression):
+        def forward(self, inputs, step):
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+
+    with pytest.raises(ResourceError) as error:
+        run(tmp_path, Large(), how=Execution(accumulate=parts), order=Order(IMAGES, batch, 1, seed=3))
+    assert str(error.value) == f"out of memory with {words}"
+
+
+def test_each_batch_is_read_once_and_none_after_the_last(tmp_path):
+    asked = []
+
+    class Noting(Rows):
+        def read(self, step):
+            asked.append(step.index)
+            return super().read(step)
+
+    train(Regression(), Noting(), Order(IMAGES, BATCH, EPOCHS, seed=3), Execution(), None, Watch())
+    assert asked == list(range(12))
+
+
+def test_on_a_cpu_every_step_multiplies_by_onednn(monkeypatch):
+    entered = []
+
+    @contextlib.contextmanager
+    def noting():
+        entered.append(True)
+        yield
+
+    monkeypatch.setattr("fewvit.training.loop.onednn_matmul", noting)
+    loop = Run(Regression(), Order(IMAGES, BATCH, 1, seed=3), Execution())
+    for index in range(2):
+        step = loop.order.step(index)
+        loop.step(step, step, [torch.from_numpy(PICTURES[step.rows])], Stopping())
+        assert len(entered) == index + 1
+
+
+# ---- how fast, and what is told
+# ---- how fast, and what is told
+
+
+def test_speed_is_the_last_steps_with_a_tenth_of_the_newest_and_the_mean_that_of_all(monkeypatch):
+    now = iter([100.0, 102.0, 103.0, 107.0, 107.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = _Clock(12)
+    told = []
+    for _ in range(3):
+        clock.tick()
+        told.append(clock.speed)
+    assert told == pytest.approx([6, 12, 0.9 * 12 + 0.1 * 3])  # the first two steps are taken as they are
+    assert clock.mean == pytest.approx(36 / 7)
+    clock.tick()  # no time has passed
+    assert clock.speed == pytest.approx(0.9 * told[2] + 0.1 * 12e9)
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, list(range(1, 13))), (5, [5, 10, 12]), (4, [4, 8, 12])])
+def test_numbers_are_logged_every_so_many_steps_and_at_the_end(tmp_path, every, steps):
+    told = []
+    run(tmp_path, how=Execution(log_every=every), each_log=lambda step, facts: told.append(step))
+    assert [record["step"] for record in log_of(tmp_path)] == told == steps
+
+
+def test_an_epoch_is_told_when_its_last_step_is_done_and_may_be_the_last_one(tmp_path):
+    told, asked = [], []
+    _, trained = run(
+        tmp_path,
+        how=Execution(log_every=100),
+        each_epoch=lambda epochs: told.append(epochs) or {"top1": 10.0 * epochs},
+        enough=lambda epochs: asked.append(epochs) or epochs == 2,
+    )
+    assert told == asked == [1, 2]  # of three
+    assert trained.steps == 8
+    assert [(record["step"], record.get("top1")) for record in log_of(tmp_path)] == [(4, 10.0), (8, None), (8, 20.0)]
+    assert Checkpoints(tmp_path / "checkpoints").newest().step == 8
+
+
+# ---- the log
 # ---- the log
 
 
 def test_a_line_that_a_kill_cut_short_is_written_again(tmp_path):
     file = tmp_path / "log.jsonl"
-    journal = Log(file, 0)
+    log = Log(file, 0)
     for step in (1, 2, 3):
-        journal.write(step, loss=step / 2)
-    journal.close()
+        log.write(step, loss=step / 2)
+    log.close()
     file.write_text(file.read_text()[:-5])
-    journal = Log(file, 2)
-    journal.write(3, loss=1.5)
-    journal.close()
+    log = Log(file, 2)
+    log.write(3, loss=1.5)
+    log.close()
     assert [json.loads(line) for line in file.read_text().splitlines()] == [{"step": s, "loss": s / 2} for s in (1, 2, 3)]
 
 
 def test_a_line_can_be_read_as_soon_as_it_is_written(tmp_path):
-    journal = Log(tmp_path / "log.jsonl", 0)
-    journal.write(1, loss=0.5)
+    log = Log(tmp_path / "log.jsonl", 0)
+    log.write(1, loss=0.5)
     assert [record["loss"] for record in read_log(tmp_path / "log.jsonl")] == [0.5]
-    journal.close()
+    log.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_told_by_the_line_that_does_not_fit(tmp_path):
-    journal = Log(tmp_path / "log.jsonl", 0)
-    journal._handle.close()
-    journal._handle = open("/dev/full", "a")  # noqa: SIM115
-    for act in (lambda: journal.write(1, loss=0.5), journal.close):
+    log = Log(tmp_path / "log.jsonl", 0)
+    log._handle.close()
+    log._handle = open("/dev/full", "a")  # noqa: SIM115
+    for act in (lambda: log.write(1, loss=0.5), log.close):
         with pytest.raises(ResourceError, match=r"writing the log.*|log\.jsonl"):
             act()
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fewvit.datasets import Dataset
+from fewvit.datasets import Dataset, open_dataset
 from fewvit.errors import DataError, ResourceError
 from fewvit.images import BadImage, decode_whole
-from fewvit.sources import open_dataset
 from fewvit.views import training_images as module
 from fewvit.views.training_images import TrainingImages
 

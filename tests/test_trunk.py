@@ -185,6 +185,19 @@ def test_computing_blocks_again_for_backward_changes_no_gradient_even_when_other
         assert torch.equal(again, once)
 
 
+def test_a_block_is_computed_once_and_once_more_for_backward_only_where_that_is_asked_for():
+    trunk, computed = made(), []
+    trunk.blocks[1].register_forward_pre_hook(lambda block, inputs: computed.append(torch.is_grad_enabled()))
+    for again in (False, True):
+        trunk.recompute = again
+        computed.clear()
+        trunk.class_token(images(2)).sum().backward()
+        assert len(computed) == 1 + again
+        with torch.no_grad():
+            trunk.class_token(images(2))
+        assert len(computed) == 2 + again
+
+
 # ---- what it starts from
 
 

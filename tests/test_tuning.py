@@ -11,16 +11,17 @@ import torch
 
 from fewvit.backbones import Architecture
 from fewvit.classifiers.logistic import LogisticRegression
+from fewvit.datasets import open_dataset
 from fewvit.errors import DataError, ResourceError
 from fewvit.finetune.adapters import prepare
 from fewvit.finetune.batches import LabelledImages
 from fewvit.finetune.modes import TuningRecipe, recipe_for
 from fewvit.finetune.tuning import ClassificationHead, Tuning
-from fewvit.images import MAX_PIXELS, Preprocess, decode
+from fewvit.images import MAX_PIXELS, decode
 from fewvit.methods._trunk import Trunk
 from fewvit.models.vit import Readout, randomise
-from fewvit.runs import RunFolder
-from fewvit.sources import open_dataset
+from fewvit.preprocess import Preprocess
+from fewvit.runs.folder import RunFolder
 from fewvit.training.batches import Subset
 from fewvit.training.log import read_log
 from fewvit.training.loop import Execution, Run, Watch, train

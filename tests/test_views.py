@@ -14,7 +14,7 @@ from scipy import stats
 from torchvision import transforms
 from torchvision.transforms import functional as official
 
-from fewvit.images import IMAGENET_MEAN, IMAGENET_STD
+from fewvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from fewvit.views import colours
 from fewvit.views import crops as views_module
 from fewvit.views.crops import Drawn, draw, draw_views, make_views
@@ -396,10 +396,12 @@ def test_some_of_what_was_drawn_is_the_draw_of_some():
 def test_a_gpu_gets_as_many_pictures_at_a_time_as_views_and_canvas_leave_room_for(monkeypatch):
     """By hand: 3 x 47^2 = 6627 values of a view, so two pictures of up to 2000 pixels fit into 14,000, and larger ones must go alone."""
     monkeypatch.setattr(views_module, "_GPU_VALUES", 14_000)
-    monkeypatch.setattr(views_module, "_CPU_VALUES", 14_000)
+    monkeypatch.setattr(views_module, "_CPU_VALUES", 7_000)
     sizes = np.array([(40, 40), (44, 44), (40, 40), (9, 99), (99, 9), (30, 30), (40, 40), (300, 300), (5, 5), (6, 6), (7, 7)])
     blocks = views_module._blocks(sizes, [replace(GLOBAL, size=47)], "cuda")
     assert [(part.start, part.stop) for part in blocks] == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 7), (7, 8), (8, 10), (10, 11)]
+    monkeypatch.setattr(views_module, "_GPU_VALUES", 7_000)
+    monkeypatch.setattr(views_module, "_CPU_VALUES", 14_000)
     blocks = views_module._blocks(sizes, [replace(GLOBAL, size=47)], "cpu")
     assert [(part.start, part.stop) for part in blocks] == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10), (10, 11)]
 

@@ -1,22 +1,27 @@
-"""Backbone families: one file each, holding a table of variants and the layout of its weight files. No torch at import.
+"""Backbone families: one file each, holding a table of variants and all that is the family's own. No torch and no NumPy at import.
 
-A family is what shares a file layout. Its class says how such a file is recognised, which tensors are the trunk and under
-which names they go into `fewvit.models.vit.VisionTransformer` (DINO's names, which timm shares). Adding a family is adding a file.
+A family is what shares a file layout. Its class says how such a file is recognised, which tensors are the trunk and under which names
+they go into `fewvit.models.vit.VisionTransformer` (DINO's names, which timm shares); which protocol it is read by, how its position
+table is resized, and what a user should know before judging it. Adding a family is adding a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from .. import plugins
 from ..errors import UnknownName, UsageError
+from ..preprocess import Preprocess
 
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 BUNDLED = Path(__file__).parent.parent / "weights"  # files that come with the package
 OFFLINE = "fewvit_tiny"  # the variant whose file is among them
+KS = (10, 20, 100, 200)  # DINO's and DINOv2's k-NN
+TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Architecture:
     heads: int
     patch: int  # P, pixels
     grid: int = 14  # patch tokens per side in the file's position table
-    positions: str = "dino"  # how the table is resized: dino, msn, mae, antialias; or timm
+    positions: str = "dino"  # how the table is resized: the name of a family's `PositionRule`; or timm
     registers: int = 0
     feed_forward: str = "mlp"  # or swiglu
     hidden: int = 0  # channels inside the feed-forward layer; 0 means 4 D
@@ -47,15 +52,66 @@ class Architecture:
                     f"an image size of {pixels} is not a multiple of the patch size {self.patch}; the nearest are {low} and {low + self.patch}"
                 )
         rows, columns = height // self.patch, width // self.patch
-        if self.positions == "mae" and rows != columns:
-            raise UsageError(
-                f"MAE's position rule covers square images only, not {height}x{width}", fix=f"Use --img-size {min(height, width)}."
-            )
-        if self.positions == "msn" and rows != columns and rows * columns != self.grid**2:
-            raise UsageError(
-                f"MSN's position rule resizes with one square factor and has none for {height}x{width}",
-                fix=f"Use --img-size {min(height, width)}.",
-            )
+        rule = position_rule(self.positions)
+        if rule.only_squares and rows != columns and not rule.serves(self.grid, rows, columns):
+            raise UsageError(f"{rule.only_squares} {height}x{width}", fix=f"Use --img-size {min(height, width)}.")
+
+
+@dataclass(frozen=True)
+class PositionRule:
+    """How a table of grid x grid positions serves images of rows x columns patches; one for all families that read it alike."""
+
+    resized: Callable[[Any, int, int], Any]  # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
+    by_count: bool = False  # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
+    only_squares: str = ""  # said of other shapes, with the size after it; empty: it covers them
+
+    def serves(self, grid: int, rows: int, columns: int) -> bool:
+        """Whether rows x columns patches take the table as it is."""
+        return rows * columns == grid * grid and (self.by_count or rows == columns)
+
+
+@dataclass(frozen=True)
+class ClassifierPreset:
+    """What a protocol gives a classifier."""
+
+    classifier: str  # the plug-in's name
+    options: Mapping[str, Any] = field(default_factory=dict)  # of its constructor
+    source: str = ""  # whose penalty it is, in a few words; empty: the protocol has none of its own
+    only: tuple[str, ...] = ()  # the numbers of labelled images that it is for, such as 1%; empty: all others
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named, versioned preset: how a paper turns an image into a feature, and what its classifiers are.
+
+    `pool` empty means the model's own: class token where there is one, else mean. Sources: the evaluation scripts of the official
+    repositories.
+    """
+
+    name: str
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    pool: str = "cls"
+    layers: int = 1
+    norm: str = "final"  # of class tokens: final, or none
+    ks: tuple[int, ...] = KS
+    temperature: float = TEMPERATURE
+    lowshot_cover: tuple[int, int] | None = None  # of the resize before low-shot evaluation, where it is not that of everything else
+    classifiers: tuple[ClassifierPreset, ...] = ()  # those that it gives options; others keep their own
+
+    @property
+    def family(self) -> str:
+        return self.name.partition("/")[0]
+
+    def transform(self, task: str = "") -> Preprocess:
+        """The transform for a task: `lowshot`, or anything else."""
+        if task == "lowshot" and self.lowshot_cover is not None:
+            return replace(self.preprocess, cover=self.lowshot_cover)
+        return self.preprocess
+
+    def preset_of(self, classifier: str, shots: int | str) -> ClassifierPreset:
+        """What it gives a classifier for so many labelled images per class, or for a list such as 1%; nothing where it has nothing."""
+        own = [one for one in self.classifiers if one.classifier == classifier and (not one.only or str(shots) in one.only)]
+        return max(own, key=lambda one: bool(one.only), default=ClassifierPreset(classifier))
 
 
 @dataclass(frozen=True)
@@ -86,31 +142,78 @@ class Trunk:
     dropped: list[str]  # names in the file that are no part of the trunk (heads, decoder, optimizer)
 
 
-class Family(Protocol):
-    """What a file in this folder offers: one public class with these attributes and static methods."""
+class Family:
+    """What a file in this folder says: one public class that inherits from this one. What has no value here, it has to say.
+
+    As it stands here it is the layout of a run whose pretraining method has no file in this folder: a plain ViT under the module's names.
+    """
 
     license: ClassVar[str]
     source: ClassVar[str]  # the official repository
-    protocol: ClassVar[str]  # preset that a bare file of this family takes
-    variants: ClassVar[Mapping[str, Variant]]
-    checkpoint_keys: ClassVar[tuple[str, ...]]  # networks a file may hold, the default first; empty: just one
+    protocol: ClassVar[str]  # the preset that a bare file of this family takes
+    protocols: ClassVar[tuple[Protocol, ...]] = ()  # the presets that it brings
+    variants: ClassVar[Mapping[str, Variant]] = {}
+    checkpoint_keys: ClassVar[tuple[str, ...]] = ()  # networks a file may hold, the default first; empty: just one
+    positions: ClassVar[Mapping[str, PositionRule]] = {}  # the position rules that it brings, by the names that architectures call them
+    model_types: ClassVar[tuple[str, ...]] = ()  # of transformers' models whose weights are this family's under other names
+    registry: ClassVar[str] = ""  # whose models these are, named REGISTRY:NAME, where no file of theirs tells which model it is of
+    full_tuning: ClassVar[Mapping[str, Any]] = {}  # options of `finetune --mode full` in which its authors differ from what others take
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
         """Whether a file that was read to `tree` has this family's layout; at most one family says yes."""
+        return False
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
-        """The trunk's tensors. Raises CheckpointError-worthy KeyError when the asked network is not there."""
+        """The trunk's tensors. Raises KeyError when the asked network is not there."""
+        return Trunk(dict(tree), {name: name for name in tree}, [])
 
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:
-        """The architecture that the trunk's shapes spell."""
+        """The architecture that the trunk's shapes spell. Raises KeyError or ValueError for what is none of this family."""
+        raise ValueError("its layout does not say which architecture it is of")
+
+    @staticmethod
+    def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
+        """What to tell a user before frozen backbones of this family are judged: by `knn`, `lowshot` or `linear`, with this pooling,
+        the linear probe of this protocol, or these classifiers. None: nothing.
+        """
+        return None
+
+    @staticmethod
+    def lowshot_method(architecture: Architecture, shots: int | str) -> str:
+        """The classifier that the published low-shot number of a variant was measured with."""
+        return "logistic"
 
 
-def families() -> dict[str, Any]:
+def families() -> dict[str, type[Family]]:
     """Every family's class by name, in the order of names."""
     return {name: plugins.find("backbones", name) for name in plugins.names("backbones")}
+
+
+def family_of(name: str) -> type[Family]:
+    """The family's class; `Family` itself for what a pretraining method calls its own, without a file here."""
+    return families().get(name, Family)
+
+
+def recognisable() -> list[str]:
+    """Names of the families that a bare file can be taken for."""
+    return [name for name, family in families().items() if not family.registry]
+
+
+def family_of_registry(registry: str) -> str:
+    """The name of the family whose models another registry builds."""
+    return next(name for name, family in families().items() if family.registry == registry)
+
+
+@functools.cache  # it is asked before every forward pass
+def position_rule(name: str) -> PositionRule:
+    """The rule of that name; raises UnknownName."""
+    rules = {called: rule for family in families().values() for called, rule in family.positions.items()}
+    if name not in rules:
+        raise UnknownName("position rule", name, rules)
+    return rules[name]
 
 
 def variants() -> dict[str, str]:

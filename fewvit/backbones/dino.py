@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from . import Architecture, Trunk, Variant
+from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
 
 _BASE = "https://dl.fbaipublicfiles.com/dino"
@@ -23,12 +23,25 @@ def _base(patch: int) -> Architecture:
     return Architecture(768, 12, 12, patch, grid=224 // patch)
 
 
-class Dino:
+def _with_offset(table: Any, rows: int, columns: int) -> Any:
+    """Bicubic, by the official code's scale factors: torch samples at other coordinates than for the size."""
+    import torch.nn.functional as F
+
+    grid = table.shape[-1]
+    return F.interpolate(table, scale_factor=((rows + 0.1) / grid, (columns + 0.1) / grid), mode="bicubic")
+
+
+class Dino(Family):
     """Published numbers: k-NN and linear from the repository's table, 1/2/5 images per class from MSN's Table 1."""
 
     license: ClassVar[str] = "Apache-2.0"
     source: ClassVar[str] = "https://github.com/facebookresearch/dino"
     protocol: ClassVar[str] = "dino/1"
+    protocols: ClassVar[tuple[Protocol, ...]] = (
+        # lambda said by its authors, of 1 % of the labels
+        Protocol("dino/1", classifiers=(ClassifierPreset("logistic", {"lambd": 0.1}, "dino/1's (unofficial)"),)),
+    )
+    positions: ClassVar[Mapping[str, PositionRule]] = {"dino": PositionRule(_with_offset)}
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("teacher", "student")
     variants: ClassVar[Mapping[str, Variant]] = {
         "dino_vits16": Variant(

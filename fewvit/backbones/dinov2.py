@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from . import Architecture, Trunk, Variant
+from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import infer_vit, network, split_trunk
 
 _BASE = "https://dl.fbaipublicfiles.com/dinov2"
@@ -37,12 +37,28 @@ def _variant(size: str, registers: bool) -> Variant:
     )
 
 
-class Dinov2:
+def _antialiased(table: Any, rows: int, columns: int) -> Any:
+    import torch.nn.functional as F
+
+    return F.interpolate(table, size=(rows, columns), mode="bicubic", antialias=True)
+
+
+# its logistic regression on frozen features: lambda by 45 values on a tenth of the labelled images
+_LOGISTIC = {"lambd": None, "selection": "tenth", "rows": "raw", "intercept": True, "dtype": "float64"}
+
+
+class Dinov2(Family):
     """Published numbers: k-NN and linear top-1 from the repository's table."""
 
     license: ClassVar[str] = "Apache-2.0"
     source: ClassVar[str] = "https://github.com/facebookresearch/dinov2"
     protocol: ClassVar[str] = "dinov2/1"
+    protocols: ClassVar[tuple[Protocol, ...]] = (
+        # its logistic regression resizes to the crop's size, its k-NN to 256
+        Protocol("dinov2/1", lowshot_cover=(224, 224), classifiers=(ClassifierPreset("logistic", _LOGISTIC),)),
+    )
+    positions: ClassVar[Mapping[str, PositionRule]] = {"antialias": PositionRule(_antialiased)}  # of the register models
+    model_types: ClassVar[tuple[str, ...]] = ("dinov2", "dinov2_with_registers")
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("teacher",)
     variants: ClassVar[Mapping[str, Variant]] = {
         f"dinov2_vit{size}14{'_reg' if registers else ''}": _variant(size, registers) for size in _SIZES for registers in (False, True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from . import NON_COMMERCIAL, Architecture, Trunk, Variant
+from . import NON_COMMERCIAL, Architecture, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
 
 _BASE = "https://dl.fbaipublicfiles.com/mae"
@@ -18,7 +18,13 @@ def _tuned(architecture: Architecture) -> Architecture:
     return Architecture(**{**vars(architecture), "final_norm": "fc_norm"})
 
 
-class Mae:
+def _resized(table: Any, rows: int, columns: int) -> Any:
+    import torch.nn.functional as F
+
+    return F.interpolate(table, size=(rows, columns), mode="bicubic")
+
+
+class Mae(Family):
     """Published numbers: linear and fine-tuned top-1 from the repository, low-shot from MSN's Table 1.
 
     Frozen MAE features are poor neighbours; judge them by `--pool mean`, several layers, or fine-tuning.
@@ -27,7 +33,13 @@ class Mae:
     license: ClassVar[str] = NON_COMMERCIAL
     source: ClassVar[str] = "https://github.com/facebookresearch/mae"
     protocol: ClassVar[str] = "mae/1"
-    checkpoint_keys: ClassVar[tuple[str, ...]] = ()
+    protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("mae/1"),)
+    positions: ClassVar[Mapping[str, PositionRule]] = {
+        "mae": PositionRule(_resized, only_squares="MAE's position rule covers square images only, not")
+    }
+    model_types: ClassVar[tuple[str, ...]] = ("vit_mae",)
+    # the mean patch token under a norm of its own, and a classifier that begins nearly at zero
+    full_tuning: ClassVar[Mapping[str, Any]] = {"pool": "fc_norm", "head": "linear"}
     variants: ClassVar[Mapping[str, Variant]] = {
         "mae_vitb16": Variant(
             _BASE_16,
@@ -109,3 +121,18 @@ class Mae:
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:
         return infer_vit(tensors, "mae")
+
+    @staticmethod
+    def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
+        if task == "knn" and pool == "cls":
+            return "MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by fine-tuning"
+        if task == "lowshot" and "last-block" not in methods:
+            return "linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and --layers each"
+        if task == "linear" and protocol != "mae/1":
+            return "MAE's linear probe is --protocol mae/1: its features need the BatchNorm that comes with it"
+        return None
+
+    @staticmethod
+    def lowshot_method(architecture: Architecture, shots: int | str) -> str:
+        # MSN's authors train MAE's last block, but for one image per class and for the largest model
+        return "logistic" if shots == 1 or architecture == _HUGE_14 else "last-block"

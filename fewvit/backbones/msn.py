@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from . import NON_COMMERCIAL, Architecture, Trunk, Variant
+from ..preprocess import Preprocess
+from . import NON_COMMERCIAL, Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import infer_vit, network, split_trunk
 
 _BASE = "https://dl.fbaipublicfiles.com/msn"
@@ -15,12 +17,37 @@ def _architecture(width: int, depth: int, patch: int) -> Architecture:
     return Architecture(width, depth, width // 64, patch, grid=224 // patch, positions="msn")
 
 
-class Msn:
+def _by_one_factor(table: Any, rows: int, columns: int) -> Any:
+    """Bicubic, with one factor for both sides that the number of patches gives."""
+    import torch.nn.functional as F
+
+    return F.interpolate(table, scale_factor=math.sqrt(rows * columns / table.shape[-1] ** 2), mode="bicubic")
+
+
+class Msn(Family):
     """Published numbers: the paper's Table 1 (top-1 with 1, 2, 5 images per class), 1 % of the labels, linear."""
 
     license: ClassVar[str] = NON_COMMERCIAL
     source: ClassVar[str] = "https://github.com/facebookresearch/msn"
     protocol: ClassVar[str] = "msn/1"
+    protocols: ClassVar[tuple[Protocol, ...]] = (
+        Protocol(
+            "msn/1",
+            Preprocess(interpolation="bilinear"),
+            norm="none",  # MSN takes the class token before the final norm
+            classifiers=(
+                ClassifierPreset("logistic", {"lambd": 0.0025}, "MSN's for n per class"),  # as in its repository's example
+                ClassifierPreset("logistic", {"lambd": 0.075}, "MSN's for 1 %", only=("1%", "1percent")),  # by its author's word
+            ),
+        ),
+    )
+    positions: ClassVar[Mapping[str, PositionRule]] = {
+        # it looks at the number of patches alone: as many in another shape get the table as it is
+        "msn": PositionRule(
+            _by_one_factor, by_count=True, only_squares="MSN's position rule resizes with one square factor and has none for"
+        )
+    }
+    model_types: ClassVar[tuple[str, ...]] = ("vit_msn",)
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("target_encoder", "encoder")
     variants: ClassVar[Mapping[str, Variant]] = {
         "msn_vits16": Variant(

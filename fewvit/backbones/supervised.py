@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from . import Architecture, Trunk, Variant
+from . import Architecture, Family, Protocol, Trunk, Variant
 from ._layout import network, split_trunk
 
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -34,13 +34,14 @@ def _variant(
     )
 
 
-class Supervised:
+class Supervised(Family):
     """Published numbers: none are repeated here; see timm's own results tables."""
 
     license: ClassVar[str] = "Apache-2.0"
     source: ClassVar[str] = "https://github.com/huggingface/pytorch-image-models"
     protocol: ClassVar[str] = "timm/1"
-    checkpoint_keys: ClassVar[tuple[str, ...]] = ()
+    protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("timm/1", pool=""),)
+    registry: ClassVar[str] = "timm"
     variants: ClassVar[Mapping[str, Variant]] = {
         "augreg_vits16": _variant("vit_small_patch16_224.augreg_in21k_ft_in1k", 384, 12, 6, 16, half=True),
         "augreg_vitb16": _variant("vit_base_patch16_224.augreg_in21k_ft_in1k", 768, 12, 12, 16, half=True),

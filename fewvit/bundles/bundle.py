@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration import scale
+from ..classifiers import classifiers, traits_of
 from ..errors import FingerprintMismatch, NumericalError, UsageError, counted
 from ..features import FeatureSet
 from ..results import versions
@@ -73,10 +74,11 @@ class Bundle:
 
     def require_growth(self) -> None:
         """Raise UsageError for a classifier that cannot take more images."""
-        if self.support is None and not hasattr(self.estimator, "add"):
+        if self.support is None and not traits_of(self.estimator).grows:
+            growing = [name for name, kind in classifiers().items() if traits_of(kind).grows or keeps_support(kind)]
             raise UsageError(
                 f"{self.classifier} cannot take more images without being fitted anew",
-                fix="Fit it on old and new images together; bundles of centroid and knn take more with --add.",
+                fix=f"Fit it on old and new images together; bundles of {' and '.join(growing)} take more with --add.",
             )
 
     def grown(self, features: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Bundle:
@@ -124,4 +126,4 @@ def row_digests(features: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 def keeps_support(estimator: Any) -> bool:
     """Whether a bundle of it stores the rows it was fitted on, to fit it again: it declares `keeps = "support"`, as what it holds is no array."""
-    return getattr(estimator, "keeps", "state") == "support"
+    return traits_of(estimator).keeps == "support"

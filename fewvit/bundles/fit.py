@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 
 from ..calibration import HeldOut, best_temperature, expected_calibration_error, held_out, scale
+from ..classifiers import traits_of
 from ..datasets import Listing
 from ..errors import UsageError, counted
-from ..evaluate.inputs import Backbones, FeatureReader, Found, Inputs, is_features, labelled, require_classes, unfit
+from ..evaluate.inputs import Backbones, FeatureReader, Found, Inputs, unfit
 from ..extraction.pipeline import FeatureOptions, Pipeline, settle
 from ..features import FeatureSet
+from ..labels import labelled, require_classes
 from ..metrics import rank_of_target, top_k_accuracy
-from ..models.resolve import is_path, resolve
+from ..models.resolve import is_path
 from ..options import options_of
 from ..plugins import find
 from ..results import manifest
+from ..sources import is_features
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .file import replace_bundle, save_bundle
 from .recipe import Recipe
@@ -48,13 +51,14 @@ def check_threshold(threshold: float) -> None:
 def check_classifier(name: str) -> Any:
     """The estimator's class. Raises UnknownName, and UsageError for one that cannot judge new images one by one."""
     kind = find("classifiers", name)
-    if getattr(kind, "transductive", False):
+    traits = traits_of(kind)
+    if traits.transductive:
         raise UsageError(
             f"{name} is transductive: it labels a whole set of images at once, so one image's label would hang on its company",
             fix="Fit an inductive classifier, such as logistic, centroid or knn.",
         )
-    if getattr(kind, "needs", "features") != "features":
-        raise UsageError(f"{name} reads {kind.needs}, and a bundle is fitted on one feature per image", fix="Choose another classifier.")
+    if traits.needs != "features":
+        raise UsageError(f"{name} reads {traits.needs}, and a bundle is fitted on one feature per image", fix="Choose another classifier.")
     return kind
 
 
@@ -74,7 +78,7 @@ def run_fit(
         raise UsageError("a bundle is of one backbone; --backbone names several")
     if reader.options.layers == "each":
         raise UsageError("--layers each is one feature per block, and a bundle takes one per image; give a number of blocks")
-    [inputs] = reader.one(source, listing)
+    [inputs] = reader.each(reader.one(source, listing))
     skips(inputs.skipped)
     recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
     bundle, judged = fit_bundle(inputs.train, request, recipe, say)
@@ -118,7 +122,7 @@ def fit_bundle(
         best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0,
         request.threshold,
         (rows, labels) if kept else None,
-        row_digests(rows, [classes[c] for c in labels]) if hasattr(estimator, "add") and not kept else None,
+        row_digests(rows, [classes[c] for c in labels]) if traits_of(kind).grows and not kept else None,
         len(judged.rows),
     )
     return bundle, judged
@@ -209,7 +213,7 @@ def _calibration(bundle: Bundle) -> str:
 def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say, *, unlabelled: bool = False) -> Inputs:
     """The features of a source, made as the bundle's were; no image is read before that is known. Raises FingerprintMismatch."""
     if is_features(source):
-        [inputs] = reader.one(source, listing, unlabelled=unlabelled)
+        [inputs] = reader.each(reader.one(source, listing, unlabelled=unlabelled))
         bundle.require(inputs.train)
         if bundle.fingerprint and not inputs.train.fingerprint:
             say(f"{source} carries no fingerprint, so nothing shows that its features are of the bundle's backbone")
@@ -221,9 +225,8 @@ def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Li
         )
     b = reader.backbones
     bundle.recipe.require_backbone(b.names[0], b.weights, b.checkpoint_key)
-    spec = resolve(b.names[0], b.access, reader.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed)
-    bundle.recipe.require(settle(spec, reader.options), say)
-    [inputs] = reader.one(source, listing)
+    bundle.recipe.require(settle(reader.spec(b.names[0]), reader.options), say)
+    [inputs] = reader.each(reader.one(source, listing))
     return inputs
 
 

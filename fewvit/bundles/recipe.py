@@ -81,7 +81,7 @@ def _kind(precision: str) -> str:
 
 
 def _found(name: str, cache_dir: Path) -> str:
-    from ..checkpoints.downloads import find_weights
+    from ..checkpoints.finding import find_weights
 
     found = find_weights(name, cache_dir)
     if found is None:

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import UsageError
+from ..models.products import of_rows
 from ..neighbors import Bank
 from ._labels import numbered
 
@@ -55,6 +56,7 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
     """
 
     needs: ClassVar[str] = "features"
+    batched: ClassVar[bool] = True
     transductive: ClassVar[bool] = False
 
     def learn(self, support: Support) -> Any:
@@ -116,6 +118,16 @@ def unit(rows: Tensor) -> Tensor:
     return torch.nn.functional.normalize(rows, dim=-1, eps=1e-30)
 
 
+def inner_products(queries: Tensor, others: Tensor) -> Tensor:
+    """Inner products (E, q, n) of `queries` (E, q, D) with `others` (E, n, D).
+
+    Where there is one episode, as in `predict_proba`, those of a query are a function of that query alone (see `products.of_rows`).
+    """
+    if len(queries) == len(others) == 1:
+        return of_rows(queries[0], others[0])[None]
+    return queries @ others.mT
+
+
 def class_means(rows: Tensor, support: Support) -> Tensor:
     """Means (E, C, D) of `rows` (E, n, D) over the classes of the support."""
     return support.one_hot.mT @ rows / support.counts[..., None]
@@ -130,7 +142,7 @@ def nearness(queries: Tensor, means: Tensor) -> Tensor:
     """Minus the squared distances (E, q, C) to the means (E, C, D), each query's up to a constant of its own."""
     origin = means.mean(dim=1, keepdim=True)  # distances do not depend on it, rounding does
     queries, means = queries - origin, means - origin
-    return 2 * queries @ means.mT - means.square().sum(dim=2)[:, None]
+    return 2 * inner_products(queries, means) - means.square().sum(dim=2)[:, None]
 
 
 def neighbor_lists(points: Tensor, k: int) -> tuple[Tensor, Tensor]:

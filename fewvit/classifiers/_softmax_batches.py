@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._softmax_regression import ARMIJO, HALVINGS, MEMORY, REFRESH, ROUNDING, Frame, Progress, Solution, exact_objective, loaded, solve
+from ._softmax_regression import (
+    ARMIJO,
+    HALVINGS,
+    REFRESH,
+    ROUNDING,
+    Frame,
+    Memory,
+    Progress,
+    Solution,
+    bound,
+    exact_objective,
+    loaded,
+    solve,
+    square,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +102,8 @@ class _Batch:
         weights = torch.zeros(len(self.y), self.n_classes, self.x.shape[2], dtype=self.x.dtype, device=self.x.device)
         search, here = _Search(len(weights), weights.element_size() < 8), self._at(self._times(weights), weights)
         for iteration in range(max_iter + 1):
-            gap = self._gap(here.gradient) / here.value.clamp(min=1e-300)
+            missing = bound(here.gradient, self.penalised, self.mu, self.mu.clamp(max=1 / self.n_classes))
+            gap = missing / here.value.clamp(min=1e-300)
             direction = search.memory.direction(here.gradient)
             slopes, curvature = self._along(direction, here.shares)
             over = (curvature <= 0) | ((gap <= tol) & (iteration > 0)) | (iteration == max_iter) | search.stalled(gap, iteration)
@@ -98,7 +113,7 @@ class _Batch:
                     break
                 here, direction, slopes, curvature, gap = here.of(left), direction[left], slopes[left], curvature[left], gap[left]
             there, lower = self._step(here, direction, slopes, curvature, afresh=iteration % REFRESH == REFRESH - 1)
-            search.memory.add(there.weights - here.weights, there.gradient - here.gradient)
+            _learn(search.memory, there.weights - here.weights, there.gradient - here.gradient)
             if not bool(lower.all()):  # rounding hides the way down
                 left = self._end(search, ~lower, here, gap, iteration)
                 if not len(left):
@@ -151,24 +166,14 @@ class _Batch:
         else:
             gradient = residuals @ self.x
         gradient[:, :, : self.penalised] += self.mu.to(weights)[:, None, None] * weights[:, :, : self.penalised]
-        return _Point(weights, logits, loss + 0.5 * self.mu * self._square(weights), gradient, shares)
+        return _Point(weights, logits, loss + 0.5 * self.mu * square(weights, self.penalised), gradient, shares)
 
     def _along(self, direction: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, C, n) of the directions, and the second derivative (B,) of P along them."""
         slopes = self._times(direction)
         weighted = shares * slopes
         spread = (weighted * slopes).sum(dim=1) - weighted.sum(dim=1).square()
-        return slopes, spread.double().sum(dim=1) / self.n + self.mu * self._square(direction)
-
-    def _gap(self, gradient: Tensor) -> Tensor:
-        """The bound (B,) of what is missing to the optimum."""
-        squares = gradient.square().sum(dim=1).double()  # (B, D)
-        free = squares[:, self.penalised :].sum(dim=1) / (2 * self.mu.clamp(max=1 / self.n_classes))
-        return squares[:, : self.penalised].sum(dim=1) / (2 * self.mu) + free
-
-    def _square(self, weights: Tensor) -> Tensor:
-        """||W||^2 (B,) of what is penalised."""
-        return weights[:, :, : self.penalised].square().sum(dim=2).double().sum(dim=1)
+        return slopes, spread.double().sum(dim=1) / self.n + self.mu * square(direction, self.penalised)
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ class _Search:
     def __init__(self, problems: int, rounds: bool):
         self.numbers = list(range(problems))
         self.progress = [Progress(rounds) for _ in self.numbers]
-        self.memory = _Memory()
+        self.memory = Memory(_dot, _plus)
         self.ended: dict[int, tuple[Tensor, float, int]] = {}
 
     def stalled(self, gap: Tensor, iteration: int) -> Tensor:
@@ -207,40 +212,30 @@ class _Search:
         self.ended |= {self.numbers[i]: (weights[i], float(gap[i]), iteration) for i in over.nonzero()[:, 0].tolist()}
         left = (~over).nonzero()[:, 0]
         self.numbers = [self.numbers[i] for i in left.tolist()]
-        self.memory.keep(left)
+        _keep(self.memory, left)
         return left
 
 
-class _Memory:
-    """The last pairs of L-BFGS of every problem; a pair that rounding has spoilt counts for nothing in its problem."""
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=(1, 2), keepdim=True)
 
-    def __init__(self) -> None:
-        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # step and change (B, C, D), 1 / (step . change) (B,) or 0
-        self.scale: Tensor | None = None  # (B,)
 
-    def keep(self, left: Tensor) -> None:
-        self.pairs = [(step[left], change[left], inverse[left]) for step, change, inverse in self.pairs]
-        self.scale = None if self.scale is None else self.scale[left]
+def _plus(a: Tensor, factor: Tensor, b: Tensor) -> None:
+    a += factor * b
 
-    def add(self, step: Tensor, change: Tensor) -> None:
-        import torch
 
-        product = (step * change).sum(dim=(1, 2))
-        good = product > 0
-        inverse = torch.where(good, 1 / product, torch.zeros_like(product))
-        scale = torch.where(good, product / change.square().sum(dim=(1, 2)), torch.ones_like(product) if self.scale is None else self.scale)
-        self.scale = scale
-        self.pairs = [*self.pairs, (step, change, inverse)][-MEMORY:]
+def _learn(memory: Memory, step: Tensor, change: Tensor) -> None:
+    """Remember where the steps (B, C, D) led; a pair that rounding has spoilt counts for nothing in its problem."""
+    import torch
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """-H gradient (B, C, D), by the two-loop recursion."""
-        rest, shares = gradient.clone(), []
-        for step, change, inverse in reversed(self.pairs):
-            share = inverse * (step * rest).sum(dim=(1, 2))
-            rest -= share[:, None, None] * change
-            shares.append(share)
-        if self.scale is not None:
-            rest *= self.scale[:, None, None]
-        for (step, change, inverse), share in zip(self.pairs, reversed(shares), strict=True):
-            rest += (share - inverse * (change * rest).sum(dim=(1, 2)))[:, None, None] * step
-        return rest.neg_()
+    product = _dot(step, change)
+    good = product > 0
+    inverse = torch.where(good, 1 / product, torch.zeros_like(product))
+    before = torch.ones_like(product) if memory.scale is None else memory.scale
+    memory.add(step, change, inverse, torch.where(good, product / _dot(change, change), before))
+
+
+def _keep(memory: Memory, left: Tensor) -> None:
+    """Forget the problems that are not in `left`, places in the batch."""
+    memory.pairs = [(step[left], change[left], inverse[left]) for step, change, inverse in memory.pairs]
+    memory.scale = None if memory.scale is None else memory.scale[left]

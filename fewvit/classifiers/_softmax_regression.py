@@ -10,9 +10,9 @@ direction: the logits are linear in W, so the curvature along a direction costs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -182,14 +182,14 @@ class _Problem:
             probabilities.append(shares)
         gradient.div_(self.n)
         gradient[:, : self.penalised].add_(weights[:, : self.penalised], alpha=self.mu)
-        return loss / self.n + 0.5 * self.mu * self.square(weights), gradient, probabilities
+        return loss / self.n + 0.5 * self.mu * float(square(weights, self.penalised)), gradient, probabilities
 
     def logits(self, weights: Tensor) -> list[Tensor]:
         return [products.logits(weights) for products in self.blocks]
 
     def along(self, direction: Tensor, probabilities: list[Tensor]) -> tuple[list[Tensor], float]:
         """The logits of a direction, and the second derivative of P along it."""
-        slopes, curvature = [], self.n * self.mu * self.square(direction)
+        slopes, curvature = [], self.n * self.mu * float(square(direction, self.penalised))
         for products, shares in zip(self.blocks, probabilities, strict=True):
             slope = products.logits(direction)
             weighted = shares * slope
@@ -199,18 +199,23 @@ class _Problem:
         return slopes, curvature / self.n
 
     def gap(self, gradient: Tensor) -> float:
-        """A bound of what is missing to the optimum, ||g||^2 / 2 mu.
+        """The bound of what is missing to the optimum."""
+        return float(bound(gradient, self.penalised, self.mu, min(self.mu, 1 / self.n_classes)))
 
-        Constants have no mu; with even probabilities, where strong penalties keep them, the curvature along them is 1 / C.
-        """
-        squares = gradient.square().sum(dim=0).double()  # of each column
-        return float(squares[: self.penalised].sum()) / (2 * self.mu) + float(squares[self.penalised :].sum()) / (
-            2 * min(self.mu, 1 / self.n_classes)
-        )
 
-    def square(self, weights: Tensor) -> float:
-        """||W||^2 of what is penalised."""
-        return float(weights[:, : self.penalised].square().sum(dim=1).double().sum())
+def square(weights: Tensor, penalised: int) -> Tensor:
+    """||W||^2 () of the columns that are penalised, of W (C, D); (B,) of B of them, (B, C, D)."""
+    return weights[..., :penalised].square().sum(dim=-1).double().sum(dim=-1)
+
+
+def bound(gradient: Tensor, penalised: int, mu: Any, mu_free: Any) -> Tensor:
+    """A bound () of what is missing to the optimum where the gradient is (C, D): ||g||^2 / 2 mu.
+
+    (B,) of B problems, whose gradients are (B, C, D) and whose mu are (B,).
+    Constants have no mu but `mu_free`: with even probabilities, where strong penalties keep them, the curvature along them is 1 / C.
+    """
+    squares = gradient.square().sum(dim=-2).double()  # of each column
+    return squares[..., :penalised].sum(dim=-1) / (2 * mu) + squares[..., penalised:].sum(dim=-1) / (2 * mu_free)
 
 
 def exact_objective(x: Tensor, y: Tensor, weights: Tensor, mu: float, penalised: int) -> float:
@@ -231,7 +236,7 @@ def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> t
     """
     logits = problem.logits(weights)
     value, gradient, probabilities = problem.at(logits, weights)
-    memory, progress = _Memory(), Progress(weights.element_size() < 8)
+    memory, progress = Memory(_dot, _plus), Progress(weights.element_size() < 8)
     for iteration in range(max_iter + 1):
         gap = problem.gap(gradient) / max(value, 1e-300)
         if (gap <= tol and iteration > 0) or iteration == max_iter or progress.stalled(gap, iteration):
@@ -252,7 +257,7 @@ def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> t
             step /= 2
         else:
             break
-        memory.add(moved - weights, new_gradient - gradient)
+        _learn(memory, moved - weights, new_gradient - gradient)
         weights, logits, value, gradient, probabilities = moved, there, new_value, new_gradient, new_probabilities
     return weights, gap, iteration
 
@@ -271,31 +276,46 @@ class Progress:
         return self.rounds and iteration - self.reached >= PATIENCE
 
 
-class _Memory:
-    """The last pairs of L-BFGS: what turns a gradient into a direction."""
+class Memory:
+    """The last pairs of L-BFGS, of one problem or of each of B: what turns a gradient into a direction.
 
-    def __init__(self) -> None:
-        self.steps: list[Tensor] = []
-        self.changes: list[Tensor] = []
-        self.inverses: list[float] = []  # 1 / (step . change)
+    `dot(a, b)` is the product of two W as a float, or (B, 1, 1) of them; `plus(a, factor, b)` adds `factor` times `b`
+    to `a` in place.
+    """
 
-    def add(self, step: Tensor, change: Tensor) -> None:
-        product = float((step * change).sum())
-        if product <= 0:  # rounding: the problem is strictly convex
-            return
-        self.steps = [*self.steps, step][-MEMORY:]
-        self.changes = [*self.changes, change][-MEMORY:]
-        self.inverses = [*self.inverses, 1 / product][-MEMORY:]
+    def __init__(self, dot: Callable[[Tensor, Tensor], Any], plus: Callable[[Tensor, Any, Tensor], object]) -> None:
+        self.dot, self.plus = dot, plus
+        self.pairs: list[tuple[Tensor, Tensor, Any]] = []  # step and change of the gradient, 1 / (step . change); oldest first
+        self.scale: Any = None  # step . change / change . change of the newest pair: the inverse Hessian across all of them
+
+    def add(self, step: Tensor, change: Tensor, inverse: Any, scale: Any) -> None:
+        """Remember a pair, and forget the oldest of more than MEMORY."""
+        self.pairs, self.scale = [*self.pairs, (step, change, inverse)][-MEMORY:], scale
 
     def direction(self, gradient: Tensor) -> Tensor:
         """-H gradient, by the two-loop recursion."""
         rest, shares = gradient.clone(), []
-        for step, change, inverse in zip(reversed(self.steps), reversed(self.changes), reversed(self.inverses), strict=True):
-            share = inverse * float((step * rest).sum())
-            rest.add_(change, alpha=-share)
+        for step, change, inverse in reversed(self.pairs):
+            share = inverse * self.dot(step, rest)
+            self.plus(rest, -share, change)
             shares.append(share)
-        if self.changes:
-            rest.mul_(1 / (self.inverses[-1] * float(self.changes[-1].square().sum())))
-        for step, change, inverse, share in zip(self.steps, self.changes, self.inverses, reversed(shares), strict=True):
-            rest.add_(step, alpha=share - inverse * float((change * rest).sum()))
+        if self.scale is not None:
+            rest.mul_(self.scale)
+        for (step, change, inverse), share in zip(self.pairs, reversed(shares), strict=True):
+            self.plus(rest, share - inverse * self.dot(change, rest), step)
         return rest.neg_()
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum())
+
+
+def _plus(a: Tensor, factor: float, b: Tensor) -> None:
+    a.add_(b, alpha=factor)
+
+
+def _learn(memory: Memory, step: Tensor, change: Tensor) -> None:
+    """Remember where a step led, unless rounding has spoilt it: the problem is strictly convex."""
+    product = _dot(step, change)
+    if product > 0:
+        memory.add(step, change, 1 / product, 1 / (1 / product * _dot(change, change)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._episodic import EpisodicClassifier, Support, require_above, unit
+from ._episodic import EpisodicClassifier, Support, inner_products, require_above, unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,6 @@ class CacheModel(EpisodicClassifier):
         require_above(0, beta=self.beta)
 
     def judge(self, learnt: Support, queries: Tensor) -> Tensor:
-        cosines = unit(queries) @ unit(learnt.rows).mT  # (E, q, n)
+        cosines = inner_products(unit(queries), unit(learnt.rows))  # (E, q, n)
         affinity = (self.beta * cosines).softmax(dim=2)  # exp(-beta (1 - cosine)), divided by its sum over the cache
-        return affinity @ learnt.one_hot
+        return inner_products(affinity, learnt.one_hot.mT)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.utils.validation import validate_data
 
 from ..errors import DataError, UsageError, counted
 from ..features import FeatureSet
-from ._episodic import EpisodicClassifier, Support, nearness, require_above, require_one_of, unit
+from ._episodic import EpisodicClassifier, Support, inner_products, nearness, require_above, require_one_of, unit
 from ._labels import numbered
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Centroid(EpisodicClassifier):
     Source: Wang et al. 2019 (SimpleShot), section 3.2; Snell et al. 2017, equations 1 and 2. SimpleShot's variants are
     `metric="euclidean"` with `normalise=False` (UN), with `normalise=True` (L2N), and with `centering="base"` besides (CL2N).
     """
+
+    grows: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class Centroid(EpisodicClassifier):
     def judge(self, learnt: _ClassSums, queries: Tensor) -> Tensor:
         means = learnt.sums / learnt.counts[..., None]  # (E, C, D)
         queries = self._prepared(queries, learnt.centre)
-        scores = unit(queries) @ unit(means).mT if self.metric == "cosine" else nearness(queries, means)
+        scores = inner_products(unit(queries), unit(means)) if self.metric == "cosine" else nearness(queries, means)
         return (scores / self.temperature).softmax(dim=2)
 
     def add(self, X: Any, y: Any) -> Centroid:

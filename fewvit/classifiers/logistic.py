@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..calibration import stratified_folds
 from ..errors import NumericalError, counted
+from ..models.products import of_rows
 from ._labels import numbered
 from ._softmax_batches import batches_pay, solve_together
 from ._softmax_regression import Solution, penalty_path, solve
@@ -30,7 +31,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
     """
 
     needs: ClassVar[str] = "features"
-    transductive: ClassVar[bool] = False
+    penalty: ClassVar[str] = "lambd"
+    default_penalty_of: ClassVar[str] = "MSN's"
+    facts: ClassVar[Mapping[str, str]] = {"lambd": "lambd_", "why": "why_", "iterations": "n_iter_", "gap": "gap_"}
 
     def __init__(
         self,
@@ -70,6 +73,15 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             for i, solution in zip(group, found, strict=True):
                 estimators[i]._keep(solution)
 
+    @staticmethod
+    def summary(estimators: Sequence[LogisticRegression], shots: str) -> str:
+        """The line that tells the lambda of regressions fitted on as many images per class, which are called `shots`."""
+        lambdas = [one.lambd_ for one in estimators]
+        same = len({(one.lambd_, one.why_) for one in estimators}) == 1
+        which = "" if estimators[0].lambd is not None else f", {shots}"
+        how = f"{lambdas[0]:g}, {estimators[0].why_}" if same else f"{min(lambdas):g} to {max(lambdas):g}, chosen in each trial"
+        return f"logistic regression{which}: lambda {how}"
+
     def _taken(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """The rows as they are fitted and their labels' numbers; classes and lambda are settled."""
         X, y = validate_data(self, X, y, dtype=(np.float64 if self.dtype == "float64" else np.float32), ensure_min_samples=1)
@@ -83,10 +95,10 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self.objective_, self.gap_, self.n_iter_ = solution.objective, solution.gap, solution.iterations
 
     def _logits(self, X: Any) -> np.ndarray:
-        """Logits (Q, C)."""
+        """Logits (Q, C), each row's a function of that row alone; in float64 to the last digit or two (see `products.of_rows`)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=self.coef_.dtype)
-        return self._prepared(X) @ self.coef_.T + self.intercept_
+        return _scores(self._prepared(X), self.coef_, self.intercept_)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities (Q, C), in the order of `classes_`."""
@@ -192,4 +204,12 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
 def _hits(solution: Solution, rows: np.ndarray, numbers: np.ndarray) -> int:
     """How many of the rows get their class."""
-    return int(((rows @ solution.weights.T + solution.intercept).argmax(axis=1) == numbers).sum())
+    return int((_scores(rows, solution.weights, solution.intercept).argmax(axis=1) == numbers).sum())
+
+
+def _scores(rows: np.ndarray, weights: np.ndarray, constants: np.ndarray) -> np.ndarray:
+    """Logits (Q, C) of rows (Q, D), weights (C, D) and constants (C,)."""
+    import torch
+
+    x, w, b = (torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in (rows, weights, constants))
+    return of_rows(x, w, b).numpy()

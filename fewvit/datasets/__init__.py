@@ -8,9 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from .. import plugins
+from ..errors import DataError
 
 
 @dataclass(frozen=True)
@@ -105,3 +109,20 @@ class Reader(Protocol):
     def identity(self, i: int) -> bytes | None: ...
 
     def place(self, i: int) -> str | None: ...
+
+
+def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
+    """The data set behind `source`, in whatever format it is. Raises DataError if nothing is there or nothing fits."""
+    for name in plugins.names("datasets"):
+        format_: Format = plugins.find("datasets", name)
+        if format_.accepts(source):
+            return format_.open(source, listing or Listing())
+    if not Path(source).exists():
+        raise DataError(
+            "no such file or folder",
+            file=source,
+            fix="Give a folder of class folders, a flat folder, an image, a table, shards, a zip archive or `digits`.",
+        )
+    raise DataError(
+        "not a source of images that is known", file=source, fix="Give a folder, an image, .csv, .tsv, .parquet, .tar, .zip or `digits`."
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration import below_the_largest, expected_calibration_error
+from ..classifiers import traits_of
 from ..features import FeatureSet
 from ..metrics import NEVER, rank_of_target, top_k_accuracy
 
@@ -51,7 +52,7 @@ def judge(estimator: Any, test: FeatureSet, temperature: float) -> Verdict:
 
 
 def _parts(estimator: Any, rows: int, classes: int) -> Iterator[slice]:
-    size = rows if getattr(estimator, "transductive", False) else max(64, _CHUNK_BYTES // (8 * classes))
+    size = rows if traits_of(estimator).transductive else max(64, _CHUNK_BYTES // (8 * classes))
     for start in range(0, rows, max(1, size)):
         yield slice(start, start + size)
 

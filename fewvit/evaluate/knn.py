@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from ..backbones import KS, TEMPERATURE
 from ..errors import UsageError, counted
-from ..extraction.protocols import KS, TEMPERATURE
-from ..features import FeatureSet, align, shared_rows
+from ..features import FeatureSet, require_one_backbone, shared_rows
+from ..labels import align, labelled, require_classes
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
+from ..sources import Given, Sources
 from ..splits import Split, dependence, dinov2_subset, identical
 from ..vote import check_temperature, votes_at
-from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes
+from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 
 _TABLE_BYTES = 1 << 20  # votes of one block of queries stay in the CPU's cache
 
@@ -55,6 +57,8 @@ def evaluate_knn(
     train = labelled(train, "train", say)
     if test is not None and (shared := shared_rows(train, test)):
         say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
+    if test is not None:
+        require_one_backbone(train, test)
     test = train if test is None else align(train, labelled(test, "test", say))
     require_classes(train)
     started = time.perf_counter()
@@ -169,13 +173,13 @@ def _blocks(neighbors: Neighbors, size: int) -> Iterator[tuple[slice, Neighbors]
 
 
 def run_knn(
-    reader: FeatureReader, sources: Sources, options: KNNOptions, say: Callable[[str], None], skips: Callable[[list[dict[str, str]]], None]
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    reader: FeatureReader, given: Given, options: KNNOptions, say: Callable[[str], None], skips: Callable[[list[dict[str, str]]], None]
+) -> Found:
     """Rows of every backbone, and the run's manifest: what `fewvit knn` prints."""
 
     def measure(inputs: Inputs, name: str) -> Found:
-        if inputs.pipeline is not None and inputs.pipeline.spec.is_mae and inputs.pipeline.pool == "cls":
-            say("MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by fine-tuning")
+        if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("knn", pool=inputs.pipeline.pool)):
+            say(advice)
         if inputs.skipped:
             say(f"accuracy is over the remaining images: {counted(len(inputs.skipped), 'was', 'were')} left out")
         rows: list[dict[str, Any]] = []
@@ -186,12 +190,12 @@ def run_knn(
             rows += [{**extra, **row} for row in found]
         return rows, {"seconds": {"search": round(seconds, 3)}}
 
-    return measured(reader, _inputs(reader, sources, options), measure, skips, reader.backbones.seed)
+    sources = _alone(reader, given) if options.leave_one_out else reader.pair(given)
+    return measured(reader, sources, measure, skips, reader.backbones.seed)
 
 
-def _inputs(reader: FeatureReader, sources: Sources, options: KNNOptions) -> Iterator[Inputs]:
-    if not options.leave_one_out:
-        return reader.pair(sources)
-    if sources.test is not None or (sources.data is None) == (sources.train is None):
+def _alone(reader: FeatureReader, given: Given) -> Sources:
+    """The one source whose images are judged by one another."""
+    if given.test is not None or (given.data is None) == (given.train is None):
         raise UsageError("--leave-one-out judges one set: give it in --data or --train, and no --test")
-    return reader.one(str(sources.data or sources.train), sources.listing)
+    return reader.one(str(given.data or given.train), given.listing)

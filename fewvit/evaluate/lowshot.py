@@ -10,22 +10,25 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..backbones import ClassifierPreset, family_of
 from ..calibration import cross_validated_temperature
+from ..classifiers import traits_of
 from ..errors import UsageError, counted, printable
-from ..extraction.protocols import logistic_options
+from ..extraction.protocols import find_protocol, protocols
 from ..features import FeatureSet, shared_rows
+from ..labels import Listed, labelled, require_classes
 from ..metrics import mean_and_interval
 from ..options import options_of
 from ..plugins import find
+from ..sources import Given
 from ..splits import Split, dependence, identical, n_per_class, percent_per_class
-from .inputs import FeatureReader, Found, Inputs, Sources, by_layer, labelled, measured, require_classes, unfit
+from .inputs import FeatureReader, Found, Inputs, by_layer, measured, unfit
 from .judge import Verdict, judge
 from .predictions import Judged, save_confusion, save_per_class, save_predictions
-from .subsets import Listed, read_splits, save_splits
+from .subsets import read_splits, save_splits
 
 CLASSIFIERS = ("logistic", "knn", "centroid")
 SHOTS = (1, 2, 5)
-LAST_BLOCK = "last-block"  # no plug-in: it is fitted on images, not on features
 _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
 _IMAGENET_TEST = 50_000
 
@@ -64,12 +67,12 @@ class Tuned:
 class Tuner(Protocol):
     """What trains on the images behind the features; `finetune.last_block` is one."""
 
+    @property
+    def name(self) -> str:
+        """What result rows call it, as they call a classifier."""
+
     def fit(self, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> Iterator[Tuned]:
         """What came out for each split of the rows of `train`."""
-
-    @property
-    def say(self) -> Callable[[str], None]:
-        """Who hears a line."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,12 @@ class _Cell:
     estimator: Any
     verdict: Verdict
     temperature: float
+    facts: Mapping[str, Any]  # for the manifest: what was chosen, and why
 
 
 def run_lowshot(
     reader: FeatureReader,
-    sources: Sources,
+    given: Given,
     options: LowShotOptions,
     say: Callable[[str], None],
     skips: Callable[[list[dict[str, str]]], None],
@@ -101,9 +105,10 @@ def run_lowshot(
     judged: list[Judged] = []
 
     def measure(inputs: Inputs, name: str) -> Found:
-        if inputs.pipeline is not None and inputs.pipeline.spec.is_mae and tuner_of is None:
-            say("linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and --layers each")
         tuner = tuner_of(inputs) if tuner_of is not None else None
+        methods = [*options.settings, *([tuner.name] if tuner is not None else [])]
+        if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("lowshot", methods=methods)):
+            say(advice)
         started = time.perf_counter()
         rows: list[dict[str, Any]] = []
         notes: dict[str, Any] = {}
@@ -115,11 +120,9 @@ def run_lowshot(
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
         return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
 
-    def check(images: Listed) -> None:
-        rows = np.flatnonzero(images.labels >= 0).tolist()
-        _splits(_Names([images.ids[row] for row in rows], images.labels[rows], images.classes), options, lambda line: None)
-
-    found = measured(reader, reader.pair(sources, "lowshot", check), measure, skips, options.seed)
+    sources = reader.pair(given)
+    _require_splits(sources.train, options)
+    found = measured(reader, sources, measure, skips, options.seed, "lowshot")
     _save(judged, options, say)
     return found
 
@@ -175,20 +178,33 @@ def _evaluate(
     rows: list[dict[str, Any]] = []
     chosen: dict[str, Any] = {}
     judged: list[Judged] = []
-    methods = [*options.settings, *([LAST_BLOCK] if tuner is not None else [])]
-    for method in methods:
-        for alike in _by_shots(splits):
-            if method == LAST_BLOCK and tuner is not None:
-                cells = _tuned_cells(tuner, alike, train, test)
-            else:
-                cells = _cells(method, options.settings[method], alike, train, test, options, protocol)
-            if method == "logistic":
-                say(_penalty(cells))
-            if any(_files(options)):  # they take memory
-                judged += [_judged(cell, test, where) for cell in cells]
-            rows += _rows(cells, test)
-            chosen |= _told(cells)
+    for cells in _groups(train, test, splits, options, protocol, say, tuner):
+        if any(_files(options)):  # they take memory
+            judged += [_judged(cell, test, where) for cell in cells]
+        rows += _rows(cells, test)
+        chosen |= _told(cells)
     return rows, {"classifiers": chosen}, judged
+
+
+def _groups(
+    train: FeatureSet,
+    test: FeatureSet,
+    splits: Sequence[Split],
+    options: LowShotOptions,
+    protocol: str,
+    say: Callable[[str], None],
+    tuner: Tuner | None,
+) -> Iterator[list[_Cell]]:
+    """The trials of each classifier on each number of shots; last those of the tuner."""
+    for method, settings in options.settings.items():
+        for alike in _by_shots(splits):
+            cells = _cells(method, settings, alike, train, test, options, protocol)
+            if line := traits_of(cells[0].estimator).summary([cell.estimator for cell in cells], alike[0].name):
+                say(line)
+            yield cells
+    if tuner is not None:
+        for alike in _by_shots(splits):
+            yield _tuned_cells(tuner, alike, train, test)
 
 
 def _once(say: Callable[[str], None]) -> Callable[[str], None]:
@@ -213,7 +229,7 @@ def _check(options: LowShotOptions) -> None:
     """Raise UsageError for a lambda that no classifier has a use for, or that is none."""
     if options.lambd is None:
         return
-    if "logistic" not in options.settings:
+    if not any(traits_of(find("classifiers", method)).penalty for method in options.settings):
         raise UsageError("--lambd is the penalty of the logistic regression, which is not among the classifiers", fix="Leave --lambd away.")
     if not 0 < options.lambd < float("inf"):
         raise UsageError(f"--lambd {options.lambd:g}: the penalty must be a number above zero")
@@ -226,6 +242,12 @@ class _Names:
     ids: Sequence[str]
     labels: np.ndarray  # (N,)
     classes: Sequence[str]
+
+
+def _require_splits(images: Listed, options: LowShotOptions) -> None:
+    """Raise, before any image is read, where the splits that are asked for cannot be drawn from the labelled images."""
+    rows = np.flatnonzero(images.labels >= 0).tolist()
+    _splits(_Names([images.ids[row] for row in rows], images.labels[rows], images.classes), options, lambda line: None)
 
 
 def _splits(train: Listed, options: LowShotOptions, say: Callable[[str], None]) -> list[Split]:
@@ -259,52 +281,55 @@ def _cells(
     protocol: str,
 ) -> list[_Cell]:
     """Fit on the labelled rows of each split, then judge; nothing of the test set but its features is in reach of the fits."""
+    traits = traits_of(find("classifiers", method))
     makes = [factory(method, settings, len(split.train), split, options, protocol) for split in splits]
     sets = [(train.features[split.train], train.labels[split.train]) for split in splits]
     estimators = [make() for make in makes]
     try:
-        _fit(estimators, sets)
+        traits.fit_together(estimators, sets)
     except ValueError as error:
         raise unfit(f"{method} on {splits[0].name}", error) from error
     for estimator, split in zip(estimators, splits, strict=True):
-        if method == "logistic" and estimator.lambd is not None:
-            estimator.why_ = _giver(settings, options, protocol, split)
+        if traits.penalty and getattr(estimator, traits.penalty) is not None:
+            estimator.why_ = _source_of_penalty(method, settings, options, protocol, split)
     cells = []
     for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
         temperature = 1.0
-        if options.calibrate and not getattr(estimator, "transductive", False):
+        if options.calibrate and not traits.transductive:
             by_name = np.argsort([train.ids[row] for row in split.train])  # the folds hang on the images, not on how they came
             temperature = _temperature(make, estimator, x[by_name], y[by_name], options.seed)
-        cells.append(_Cell(method, split, estimator, judge(estimator, test, temperature), temperature))
+        facts = {name: getattr(estimator, attribute) for name, attribute in traits.facts.items()}
+        cells.append(_Cell(method, split, estimator, judge(estimator, test, temperature), temperature, facts))
     return cells
 
 
-def _giver(settings: Mapping[str, Any], options: LowShotOptions, protocol: str, split: Split) -> str:
-    """Whose lambda a logistic regression that did not choose its own has."""
-    if "lambd" in settings:
+def _source_of_penalty(method: str, settings: Mapping[str, Any], options: LowShotOptions, protocol: str, split: Split) -> str:
+    """Where the penalty of a classifier comes from that did not choose its own: who gave it, or whose it is."""
+    traits = traits_of(find("classifiers", method))
+    if traits.penalty in settings:
         return "given by --set"
-    return "given by --lambd" if options.lambd is not None else logistic_options(protocol, split.shots)[1]
+    if options.lambd is not None:
+        return "given by --lambd"
+    known = f"{protocol} has none" if protocol else "the features' protocol is not known"
+    return _preset(method, protocol, split.shots).source or f"{traits.default_penalty_of}, since {known}"
+
+
+def _preset(method: str, protocol: str, shots: int | str) -> ClassifierPreset:
+    """What the protocol gives a classifier; nothing where no protocol is known. Raises UnknownName where the penalty hangs on it."""
+    name = method.replace("-", "_")
+    hangs = bool(traits_of(find("classifiers", method)).penalty)
+    if not protocol or (not hangs and protocol not in protocols()):
+        return ClassifierPreset(name)
+    return find_protocol(protocol).preset_of(name, shots)
 
 
 def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> list[_Cell]:
     """As `_cells`, with a network of its own for each split; the test images go through these."""
     cells = []
     for split, tuned in zip(splits, tuner.fit(splits, train, test), strict=True):
-        estimator = tuned.estimator
-        estimator.why_ = tuned.why
-        tuner.say(f"last block, {split.name}, trial {split.trial}: {tuned.why}")
-        cells.append(_Cell(LAST_BLOCK, split, estimator, judge(estimator, tuned.test, tuned.temperature), tuned.temperature))
+        verdict = judge(tuned.estimator, tuned.test, tuned.temperature)
+        cells.append(_Cell(tuner.name, split, tuned.estimator, verdict, tuned.temperature, {"why": tuned.why}))
     return cells
-
-
-def _fit(estimators: Sequence[Any], sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Fit each estimator on its own rows and labels, together where the classifier knows how to."""
-    together = getattr(type(estimators[0]), "fit_together", None)
-    if together is not None:
-        together(estimators, sets)
-        return
-    for estimator, (x, y) in zip(estimators, sets, strict=True):
-        estimator.fit(x, y)
 
 
 def _temperature(make: Callable[[], Any], estimator: Any, x: np.ndarray, y: np.ndarray, seed: int) -> float:
@@ -314,12 +339,10 @@ def _temperature(make: Callable[[], Any], estimator: Any, x: np.ndarray, y: np.n
 def factory(method: str, settings: Mapping[str, Any], rows: int, split: Split, options: LowShotOptions, protocol: str) -> Callable[[], Any]:
     """What makes the unfitted classifier: its own defaults, then the protocol's, then the user's."""
     kind = find("classifiers", method)
-    takes = options_of(kind)
-    values: dict[str, Any] = {}
-    if method == "logistic":
-        values |= logistic_options(protocol, split.shots)[0]
-        if options.lambd is not None:
-            values["lambd"] = options.lambd
+    takes, penalty = options_of(kind), traits_of(kind).penalty
+    values = dict(_preset(method, protocol, split.shots).options)
+    if penalty and options.lambd is not None:
+        values[penalty] = options.lambd
     if "k" in takes and "k" not in settings:
         values["k"] = min(takes["k"].default, rows)
     values |= {name: value for name, value in (("device", options.device), ("seed", options.seed)) if name in takes}
@@ -327,14 +350,14 @@ def factory(method: str, settings: Mapping[str, Any], rows: int, split: Split, o
 
 
 def _loosened(estimator: Any, fitted: Any) -> Any:
-    """The classifier for the folds that choose a temperature: lambda as settled on all labelled rows, solved less exactly."""
-    takes = options_of(type(estimator))
+    """The classifier for the folds that choose a temperature: its penalty as settled on all labelled rows, solved less exactly."""
+    takes, penalty = options_of(type(estimator)), traits_of(estimator).penalty
     if "k" in takes:
         estimator.set_params(k=max(1, min(estimator.k, len(fitted.classes_))))
     if "tol" in takes:
         estimator.set_params(tol=max(_CALIBRATION_TOL, estimator.tol))
-    if hasattr(fitted, "lambd_"):
-        estimator.set_params(lambd=fitted.lambd_)
+    if penalty:
+        estimator.set_params(**{penalty: getattr(fitted, f"{penalty}_")})
     return estimator
 
 
@@ -352,30 +375,17 @@ def _rows(cells: Sequence[_Cell], test: FeatureSet) -> Iterator[dict[str, Any]]:
 
 def _columns(cell: _Cell, test: FeatureSet) -> dict[str, Any]:
     columns: dict[str, Any] = {"method": cell.method, "shots": cell.split.shots, "n_train": len(cell.split.train), "n_test": len(test)}
-    if getattr(cell.estimator, "transductive", False):
+    if traits_of(cell.estimator).transductive:
         columns["transductive"] = True
     return columns
 
 
-def _penalty(cells: Sequence[_Cell]) -> str:
-    """The line that tells the lambda of logistic regressions on as many images per class."""
-    lambdas = [cell.estimator.lambd_ for cell in cells]
-    same = len({(cell.estimator.lambd_, cell.estimator.why_) for cell in cells}) == 1
-    which = "" if cells[0].estimator.lambd is not None else f", {cells[0].split.name}"
-    how = f"{lambdas[0]:g}, {cells[0].estimator.why_}" if same else f"{min(lambdas):g} to {max(lambdas):g}, chosen in each trial"
-    return f"logistic regression{which}: lambda {how}"
-
-
 def _told(cells: Sequence[_Cell]) -> dict[str, Any]:
-    """What was chosen, for the manifest: lambda and why, iterations, calibration temperature."""
+    """What was chosen, for the manifest: calibration temperature, and the classifier's own facts."""
     told: dict[str, Any] = {}
     for cell in cells:
-        facts: dict[str, Any] = {"temperature": round(cell.temperature, 4)}
-        for name, attribute in (("lambd", "lambd_"), ("why", "why_"), ("iterations", "n_iter_"), ("gap", "gap_"), ("alpha", "alpha_")):
-            if hasattr(cell.estimator, attribute):
-                value = getattr(cell.estimator, attribute)
-                facts[name] = value if isinstance(value, str) else float(value)
-        told[f"{cell.method}, {cell.split.name}, trial {cell.split.trial}"] = facts
+        facts = {name: value if isinstance(value, str) else float(value) for name, value in cell.facts.items()}
+        told[f"{cell.method}, {cell.split.name}, trial {cell.split.trial}"] = {"temperature": round(cell.temperature, 4), **facts}
     return told
 
 
@@ -410,7 +420,8 @@ def _with_published(rows: Sequence[dict[str, Any]], inputs: Inputs, options: Low
 
 
 def _published_method(inputs: Inputs, shots: int | str) -> str:
-    """What the paper's number was measured with: of MAE the last block, but for one image per class and for the largest model."""
-    spec = inputs.pipeline.spec if inputs.pipeline is not None else None
-    tuned = spec is not None and spec.family == "mae" and spec.architecture.patch != 14 and shots != 1
-    return LAST_BLOCK if tuned else "logistic"
+    """What the paper's number was measured with, as the backbone's family knows."""
+    if inputs.pipeline is None:
+        return ""
+    spec = inputs.pipeline.spec
+    return family_of(spec.family).lowshot_method(spec.architecture, shots)

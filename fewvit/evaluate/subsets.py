@@ -7,28 +7,15 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import numpy as np
 
 from ..errors import DataError, are, counted, from_os_error, printable
 from ..files import replacing
+from ..labels import Listed
 from ..splits import Split
 
 _COLUMNS = ["shots", "trial", "id", "label"]
-
-
-class Listed(Protocol):
-    """Images by name and class: a data set, or the features of one."""
-
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-    @property
-    def labels(self) -> np.ndarray: ...  # (N,), -1 = unlabelled
-
-    @property
-    def classes(self) -> Sequence[str]: ...
 
 
 def save_splits(path: str | os.PathLike[str], splits: Sequence[Split], train: Listed) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import Listing
+from ..datasets import open_dataset
 from ..errors import counted
 from ..features import FeatureSet
 from ..results import manifest
-from .inputs import FeatureReader, Sources
+from ..sources import Given
+from .inputs import FeatureReader
 from .knn import KNNOptions, evaluate_knn
 
 _KS = (1, 5, 20)
@@ -22,7 +23,7 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[s
     """Rows of k-NN on the digits: with the backbone's features, and with raw pixels beside them."""
     started = time.perf_counter()
     say("1. The data: the 1797 handwritten digits that scikit-learn carries, 1198 to learn from, 599 to judge by.")
-    inputs = next(reader.pair(Sources(data="digits", listing=Listing())))
+    inputs = next(reader.each(reader.pair(Given("digits"))))
     if inputs.pipeline is None or inputs.test is None:
         raise TypeError("the tour reads images")
     spec, crop = inputs.pipeline.spec, inputs.pipeline.preprocess.crop
@@ -51,8 +52,6 @@ def _pixels(source: str) -> FeatureSet:
     import io
 
     from PIL import Image
-
-    from ..sources import open_dataset
 
     data = open_dataset(source)
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(data.read(i))), dtype=np.float32).ravel() for i in range(len(data))])

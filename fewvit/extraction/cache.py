@@ -7,6 +7,7 @@ writers need no lock, and a kill loses at most the rows that were not yet in a s
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
 import io
@@ -26,7 +27,6 @@ import numpy as np
 from ..digests import DigestMemory
 from ..errors import CacheError, counted
 from ..files import replacing, require_writable, sweep, write_json
-from .row_index import RowIndex
 
 _FORMAT = 1
 _ROW = np.dtype([("digest", "V32"), ("notes", "<u2")])  # image bytes' sha256, decoding notes
@@ -108,7 +108,8 @@ class FeatureStore:
         self.folder, self.key = folder, key
         self._shards: list[tuple[str, dict[str, Any]]] = []
         self._starts: list[int] = []  # number of each shard's first row, counted over all shards
-        self._index = RowIndex()
+        self._rows: dict[bytes, int] = {}  # digest -> its row, counted over all shards; of equal ones the first
+        self._digests: list[list[bytes]] = []  # of each shard's rows
         self._notes: list[np.ndarray] = []
         self._checked: set[str] = set()  # shards whose sha256 this process has seen to be right
         self.width = 0
@@ -116,10 +117,10 @@ class FeatureStore:
             self._open(path)
 
     def __contains__(self, digest: bytes) -> bool:
-        return digest in self._index
+        return digest in self._rows
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._rows)
 
     def require_writable(self) -> None:
         """Raise DataError, ResourceError on a full disk, unless shards can be written: to be asked before the work, not after it."""
@@ -149,11 +150,9 @@ class FeatureStore:
     def gather(self, digests: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Features (n, D) float32 and notes (n,) of images that are all in the store, in their order.
 
-        Raises CacheError if a shard is not what its manifest says.
+        Raises CacheError if a shard is not what its manifest says, KeyError for a digest that is in none.
         """
-        numbers = self._index.find(digests)
-        if (numbers < 0).any():
-            raise KeyError(digests[int(np.flatnonzero(numbers < 0)[0])].hex())
+        numbers = self._numbers(digests)
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         features = np.empty((len(digests), self.width), np.float32)
         notes = np.zeros(len(digests), np.uint16)
@@ -168,6 +167,23 @@ class FeatureStore:
             else:
                 features[wanted] = self._array(name, facts)[rows]
         return features, notes
+
+    def _numbers(self, digests: list[bytes]) -> np.ndarray:
+        """The row (n,) of each digest, counted over all shards. Raises KeyError.
+
+        A data set that was stored in its order asks for one whole shard after another: comparing those takes a fifth
+        of the time that looking every digest up does.
+        """
+        numbers, done = [np.zeros(0, np.int64)], 0
+        while done < len(digests):
+            first = self._rows[digests[done]]
+            shard = bisect.bisect_right(self._starts, first) - 1
+            stored = self._digests[shard]
+            if stored != digests[done : done + len(stored)]:
+                return np.fromiter(map(self._rows.__getitem__, digests), np.int64, len(digests))
+            numbers.append(np.arange(first, first + len(stored)))  # it begins with the first one asked for
+            done += len(stored)
+        return np.concatenate(numbers)
 
     def bad(self, digest: bytes) -> str | None:
         """Why an image with these bytes cannot be decoded, if that was found before."""
@@ -201,7 +217,9 @@ class FeatureStore:
         self._shards.append((name, facts))
         self._starts.append(start)
         self._notes.append(rows["notes"].copy())
-        self._index.add(rows["digest"])
+        self._digests.append(rows["digest"].tolist())
+        for row, digest in enumerate(self._digests[-1], start):
+            self._rows.setdefault(digest, row)
 
     def _array(self, name: str, facts: dict[str, Any], out: np.ndarray | None = None) -> np.ndarray:
         """The features of a shard, in `out` if given: their size is checked always, their sha256 once per process."""

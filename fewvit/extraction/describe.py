@@ -14,7 +14,7 @@ from ..errors import DataError, UsageError, counted
 from ..models.files import inspect_file, recognise, trunk_of
 from ..models.resolve import resolve
 from ..models.spec import Access
-from ..runs import RunFolder
+from ..runs.folder import RunFolder
 from .cache import Cache
 from .pipeline import FeatureOptions, settle
 
@@ -112,7 +112,7 @@ def readable(facts: dict[str, Any]) -> dict[str, Any]:
 def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(what was measured, ImageNet top-1 in percent)."""
     for name, value in published.items():
-        if name == "lowshot":
+        if isinstance(value, Mapping):  # by the number of labelled images
             yield from ((f"{counted(shots, 'image')} per class", f"{number} %") for shots, number in value.items())
         else:
             yield _MEASURED.get(name, name), f"{value} %"

@@ -18,11 +18,10 @@ import numpy as np
 
 from ..datasets import Dataset
 from ..digests import DigestMemory
-from ..errors import BadImages, NumericalError, ResourceError, UsageError, counted, printable
+from ..errors import BadImages, NumericalError, ResourceError, counted, printable
 from ..features import FeatureSet
 from ..images import POLICIES_DIFFER, BadImage, decode
-from ..sources import open_dataset
-from .cache import Cache, FeatureStore, default_cache_dir
+from .cache import Cache, FeatureStore
 from .pipeline import Pipeline
 from .work import Progress, Report, Work, allowed_bad
 
@@ -48,37 +47,6 @@ class _Decoded:
     reason: str = ""  # why there are no pixels; empty with no pixels: the store has the row, or another row computes it
 
 
-def extract_features(
-    backbone: Backbone,
-    source: str | os.PathLike[str] | Dataset,
-    *,
-    decode: str = "fast",
-    batch_size: int | None = None,
-    max_bad: str = "0",
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> FeatureSet:
-    """Features of every image of `source` by a backbone of `load_backbone`, through the cache.
-
-    Raises DataError, BadImages (more images than `max_bad` cannot be decoded), NumericalError, and UsageError for a backbone
-    that was put together by hand: nothing says then what its features are.
-    """
-    if isinstance(backbone, str | os.PathLike):
-        raise UsageError(
-            f"extract_features takes a backbone, not its name {os.fspath(backbone)!r}",
-            fix=f"Load it first: fewvit.extract_features(fewvit.load_backbone({os.fspath(backbone)!r}), …).",
-        )
-    if backbone.pipeline is None:
-        raise UsageError(
-            "this backbone did not come from load_backbone, so its features have no fingerprint",
-            fix="Load it with fewvit.load_backbone(name or file).",
-        )
-    pipeline = dataclasses.replace(backbone.pipeline, decode=decode)
-    dataset = source if isinstance(source, Dataset) else open_dataset(os.fspath(source))
-    cache = Cache(Path(cache_dir) if cache_dir is not None else default_cache_dir())
-    features, _ = extract(pipeline, dataset, cache, Work(batch_size=batch_size, max_bad=max_bad), build=lambda: backbone)
-    return features
-
-
 def extract(
     pipeline: Pipeline,
     dataset: Dataset,
@@ -87,8 +55,8 @@ def extract(
     *,
     memory: DigestMemory | None = None,
     build: Callable[[], Backbone] | None = None,
-) -> tuple[FeatureSet, Report]:
-    """Features of a data set and what happened on the way. The backbone is built only if the store lacks a row.
+) -> FeatureSet:
+    """Features of a data set, and as their `report` what happened on the way. The backbone is built only if the store lacks a row.
 
     Raises BadImages when more images are undecodable than `work.max_bad` allows: what was computed stays stored.
     """
@@ -127,7 +95,7 @@ class _Extraction:
         self.backbone: Backbone | None = None  # built when the first batch is full
         self.on_gpu, self.batch_size = False, work.batch_size or 0  # settled when there is something to compute
 
-    def run(self) -> tuple[FeatureSet, Report]:
+    def run(self) -> FeatureSet:
         missing = self._recall()
         if missing:
             self.store.require_writable()
@@ -139,7 +107,7 @@ class _Extraction:
         self.report.seconds = self._elapsed()
         self.report.cached = len(self.dataset) - len(self.bad) - self.report.computed
         self._judge()
-        return self._gather(), self.report
+        return self._gather()
 
     def _recall(self) -> list[int]:
         """Rows whose bytes were never seen, or whose feature is not in the store. Reads no image."""
@@ -321,6 +289,7 @@ class _Extraction:
             self.pipeline.spec.name,
             "random" if self.pipeline.spec.is_random else str(self.pipeline.facts["weights_sha256"]),
             self.pipeline.protocol.name,
+            self.report,
         )
 
 

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..backbones import Protocol
 from ..errors import UsageError, counted
-from ..images import Preprocess, decoder_version
+from ..images import decoder_version
 from ..models.spec import BackboneSpec
+from ..preprocess import Preprocess, parse_size, sized
 from .cache import key_digest
-from .protocols import POOLS, Protocol, find_protocol, parse_size, sized
+from .protocols import POOLS, find_protocol
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 DECODERS = ("fast", "pil")

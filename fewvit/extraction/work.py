@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,16 @@ def allowed_bad(text: str, total: int) -> int:
     except ValueError:
         pass
     raise UsageError(f"--max-bad {text!r} is neither a number nor a share like 1%")
+
+
+def whole(reports: Sequence[Report]) -> Report:
+    """One report for several sets, such as train and test."""
+    both = Report()
+    for report in reports:
+        for name in ("images", "computed", "cached", "differing", "starting", "seconds", "waiting", "modelling"):
+            setattr(both, name, getattr(both, name) + getattr(report, name))
+        both.skipped += report.skipped
+    return both
 
 
 def describe(report: Report) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from ..extraction.pipeline import FeatureOptions, oversized, settle
 from ..features import FeatureSet
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
-from ..requests import NetworkEffort, require_precision_on
 from ..results import Result
-from ..runs import RunFolder
-from ..sources import open_pair, told
+from ..runs.folder import RunFolder
+from ..runs.request import NetworkEffort, require_precision_on
+from ..sources import Given, open_pair
 from ..splits import Split, n_per_class
 from .baselines import frozen_rows
 from .evaluation import evaluate_tuned, result_of, save_test_predictions
@@ -64,9 +64,7 @@ def run_finetune(
 
     request = check_request(request)
     memory = cache.digests() if cache is not None else DigestMemory()
-    train_set, test_set = (
-        told(side, audience.say) for side in open_pair(request.data, request.train, request.test, listing)
-    )
+    train_set, test_set = open_pair(Given(request.data, request.train, request.test, listing), audience.say)
     split = _draw(request, train_set)
     spec = require_plain_vit(_resolved(request.backbone, access, memory))
     options = FeatureOptions(img_size=request.img_size, decode=request.decode, device=effort.device)

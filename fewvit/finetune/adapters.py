@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, UsageError
 from ..models.adapter import SCALE, THIRDS, A, B
+from ..training.on_cpu import linear
 from .modes import LAYERS, TuningRecipe
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5), generator=stream)
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """y (..., out) + scale x B A x, of x (..., in), in one pass over y."""
+        """y (..., out) + scale x B A x, of x (..., in); where it is learnt, in one pass over y."""
+        if not torch.is_grad_enabled():
+            return y + linear(linear(x, self.lora_a) * self.scale, self.lora_b)
         low = F.linear(x, self.lora_a).flatten(0, -2)  # (N, r)
         return torch.addmm(y.flatten(0, -2), low.to(y.dtype), self.lora_b.t().to(y.dtype), alpha=self.scale).view_as(y)
 

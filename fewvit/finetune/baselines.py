@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluate.inputs import require_classes
 from ..evaluate.lowshot import LowShotOptions, evaluate_lowshot, factory
 from ..features import FeatureSet, shared_rows
+from ..labels import require_classes
 from ..splits import Split
 from .plan import Plan
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .tuning import Tuning
 
 TOKEN_BYTES = 1 << 30  # of kept tokens; where all together are more, the blocks below run in every step
-_AT_ONCE = 32  # images whose tokens are computed, or that are evaluated, in one piece
+_AT_ONCE = 32  # images that are fetched, and whose tokens are computed, or that are evaluated, in one piece
 _Fetched = np.ndarray | Tensor | list[Tensor]  # decoded pixels; an empty list where there are tokens
 
 
@@ -66,8 +66,7 @@ class LabelledImages:
             return f"{what}, but their {size / 1e6:.0f} MB of tokens are more than {most}: they run in every step"
         tokens = torch.empty(len(self._evaluation), number, a.width)
         for part in _parts(np.arange(len(self._evaluation))):
-            with torch.no_grad():
-                tokens[part] = task.enter(self._images(part)).float().cpu()
+            tokens[part] = task.evaluated(task.enter, self._images(part)).float().cpu()
         self._tokens = tokens.to(self._device)
         return f"{what}: they run once, {size / 1e6:.0f} MB of tokens are kept"
 
@@ -119,14 +118,11 @@ class LabelledImages:
         """
         training, found = task.training, []
         task.eval()
-        with torch.no_grad():
-            for part in _parts(rows):
-                inputs = (
-                    self._images(part)
-                    if self._tokens is None
-                    else self._tokens[torch.from_numpy(part).to(self._device)]
-                )
-                found.append(task.head(task.features(inputs)).float().cpu().numpy())
+        for part in _parts(rows):
+            inputs = (
+                self._images(part) if self._tokens is None else self._tokens[torch.from_numpy(part).to(self._device)]
+            )
+            found.append(task.evaluated(lambda some: task.head(task.features(some)), inputs).float().cpu().numpy())
         task.train(training)
         return np.concatenate(found)
 

@@ -13,11 +13,12 @@ from ..bundles.file import load_bundle, save_bundle
 from ..bundles.fit import recipe_of as bundle_recipe
 from ..digests import content_digest
 from ..errors import counted
-from ..evaluate.inputs import Backbones, labelled
+from ..evaluate.inputs import Backbones
 from ..evaluate.judge import judge
 from ..evaluate.predictions import Judged, save_predictions
 from ..extraction.pipeline import TOKENS, FeatureOptions, Pipeline, settle
 from ..features import FeatureSet
+from ..labels import labelled
 from ..models.resolve import resolve
 from ..results import Result, manifest
 from .baselines import logistic

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
@@ -29,8 +29,8 @@ from ..features import FeatureSet
 from ..files import locked, require_writable
 from ..models.spec import Access
 from ..options import Setting
-from ..requests import NetworkEffort
-from ..runs import RunFolder, run_digest
+from ..runs.folder import RunFolder, run_digest
+from ..runs.request import NetworkEffort
 from ..splits import Split
 from .evaluation import classifier_of
 from .final_network import finish
@@ -54,6 +54,7 @@ class LastBlocks:
     Trainings are kept in the cache: a killed command goes on, a repeated one trains nothing.
     """
 
+    name: ClassVar[str] = "last-block"  # among the classifiers
     pipeline: Pipeline
     train_set: Dataset
     test_set: Dataset
@@ -70,9 +71,10 @@ class LastBlocks:
         with tempfile.TemporaryDirectory(prefix="fewvit-") as scratch:
             ended = [self._trained(split, train, Path(scratch)) for split in splits]
             features = self._test_features([task for _, _, task, _ in ended], test)
-            for (plan, labelled, task, chosen), rows in zip(ended, features, strict=True):
-                estimator = classifier_of(plan, labelled, task.head, labelled.present)
-                yield Tuned(estimator, dataclasses.replace(test, features=rows), chosen.temperature, _described(chosen))
+            for split, (plan, labelled, task, chosen), rows in zip(splits, ended, features, strict=True):
+                estimator, why = classifier_of(plan, labelled, task.head, labelled.present), _described(chosen)
+                self.say(f"last block, {split.name}, trial {split.trial}: {why}")
+                yield Tuned(estimator, dataclasses.replace(test, features=rows), chosen.temperature, why)
 
     def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Labelled, Tuning, Candidate]:
         """The network of one split, from the cache where it was trained before."""
@@ -119,8 +121,6 @@ class LastBlocks:
 
     def _test_features(self, tasks: Sequence[Tuning], test: FeatureSet) -> list[np.ndarray]:
         """The test images' features (Q, D) under each network; what they share, all but the last block, runs once."""
-        import torch
-
         from ..views.evaluation_images import EvaluationImages, normalised
 
         dataset = select_ids(self.test_set, test.ids)
@@ -135,12 +135,12 @@ class LastBlocks:
         found: list[list[np.ndarray]] = [[] for _ in tasks]
         for task in tasks:
             task.eval()
-        with torch.no_grad():
-            for start in range(0, len(dataset), _AT_ONCE):
-                pixels = images.pixels(np.arange(start, min(start + _AT_ONCE, len(dataset))))
-                tokens = tasks[0].enter(normalised(pixels, str(next(tasks[0].parameters()).device)))
-                for rows, task in zip(found, tasks, strict=True):
-                    rows.append(task.features(tokens).float().cpu().numpy())
+        device = str(next(tasks[0].parameters()).device)
+        for start in range(0, len(dataset), _AT_ONCE):
+            pixels = images.pixels(np.arange(start, min(start + _AT_ONCE, len(dataset))))
+            tokens = tasks[0].evaluated(tasks[0].enter, normalised(pixels, device))
+            for rows, task in zip(found, tasks, strict=True):
+                rows.append(task.evaluated(task.features, tokens).float().cpu().numpy())
         return [np.concatenate(rows) for rows in found]
 
 
@@ -150,7 +150,8 @@ def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureRead
     Raises UsageError for features from a file, and for readouts and networks that training does not know.
     """
     pipeline = inputs.pipeline
-    if pipeline is None or inputs.datasets is None:
+    datasets = inputs.sources.datasets
+    if pipeline is None or datasets is None:
         what = "last-block trains on images, and features were given"
         raise UsageError(what, fix="Give folders of images, or another --classifier.")
     if pipeline.layers != 1 or pipeline.pool not in ("cls", "mean"):
@@ -162,10 +163,11 @@ def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureRead
     from ..models.engines import resolve_device
 
     pipeline = dataclasses.replace(pipeline, device=resolve_device(pipeline.device))
-    train_set, test_set = inputs.datasets
-    access = reader.backbones.access
-    cache, memory, work, say = reader.cache, reader.memory, reader.work, reader.say
-    return LastBlocks(pipeline, train_set, test_set, settings, cache, memory, access, work, seed, say)
+    train_set, test_set = datasets
+    access, how = reader.backbones.access, reader.extractor
+    return LastBlocks(
+        pipeline, train_set, test_set, settings, how.cache, how.memory, access, how.work, seed, reader.say
+    )
 
 
 def _described(chosen: Candidate) -> str:

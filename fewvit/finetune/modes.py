@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..backbones import Architecture
+from ..backbones import Architecture, family_of
 from ..errors import UnknownName, UsageError, counted
 from ..training.recipe import Recipe
 from ..views.view import View
@@ -139,7 +139,7 @@ def _of_mae(recipe: TuningRecipe, family: str) -> TuningRecipe:
     On few labels fewer epochs than its 50 to 100 would be too little, so they stay.
     """
     width = recipe.architecture.width
-    return dataclasses.replace(
+    tuned = dataclasses.replace(
         recipe,
         epochs=50 if width >= 1024 else 100,
         lr_batch=256,
@@ -147,8 +147,6 @@ def _of_mae(recipe: TuningRecipe, family: str) -> TuningRecipe:
         weight_decay=0.05,
         layer_decay=0.75 if width >= 1024 else 0.65,
         drop_path={768: 0.1, 1024: 0.2, 1280: 0.3}.get(width, 0.1),
-        pool="fc_norm" if family == "mae" else "protocol",
-        head="linear" if family == "mae" else recipe.head,
         crop=0.08,
         flip=0.5,
         randaugment=9,
@@ -157,3 +155,4 @@ def _of_mae(recipe: TuningRecipe, family: str) -> TuningRecipe:
         cutmix=1.0,
         label_smoothing=0.1,
     )
+    return dataclasses.replace(tuned, **family_of(family).full_tuning)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
-from ..images import IMAGENET_MEAN, IMAGENET_STD
 from ..models.build import build
 from ..models.spec import BackboneSpec
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from ..seeds import seed_of
 from .baselines import logistic
 from .plan import Labelled, Plan

@@ -16,10 +16,10 @@ from ..extraction.extract import extract
 from ..extraction.pipeline import Pipeline
 from ..extraction.work import Work
 from ..features import FeatureSet
-from ..models.resolve import origin_of
+from ..models.resolve import origin_of, run_backbone
 from ..models.spec import Access
-from ..requests import NetworkEffort
-from ..runs import CLASSIFIER, RunFolder
+from ..runs.folder import CLASSIFIER, RunFolder
+from ..runs.request import NetworkEffort
 from .modes import TuningRecipe
 from .request import Audience, FineTuningRequest
 
@@ -64,11 +64,12 @@ class Plan:
             max_pixels=self.effort.max_pixels,
             progress=self.audience.extraction,
         )
-        features, report = extract(pipeline, dataset, self.cache, work, memory=self.memory)
+        features = extract(pipeline, dataset, self.cache, work, memory=self.memory)
+        skipped = features.report.skipped if features.report is not None else []
         of_test = dataset is self.test_set
         # each is named once, however often it is read
-        self.audience.skipped([image for image in report.skipped if (of_test, image["id"]) not in self.skipped])
-        self.skipped.update((of_test, image["id"]) for image in report.skipped)
+        self.audience.skipped([image for image in skipped if (of_test, image["id"]) not in self.skipped])
+        self.skipped.update((of_test, image["id"]) for image in skipped)
         return features
 
 
@@ -117,9 +118,7 @@ def outcome(plan: Plan) -> dict[str, Any]:
     """What the run's folder will be: a backbone, and a classifier on it."""
     spec, mode = plan.pipeline.spec, plan.request.mode
     made: dict[str, Any] = {
-        "family": spec.family,
-        "architecture": dataclasses.asdict(plan.recipe.architecture),
-        "preprocess": plan.pipeline.preprocess.to_dict(),
+        **run_backbone(spec.family, spec.protocol, plan.recipe.architecture, plan.pipeline.preprocess),
         "file": plan.weights,
         "license": spec.license,
     }

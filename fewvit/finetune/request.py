@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import requests
 from ..errors import UsageError
 from ..extraction.pipeline import Pipeline
 from ..extraction.work import allowed_bad
-from ..images import Preprocess
-from ..requests import NetworkChanges, recipe_changes, require_at_least, require_computable, require_sensible
+from ..preprocess import Preprocess
+from ..runs import request as of_runs
+from ..runs.request import NetworkChanges, recipe_changes, require_at_least, require_computable, require_sensible
 from ..views.view import View
 from .modes import TuningRecipe, check_mode, check_options, recipe_for
 
@@ -54,7 +54,7 @@ class FineTuningRequest(NetworkChanges):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audience(requests.Audience):
+class Audience(of_runs.Audience):
     """Where a fine-tuning's notes go; the extraction of features has a progress of its own."""
 
     extraction: Callable[[Progress], None] | None = None

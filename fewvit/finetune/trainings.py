@@ -11,7 +11,7 @@ import numpy as np
 from ..datasets import select_ids
 from ..errors import DataError
 from ..files import replacing
-from ..runs import RunFolder
+from ..runs.folder import RunFolder
 from .held_out import Curve, evaluate_logits
 from .networks import Networks
 from .plan import Labelled, Plan

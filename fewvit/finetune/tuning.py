@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.products import in_blocks, of_rows
 from ..models.vit import Readout
 from ..training.clipping import clip_all
 from ..training.groups import layer_groups
@@ -20,6 +21,8 @@ from .modes import TuningRecipe
 
 if TYPE_CHECKING:
     from ..methods._trunk import Trunk
+
+_TOGETHER_ON_CPU, _TOGETHER_ON_GPU = 8, 32  # images that go through the network together where it does not learn
 
 
 class ClassificationHead(nn.Module):
@@ -40,7 +43,7 @@ class ClassificationHead(nn.Module):
             features = features - features.mean(dim=1, keepdim=True)
         if self.rows != "raw":
             features = F.normalize(features, dim=1)
-        return F.linear(features, self.weight, self.bias)
+        return (F.linear if torch.is_grad_enabled() else of_rows)(features, self.weight, self.bias)
 
 
 class Tuning(nn.Module):
@@ -66,6 +69,15 @@ class Tuning(nn.Module):
         for block in self.trunk.blocks[: self.below or 0]:
             tokens = block(tokens)
         return tokens
+
+    def evaluated(self, step: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """What `step`, such as `enter` or `features`, makes of images or tokens, a few at a time and always as many.
+
+        So what is said of an image hangs neither on its place nor on the images beside it; on a CPU, in float32. The
+        task is in eval mode.
+        """
+        with torch.no_grad():
+            return in_blocks(step, inputs, _TOGETHER_ON_CPU if inputs.device.type == "cpu" else _TOGETHER_ON_GPU)
 
     def features(self, inputs: Tensor, scales: Tensor | None = None) -> Tensor:
         """What the head reads (B, D) of the inputs; `scales` (B, 2L) are from `Trunk.draw_scales`."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
-from ..evaluate.inputs import FeatureReader, Sources, is_features, measured
-from ..requests import Audience, Effort
+from ..evaluate.inputs import FeatureReader, measured
 from ..results import Result, manifest
-from ..runs import RunFolder
+from ..runs.folder import RunFolder
+from ..runs.request import Audience, Effort
+from ..sources import Given
 from .evaluation import ranks, write_predictions
 from .plan import Plan
 from .probing import FinishedRun, Probing
@@ -26,7 +27,7 @@ __all__ = ["Audience", "Effort", "LinearProbeRequest", "evaluate_head", "ranks",
 
 def run_linear(
     reader: FeatureReader,
-    sources: Sources,
+    given: Given,
     request: LinearProbeRequest,
     effort: Effort,
     out: Path | None,
@@ -39,7 +40,7 @@ def run_linear(
     when the run in `out` was begun with other arguments, DataError for what is missing or too little, NumericalError
     when every head diverges, ResourceError for memory and disk.
     """
-    _check(reader, sources, request, out)
+    _check(reader, given, request, out)
     from ..models.engines import resolve_device
     from ..training.distributed import rank, together
 
@@ -47,7 +48,7 @@ def run_linear(
     if folder is not None and effort.overwrite:
         folder.require_owner("linear")
     with together(resolve_device(reader.options.device)) as device:
-        probing = Probing(Plan(reader, sources, request, effort, folder, audience, device, predictions))
+        probing = Probing(Plan(reader, given, request, effort, folder, audience, device, predictions))
         try:
             found = measured(reader, probing.inputs(), probing.measure, audience.skipped, request.seed)
             result = Result("linear", *found)
@@ -62,14 +63,14 @@ def run_linear(
     return result, None
 
 
-def _check(reader: FeatureReader, sources: Sources, request: LinearProbeRequest, out: Path | None) -> None:
+def _check(reader: FeatureReader, given: Given, request: LinearProbeRequest, out: Path | None) -> None:
     """Raise UsageError for what is wrong whatever the data; before anything is read, and before torch is imported."""
     check_request(request)
     if reader.options.layers == "each":
         raise UsageError("--layers each goes with knn and lowshot; a linear probe takes a number of blocks")
     if out is not None and len(reader.backbones.names) > 1:
         raise UsageError("--out RUN holds one backbone's probe; give one backbone, or leave --out away")
-    if request.augment and any(map(is_features, (sources.data, sources.train, sources.test))):
+    if request.augment and given.has_features:
         raise UsageError(
             "--augment needs images: features that were given cannot be augmented", fix="Leave --augment away."
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..datasets import Dataset
 from ..errors import ResourceError
-from ..images import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..training.memory import is_out_of_memory
 from ..training.recipe import Step
 from ..views.crops import make_views

@@ -9,7 +9,7 @@ from ..checkpoints.opening import AGAIN
 from ..errors import CheckpointError, DataError, FewvitError, UsageError, printable
 from ..files import sha256_of
 from ..results import Result
-from ..runs import ANEW, RunFolder
+from ..runs.folder import ANEW, RunFolder
 from .plan import HEAD
 
 if TYPE_CHECKING:

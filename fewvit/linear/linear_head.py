@@ -17,6 +17,7 @@ from ..checkpoints.filling import require_finite
 from ..checkpoints.reading import read_checkpoint
 from ..errors import CheckpointError
 from ..files import replacing
+from ..models.products import of_rows
 
 BATCH_EPS, LAYER_EPS = 1e-6, 1e-5  # MAE's BatchNorm, MSN's LayerNorm
 CHUNK_VALUES = 1 << 22  # class scores at once
@@ -33,13 +34,13 @@ class LinearHead:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Class scores (n, C) of features (n, D)."""
+        """Class scores (n, C) of features (n, D), each row's its own matter: see `products.of_rows`."""
         s = self.statistics
         if self.norm == "batch":
             x = (x - s["mean"]) / torch.sqrt(s["variance"] + BATCH_EPS)
         elif self.norm == "layer":
             x = F.normalize(F.layer_norm(x, x.shape[-1:], s["gain"], s["shift"], LAYER_EPS), dim=-1)
-        return F.linear(x, self.weight, self.bias)
+        return of_rows(x, self.weight, self.bias)
 
     def chunked_scores(self, features: np.ndarray) -> np.ndarray:
         """Class scores (n, C) float32 of features (n, D), a chunk at a time."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..datasets import Dataset
-from ..evaluate.inputs import FeatureReader, Sources
-from ..requests import Audience, Effort
-from ..runs import RunFolder
+from ..evaluate.inputs import FeatureReader
+from ..runs.folder import RunFolder
+from ..runs.request import Audience, Effort
+from ..sources import Given
 from .protocols import Probe, Reading
 from .request import LinearProbeRequest
 
@@ -21,7 +22,7 @@ class Plan:
     """What is to be probed, and how."""
 
     reader: FeatureReader
-    sources: Sources
+    given: Given
     request: LinearProbeRequest
     effort: Effort
     folder: RunFolder | None  # None: nothing is kept

@@ -14,12 +14,13 @@ import numpy as np
 from ..datasets import Dataset
 from ..digests import content_digest
 from ..errors import UsageError
-from ..evaluate.inputs import Found, Inputs, is_features, labelled, require_classes
+from ..evaluate.inputs import Found, Inputs
 from ..evaluate.predictions import Judged
 from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet, shared_rows
+from ..labels import labelled, require_classes
 from ..results import Result
-from ..sources import open_pair
+from ..sources import Sources
 from .evaluation import predictions_of, train_and_evaluate
 from .head_files import load_head, require_head
 from .plan import HEAD, Plan, Settled
@@ -53,9 +54,10 @@ class Probing:
 
         A run's folder is begun before any is computed, unless another run is to be removed.
         """
-        reader, sources = self._plan.reader, self._plan.sources
-        if any(map(is_features, (sources.train, sources.test, sources.data))):
-            for inputs in reader.pair(sources):
+        reader = self._plan.reader
+        sources = reader.pair(self._plan.given)
+        if sources.datasets is None:
+            for inputs in reader.each(sources):
                 reading = given_reading(inputs.train.features.shape[1])
                 self._settled = Settled(*self._probe(self._protocol_of(inputs), None), reading, None)
                 self._settle_run(
@@ -64,19 +66,19 @@ class Probing:
                 )
                 yield inputs
             return
-        train, test = map(reader.told, open_pair(sources.data, sources.train, sources.test, sources.listing))
+        train, test = sources.datasets
         for pipeline in list(reader.pipelines("linear")):
             self._settled = self._settle(pipeline, train)
             reading = self._settled.reading
             pipeline = dataclasses.replace(pipeline, pool=reading.pool, layers=reading.layers, norm=reading.norm)
             self._settle_run(pipeline.fingerprint, {"train": _listing(train), "test": _listing(test)})
-            yield self._features(pipeline, train, test)
+            yield self._features(sources, pipeline)
 
     def measure(self, inputs: Inputs, name: str) -> Found:
         """Rows of one backbone's probe, and facts for the manifest."""
         say, settled = self._plan.say, self._settled
-        if inputs.pipeline is not None and inputs.pipeline.spec.is_mae and settled.protocol != "mae/1":
-            say("MAE's linear probe is --protocol mae/1: its features need the BatchNorm that comes with it")
+        if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("linear", protocol=settled.protocol)):
+            say(advice)
         train, test = labelled(inputs.train, "train", say), labelled(_required(inputs.test), "test", say)
         require_classes(train)
         train.require_finite()
@@ -144,13 +146,13 @@ class Probing:
         )
         return Settled(protocol, probe, reading, train)
 
-    def _features(self, pipeline: Pipeline, train: Dataset, test: Dataset) -> Inputs:
+    def _features(self, sources: Sources, pipeline: Pipeline) -> Inputs:
         """A backbone's features; of several processes the first fills the cache, the others read it."""
         from ..training.distributed import rank, wait_for_all
 
         if rank() > 0:
             wait_for_all()
-        inputs = self._plan.reader.extracted(pipeline, train, test)
+        inputs = self._plan.reader.inputs(sources, pipeline)
         if rank() == 0:
             wait_for_all()
         return inputs
@@ -166,9 +168,10 @@ class Probing:
         """Raise UsageError where the run's images are others by now under the same names."""
         from ..training.distributed import rank
 
-        folder, memory = self._plan.folder, self._plan.reader.memory
-        if folder is not None and inputs.datasets is not None and rank() == 0:
-            sides = zip(("train", "test"), inputs.datasets, strict=True)
+        folder, memory = self._plan.folder, self._plan.reader.extractor.memory
+        datasets = inputs.sources.datasets
+        if folder is not None and datasets is not None and rank() == 0:
+            sides = zip(("train", "test"), datasets, strict=True)
             folder.require_contents({name: content_digest(side, memory) for name, side in sides})
 
     def _make_folder(self, fingerprint: str, data: Mapping[str, Any]) -> None:
@@ -186,7 +189,7 @@ class Probing:
             "protocol": self._settled.protocol,
             "probe": dataclasses.asdict(self._settled.probe),
             **{name: getattr(request, name) for name in ("epochs", "batch_size", "augment", "select_on", "seed")},
-            "max_bad": self._plan.reader.work.max_bad,
+            "max_bad": self._plan.reader.extractor.work.max_bad,
             "features": fingerprint,
             "inputs": [dataclasses.asdict(one) for one in self._settled.reading.inputs],
             "data": dict(data),

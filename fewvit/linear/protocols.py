@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", np.ndarray, "Tensor")
 DINOV2_LRS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
-_WIDE = 768  # channels from which on DINO reads its ViT-B's way
+_WIDE = 768  # channels from which on a backbone is read as a ViT-B
 # steps of an epoch, images of a step, when the preset's batch has to shrink to the data
 _LEAST_STEPS, _LEAST_BATCH = 8, 16
 _HELD_OUT = 0.1  # of each class
@@ -129,6 +129,9 @@ PROBES: Mapping[str, Probe] = {
     ),
 }
 
+# where a ViT-B is read in another way
+_OF_WIDE: Mapping[str, Mapping[str, Any]] = {"dino/1": {"blocks": (1,), "pools": ("cls+mean",)}}
+
 
 def find_probe(protocol: str, width: int | None = None) -> Probe:
     """The preset for a backbone `width` channels wide; raises UnknownName.
@@ -138,10 +141,8 @@ def find_probe(protocol: str, width: int | None = None) -> Probe:
     """
     if protocol not in PROBES:
         raise UnknownName("linear protocol", protocol, PROBES)
-    probe = PROBES[protocol]
-    if protocol == "dino/1" and width is not None and width >= _WIDE:
-        return replace(probe, blocks=(1,), pools=("cls+mean",))
-    return probe
+    wide = width is not None and width >= _WIDE
+    return replace(PROBES[protocol], **(_OF_WIDE.get(protocol, {}) if wide else {}))
 
 
 @dataclass(frozen=True)

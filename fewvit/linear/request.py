@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UnknownName, UsageError
 from ..options import typed
-from ..requests import Changes, require_sensible
+from ..runs.request import Changes, require_sensible
 from .protocols import Probe, find_probe
 
 _NOT_BY_SET = ["epochs", "batch_size", "precision", "lrs", "default_lr", "interleaved", "truncated", "clipped_boxes"]

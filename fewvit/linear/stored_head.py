@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import Dataset
 from ..errors import CheckpointError, DataError, FewvitError, FingerprintMismatch, UsageError, counted, printable
-from ..evaluate.inputs import FeatureReader, Found, Inputs, Sources, is_features, labelled, measured
+from ..evaluate.inputs import FeatureReader, Found, Inputs, measured
 from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet
 from ..files import sha256_of
+from ..labels import labelled
 from ..metrics import top_k_accuracy
-from ..requests import Audience
-from ..sources import open_dataset, open_pair
+from ..runs.request import Audience
+from ..sources import Given, Sources, is_features
 from .evaluation import predictions_of, ranks, write_predictions
 from .head_files import head_file, load_head
 from .protocols import PROBES, Input, Reading, find_probe, given_reading, head_readings, settle_reading
@@ -26,7 +26,7 @@ from .protocols import PROBES, Input, Reading, find_probe, given_reading, head_r
 
 def evaluate_head(
     reader: FeatureReader,
-    sources: Sources,
+    given: Given,
     head: Path,
     names: Path | None,
     audience: Audience,
@@ -40,7 +40,7 @@ def evaluate_head(
     FingerprintMismatch for one of our own that was trained on another backbone, DataError for classes that it does not
     know.
     """
-    _check(sources, reader)
+    _check(given, reader)
     file = head_file(head)
     loaded, about = load_head(file)
     listed = _names_of(file, len(loaded.bias), about, names)
@@ -49,15 +49,15 @@ def evaluate_head(
     width, readings, predicted = loaded.weight.shape[1], {}, []
 
     def inputs() -> Iterator[Inputs]:
-        source, dataset = _test_of(sources, reader)
-        if dataset is None:
-            yield from reader.one(source, sources.listing)
+        sources = _test_of(given, reader)
+        if not sources.have_images:
+            yield from reader.each(sources)
             return
         for pipeline in list(reader.pipelines("linear")):
             reading = readings[pipeline.spec.name] = _reading_of(pipeline, reader, file, width, about, audience.say)
             pipeline = dataclasses.replace(pipeline, pool=reading.pool, layers=reading.layers, norm=reading.norm)
             _require_same_weights(about, pipeline.spec.weights_sha256, file)
-            yield reader.extracted(pipeline, dataset, None)
+            yield reader.inputs(sources, pipeline)
 
     def measure(found: Inputs, name: str) -> Found:
         test = labelled(found.train, "test", audience.say)
@@ -89,9 +89,9 @@ def evaluate_head(
     return found
 
 
-def _check(sources: Sources, reader: FeatureReader) -> None:
+def _check(given: Given, reader: FeatureReader) -> None:
     """Raise UsageError for what is wrong whatever the data."""
-    if sources.data is None and sources.test is None:
+    if given.data is None and given.test is None:
         raise UsageError(
             "no images to judge the head by",
             fix="Give --test SRC, or --data DIR with train/ and val/ or test/ in it.",
@@ -123,13 +123,11 @@ def _names_of(file: Path, outputs: int, about: Mapping[str, Any], listed: Path |
     return names
 
 
-def _test_of(sources: Sources, reader: FeatureReader) -> tuple[str, Dataset | None]:
-    """The test images; None where their features are given."""
-    if is_features(sources.test):
-        return str(sources.test), None
-    if sources.test is not None and sources.train is None and sources.data is None:
-        return sources.test, reader.told(open_dataset(sources.test, sources.listing))
-    return "", reader.told(open_pair(sources.data, sources.train, sources.test, sources.listing)[1])
+def _test_of(given: Given, reader: FeatureReader) -> Sources:
+    """The test images, or their features, by themselves."""
+    if given.test is not None and (is_features(given.test) or len(given.names) == 1):
+        return reader.one(given.test, given.listing)
+    return Sources(reader.pair(given).sides[1])
 
 
 def _require_same_weights(about: Mapping[str, Any], weights: str, file: Path) -> None:

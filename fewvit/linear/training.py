@@ -112,7 +112,7 @@ def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, 
         reading.arranged,
         device=plan.device,
         workers=plan.effort.workers,
-        max_pixels=plan.reader.work.max_pixels,
+        max_pixels=plan.reader.extractor.work.max_pixels,
         folder=plan.folder.path if plan.folder is not None else None,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import families
+from ..backbones import families, family_of
 from ..errors import CheckpointError
 from .files import trunk_of
 from .spec import BackboneSpec
@@ -56,14 +56,15 @@ def _fill(module: Any, spec: BackboneSpec) -> None:
     file = Path(spec.file or "")
     tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
     foreign = [name for name, kind in families().items() if kind.recognises(tree)]
-    row = families()[spec.family].variants.get(spec.name)  # a bare file is what its layout, or the user, says it is
-    if row is not None and not row.bundled and foreign and spec.family not in foreign and spec.family != "supervised":
+    family = family_of(spec.family)
+    row = family.variants.get(spec.name)  # a bare file is what its layout, or the user, says it is
+    if row is not None and not row.bundled and foreign and spec.family not in foreign and not family.registry:
         raise CheckpointError(
             f"this is a {foreign[0]} file, not weights of {spec.name} ({spec.family})",
             file=file,
             fix=f"Use --backbone {file}, or a {foreign[0]} variant's name.",
         )
-    tensors = trunk_of(families()[spec.family], tree, file, spec.checkpoint_key).tensors
+    tensors = trunk_of(family, tree, file, spec.checkpoint_key).tensors
     if spec.architecture.timm:
         tensors = _as_timm(module, tensors)
     fill(module, tensors, file)

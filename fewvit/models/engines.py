@@ -1,7 +1,8 @@
 """Faster ways to run the same frozen blocks: packed oneDNN layers on CPUs, OpenVINO for bf16, autocast on GPUs.
 
 torch's fp32 matrix product takes MKL's AVX2 path on AMD CPUs, 2.3 times slower than oneDNN's AVX-512 path in the same wheel
-(benchmarks/forward.py). Packing weights for oneDNN uses a private operator, so it is tried before it is trusted.
+(benchmarks/forward.py); and on every CPU MKL's last digits may hang on a token's place in the batch, oneDNN's do not (see `products`).
+Packing weights for oneDNN uses a private operator, so it is tried before it is trusted.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cpu import computes_bf16, is_amd_avx512, keep_freed_memory
+from ..cpu import computes_bf16, keep_freed_memory
 from ..errors import MissingExtra, UsageError
-from .products import packed, packed_product, packed_sum, packing_works
+from .products import in_blocks, packed, packed_product, packed_sum, packing_works
 from .vit import Backbone, Readout, VisionTransformer
 
 ENGINES = ("eager", "packed", "openvino")
@@ -49,14 +50,12 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 def choose_engine(precision: str, device: str, *, plain_vit: bool = True) -> str:
-    """The engine that `auto` means: OpenVINO for bf16 on a CPU if installed, packed layers where they win, else eager."""
+    """The engine that `auto` means: OpenVINO for bf16 on a CPU if installed, else packed layers where they run, else eager."""
     if device != "cpu" or not plain_vit:
         return "eager"
     if precision == "bf16" and importlib.util.find_spec("openvino"):
         return "openvino"
-    if precision == "bf16" or (precision == "fp32" and is_amd_avx512()):
-        return "packed" if packing_works() else "eager"
-    return "eager"
+    return "packed" if precision in ("fp32", "bf16") and packing_works() else "eager"
 
 
 def accelerate(backbone: Backbone, size: tuple[int, int], *, device: str, precision: str, engine: str = "auto") -> Backbone:
@@ -101,8 +100,8 @@ class PackedBackbone(Backbone):
     """A few images at a time, whatever the batch: their tokens then stay in the CPU's caches from layer to layer."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features (B, D) of images (B, 3, H, W)."""
-        return torch.cat([super(PackedBackbone, self).encode(part) for part in images.split(_CACHED_IMAGES)])
+        """Features (B, D) of images (B, 3, H, W). Each part has as many images as the others, so that an image's place does not count."""
+        return in_blocks(super().encode, images, min(_CACHED_IMAGES, max(1, len(images))))
 
     forward = encode
 
@@ -178,7 +177,7 @@ class OpenVinoBackbone(Backbone):
             raise UsageError(
                 f"this backbone was compiled for {self._size[0]}x{self._size[1]} pixels, not {images.shape[-2]}x{images.shape[-1]}"
             )
-        return torch.cat([self._encode(part) for part in images.split(_CACHED_IMAGES)])
+        return in_blocks(self._encode, images, min(_CACHED_IMAGES, max(1, len(images))))
 
     forward = encode
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import Architecture, families
+from ..backbones import Architecture, families, recognisable
 from ..errors import CheckpointError, UsageError, printable
 from ..files import require_writable, write_json
 from .spec import BUNDLE_SCHEMA, Access, BackboneSpec
@@ -109,7 +109,7 @@ def recognise(tree: Mapping[str, Any], file: Path, family: str | None = None) ->
         raise CheckpointError(
             f"not a layout that is known (it starts with {shown})",
             file=file,
-            fix="For a file of timm's layout give --backbone timm:NAME --weights FILE; to force a family use --family dino|msn|mae|dinov2.",
+            fix=f"For a file of timm's layout give --backbone timm:NAME --weights FILE; to force a family use --family {'|'.join(recognisable())}.",
         )
     return fitting[0]
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..backbones import Architecture, Variant, families
-from ..checkpoints.downloads import obtain
+from ..backbones import Architecture, Variant, families, family_of_registry, recognisable
+from ..checkpoints.finding import obtain
 from ..digests import DigestMemory
 from ..errors import CheckpointError, UnknownName, UsageError
 from ..files import write_json
@@ -16,8 +16,6 @@ from .files import inspect_file
 from .spec import Access, BackboneSpec
 
 _HUB = "https://huggingface.co"
-# model types of transformers whose weights are official ones under other names -> the family whose rules hold
-_MODEL_TYPES = {"vit_msn": "msn", "vit_mae": "mae", "dinov2": "dinov2", "dinov2_with_registers": "dinov2"}
 
 
 def timm_variant(name: str, access: Access) -> Variant:
@@ -79,11 +77,11 @@ def resolve_hub(name: str, access: Access, memory: DigestMemory, *, family: str 
     config = _config(repository, access)
     if "architecture" in config:
         return _timm_repository(name, repository, config, access, memory)
-    kind = family or _MODEL_TYPES.get(str(config.get("model_type")))
+    kind = family or next((own for own, one in families().items() if config.get("model_type") in one.model_types), None)
     if kind is None:
         raise UsageError(
             f"{name} is a {config.get('model_type', 'nameless')} model, whose family is not known",
-            fix="Name it with --family dino|msn|mae|dinov2 if its weights are one's of these.",
+            fix=f"Name it with --family {'|'.join(recognisable())} if its weights are one's of these.",
         )
     file = _fetched(repository, "model.safetensors", families()[kind].license, access)
     spec = inspect_file(file, access, memory, family=kind)
@@ -101,7 +99,9 @@ def _timm_repository(name: str, repository: str, config: dict[str, Any], access:
     license_ = str(pretrained.get("license") or "")
     file = _fetched(repository, "model.safetensors", license_, access)
     digest = memory.digest_of(file)
-    return BackboneSpec(name, "supervised", variant.architecture, "timm/1", digest, file=file, license=license_, preprocess=preprocess)
+    kind = family_of_registry("timm")
+    protocol = families()[kind].protocol
+    return BackboneSpec(name, kind, variant.architecture, protocol, digest, file=file, license=license_, preprocess=preprocess)
 
 
 def _config(repository: str, access: Access) -> dict[str, Any]:

@@ -1,4 +1,9 @@
-"""Matrix products with one operand that stays: laid out once for oneDNN's widest kernels where torch's own take narrower ones."""
+"""Matrix products on CPUs by oneDNN's kernels: as wide as the CPU allows on every maker's, and the same for every row of a block.
+
+BLAS libraries (MKL behind torch, OpenBLAS behind NumPy) take other kernels for a matrix's last rows, for few rows, and for memory that lies
+otherwise, so that the last digits of a row hang on its neighbours. oneDNN's kernels add a row's terms up in one order wherever it stands in
+a matrix of the same shape; so what must be a function of the row alone goes through them, a block of one shape at a time (`of_rows`).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,42 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ..cpu import is_amd_avx512
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+BLOCK_ROWS = 64  # of one product: few are soon done, and enough that the weight's way through memory does not count
+
+
+def of_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b (n, C) of x (n, D), weight (C, D), bias (C,), without gradients; a row's answer is a function of that row alone.
+
+    The same bits whatever the other rows are, how many, in which order and where in memory: on a CPU, in float32, with oneDNN in torch. In
+    float64, on a GPU and without oneDNN they are close only, to the rounding of D additions.
+    """
+    import torch
+
+    x, weight = x.detach(), weight.detach()
+    if x.device.type != "cpu":
+        return torch.nn.functional.linear(x, weight, bias)
+    if x.dtype == weight.dtype == torch.float32 and packing_works():
+        laid_out = packed(weight)
+        return in_blocks(lambda part: packed_product(part, laid_out, bias), x, BLOCK_ROWS)
+    return in_blocks(lambda part: torch.nn.functional.linear(part, weight, bias), x, BLOCK_ROWS)
+
+
+def in_blocks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
+    """`function` of rows (n, ...), always `size` of them at a time: the last block is filled up with its last row, whose answers are cut off."""
+    import torch
+
+    found = []
+    for part in rows.split(size):
+        n = len(part)
+        if n < size:  # all zeros where there is no row at all
+            filling = part[-1:].expand(size - n, *part.shape[1:]) if n else part.new_zeros(size, *part.shape[1:])
+            part = torch.cat([part, filling])
+        found.append(function(part.contiguous())[:n])
+    return torch.cat(found)
 
 
 class Products:
@@ -24,10 +61,16 @@ def _times(constant: Tensor) -> Callable[[Tensor], Tensor]:
     """A function from A to A constant^T."""
     import torch
 
-    if constant.device.type == "cpu" and constant.dtype == torch.float32 and is_amd_avx512() and packing_works():
-        weight = packed(constant)
+    if constant.device.type == "cpu" and constant.dtype == torch.float32 and packing_works():
+        weight = packed(constant)  # a copy: where NumPy's memory begins decides nothing, as it would in MKL
         return lambda a: packed_product(a, weight)
+    constant = aligned(constant)
     return lambda a: a @ constant.T
+
+
+def aligned(x: Tensor) -> Tensor:
+    """x, or where it does not begin at a border of 64 bytes, as NumPy's memory may, a copy that does: MKL's last digits hang on it."""
+    return x if x.device.type != "cpu" or x.data_ptr() % 64 == 0 else x.clone()
 
 
 # ---- torch's private operator

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import BUNDLED, OFFLINE, Architecture, Variant, families, find_variant, variants
+from ..backbones import BUNDLED, OFFLINE, Architecture, Variant, families, family_of_registry, find_variant, variants
 from ..errors import CheckpointError, Unobtainable, UsageError
-from ..runs import ANEW, RunFolder
+from ..preprocess import Preprocess
+from ..runs.folder import ANEW, RunFolder
 from .files import _checked_key, _digest, inspect_file
 from .spec import Access, BackboneSpec
 
@@ -38,7 +40,7 @@ def resolve(
     if name.startswith("timm:"):
         from .hub import timm_variant
 
-        family_name, variant = "supervised", timm_variant(name.removeprefix("timm:"), access)
+        family_name, variant = family_of_registry("timm"), timm_variant(name.removeprefix("timm:"), access)
     elif is_path(name):
         if Path(name).is_dir() and weights in (None, "random"):
             return _of_run(RunFolder(Path(name)), access, memory, untrained=weights == "random", seed=seed)
@@ -71,7 +73,7 @@ def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: 
         name=run.path.name or run.path.resolve().name,
         family=made["family"],
         architecture=Architecture(**made["architecture"]),
-        protocol=families()[made["family"]].protocol,
+        protocol=_protocol_of(run, made),
         weights_sha256="random" if untrained else _digest(file, memory, run.weights_sha256(), ANEW),
         file=None if untrained else file,
         seed=seed,
@@ -80,6 +82,25 @@ def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: 
         base=_base_of(run, made["base"], access, memory) if "base" in made and not untrained else None,
         tuned="file" in made and not untrained,
     )
+
+
+def _protocol_of(run: RunFolder, made: Mapping[str, Any]) -> str:
+    """The preset that a run's backbone is read by. Raises CheckpointError for a family that is not here and names none."""
+    if made["family"] in families():
+        return families()[made["family"]].protocol
+    if "protocol" not in made:
+        raise CheckpointError(
+            f"a backbone of the family {made['family']}, which is not known here",
+            file=run.path,
+            fix=f"Known are {', '.join(families())}; another version of fewvit, or a file that was added to it, knows more.",
+        )
+    return str(made["protocol"])
+
+
+def run_backbone(family: str, protocol: str, architecture: Architecture, preprocess: Preprocess) -> dict[str, Any]:
+    """What a run's manifest says of the backbone that it makes; `protocol` where its family is not there to tell. `resolve` reads it."""
+    named = {} if family in families() else {"protocol": protocol}
+    return {"family": family, **named, "architecture": dataclasses.asdict(architecture), "preprocess": preprocess.to_dict()}
 
 
 def origin_of(
@@ -126,7 +147,7 @@ def _located(place: str | None, run: RunFolder, access: Access) -> str | None:
     """Where a file is now; a name, `random` and None stay as they are."""
     if place is None or not os.path.isabs(place) or os.path.exists(place):
         return place
-    from ..checkpoints.downloads import find_weights
+    from ..checkpoints.finding import find_weights
 
     beside, known = run.path.resolve().parent / Path(place).name, find_weights(Path(place).name, access.cache_dir)
     if beside.exists() or known is not None:
@@ -168,7 +189,7 @@ def _of_variant(
 
 def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Path:
     """The variant's file: found, or downloaded once its licence is accepted."""
-    from ..checkpoints.downloads import obtain
+    from ..checkpoints.finding import obtain
 
     if variant.bundled:
         return BUNDLED / variant.bundled
@@ -190,4 +211,4 @@ def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Pa
         )
     except Unobtainable as error:
         hint = f"Without a network, `--backbone {OFFLINE}` works at once: a small ViT that comes with fewvit."
-        raise Unobtainable(error.what, file=error.file, fix=f"{error.fix}. {hint}" if error.fix else hint) from error
+        raise Unobtainable(error.what, file=error.file, fix=f"{error.fix.rstrip('.')}. {hint}" if error.fix else hint) from error

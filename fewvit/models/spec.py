@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..backbones import Architecture
+from ..backbones import Architecture, family_of
 
 BUNDLE_SCHEMA = "fewvit.bundle"  # the entry that a classifier bundle has in its header
 
@@ -37,10 +37,9 @@ class BackboneSpec:
     def is_random(self) -> bool:
         return self.weights_sha256 == "random"
 
-    @property
-    def is_mae(self) -> bool:
-        """Whether it is as MAE's pretraining leaves a backbone, which neighbours and linear classifiers do poorly with."""
-        return self.family == "mae" and not self.tuned
+    def advice(self, task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
+        """What its family tells a user before it is judged so, as in `Family.advice`; of a fine-tuned one there is nothing to tell."""
+        return None if self.tuned else family_of(self.family).advice(task, pool=pool, protocol=protocol, methods=methods)
 
     @property
     def fingerprint(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones import Architecture
+from ..backbones import Architecture, position_rule
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -236,27 +235,14 @@ class Backbone(nn.Module):
 
 
 def resize_positions(table: Tensor, architecture: Architecture, rows: int, columns: int) -> Tensor:
-    """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's part is untouched.
-
-    Sources: dino `interpolate_pos_encoding`, dinov2 the same with offset or antialias, msn (one square factor), mae `interpolate_pos_embed`.
-    The scale factor, not the size, is passed where the official code does: torch samples at other coordinates then.
-    """
-    rule, grid, cells = architecture.positions, architecture.grid, rows * columns
-    same_count = cells == grid * grid
-    if same_count and (rule == "msn" or rows == columns):  # MSN looks at the number of tokens only
+    """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's part is untouched."""
+    rule, grid = position_rule(architecture.positions), architecture.grid
+    if rule.serves(grid, rows, columns):
         return table
-    grid_table = table[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2).float()
-    if rule == "dino":
-        resized = F.interpolate(
-            grid_table, scale_factor=((rows + 0.1) / math.sqrt(grid * grid), (columns + 0.1) / math.sqrt(grid * grid)), mode="bicubic"
-        )
-    elif rule == "msn":
-        resized = F.interpolate(grid_table, scale_factor=math.sqrt(cells / (grid * grid)), mode="bicubic")
-    else:
-        resized = F.interpolate(grid_table, size=(rows, columns), mode="bicubic", antialias=rule == "antialias")
+    resized = rule.resized(table[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2).float(), rows, columns)
     if resized.shape[-2:] != (rows, columns):
         raise UsageError(
-            f"the {rule} position rule gives {tuple(resized.shape[-2:])} patches where {rows}x{columns} are needed; choose another --img-size"
+            f"the {architecture.positions} position rule gives {tuple(resized.shape[-2:])} patches where {rows}x{columns} are needed; choose another --img-size"
         )
     return torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 

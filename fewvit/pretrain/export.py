@@ -8,10 +8,8 @@ from typing import Any
 
 from ..errors import DataError, printable
 from ..files import replacing
-from ..plugins import find
-from ..recipes import find_recipe
-from ..runs import RunFolder
-from ..training.recipe import Recipe
+from ..methods import Method, find_method
+from ..runs.folder import RunFolder
 
 
 def export_official(run: Path, file: Path) -> dict[str, Any]:
@@ -37,7 +35,8 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
         raise DataError(
             "no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled."
         )
-    task = find("methods", begun["what"]["method"])(_recipe_from(begun["what"]))
+    recipe = _recipe_from(begun["what"])
+    task = recipe.task()
     task.load_state_dict(
         {name.removeprefix("task."): tensor for name, tensor in newest.tensors().items() if name.startswith("task.")}
     )
@@ -46,14 +45,14 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
         torch.save(tree, handle)
     return {
         "backbone": run.name,
-        "family": task.family,
+        "family": recipe.family,
         "file": str(file),
         "step": newest.step,
         "keys": ", ".join(tree),
     }
 
 
-def _recipe_from(what: Mapping[str, Any]) -> Recipe:
+def _recipe_from(what: Mapping[str, Any]) -> Method:
     """The recipe in what a run's manifest says of it."""
     from ..backbones import Architecture
     from ..views.view import View
@@ -61,8 +60,7 @@ def _recipe_from(what: Mapping[str, Any]) -> Recipe:
     fields: dict[str, Any] = {name: _tupled(value) for name, value in what["recipe"].items()}
     views = tuple(View(**{name: _tupled(value) for name, value in view.items()}) for view in fields.pop("views"))
     architecture = Architecture(**fields.pop("architecture"))
-    recipe: Recipe = find_recipe(what["method"])(**fields, architecture=architecture, views=views)
-    return recipe
+    return find_method(what["method"])(**fields, architecture=architecture, views=views)
 
 
 def _tupled(value: Any) -> Any:  # of every type that JSON has

@@ -12,7 +12,8 @@ import numpy as np
 from .. import images as pixels_of
 from ..datasets import Dataset, select
 from ..errors import BadImages, DataError
-from ..images import BadImage, Preprocess
+from ..images import BadImage
+from ..preprocess import Preprocess
 from ..seeds import generator
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones import Architecture
+from ..backbones import Architecture, Protocol, family_of
 from ..datasets import Dataset
 from ..errors import CheckpointError, UnknownName, counted
 from ..extraction.protocols import find_protocol
-from ..images import Preprocess
+from ..methods import Method, find_method
 from ..models.spec import BackboneSpec
-from ..recipes import find_recipe
-from ..requests import (
+from ..preprocess import Preprocess
+from ..runs.request import (
     NetworkChanges,
     NetworkEffort,
     recipe_changes,
@@ -50,12 +50,12 @@ class PretrainingEffort(NetworkEffort):
     tensorboard: bool = False
 
 
-def recipe_of(request: PretrainingRequest) -> Recipe:
+def recipe_of(request: PretrainingRequest) -> Method:
     """The preset's recipe under the choices made. Raises UnknownName, UsageError."""
-    presets = find_recipe(request.method).presets
+    presets = find_method(request.method).presets
     if request.preset not in presets:
         raise UnknownName("preset", request.preset, presets)
-    recipe: Recipe = presets[request.preset]
+    recipe: Method = presets[request.preset]
     kind = type(recipe)
     options = [name for name, hint in typing.get_type_hints(kind).items() if _is_plain(hint)]
     changes = recipe_changes(request, kind, options, request.method, "method", ("epochs", "batch_size", "precision"))
@@ -87,10 +87,15 @@ def _is_plain(kind: object) -> bool:
     return all(one in (int, float, str, bool, type(None)) for one in wanted)
 
 
-def evaluation_transform(family: str, recipe: Recipe) -> Preprocess:
+def protocol_for(method: Method) -> Protocol:
+    """What its encoder is read by: the method's own protocol, else its family's."""
+    return method.protocol or find_protocol(family_of(method.family).protocol)
+
+
+def evaluation_transform(recipe: Method) -> Preprocess:
     """How images are shown to the encoder afterwards: the protocol's way, whole ones at the sizes of small recipes."""
     size = _largest_crop(recipe)
-    protocol = find_protocol(f"{family}/1").preprocess
+    protocol = protocol_for(recipe).preprocess
     return protocol if size >= 160 else dataclasses.replace(protocol, cover=(size, size), crop=(size, size))
 
 
@@ -154,7 +159,7 @@ def _fitting_preset(request: PretrainingRequest, crop: int, side: int) -> str | 
 
     None where they fill `crop`, the crop there is, or no preset has a smaller one.
     """
-    crops = {name: _largest_crop(recipe) for name, recipe in find_recipe(request.method).presets.items()}
+    crops = {name: _largest_crop(recipe) for name, recipe in find_method(request.method).presets.items()}
     smaller = [one for one in crops.values() if one < crop]
     if side >= crop or not smaller:
         return None

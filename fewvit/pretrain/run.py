@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..datasets import Dataset, Listing
+from ..datasets import Dataset, Listing, open_dataset
 from ..digests import DigestMemory
 from ..errors import BadImages, MissingExtra
-from ..extraction.protocols import find_protocol
 from ..extraction.work import allowed_bad
 from ..files import replacing, sha256_of
-from ..images import Preprocess
+from ..methods import Method
 from ..models.build import build
-from ..models.resolve import resolve
+from ..models.resolve import resolve, run_backbone
 from ..models.spec import Access, BackboneSpec
-from ..plugins import find
-from ..requests import Audience, require_precision_on
+from ..preprocess import Preprocess
 from ..results import Result, manifest
-from ..runs import ENCODER, RunFolder
+from ..runs.folder import ENCODER, RunFolder
+from ..runs.request import Audience, require_precision_on
 from ..seeds import seed_of
-from ..sources import open_dataset, told
+from ..sources import announce
 from .monitor_images import (
     labelled_monitor_images,
     require_different_images,
@@ -37,6 +36,7 @@ from .request import (
     continued_architecture,
     evaluation_transform,
     identity,
+    protocol_for,
     recipe_of,
     warn_of_few_images,
     warn_of_small_images,
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from ..training.loop import Trained
-    from ..training.recipe import Recipe
+
+_SHOWN = 8  # of the monitor's images in a method's figures
 
 
 def run_pretrain(
@@ -69,18 +70,13 @@ def run_pretrain(
     recipe = recipe_of(request)
     allowed_bad(request.max_bad, 1)
     folder = RunFolder(out)
-    dataset = told(open_dataset(request.data, listing), audience.say)
+    dataset = announce(open_dataset(request.data, listing), audience.say)
     monitor = open_dataset(request.monitor, listing) if request.monitor else None
     spec = resolve(request.init, access, memory) if request.init else None
     if spec is not None:
         recipe = dataclasses.replace(recipe, architecture=continued_architecture(spec, recipe.architecture))
-    family = find("methods", request.method).family
-    preprocess = evaluation_transform(family, recipe)
-    made = {
-        "family": family,
-        "architecture": dataclasses.asdict(recipe.architecture),
-        "preprocess": preprocess.to_dict(),
-    }
+    preprocess = evaluation_transform(recipe)
+    made = run_backbone(recipe.family, protocol_for(recipe).name, recipe.architecture, preprocess)
     with together(resolve_device(effort.device)) as device:
         require_precision_on(recipe.precision, device)
         what = identity(request, recipe, dataset, monitor, spec)
@@ -105,7 +101,7 @@ class _Pretraining:
     def __init__(
         self,
         request: PretrainingRequest,
-        recipe: Recipe,
+        recipe: Method,
         effort: PretrainingEffort,
         folder: RunFolder,
         dataset: Dataset,
@@ -129,7 +125,7 @@ class _Pretraining:
         require_different_images(dataset, self.images.rows)
         self.order = Order(len(self.images), recipe.batch_size, recipe.epochs, request.seed)
         torch.manual_seed(seed_of(request.seed, "weights"))
-        self.task = find("methods", request.method)(recipe)
+        self.task = recipe.task()
         if spec is not None:
             self.task.start_from(_trunk_of(spec))
         self.monitor_images = (
@@ -189,29 +185,25 @@ class _Pretraining:
         from ..models.vit import Readout
         from .monitor import evaluate_features, features_of
 
-        protocol = find_protocol(f"{self.task.family}/1")
-        readout = Readout("mean" if self.task.family == "mae" else protocol.pool, protocol.layers, protocol.norm)
+        protocol = protocol_for(self.recipe)
+        readout = Readout(self.recipe.pool or protocol.pool, protocol.layers, protocol.norm)
         self.monitored = evaluate_features(
             features_of(self.task.encoder(), self.monitor_images.pixels, readout, self.device), self.monitor_images
         )
-        self._picture(epochs)
+        if self.recipe.figures:
+            self._draw_figures(epochs)
         return self.monitored
 
-    def _picture(self, epochs: int) -> None:
-        """What MAE makes of eight of the monitor's images: as they are, what it sees, what it draws."""
-        if not hasattr(self.task, "pictures"):
-            return
-        import torch
+    def _draw_figures(self, epochs: int) -> None:
+        """What the method shows of eight of the monitor's images, a row below the other."""
         from PIL import Image
 
-        from ..views.draws import uniforms
         from ..views.evaluation_images import normalised
 
-        images = normalised(self.monitor_images.pixels[:8], self.device)
-        cells = self.recipe.architecture.grid**2
-        noise = torch.from_numpy(uniforms(self.request.seed, 0, np.arange(len(images)), "shown", cells)).to(self.device)
-        rows = [np.concatenate(list(pictures), axis=1) for pictures in self.task.pictures(images, noise).values()]
-        with replacing(self.folder.path / "reconstructions" / f"epoch-{epochs:04d}.png") as handle:
+        images = normalised(self.monitor_images.pixels[:_SHOWN], self.device)
+        figures = self.task.figures(images, self.request.seed)  # type: ignore[attr-defined]
+        rows = [np.concatenate(list(shown), axis=1) for shown in figures.values()]
+        with replacing(self.folder.path / self.recipe.figures / f"epoch-{epochs:04d}.png") as handle:
             Image.fromarray(np.concatenate(rows)).save(handle, "PNG")
 
     def _logged(self, step: int, facts: Mapping[str, float]) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..cpu import keep_freed_memory
 from ..errors import NumericalError
-from ..requests import require_precision_on
-from ..runs import RunFolder
+from ..runs.folder import RunFolder
+from ..runs.request import require_precision_on
 from ..seeds import seed_of
 from .batches import Batches, Fetched
 from .distributed import rank, world_size
@@ -104,7 +104,7 @@ def train(
         return trained
     opened = contextlib.closing(Log(folder.log, start)) if first and folder is not None else contextlib.nullcontext()
     with opened as log, Stopping() as stopping, ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(batches.read, run.own(min(start, order.total - 1)))
+        ahead = reader.submit(batches.read, run.own(start))
         for index in range(start, order.total):
             own, fetched = run.own(index), ahead.result()
             if index + 1 < order.total:
@@ -177,7 +177,7 @@ class Run:
             if how.compile and isinstance(part, nn.ModuleList):
                 for block in part:
                     block.compile()
-        self.model = module
+        self.model: Any = module  # or what brings its gradients together
         if world_size() > 1:
             self.model = nn.parallel.DistributedDataParallel(
                 module, device_ids=[how.device] if how.device.startswith("cuda") else None, broadcast_buffers=False
@@ -224,8 +224,7 @@ class Run:
         try:
             for part in range(parts):
                 last = part == parts - 1
-                ddp = self.model if isinstance(self.model, nn.parallel.DistributedDataParallel) and not last else None
-                alone = ddp.no_sync() if ddp is not None else contextlib.nullcontext()
+                alone = contextlib.nullcontext() if last or self.model is self.task else self.model.no_sync()
                 with alone:
                     with self.context():
                         loss, facts = self.model(_part(inputs, part, parts), share(own, part, parts))

@@ -3,6 +3,10 @@
 Linear layers take oneDNN's kernels where torch's own fp32 products are slow (on AMD CPUs MKL takes its AVX2 path): the
 same fp32 sums in another order, forward and both gradients. Attention over few tokens writes its matrix out: torch's
 fused kernel goes back through it at a third of the speed in bf16.
+
+Where nothing is learnt, the linear layers are oneDNN's on every maker's CPU: what a network says of an image must not
+hang on the images beside it (see `products`). Gradients are sums over a batch, whose last digits are those of the CPU
+and of its number of threads.
 """
 
 from __future__ import annotations
@@ -20,11 +24,11 @@ from ..cpu import is_amd_avx512
 
 
 def speed_up(module: nn.Module) -> int:
-    """Let every linear layer of `module` take oneDNN's kernels, if that wins on this CPU; how many do.
+    """Let every linear layer of `module` take oneDNN's kernels, where `linear` does; how many may.
 
     Parameters and names stay.
     """
-    if not (is_amd_avx512() and onednn_linear_works()):
+    if not onednn_linear_works():
         return 0
     layers = [part for part in module.modules() if type(part) is nn.Linear]
     for layer in layers:
@@ -33,7 +37,7 @@ def speed_up(module: nn.Module) -> int:
 
 
 class FastLinear(nn.Linear):
-    """`nn.Linear` whose fp32 products on a CPU are oneDNN's."""
+    """`nn.Linear` whose fp32 products on a CPU are those of `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) times the weight (C, D) transposed, plus the bias (C,)."""
@@ -43,17 +47,15 @@ class FastLinear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) times weight (C, D) transposed, plus bias (C,).
 
-    Torch's own under autocast, on GPUs and in other types.
+    By oneDNN where that is faster, and where no gradient is wanted; by torch's own kernels under autocast, on GPUs and
+    in other types.
     """
     plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
-    if (
-        not plain
-        or torch.is_autocast_enabled("cpu")
-        or x.numel() == 0
-        or not (is_amd_avx512() and onednn_linear_works())
-    ):
+    if not plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not onednn_linear_works():
         return F.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias)
+    if not torch.is_grad_enabled():
+        return _times(x, weight, bias)
+    return _Linear.apply(x, weight, bias) if is_amd_avx512() else F.linear(x, weight, bias)
 
 
 class _Linear(torch.autograd.Function):

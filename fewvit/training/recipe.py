@@ -1,13 +1,15 @@
-"""What a training run goes by (`Recipe`) and where it stands (`Step`). No torch."""
+"""What a training run goes by (`Recipe`) and where it stands (`Step`). No torch and no NumPy at import."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..backbones import Architecture
 from ..views.view import View
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)

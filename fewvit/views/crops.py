@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images import IMAGENET_MEAN, IMAGENET_STD
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from . import colours
 from .draws import uniforms
 from .resample import as_canvas, resized_by_matmul, resized_one_by_one

@@ -10,7 +10,8 @@ import numpy as np
 from ..cpu import cores
 from ..datasets import Dataset
 from ..errors import DataError
-from ..images import IMAGENET_MEAN, IMAGENET_STD, BadImage, Preprocess, decode
+from ..images import BadImage, decode
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor

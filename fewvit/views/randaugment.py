@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..images import IMAGENET_MEAN, IMAGENET_STD
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .draws import uniforms
 
 if TYPE_CHECKING:
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 _LAYERS, _PROBABILITY, _DEVIATION, _MOST = 2, 0.5, 0.5, 10.0  # changes of an image; of each; of the magnitude; its end
 _FILL = tuple(min(255, round(255 * value)) for value in IMAGENET_MEAN)  # of what comes in from outside
-# name in timm -> whether its sign is drawn, and its argument at a level from 0 to 1 and a sign; None: it takes none
-_CHANGES: dict[str, tuple[bool, Callable[[float, float], float] | None]] = {
-    "auto_contrast": (False, None),
-    "equalize": (False, None),
-    "invert": (False, None),
-    "rotate": (True, lambda level, sign: sign * 30.0 * level),  # degrees
+# name in timm -> its argument at a level from 0 to 1 and a sign, which some have no use for; None: it takes none
+_CHANGES: dict[str, Callable[[float, float], float] | None] = {
+    "auto_contrast": None,
+    "equalize": None,
+    "invert": None,
+    "rotate": lambda level, sign: sign * 30.0 * level,  # degrees
     # bits that are left; Pillow no longer takes 0, a black image
-    "posterize": (False, lambda level, sign: max(1, 4 - int(level * 4))),
-    "solarize": (False, lambda level, sign: 256 - min(256, int(level * 256))),  # values from here on are inverted
-    "solarize_add": (False, lambda level, sign: min(128, int(level * 110))),  # to values below 128
-    "color": (True, lambda level, sign: max(0.1, 1 + sign * 0.9 * level)),
-    "contrast": (True, lambda level, sign: max(0.1, 1 + sign * 0.9 * level)),
-    "brightness": (True, lambda level, sign: max(0.1, 1 + sign * 0.9 * level)),
-    "sharpness": (True, lambda level, sign: max(0.1, 1 + sign * 0.9 * level)),
-    "shear_x": (True, lambda level, sign: sign * 0.3 * level),
-    "shear_y": (True, lambda level, sign: sign * 0.3 * level),
-    "translate_x_rel": (True, lambda level, sign: sign * 0.45 * level),  # of the width
-    "translate_y_rel": (True, lambda level, sign: sign * 0.45 * level),
+    "posterize": lambda level, sign: max(1, 4 - int(level * 4)),
+    "solarize": lambda level, sign: 256 - min(256, int(level * 256)),  # values from here on are inverted
+    "solarize_add": lambda level, sign: min(128, int(level * 110)),  # to values below 128
+    "color": lambda level, sign: max(0.1, 1 + sign * 0.9 * level),
+    "contrast": lambda level, sign: max(0.1, 1 + sign * 0.9 * level),
+    "brightness": lambda level, sign: max(0.1, 1 + sign * 0.9 * level),
+    "sharpness": lambda level, sign: max(0.1, 1 + sign * 0.9 * level),
+    "shear_x": lambda level, sign: sign * 0.3 * level,
+    "shear_y": lambda level, sign: sign * 0.3 * level,
+    "translate_x_rel": lambda level, sign: sign * 0.45 * level,  # of the width
+    "translate_y_rel": lambda level, sign: sign * 0.45 * level,
 }
 _NAMES = tuple(_CHANGES)
 _MOVING = ("rotate", "shear_x", "shear_y", "translate_x_rel", "translate_y_rel")
@@ -70,7 +70,7 @@ def draw_changes(magnitude: float, *, seed: int, epoch: int, rows: np.ndarray) -
 
 
 def _change(name: str, level: float, sign: float) -> Change:
-    argument = _CHANGES[name][1]
+    argument = _CHANGES[name]
     return Change(name, None if argument is None else argument(level, sign))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import socket
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,16 +195,24 @@ def test_the_number_of_skipped_pictures_stands_in_every_row_and_in_the_table(few
 
 
 def test_rows_of_several_backbones_have_the_same_columns_even_if_one_skipped_nothing(monkeypatch):
+    from fewvit.digests import DigestMemory
     from fewvit.evaluate import inputs
     from fewvit.evaluate.inputs import Backbones, FeatureReader, Inputs, measured
-    from fewvit.extraction.pipeline import FeatureOptions
-    from fewvit.extraction.work import Work
+    from fewvit.extraction.pipeline import FeatureOptions, settle
+    from fewvit.extraction.work import Report, Work
+    from fewvit.models.resolve import resolve
     from fewvit.models.spec import Access
+    from fewvit.sources import FeatureSource, Sources
+
+    def inputs_of(name: str, seconds: float, skipped: list[dict[str, str]]) -> Inputs:
+        spec = dataclasses.replace(resolve("dino_vits16", Access(Path()), DigestMemory(), weights="random"), name=name)
+        report = Report(skipped=skipped)
+        made = FeatureSet(np.zeros((3, 5), np.float32), np.zeros(3, np.int64), ["a", "b", "c"], ["x"], report=report)
+        return Inputs(Sources(FeatureSource("x.npz", made)), settle(spec, FeatureOptions()), made, None, seconds)
 
     names = ["one", "two"]
-    set_ = FeatureSet(np.zeros((3, 5), np.float32), np.zeros(3, np.int64), ["a", "b", "c"], ["x"])
     reader = FeatureReader(Backbones(names, Access(None)), FeatureOptions(), None, Work())
-    sets = [Inputs(name, set_, None, None, {"seconds": {"extract": 3}}, [{"id": "d"}] * i) for i, name in enumerate(names)]
+    sets = [inputs_of(name, seconds=3.0, skipped=[{"id": "d"}] * i) for i, name in enumerate(names)]
     told = []
     rows, run = measured(reader, iter(sets), lambda i, name: ([{"value": 7}], {"seconds": {"fit": 2}, "note": i.backbone}), told.append, 11)
     assert [(row["backbone"], row["value"], row["skipped"]) for row in rows] == [("one", 7, 0), ("two", 7, 1)]
@@ -414,7 +424,7 @@ def test_without_a_cache_nothing_is_kept_of_what_is_stopped_and_it_says_so(fewvi
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fewvit.evaluate.inputs.open_pair", stop)
+    monkeypatch.setattr("fewvit.evaluate.inputs.open_sources", stop)
     for words, said in (([], "what was done is kept"), (["--no-cache"], "nothing was kept")):
         code, _, err = fewvit("knn", "--weights", "random", "--data", images, *words)
         assert (code, said in err) == (130, True), err

@@ -150,12 +150,12 @@ def test_omniglot_s_runs_are_read_from_pictures_and_from_their_features(fewvit, 
 
 
 def test_runs_that_name_other_pictures_are_refused_before_any_is_read(fewvit, tmp_path, monkeypatch):
-    from fewvit.evaluate import inputs
+    from fewvit import sources
 
     def never(*words, **more):
         raise AssertionError("images were extracted before the runs were looked at")
 
-    monkeypatch.setattr(inputs, "extract", never)
+    monkeypatch.setattr(sources, "extract", never)
     folder_of(tmp_path / "runs/run01/training", {"class": 2})
     (tmp_path / "runs/run01/class_labels.txt").write_text("run01/test/item01.png run01/training/class01.png\n")
     code, out, err = fewvit("-m", tiny_weights(tmp_path / "tiny.pth"), "--omniglot-runs", tmp_path / "runs")

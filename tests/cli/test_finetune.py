@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file, save
 
 from fewvit.calibration import stratified_folds
+from fewvit.datasets import open_dataset
 from fewvit.digests import DigestMemory
 from fewvit.models.build import build
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
 from fewvit.models.vit import Readout
-from fewvit.runs import RunFolder
-from fewvit.sources import open_dataset
+from fewvit.runs.folder import RunFolder
 from fewvit.splits import n_per_class
 
 from pictures import folder_of, tiny_weights

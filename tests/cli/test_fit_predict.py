@@ -146,6 +146,31 @@ def test_a_label_is_unknown_exactly_below_the_threshold_given_or_stored(bundle, 
     assert {image: row["label"] for image, row in predicted(stored, images / "test").items()} == wanted
 
 
+def test_a_confidence_exactly_at_the_threshold_is_neither_called_nor_counted_as_unknown(fewvit, tmp_path):
+    train = features_file(tmp_path / "train.npz", [0, 1] * 7, ["x", "y"])
+    assert fewvit("fit", "--data", train, "--classifier", "centroid", "--out", tmp_path / "b.fewvit")[0] == 0
+    test = features_file(tmp_path / "test.npz", [0, 1, 0, 1, 1], ["x", "y"], seed=1)
+    ask = lambda threshold: json.loads(  # noqa: E731
+        fewvit("predict", tmp_path / "b.fewvit", test, "--threshold", threshold, "--format", "json")[1]
+    )
+    confidences = sorted(row["confidence"] for row in ask(0)["rows"])
+    assert len(set(confidences)) == 5
+    for below, edge in enumerate(confidences):
+        found = ask(edge)
+        assert found["run"]["unknown"] == below
+        assert [row["label"] == "unknown" for row in found["rows"]].count(True) == below
+
+
+def test_how_many_images_are_predicted_at_a_time_changes_nothing(fewvit, predicted, tmp_path, monkeypatch):
+    train = features_file(tmp_path / "train.npz", [0, 1] * 7, ["x", "y"])
+    assert fewvit("fit", "--data", train, "--classifier", "centroid", "--out", tmp_path / "b.fewvit")[0] == 0
+    test = features_file(tmp_path / "test.npz", [0, 1, 0, 1, 1, 0, 0], ["x", "y"], seed=1)
+    whole = predicted(tmp_path / "b.fewvit", test)
+    monkeypatch.setattr("fewvit.bundles.predict._BLOCK", 3)
+    assert predicted(tmp_path / "b.fewvit", test) == whole
+    assert len(whole) == 7
+
+
 def test_predict_makes_features_as_fit_did_without_being_told(fewvit, predicted, images, tmp_path):
     how = ("--weights", "random", "--seed", "7", "--img-size", "32x48", "--pool", "cls+mean", "--layers", "2", "--decode", "pil")
     path = tmp_path / "b.fewvit"
@@ -378,7 +403,7 @@ def test_of_two_additions_at_once_the_second_is_told_and_loses_nothing(bundle, f
 
 
 def test_a_backbone_that_is_not_the_bundle_s_is_told_before_its_weights_are_fetched(bundle, fewvit, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("fewvit.checkpoints.downloads.obtain", lambda *_, **__: pytest.fail("weights were fetched"))
+    monkeypatch.setattr("fewvit.checkpoints.finding.obtain", lambda *_, **__: pytest.fail("weights were fetched"))
     path = bundle("--classifier", "centroid")
     more = ("fit", "--add", "--data", images / "more", "--out", path)
     assert_refused(fewvit, path, 4, *more, "-m", "dino_vitb16", named="another backbone than dino_vitb16")

@@ -177,12 +177,12 @@ def test_a_folder_and_its_features_give_the_same_logistic_rows(fewvit, tmp_path)
 
 @pytest.fixture
 def no_extraction(monkeypatch):
-    from fewvit.evaluate import inputs
+    from fewvit import sources
 
     def never(*words, **more):
         raise AssertionError("images were extracted before the cheap checks")
 
-    monkeypatch.setattr(inputs, "extract", never)
+    monkeypatch.setattr(sources, "extract", never)
 
 
 def test_names_numbers_and_fingerprints_are_checked_before_the_images_are_read(fewvit, tmp_path, no_extraction):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fewvit.plugins import find
-from fewvit.runs import RunFolder
+from fewvit.runs.folder import RunFolder
 
 from pictures import folder_of, jpeg
 
@@ -26,11 +26,9 @@ def smallest(monkeypatch, tmp_path):
     monkeypatch.setenv("FEWVIT_CACHE_DIR", str(tmp_path / "cache"))
     for method in ("dino", "msn", "mae"):
         kind = find("methods", method)
-        small = kind.Recipe.presets["small/32"]
+        small = kind.presets["small/32"]
         architecture = dataclasses.replace(small.architecture, width=64, depth=2, heads=1)
-        monkeypatch.setattr(
-            kind.Recipe, "presets", {**kind.Recipe.presets, "test/tiny": dataclasses.replace(small, architecture=architecture)}
-        )
+        monkeypatch.setattr(kind, "presets", {**kind.presets, "test/tiny": dataclasses.replace(small, architecture=architecture)})
 
 
 def pretrain(fewvit, method, images, out, *more):
@@ -149,9 +147,9 @@ def test_a_wrong_argument_has_its_exit_code_and_says_what_to_do(fewvit, images, 
 
 @pytest.mark.parametrize("method", ["dino", "msn", "mae"])
 def test_every_preset_is_within_the_bounds_of_set(method):
-    from fewvit.requests import require_sensible
+    from fewvit.runs.request import require_sensible
 
-    for recipe in find("methods", method).Recipe.presets.values():
+    for recipe in find("methods", method).presets.values():
         require_sensible(vars(recipe))
 
 
@@ -236,7 +234,7 @@ def of_sizes(root, sizes):
 @pytest.fixture
 def crops_of_64(monkeypatch):
     """The smallest recipe with larger crops; tiny ones of 32 pixels are there too."""
-    kind = find("methods", "mae").Recipe
+    kind = find("methods", "mae")
     tiny, view = kind.presets["test/tiny"], kind.presets["small/64"].views[0]
     larger = dataclasses.replace(tiny, architecture=dataclasses.replace(tiny.architecture, grid=16), views=(view,))
     monkeypatch.setattr(kind, "presets", {**kind.presets, "test/64": larger})

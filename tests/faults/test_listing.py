@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fewvit.datasets import Listing
+from fewvit.datasets import Listing, open_dataset
 from fewvit.datasets import _listing as listing
 from fewvit.errors import DataError
-from fewvit.sources import open_dataset
 
 NEAR, FOLLOW = Listing(), Listing(follow_links=True)
 

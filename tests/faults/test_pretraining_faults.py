@@ -24,11 +24,11 @@ from fewvit.plugins import find
 from fewvit_cli.main import run
 if len(sys.argv) > 2:
     kind = find("methods", sys.argv[2])
-    small = kind.Recipe.presets["small/32"]
+    small = kind.presets["small/32"]
     changes = {"architecture": dataclasses.replace(small.architecture, width=64, depth=2, heads=1), "drop_path": 0.2}
     if sys.argv[2] == "dino":
         changes |= {"outputs": 64, "hidden": 32, "bottleneck": 16}
-    kind.Recipe.presets = {**kind.Recipe.presets, "test/tiny": dataclasses.replace(small, **changes)}
+    kind.presets = {**kind.presets, "test/tiny": dataclasses.replace(small, **changes)}
 """
 RUN = TINY + "code = run(sys.argv[1:]); sys.stdout.flush(); sys.exit(code)"
 # the process dies while the tensors of the second checkpoint are being written

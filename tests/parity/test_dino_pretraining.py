@@ -13,11 +13,12 @@ from torch import Tensor
 
 from fewvit.backbones import Architecture
 from fewvit.checkpoints.reading import read_checkpoint
+from fewvit.methods._dino_task import DinoTask
 from fewvit.methods.dino import Dino
 from fewvit.training.recipe import Step
 from fewvit.views.view import View
 
-TOY = Dino.Recipe(
+TOY = Dino(
     architecture=Architecture(64, 2, 1, 16),
     views=(View(224, (0.25, 1.0), count=2), View(96, (0.05, 0.25), count=4)),
     epochs=6,
@@ -62,9 +63,9 @@ def stored(parity) -> dict:
 
 
 @pytest.fixture
-def method(stored) -> Dino:
+def method(stored) -> DinoTask:
     """The method as the official checkpoint left it."""
-    found = Dino(TOY)
+    found = DinoTask(TOY)
     found.student.load_state_dict({name.removeprefix("module."): value for name, value in stored["student"].items()})
     found.teacher.load_state_dict(stored["teacher"])
     found.center.copy_(stored["dino_loss"]["center"])
@@ -80,10 +81,10 @@ def test_student_and_teacher_give_the_official_logits_for_crops_of_two_sizes(par
 # ---- the loss over three calls
 
 
-def losing(outputs: int) -> Dino:
+def losing(outputs: int) -> DinoTask:
     """A method whose networks are not used, with the temperatures of the stored calls."""
     small = replace(TOY, architecture=Architecture(64, 1, 1, 16), outputs=outputs, hidden=8, bottleneck=4)
-    return Dino(replace(small, epochs=10, warmup_teacher_temperature_epochs=3))
+    return DinoTask(replace(small, epochs=10, warmup_teacher_temperature_epochs=3))
 
 
 def test_three_calls_give_the_official_losses_gradients_temperatures_and_centres(parity):
@@ -110,7 +111,7 @@ def test_three_calls_give_the_official_losses_gradients_temperatures_and_centres
 # ---- two steps of training
 
 
-def resumed(method: Dino, stored: dict, fused: bool) -> torch.optim.AdamW:
+def resumed(method: DinoTask, stored: dict, fused: bool) -> torch.optim.AdamW:
     """The checkpoint's optimizer; the order of parameters is its only key to them."""
     groups = [{key: value for key, value in group.items() if key != "names"} for group in method.groups()]
     optimizer = torch.optim.AdamW(groups, lr=0.0, fused=fused)
@@ -120,7 +121,7 @@ def resumed(method: Dino, stored: dict, fused: bool) -> torch.optim.AdamW:
     return optimizer
 
 
-def train(method: Dino, optimizer: torch.optim.Optimizer, batches: list[list[Tensor]], first: int) -> list[float]:
+def train(method: DinoTask, optimizer: torch.optim.Optimizer, batches: list[list[Tensor]], first: int) -> list[float]:
     """The losses of one step per batch, in the order of the official loop."""
     losses = []
     for index, views in enumerate(batches, start=first):

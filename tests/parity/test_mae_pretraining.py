@@ -14,11 +14,12 @@ import torch
 
 from fewvit.backbones import Architecture
 from fewvit.checkpoints.reading import read_checkpoint
-from fewvit.methods.mae import Mae, patchify, random_masking, sincos_positions
+from fewvit.methods._mae_task import MaeTask, patchify, random_masking, sincos_positions
+from fewvit.methods.mae import Mae
 from fewvit.training.recipe import Step
 from fewvit.views.view import View
 
-RECIPE = Mae.Recipe(  # of mae_full.pth and the run that goes on from it
+RECIPE = Mae(  # of mae_full.pth and the run that goes on from it
     architecture=Architecture(64, 2, 1, 16, grid=4, positions="mae"),
     views=(View(64, (0.2, 1.0)),),
     epochs=4,
@@ -38,8 +39,8 @@ def stored(parity) -> Mapping[str, Any]:
     return read_checkpoint(parity.folder / "mae_full.pth")
 
 
-def resumed(stored: Mapping[str, Any], **changes: Any) -> Mae:
-    method = Mae(dataclasses.replace(RECIPE, **changes))
+def resumed(stored: Mapping[str, Any], **changes: Any) -> MaeTask:
+    method = MaeTask(dataclasses.replace(RECIPE, **changes))
     method.start_from_official(stored)
     return method.train()
 
@@ -87,19 +88,19 @@ def test_position_tables_are_the_official_ones(parity, width, grid, class_token)
 
 
 def test_a_new_model_starts_with_the_official_tables_in_encoder_and_decoder(parity):
-    method = Mae(RECIPE)
+    method = MaeTask(RECIPE)
     for width, table in ((64, method.trunk.pos_embed), (32, method.decoder_pos_embed)):
         np.testing.assert_allclose(table[0].numpy(), parity.arrays("losses.npz")[f"mae/sincos/D{width}_grid4_cls1"], rtol=0, atol=1e-7)
 
 
 def test_groups_hold_the_official_names(parity):
     official = json.loads((parity.folder / "param_groups.json").read_text())["mae/pretrain_add_weight_decay"]
-    groups = {group["decays"]: sorted(group["names"]) for group in Mae(RECIPE).groups()}
+    groups = {group["decays"]: sorted(group["names"]) for group in MaeTask(RECIPE).groups()}
     assert groups == {True: sorted(official["decay"]), False: sorted(official["no_decay"])}
 
 
 def test_the_schedule_is_the_official_one_at_every_quarter_of_an_epoch(parity):
-    method = Mae(dataclasses.replace(RECIPE, epochs=400, warmup_epochs=40, lr=2.4e-3))
+    method = MaeTask(dataclasses.replace(RECIPE, epochs=400, warmup_epochs=40, lr=2.4e-3))
     rates = [method.schedule(Step(i, 4, 400, 0, np.arange(2)))["lr"] for i in range(1600)]
     parity.check("schedules.npz", "mae/lr/pretrain", np.array(rates))
 

@@ -15,12 +15,13 @@ import torch
 
 from fewvit.backbones import Architecture
 from fewvit.checkpoints.reading import read_checkpoint
-from fewvit.methods.msn import Msn, balanced, log_assignments, loss_parts, sharpened
+from fewvit.methods._msn_task import MsnTask, balanced, log_assignments, loss_parts, sharpened
+from fewvit.methods.msn import Msn
 from fewvit.training.recipe import Step
 from fewvit.views.view import View
 
 ARCHITECTURE = Architecture(64, 2, 1, 16, grid=14, positions="msn")
-RECIPE = Msn.Recipe(  # that of the step in msn/step, and of the checkpoint that it starts from
+RECIPE = Msn(  # that of the step in msn/step, and of the checkpoint that it starts from
     architecture=ARCHITECTURE,
     views=(View(224, (0.3, 1.0)), View(224, (0.3, 1.0)), View(96, (0.05, 0.3), count=2)),
     epochs=8,
@@ -40,8 +41,8 @@ def stored(parity) -> Mapping[str, Any]:
 
 
 @pytest.fixture
-def msn(stored) -> Msn:
-    method = Msn(RECIPE)
+def msn(stored) -> MsnTask:
+    method = MsnTask(RECIPE)
     method.start_from_official(stored)
     return method.train()
 
@@ -115,7 +116,7 @@ def test_the_trunk_sees_the_patches_that_it_is_given(parity, msn, images):
     with torch.no_grad():
         found = msn.encoder().encode(images, kept)[:, 0].numpy()
     parity.check("features.npz", "msn.target_encoder/s224/masked_patch_drop_0.15", found)
-    assert len(kept) == len(Msn(dataclasses.replace(RECIPE, patch_drop=0.15)).kept_patches(SECOND))
+    assert len(kept) == len(MsnTask(dataclasses.replace(RECIPE, patch_drop=0.15)).kept_patches(SECOND))
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -131,7 +132,7 @@ def test_projections_use_the_batchs_statistics_in_training_and_the_running_ones_
 @pytest.fixture(scope="module")
 def step(parity, stored, images) -> dict[str, Any]:
     """What the second optimizer step of the stored run gives, under the names of losses.npz."""
-    method = Msn(RECIPE)
+    method = MsnTask(RECIPE)
     method.start_from_official(stored)
     method.train()
     views = [images[:4], images[:4].flip(3), images[:4, :, :96, :96], images[:4, :, 64:160, 64:160]]
@@ -192,7 +193,7 @@ def test_a_whole_step_changes_every_parameter_as_the_official_one_does(parity, s
 
 def test_groups_hold_the_official_names_and_prototypes_come_last(parity):
     official = json.loads((parity.folder / "param_groups.json").read_text())["msn/init_opt"]["groups"]
-    groups = Msn(dataclasses.replace(RECIPE, architecture=dataclasses.replace(ARCHITECTURE, depth=1))).groups()
+    groups = MsnTask(dataclasses.replace(RECIPE, architecture=dataclasses.replace(ARCHITECTURE, depth=1))).groups()
     assert [g["names"] for g in groups[:2]] == [g["names"] for g in official[:2]]
     assert groups[2]["names"] == ["prototypes"]
     assert official[2]["names"] == ["<prototypes>"]
@@ -201,7 +202,7 @@ def test_groups_hold_the_official_names_and_prototypes_come_last(parity):
 
 @pytest.mark.parametrize(("steps", "epochs", "warmup"), [(7, 20, 3), (5, 12, 0)])
 def test_the_schedule_is_the_official_one_at_every_step(parity, steps, epochs, warmup):
-    method = Msn(dataclasses.replace(RECIPE, epochs=epochs, warmup_epochs=warmup, sharpening=(0.25, 0.2)))
+    method = MsnTask(dataclasses.replace(RECIPE, epochs=epochs, warmup_epochs=warmup, sharpening=(0.25, 0.2)))
     knobs = [method.schedule(Step(i, steps, epochs, 0, np.arange(4))) for i in range(steps * epochs)]
     for ours, theirs in {"lr": "lr", "weight_decay": "wd", "momentum": "momentum", "sharpening": "sharpen_T"}.items():
         parity.check("schedules.npz", f"msn/ipe{steps}_ep{epochs}_wu{warmup}/{theirs}", np.array([k[ours] for k in knobs]))

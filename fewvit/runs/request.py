@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import UnknownName, UsageError
-from .images import MAX_PIXELS
-from .options import Setting, typed
+from ..errors import UnknownName, UsageError
+from ..images import MAX_PIXELS
+from ..options import Setting, typed
 
 if TYPE_CHECKING:
-    from .training.loop import Progress
-    from .training.recipe import Recipe
+    from ..training.loop import Progress
+    from ..training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,164 @@
+"""One request for a file: which addresses may be asked, where redirections lead, and what the answer means."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ipaddress
+import os
+import re
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from ..errors import Unobtainable, printable
+
+_REDIRECTS = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response whose headers are read: it sends the file's bytes from `start` on."""
+
+    response: Any  # http.client.HTTPResponse, or an empty stream where all is here already
+    start: int
+    total: int | None  # bytes of the whole file
+    validator: str | None  # a strong ETag, or the date of the last change: names this very content
+
+    @property
+    def key(self) -> str | None:
+        """What names the content that a server sends: a hash of its ETag and size; None where the server does not tell."""
+        told = self.validator and self.total
+        return hashlib.sha256(f"{self.validator} {self.total}".encode()).hexdigest()[:16] if told else None
+
+
+class SetbackError(Exception):
+    """A try that failed and may succeed when repeated.
+
+    `short`: the server closed the connection as if all had been sent. `unreachable`: there was no server.
+    """
+
+    def __init__(self, what: str, *, short: bool = False, unreachable: bool = False):
+        super().__init__(what)
+        self.short, self.unreachable = short, unreachable
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Lets redirections come back as answers: each address is checked before it is asked, and a token stays with its host."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def offline(flag: bool) -> bool:
+    """Whether no socket may be opened: `flag` (--offline), or FEWVIT_OFFLINE or HF_HUB_OFFLINE is 1, true, yes or on."""
+    names = ("FEWVIT_OFFLINE", "HF_HUB_OFFLINE")
+    return flag or any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in names)
+
+
+def opener() -> urllib.request.OpenerDirector:
+    """What opens addresses: by way of the proxies that the environment names, and following no redirection."""
+    return urllib.request.build_opener(_NoRedirect)
+
+
+def check_url(url: str, previous: str | None = None) -> None:
+    """Raise Unobtainable unless the address is https, or http on this very machine and not reached from an https one."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise Unobtainable(f"no address of a file ({error})", file=url) from error
+    if parts.scheme == "https" and parts.hostname:
+        return
+    if parts.scheme != "http" or not _is_loopback(parts.hostname or ""):
+        raise Unobtainable("weights come over https only", file=url)
+    if previous and urlsplit(previous).scheme == "https":
+        raise Unobtainable(f"{previous} redirects from https to http", file=url)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def ask(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDirector, timeout_s: float) -> Answer:
+    """The answer at the end of the redirections. Raises SetbackError, and Unobtainable where asking again would not help.
+
+    An `Authorization` among the headers is for the first host alone.
+    """
+    here = url
+    for _ in range(_REDIRECTS + 1):
+        response = _open(here, headers, opening, timeout_s)
+        location = response.headers.get("Location") if response.status in (301, 302, 303, 307, 308) else None
+        if location is None:
+            return _understood(url, response)
+        response.close()
+        here, previous = urljoin(here, location), here
+        check_url(here, previous)
+        if urlsplit(here)[:2] != urlsplit(previous)[:2]:
+            headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+    raise Unobtainable(f"more than {_REDIRECTS} redirections", file=url)
+
+
+def _open(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDirector, timeout_s: float) -> Any:
+    """The response to one request, with its headers, whatever its status."""
+    try:
+        return opening.open(urllib.request.Request(url, headers=dict(headers)), timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        return error
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for addresses that no server should name
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)):
+            raise SetbackError(f"cannot be reached ({why(reason)})", unreachable=True) from error
+        raise SetbackError(f"no answer ({why(reason)})") from error
+
+
+def _understood(url: str, response: Any) -> Answer:
+    """What the final response's status and headers say."""
+    status, headers = response.status, response.headers
+    if status not in (200, 206):
+        response.close()
+        if status == 416:  # the part is longer than the file
+            return Answer(response, -1, None, None)
+        if status in (408, 429) or status >= 500:
+            raise SetbackError(f"the server answered {status}")
+        raise Unobtainable(f"the server answered {status} {http.client.responses.get(status, '')}".rstrip(), file=url)
+    start, total = (0, _number(headers.get("Content-Length"))) if status == 200 else _content_range(headers.get("Content-Range"))
+    return Answer(response, start, total, _validator(headers))
+
+
+def _validator(headers: Any) -> str | None:
+    """What If-Range takes: a strong ETag, or the date of the last change where there is no ETag at all."""
+    etag = headers.get("ETag")
+    if etag is None:
+        return str(headers["Last-Modified"]) if "Last-Modified" in headers else None
+    return None if etag.startswith("W/") else str(etag)
+
+
+def _content_range(text: str | None) -> tuple[int, int | None]:
+    """(first byte, bytes of the whole file) of a Content-Range; -1 where it cannot be read, which no request asked for."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", (text or "").strip())
+    return (int(match[1]), _number(match[2])) if match else (-1, None)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def read(response: Any, most: int) -> bytes:
+    """The next bytes as soon as there are some; empty at the end. Network errors become setbacks, to be told from those of the disk."""
+    try:
+        return bytes(response.read1(most))
+    except (OSError, http.client.HTTPException) as error:
+        raise SetbackError(f"the connection broke ({why(error)})", short=isinstance(error, http.client.IncompleteRead)) from error
+
+
+def why(error: object) -> str:
+    """An error in a few words for a message."""
+    return printable(str(error) or type(error).__name__)[:120]

@@ -1,0 +1,106 @@
+"""Images by name and class, and what every evaluation asks of their labels: one check and one wording each. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import numpy as np
+
+from .errors import DataError, counted, printable
+
+if TYPE_CHECKING:
+    from .features import FeatureSet
+
+_SHOWN = 5  # names in an error
+
+
+class Listed(Protocol):
+    """Images by name and class: a data set, the features of one, or a source of either."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...  # (N,) int64, -1 = unlabelled
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+
+_Set = TypeVar("_Set", bound=Listed)
+
+
+def align(train: Listed, test: _Set) -> _Set:
+    """`test`, a frozen dataclass, with its labels renumbered to the classes of `train`, so that equal labels mean equal names.
+
+    Unlabelled images stay unlabelled; classes without test images are fine. Raises DataError as `require_known_classes`.
+    """
+    require_known_classes(train, test, train.classes)
+    if list(train.classes) == list(test.classes):
+        return test
+    used = np.unique(test.labels[test.labels >= 0])
+    number = {name: c for c, name in enumerate(train.classes)}
+    table = np.full(len(test.classes) + 1, -1, np.int64)  # the last entry serves label -1
+    table[used] = [number[test.classes[c]] for c in used]
+    return cast(_Set, replace(cast(Any, test), labels=table[test.labels], classes=train.classes))
+
+
+def require_known_classes(train: Listed, test: Listed, known: Sequence[str]) -> None:
+    """Raise DataError for test images of a class that is not `known`, and where `train` has no label at all though `test` has some."""
+    used = [test.classes[c] for c in np.unique(test.labels[test.labels >= 0])]
+    if used:
+        require_labels(train, "train")
+    unknown = [printable(name) for name in used if name not in set(known)]
+    if unknown:
+        shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
+        raise DataError(
+            f"{counted(len(unknown), 'class of the test set is', 'classes of the test set are')} not in the training set: {shown}",
+            fix=_nameless(train, test) or f"It has images of {counted(len(known), 'class', 'classes')}; names must agree letter by letter.",
+        )
+
+
+def with_images(images: Listed) -> list[str]:
+    """Names of the classes that a labelled image is of."""
+    return [images.classes[c] for c in np.unique(images.labels[images.labels >= 0])]
+
+
+def _nameless(train: Listed, test: Listed) -> str | None:
+    """What to do where one side's classes are bare numbers, as those of a features file without `classes`, and the other's are not."""
+    numbers = [list(side.classes) == [str(c) for c in range(len(side.classes))] for side in (train, test)]
+    if numbers[0] == numbers[1]:
+        return None
+    side = "training" if numbers[0] else "test"
+    return f"The classes of the {side} features are bare numbers, as where a features file has no array `classes`: give it one with their names."
+
+
+def require_labels(images: Listed, side: str) -> None:
+    """Raise DataError if no image has a label. `side` is train, test, or empty where there is one set."""
+    if not (images.labels >= 0).any():
+        raise DataError(
+            f"the {_images(side)} have no labels",
+            fix="Give class folders, a table with a label column, or a features file with labels.",
+        )
+
+
+def labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
+    """The rows that have a label; how many have none is said. `side` as in `require_labels`, which it raises as."""
+    require_labels(features, side)
+    known = np.flatnonzero(features.labels >= 0)
+    if len(known) == len(features):
+        return features
+    images = _images(side)
+    say(f"{counted(len(features) - len(known), f'unlabelled {images[:-1]} is', f'unlabelled {images} are')} left out")
+    return features.select(known)
+
+
+def require_classes(images: Listed, side: str = "train") -> None:
+    """Raise DataError unless labelled images are of two classes at least, so that there is something to tell apart."""
+    present = np.unique(images.labels)
+    if len(present) < 2:
+        raise DataError(f"the {_images(side)} are all of one class ({images.classes[present[0]]!r}): there is nothing to tell apart")
+
+
+def _images(side: str) -> str:
+    return f"{side} images".lstrip()

@@ -1,0 +1,44 @@
+"""The transform of a protocol, as numbers: which pixels of an image reach the backbone, and how they are normalised. No NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from .errors import UnknownName, UsageError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize so that the image covers `cover`, then crop `crop` from the centre; both (height, width) in pixels."""
+
+    cover: tuple[int, int] = (256, 256)
+    crop: tuple[int, int] = (224, 224)
+    interpolation: str = "bicubic"  # or "bilinear"; always antialiased, as Pillow does
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels / 255, taken off after the crop
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise UnknownName("interpolation", self.interpolation, ("bicubic", "bilinear"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def sized(preprocess: Preprocess, size: tuple[int, int] | None) -> Preprocess:
+    """The transform at another input size (height, width): the resize keeps its proportion (256 to 224) to the crop."""
+    if size is None:
+        return preprocess
+    cover = tuple(round(new * covered / cropped) for new, covered, cropped in zip(size, preprocess.cover, preprocess.crop, strict=True))
+    return replace(preprocess, cover=(cover[0], cover[1]), crop=size)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of `N` or `HxW` pixels. Raises UsageError."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--img-size {text!r} is neither N nor HxW")
+    return int(parts[0]), int(parts[-1])
