@@ -1,7 +1,7 @@
 """One fine-tuning step of ViT-S/16 at batch 32 on a CPU: MAE's official way and ours, then what low-rank updates and recomputing change.
 
 A step is what comes between two batches: forward, loss with soft targets, backward, the gradient's norm, AdamW in groups with layer
-decay. Pictures are made before. Memory is counted: what a forward keeps for backward, parameters apart, and the optimizer's moments and
+decay. Images are made before. Memory is counted: what a forward keeps for backward, parameters apart, and the optimizer's moments and
 gradients; and measured as the growth of a process of its own.
 """
 
@@ -19,10 +19,10 @@ from torch import Tensor
 from fewvit.backbones import Architecture
 from fewvit.finetune.adapters import prepare
 from fewvit.finetune.modes import recipe_for
-from fewvit.finetune.tuning import Head, Tuning
+from fewvit.finetune.tuning import ClassificationHead, Tuning
 from fewvit.methods._trunk import Trunk
 from fewvit.models.vit import Readout, randomise
-from fewvit.training.loop import How, Run
+from fewvit.training.loop import Execution, Run
 from fewvit.training.order import Order
 from fewvit.training.signals import Stopping
 from fewvit.views.mixing import soft_targets
@@ -64,7 +64,7 @@ def task_of(variant: str, batch: int, quick: bool) -> Tuning:
     prepare(trunk, recipe, True, torch.Generator().manual_seed(0))
     trunk.recompute = recomputed
     weight = torch.randn(CLASSES, architecture.width, generator=torch.Generator().manual_seed(1)) * 0.02
-    return Tuning(recipe, trunk, Readout("mean"), Head(weight, torch.zeros(CLASSES), "raw", with_bias=True)).train()
+    return Tuning(recipe, trunk, Readout("mean"), ClassificationHead(weight, torch.zeros(CLASSES), "raw", with_bias=True)).train()
 
 
 def batch_of(task: Tuning, batch: int, number: int) -> list[Tensor]:
@@ -117,7 +117,7 @@ def stepper(variant: str, batch: int, quick: bool) -> Callable[[int], float]:
     if variant == OFFICIAL:
         peer = OfficialStep(task)
         return lambda i: peer(given[i % 2], task.schedule(order.step(i)))
-    run, never = Run(task, order, How(recompute=VARIANTS[variant][2])), Stopping()
+    run, never = Run(task, order, Execution(recompute=VARIANTS[variant][2])), Stopping()
     return lambda i: float(run.step(order.step(i), order.step(i), given[i % 2], never).loss)
 
 
@@ -140,7 +140,7 @@ def counted(step: Callable[[int], float]) -> Callable[[Any], float]:
 def counted_bytes(variant: str, batch: int, quick: bool) -> tuple[int, int]:
     """Bytes that a forward keeps for backward, parameters apart, each memory once; and of gradients and moments."""
     task = task_of(variant, batch, quick)
-    run = Run(task, Order(64 * batch, batch, 4, seed=0), How(recompute=VARIANTS[variant][2]))
+    run = Run(task, Order(64 * batch, batch, 4, seed=0), Execution(recompute=VARIANTS[variant][2]))
     own = {p.untyped_storage().data_ptr() for p in task.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}
 

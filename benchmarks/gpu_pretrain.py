@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fewvit.plugins import find
-from fewvit.training.loop import How, Run
+from fewvit.training.loop import Execution, Run
 from fewvit.training.order import Order
 from fewvit.training.signals import Stopping
 from fewvit.views.crops import make_views
@@ -57,7 +57,7 @@ def _speed(method: str, preset: str, batch: int, sizes: Any, compiled: bool) -> 
     torch.manual_seed(0)
     task = recipe.task().to(sizes.device).train()
     order = Order(64 * batch, batch, recipe.epochs, seed=0)
-    run, never = Run(task, order, How(sizes.device, compile=compiled)), Stopping()
+    run, never = Run(task, order, Execution(sizes.device, compile=compiled)), Stopping()
     pictures = torch.randint(0, 256, (batch, 3, _EDGE, _EDGE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     warm_up, measured = (1, 2) if sizes.device == "cpu" else (8, 30)
     for i in range(warm_up + measured):

@@ -27,8 +27,8 @@ from fewvit.features import FeatureSet
 from fewvit.files import write_json
 from fewvit.images import decode
 from fewvit.preprocess import Preprocess
-from fewvit.runs import RunFolder
-from fewvit.training.journal import read
+from fewvit.runs.folder import RunFolder
+from fewvit.training.log import read_log
 from fewvit_cli.main import run as fewvit
 
 from .measure import RESULTS, machine, versions
@@ -171,7 +171,7 @@ def _trainings(runs: list[str]) -> dict[str, Any]:
             "images": images,
             "images_per_second": speed,
             "hours": round(epochs * images / speed / 3600, 2),
-            "knn_by_epoch": [line["knn_top1"] for line in read(folder.log) if "knn_top1" in line],
+            "knn_by_epoch": [line["knn_top1"] for line in read_log(folder.log) if "knn_top1" in line],
         }
     return found
 

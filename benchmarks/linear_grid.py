@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewvit.linear.heads import Heads
+from fewvit.linear.head_grid import HeadGrid
 from fewvit.linear.protocols import DINOV2_LRS, PROBES, Input
-from fewvit.training.loop import How, Run
+from fewvit.training.loop import Execution, Run
 from fewvit.training.order import Order
 from fewvit.training.signals import Stopping
 
@@ -29,10 +29,10 @@ PEER, OURS, OURS_BF16 = "DINOv2's loop over heads, fp32", "fewvit fp32", "fewvit
 STEPS = 8  # timed together, once or more: one alone is too short
 
 
-def heads_of(widths: Sequence[int], classes: int, batch: int, precision: str = "fp32") -> Heads:
+def heads_of(widths: Sequence[int], classes: int, batch: int, precision: str = "fp32") -> HeadGrid:
     """The grid for inputs that are the first so many columns; always the same weights."""
     probe = dataclasses.replace(PROBES["dinov2/1"], batch_size=batch, epochs=1000, precision=precision)
-    return Heads(probe, [Input(i, "cls", 0, width) for i, width in enumerate(widths, start=1)], classes, seed=0).train()
+    return HeadGrid(probe, [Input(i, "cls", 0, width) for i, width in enumerate(widths, start=1)], classes, seed=0).train()
 
 
 def batches(width: int, classes: int, batch: int) -> list[tuple[Tensor, Tensor]]:
@@ -41,14 +41,14 @@ def batches(width: int, classes: int, batch: int) -> list[tuple[Tensor, Tensor]]
     return [(torch.randn(batch, width, generator=stream), torch.randint(classes, (batch,), generator=stream)) for _ in range(STEPS)]
 
 
-def ours(heads: Heads, batch: int) -> Callable[[int, Tensor, Tensor], float]:
+def ours(heads: HeadGrid, batch: int) -> Callable[[int, Tensor, Tensor], float]:
     """The loop's own step."""
     order = Order(8 * batch, batch, 1000, seed=0)
-    run, never = Run(heads, order, How()), Stopping()
+    run, never = Run(heads, order, Execution()), Stopping()
     return lambda i, x, y: float(run.step(order.step(i), order.step(i), [x, y], never).facts["loss"])
 
 
-def dinov2(start: Heads) -> Callable[[int, Tensor, Tensor], float]:
+def dinov2(start: HeadGrid) -> Callable[[int, Tensor, Tensor], float]:
     """DINOv2's `eval/linear.py`: all heads in a ModuleDict, the losses summed, one SGD with a group for each head, a cosine schedule."""
     heads = nn.ModuleDict()
     for place, one in enumerate(start.inputs):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewvit.backbones import Architecture
 from fewvit.plugins import find
-from fewvit.training.loop import How, Run
+from fewvit.training.loop import Execution, Run
 from fewvit.training.order import Order
 from fewvit.training.signals import Stopping
 
@@ -56,7 +56,7 @@ def stepper(method: str, batch: int, way: str) -> Callable[[int], float]:
     task = task_of(method, batch, "bf16" if way == OURS_BF16 else "fp32")
     order = Order(IMAGES, batch, task.recipe.epochs, seed=0)
     if way not in PEERS:
-        run, never = Run(task, order, How()), Stopping()
+        run, never = Run(task, order, Execution()), Stopping()
         return lambda i: float(run.step(order.step(i), order.step(i), views_of(task, batch, i), never).loss)
     peer = getattr(PEERS[way], STEPS[method])(task)
 

@@ -24,7 +24,7 @@ def settings_with_last_block(classifiers: Classifiers, default: str) -> tuple[di
     names = [name.replace("-", "_") for name in (classifiers.classifier or default).split(",") if name]
     if "last_block" not in names:
         return settings_of(classifiers, default), None
-    from fewvit.finetune.recipe import OPTIONS
+    from fewvit.finetune.request import OPTIONS
     from fewvit.options import options_of, parse_setting, settings_for
     from fewvit.plugins import find
 

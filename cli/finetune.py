@@ -81,11 +81,11 @@ def finetune(
     if len(names) > 1:
         raise UsageError("--backbone names several; a run fine-tunes one")
     mode = check_mode(mode)
-    from fewvit.finetune import Audience, Choice, Effort, Source, check, run_finetune
+    from fewvit.finetune import Audience, BackboneRequest, FineTuningRequest, NetworkEffort, check_request, run_finetune
 
-    choice = Choice(
+    request = FineTuningRequest(
         mode,
-        Source(names[0], model.weights, layout.checkpoint_key, layout.family, run.seed),
+        BackboneRequest(names[0], model.weights, layout.checkpoint_key, layout.family, run.seed),
         pair.data,
         pair.train,
         pair.test,
@@ -96,7 +96,7 @@ def finetune(
         allow_fewer,
         **changes(run, network),
     )
-    check(choice)  # a mistyped option is told before anything is read
+    check_request(request)  # a mistyped option is told before anything is read
     folder = run_folder(output)
     if save_predictions is not None:
         from fewvit.evaluate.predictions import check_predictions_path
@@ -107,7 +107,14 @@ def finetune(
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())
     audience = Audience(say=screen.say, progress=TrainingLine(screen), extraction=screen.progress, skipped=screen.skipped)
     result, stopped = run_finetune(
-        choice, Effort(**effort(run, network)), folder, access(how, place, screen), cache, listing(listed), audience, save_predictions
+        request,
+        NetworkEffort(**effort(run, network)),
+        folder,
+        access(how, place, screen),
+        cache,
+        listing(listed),
+        audience,
+        save_predictions,
     )
     show_run(screen, result, stopped)
 

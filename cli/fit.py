@@ -17,7 +17,7 @@ from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output
 from .show import Screen
 
 if TYPE_CHECKING:
-    from fewvit.bundles.fit import Choice
+    from fewvit.bundles.fit import FittingRequest
 
 app = single()
 
@@ -70,24 +70,24 @@ def fit(
     else:
         from fewvit.bundles.fit import run_fit
 
-        choice = _choice(classifiers, threshold, work.seed, features.device)
+        request = _request(classifiers, threshold, work.seed, features.device)
         reads = reader(model, layout, access, place, features, work, screen)
-        rows, facts = run_fit(reads, source, listing(listed), choice, output.out, screen.say, screen.skipped)
+        rows, facts = run_fit(reads, source, listing(listed), request, output.out, screen.say, screen.skipped)
     Screen(dataclasses.replace(output, out=None)).result(Result("fit", rows, facts))
 
 
-def _choice(classifiers: Classifiers, threshold: float | None, seed: int, device: str) -> Choice:
+def _request(classifiers: Classifiers, threshold: float | None, seed: int, device: str) -> FittingRequest:
     """What is fitted; a misspelt classifier or option is told before anything is read."""
-    from fewvit.bundles.fit import Choice, check_classifier, check_threshold
+    from fewvit.bundles.fit import FittingRequest, check_classifier, check_threshold
 
-    settings = settings_of(classifiers, Choice.classifier)
+    settings = settings_of(classifiers, FittingRequest.classifier)
     if len(settings) != 1:
         raise UsageError(f"--classifier {classifiers.classifier}: a bundle holds one classifier")
     [(name, options)] = settings.items()
-    choice = Choice(name, options, Choice.threshold if threshold is None else threshold, seed, device)
+    request = FittingRequest(name, options, FittingRequest.threshold if threshold is None else threshold, seed, device)
     check_classifier(name)
-    check_threshold(choice.threshold)
-    return choice
+    check_threshold(request.threshold)
+    return request
 
 
 def _as_the_bundle(model: Model, layout: Layout, features: Features) -> bool:

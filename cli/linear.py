@@ -86,9 +86,9 @@ def linear(
     elif head_classes is not None:
         raise UsageError("--head-classes goes with --head")
     from fewvit.evaluate.predictions import check_predictions_path
-    from fewvit.linear import Choice, run_head, run_linear
+    from fewvit.linear import LinearProbeRequest, evaluate_head, run_linear
     from fewvit.results import Result
-    from fewvit.training.request import Audience, Effort
+    from fewvit.runs.request import Audience, Effort
 
     if save_predictions is not None:
         check_predictions_path(save_predictions)
@@ -102,10 +102,12 @@ def linear(
     if head is not None:
         if output.out is not None and output.out.is_dir():
             raise UsageError("--out is a folder; with --head give the name of a file for the result", file=output.out)
-        rows, facts = run_head(source, sources, head, head_classes, audience, save_predictions)
+        rows, facts = evaluate_head(source, sources, head, head_classes, audience, save_predictions)
         Screen(output).result(Result("linear", rows, facts))
         return
-    choice = Choice(features.protocol, rates, augment, select_on, settings=settings, epochs=epochs, batch_size=batch_size, seed=run.seed)
+    request = LinearProbeRequest(
+        features.protocol, rates, augment, select_on, settings=settings, epochs=epochs, batch_size=batch_size, seed=run.seed
+    )
     effort = Effort(workers=run.workers, save_every=run.save_every, overwrite=run.overwrite)
-    result, stopped = run_linear(source, sources, choice, effort, output.out, audience, save_predictions)
+    result, stopped = run_linear(source, sources, request, effort, output.out, audience, save_predictions)
     show_run(screen, result, stopped, kept=output.out is not None)

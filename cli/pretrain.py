@@ -55,7 +55,7 @@ def pretrain(
     --out RUN gets the run: the same command goes on after an interruption, and RUN is a --backbone from then on.
     """
     screen = run_screen(output)
-    from fewvit.pretrain.recipe import Choice, Effort, recipe_of
+    from fewvit.pretrain.request import PretrainingEffort, PretrainingRequest, recipe_of
     from fewvit.pretrain.run import run_pretrain
 
     if preset == "list":
@@ -63,7 +63,7 @@ def pretrain(
         return
     if data is None:
         raise UsageError("no images: give --data SRC")
-    choice = Choice(
+    request = PretrainingRequest(
         method.replace("-", "_"),
         preset,
         data,
@@ -72,15 +72,15 @@ def pretrain(
         monitor_every,
         **changes(run, network),
     )
-    recipe_of(choice)  # a mistyped name is told before anything is read
+    recipe_of(request)  # a mistyped name is told before anything is read
     folder = run_folder(output)
     from fewvit.extraction.cache import Cache, default_cache_dir
-    from fewvit.training.request import Audience
+    from fewvit.runs.request import Audience
 
-    how_trained = Effort(compile=compile, tensorboard=tensorboard, **effort(run, network))
+    how_trained = PretrainingEffort(compile=compile, tensorboard=tensorboard, **effort(run, network))
     memory = Cache(place.cache_dir or default_cache_dir()).digests()
     audience = Audience(say=screen.say, progress=TrainingLine(screen), skipped=screen.skipped)
-    result, stopped = run_pretrain(choice, how_trained, folder, access(how, place, screen), memory, listing(listed), audience)
+    result, stopped = run_pretrain(request, how_trained, folder, access(how, place, screen), memory, listing(listed), audience)
     show_run(screen, result, stopped)
 
 

@@ -71,11 +71,11 @@ CORE = {  # module -> the words after `pytest`
     "classifiers/ridge": [_FEWSHOT, "-k", "ridge or leave_one_out"],
     "models/adapter": ["tests/test_adapters.py"],
     "finetune/adapters": ["tests/test_adapters.py"],
-    "finetune/choosing": ["tests/test_choosing.py"],
+    "finetune/held_out": ["tests/test_held_out.py"],
     "training/groups": ["tests/test_groups.py", "tests/parity/test_finetuning.py"],
     "linear/optimizers": ["tests/test_lars.py", "tests/test_probes.py"],
     "training/schedules": ["tests/test_schedules.py"],
-    "linear/side_by_side": ["tests/test_probes.py"],
+    "linear/head_stack": ["tests/test_probes.py"],
 }
 PRETRAINING = {
     "methods/_dino_task": ["tests/test_method_dino.py"],

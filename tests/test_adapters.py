@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from fewvit.backbones import Architecture
 from fewvit.errors import CheckpointError, DataError, UsageError
-from fewvit.finetune.adapters import Adapted, blocks_below, changed, prepare, read_peft
+from fewvit.finetune.adapters import Adapted, blocks_below, changed_tensors, prepare, read_peft
 from fewvit.finetune.modes import MODES, recipe_for
 from fewvit.methods._trunk import Trunk
 from fewvit.models.adapter import merged
@@ -149,7 +149,7 @@ def test_gradients_of_an_update_follow_from_the_dense_gradient():
     made = trained(prepared("lora", targets="qkv+fc2"))
     made.read(images(), READOUT).square().sum().backward()
     plain = VisionTransformer(WIDE)
-    plain.load_state_dict(merged(trunk().state_dict(), changed(made), "here"))
+    plain.load_state_dict(merged(trunk().state_dict(), changed_tensors(made), "here"))
     plain.read(images(), READOUT).square().sum().backward()
     for adapted, dense in ((made.blocks[1].attn.qkv, plain.blocks[1].attn.qkv), (made.blocks[0].mlp.fc2, plain.blocks[0].mlp.fc2)):
         update, g = adapted.updates["all"], dense.weight.grad
@@ -193,22 +193,22 @@ def test_a_merged_adapter_is_the_tuned_trunk(mode, reads_norm):
     before = trunk().state_dict()
     kept = {name: tensor.clone() for name, tensor in before.items()}
     plain = VisionTransformer(WIDE)
-    plain.load_state_dict(merged(before, changed(made), "here"))
+    plain.load_state_dict(merged(before, changed_tensors(made), "here"))
     torch.testing.assert_close(plain.read(images(), READOUT), made.read(images(), READOUT), atol=2e-5, rtol=1e-4)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in before.items())  # the base stays what it was
 
 
 def test_an_adapter_holds_only_what_changed():
-    assert set(changed(prepared("lora", targets="q+v", blocks=1))) == {
+    assert set(changed_tensors(prepared("lora", targets="q+v", blocks=1))) == {
         f"blocks.2.attn.{t}.lora_{p}" for t in "qv" for p in ("a", "b", "scale")
     }
-    assert set(changed(prepared("norm", reads_norm=False, blocks=1))) == {
+    assert set(changed_tensors(prepared("norm", reads_norm=False, blocks=1))) == {
         f"blocks.2.norm{n}.{k}" for n in (1, 2) for k in ("weight", "bias")
     }
 
 
 def test_an_adapter_of_another_architecture_is_refused_by_the_name_of_its_first_misfit():
-    adapter = changed(trained(prepared("lora")))
+    adapter = changed_tensors(trained(prepared("lora")))
     other = trunk(Architecture(width=8, depth=3, heads=2, patch=4, grid=3)).state_dict()
     with pytest.raises(CheckpointError, match=r"blocks\.0\.attn\.qkv"):
         merged(other, adapter, "file")

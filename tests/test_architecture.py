@@ -53,10 +53,11 @@ BUILT_WITH_TORCH = {
     "models": {"engines", "vit"},
     "extraction": {"calls"},
     "finetune": {"adapters", "batches", "tuning"},
-    "linear": {"batches", "head", "heads", "optimizers", "side_by_side"},
+    "linear": {"batches", "head_grid", "head_stack", "linear_head", "optimizers"},
     "methods": {path.stem for path in (ROOT / "fewvit/methods").glob("_[a-z]*.py")},  # the methods' own files are imported for their help
-    "training": {"clipping", "distributed", "groups", "loop", "on_cpu"},
-    "views": {"colours", "crops", "mixing", "pictures", "randaugment", "resample"},
+    "pretrain": {"batches"},
+    "training": {"clipping", "distributed", "groups", "loop", "memory", "on_cpu"},
+    "views": {"colours", "crops", "mixing", "randaugment", "resample", "training_images"},
 }
 
 

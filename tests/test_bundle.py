@@ -19,7 +19,7 @@ from fewvit.backbones import families
 from fewvit.bundles import file as bundles
 from fewvit.bundles.bundle import Bundle
 from fewvit.bundles.file import load_bundle, replace_bundle, save_bundle
-from fewvit.bundles.fit import Choice, check_classifier, fit_bundle
+from fewvit.bundles.fit import FittingRequest, check_classifier, fit_bundle
 from fewvit.bundles.predict import UNKNOWN, predict_rows
 from fewvit.bundles.recipe import Recipe
 from fewvit.calibration import scale
@@ -48,7 +48,7 @@ def features(n: int, seed: int, labels=(0, 1, 2), fingerprint: str = "f" * 64) -
 
 
 def fitted(name: str = "centroid", seed: int = 3) -> Bundle:
-    return fit_bundle(features(53, seed), Choice(name, OPTIONS.get(name, {}), threshold=0.7))[0]
+    return fit_bundle(features(53, seed), FittingRequest(name, OPTIONS.get(name, {}), threshold=0.7))[0]
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_bundle_knows_its_classes_and_how_many_images_each_had():
 
 @pytest.mark.parametrize("name", ["knn", "logistic"])
 def test_where_to_compute_is_not_stored(name, path):
-    bundle = fit_bundle(features(53, 3), Choice(name, OPTIONS.get(name, {}), device="cpu"))[0]
+    bundle = fit_bundle(features(53, 3), FittingRequest(name, OPTIONS.get(name, {}), device="cpu"))[0]
     assert bundle.estimator.device == "cpu"
     save_bundle(path, bundle)
     assert load_bundle(path).estimator.device == "auto"

@@ -16,7 +16,7 @@ from timm.data.random_erasing import RandomErasing
 from fewvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from fewvit.views import randaugment as own_randaugment
 from fewvit.views.mixing import Blend, draw_blend, erase, erased_boxes, mix, soft_targets
-from fewvit.views.randaugment import Change, changed, draw_changes, randaugment
+from fewvit.views.randaugment import Change, apply_change, draw_changes, randaugment
 
 SIZE = (19, 23)
 LABELS = torch.tensor([4, 0, 2, 2, 6])
@@ -185,7 +185,7 @@ def test_the_changes_are_those_of_timms_policy():
 def test_each_change_is_timms_at_every_magnitude_and_sign(name, magnitude, sign, monkeypatch):
     monkeypatch.setattr(random, "random", lambda: 0.1 if sign > 0 else 0.9)  # above one half timm turns the sign
     hparams = {"img_mean": tuple(round(255 * v) for v in IMAGENET_MEAN), "interpolation": Image.Resampling.BICUBIC, "magnitude_std": 0}
-    ours = changed(picture(), own_randaugment._change(name, magnitude / 10, sign))
+    ours = apply_change(picture(), own_randaugment._change(name, magnitude / 10, sign))
     if name == "posterize" and magnitude == 10:
         magnitude = 9  # where timm asks Pillow for 0 bits, which it refuses
     theirs = auto_augment.AugmentOp(TIMMS[name], prob=1.0, magnitude=magnitude, hparams=hparams)(picture())
@@ -217,7 +217,7 @@ def test_pictures_are_changed_by_their_own_rows_in_whole_grey_levels():
     for i, own in enumerate(draw_changes(9, seed=4, epoch=2, rows=rows)):
         expected = picture(i)
         for change in own:
-            expected = changed(expected, change)
+            expected = apply_change(expected, change)
         found = (images[i] * std + mean).permute(1, 2, 0).numpy()
         np.testing.assert_allclose(found, np.array(expected), atol=1e-3)
     assert any(own for own in draw_changes(9, seed=4, epoch=2, rows=rows))

@@ -30,8 +30,8 @@ from fewvit.models.resolve import resolve, run_backbone
 from fewvit.models.spec import Access
 from fewvit.models.vit import Readout, VisionTransformer
 from fewvit.options import options_of
-from fewvit.pretrain.recipe import evaluation_transform, protocol_for
-from fewvit.runs import RunFolder
+from fewvit.pretrain.request import evaluation_transform, protocol_for
+from fewvit.runs.folder import RunFolder
 from fewvit.training.recipe import Recipe, Step
 
 from pictures import folder_of

@@ -13,16 +13,16 @@ from torch import nn
 
 from fewvit.backbones import Architecture
 from fewvit.errors import CheckpointError, NumericalError, UnknownName, UsageError
-from fewvit.linear.batches import Cached
-from fewvit.linear.head import Head, load_head
-from fewvit.linear.heads import Heads
+from fewvit.linear.batches import FeatureBatches
+from fewvit.linear.head_grid import HeadGrid
+from fewvit.linear.linear_head import LinearHead, read_linear_head
 from fewvit.linear.optimizers import Lars, MsnSgd
 from fewvit.linear.protocols import DINOV2_LRS, PROBES, Input, Probe, find_probe, fitted, head_readings, held_out, settle_reading
-from fewvit.training.journal import Journal
-from fewvit.training.loop import How, Watch, train
+from fewvit.runs.folder import RunFolder
+from fewvit.training.batches import Subset
+from fewvit.training.loop import Execution, Watch, train
 from fewvit.training.order import Order
 from fewvit.training.recipe import Step
-from fewvit.training.state import Checkpoints
 from fewvit.views.view import ClippedView, View
 
 SMALL, BASE = Architecture(384, 12, 6, 16), Architecture(768, 12, 12, 16)
@@ -39,18 +39,11 @@ def probe(**changes) -> Probe:
     return dataclasses.replace(base, **changes)
 
 
-def run(heads: Heads, folder=None, *, each_epoch=lambda epochs: None, save_every=4, seed=9):
-    feed = Cached(FEATURES, LABELS, np.arange(IMAGES), "cpu")
-    return train(
-        heads,
-        Order(IMAGES, BATCH, heads.recipe.epochs, seed),
-        feed.read,
-        feed.prepare,
-        How(save_every=save_every, log_every=1),
-        Checkpoints(folder / "checkpoints") if folder else None,
-        (lambda step: Journal(folder / "log.jsonl", step)) if folder else None,
-        Watch(each_epoch=each_epoch),
-    )
+def run(heads: HeadGrid, folder=None, *, each_epoch=lambda epochs: None, save_every=4, seed=9):
+    batches = FeatureBatches(FEATURES, LABELS, "cpu")
+    how = Execution(save_every=save_every, log_every=1)
+    order = Order(IMAGES, BATCH, heads.recipe.epochs, seed)
+    return train(heads, batches, order, how, RunFolder(folder) if folder else None, Watch(each_epoch=each_epoch))
 
 
 def steps(epochs: int = EPOCHS, seed: int = 9):
@@ -268,7 +261,7 @@ def test_nothing_is_held_out_where_every_class_has_one_image():
 class Plain(nn.Module):
     """One head of modules, as the official scripts build them."""
 
-    def __init__(self, head: Heads, number: int, norm: str):
+    def __init__(self, head: HeadGrid, number: int, norm: str):
         super().__init__()
         place, rate = divmod(number, len(head.recipe.lrs))
         stack, one = head.stacks[place], head.inputs[place]
@@ -299,7 +292,7 @@ def optimizer_of(kind: str, module: nn.Module):
 @pytest.mark.parametrize(("norm", "kind"), [("none", "sgd"), ("batch", "lars"), ("layer", "msn")])
 @pytest.mark.parametrize("number", [1, 5])
 def test_a_head_in_the_grid_becomes_what_it_becomes_alone(norm, kind, number):
-    grid = Heads(probe(norm=norm, optimizer=kind, warmup_epochs=1.0), INPUTS, CLASSES, seed=4)
+    grid = HeadGrid(probe(norm=norm, optimizer=kind, warmup_epochs=1.0), INPUTS, CLASSES, seed=4)
     alone = Plain(grid, number, norm).train()
     optimizer, stacks = optimizer_of(kind, alone)
     assert run(grid).steps == len(steps()) == 24
@@ -314,7 +307,7 @@ def test_a_head_in_the_grid_becomes_what_it_becomes_alone(norm, kind, number):
         for p, stack in zip(alone.parameters(), stacks, strict=True):
             p.data.copy_(stack.detach().view_as(p))
     grid.keep(number, EPOCHS)
-    found, epochs, head = grid.kept()
+    found, epochs, head = grid.kept_head()
     assert (found, epochs) == (number, EPOCHS)
     torch.testing.assert_close(head.weight, alone.linear.weight.detach(), atol=2e-5, rtol=2e-4)
     torch.testing.assert_close(head.bias, alone.linear.bias.detach(), atol=2e-5, rtol=2e-4)
@@ -322,24 +315,24 @@ def test_a_head_in_the_grid_becomes_what_it_becomes_alone(norm, kind, number):
     columns = alone.columns
     with torch.no_grad():
         torch.testing.assert_close(head.scores(x[:, columns]), alone.eval()(x), atol=1e-3, rtol=1e-3)
-    top1, loss = grid.judge(FEATURES, LABELS)
+    top1, loss = grid.evaluate(FEATURES, LABELS)
     with torch.no_grad():
         assert top1[number] == pytest.approx(100 * float((alone(x).argmax(1).numpy() == LABELS).mean()))
         assert loss[number] == pytest.approx(float(F.cross_entropy(alone(x), torch.from_numpy(LABELS))), rel=1e-4)
 
 
 def test_a_heads_first_weights_hang_on_itself_alone():
-    whole, part = Heads(probe(), INPUTS, CLASSES, 4), Heads(probe(lrs=(0.02,)), INPUTS[1:], CLASSES, 4)
+    whole, part = HeadGrid(probe(), INPUTS, CLASSES, 4), HeadGrid(probe(lrs=(0.02,)), INPUTS[1:], CLASSES, 4)
     assert torch.equal(whole.stacks[1].weight[1], part.stacks[0].weight[0])
     assert not torch.equal(whole.stacks[1].weight[1], whole.stacks[1].weight[0])
-    plain, cut = (Heads(probe(truncated=cut), (Input(1, "cls", 0, 999),), 50, 4).stacks[0].weight.detach() for cut in (False, True))
+    plain, cut = (HeadGrid(probe(truncated=cut), (Input(1, "cls", 0, 999),), 50, 4).stacks[0].weight.detach() for cut in (False, True))
     assert abs(float(plain.std()) - 0.01) < 1e-4
     assert abs(float(cut.std()) - 0.01) < 1e-4
     assert float(plain.abs().max()) < 0.06  # 150,000 normal numbers reach 4.5 standard deviations; a truncated one at 2 is an absolute 2
 
 
 def test_the_loss_is_the_mean_of_the_heads_and_its_gradient_that_of_their_sum():
-    heads = Heads(probe(), INPUTS, CLASSES, 4)
+    heads = HeadGrid(probe(), INPUTS, CLASSES, 4)
     step = steps()[0]
     x, y = torch.from_numpy(FEATURES[step.rows]), torch.from_numpy(LABELS[step.rows])
     total, facts = heads([x, y], step)
@@ -363,7 +356,7 @@ def test_the_loss_is_the_mean_of_the_heads_and_its_gradient_that_of_their_sum():
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 @pytest.mark.parametrize("half", [False, True])
 def test_how_many_heads_are_worked_on_at_a_time_changes_nothing(monkeypatch, at_once, half):
-    heads, step = Heads(probe(), INPUTS, CLASSES, 4), steps()[0]
+    heads, step = HeadGrid(probe(), INPUTS, CLASSES, 4), steps()[0]
     batch = [torch.from_numpy(FEATURES[step.rows]), torch.from_numpy(LABELS[step.rows])]
 
     def taught():
@@ -374,13 +367,13 @@ def test_how_many_heads_are_worked_on_at_a_time_changes_nothing(monkeypatch, at_
         return [total, facts["best_loss"], *(p.grad.clone() for p in heads.parameters())]
 
     whole = taught()
-    monkeypatch.setattr("fewvit.linear.side_by_side._CACHED_VALUES", at_once * len(step.rows) * CLASSES + 1)
+    monkeypatch.setattr("fewvit.linear.head_stack._CACHED_VALUES", at_once * len(step.rows) * CLASSES + 1)
     for a, b in zip(taught(), whole, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 def test_half_precision_changes_the_products_alone():
-    heads = Heads(probe(), INPUTS, CLASSES, 4)
+    heads = HeadGrid(probe(), INPUTS, CLASSES, 4)
     step = steps()[0]
     batch = [torch.from_numpy(FEATURES[step.rows]), torch.from_numpy(LABELS[step.rows])]
     found = []
@@ -397,7 +390,7 @@ def test_half_precision_changes_the_products_alone():
 
 
 def test_gradients_are_made_in_the_same_memory_but_never_over_one_another():
-    heads = Heads(probe(), INPUTS, CLASSES, 4)
+    heads = HeadGrid(probe(), INPUTS, CLASSES, 4)
     pairs = [(torch.from_numpy(FEATURES[part]), torch.from_numpy(LABELS[part])) for part in (slice(0, 20), slice(20, 50))]
 
     def gradient():
@@ -425,28 +418,28 @@ def test_gradients_are_made_in_the_same_memory_but_never_over_one_another():
 def test_a_head_that_diverges_is_left_out_and_the_others_do_not_notice(tmp_path):
     sane = probe(lrs=(0.3, 0.02))
     wild = probe(lrs=(0.3, 1e39, 0.02))
-    calm, mixed = Heads(sane, INPUTS, CLASSES, 4), Heads(wild, INPUTS, CLASSES, 4)
+    calm, mixed = HeadGrid(sane, INPUTS, CLASSES, 4), HeadGrid(wild, INPUTS, CLASSES, 4)
     run(calm)
     trained = run(mixed, tmp_path)
     assert trained.steps == 24
     assert mixed.diverged.tolist() == [-1, 1, -1, -1, 1, -1]  # after the first update
     for a, b in zip(calm.stacks, mixed.stacks, strict=True):
         torch.testing.assert_close(a.weight, b.weight[[0, 2]], atol=2e-5, rtol=1e-5)  # of up to 6.4, after 24 steps of fp32
-    top1, loss = mixed.judge(FEATURES, LABELS)
+    top1, loss = mixed.evaluate(FEATURES, LABELS)
     assert (top1[[1, 4]].tolist(), loss[[1, 4]].tolist()) == ([-1.0, -1.0], [math.inf, math.inf])
     mixed.keep_best(top1, loss, 3)
-    assert mixed.kept()[0] not in (1, 4)
+    assert mixed.kept_head()[0] not in (1, 4)
     assert trained.last["live_heads"] == 4
 
 
 def test_a_grid_of_which_nothing_is_left_stops_with_its_learning_rates():
     with pytest.raises(NumericalError, match=r"every head diverged by step 1 \(learning rates 1e\+39\)"):
-        run(Heads(probe(lrs=(1e39,)), INPUTS, CLASSES, 4))
+        run(HeadGrid(probe(lrs=(1e39,)), INPUTS, CLASSES, 4))
 
 
 @pytest.mark.parametrize("norm", ["none", "layer"])
 def test_one_nan_in_a_heads_weights_gives_no_other_head_a_nan(norm):
-    heads = Heads(probe(norm=norm, optimizer="msn" if norm == "layer" else "sgd"), INPUTS, CLASSES, 4)
+    heads = HeadGrid(probe(norm=norm, optimizer="msn" if norm == "layer" else "sgd"), INPUTS, CLASSES, 4)
     with torch.no_grad():
         heads.stacks[0].weight[2, 1, 3] = math.nan
     step = steps()[0]
@@ -463,7 +456,7 @@ def test_one_nan_in_a_heads_weights_gives_no_other_head_a_nan(norm):
 
 
 def test_the_best_head_is_kept_with_the_weights_of_its_epoch():
-    heads = Heads(probe(), INPUTS, CLASSES, 4)
+    heads = HeadGrid(probe(), INPUTS, CLASSES, 4)
     scores = [
         ([30, 50, 40, 50, 20, 10], [1, 3, 1, 2, 1, 1]),
         ([50, 10, 10, 10, 10, 10], [9, 1, 1, 1, 1, 1]),
@@ -475,7 +468,7 @@ def test_the_best_head_is_kept_with_the_weights_of_its_epoch():
             heads.stacks[0].weight.fill_(epoch)
             heads.stacks[1].weight.fill_(-epoch)
         heads.keep_best(np.array(top1, float), np.array(loss, float), epoch)
-        weights.append((heads.kept()[0], heads.kept()[1], float(heads.kept()[2].weight[0, 0])))
+        weights.append((heads.kept_head()[0], heads.kept_head()[1], float(heads.kept_head()[2].weight[0, 0])))
     # equal top-1: the lower loss; a later epoch must be better
     assert weights == [(3, 1, -1.0), (3, 1, -1.0), (0, 3, 3.0)]
 
@@ -487,18 +480,17 @@ def test_the_kept_head_and_the_whole_run_survive_a_kill(tmp_path):
         pass
 
     def whole(folder, die_at=None):
-        heads = Heads(probe(norm="batch", optimizer="lars", lrs=(3.0, 8.0)), INPUTS, CLASSES, 4)
-        judged = lambda epochs: heads.keep_best(*heads.judge(FEATURES, LABELS), epochs)  # noqa: E731
-        feed = Cached(FEATURES, LABELS, np.arange(IMAGES), "cpu")
+        heads = HeadGrid(probe(norm="batch", optimizer="lars", lrs=(3.0, 8.0)), INPUTS, CLASSES, 4)
+        judged = lambda epochs: heads.keep_best(*heads.evaluate(FEATURES, LABELS), epochs)  # noqa: E731
 
-        def prepare(batch, step):
-            if step.index == die_at:
-                raise Killed
-            return feed.prepare(batch, step)
+        class Deadly(FeatureBatches):
+            def prepare(self, found, step):
+                if step.index == die_at:
+                    raise Killed
+                return super().prepare(found, step)
 
-        order = Order(IMAGES, BATCH, EPOCHS, 9)
-        keep = (Checkpoints(folder / "checkpoints"), lambda step: Journal(folder / "log.jsonl", step))
-        train(heads, order, feed.read, prepare, How(save_every=3, log_every=1), *keep, Watch(each_epoch=judged))
+        batches, order = Deadly(FEATURES, LABELS, "cpu"), Order(IMAGES, BATCH, EPOCHS, 9)
+        train(heads, batches, order, Execution(save_every=3, log_every=1), RunFolder(folder), Watch(each_epoch=judged))
         return heads
 
     unbroken = whole(tmp_path / "unbroken").state_dict()
@@ -513,17 +505,17 @@ def test_the_kept_head_and_the_whole_run_survive_a_kill(tmp_path):
 # ---- files of heads
 
 
-def head_of(norm: str = "none") -> Head:
+def head_of(norm: str = "none") -> LinearHead:
     torch.manual_seed(1)
     statistics = {"batch": {"mean": torch.randn(7), "variance": torch.rand(7)}, "layer": {"gain": torch.randn(7), "shift": torch.randn(7)}}
-    return Head(torch.randn(3, 7), torch.randn(3), norm, statistics.get(norm, {}))
+    return LinearHead(torch.randn(3, 7), torch.randn(3), norm, statistics.get(norm, {}))
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
 def test_a_saved_head_comes_back_with_what_it_tells(norm, tmp_path):
     head, x = head_of(norm), torch.randn(5, 7)
     head.save(tmp_path / "head.safetensors", {"classes": ["ä", "b", "c"], "layers": 4})
-    back, about = load_head(tmp_path / "head.safetensors")
+    back, about = read_linear_head(tmp_path / "head.safetensors")
     assert torch.equal(head.scores(x), back.scores(x))
     assert (about["classes"], about["layers"]) == (["ä", "b", "c"], 4)
     np.testing.assert_allclose(back.chunked_scores(x.numpy()), head.scores(x).numpy(), atol=1e-6)
@@ -535,7 +527,7 @@ def test_the_official_layouts_are_linear_heads(layout, tmp_path):
     plain = {"weight": head.weight, "bias": head.bias}
     tree = {"epoch": 100, "state_dict": {f"module.linear.{name}": value for name, value in plain.items()}, "best_acc": 77.0}
     torch.save(tree if layout == "dino" else plain, tmp_path / "head.pth")
-    found, about = load_head(tmp_path / "head.pth")
+    found, about = read_linear_head(tmp_path / "head.pth")
     assert torch.equal(found.weight, head.weight)
     assert torch.equal(found.bias, head.bias)
     assert about == {}
@@ -552,13 +544,13 @@ def test_the_official_layouts_are_linear_heads(layout, tmp_path):
 def test_what_is_no_linear_head_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "head.pth")
     with pytest.raises(CheckpointError, match="no linear head"):
-        load_head(tmp_path / "head.pth")
+        read_linear_head(tmp_path / "head.pth")
 
 
 def test_a_head_with_nan_is_refused(tmp_path):
     torch.save({"weight": torch.full((3, 7), math.nan), "bias": torch.zeros(3)}, tmp_path / "head.pth")
     with pytest.raises(CheckpointError, match="NaN"):
-        load_head(tmp_path / "head.pth")
+        read_linear_head(tmp_path / "head.pth")
 
 
 # ---- views through a frozen backbone
@@ -574,7 +566,7 @@ class Averaging(nn.Module):
 def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(monkeypatch, tmp_path):
     from fewvit.datasets import open_dataset
     from fewvit.images import decode_whole
-    from fewvit.linear import batches as feeds
+    from fewvit.linear import batches as module
     from fewvit.preprocess import Preprocess
     from fewvit.views.crops import make_views
 
@@ -586,9 +578,11 @@ def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(
     doubled = lambda x: torch.cat([x, x], dim=1)  # noqa: E731
     found = []
     for at_once in (2, 256):
-        monkeypatch.setattr(feeds, "_AT_ONCE", at_once)
+        monkeypatch.setattr(module, "_AT_ONCE", at_once)
         preprocess = Preprocess(mean=tuple(mean), std=tuple(std))
-        feed = feeds.Augmented(data, view, Averaging(), preprocess, doubled, device="cpu", workers=1, max_pixels=10**6, folder=None)
+        feed = module.ViewFeatureBatches(
+            data, view, Averaging(), preprocess, doubled, device="cpu", workers=1, max_pixels=10**6, folder=None
+        )
         assert len(feed) == 9
         found.append(feed.prepare(feed.read(step), step))
     pixels = [torch.from_numpy(decode_whole(data.read(row))).permute(2, 0, 1) for row in step.rows.tolist()]
@@ -604,9 +598,9 @@ def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(
 
 def test_cached_features_are_the_chosen_rows():
     rows = np.array([40, 3, 17, 60])
-    feed, step = Cached(FEATURES, LABELS, rows, "cpu"), Step(0, 1, 1, 0, np.array([3, 1]))
-    x, labels = feed.prepare(feed.read(step), step)
-    assert len(feed) == 4
+    batches, step = Subset(FeatureBatches(FEATURES, LABELS, "cpu"), rows), Step(0, 1, 1, 0, np.array([3, 1]))
+    x, labels = batches.prepare(batches.read(step), step)
+    assert len(batches) == 4
     assert np.array_equal(x.numpy(), FEATURES[[60, 3]])
     assert np.array_equal(labels.numpy(), LABELS[[60, 3]])
 

@@ -1,4 +1,4 @@
-"""The training engine on a task small enough to compute by hand: order, checkpoints, journal, and a run that is killed at any step."""
+"""The training engine on a task small enough to compute by hand: order, checkpoints, log, and a run that is killed at any step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from torch import nn
 
 from fewvit.backbones import Architecture
 from fewvit.errors import DataError, IntegrityError, NumericalError, ResourceError
-from fewvit.training.journal import Journal, read
-from fewvit.training.loop import How, Run, Watch, _Clock, train
+from fewvit.runs.folder import RunFolder
+from fewvit.training.log import Log, read_log
+from fewvit.training.loop import Execution, Run, Watch, _Clock, train
 from fewvit.training.order import Order, share
 from fewvit.training.recipe import Recipe
 from fewvit.training.signals import Stopping
@@ -68,28 +69,31 @@ class Regression(nn.Module):
         self.mean.lerp_(self.linear.bias, 0.1)
 
 
-EVERY_FOUR = How(save_every=4, log_every=1)
+EVERY_FOUR = Execution(save_every=4, log_every=1)
 PICTURES = np.random.default_rng(0).normal(size=(IMAGES, 3)).astype(np.float32)
 
 
-def run(folder: Path, task: nn.Module | None = None, *, how: How = EVERY_FOUR, order: Order | None = None, **watch):
+class Rows:
+    """Some numbers for each image, as batches."""
+
+    def __len__(self):
+        return IMAGES
+
+    def read(self, step):
+        return torch.from_numpy(PICTURES[step.rows])
+
+    def prepare(self, found, step):
+        return [found]
+
+
+def run(folder: Path, task: nn.Module | None = None, *, how: Execution = EVERY_FOUR, order: Order | None = None, **watch):
     task = task or Regression()
     order = order or Order(IMAGES, BATCH, EPOCHS, seed=3)
-    trained = train(
-        task,
-        order,
-        lambda step: torch.from_numpy(PICTURES[step.rows]),
-        lambda pictures, step: [pictures],
-        how,
-        Checkpoints(folder / "checkpoints"),
-        lambda step: Journal(folder / "log.jsonl", step),
-        Watch(**watch),
-    )
-    return task, trained
+    return task, train(task, Rows(), order, how, RunFolder(folder), Watch(**watch))
 
 
 def log_of(folder: Path) -> list[dict]:
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in read(folder / "log.jsonl")]
+    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in read_log(folder / "log.jsonl")]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -161,7 +165,7 @@ def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole(tmp_path):
 
     order = Order(IMAGES, 6, EPOCHS, 3)
     whole, _ = run(tmp_path / "whole", Undropped(recipe), order=order)
-    parts, _ = run(tmp_path / "parts", Undropped(recipe), how=How(accumulate=3), order=order)
+    parts, _ = run(tmp_path / "parts", Undropped(recipe), how=Execution(accumulate=3), order=order)
     assert not same(whole, Undropped(recipe))
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
@@ -180,7 +184,7 @@ def test_the_gradient_of_a_batch_in_parts_is_the_mean_of_the_parts_and_not_their
         def optimizer(self, groups):
             return torch.optim.SGD(groups)
 
-    task, _ = run(tmp_path, Descent(), how=How(accumulate=2), order=Order(IMAGES, 6, 1, seed=3))
+    task, _ = run(tmp_path, Descent(), how=Execution(accumulate=2), order=Order(IMAGES, 6, 1, seed=3))
     first = Descent()
     w, b = (p.detach().double() for p in first.linear.parameters())
     target, bias = (p.detach().double() for p in first.frozen.parameters())
@@ -212,7 +216,7 @@ def test_only_the_last_part_of_a_batch_waits_for_the_other_processes():
             waited.append(not self.alone)
             return self.task(inputs, step)
 
-    loop = Run(Regression(), Order(IMAGES, 6, 1, seed=3), How(accumulate=3))
+    loop = Run(Regression(), Order(IMAGES, 6, 1, seed=3), Execution(accumulate=3))
     loop.model = Distributed(loop.task)
     step = loop.order.step(0)
     loop._backward(step, [torch.from_numpy(PICTURES[step.rows])])
@@ -225,7 +229,7 @@ def test_a_group_that_is_to_be_summed_over_processes_gets_back_what_their_mean_t
             weight, bias = super().groups()
             return [{**weight, "reduce": "sum"}, bias]
 
-    loop = Run(Summing(), Order(IMAGES, BATCH, 1, seed=3), How())
+    loop = Run(Summing(), Order(IMAGES, BATCH, 1, seed=3), Execution())
     step = loop.order.step(0)
     found = {}
     for processes in (1, 2):
@@ -242,7 +246,7 @@ def test_attention_is_written_out_for_the_patches_of_the_largest_view_and_the_cl
     told = []
     monkeypatch.setattr("fewvit.training.loop.write_out_attention", lambda task, tokens: told.append(tokens))
     views = (View(10, (0.5, 1.0)), View(6, (0.5, 1.0)))  # 25 and 9 patches of 2 pixels
-    Run(Regression(replace(RECIPE, views=views)), Order(IMAGES, BATCH, 1, seed=3), How())
+    Run(Regression(replace(RECIPE, views=views)), Order(IMAGES, BATCH, 1, seed=3), Execution())
     assert told == [26]
 
 
@@ -371,7 +375,7 @@ def test_a_failed_save_leaves_the_older_checkpoint_whole(tmp_path, monkeypatch):
 
 def test_a_loss_scale_in_use_skips_gradients_that_are_not_finite_and_no_loss(tmp_path):
     """In fp16 the scaler leaves such a step out and scales less; the run does not stop."""
-    loop = Run(Regression(breaks_at=1), Order(IMAGES, BATCH, 1, seed=3), How())
+    loop = Run(Regression(breaks_at=1), Order(IMAGES, BATCH, 1, seed=3), Execution())
 
     def stepped(index, norm):
         loop.scaler.is_enabled = lambda: enabled
@@ -418,19 +422,19 @@ def test_a_batch_without_room_is_told_in_how_many_parts_or_how_small_it_may_fit(
             )
 
     with pytest.raises(ResourceError) as error:
-        run(tmp_path, Large(), how=How(accumulate=parts), order=Order(IMAGES, batch, 1, seed=3))
+        run(tmp_path, Large(), how=Execution(accumulate=parts), order=Order(IMAGES, batch, 1, seed=3))
     assert str(error.value) == f"out of memory with {words}"
 
 
 def test_each_batch_is_read_once_and_none_after_the_last(tmp_path):
     asked = []
 
-    def read_noting(step):
-        asked.append(step.index)
-        return torch.from_numpy(PICTURES[step.rows])
+    class Noting(Rows):
+        def read(self, step):
+            asked.append(step.index)
+            return super().read(step)
 
-    order = Order(IMAGES, BATCH, EPOCHS, seed=3)
-    train(Regression(), order, read_noting, lambda pictures, step: [pictures], How(), None, None, Watch())
+    train(Regression(), Noting(), Order(IMAGES, BATCH, EPOCHS, seed=3), Execution(), None, Watch())
     assert asked == list(range(12))
 
 
@@ -442,8 +446,8 @@ def test_on_a_cpu_every_step_multiplies_by_onednn(monkeypatch):
         entered.append(True)
         yield
 
-    monkeypatch.setattr("fewvit.training.loop.onednn_products", noting)
-    loop = Run(Regression(), Order(IMAGES, BATCH, 1, seed=3), How())
+    monkeypatch.setattr("fewvit.training.loop.onednn_matmul", noting)
+    loop = Run(Regression(), Order(IMAGES, BATCH, 1, seed=3), Execution())
     for index in range(2):
         step = loop.order.step(index)
         loop.step(step, step, [torch.from_numpy(PICTURES[step.rows])], Stopping())
@@ -471,7 +475,7 @@ def test_speed_is_the_last_steps_with_a_tenth_of_the_newest_and_the_mean_that_of
 @pytest.mark.parametrize(("every", "steps"), [(1, list(range(1, 13))), (5, [5, 10, 12]), (4, [4, 8, 12])])
 def test_numbers_are_logged_every_so_many_steps_and_at_the_end(tmp_path, every, steps):
     told = []
-    run(tmp_path, how=How(log_every=every), each_log=lambda step, facts: told.append(step))
+    run(tmp_path, how=Execution(log_every=every), each_log=lambda step, facts: told.append(step))
     assert [record["step"] for record in log_of(tmp_path)] == told == steps
 
 
@@ -479,7 +483,7 @@ def test_an_epoch_is_told_when_its_last_step_is_done_and_may_be_the_last_one(tmp
     told, asked = [], []
     _, trained = run(
         tmp_path,
-        how=How(log_every=100),
+        how=Execution(log_every=100),
         each_epoch=lambda epochs: told.append(epochs) or {"top1": 10.0 * epochs},
         enough=lambda epochs: asked.append(epochs) or epochs == 2,
     )
@@ -495,30 +499,30 @@ def test_an_epoch_is_told_when_its_last_step_is_done_and_may_be_the_last_one(tmp
 
 def test_a_line_that_a_kill_cut_short_is_written_again(tmp_path):
     file = tmp_path / "log.jsonl"
-    journal = Journal(file, 0)
+    log = Log(file, 0)
     for step in (1, 2, 3):
-        journal.write(step, loss=step / 2)
-    journal.close()
+        log.write(step, loss=step / 2)
+    log.close()
     file.write_text(file.read_text()[:-5])
-    journal = Journal(file, 2)
-    journal.write(3, loss=1.5)
-    journal.close()
+    log = Log(file, 2)
+    log.write(3, loss=1.5)
+    log.close()
     assert [json.loads(line) for line in file.read_text().splitlines()] == [{"step": s, "loss": s / 2} for s in (1, 2, 3)]
 
 
 def test_a_line_can_be_read_as_soon_as_it_is_written(tmp_path):
-    journal = Journal(tmp_path / "log.jsonl", 0)
-    journal.write(1, loss=0.5)
-    assert [record["loss"] for record in read(tmp_path / "log.jsonl")] == [0.5]
-    journal.close()
+    log = Log(tmp_path / "log.jsonl", 0)
+    log.write(1, loss=0.5)
+    assert [record["loss"] for record in read_log(tmp_path / "log.jsonl")] == [0.5]
+    log.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_told_by_the_line_that_does_not_fit(tmp_path):
-    journal = Journal(tmp_path / "log.jsonl", 0)
-    journal._handle.close()
-    journal._handle = open("/dev/full", "a")  # noqa: SIM115
-    for act in (lambda: journal.write(1, loss=0.5), journal.close):
+    log = Log(tmp_path / "log.jsonl", 0)
+    log._handle.close()
+    log._handle = open("/dev/full", "a")  # noqa: SIM115
+    for act in (lambda: log.write(1, loss=0.5), log.close):
         with pytest.raises(ResourceError, match=r"writing the log.*|log\.jsonl"):
             act()
 
@@ -527,9 +531,9 @@ def test_a_full_disk_is_told_by_the_line_that_does_not_fit(tmp_path):
 
 
 def test_fast_linear_layers_have_torchs_values_and_gradients():
-    from fewvit.training.on_cpu import FastLinear, products_work
+    from fewvit.training.on_cpu import FastLinear, onednn_linear_works
 
-    if not products_work():
+    if not onednn_linear_works():
         pytest.skip("torch's private oneDNN operator is not here")
     torch.manual_seed(0)
     plain = nn.Linear(13, 7)

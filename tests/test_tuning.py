@@ -14,24 +14,25 @@ from fewvit.classifiers.logistic import LogisticRegression
 from fewvit.datasets import open_dataset
 from fewvit.errors import DataError, ResourceError
 from fewvit.finetune.adapters import prepare
-from fewvit.finetune.batches import Supply
-from fewvit.finetune.evaluated_images import Seen
+from fewvit.finetune.batches import LabelledImages
 from fewvit.finetune.modes import TuningRecipe, recipe_for
-from fewvit.finetune.tuning import Head, Tuning
+from fewvit.finetune.tuning import ClassificationHead, Tuning
 from fewvit.images import MAX_PIXELS, decode
 from fewvit.methods._trunk import Trunk
 from fewvit.models.vit import Readout, randomise
 from fewvit.preprocess import Preprocess
-from fewvit.training.journal import Journal, read
-from fewvit.training.loop import How, Run, Watch, train
+from fewvit.runs.folder import RunFolder
+from fewvit.training.batches import Subset
+from fewvit.training.log import read_log
+from fewvit.training.loop import Execution, Run, Watch, train
 from fewvit.training.order import Order
 from fewvit.training.recipe import Step
 from fewvit.training.signals import Stopping
 from fewvit.training.state import Checkpoints
 from fewvit.views.crops import make_views
+from fewvit.views.evaluation_images import EvaluationImages, normalised
 from fewvit.views.mixing import soft_targets
-from fewvit.views.pictures import Pictures
-from fewvit.views.pixels import normalised
+from fewvit.views.training_images import TrainingImages
 from fewvit.views.view import View
 
 from pictures import folder_of, jpeg
@@ -59,7 +60,9 @@ def task(mode: str = "lora", seed: int = 3, readout: Readout = Readout(), **chan
         for parameter in trunk.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=stream) * 0.1)
     prepare(trunk, made, readout.norm != "none", stream)
-    return Tuning(made, trunk, readout, Head(torch.randn(CLASSES, 16, generator=stream), torch.zeros(CLASSES), "unit", with_bias=False))
+    return Tuning(
+        made, trunk, readout, ClassificationHead(torch.randn(CLASSES, 16, generator=stream), torch.zeros(CLASSES), "unit", with_bias=False)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +71,13 @@ def dataset(tmp_path_factory):
     return open_dataset(str(root))
 
 
-def seen_of(dataset, **options) -> Seen:
-    return Seen(dataset, PREPROCESS, "fast", max_pixels=MAX_PIXELS, **options)
+def evaluation_of(dataset, **options) -> EvaluationImages:
+    return EvaluationImages(dataset, PREPROCESS, "fast", max_pixels=MAX_PIXELS, **options)
 
 
-def supply_of(dataset, made: TuningRecipe, **options) -> Supply:
-    pictures = Pictures(dataset) if made.crop < 1 else None
-    return Supply(seen_of(dataset), pictures, LABELS, CLASSES, made, "cpu", **options)
+def images_of(dataset, made: TuningRecipe, **options) -> LabelledImages:
+    pictures = TrainingImages(dataset) if made.crop < 1 else None
+    return LabelledImages(evaluation_of(dataset), pictures, LABELS, CLASSES, made, "cpu", **options)
 
 
 def step(rows, index: int = 0, epochs: int = 3) -> Step:
@@ -90,7 +93,9 @@ def test_a_head_made_of_a_logistic_regression_gives_its_probabilities(rows, inte
     rng = np.random.default_rng(5)
     x, y = (rng.normal(size=(23, 7)) + 2).astype(np.float32), rng.integers(0, 3, 23)
     fitted = LogisticRegression(rows=rows, intercept=intercept, lambd=0.3).fit(x, y)
-    head = Head(torch.from_numpy(fitted.coef_), torch.from_numpy(np.asarray(fitted.intercept_, np.float32)), rows, with_bias=intercept)
+    head = ClassificationHead(
+        torch.from_numpy(fitted.coef_), torch.from_numpy(np.asarray(fitted.intercept_, np.float32)), rows, with_bias=intercept
+    )
     with torch.no_grad():
         found = torch.softmax(head(torch.from_numpy(x)).double(), dim=1).numpy()
     np.testing.assert_allclose(found, fitted.predict_proba(x), atol=2e-6)
@@ -128,13 +133,13 @@ def test_the_feature_is_the_one_that_the_frozen_backbone_gives(readout):
 @pytest.mark.parametrize(("mode", "changes"), [("last-block", {}), ("lora", {}), ("lora", {"blocks": 2}), ("norm", {"drop_path": 0.5})])
 def test_tokens_that_were_computed_once_give_the_loss_and_gradients_of_the_pictures(dataset, mode, changes):
     made, numbers = task(mode, **changes), np.array([3, 10, 0, 7])
-    supply = supply_of(dataset, made.recipe)
+    labelled = images_of(dataset, made.recipe)
     now = step(numbers, index=1)
     found = []
     for kept in (False, True):
         if kept:
-            assert "run once" in supply.keep_tokens(made)
-        inputs = supply.prepare(supply.read(numbers), numbers, now)
+            assert "run once" in labelled.keep_tokens(made)
+        inputs = labelled.prepare(labelled.read(now), now)
         assert inputs[0].ndim == (3 if kept else 4)
         loss, _ = made(inputs, now)
         made.zero_grad()
@@ -160,29 +165,30 @@ def test_a_warm_up_shorter_than_two_steps_is_none_so_that_no_step_of_a_few_is_lo
     assert made.schedule(Step(1, 2, 2, 0, rows))["lr"] == pytest.approx(0.005)
 
 
-# ---- supply
+# ---- batches
 
 
 def test_tokens_that_are_too_many_are_computed_in_every_step_and_it_is_said(dataset):
     made = task("last-block")
     size = len(dataset) * 10 * 16 * 4  # 9 patches and the class token, 16 wide, fp32
-    supply = supply_of(dataset, made.recipe, token_bytes=size - 1)
-    assert "run in every step" in supply.keep_tokens(made)
-    assert supply.read(np.array([1])) is not None
-    supply = supply_of(dataset, made.recipe, token_bytes=size)
-    assert "2 of 3 blocks" in supply.keep_tokens(made)
-    assert supply.read(np.array([1])) is None
-    assert supply.keep_tokens(made) == ""
+    labelled = images_of(dataset, made.recipe, token_bytes=size - 1)
+    assert "run in every step" in labelled.keep_tokens(made)
+    assert len(labelled.read(step([1]))) == 1
+    labelled = images_of(dataset, made.recipe, token_bytes=size)
+    assert "2 of 3 blocks" in labelled.keep_tokens(made)
+    assert len(labelled.read(step([1]))) == 0
+    assert labelled.keep_tokens(made) == ""
 
 
 def test_where_pictures_change_or_the_embedding_does_no_tokens_are_kept(dataset):
     for made in (task("last-block", flip=0.5), task("full"), task("lora", mixup=0.8), task("lora", crop=0.5)):
-        assert supply_of(dataset, made.recipe).keep_tokens(made) == ""
+        assert images_of(dataset, made.recipe).keep_tokens(made) == ""
 
 
 def test_pictures_as_they_are_evaluated_come_from_the_protocols_transform(dataset):
     numbers = np.array([6, 2, 6])
-    inputs = supply_of(dataset, recipe("full")).prepare(supply_of(dataset, recipe("full")).read(numbers), numbers, step(numbers))
+    labelled = images_of(dataset, recipe("full"))
+    inputs = labelled.prepare(labelled.read(step(numbers)), step(numbers))
     expected = np.stack([decode(dataset.read(i), PREPROCESS)[0] for i in numbers])
     assert torch.equal(inputs[0], normalised(expected, "cpu"))
     torch.testing.assert_close(inputs[1], soft_targets(torch.from_numpy(LABELS[numbers]), CLASSES, 0.1))
@@ -190,7 +196,7 @@ def test_pictures_as_they_are_evaluated_come_from_the_protocols_transform(datase
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])
 def test_pictures_that_do_not_fit_into_memory_are_decoded_again(dataset, memory, monkeypatch):
-    seen, reads = seen_of(dataset, memory_bytes=memory), []
+    seen, reads = evaluation_of(dataset, memory_bytes=memory), []
     monkeypatch.setattr(type(dataset), "read", lambda self, i: reads.append(i) or self.reader.read(i))
     first, again = seen.pixels(np.array([4, 1, 4])), seen.pixels(np.array([1, 4]))
     assert np.array_equal(first[[1, 0]], again)
@@ -201,21 +207,22 @@ def test_pictures_that_do_not_fit_into_memory_are_decoded_again(dataset, memory,
 def test_random_crops_are_the_views_of_their_numbers(dataset):
     made = recipe("full", crop=0.3, flip=0.5)
     numbers = np.array([9, 4, 0])
-    supply = supply_of(dataset, made)
-    images = supply.prepare(supply.read(numbers), numbers, step(numbers, index=5))[0]
-    expected = make_views(Pictures(dataset).read(numbers), made.views, seed=7, epoch=2, rows=numbers)[0]
+    labelled = images_of(dataset, made)
+    now, alone = step(numbers, index=5), step(numbers[1:2], index=5)
+    images = labelled.prepare(labelled.read(now), now)[0]
+    expected = make_views(TrainingImages(dataset).read(numbers), made.views, seed=7, epoch=2, rows=numbers)[0]
     assert torch.equal(images, expected)
-    alone = supply.prepare(supply.read(numbers[1:2]), numbers[1:2], step(numbers, index=5))[0]
-    assert torch.equal(alone[0], images[1])
+    assert torch.equal(labelled.prepare(labelled.read(alone), alone)[0][0], images[1])
 
 
 def test_flips_without_crops_mirror_about_half_of_the_pictures_each_as_drawn_for_it(dataset):
-    supply = supply_of(dataset, recipe("full", flip=0.5))
+    labelled = images_of(dataset, recipe("full", flip=0.5))
     numbers = np.arange(len(dataset))
-    plain = normalised(seen_of(dataset).pixels(numbers), "cpu")
+    plain = normalised(evaluation_of(dataset).pixels(numbers), "cpu")
     mirrored = []
     for epoch in range(6):
-        images = supply.prepare(supply.read(numbers), numbers, step(numbers, index=2 * epoch, epochs=6))[0]
+        now = step(numbers, index=2 * epoch, epochs=6)
+        images = labelled.prepare(labelled.read(now), now)[0]
         for image, before in zip(images, plain, strict=True):
             mirrored.append(not torch.equal(image, before))
             assert torch.equal(image, before.flip(2) if mirrored[-1] else before)
@@ -223,10 +230,10 @@ def test_flips_without_crops_mirror_about_half_of_the_pictures_each_as_drawn_for
 
 
 def test_mixed_batches_have_mixed_targets(dataset):
-    supply = supply_of(dataset, recipe("full", mixup=0.8, label_smoothing=0.0))
+    labelled = images_of(dataset, recipe("full", mixup=0.8, label_smoothing=0.0))
     numbers = np.array([0, 10])  # of the classes 0 and 2
-    plain = normalised(seen_of(dataset).pixels(numbers), "cpu")
-    images, targets = supply.prepare(supply.read(numbers), numbers, step(numbers))
+    plain = normalised(evaluation_of(dataset).pixels(numbers), "cpu")
+    images, targets = labelled.prepare(labelled.read(step(numbers)), step(numbers))
     share = float(targets[0, 0])
     torch.testing.assert_close(targets, torch.tensor([[share, 0, 1 - share], [1 - share, 0, share]]))
     torch.testing.assert_close(images[0], share * plain[0] + (1 - share) * plain[1], atol=1e-5, rtol=1e-5)
@@ -236,9 +243,9 @@ def test_mixed_batches_have_mixed_targets(dataset):
 def test_logits_are_those_of_the_evaluations_pictures_whatever_training_does(dataset):
     made = task("lora", crop=0.3, flip=0.5, drop_path=0.9).train()
     numbers = np.array([8, 3, 3, 1])
-    found = supply_of(dataset, made.recipe).logits(made, numbers)
+    found = images_of(dataset, made.recipe).logits(made, numbers)
     with torch.no_grad():
-        tokens = made.trunk.eval().read(normalised(seen_of(dataset).pixels(numbers), "cpu"), Readout())
+        tokens = made.trunk.eval().read(normalised(evaluation_of(dataset).pixels(numbers), "cpu"), Readout())
         expected = torch.nn.functional.normalize(tokens, dim=1) @ made.head.weight.T
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     assert made.training
@@ -248,73 +255,72 @@ def test_a_labelled_picture_that_cannot_be_decoded_is_named(tmp_path):
     root = folder_of(tmp_path, {"a": 2})
     (root / "a/000.jpg").write_bytes(jpeg(1)[:200])
     with pytest.raises(DataError, match=r"000\.jpg"):
-        seen_of(open_dataset(str(root))).pixels(np.array([0]))
+        evaluation_of(open_dataset(str(root))).pixels(np.array([0]))
+
+
+def test_batches_of_some_images_are_those_of_their_numbers_among_all(dataset):
+    labelled, rows = images_of(dataset, recipe("full", crop=0.3, flip=0.5, mixup=0.8)), np.array([9, 2, 6, 4, 0])
+    some, now, among_all = Subset(labelled, rows), step([3, 0, 4], index=2), step([4, 9, 0], index=2)
+    assert len(some) == 5
+    for found, expected in zip(some.prepare(some.read(now), now), labelled.prepare(labelled.read(among_all), among_all), strict=True):
+        assert torch.equal(found, expected)
 
 
 # ---- on the engine
 
 
-def run(folder: Path, made: Tuning, supply: Supply, **watch):
+def run(folder: Path, made: Tuning, labelled: LabelledImages, **watch):
     order = Order(len(LABELS), 4, made.recipe.epochs, 7)
-    return train(
-        made,
-        order,
-        lambda s: supply.read(s.rows),
-        lambda found, s: supply.prepare(found, s.rows, s),
-        How(save_every=2, log_every=1),
-        Checkpoints(folder / "checkpoints"),
-        lambda s: Journal(folder / "log.jsonl", s),
-        Watch(**watch),
-    )
+    return train(made, labelled, order, Execution(save_every=2, log_every=1), RunFolder(folder), Watch(**watch))
 
 
 def test_training_makes_the_labelled_pictures_right(dataset, tmp_path):
     made = task("lora", epochs=40, lr=0.02, label_smoothing=0.0)
-    supply = supply_of(dataset, made.recipe)
-    before = (supply.logits(made, np.arange(11)).argmax(axis=1) == LABELS).mean()
-    run(tmp_path, made, supply)
-    assert (supply.logits(made, np.arange(11)).argmax(axis=1) == LABELS).mean() == 1.0 > before
+    labelled = images_of(dataset, made.recipe)
+    before = (labelled.logits(made, np.arange(11)).argmax(axis=1) == LABELS).mean()
+    run(tmp_path, made, labelled)
+    assert (labelled.logits(made, np.arange(11)).argmax(axis=1) == LABELS).mean() == 1.0 > before
 
 
 def test_checkpoints_hold_what_changes_and_a_run_goes_on_from_them(dataset, tmp_path):
     whole = task()
-    supply = supply_of(dataset, whole.recipe)
-    run(tmp_path / "whole", whole, supply)
-    stopped = run(tmp_path / "parts", task(), supply, enough=lambda epochs: epochs == 2)
+    labelled = images_of(dataset, whole.recipe)
+    run(tmp_path / "whole", whole, labelled)
+    stopped = run(tmp_path / "parts", task(), labelled, enough=lambda epochs: epochs == 2)
     assert stopped.steps == 4
     tensors = Checkpoints(tmp_path / "parts/checkpoints").newest().tensors()
     own = {name.removeprefix("task.") for name in tensors if name.startswith("task.")}
     assert own == {name for name, p in whole.named_parameters() if p.requires_grad}
     again = task()
-    run(tmp_path / "parts", again, supply)
+    run(tmp_path / "parts", again, labelled)
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), whole.state_dict().values(), strict=True))
-    records = [{k: v for k, v in r.items() if k != "images_per_second"} for r in read(tmp_path / "parts/log.jsonl")]
-    assert records == [{k: v for k, v in r.items() if k != "images_per_second"} for r in read(tmp_path / "whole/log.jsonl")]
+    records = [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_log(tmp_path / "parts/log.jsonl")]
+    assert records == [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_log(tmp_path / "whole/log.jsonl")]
 
 
 def test_a_training_that_was_enough_stays_so_when_it_is_called_again(dataset, tmp_path):
     made = task()
-    supply = supply_of(dataset, made.recipe)
+    labelled = images_of(dataset, made.recipe)
     for _ in range(2):
         made = task()
-        trained = run(tmp_path, made, supply, enough=lambda epochs: epochs >= 1)
+        trained = run(tmp_path, made, labelled, enough=lambda epochs: epochs >= 1)
         assert trained.steps == 2
-    assert len(list(read(tmp_path / "log.jsonl"))) == 2
+    assert len(list(read_log(tmp_path / "log.jsonl"))) == 2
     assert Checkpoints(tmp_path / "checkpoints").steps() == [2]
 
 
 @pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "not enough memory"])
 def test_out_of_memory_names_a_batch_size_to_try(dataset, words, monkeypatch):
     made = task()
-    supply, order = supply_of(dataset, made.recipe), Order(len(LABELS), 4, 3, 7)
-    engine, now = Run(made, order, How()), order.step(0)
+    labelled, order = images_of(dataset, made.recipe), Order(len(LABELS), 4, 3, 7)
+    engine, now = Run(made, order, Execution()), order.step(0)
 
     def without_room(*_):
         raise RuntimeError(words)
 
     monkeypatch.setattr(made.trunk, "through", without_room)
     with pytest.raises(ResourceError, match="--batch-size 2"):
-        engine.step(now, now, supply.prepare(supply.read(now.rows), now.rows, now), Stopping())
+        engine.step(now, now, labelled.prepare(labelled.read(now), now), Stopping())
     assert ResourceError.exit_code == 6
 
 
@@ -323,8 +329,8 @@ def test_recomputed_blocks_give_the_same_gradients(dataset):
     for recompute in (False, True):
         made = task("lora", drop_path=0.4)
         made.trunk.recompute = recompute
-        supply, numbers = supply_of(dataset, made.recipe), np.array([5, 1, 9])
-        loss, _ = made(supply.prepare(supply.read(numbers), numbers, step(numbers)), step(numbers))
+        labelled, numbers = images_of(dataset, made.recipe), np.array([5, 1, 9])
+        loss, _ = made(labelled.prepare(labelled.read(step(numbers)), step(numbers)), step(numbers))
         loss.backward()
         found.append([p.grad for p in made.parameters() if p.requires_grad])
     for plain, again in zip(*found, strict=True):

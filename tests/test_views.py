@@ -18,7 +18,7 @@ from fewvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from fewvit.views import colours
 from fewvit.views import crops as views_module
 from fewvit.views.crops import Drawn, draw, draw_views, make_views
-from fewvit.views.resample import as_canvas, resized_by_products, resized_one_by_one
+from fewvit.views.resample import as_canvas, resized_by_matmul, resized_one_by_one
 from fewvit.views.view import View
 
 JITTER = (0.4, 0.4, 0.2, 0.1)
@@ -175,7 +175,7 @@ BOXES = [(10, 7, 31, 40), (0, 0, 61, 53), (3, 4, 5, 6), (60, 52, 1, 1), (0, 11, 
 
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [16, 37, 64])
-@pytest.mark.parametrize("way", [resized_one_by_one, resized_by_products])
+@pytest.mark.parametrize("way", [resized_one_by_one, resized_by_matmul])
 def test_crops_are_torchvisions_resized_crops_of_pillow_pictures(way, size, mode):
     pixels = [picture(1), picture(2)]
     boxes, flips = np.array([BOXES, BOXES[::-1]]), np.array([[False] * 6, [True] * 6])
@@ -192,11 +192,11 @@ def test_crops_are_torchvisions_resized_crops_of_pillow_pictures(way, size, mode
 def test_a_crop_by_products_knows_nothing_of_the_canvas_around_its_picture():
     small, large = tensor(picture(1, 19, 17)), tensor(picture(2))
     boxes, flips = np.array([[(0, 0, 19, 17), (5, 3, 14, 14)]]), np.array([[False, True]])
-    alone = resized_by_products(small[None], boxes, flips, 29, "bicubic")
+    alone = resized_by_matmul(small[None], boxes, flips, 29, "bicubic")
     canvas = as_canvas([small, large], "cpu")
     canvas[0][canvas[0] == 0] = 99
     canvas[0, :, :19, :17] = small
-    beside = resized_by_products(canvas, np.concatenate([boxes, boxes]), np.concatenate([flips, flips]), 29, "bicubic")
+    beside = resized_by_matmul(canvas, np.concatenate([boxes, boxes]), np.concatenate([flips, flips]), 29, "bicubic")
     assert torch.equal(alone, beside[:2])
 
 

@@ -21,7 +21,7 @@ from ..files import locked, replacing
 from ..models.spec import BUNDLE_SCHEMA
 from ..options import options_of
 from ..plugins import find
-from ..runs import ANEW, run_of_classifier
+from ..runs.folder import ANEW, run_of_classifier
 from .bundle import _APART, _SEEN, _STATE, _SUPPORT, FORMAT, Bundle
 from .recipe import Recipe
 

@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Choice:
+class FittingRequest:
     """Which classifier is fitted, and when its predictions are to be called unknown."""
 
     classifier: str = "logistic"
@@ -63,11 +63,17 @@ def check_classifier(name: str) -> Any:
 
 
 def run_fit(
-    reader: FeatureReader, source: str, listing: Listing, choice: Choice, out: Path, say: Say, skips: Callable[[list[dict[str, str]]], None]
+    reader: FeatureReader,
+    source: str,
+    listing: Listing,
+    request: FittingRequest,
+    out: Path,
+    say: Say,
+    skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
     """Fit, calibrate and write a bundle: rows of what it was fitted on and how it does on held-out images, and the run's manifest."""
-    check_threshold(choice.threshold)
-    check_classifier(choice.classifier)
+    check_threshold(request.threshold)
+    check_classifier(request.classifier)
     if len(reader.backbones.names) > 1:
         raise UsageError("a bundle is of one backbone; --backbone names several")
     if reader.options.layers == "each":
@@ -75,36 +81,38 @@ def run_fit(
     [inputs] = reader.each(reader.one(source, listing))
     skips(inputs.skipped)
     recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
-    bundle, judged = fit_bundle(inputs.train, choice, recipe, say)
+    bundle, judged = fit_bundle(inputs.train, request, recipe, say)
     sha256 = save_bundle(out, bundle)
     say(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
-    return _rows(inputs, bundle, judged), _facts(inputs, bundle, sha256, choice.seed)
+    return _rows(inputs, bundle, judged), _facts(inputs, bundle, sha256, request.seed)
 
 
-def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = None, say: Say = lambda line: None) -> tuple[Bundle, HeldOut]:
+def fit_bundle(
+    features: FeatureSet, request: FittingRequest, recipe: Recipe | None = None, say: Say = lambda line: None
+) -> tuple[Bundle, HeldOut]:
     """A bundle fitted on all labelled rows, and what estimators fitted on parts of them say about the rest.
 
     Raises DataError for data without two classes, UsageError for options that do not fit the data.
     """
-    kind, options = check_classifier(choice.classifier), dict(choice.options)
+    kind, options = check_classifier(request.classifier), dict(request.options)
     if "device" in options_of(kind):
-        options.setdefault("device", choice.device)
+        options.setdefault("device", request.device)
     features = labelled(features, "", say)
     require_classes(features, "")
     rows, labels, classes = _numbered(features, say)
     try:
         estimator = kind(**options).fit(rows, labels)
     except ValueError as error:
-        raise unfit(choice.classifier, error) from error
+        raise unfit(request.classifier, error) from error
     try:
-        judged = held_out(lambda: kind(**options), rows, labels, seed=choice.seed)
+        judged = held_out(lambda: kind(**options), rows, labels, seed=request.seed)
     except ValueError as error:
-        raise unfit(f"{choice.classifier}, calibrated on a fifth that is held out", error) from error
+        raise unfit(f"{request.classifier}, calibrated on a fifth that is held out", error) from error
     if not len(judged.rows):
         say("one image per class: nothing can be held out, so confidences are not calibrated")
     kept = keeps_support(estimator)
     bundle = Bundle(
-        choice.classifier.replace("-", "_"),
+        request.classifier.replace("-", "_"),
         estimator,
         classes,
         np.bincount(labels).tolist(),
@@ -112,7 +120,7 @@ def fit_bundle(features: FeatureSet, choice: Choice, recipe: Recipe | None = Non
         features.fingerprint,
         recipe,
         best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0,
-        choice.threshold,
+        request.threshold,
         (rows, labels) if kept else None,
         row_digests(rows, [classes[c] for c in labels]) if traits_of(kind).grows and not kept else None,
         len(judged.rows),
@@ -130,7 +138,7 @@ def _numbered(features: FeatureSet, say: Say) -> tuple[np.ndarray, np.ndarray, l
 
 
 def recipe_of(backbones: Backbones, pipeline: Pipeline) -> Recipe:
-    """How the pipeline's features are made again: the backbone as it was asked for, every choice spelled out."""
+    """How the pipeline's features are made again: the backbone as it was asked for, every request spelled out."""
     name, weights = backbones.names[0], backbones.weights
     return Recipe(
         backbone=os.path.abspath(name) if is_path(name) and not name.startswith(("timm:", "hf:")) else name,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from ..errors import DataError, from_os_error, printable
-from ..runs import ANEW
+from ..runs.folder import ANEW
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from ..errors import DataError, UsageError, counted
 from ..models.files import inspect_file, recognise, trunk_of
 from ..models.resolve import resolve
 from ..models.spec import Access
-from ..runs import RunFolder
+from ..runs.folder import RunFolder
 from .cache import Cache
 from .pipeline import FeatureOptions, settle
 

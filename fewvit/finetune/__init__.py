@@ -1,10 +1,10 @@
-"""Fine-tuning on a few labels: one run from its arguments to a backbone with a classifier, beside what the frozen backbone gives.
+"""Fine-tuning on a few labels: one run, from its arguments to a backbone with a classifier beside the frozen one.
 
-Nothing but the labelled images decides: learning rate and number of epochs are chosen on a part of them that is held out, and the test
-images are looked at once, at the end.
+Nothing but the labelled images decides: learning rate and number of epochs are chosen on a part of them that is held
+out, and the test images are looked at once, at the end.
 
-A run in its order: `choice` (what is asked), `recipe` (what the mode makes of it), `plan` (all of it settled), `baselines` (the frozen
-backbone), `search` and `final` (which `trainings` on `networks` there are), `judgement`.
+A run in its order: `request` (what is asked, and what the mode makes of it), `plan` (all of it settled), `baselines`
+(the frozen backbone), `search` and `final_network` (which `trainings` on `networks` there are), `evaluation`.
 """
 
 from __future__ import annotations
@@ -23,30 +23,28 @@ from ..features import FeatureSet
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
 from ..results import Result
-from ..runs import RunFolder
+from ..runs.folder import RunFolder
+from ..runs.request import NetworkEffort, require_precision_on
 from ..sources import Given, open_pair
 from ..splits import Split, n_per_class
-from ..training.request import NetworkEffort as Effort
-from ..training.request import require_precision_on
 from .baselines import frozen_rows
-from .choice import Audience, Choice, Source
-from .final import finish
-from .judgement import judged_rows, result_of, save_judged
+from .evaluation import evaluate_tuned, result_of, save_test_predictions
+from .final_network import finish
+from .networks import require_plain_vit
 from .plan import BUNDLE, HEAD, Plan, identity, labelled_by, outcome
-from .recipe import check, recipe_of
+from .request import Audience, BackboneRequest, FineTuningRequest, check_request, recipe_of
 from .search import choose
-from .spec import plain
 from .trainings import Trainings
 
 _Result = TypeVar("_Result")
 Frozen = tuple[FeatureSet, list[dict[str, Any]]]  # the labelled images' features, and the rows of the baselines
 
-__all__ = ["Audience", "Choice", "Effort", "Source", "check", "run_finetune"]
+__all__ = ["Audience", "BackboneRequest", "FineTuningRequest", "NetworkEffort", "check_request", "run_finetune"]
 
 
 def run_finetune(
-    choice: Choice,
-    effort: Effort,
+    request: FineTuningRequest,
+    effort: NetworkEffort,
     out: Path,
     access: Access,
     cache: Cache | None,
@@ -54,33 +52,37 @@ def run_finetune(
     audience: Audience,
     predictions: Path | None = None,
 ) -> tuple[Result | None, int | None]:
-    """Fine-tune, or go on with, the run in `out`: its result, and the signal that ended it early, if one did; no result but in the first process.
+    """Fine-tune, or go on with, the run in `out`: its result, and the signal that ended it early, if one did.
 
-    `predictions` gets what the fine-tuned classifier says of each test image. Raises UsageError when the run was begun with other arguments
-    or data, DataError for what is missing or too little, CheckpointError where a finished run has lost a file, NumericalError when every
-    learning rate diverges, ResourceError for memory and disk.
+    Only the first process has a result. `predictions` gets what the fine-tuned classifier says of each test image.
+    Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little,
+    CheckpointError where a finished run has lost a file, NumericalError when every learning rate diverges,
+    ResourceError for memory and disk.
     """
     from ..models.engines import resolve_device
     from ..training.distributed import rank, together, wait_for_all
 
-    choice = check(choice)
+    request = check_request(request)
     memory = cache.digests() if cache is not None else DigestMemory()
-    train_set, test_set = open_pair(Given(choice.data, choice.train, choice.test, listing), audience.say)
-    split = _draw(choice, train_set)
-    spec = plain(_resolved(choice.backbone, access, memory))
-    options = FeatureOptions(img_size=choice.img_size, decode=choice.decode, device=effort.device)
+    train_set, test_set = open_pair(Given(request.data, request.train, request.test, listing), audience.say)
+    split = _draw(request, train_set)
+    spec = require_plain_vit(_resolved(request.backbone, access, memory))
+    options = FeatureOptions(img_size=request.img_size, decode=request.decode, device=effort.device)
     pipeline = settle(spec, options, "lowshot")
     if note := oversized(pipeline, options):
         audience.say(note)
-    chosen = select(train_set, split.train.tolist())
-    recipe, grid = recipe_of(choice, pipeline, len(split.train), split.per_class(train_set.labels)[1])
-    plan = Plan(choice, recipe, grid, effort, RunFolder(out), pipeline, chosen, test_set, access, cache, memory, audience)
-    what = identity(plan, {"train": train_set.digest, "test": test_set.digest, "labelled": content_digest(chosen, memory)})
+    support_set = select(train_set, split.train.tolist())
+    recipe, grid = recipe_of(request, pipeline, len(split.train), split.per_class(train_set.labels)[1])
+    plan = Plan(
+        request, recipe, grid, effort, RunFolder(out), pipeline, support_set, test_set, access, cache, memory, audience
+    )
+    labelled_digest = content_digest(support_set, memory)
+    what = identity(plan, {"train": train_set.digest, "test": test_set.digest, "labelled": labelled_digest})
     if effort.overwrite:
         plan.folder.require_owner("finetune")
     with together(resolve_device(effort.device)) as device:
         require_precision_on(recipe.precision, device)
-        plan = _on(plan, device)
+        plan = _in_process(plan, device)
         seconds: dict[str, float] = {}
         # a run is removed when all of the new one's images could be read
         frozen = _timed(seconds, "frozen", lambda: frozen_rows(plan)) if effort.overwrite and rank() == 0 else None
@@ -94,17 +96,24 @@ def run_finetune(
         if rank() != 0:
             return None, signal
         if predictions is not None and result is not None:
-            save_judged(plan, predictions)
+            save_test_predictions(plan, predictions)
         return result, signal
 
 
-def _draw(choice: Choice, train_set: Dataset) -> Split:
+def _draw(request: FineTuningRequest, train_set: Dataset) -> Split:
     """The labelled images: what `lowshot` draws for the same trial."""
-    splits = n_per_class(train_set.labels, train_set.classes, [choice.shots], choice.trial + 1, choice.seed, allow_fewer=choice.allow_fewer)
-    return splits[choice.trial]
+    splits = n_per_class(
+        train_set.labels,
+        train_set.classes,
+        [request.shots],
+        request.trial + 1,
+        request.seed,
+        allow_fewer=request.allow_fewer,
+    )
+    return splits[request.trial]
 
 
-def _resolved(source: Source, access: Access, memory: DigestMemory) -> BackboneSpec:
+def _resolved(source: BackboneRequest, access: Access, memory: DigestMemory) -> BackboneSpec:
     """The spec of the backbone as it was asked for."""
     return resolve(
         source.name,
@@ -117,7 +126,7 @@ def _resolved(source: Source, access: Access, memory: DigestMemory) -> BackboneS
     )
 
 
-def _on(plan: Plan, device: str) -> Plan:
+def _in_process(plan: Plan, device: str) -> Plan:
     """The plan for one process: its device, and only the first one speaks."""
     from ..training.distributed import rank
 
@@ -138,7 +147,7 @@ def _timed(seconds: dict[str, float], what: str, work: Callable[[], _Result]) ->
 
 
 def _carried_out(plan: Plan, frozen: Frozen | None, seconds: dict[str, float]) -> tuple[Result | None, int | None]:
-    """Baselines, unless they are there already, search, training, judgement."""
+    """Baselines, unless they are there already, search, training, evaluation."""
     from ..training.distributed import rank, wait_for_all
 
     support: FeatureSet | None = None
@@ -148,16 +157,16 @@ def _carried_out(plan: Plan, frozen: Frozen | None, seconds: dict[str, float]) -
         plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})
     wait_for_all()
     if support is None:
-        support = plan.features(plan.pipeline, plan.chosen)  # the first process has cached them
-    known = labelled_by(support)
-    trainings = Trainings(plan, known)
-    found, signal = _timed(seconds, "search", lambda: choose(trainings))
+        support = plan.features(plan.pipeline, plan.support_set)  # the first process has cached them
+    labelled = labelled_by(support)
+    trainings = Trainings(plan, labelled)
+    chosen, signal = _timed(seconds, "search", lambda: choose(trainings))
     if signal is not None:
         return None, signal
-    task, signal = _timed(seconds, "train", lambda: finish(trainings, found))
-    if signal is not None or rank() != 0:
+    task, signal = _timed(seconds, "train", lambda: finish(trainings, chosen))
+    if task is None or signal is not None or rank() != 0:
         return None, signal
-    rows, facts = _timed(seconds, "judge", lambda: judged_rows(plan, known, task, found))
+    rows, facts = _timed(seconds, "judge", lambda: evaluate_tuned(plan, labelled, task, chosen))
     result = result_of(plan, rows_of_frozen, rows, facts, seconds)
     plan.folder.finish(result, [plan.weights, HEAD, BUNDLE])
     return result, None

@@ -1,15 +1,16 @@
-"""What of a trunk may change while it is fine-tuned, and what of it did: low-rank updates, biases, norms, blocks, everything.
+"""What of a trunk may change while it is fine-tuned, and what of it did: low-rank updates, biases, norms, blocks, all.
 
-LoRA is for timm's blocks: an update of the fused qkv layer, of its thirds, of the projection and of both layers of the MLP.
+LoRA is for timm's blocks: an update of the fused qkv layer, of its thirds, of the projection and of both layers of the
+MLP.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,9 @@ from ..models.adapter import SCALE, THIRDS, A, B
 from ..training.on_cpu import linear
 from .modes import LAYERS, TuningRecipe
 
+if TYPE_CHECKING:
+    from ..methods._trunk import Trunk
+
 
 class LowRank(nn.Module):
     """x -> scale x B A x, zero at the start."""
@@ -29,7 +33,8 @@ class LowRank(nn.Module):
         self.scale = scale
         self.lora_a = nn.Parameter(torch.empty(rank, inputs))
         self.lora_b = nn.Parameter(torch.zeros(outputs, rank))
-        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5), generator=stream)  # as LoRA's authors, and torch's linear layers
+        # as LoRA's authors, and torch's linear layers
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5), generator=stream)
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """y (..., out) + scale x B A x, of x (..., in); where it is learnt, in one pass over y."""
@@ -46,20 +51,24 @@ class Adapted(nn.Module):
         super().__init__()
         self.base = base
         outputs = base.out_features // (3 if thirds else 1)
-        self.updates = nn.ModuleDict({part or "all": LowRank(base.in_features, outputs, rank, scale, stream) for part in thirds or ("",)})
+        self.updates = nn.ModuleDict(
+            {part: LowRank(base.in_features, outputs, rank, scale, stream) for part in thirds or ("all",)}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
+        """What the frozen layer gives for x (..., in), with the updates added: (..., out)."""
         y, updates = self.base(x), cast(dict[str, LowRank], self.updates)
         if "all" in updates:
             return updates["all"].add_to(y, x)
         parts = [
-            updates[third].add_to(part, x) if third in updates else part for third, part in zip(THIRDS, y.chunk(3, dim=-1), strict=True)
+            updates[third].add_to(part, x) if third in updates else part
+            for third, part in zip(THIRDS, y.chunk(3, dim=-1), strict=True)
         ]
         return torch.cat(parts, dim=-1)
 
 
-def prepare(trunk: Any, recipe: TuningRecipe, reads_norm: bool, stream: torch.Generator) -> None:
-    """Let of the trunk's parameters those change that the mode says, in the last `recipe.blocks` blocks; LoRA's are added.
+def prepare(trunk: Trunk, recipe: TuningRecipe, reads_norm: bool, stream: torch.Generator) -> None:
+    """Let those of the trunk's parameters change that the mode says, in the last `recipe.blocks` blocks; add LoRA's.
 
     `reads_norm`: whether the final norm is in the way to the feature. Where it is not, nothing can be learnt from it.
     Raises UsageError for targets and numbers that do not fit the trunk.
@@ -91,7 +100,8 @@ def _changes(mode: str, name: str, place: int) -> bool:
     return kinds[mode] and place >= 0
 
 
-def _add_lora(blocks: Any, recipe: TuningRecipe, stream: torch.Generator) -> None:
+def _add_lora(blocks: Iterable[nn.Module], recipe: TuningRecipe, stream: torch.Generator) -> None:
+    """Put an `Adapted` in the place of each targeted linear layer of the blocks."""
     targets = recipe.layers
     thirds = tuple(word for word in THIRDS if word in targets)
     if recipe.rank < 1:
@@ -100,24 +110,27 @@ def _add_lora(blocks: Any, recipe: TuningRecipe, stream: torch.Generator) -> Non
     for block in blocks:
         for layer in dict.fromkeys("qkv" if word in THIRDS else word for word in targets):
             holder = getattr(block, LAYERS[layer])
-            setattr(holder, layer, Adapted(getattr(holder, layer), thirds if layer == "qkv" else (), recipe.rank, scale, stream))
+            parts = thirds if layer == "qkv" else ()
+            setattr(holder, layer, Adapted(getattr(holder, layer), parts, recipe.rank, scale, stream))
 
 
-def blocks_below(trunk: Any) -> int | None:
-    """How many blocks lie below the first one that changes: the tokens that go into it are the same for ever. None: the embedding changes."""
+def blocks_below(trunk: Trunk) -> int | None:
+    """How many blocks lie below the first one that changes: the tokens that go into it are always the same.
+
+    None where the embedding changes.
+    """
     depth = len(trunk.blocks)
     places = {_place(name, depth) for name, parameter in trunk.named_parameters() if parameter.requires_grad}
     lowest = min(places, default=depth)
     return None if lowest < 0 else lowest
 
 
-def changed(trunk: Any) -> dict[str, Tensor]:
+def changed_tensors(trunk: Trunk) -> dict[str, Tensor]:
     """What training changed, as an adapter's tensors on the CPU (see `fewvit.models.adapter`)."""
     found: dict[str, Tensor] = {}
     for name, part in trunk.named_modules():
         if isinstance(part, Adapted):
-            updates: Any = part.updates
-            for third, update in updates.items():
+            for third, update in cast(dict[str, LowRank], part.updates).items():
                 layer = name if third == "all" else f"{name.rpartition('.')[0]}.{third}"
                 scale = torch.tensor(float(update.scale))
                 found |= {layer + A: update.lora_a, layer + B: update.lora_b, layer + SCALE: scale}
@@ -144,7 +157,8 @@ _PEFT_LAYERS = {
 def read_peft(folder: Path) -> dict[str, Tensor]:
     """An adapter's tensors out of a folder that peft's `save_pretrained` made, for a ViT of timm or transformers.
 
-    The folder holds `adapter_config.json` and `adapter_model.safetensors`. Raises DataError for another kind than plain LoRA.
+    The folder holds `adapter_config.json` and `adapter_model.safetensors`. Raises DataError for another kind than plain
+    LoRA.
     """
     from safetensors.torch import load_file
 
@@ -153,10 +167,14 @@ def read_peft(folder: Path) -> dict[str, Tensor]:
         stored = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError) as error:
         raise DataError(
-            "no adapter of peft that can be read", file=folder, fix="It holds adapter_config.json and adapter_model.safetensors."
+            "no adapter of peft that can be read",
+            file=folder,
+            fix="It holds adapter_config.json and adapter_model.safetensors.",
         ) from error
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("bias", "none") != "none":
-        raise DataError(f"an adapter of the kind {config.get('peft_type')}, where plain LoRA without biases is read", file=folder)
+        raise DataError(
+            f"an adapter of the kind {config.get('peft_type')}, where plain LoRA without biases is read", file=folder
+        )
     return dict(_from_peft(stored, config, folder))
 
 
@@ -170,7 +188,8 @@ def _from_peft(stored: Mapping[str, Tensor], config: Mapping[str, Any], folder: 
             continue
         rank = tensor.shape[0]
         yield layer + A, tensor
-        yield layer + SCALE, torch.tensor(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
+        scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        yield layer + SCALE, torch.tensor(scale)
 
 
 def _peft_layer(name: str, folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,32 +14,38 @@ from ..labels import require_classes
 from ..splits import Split
 from .plan import Plan
 
+if TYPE_CHECKING:
+    from ..classifiers.logistic import LogisticRegression
+
 FROZEN = ("knn", "centroid", "logistic")
 
 
 def frozen_rows(plan: Plan) -> tuple[FeatureSet, list[dict[str, Any]]]:
     """The labelled images' features, and the rows of every baseline. Raises DataError where there is one class only."""
-    support = plan.features(plan.pipeline, plan.chosen)
+    support = plan.features(plan.pipeline, plan.support_set)
     require_classes(support)
     test = plan.features(plan.pipeline, plan.test_set)
     options = LowShotOptions(
-        shots=(plan.choice.shots,),
+        shots=(plan.request.shots,),
         trials=1,
         settings={name: {} for name in FROZEN},
         allow_fewer=True,  # it was settled when they were drawn
         device=plan.effort.device,
-        seed=plan.choice.seed,
+        seed=plan.request.seed,
     )
     if shared := shared_rows(support, test):
-        plan.say(f"{shared} of the {len(test)} test images have exactly the features of a labelled image: are they the same pictures?")
+        what = f"{shared} of the {len(test)} test images have exactly the features of a labelled image"
+        plan.say(f"{what}: are they the same images?")
     rows, _ = evaluate_lowshot(support, test, options, plan.pipeline.protocol.name)
-    rows = [{**row, "trial": plan.choice.trial} for row in rows if row["trial"] != "mean"]
+    rows = [{**row, "trial": plan.request.trial} for row in rows if row["trial"] != "mean"]
     shown = ", ".join(f"{row['method']} {row['value']:.2f}" for row in rows if row["metric"] == "top1")
     plan.say(f"frozen, top-1 in percent: {shown}")
     return support, rows
 
 
-def logistic(plan: Plan, rows: int) -> Any:
+def logistic(plan: Plan, rows: int) -> LogisticRegression:
     """The protocol's logistic regression for so many labelled images, not fitted yet."""
-    options = LowShotOptions(device=plan.effort.device, seed=plan.choice.seed)
-    return factory("logistic", {}, rows, Split(np.zeros(0, np.int64), plan.choice.shots), options, plan.pipeline.protocol.name)()
+    options = LowShotOptions(device=plan.effort.device, seed=plan.request.seed)
+    split = Split(np.zeros(0, np.int64), plan.request.shots)
+    estimator: LogisticRegression = factory("logistic", {}, rows, split, options, plan.pipeline.protocol.name)()
+    return estimator

@@ -1,8 +1,8 @@
-"""`fewvit lowshot --classifier last-block`: the last transformer block and a classifier, trained on the labelled images of each split.
+"""`fewvit lowshot --classifier last-block`: the last block and a classifier, trained on each split's labelled images.
 
-Source: Assran et al. 2022, section 4.1, who judge MAE so where linear classifiers do poorly; their optimizer's settings are not published, so
-the recipe is that of `fewvit finetune --mode last-block`. What lies below the last block runs once for each labelled image; test images go
-through it once for all trials together.
+Source: Assran et al. 2022, section 4.1, who evaluate MAE so where linear classifiers do poorly; their optimizer's
+settings are not published, so the recipe is that of `fewvit finetune --mode last-block`. What lies below the last block
+runs once for each labelled image; test images go through it once for all trials together.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
@@ -29,25 +29,30 @@ from ..features import FeatureSet
 from ..files import locked, require_writable
 from ..models.spec import Access
 from ..options import Setting
-from ..runs import RunFolder, run_digest
+from ..runs.folder import RunFolder, run_digest
+from ..runs.request import NetworkEffort
 from ..splits import Split
-from ..training.request import NetworkEffort
-from .choice import Audience, Choice, Source
-from .choosing import Found
-from .final import finish
-from .judgement import classifier_of
-from .plan import Plan, identity, labelled_by
-from .recipe import recipe_of
+from .evaluation import classifier_of
+from .final_network import finish
+from .held_out import Candidate
+from .networks import require_plain_vit
+from .plan import Labelled, Plan, identity, labelled_by
+from .request import Audience, BackboneRequest, FineTuningRequest, recipe_of
 from .search import choose
-from .spec import plain
 from .trainings import Trainings
+
+if TYPE_CHECKING:
+    from .tuning import Tuning
 
 _AT_ONCE = 32  # test images
 
 
 @dataclass(frozen=True)
 class LastBlocks:
-    """Trains on splits of one backbone's images. Trainings are kept in the cache: a killed command goes on, a repeated one trains nothing."""
+    """Trains on splits of one backbone's images.
+
+    Trainings are kept in the cache: a killed command goes on, a repeated one trains nothing.
+    """
 
     name: ClassVar[str] = "last-block"  # among the classifiers
     pipeline: Pipeline
@@ -65,43 +70,61 @@ class LastBlocks:
         """One network per split, whose rows are those of `train`; `test` says which test images count."""
         with tempfile.TemporaryDirectory(prefix="fewvit-") as scratch:
             ended = [self._trained(split, train, Path(scratch)) for split in splits]
-            features = self._seen([task for _, _, task, _ in ended], test)
-            for split, (plan, known, task, found), rows in zip(splits, ended, features, strict=True):
-                estimator, why = classifier_of(plan, known, task.head, known.present), _told(found)
+            features = self._test_features([task for _, _, task, _ in ended], test)
+            for split, (plan, labelled, task, chosen), rows in zip(splits, ended, features, strict=True):
+                estimator, why = classifier_of(plan, labelled, task.head, labelled.present), _described(chosen)
                 self.say(f"last block, {split.name}, trial {split.trial}: {why}")
-                yield Tuned(estimator, dataclasses.replace(test, features=rows), found.temperature, why)
+                yield Tuned(estimator, dataclasses.replace(test, features=rows), chosen.temperature, why)
 
-    def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Any, Any, Found]:
+    def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Labelled, Tuning, Candidate]:
+        """The network of one split, from the cache where it was trained before."""
         support = train.select(split.train)
-        chosen = select_ids(self.train_set, support.ids)
-        choice = Choice("last-block", Source(self.pipeline.spec.name), settings=self.settings, seed=self.seed, decode=self.pipeline.decode)
-        recipe, grid = recipe_of(choice, self.pipeline, len(support), split.per_class(train.labels)[1])
-        effort = NetworkEffort(device=self.pipeline.device, workers=self.work.workers, max_pixels=self.work.max_pixels)
-        nowhere = RunFolder(scratch)
-        plan = Plan(
-            choice, recipe, grid, effort, nowhere, self.pipeline, chosen, self.test_set, self.access, self.cache, self.memory, Audience()
+        support_set = select_ids(self.train_set, support.ids)
+        request = FineTuningRequest(
+            "last-block",
+            BackboneRequest(self.pipeline.spec.name),
+            settings=self.settings,
+            seed=self.seed,
+            decode=self.pipeline.decode,
         )
-        what = {**identity(plan, {"labelled": content_digest(chosen, self.memory)}), "support": support.fingerprint}
+        recipe, grid = recipe_of(request, self.pipeline, len(support), split.per_class(train.labels)[1])
+        effort = NetworkEffort(device=self.pipeline.device, workers=self.work.workers, max_pixels=self.work.max_pixels)
+        plan = Plan(
+            request,
+            recipe,
+            grid,
+            effort,
+            RunFolder(scratch),  # until it is known which run it is
+            self.pipeline,
+            support_set,
+            self.test_set,
+            self.access,
+            self.cache,
+            self.memory,
+            Audience(),
+        )
+        labelled_digest = content_digest(support_set, self.memory)
+        what = {**identity(plan, {"labelled": labelled_digest}), "support": support.fingerprint}
         root = self.cache.tuned if self.cache is not None else scratch
         plan = dataclasses.replace(plan, folder=RunFolder(root / run_digest(what)))
         require_writable(root)
         with locked(plan.folder.path):  # another command may be at the same split
             plan.folder.begin(what, {})
-            known = labelled_by(support)
-            trainings = Trainings(plan, known)
-            found, number = choose(trainings)
-            task, number = (None, number) if number is not None else finish(trainings, found)
+            labelled = labelled_by(support)
+            trainings = Trainings(plan, labelled)
+            chosen, number = choose(trainings)
+            task, number = (None, number) if number is not None else finish(trainings, chosen)
         if number is not None:
-            signal.raise_signal(number)  # what was trained is kept; the command ends as it does for a signal at any other time
-        return plan, known, task, found
+            # what was trained is kept; the command ends as it does for a signal at any other time
+            signal.raise_signal(number)
+        return plan, labelled, cast("Tuning", task), chosen
 
-    def _seen(self, tasks: Sequence[Any], test: FeatureSet) -> list[np.ndarray]:
+    def _test_features(self, tasks: Sequence[Tuning], test: FeatureSet) -> list[np.ndarray]:
         """The test images' features (Q, D) under each network; what they share, all but the last block, runs once."""
-        from ..views.pixels import normalised
-        from .evaluated_images import Seen
+        from ..views.evaluation_images import EvaluationImages, normalised
 
         dataset = select_ids(self.test_set, test.ids)
-        seen = Seen(
+        images = EvaluationImages(
             dataset,
             self.pipeline.preprocess,
             self.pipeline.decode,
@@ -112,35 +135,44 @@ class LastBlocks:
         found: list[list[np.ndarray]] = [[] for _ in tasks]
         for task in tasks:
             task.eval()
+        device = str(next(tasks[0].parameters()).device)
         for start in range(0, len(dataset), _AT_ONCE):
-            pixels = seen.pixels(np.arange(start, min(start + _AT_ONCE, len(dataset))))
-            tokens = tasks[0].evaluated(tasks[0].enter, normalised(pixels, str(next(tasks[0].parameters()).device)))
+            pixels = images.pixels(np.arange(start, min(start + _AT_ONCE, len(dataset))))
+            tokens = tasks[0].evaluated(tasks[0].enter, normalised(pixels, device))
             for rows, task in zip(found, tasks, strict=True):
                 rows.append(task.evaluated(task.features, tokens).float().cpu().numpy())
         return [np.concatenate(rows) for rows in found]
 
 
 def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureReader, seed: int) -> LastBlocks:
-    """What trains on these inputs. Raises UsageError for features from a file, and for readouts and networks that training does not know."""
+    """What trains on these inputs.
+
+    Raises UsageError for features from a file, and for readouts and networks that training does not know.
+    """
     pipeline = inputs.pipeline
     datasets = inputs.sources.datasets
     if pipeline is None or datasets is None:
-        raise UsageError("last-block trains on images, and features were given", fix="Give folders of images, or another --classifier.")
+        what = "last-block trains on images, and features were given"
+        raise UsageError(what, fix="Give folders of images, or another --classifier.")
     if pipeline.layers != 1 or pipeline.pool not in ("cls", "mean"):
         raise UsageError(
-            "last-block reads the last block's class token or mean patch token", fix="Leave --layers away, and --pool, or give --pool mean."
+            "last-block reads the last block's class token or mean patch token",
+            fix="Leave --layers away, and --pool, or give --pool mean.",
         )
-    plain(pipeline.spec)
+    require_plain_vit(pipeline.spec)
     from ..models.engines import resolve_device
 
     pipeline = dataclasses.replace(pipeline, device=resolve_device(pipeline.device))
     train_set, test_set = datasets
     access, how = reader.backbones.access, reader.extractor
-    return LastBlocks(pipeline, train_set, test_set, settings, how.cache, how.memory, access, how.work, seed, reader.say)
+    return LastBlocks(
+        pipeline, train_set, test_set, settings, how.cache, how.memory, access, how.work, seed, reader.say
+    )
 
 
-def _told(found: Found) -> str:
-    how = f"learning rate {found.lr:g}, {counted(found.epochs, 'epoch')}"
-    if found.top1 is None:
+def _described(chosen: Candidate) -> str:
+    """A candidate in words."""
+    how = f"learning rate {chosen.lr:g}, {counted(chosen.epochs, 'epoch')}"
+    if chosen.top1 is None:
         return f"{how}: the recipe's, since nothing was held out"
-    return f"{how}: best on held-out images, {found.top1:.1f} % of them right"
+    return f"{how}: best on held-out images, {chosen.top1:.1f} % of them right"

@@ -1,7 +1,8 @@
 """The ways of fine-tuning: what each trains, and its defaults for few labels and for many. No torch.
 
-What a mode leaves alone stays as it was released. `full` follows the published recipe of MAE (He et al. 2022, table 9); the others have
-no published numbers for few labels, so their learning rates are grids of which the images held out of the labelled ones choose.
+What a mode leaves alone stays as it was released. `full` follows the published recipe of MAE (He et al. 2022, table 9);
+the others have no published numbers for few labels, so their learning rates are grids of which the images held out of
+the labelled ones choose.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ MODES = {
     "norm": "gains and biases of all norms",
 }
 _ALONE = {"rank": "lora", "alpha": "lora", "targets": "lora"}  # options of --set that one mode has
-LAYERS = {"qkv": "attn", "q": "attn", "k": "attn", "v": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}  # target -> where it is
+# target -> where it is
+LAYERS = {"qkv": "attn", "q": "attn", "k": "attn", "v": "attn", "proj": "attn", "fc1": "mlp", "fc2": "mlp"}
 FEW = 100  # labels per class; up to it the classifier begins as the frozen logistic regression
 _GRIDS = {  # peak learning rates; of `full` for a batch of 256 images, scaled to the batch
     "lora": (1e-4, 3e-4, 1e-3),
@@ -47,7 +49,9 @@ def check_options(mode: str, changes: Mapping[str, object]) -> None:
     """Raise UsageError for an option of --set that this mode does not have, naming the one that does."""
     for name, value in changes.items():
         if _ALONE.get(name, mode) != mode:
-            raise UsageError(f"--set {name}={value}: --mode {mode} has no such option; it goes with --mode {_ALONE[name]}")
+            raise UsageError(
+                f"--set {name}={value}: --mode {mode} has no such option; it goes with --mode {_ALONE[name]}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +59,11 @@ class TuningRecipe(Recipe):
     """Everything that decides how a network is fine-tuned. `--set name=value` changes one."""
 
     mode: str
-    pool: Literal["protocol", "fc_norm"] = "protocol"  # what the classifier reads: the feature of the backbone's protocol, or the mean
-    # patch token under a norm of its own that takes the final norm's place (MAE)
-    head: Literal["probe", "linear"] = "probe"  # probe: begins as the logistic regression on frozen features; linear: nearly zero (MAE)
+    # what the classifier reads: the feature of the backbone's protocol, or the mean patch token under a norm of its own
+    # that takes the final norm's place (MAE)
+    pool: Literal["protocol", "fc_norm"] = "protocol"
+    # what it begins as: the logistic regression on frozen features, or nearly zero (MAE)
+    head: Literal["probe", "linear"] = "probe"
     select: bool = True  # hold a part of the labelled images out to choose learning rate and number of epochs
     refit: bool = True  # then train anew on all of them; False: keep the best weights of the search
     patience: int = 10  # epochs without a better held-out accuracy after which a search ends
@@ -66,12 +72,13 @@ class TuningRecipe(Recipe):
     targets: str = "qkv"  # layers with such an update, joined by +: qkv, or q, k, v alone; proj, fc1, fc2
     blocks: int | None = None  # so many of the last blocks may change; None: as the mode says
     layer_decay: float = 1.0  # factor of the learning rate from each layer to the one below
-    crop: float = 1.0  # least share of the picture's area in a random crop; 1: the whole picture as it is evaluated
+    crop: float = 1.0  # least share of the image's area in a random crop; 1: the whole image as it is evaluated
     flip: float = 0.0  # probability
-    randaugment: float = 0.0  # magnitude of 10 of two random changes of colour or shape, each with probability 1/2; 0: none
+    # magnitude, up to 10, of two random changes of colour or shape, each with probability 1/2; 0: none
+    randaugment: float = 0.0
     erase: float = 0.0  # probability that a rectangle is replaced by noise
-    mixup: float = 0.0  # alpha of the Beta distribution that two pictures are blended by; 0: never
-    cutmix: float = 0.0  # the same, of the area that one picture takes of another
+    mixup: float = 0.0  # alpha of the Beta distribution that two images are blended by; 0: never
+    cutmix: float = 0.0  # the same, of the area that one image takes of another
     label_smoothing: float = 0.0
 
     @property
@@ -85,22 +92,24 @@ class TuningRecipe(Recipe):
         return words
 
     def first_block(self, depth: int) -> int:
-        """The number of the first of `depth` blocks that may change. Raises UsageError for more blocks than there are."""
+        """Number of the first of `depth` blocks that may change. Raises UsageError for more blocks than there are."""
         first = depth - (depth if self.blocks is None else self.blocks)
         if not 0 <= first < depth:
-            raise UsageError(f"--set blocks={self.blocks}: the backbone has {counted(depth, 'block')}, so give 1 to {depth}")
+            raise UsageError(
+                f"--set blocks={self.blocks}: the backbone has {counted(depth, 'block')}, so give 1 to {depth}"
+            )
         return first
 
     @property
     def augmented(self) -> bool:
-        """Whether a picture may look another way in each epoch."""
+        """Whether an image may look another way in each epoch."""
         return self.crop < 1 or any((self.flip, self.randaugment, self.erase, self.mixup, self.cutmix))
 
 
 def recipe_for(
     mode: str, architecture: Architecture, view: View, family: str, labels: int, per_class: int
 ) -> tuple[TuningRecipe, list[float]]:
-    """The defaults of a mode for `labels` labelled images, up to `per_class` of each class, and the learning rates to choose from."""
+    """A mode's defaults for so many labelled images, up to `per_class` of each class; learning rates to choose from."""
     few = per_class <= FEW
     recipe = TuningRecipe(
         mode=mode,
@@ -125,7 +134,10 @@ def recipe_for(
 
 
 def _of_mae(recipe: TuningRecipe, family: str) -> TuningRecipe:
-    """MAE's recipe for a ViT of this size; on few labels fewer epochs than its 50 to 100 would be too little, so they stay."""
+    """MAE's recipe for a ViT of this size.
+
+    On few labels fewer epochs than its 50 to 100 would be too little, so they stay.
+    """
     width = recipe.architecture.width
     tuned = dataclasses.replace(
         recipe,

@@ -1,16 +1,38 @@
-"""The network that every training of a run begins with."""
+"""The network that every training of a run begins with, and which backbones it can be made of."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import UsageError
 from ..models.build import build
+from ..models.spec import BackboneSpec
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from ..seeds import seed_of
 from .baselines import logistic
 from .plan import Labelled, Plan
+
+if TYPE_CHECKING:
+    from ..methods._trunk import Trunk
+    from .tuning import ClassificationHead, Tuning
+
+
+def require_plain_vit(spec: BackboneSpec) -> BackboneSpec:
+    """The spec, if its network is one that training knows. Raises UsageError."""
+    if spec.architecture.timm:
+        raise UsageError(
+            f"{spec.name} is a model of timm's own, and only the plain ViTs of DINO, MSN, MAE and DINOv2 "
+            "are fine-tuned",
+            fix="See `fewvit backbones list`; a weights file or a run folder also do.",
+        )
+    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if {name: tuple(spec.preprocess.get(name, value)) for name, value in usual.items()} != usual:
+        what = f"{spec.name} takes pixels of another mean and deviation than ImageNet's, which training has not"
+        raise UsageError(what)
+    return spec
 
 
 class Networks:
@@ -21,12 +43,14 @@ class Networks:
 
         self._plan, self._labelled = plan, labelled
         pipeline = plan.pipeline
-        self._trunk = dict(build(pipeline.spec, Readout(), pipeline.preprocess.crop, engine="eager").model.state_dict())
+        self._released = dict(
+            build(pipeline.spec, Readout(), pipeline.preprocess.crop, engine="eager").model.state_dict()
+        )
         pool = "mean" if plan.recipe.architecture.final_norm == "fc_norm" else pipeline.pool
         self._readout = Readout(pool, 1, pipeline.norm)
 
-    def new(self, lr: float, fit: np.ndarray) -> Any:
-        """A `Tuning` of this peak learning rate; its classifier is made from the images with numbers `fit`."""
+    def new(self, lr: float, fit: np.ndarray) -> Tuning:
+        """A `Tuning` of this peak learning rate; its classifier is made from the images with numbers `fit` (N,)."""
         import torch
 
         from ..methods._trunk import Trunk
@@ -37,20 +61,20 @@ class Networks:
         recipe = dataclasses.replace(self._plan.recipe, lr=lr)
         trunk = Trunk(recipe.architecture, recipe.drop_path)
         self._fill(trunk)
-        stream = torch.Generator().manual_seed(seed_of(self._plan.choice.seed, "adapter"))
+        stream = torch.Generator().manual_seed(seed_of(self._plan.request.seed, "adapter"))
         prepare(trunk, recipe, self._readout.pool != "cls" or self._readout.norm != "none", stream)
         task = Tuning(recipe, trunk, self._readout, self._head(fit))
         if self._plan.effort.device == "cpu":
             speed_up(task)
         return task.to(self._plan.effort.device)
 
-    def _fill(self, trunk: Any) -> None:
+    def _fill(self, trunk: Trunk) -> None:
         """Give the trunk the released weights; a norm of its own over mean patch tokens begins as the identity."""
         import torch
 
         from ..checkpoints.filling import fill
 
-        tensors, spec = dict(self._trunk), self._plan.pipeline.spec
+        tensors, spec = dict(self._released), self._plan.pipeline.spec
         if "fc_norm.weight" in trunk.state_dict() and "fc_norm.weight" not in tensors:
             tensors |= {
                 "fc_norm.weight": torch.ones_like(tensors.pop("norm.weight")),
@@ -58,17 +82,19 @@ class Networks:
             }
         fill(trunk, tensors, spec.file or spec.name)
 
-    def _head(self, fit: np.ndarray) -> Any:
+    def _head(self, fit: np.ndarray) -> ClassificationHead:
         """The classifier at the start: the frozen logistic regression of the images `fit`, or nearly zero."""
         import torch
 
-        from .tuning import Head
+        from .tuning import ClassificationHead
 
         recipe, labelled = self._plan.recipe, self._labelled
         if recipe.head == "linear":
-            stream = torch.Generator().manual_seed(seed_of(self._plan.choice.seed, "head"))
-            weight = torch.nn.init.trunc_normal_(torch.empty(len(labelled.present), recipe.architecture.width), std=2e-5, generator=stream)
-            return Head(weight, torch.zeros(len(labelled.present)), "raw", with_bias=True)
+            stream = torch.Generator().manual_seed(seed_of(self._plan.request.seed, "head"))
+            shape = (len(labelled.present), recipe.architecture.width)  # (C, D)
+            weight = torch.nn.init.trunc_normal_(torch.empty(shape), std=2e-5, generator=stream)
+            return ClassificationHead(weight, torch.zeros(len(labelled.present)), "raw", with_bias=True)
         estimator = logistic(self._plan, len(fit)).fit(labelled.support.features[fit], labelled.labels[fit])
-        weight, bias = (torch.from_numpy(np.asarray(array, np.float32)) for array in (estimator.coef_, estimator.intercept_))
-        return Head(weight, bias, estimator.rows, with_bias=estimator.intercept)
+        fitted = (estimator.coef_, estimator.intercept_)
+        weight, bias = (torch.from_numpy(np.asarray(array, np.float32)) for array in fitted)
+        return ClassificationHead(weight, bias, estimator.rows, with_bias=estimator.intercept)

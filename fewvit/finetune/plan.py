@@ -18,10 +18,10 @@ from ..extraction.work import Work
 from ..features import FeatureSet
 from ..models.resolve import origin_of, run_backbone
 from ..models.spec import Access
-from ..runs import CLASSIFIER, RunFolder
-from ..training.request import NetworkEffort
-from .choice import Audience, Choice
+from ..runs.folder import CLASSIFIER, RunFolder
+from ..runs.request import NetworkEffort
 from .modes import TuningRecipe
+from .request import Audience, FineTuningRequest
 
 FILES = {"full": "model.safetensors"}  # what a mode writes; the others an adapter
 ADAPTER, HEAD, BUNDLE = "adapter.safetensors", "head.safetensors", CLASSIFIER
@@ -29,40 +29,46 @@ ADAPTER, HEAD, BUNDLE = "adapter.safetensors", "head.safetensors", CLASSIFIER
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, on what, where, and who is told."""
+    """What is trained, on what, where, and where its notes go."""
 
-    choice: Choice
+    request: FineTuningRequest
     recipe: TuningRecipe
     grid: Sequence[float]  # learning rates to choose from
     effort: NetworkEffort
     folder: RunFolder
     pipeline: Pipeline  # of the frozen backbone
-    chosen: Dataset  # the labelled images
+    support_set: Dataset  # the labelled images
     test_set: Dataset
     access: Access
     cache: Cache | None
     memory: DigestMemory
     audience: Audience
-    skipped: set[tuple[bool, str]] = dataclasses.field(default_factory=set)  # images that could not be decoded: whether of test, and the id
+    # images that could not be decoded: whether of the test set, and the id
+    skipped: set[tuple[bool, str]] = dataclasses.field(default_factory=set)
 
     @property
     def say(self) -> Callable[[str], None]:
-        """Who hears a line."""
+        """Takes a note for the user, one line."""
         return self.audience.say
 
     @property
     def weights(self) -> str:
         """The name of the file that the run makes."""
-        return FILES.get(self.choice.mode, ADAPTER)
+        return FILES.get(self.request.mode, ADAPTER)
 
     def features(self, pipeline: Pipeline, dataset: Dataset) -> FeatureSet:
-        """The features that a backbone gives, from the cache where they are there."""
-        effort = self.effort
-        work = Work(workers=effort.workers, max_bad=self.choice.max_bad, max_pixels=effort.max_pixels, progress=self.audience.extraction)
+        """The features of a set's images, from the cache where they are there."""
+        work = Work(
+            workers=self.effort.workers,
+            max_bad=self.request.max_bad,
+            max_pixels=self.effort.max_pixels,
+            progress=self.audience.extraction,
+        )
         features = extract(pipeline, dataset, self.cache, work, memory=self.memory)
         skipped = features.report.skipped if features.report is not None else []
         of_test = dataset is self.test_set
-        self.audience.skipped([image for image in skipped if (of_test, image["id"]) not in self.skipped])  # each is told once
+        # each is named once, however often it is read
+        self.audience.skipped([image for image in skipped if (of_test, image["id"]) not in self.skipped])
         self.skipped.update((of_test, image["id"]) for image in skipped)
         return features
 
@@ -86,34 +92,37 @@ def labelled_by(support: FeatureSet) -> Labelled:
 
 
 def identity(plan: Plan, data: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that decides the outcome, as JSON; what the manifest of a run is compared with. `data`: digests of the images."""
-    choice = plan.choice
+    """Everything that decides the outcome, as JSON; what the manifest of a run is compared with.
+
+    `data`: digests of the images.
+    """
+    request = plan.request
     return {
         "command": "finetune",
-        "mode": choice.mode,
+        "mode": request.mode,
         "recipe": dataclasses.asdict(plan.recipe),
         "learning_rates": list(plan.grid),
-        "accumulate": choice.accumulate,
-        "shots": choice.shots,
-        "trial": choice.trial,
-        "seed": choice.seed,
+        "accumulate": request.accumulate,
+        "shots": request.shots,
+        "trial": request.trial,
+        "seed": request.seed,
         "init": plan.pipeline.spec.fingerprint,
         "preprocess": plan.pipeline.preprocess.to_dict(),
-        "decode": choice.decode,
-        "max_bad": choice.max_bad,
+        "decode": request.decode,
+        "max_bad": request.max_bad,
         "data": dict(data),
     }
 
 
 def outcome(plan: Plan) -> dict[str, Any]:
     """What the run's folder will be: a backbone, and a classifier on it."""
-    spec, mode = plan.pipeline.spec, plan.choice.mode
+    spec, mode = plan.pipeline.spec, plan.request.mode
     made: dict[str, Any] = {
         **run_backbone(spec.family, spec.protocol, plan.recipe.architecture, plan.pipeline.preprocess),
         "file": plan.weights,
         "license": spec.license,
     }
     if mode not in FILES:
-        made["base"] = origin_of(spec, **dataclasses.asdict(plan.choice.backbone))
-    classes = [plan.chosen.classes[c] for c in np.unique(plan.chosen.labels)]
+        made["base"] = origin_of(spec, **dataclasses.asdict(plan.request.backbone))
+    classes = [plan.support_set.classes[c] for c in np.unique(plan.support_set.labels)]
     return {"backbone": made, "head": {"file": HEAD, "classes": classes}}

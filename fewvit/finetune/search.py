@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import NumericalError, counted
 from ..files import write_json
-from .choosing import Found, held_out
+from .held_out import Candidate, held_out_rows
 from .plan import Plan
 from .trainings import Trainings
 
@@ -21,45 +21,51 @@ def place_of(plan: Plan, number: int) -> Path:
     return plan.folder.path / "search" / str(number)
 
 
-def choose(trainings: Trainings) -> tuple[Found, int | None]:
-    """What classifies held-out images best, and the signal that ended the search early; the recipe's own where none can be held out.
+def choose(trainings: Trainings) -> tuple[Candidate, int | None]:
+    """What classifies held-out images best, and the signal that ended the search early.
 
-    Raises NumericalError where every learning rate diverges.
+    Where none can be held out it is the recipe's own learning rate and number of epochs. Raises NumericalError where
+    every learning rate diverges.
     """
     plan, labels = trainings.plan, trainings.labelled.labels
-    held = held_out(labels, plan.choice.seed)
-    unknown = Found(plan.recipe.lr, plan.recipe.epochs)
+    held = held_out_rows(labels, plan.request.seed)
+    default = Candidate(plan.recipe.lr, plan.recipe.epochs)
     if not plan.recipe.select or not len(held):
         if plan.recipe.select:
             plan.say(
-                "one labelled image per class: nothing can be held out to choose by, so it is "
-                f"the mode's own learning rate {unknown.lr:g} for {counted(unknown.epochs, 'epoch')}, and confidences are not calibrated"
+                "one labelled image per class: nothing can be held out to choose by, so the mode's own learning rate "
+                f"{default.lr:g} is taken for {counted(default.epochs, 'epoch')}, and confidences are not calibrated"
             )
-        return unknown, None
+        return default, None
     fit = np.setdiff1d(np.arange(len(labels)), held)
-    found = []
+    candidates = []
     for number, lr in enumerate(plan.grid):
         one, signal = _candidate(trainings, number, lr, fit, held)
         if signal is not None:
-            return unknown, signal
-        found += [one] if one is not None else []
-    if not found:
+            return default, signal
+        candidates += [one] if one is not None else []
+    if not candidates:
         raise NumericalError(
             f"training diverges at every learning rate of {', '.join(f'{lr:g}' for lr in plan.grid)}",
             fix="Try a smaller one with --set lr=.",
         )
-    best = max(found, key=lambda one: one.merit)
+    best = max(candidates, key=lambda one: one.merit)
     plan.say(
         f"chosen on {counted(len(held), 'held-out image')}: learning rate {best.lr:g}, {counted(best.epochs, 'epoch')} "
         f"({best.top1:.2f} % of them right)"
     )
     if not best.top1:
-        plan.say("with none of them right the choice is as good as any; more labelled images would tell")
+        plan.say("none of them is right, so the choice says little; more labelled images would decide it")
     return best, None
 
 
-def _candidate(trainings: Trainings, number: int, lr: float, fit: np.ndarray, held: np.ndarray) -> tuple[Found | None, int | None]:
-    """What one learning rate came to, from its file if it was tried before; None where it diverges. And the signal that ended it early."""
+def _candidate(
+    trainings: Trainings, number: int, lr: float, fit: np.ndarray, held: np.ndarray
+) -> tuple[Candidate | None, int | None]:
+    """What one learning rate came to, from its file if it was tried before; None where it diverges.
+
+    Last, the signal that ended it early.
+    """
     from ..training.distributed import rank, wait_for_all
 
     place = place_of(trainings.plan, number)
@@ -76,10 +82,13 @@ def _candidate(trainings: Trainings, number: int, lr: float, fit: np.ndarray, he
     facts = json.loads(outcome.read_text())
     if facts.get("diverged"):
         return None, None
-    return Found(facts["lr"], facts["epochs"], facts["held_top1"], facts["held_loss"], facts["held_temperature"]), None
+    names = ("lr", "epochs", "held_top1", "held_loss", "held_temperature")
+    return Candidate(*(facts[name] for name in names)), None
 
 
-def _tried(trainings: Trainings, place: Path, lr: float, fit: np.ndarray, held: np.ndarray) -> tuple[dict[str, Any], int | None]:
+def _tried(
+    trainings: Trainings, place: Path, lr: float, fit: np.ndarray, held: np.ndarray
+) -> tuple[dict[str, Any], int | None]:
     """What a training with one learning rate shows, as JSON, and the signal that ended it early."""
     say = trainings.plan.say
     say(f"learning rate {lr:g}: {counted(len(fit), 'image')} to learn from, {counted(len(held), 'image')} held out")

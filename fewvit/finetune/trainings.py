@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..datasets import select_ids
 from ..errors import DataError
 from ..files import replacing
-from .choosing import Curve, judged
+from ..runs.folder import RunFolder
+from .held_out import Curve, evaluate_logits
 from .networks import Networks
 from .plan import Labelled, Plan
+
+if TYPE_CHECKING:
+    from .batches import LabelledImages
+    from .tuning import Tuning
 
 BEST = "best.safetensors"  # of a search whose best weights are kept
 
@@ -22,18 +27,18 @@ BEST = "best.safetensors"  # of a search whose best weights are kept
 class Ended:
     """How a training ended."""
 
-    task: Any  # the network
+    task: Tuning
     curve: Curve  # of the held-out images
     steps: int
     signal: int | None  # that ended it early
 
 
 class Trainings:
-    """Each begins with the same network and has a folder of its own; their pictures come from one supply."""
+    """Each begins with the same network and has a folder of its own; they take their images from one place."""
 
     def __init__(self, plan: Plan, labelled: Labelled):
         self.plan, self.labelled = plan, labelled
-        self._supply = _supply(plan, labelled)
+        self._images = _labelled_images(plan, labelled)
         self.networks = Networks(plan, labelled)
 
     def batch(self, fit: np.ndarray) -> int:
@@ -41,68 +46,65 @@ class Trainings:
         return min(self.plan.recipe.batch_size, len(fit))
 
     def train(self, place: Path, lr: float, fit: np.ndarray, held: np.ndarray, stop_after: int | None = None) -> Ended:
-        """One training on the images `fit`, in the folder `place`; the images `held` are judged after every epoch.
+        """One training on the images `fit` (n,), in the folder `place`; `held` (m,) are classified after every epoch.
 
-        It ends after `stop_after` epochs, or when the held-out images are classified no better. Raises NumericalError if it diverges.
+        It ends after `stop_after` epochs, or when the held-out images are classified no better. Raises NumericalError
+        if it diverges.
         """
-        from ..training.journal import Journal
-        from ..training.loop import How, Watch, train
+        from ..training.batches import Subset
+        from ..training.loop import Execution, Watch, train
         from ..training.order import Order
-        from ..training.state import Checkpoints
 
         plan, recipe, effort = self.plan, self.plan.recipe, self.plan.effort
         task = self.networks.new(lr, fit)
-        note = self._supply.keep_tokens(task)
+        note = self._images.keep_tokens(task)
         if note:
             plan.say(note)
-        curve = Curve(place / "log.jsonl")
-        order = Order(len(fit), self.batch(fit), recipe.epochs, plan.choice.seed)
+        folder, batches = RunFolder(place), Subset(self._images, fit)
+        curve = Curve(folder.log)
+        order = Order(len(batches), self.batch(fit), recipe.epochs, plan.request.seed)
         log_every = min(effort.log_every, order.steps_per_epoch)
 
         def each_epoch(done: int) -> dict[str, float] | None:
             if not len(held):
                 return None
-            curve.seen[done] = judged(self._supply.logits(task, held), self.labelled.labels[held])
+            curve.by_epoch[done] = evaluate_logits(self._images.logits(task, held), self.labelled.labels[held])
             if not recipe.refit and curve.best(done) == done:
                 _keep(task, place / BEST)
-            return curve.seen[done]
+            return curve.by_epoch[done]
 
         def enough(done: int) -> bool:
             return curve.stalled(done, recipe.patience) if stop_after is None else done >= stop_after
 
         what = f"learning rate {lr:g}" if len(held) else "final"
-        watch = Watch(progress=lambda p: plan.audience.progress(what, p), each_epoch=each_epoch, enough=enough, say=plan.say)
-        trained = train(
-            task,
-            order,
-            lambda step: self._supply.read(fit[step.rows]),
-            lambda found, step: self._supply.prepare(found, fit[step.rows], step),
-            How(effort.device, plan.choice.accumulate, effort.save_every, log_every, recompute=effort.checkpoint_activations),
-            Checkpoints(place / "checkpoints"),
-            lambda step: Journal(place / "log.jsonl", step),
-            watch,
-        )
+        watch = Watch(lambda p: plan.audience.progress(what, p), each_epoch, enough=enough, say=plan.say)
+        parts, recompute = plan.request.accumulate, effort.checkpoint_activations
+        how = Execution(effort.device, parts, effort.save_every, log_every, recompute=recompute)
+        trained = train(task, batches, order, how, folder, watch)
         return Ended(task, curve, trained.steps, trained.signal)
 
 
-def _supply(plan: Plan, labelled: Labelled) -> Any:
-    """Where trainings get their pictures from. Raises DataError for one that cannot be decoded."""
-    from ..views.pictures import Pictures
-    from .batches import Supply
-    from .evaluated_images import Seen
+def _labelled_images(plan: Plan, labelled: Labelled) -> LabelledImages:
+    """Where trainings take their images from. Raises DataError for one that cannot be decoded."""
+    from ..views.evaluation_images import EvaluationImages
+    from ..views.training_images import TrainingImages
+    from .batches import LabelledImages
 
-    dataset = select_ids(plan.chosen, labelled.support.ids)
+    dataset = select_ids(plan.support_set, labelled.support.ids)
     effort, recipe = plan.effort, plan.recipe
-    seen = Seen(dataset, plan.pipeline.preprocess, plan.choice.decode, workers=effort.workers, max_pixels=effort.max_pixels)
-    pictures = None
+    workers, most = effort.workers, effort.max_pixels
+    evaluation = EvaluationImages(
+        dataset, plan.pipeline.preprocess, plan.request.decode, workers=workers, max_pixels=most
+    )
+    whole = None
     if recipe.crop < 1:
-        pictures = Pictures(dataset, workers=effort.workers, max_pixels=effort.max_pixels, folder=plan.folder.path)
-        if pictures.skipped:
-            raise DataError(f"cannot be decoded: {pictures.skipped[0]['reason']}", file=pictures.skipped[0]["id"])
-    return Supply(seen, pictures, labelled.labels, len(labelled.present), recipe, effort.device)
+        whole = TrainingImages(dataset, workers=workers, max_pixels=most, folder=plan.folder.path)
+        if whole.skipped:
+            raise DataError(f"cannot be decoded: {whole.skipped[0]['reason']}", file=whole.skipped[0]["id"])
+    return LabelledImages(evaluation, whole, labelled.labels, len(labelled.present), recipe, effort.device)
 
 
-def _keep(task: Any, file: Path) -> None:
+def _keep(task: Tuning, file: Path) -> None:
     """Replace `file` by what training changes of the task."""
     from safetensors.torch import save
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,21 +15,29 @@ from ..training.clipping import clip_all
 from ..training.groups import layer_groups
 from ..training.recipe import Step
 from ..training.schedules import mae_lr
+from ..training.task import ParameterGroup
 from .adapters import blocks_below
 from .modes import TuningRecipe
+
+if TYPE_CHECKING:
+    from ..methods._trunk import Trunk
 
 _TOGETHER_ON_CPU, _TOGETHER_ON_GPU = 8, 32  # images that go through the network together where it does not learn
 
 
-class Head(nn.Module):
-    """Features (B, D) -> logits (B, C): a linear layer on rows that are taken `raw`, of unit length (`unit`), or centred before (`centred`)."""
+class ClassificationHead(nn.Module):
+    """A linear layer on rows that are taken `raw`, of unit length (`unit`), or centred before that (`centred`)."""
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: str, *, with_bias: bool):
         super().__init__()
         self.rows = rows
-        self.weight, self.bias = nn.Parameter(weight.float().clone()), nn.Parameter(bias.float().clone(), requires_grad=with_bias)
+        self.weight, self.bias = (
+            nn.Parameter(weight.float().clone()),
+            nn.Parameter(bias.float().clone(), requires_grad=with_bias),
+        )
 
     def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D)."""
         features = features.float()
         if self.rows == "centred":
             features = features - features.mean(dim=1, keepdim=True)
@@ -41,10 +49,11 @@ class Head(nn.Module):
 class Tuning(nn.Module):
     """A network under a `TuningRecipe`; which parameters of `trunk` change, `adapters.prepare` has said.
 
-    Its inputs are images (B, 3, H, W), or where the embedding does not change the tokens (B, T, D) that `enter` gives, and soft targets (B, C).
+    Its inputs are images (B, 3, H, W), or where the embedding does not change the tokens (B, T, D) that `enter` gives;
+    and soft targets (B, C).
     """
 
-    def __init__(self, recipe: TuningRecipe, trunk: Any, readout: Readout, head: Head):
+    def __init__(self, recipe: TuningRecipe, trunk: Trunk, readout: Readout, head: ClassificationHead):
         super().__init__()
         self.recipe, self.trunk, self.readout, self.head = recipe, trunk, readout, head
         self.below = blocks_below(trunk)
@@ -55,7 +64,7 @@ class Tuning(nn.Module):
         return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
 
     def enter(self, images: Tensor) -> Tensor:
-        """Tokens (B, T, D) that go into the first block that changes."""
+        """Tokens (B, T, D) that go into the first block that changes, of images (B, 3, H, W)."""
         tokens = self.trunk.embed(images)
         for block in self.trunk.blocks[: self.below or 0]:
             tokens = block(tokens)
@@ -64,13 +73,14 @@ class Tuning(nn.Module):
     def evaluated(self, step: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """What `step`, such as `enter` or `features`, makes of images or tokens, a few at a time and always as many.
 
-        So what is said of an image hangs neither on its place nor on the images beside it; on a CPU, in float32. The task is in eval mode.
+        So what is said of an image hangs neither on its place nor on the images beside it; on a CPU, in float32. The
+        task is in eval mode.
         """
         with torch.no_grad():
             return in_blocks(step, inputs, _TOGETHER_ON_CPU if inputs.device.type == "cpu" else _TOGETHER_ON_GPU)
 
     def features(self, inputs: Tensor, scales: Tensor | None = None) -> Tensor:
-        """What the head reads (B, D)."""
+        """What the head reads (B, D) of the inputs; `scales` (B, 2L) are from `Trunk.draw_scales`."""
         if inputs.ndim == 3:
             tokens = inputs
         elif self.below is None:
@@ -81,7 +91,7 @@ class Tuning(nn.Module):
         return self.trunk.gathered([self.trunk.through(tokens, scales, self.below or 0)], self.readout)
 
     def forward(self, inputs: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy with the soft targets; `train_top1`, the share of pictures whose largest target comes first, in percent."""
+        """Cross-entropy with the soft targets; `train_top1`, in percent: of images whose largest target comes first."""
         x, targets = inputs
         scales = self.trunk.draw_scales(step, 1, x.device)
         logits = self.head(self.features(x, None if scales is None else scales[0])).float()
@@ -89,7 +99,12 @@ class Tuning(nn.Module):
         right = (logits.detach().argmax(dim=1) == targets.argmax(dim=1)).float().mean()
         return loss, {"train_top1": 100 * right}
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[ParameterGroup]:
+        """A group for each layer; the deeper it lies, the smaller its learning rate.
+
+        Class token and positions do not decay.
+        """
+
         def spared(name: str, _: Tensor) -> bool:
             return name in ("cls_token", "pos_embed", "register_tokens")
 
@@ -100,6 +115,7 @@ class Tuning(nn.Module):
         yield from ((f"head.{name}", parameter) for name, parameter in self.head.named_parameters())
 
     def schedule(self, step: Step) -> dict[str, float]:
+        """MAE's learning rate, a warm-up and a half cosine, and a constant weight decay."""
         recipe = self.recipe
         epoch = step.index / step.steps_per_epoch
         # MAE's warm-up begins at 0: one that is shorter than two steps would only throw a step of a few away
@@ -108,8 +124,11 @@ class Tuning(nn.Module):
         return {"lr": lr, "weight_decay": recipe.weight_decay}
 
     def clip(self) -> Tensor:
+        """Clip all gradients together as the recipe says; their norm () before."""
         return clip_all((p for p in self.parameters() if p.requires_grad), self.recipe.clip)
 
-    def before_update(self, step: Step) -> None: ...
+    def before_update(self, step: Step) -> None:
+        """Nothing is held back."""
 
-    def after_update(self, step: Step) -> None: ...
+    def after_update(self, step: Step) -> None:
+        """Nothing follows a step."""

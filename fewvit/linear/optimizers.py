@@ -1,7 +1,7 @@
 """Optimizers of the linear probes: SGD with momentum, LARS, and MSN's own Nesterov step.
 
-Each parameter is a stack (K, ...) of K alike ones that train side by side, and each of the K has its own step: `lr` may be a tensor (K,),
-and norms are taken of each by itself. What belongs to a single classifier is thus a stack of one.
+Each parameter is a stack (K, ...) of K alike ones that train side by side, and each of the K has its own step: `lr` may
+be a tensor (K,), and norms are taken of each by itself. What belongs to a single classifier is thus a stack of one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Sgd(torch.optim.Optimizer):
 class Lars(torch.optim.Optimizer):
     """Layer-wise adaptive rates (You et al. 2017) as MAE's linear probe and DINO have them.
 
-    The step of a weight is scaled to `trust` times its own norm, where both norms are above 0. What has one dimension of its own, as a
-    bias, takes the raw learning rate and never decays.
+    The step of a weight is scaled to `trust` times its own norm, where both norms are above 0. What has one dimension
+    of its own, as a bias, takes the raw learning rate and never decays.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, momentum: float = 0.9, trust: float = 0.001):
@@ -51,7 +51,10 @@ class Lars(torch.optim.Optimizer):
 
 
 class MsnSgd(torch.optim.Optimizer):
-    """MSN's SGD with Nesterov momentum: the learning rate goes in before the momentum, so that a change of it reaches new gradients only."""
+    """MSN's SGD with Nesterov momentum.
+
+    The learning rate goes in before the momentum, so that a change of it reaches new gradients only.
+    """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, momentum: float = 0.9):
         super().__init__(groups, {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0})
@@ -60,7 +63,8 @@ class MsnSgd(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step with the gradients that are there."""
         for group, stack, gradient, speed in _with_gradients(self):
-            move = _decayed(stack, gradient, group["weight_decay"]) * _per_member(group["lr"], stack)
+            lr = _per_member(group["lr"], stack) if isinstance(group["lr"], Tensor) else group["lr"]
+            move = _decayed(stack, gradient, group["weight_decay"]) * lr
             speed.mul_(group["momentum"]).add_(move)
             stack.sub_(move).sub_(speed, alpha=group["momentum"])
 
@@ -92,11 +96,9 @@ def _descend(stack: Tensor, direction: Tensor, lr: float | Tensor) -> None:
         stack.sub_(direction, alpha=lr)
 
 
-def _per_member(value: float | Tensor, stack: Tensor) -> Any:
-    """A number, or one for each member (K,) in a shape that multiplies the stack."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(stack).view(-1, *[1] * (stack.ndim - 1))
+def _per_member(values: Tensor, stack: Tensor) -> Tensor:
+    """One number for each member (K,), in a shape that multiplies the stack."""
+    return values.to(stack).view(-1, *[1] * (stack.ndim - 1))
 
 
 def _norms(stack: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..datasets import Dataset
 from ..evaluate.inputs import FeatureReader
-from ..runs import RunFolder
+from ..runs.folder import RunFolder
+from ..runs.request import Audience, Effort
 from ..sources import Given
-from ..training.request import Audience, Effort
-from .choice import Choice
 from .protocols import Probe, Reading
+from .request import LinearProbeRequest
 
 HEAD = "head.safetensors"  # in the run's folder
 
@@ -23,7 +23,7 @@ class Plan:
 
     reader: FeatureReader
     given: Given
-    choice: Choice
+    request: LinearProbeRequest
     effort: Effort
     folder: RunFolder | None  # None: nothing is kept
     audience: Audience
@@ -32,13 +32,13 @@ class Plan:
 
     @property
     def say(self) -> Callable[[str], None]:
-        """Who hears a line."""
+        """Takes a note for the user, one line."""
         return self.audience.say
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What one backbone's heads are."""
+    """What one backbone's heads are, before they see its features."""
 
     protocol: str
     probe: Probe  # before it is fitted to the data

@@ -21,11 +21,11 @@ from ..features import FeatureSet, shared_rows
 from ..labels import labelled, require_classes
 from ..results import Result
 from ..sources import Sources
-from .choice import probe_of
-from .kept import load, require_head
-from .outcome import judged, outcome
+from .evaluation import predictions_of, train_and_evaluate
+from .head_files import load_head, require_head
 from .plan import HEAD, Plan, Settled
 from .protocols import PROBES, Probe, given_reading, settle_reading
+from .request import probe_of
 from .training import Training
 
 _FOR_GIVEN = "dinov2/1"  # of features whose protocol is not known: its grid fits those of any origin
@@ -39,24 +39,31 @@ class FinishedRun(Exception):
 
 
 class Probing:
-    """`inputs` brings each backbone's features, `measure` trains on them."""
+    """The probes of a command: `inputs` brings each backbone's features, `measure` trains on them."""
 
     def __init__(self, plan: Plan):
         self._plan = plan
         self._settled: Settled  # of the backbone under way
         self._begin: Callable[[], None] = lambda: None  # what is left to be done before training
-        self._finished: tuple[Path, Result] | None = None  # head and result of a run that has ended, where predictions are asked for
-        self.judged: list[Judged] = []  # what the heads said of the test images, backbone by backbone
+        # head and result of a run that has ended, where predictions are asked for
+        self._finished: tuple[Path, Result] | None = None
+        self.predicted: list[Judged] = []  # the chosen heads' predictions for the test images, backbone by backbone
 
     def inputs(self) -> Iterator[Inputs]:
-        """The features of every backbone; a run's folder is begun before any is computed, unless another run is to be removed. Raises FinishedRun."""
+        """The features of every backbone. Raises FinishedRun.
+
+        A run's folder is begun before any is computed, unless another run is to be removed.
+        """
         reader = self._plan.reader
         sources = reader.pair(self._plan.given)
         if sources.datasets is None:
             for inputs in reader.each(sources):
                 reading = given_reading(inputs.train.features.shape[1])
                 self._settled = Settled(*self._probe(self._protocol_of(inputs), None), reading, None)
-                self._settle_run(inputs.train.fingerprint, {"train": _content(inputs.train), "test": _content(_required(inputs.test))})
+                self._settle_run(
+                    inputs.train.fingerprint,
+                    {"train": _content(inputs.train), "test": _content(_required(inputs.test))},
+                )
                 yield inputs
             return
         train, test = sources.datasets
@@ -65,10 +72,10 @@ class Probing:
             reading = self._settled.reading
             pipeline = dataclasses.replace(pipeline, pool=reading.pool, layers=reading.layers, norm=reading.norm)
             self._settle_run(pipeline.fingerprint, {"train": _listing(train), "test": _listing(test)})
-            yield self._extracted(sources, pipeline)
+            yield self._features(sources, pipeline)
 
     def measure(self, inputs: Inputs, name: str) -> Found:
-        """Rows of one backbone's probe, and what the manifest should tell."""
+        """Rows of one backbone's probe, and facts for the manifest."""
         say, settled = self._plan.say, self._settled
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("linear", protocol=settled.protocol)):
             say(advice)
@@ -77,33 +84,39 @@ class Probing:
         train.require_finite()
         test.require_finite()
         if shared := shared_rows(train, test):
-            say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
-        train, test = (dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test))
+            what = f"{shared} of the {len(test)} test images have exactly the features of a train image"
+            say(f"{what}: are they the same images?")
+        train, test = (
+            dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test)
+        )
         self._begin()
         self._require_contents(inputs)
         if self._finished is not None:
             file, result = self._finished
-            self.judged.append(judged(self._scores_of(file, test), test, name))
+            self.predicted.append(predictions_of(self._scores_of(file, test), test, name))
             raise FinishedRun(result)
         from ..training.distributed import rank
 
         folder = self._plan.folder
         with folder.in_use(first=rank() == 0) if folder is not None else contextlib.nullcontext():
-            found, scores = outcome(Training(self._plan, settled, inputs, train, test))
+            found, scores = train_and_evaluate(Training(self._plan, settled, inputs, train, test))
         if self._plan.predictions is not None:
-            self.judged.append(judged(scores, test, name))
+            self.predicted.append(predictions_of(scores, test, name))
         return found
 
     def _scores_of(self, file: Path, test: FeatureSet) -> np.ndarray:
         """Class scores (n, C) that the head of a finished run gives the test images."""
-        head, about = load(file)
+        head, about = load_head(file)
         read = (about.get("layers"), about.get("pool"))
         one = next(one for one in self._settled.reading.inputs if (one.layers, one.pool) == read)
         return np.asarray(head.chunked_scores(test.features[:, one.start : one.stop]))
 
     def _protocol_of(self, inputs: Inputs) -> str:
-        """The preset that made the features: of a file, what it says or its backbone's own. What is taken is said where no --protocol is given."""
-        if inputs.pipeline is not None or self._plan.choice.protocol is not None:
+        """The preset that made the features: of a file, what it says or its backbone's own.
+
+        Where no --protocol is given, a note says what is taken.
+        """
+        if inputs.pipeline is not None or self._plan.request.protocol is not None:
             return inputs.protocol or _FOR_GIVEN
         known = inputs.known_protocol
         taken = known if known in PROBES else _FOR_GIVEN
@@ -116,11 +129,11 @@ class Probing:
         """The protocol that was asked for, or this one, and its probe."""
         from ..models.engines import resolve_precision
 
-        asked = self._plan.choice.protocol or protocol
+        asked = self._plan.request.protocol or protocol
         if asked not in PROBES:
             raise UsageError(f"{asked} has no linear probe", fix=f"Choose one with --protocol: {', '.join(PROBES)}.")
         precision = resolve_precision(self._plan.reader.options.precision, self._plan.device)
-        return asked, probe_of(self._plan.choice, asked, precision, width)
+        return asked, probe_of(self._plan.request, asked, precision, width)
 
     def _settle(self, pipeline: Pipeline, train: Dataset) -> Settled:
         """The heads of a backbone and the readout that they want."""
@@ -128,11 +141,13 @@ class Probing:
         protocol, probe = self._probe(pipeline.protocol.name, architecture.width)
         layers = int(options.layers) if options.layers else None
         mean_only = options.pool is None and pipeline.pool == "mean"
-        reading = settle_reading(probe, architecture, pipeline.norm, pool=options.pool, layers=layers, mean_only=mean_only)
+        reading = settle_reading(
+            probe, architecture, pipeline.norm, pool=options.pool, layers=layers, mean_only=mean_only
+        )
         return Settled(protocol, probe, reading, train)
 
-    def _extracted(self, sources: Sources, pipeline: Pipeline) -> Inputs:
-        """Of several processes the first fills the cache, the others read it."""
+    def _features(self, sources: Sources, pipeline: Pipeline) -> Inputs:
+        """A backbone's features; of several processes the first fills the cache, the others read it."""
         from ..training.distributed import rank, wait_for_all
 
         if rank() > 0:
@@ -143,14 +158,14 @@ class Probing:
         return inputs
 
     def _settle_run(self, fingerprint: str, data: Mapping[str, Any]) -> None:
-        """Begin the run now, or where it replaces another when its images could be read."""
+        """Begin the run now; where it replaces another, once all of its images could be read."""
         if self._plan.effort.overwrite:
             self._begin = lambda: self._make_folder(fingerprint, data)
         else:
             self._make_folder(fingerprint, data)
 
     def _require_contents(self, inputs: Inputs) -> None:
-        """Raise UsageError where the run goes on, or is judged, with images that are others by now under the same names."""
+        """Raise UsageError where the run's images are others by now under the same names."""
         from ..training.distributed import rank
 
         folder, memory = self._plan.folder, self._plan.reader.extractor.memory
@@ -160,17 +175,20 @@ class Probing:
             folder.require_contents({name: content_digest(side, memory) for name, side in sides})
 
     def _make_folder(self, fingerprint: str, data: Mapping[str, Any]) -> None:
-        """Make the run's folder or find it again. Raises FinishedRun for one with a result, unless predictions are asked for too."""
+        """Make the run's folder or find it again.
+
+        Raises FinishedRun for one with a result, unless predictions are asked for too.
+        """
         from ..training.distributed import rank, wait_for_all
 
-        folder, choice = self._plan.folder, self._plan.choice
+        folder, request = self._plan.folder, self._plan.request
         if folder is None:
             return
         what = {
             "command": "linear",
             "protocol": self._settled.protocol,
             "probe": dataclasses.asdict(self._settled.probe),
-            **{name: getattr(choice, name) for name in ("epochs", "batch_size", "augment", "select_on", "seed")},
+            **{name: getattr(request, name) for name in ("epochs", "batch_size", "augment", "select_on", "seed")},
             "max_bad": self._plan.reader.extractor.work.max_bad,
             "features": fingerprint,
             "inputs": [dataclasses.asdict(one) for one in self._settled.reading.inputs],
@@ -189,7 +207,9 @@ class Probing:
 
 def _required(test: FeatureSet | None) -> FeatureSet:
     if test is None:
-        raise UsageError("a linear probe needs test images", fix="Give --train and --test, or --data with train/ and val/.")
+        raise UsageError(
+            "a linear probe needs test images", fix="Give --train and --test, or --data with train/ and val/."
+        )
     return test
 
 

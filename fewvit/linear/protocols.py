@@ -1,7 +1,7 @@
 """Linear-probe protocols: which features a head reads, how it is trained, and the grid of heads. No torch.
 
-A preset never changes; a better one gets the next number. Sources: `eval_linear.py` of DINO, `main_linprobe.py` of MAE, `linear_eval.py` of
-MSN, `eval/linear.py` of DINOv2, and their papers.
+A preset never changes; a better one gets the next number. Sources: `eval_linear.py` of DINO, `main_linprobe.py` of MAE,
+`linear_eval.py` of MSN, `eval/linear.py` of DINOv2, and their papers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,13 +17,17 @@ from ..errors import UnknownName, UsageError
 from ..training.schedules import mae_lr
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..backbones import Architecture
     from ..training.recipe import Step
     from ..views.view import View
 
+Array = TypeVar("Array", np.ndarray, "Tensor")
 DINOV2_LRS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 _WIDE = 768  # channels from which on a backbone is read as a ViT-B
-_LEAST_STEPS, _LEAST_BATCH = 8, 16  # steps of an epoch, images of a step, when the preset's batch has to shrink to the data
+# steps of an epoch, images of a step, when the preset's batch has to shrink to the data
+_LEAST_STEPS, _LEAST_BATCH = 8, 16
 _HELD_OUT = 0.1  # of each class
 
 
@@ -34,14 +38,16 @@ class Probe:
     blocks: tuple[int, ...]  # last blocks whose class tokens are read; one feature each
     pools: tuple[str, ...]  # cls, cls+mean, mean
     interleaved: bool = False  # cls+mean as class 0, mean 0, class 1, mean 1, ...: the order of DINO's ViT-B heads
-    norm: str = "none"  # before the linear layer; batch: BatchNorm without affine; layer: trainable LayerNorm, then unit length
+    # before the linear layer; batch: BatchNorm without affine; layer: trainable LayerNorm, then unit length
+    norm: str = "none"
     init_std: float = 0.01  # of the weights; biases begin at 0
-    truncated: bool = False  # weights from a normal distribution cut off at 2 itself, as the official trunc_normal_ does
+    # weights from a normal distribution cut off at 2 itself, as the official trunc_normal_ does
+    truncated: bool = False
     optimizer: str = "sgd"  # sgd, lars, msn
     lrs: tuple[float, ...]  # a head for each; for a batch of `lr_batch` images, scaled linearly to `batch_size`
     lr_batch: int | None = 256  # None: absolute
     default_lr: float  # of the head that is taken where nothing can choose
-    small_lrs: tuple[float, ...] = ()  # instead, where the batch has to shrink to the data: so few steps want larger ones
+    small_lrs: tuple[float, ...] = ()  # instead, where the batch has to shrink to the data: few steps want larger ones
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: str = "step"  # the learning rate falls as a half cosine to 0: with each step, or each epoch
@@ -60,7 +66,9 @@ class Probe:
     def lr_factor(self, step: Step) -> float:
         """The share of its peak that every learning rate has at a step."""
         epoch = step.index / step.steps_per_epoch
-        return mae_lr(math.floor(epoch) if self.schedule == "epoch" else epoch, step.epochs, self.warmup_epochs, 1.0, 0.0)
+        return mae_lr(
+            math.floor(epoch) if self.schedule == "epoch" else epoch, step.epochs, self.warmup_epochs, 1.0, 0.0
+        )
 
     def view(self, size: int) -> View:
         """The augmentation: a random-resized crop of `size` pixels and a flip."""
@@ -121,13 +129,15 @@ PROBES: Mapping[str, Probe] = {
     ),
 }
 
-_OF_WIDE: Mapping[str, Mapping[str, Any]] = {"dino/1": {"blocks": (1,), "pools": ("cls+mean",)}}  # where a ViT-B is read in another way
+# where a ViT-B is read in another way
+_OF_WIDE: Mapping[str, Mapping[str, Any]] = {"dino/1": {"blocks": (1,), "pools": ("cls+mean",)}}
 
 
 def find_probe(protocol: str, width: int | None = None) -> Probe:
     """The preset for a backbone `width` channels wide; raises UnknownName.
 
-    DINO reads the last four blocks of a ViT-S, and of a ViT-B the last class token interleaved with the mean patch token.
+    DINO reads the last four blocks of a ViT-S, and of a ViT-B the last class token interleaved with the mean patch
+    token.
     """
     if protocol not in PROBES:
         raise UnknownName("linear protocol", protocol, PROBES)
@@ -151,6 +161,7 @@ class Input:
 
     @property
     def width(self) -> int:
+        """How many columns."""
         return self.stop - self.start
 
 
@@ -164,20 +175,27 @@ class Reading:
     inputs: tuple[Input, ...]
     interleaved: bool = False
 
-    def arranged(self, features: Any) -> Any:
+    def arranged(self, features: Array) -> Array:
         """Features (N, D') as the heads want them: NumPy's or torch's."""
         if not self.interleaved:
             return features
-        return features.reshape(len(features), 2, -1).swapaxes(1, 2).reshape(len(features), -1)
+        pairs = features.reshape(len(features), 2, -1).swapaxes(1, 2)  # (N, D, 2)
+        return pairs.reshape(len(features), -1)
 
 
 def settle_reading(
-    probe: Probe, architecture: Architecture, norm: str, *, pool: str | None = None, layers: int | None = None, mean_only: bool = False
+    probe: Probe,
+    architecture: Architecture,
+    norm: str,
+    *,
+    pool: str | None = None,
+    layers: int | None = None,
+    mean_only: bool = False,
 ) -> Reading:
-    """What the protocol's heads read from a backbone; `pool` and `layers` leave one kind of each. `norm` is that of its class tokens.
+    """What the protocol's heads read from a backbone; `pool` and `layers` leave one kind of each.
 
-    A class token of each of the last blocks, oldest first, then the mean patch token: a smaller feature is a part of the largest one.
-    Raises UsageError for what the protocol does not define.
+    `norm` is that of its class tokens. A class token of each of the last blocks, oldest first, then the mean patch
+    token: a smaller feature is a part of the largest one. Raises UsageError for what the protocol does not define.
     """
     pools = (pool,) if pool else ("mean",) if mean_only else probe.pools
     if any(kind not in ("cls", "mean", "cls+mean") for kind in pools):
@@ -187,15 +205,22 @@ def settle_reading(
     blocks = tuple(sorted({min(block, architecture.depth) for block in wanted}))
     if interleaved and blocks != (1,):
         raise UsageError(
-            f"--layers {max(blocks)}: DINO pairs the mean patch token with one class token", fix="Use --layers 1, or --pool cls."
+            f"--layers {max(blocks)}: DINO pairs the mean patch token with one class token",
+            fix="Use --layers 1, or --pool cls.",
         )
     if "mean" in pools and blocks != (1,):
-        raise UsageError(f"--layers {max(blocks)}: the mean patch token is that of the last block", fix="Use --layers 1.")
+        raise UsageError(
+            f"--layers {max(blocks)}: the mean patch token is that of the last block", fix="Use --layers 1."
+        )
     width, most = architecture.width, max(blocks)
     if pools == ("mean",):
         fresh = probe.norm == "batch" and not mean_only  # MAE's --global_pool
         return Reading("mean", 1, "fresh" if fresh else norm, (Input(1, "mean", 0, width),))
-    inputs = tuple(Input(block, kind, (most - block) * width, (most + (kind == "cls+mean")) * width) for block in blocks for kind in pools)
+    inputs = tuple(
+        Input(block, kind, (most - block) * width, (most + (kind == "cls+mean")) * width)
+        for block in blocks
+        for kind in pools
+    )
     return Reading("cls+mean" if "cls+mean" in pools else "cls", most, norm, inputs, interleaved)
 
 
@@ -205,13 +230,18 @@ def given_reading(width: int) -> Reading:
 
 
 def fitted(probe: Probe, images: int, *, epochs: int | None = None, batch_size: int | None = None) -> Probe:
-    """The probe for so many training images: a batch that is too large for them is halved until an epoch has eight steps, or it is 16.
+    """The probe for so many training images.
 
-    Learning rates follow it by the protocol's rule, a warm-up the number of epochs. On the smaller batch there is a grid of larger rates
-    too, and where nothing can choose, the one whose scaled value is the official one counts. What is given stays as it is.
+    A batch that is too large for them is halved until an epoch has eight steps, or it is 16. Learning rates follow it
+    by the protocol's rule, a warm-up the number of epochs. On the smaller batch there is a grid of larger rates too,
+    and where nothing can choose, the one whose scaled value is the official one counts. What is given stays as it is.
     """
     batch = batch_size or probe.batch_size
-    while batch_size is None and batch > 2 and (batch > images or (images // batch < _LEAST_STEPS and batch > _LEAST_BATCH)):
+    while (
+        batch_size is None
+        and batch > 2
+        and (batch > images or (images // batch < _LEAST_STEPS and batch > _LEAST_BATCH))
+    ):
         batch //= 2
     steps = max(1, images // batch)
     wanted = epochs or max(probe.epochs, math.ceil(probe.least_steps / steps))
@@ -219,11 +249,16 @@ def fitted(probe: Probe, images: int, *, epochs: int | None = None, batch_size: 
     if batch_size is not None or batch == probe.batch_size or not probe.small_lrs:
         return replace(probe, batch_size=batch, epochs=wanted, warmup_epochs=warmup)
     official = probe.default_lr * probe.batch_size / batch
-    return replace(probe, batch_size=batch, epochs=wanted, warmup_epochs=warmup, lrs=probe.small_lrs, default_lr=official)
+    return replace(
+        probe, batch_size=batch, epochs=wanted, warmup_epochs=warmup, lrs=probe.small_lrs, default_lr=official
+    )
 
 
 def held_out(labels: np.ndarray, seed: int, classes: Sequence[str]) -> np.ndarray:
-    """Rows, rising, of a tenth of each class, at least one image of every class that has two; drawn by the class's name."""
+    """Rows, rising, of a tenth of each class of labels (N,), at least one of every class that has two images.
+
+    They are drawn by the class's name, one of `classes`.
+    """
     from ..seeds import generator
 
     chosen = []
@@ -236,9 +271,15 @@ def held_out(labels: np.ndarray, seed: int, classes: Sequence[str]) -> np.ndarra
 
 
 def head_readings(
-    protocol: str, architecture: Architecture, norm: str, width: int, *, pool: str | None = None, layers: int | None = None
+    protocol: str,
+    architecture: Architecture,
+    norm: str,
+    width: int,
+    *,
+    pool: str | None = None,
+    layers: int | None = None,
 ) -> list[Reading]:
-    """The readings whose feature is `width` long, each for a single head; first what an official head of that width has read."""
+    """The readings whose feature is `width` long, each for a single head; first what an official head has read."""
     probe, found = find_probe(protocol, architecture.width), []
     ways = [(pool, layers)] if pool and layers else _ways(probe, architecture, width, pool, layers)
     for kind, blocks in ways:
@@ -251,7 +292,9 @@ def head_readings(
     return found
 
 
-def _ways(probe: Probe, architecture: Architecture, width: int, pool: str | None, layers: int | None) -> list[tuple[str, int]]:
+def _ways(
+    probe: Probe, architecture: Architecture, width: int, pool: str | None, layers: int | None
+) -> list[tuple[str, int]]:
     """Pool and blocks that a feature of this width may be made of, the protocol's own first."""
     tokens = width // architecture.width
     pools = [pool] if pool else [*probe.pools, *(kind for kind in ("cls", "cls+mean") if kind not in probe.pools)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import counted
 from .training import Training
+
+if TYPE_CHECKING:
+    from .linear_head import LinearHead
 
 
 @dataclass(frozen=True)
@@ -17,34 +20,40 @@ class Selected:
 
     number: int
     epochs: int  # after which it was taken
-    head: Any  # a `heads.Head`
+    head: LinearHead
     on: str  # what it was chosen on: train, test, or default where nothing could choose
 
 
 def select_head(training: Training) -> Selected:
-    """The best head so far by the images that were held out; where there are none the one nearest to the protocol's default. Diverged ones are told."""
-    _tell_diverged(training)
+    """The best head so far by the images that were held out; where there are none, the one nearest to the default.
+
+    It is described in a note, and those that diverged in another.
+    """
+    _note_diverged(training)
     on = _chosen_on(training)
-    selected = Selected(*training.heads.kept(), on)
-    _tell(training, selected)
+    selected = Selected(*training.heads.kept_head(), on)
+    _note_selected(training, selected)
     return selected
 
 
-def _tell_diverged(training: Training) -> None:
+def _note_diverged(training: Training) -> None:
+    """Say how many heads diverged, and which."""
     heads = training.heads
     gone = [heads.describe(i) for i in np.flatnonzero(heads.diverged.cpu().numpy() >= 0).tolist()]
     if gone:
         shown = "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in gone[:5])
-        training.plan.say(
-            f"{counted(len(gone), 'head')} of {len(heads)} diverged and took no further part: {shown}{' …' if len(gone) > 5 else ''}"
-        )
+        what = f"{counted(len(gone), 'head')} of {len(heads)} diverged and took no further part"
+        training.plan.say(f"{what}: {shown}{' …' if len(gone) > 5 else ''}")
 
 
 def _chosen_on(training: Training) -> str:
-    """What the kept head was chosen on; where nothing could be held out, the head nearest to the protocol's default is kept as it is now."""
+    """What the kept head was chosen on: train, test, or default.
+
+    Where nothing could be held out, the head nearest to the protocol's default is kept as it is now.
+    """
     heads, probe = training.heads, training.probe
     if heads.best[0] >= 0:
-        return training.plan.choice.select_on
+        return training.plan.request.select_on
     live = np.flatnonzero(heads.diverged.cpu().numpy() < 0)
     rates = np.array([heads.describe(int(i))["lr"] for i in live])
     number = int(live[np.abs(np.log(rates / probe.default_lr)).argmin()])
@@ -52,15 +61,16 @@ def _chosen_on(training: Training) -> str:
     if len(heads) > 1 or probe.epochs > 1:
         training.plan.say(
             "no class has two labelled images, so nothing could be held out to choose by: "
-            f"the head of learning rate {heads.describe(number)['lr']:g} is taken after the last epoch, nearest to {_default(training)}"
+            f"the head of learning rate {heads.describe(number)['lr']:g} is taken after the last epoch, "
+            f"nearest to {_default(training)}"
         )
     return "default"
 
 
 def _default(training: Training) -> str:
-    """The learning rate that counts where nothing can choose, and whose it is."""
+    """The learning rate that counts where nothing can choose, and where it comes from."""
     probe, usual = training.probe, training.settled.probe
-    if training.plan.choice.lrs:
+    if training.plan.request.lrs:
         return f"{probe.default_lr:g}, the middle one of --lr"
     if probe.default_lr == usual.default_lr:
         return f"the protocol's {usual.default_lr:g}"
@@ -70,13 +80,13 @@ def _default(training: Training) -> str:
     )
 
 
-def _tell(training: Training, selected: Selected) -> None:
+def _note_selected(training: Training, selected: Selected) -> None:
     """Which head it is; the table leaves out what is the same in every row."""
     one, probe, say = training.heads.describe(selected.number), training.probe, training.plan.say
     read = f", {counted(one['layers'], 'block')}, {one['pool']}" if "pool" in one else ""
-    images = "views made in every epoch" if training.plan.choice.augment else "cached features, no augmentation"
+    images = "views made in every epoch" if training.plan.request.augment else "cached features, no augmentation"
     by = {
-        "train": f"chosen by {counted(len(training.judges), 'held-out training image')}",
+        "train": f"chosen by {counted(len(training.selection_set), 'held-out training image')}",
         "test": "chosen by the test images, as the papers did",
         "default": "no image was there to choose by",
     }[selected.on]

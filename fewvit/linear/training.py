@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,12 @@ from ..errors import ResourceError, UsageError, counted
 from ..evaluate.inputs import Inputs
 from ..features import FeatureSet
 from ..seeds import seed_of
+from ..training.batches import Batches, Subset
 from .plan import Plan, Settled
 from .protocols import Probe, fitted, held_out
+
+if TYPE_CHECKING:
+    from ..training.loop import Trained
 
 
 class StoppedTraining(Exception):
@@ -24,88 +28,83 @@ class StoppedTraining(Exception):
 
 
 class Training:
-    """The heads, the images that they learn from, and those that they are judged by on the way."""
+    """The heads, the images that they learn from, and those that one of them is selected by."""
 
     def __init__(self, plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, test: FeatureSet):
-        from .heads import Heads
+        from .head_grid import HeadGrid
 
         self.plan, self.settled, self.inputs, self.train, self.test = plan, settled, inputs, train, test
-        choice = plan.choice
-        held = held_out(train.labels, choice.seed, train.classes) if choice.select_on == "train" else np.empty(0, np.int64)
+        request = plan.request
+        held = np.empty(0, np.int64)
+        if request.select_on == "train":
+            held = held_out(train.labels, request.seed, train.classes)
         rows = np.setdiff1d(np.arange(len(train)), held)
-        self.judges = test if choice.select_on == "test" else train.select(held)
-        self.feed = _augmented(plan, settled, inputs, train, rows) if choice.augment else _cached(plan, train, rows)
-        self.probe = _fitted(plan, settled, len(self.feed))
-        self.heads = Heads(self.probe, settled.reading.inputs, len(train.classes), seed_of(choice.seed, "heads"))
-        self.judged: tuple[np.ndarray, np.ndarray] | None = None  # top-1 and loss of every head, after the last epoch that was judged
+        self.selection_set = test if request.select_on == "test" else train.select(held)
+        self.batches = _augmented(plan, settled, inputs, train, rows) if request.augment else _cached(plan, train, rows)
+        self.probe = _fitted(plan, settled, len(self.batches))
+        self.heads = HeadGrid(self.probe, settled.reading.inputs, len(train.classes), seed_of(request.seed, "heads"))
+        # top-1 in percent and loss (H,) of every head, after the last epoch that was evaluated
+        self.standings: tuple[np.ndarray, np.ndarray] | None = None
 
-    def run(self) -> Any:
-        """Train to the end; how it went, as `loop.Trained`. Raises StoppedTraining, ResourceError for memory and disk."""
-        from ..training.journal import Journal
-        from ..training.loop import How, Watch, train
+    def run(self) -> Trained:
+        """Train to the end; how it went. Raises StoppedTraining, ResourceError for memory and disk."""
+        from ..training.loop import Execution, Watch, train
+        from ..training.memory import BatchTooLarge
         from ..training.order import Order
-        from ..training.state import Checkpoints
 
-        plan, folder = self.plan, self.plan.folder
-        order = Order(len(self.feed), self.probe.batch_size, self.probe.epochs, plan.choice.seed)
+        plan = self.plan
+        order = Order(len(self.batches), self.probe.batch_size, self.probe.epochs, plan.request.seed)
+        how = Execution(plan.device, save_every=plan.effort.save_every, log_every=plan.effort.log_every)
+        watch = Watch(lambda p: plan.audience.progress("", p), self._after_epoch, say=plan.say)
         try:
-            trained = train(
-                self.heads,
-                order,
-                self.feed.read,
-                self.feed.prepare,
-                How(plan.device, save_every=plan.effort.save_every, log_every=plan.effort.log_every),
-                Checkpoints(folder.checkpoints) if folder is not None else None,
-                (lambda step: Journal(folder.log, step)) if folder is not None else None,
-                Watch(lambda p: plan.audience.progress("", p), self._after_epoch, say=plan.say),
-            )
-        except ResourceError as error:
-            if not error.what.startswith("out of memory with"):
-                raise
-            smaller = max(1, self.probe.batch_size // 2)
-            raise ResourceError(f"out of memory with batches of {self.probe.batch_size}", fix=f"Try --batch-size {smaller}.") from error
+            trained = train(self.heads, self.batches, order, how, plan.folder, watch)
+        except BatchTooLarge as error:
+            size = self.probe.batch_size
+            what, fix = f"out of memory with batches of {size}", f"Try --batch-size {max(1, size // 2)}."
+            raise ResourceError(what, fix=fix) from error
         if trained.signal is not None:
             raise StoppedTraining(trained.signal)
         return trained
 
-    def judge(self) -> tuple[np.ndarray, np.ndarray]:
-        """Top-1 and loss of every head as it is now, on the images that the choice is made by."""
-        self.judged = self.heads.judge(self.judges.features, self.judges.labels)
-        return self.judged
+    def evaluate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Top-1 in percent and loss (H,) of every head as it is now, on the images that one is selected by."""
+        self.standings = self.heads.evaluate(self.selection_set.features, self.selection_set.labels)
+        return self.standings
 
     def _after_epoch(self, epochs: int) -> dict[str, float] | None:
-        """Judge all heads after so many epochs, and keep the best one so far."""
-        if len(self.judges) == 0:
+        """Evaluate all heads after so many epochs, and keep the best one so far; for the log, its top-1."""
+        if len(self.selection_set) == 0:
             return None
-        top1, loss = self.judge()
+        top1, loss = self.evaluate()
         self.heads.keep_best(top1, loss, epochs)
         return {"selection_top1": float(top1.max()), "best_top1": float(self.heads.best[2])}
 
 
-def _cached(plan: Plan, train: FeatureSet, rows: np.ndarray) -> Any:
+def _cached(plan: Plan, train: FeatureSet, rows: np.ndarray) -> Batches[Any]:
     """The features of some rows, as they are."""
-    from .batches import Cached
+    from .batches import FeatureBatches
 
-    return Cached(train.features, train.labels, rows, plan.device)
+    return Subset(FeatureBatches(train.features, train.labels, plan.device), rows)
 
 
-def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, rows: np.ndarray) -> Any:
+def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, rows: np.ndarray) -> Batches[Any]:
     """Views of the images of some rows through the frozen backbone."""
     from ..models.build import build
     from ..models.vit import Readout
-    from .batches import Augmented
+    from .batches import ViewFeatureBatches
 
     pipeline, images, reading = inputs.pipeline, settled.images, settled.reading
     if pipeline is None or images is None:
         raise UsageError("--augment needs images on both sides")
     crop = pipeline.preprocess.crop
     if crop[0] != crop[1]:
-        raise UsageError(f"--augment crops squares, and the backbone is shown {crop[0]}x{crop[1]} pixels", fix="Leave --augment away.")
+        what = f"--augment crops squares, and the backbone is shown {crop[0]}x{crop[1]} pixels"
+        raise UsageError(what, fix="Leave --augment away.")
     place = {id_: row for row, id_ in enumerate(images.ids)}
     chosen = select(images, [place[train.ids[row]] for row in rows.tolist()])
     readout = Readout(reading.pool, reading.layers, reading.norm)
     backbone = build(pipeline.spec, readout, crop, device=plan.device, precision=pipeline.precision)
-    return Augmented(
+    return ViewFeatureBatches(
         dataclasses.replace(chosen, labels=train.labels[rows]),
         settled.probe.view(crop[0]),
         backbone,
@@ -120,9 +119,9 @@ def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, 
 
 def _fitted(plan: Plan, settled: Settled, images: int) -> Probe:
     """The probe for so many images; where its batch had to shrink, that is said."""
-    choice, usual = plan.choice, settled.probe
-    probe = fitted(usual, images, epochs=choice.epochs, batch_size=choice.batch_size)
-    if choice.batch_size is None and probe.batch_size < usual.batch_size:
+    request, usual = plan.request, settled.probe
+    probe = fitted(usual, images, epochs=request.epochs, batch_size=request.batch_size)
+    if request.batch_size is None and probe.batch_size < usual.batch_size:
         plan.say(
             f"{settled.protocol} trains on batches of {usual.batch_size}; "
             f"for {counted(images, 'image')} batches of {probe.batch_size} are taken"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import plugins
 from ..backbones import Protocol
 from ..training.recipe import Recipe
+from ..training.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +39,8 @@ class Method(Recipe):
         raise NotImplementedError
 
 
-class Pretraining(typing.Protocol):
-    """What `Method.task` makes: an nn.Module that can be trained (`training.loop.Task`) and answers these as well."""
+class Pretraining(Task, typing.Protocol):
+    """What `Method.task` makes: what can be trained, and answers these as well."""
 
     @property
     def max_entropy(self) -> float | None:

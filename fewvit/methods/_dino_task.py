@@ -16,6 +16,7 @@ from ..training.groups import decay_groups
 from ..training.on_cpu import linear
 from ..training.recipe import Step
 from ..training.schedules import dino_cosine, dino_temperature
+from ..training.task import ParameterGroup
 from ._batch_norm import BatchNorm
 from ._trunk import Trunk, start_linears
 
@@ -46,7 +47,7 @@ class DinoTask(nn.Module):
         self.student.backbone.start_from(tensors)
         self.teacher.backbone.start_from(tensors)
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[ParameterGroup]:
         """The student's parameters, under the official names."""
         return decay_groups(self.student.named_parameters())
 

@@ -18,6 +18,7 @@ from ..training.clipping import clip_all
 from ..training.groups import decay_groups
 from ..training.recipe import Step
 from ..training.schedules import mae_lr
+from ..training.task import ParameterGroup
 from ..views.draws import uniforms
 from ._trunk import Trunk
 
@@ -54,7 +55,7 @@ class MaeTask(nn.Module):
         pixels, mask = self.predict(images, self.noise(step, images.device), None if scales is None else scales[0])
         return self.loss(images, pixels, mask), {}
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[ParameterGroup]:
         """Parameters with and without weight decay; class token and mask token decay, position tables are not trained."""
         return decay_groups(self._named())
 

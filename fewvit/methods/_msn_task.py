@@ -20,6 +20,7 @@ from ..training.distributed import mean_over_processes, sum_over_processes, worl
 from ..training.groups import decay_groups
 from ..training.recipe import Step
 from ..training.schedules import msn_linear, msn_lr, msn_weight_decay
+from ..training.task import ParameterGroup
 from ._batch_norm import BatchNorm
 from ._trunk import Trunk, start_linears
 
@@ -67,7 +68,7 @@ class MsnTask(nn.Module):
         loss = parts["cross_entropy"] + r.memax_weight * parts["memax"] + r.entropy_weight * parts["anchor_entropy"]
         return loss, {name: part.detach() for name, part in parts.items()} | _target_facts(targets)
 
-    def groups(self) -> list[dict[str, Any]]:
+    def groups(self) -> list[ParameterGroup]:
         """The anchor network with and without weight decay, then the prototypes, whose gradients are summed over processes."""
         network = decay_groups(self._named_anchor())
         return [*network, {"params": [self.prototypes], "names": ["prototypes"], "decays": False, "reduce": "sum"}]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..backbones import BUNDLED, OFFLINE, Architecture, Variant, families, family_of_registry, find_variant, variants
 from ..errors import CheckpointError, Unobtainable, UsageError
 from ..preprocess import Preprocess
-from ..runs import ANEW, RunFolder
+from ..runs.folder import ANEW, RunFolder
 from .files import _checked_key, _digest, inspect_file
 from .spec import Access, BackboneSpec
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import DataError, printable
 from ..files import replacing
 from ..methods import Method, find_method
-from ..runs import RunFolder
+from ..runs.folder import RunFolder
 
 
 def export_official(run: Path, file: Path) -> dict[str, Any]:
@@ -27,22 +27,33 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
         raise DataError(
             "no run of `fewvit pretrain`: only those have an official layout",
             file=run,
-            fix=f"As it is, it goes with --backbone; `fewvit backbones info {printable(run)}` names its file of weights, for Python.",
+            fix="As it is, it goes with --backbone; "
+            f"`fewvit backbones info {printable(run)}` names its file of weights, for Python.",
         )
     newest = Checkpoints(folder.checkpoints).newest() if begun is not None else None
     if begun is None or newest is None:
-        raise DataError("no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled.")
+        raise DataError(
+            "no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled."
+        )
     recipe = _recipe_from(begun["what"])
-    task: Any = recipe.task()
-    task.load_state_dict({name.removeprefix("task."): tensor for name, tensor in newest.tensors().items() if name.startswith("task.")})
+    task = recipe.task()
+    task.load_state_dict(
+        {name.removeprefix("task."): tensor for name, tensor in newest.tensors().items() if name.startswith("task.")}
+    )
     tree = {**task.official(), "epoch": newest.facts["epoch"] + 1}
     with replacing(file) as handle:
         torch.save(tree, handle)
-    return {"backbone": run.name, "family": recipe.family, "file": str(file), "step": newest.step, "keys": ", ".join(tree)}
+    return {
+        "backbone": run.name,
+        "family": recipe.family,
+        "file": str(file),
+        "step": newest.step,
+        "keys": ", ".join(tree),
+    }
 
 
 def _recipe_from(what: Mapping[str, Any]) -> Method:
-    """The recipe that a run's manifest tells."""
+    """The recipe in what a run's manifest says of it."""
     from ..backbones import Architecture
     from ..views.view import View
 
@@ -52,6 +63,6 @@ def _recipe_from(what: Mapping[str, Any]) -> Method:
     return find_method(what["method"])(**fields, architecture=architecture, views=views)
 
 
-def _tupled(value: Any) -> Any:
-    """JSON knows no tuples."""
+def _tupled(value: Any) -> Any:  # of every type that JSON has
+    """The value, a list as a tuple: JSON knows none."""
     return tuple(value) if isinstance(value, list) else value

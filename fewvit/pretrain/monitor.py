@@ -1,30 +1,25 @@
-"""What a frozen network's features are worth while it trains: k-NN accuracy on labelled pictures, spread and rank of the features."""
+"""What a frozen network's features are worth while it trains: k-NN accuracy where there are labels, spread and rank."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..neighbors import Bank
-from ..views.pixels import normalised
+from ..views.evaluation_images import normalised
 from ..vote import weighted_vote
+from .monitor_images import MonitorImages
+
+if TYPE_CHECKING:
+    from ..methods._trunk import Trunk
+    from ..models.vit import Readout
 
 K, TEMPERATURE = 20, 0.07  # DINO's k-NN; a smaller set takes fewer neighbours
 
 
-@dataclass(frozen=True)
-class Watched:
-    """Pictures that are looked at again and again, never trained on if they have labels."""
-
-    pixels: np.ndarray  # (N, H, W, 3) uint8, as the evaluation's transform gives them
-    labels: np.ndarray | None = None  # (N,); None: only spread and rank are measured
-    n_classes: int = 0
-
-
-def features_of(trunk: Any, pixels: np.ndarray, readout: Any, device: str, batch: int = 64) -> np.ndarray:
+def features_of(trunk: Trunk, pixels: np.ndarray, readout: Readout, device: str, batch: int = 64) -> np.ndarray:
     """Features (N, D) of uint8 pixels (N, H, W, 3), the network in eval mode meanwhile and in its own mode after."""
     import torch
 
@@ -37,12 +32,12 @@ def features_of(trunk: Any, pixels: np.ndarray, readout: Any, device: str, batch
     return np.concatenate(found)
 
 
-def judge(features: np.ndarray, watched: Watched) -> dict[str, float]:
+def evaluate_features(features: np.ndarray, images: MonitorImages) -> dict[str, float]:
     """`knn_top1` in percent (leave-one-out) where there are labels, `feature_std` and `rankme` of features (N, D)."""
     facts = {"feature_std": feature_std(features), "rankme": rankme(features)}
-    if watched.labels is None:
+    if images.labels is None:
         return facts
-    return {"knn_top1": leave_one_out(features, watched.labels, watched.n_classes), **facts}
+    return {"knn_top1": leave_one_out(features, images.labels, images.n_classes), **facts}
 
 
 def leave_one_out(features: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
@@ -55,27 +50,35 @@ def leave_one_out(features: np.ndarray, labels: np.ndarray, n_classes: int) -> f
 
 
 def feature_std(features: np.ndarray) -> float:
-    """Mean standard deviation of the columns of unit-length rows, times the square root of D: near 1 if all directions are used, 0 on collapse."""
+    """Mean standard deviation of the columns of features (N, D) of unit length, times the square root of D.
+
+    Near 1 if all directions are used, 0 on collapse.
+    """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     return float(unit.std(axis=0).mean() * np.sqrt(features.shape[1]))
 
 
 def rankme(features: np.ndarray) -> float:
-    """Effective rank: exp of the entropy of the singular values' shares. Source: Garrido et al. 2023, equation 1."""
+    """Effective rank of features (N, D): exp of the entropy of the singular values' shares.
+
+    Source: Garrido et al. 2023, equation 1.
+    """
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
     shares = values / max(float(values.sum()), 1e-300) + 1e-7
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def collapse(facts: Mapping[str, float], max_entropy: float | None) -> str | None:
-    """What to say when the targets of a method have become one and the same; None while they have not.
+    """A note for when the targets of a method have become one and the same; None while they have not.
 
     `target_entropy` is that of single targets, `mean_target_entropy` of their mean, in nats; log K is `max_entropy`.
     """
     if max_entropy is None or "target_entropy" not in facts:
         return None
     if facts["target_entropy"] > 0.99 * max_entropy:
-        return f"collapsed: every target is uniform (entropy {facts['target_entropy']:.3f} of at most {max_entropy:.3f} nats)"
+        entropy = f"entropy {facts['target_entropy']:.3f} of at most {max_entropy:.3f} nats"
+        return f"collapsed: every target is uniform ({entropy})"
     if facts.get("mean_target_entropy", max_entropy) < 0.01 * max_entropy:
-        return f"collapsed: every picture has the same target (entropy of the mean {facts['mean_target_entropy']:.3f} nats)"
+        entropy = f"entropy of the mean {facts['mean_target_entropy']:.3f} nats"
+        return f"collapsed: every image has the same target ({entropy})"
     return None

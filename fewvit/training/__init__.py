@@ -1,1 +1,1 @@
-"""The engine that pretraining, linear probes and fine-tuning share: schedules, parameter groups, views, the loop, exact resume."""
+"""The engine of pretraining, linear probes and fine-tuning: loop, schedules, parameter groups, order, exact resume."""

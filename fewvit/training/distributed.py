@@ -1,4 +1,4 @@
-"""What processes of one run tell each other. In a single process every function gives back what it was given."""
+"""What the processes of one run exchange. In a single process every function gives back what it was given."""
 
 from __future__ import annotations
 
@@ -35,12 +35,16 @@ def wait_for_all() -> None:
 
 def world_size() -> int:
     """How many processes train together."""
-    return torch_distributed.get_world_size() if torch_distributed.is_available() and torch_distributed.is_initialized() else 1
+    return torch_distributed.get_world_size() if _is_one_of_several() else 1
 
 
 def rank() -> int:
     """The number of this process, from 0; the first one writes files."""
-    return torch_distributed.get_rank() if torch_distributed.is_available() and torch_distributed.is_initialized() else 0
+    return torch_distributed.get_rank() if _is_one_of_several() else 0
+
+
+def _is_one_of_several() -> bool:
+    return torch_distributed.is_available() and torch_distributed.is_initialized()
 
 
 class _Sum(torch.autograd.Function):

@@ -1,6 +1,7 @@
-"""The training loop: a step is a function of the state and the step's number, so that a killed run goes on bit by bit as if nothing had been.
+"""The training loop: a step is a function of the state and its number, so a killed run goes on bit by bit.
 
-It knows nothing of methods. What it trains answers the questions of `Task`; what it trains on is given as a function.
+It knows nothing of methods. What it trains answers the questions of `task.Task`, what it trains on those of
+`batches.Batches`.
 """
 
 from __future__ import annotations
@@ -10,55 +11,33 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..cpu import keep_freed_memory
-from ..errors import NumericalError, ResourceError
+from ..errors import NumericalError
 from ..models.products import settle_threads
+from ..runs.folder import RunFolder
+from ..runs.request import require_precision_on
 from ..seeds import seed_of
+from .batches import Batches, Fetched
 from .distributed import rank, world_size
-from .journal import Journal
-from .on_cpu import onednn_products, speed_up, write_out_attention
+from .log import Log
+from .memory import BatchTooLarge, is_out_of_memory
+from .on_cpu import onednn_matmul, speed_up, write_out_attention
 from .order import Order, share
 from .recipe import Recipe, Step
-from .request import require_precision_on
 from .signals import Stopping
 from .state import Checkpoint, Checkpoints, flattened, restore_optimizer
+from .task import Task
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Task(Protocol):
-    """What can be trained: an nn.Module that answers these.
-
-    With an `optimizer(groups)` it has one of its own; otherwise AdamW's. With `unchanging`, names of its state that never changes, these are
-    in no checkpoint: it is begun with them again.
-    """
-
-    recipe: Recipe
-
-    def groups(self) -> list[dict[str, Any]]:
-        """Groups of trainable parameters: `params`, their `names`, whether weight decay `decays` them, and perhaps an `lr_scale`."""
-
-    def schedule(self, step: Step) -> dict[str, float]:
-        """`lr`, `weight_decay` and whatever else follows a schedule, at this step."""
-
-    def __call__(self, inputs: Any, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and numbers for the log."""
-
-    def clip(self) -> Tensor:
-        """Clip the gradients as the recipe says; the norm before."""
-
-    def before_update(self, step: Step) -> None: ...
-
-    def after_update(self, step: Step) -> None: ...
-
-
 @dataclass(frozen=True)
-class How:
+class Execution:
     """How a run is carried out; but for `accumulate`, nothing here changes what comes out."""
 
     device: str = "cpu"
@@ -71,7 +50,7 @@ class How:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, for whoever watches it."""
+    """Where a run stands, for whoever follows it."""
 
     step: int
     total: int
@@ -83,14 +62,14 @@ class Progress:
 
 @dataclass
 class Watch:
-    """Who is told what while a run goes on."""
+    """What is to be called while a run goes on."""
 
     progress: Callable[[Progress], None] = lambda progress: None
     each_epoch: Callable[[int], Mapping[str, Any] | None] = lambda epochs_done: None  # facts for the log
     each_log: Callable[[int, Mapping[str, Any]], None] = lambda step, facts: None
     each_save: Callable[[int], None] = lambda step: None
     say: Callable[[str], None] = lambda line: None
-    enough: Callable[[int], bool] = lambda epochs_done: False  # whether to end here, a function of what `each_epoch` found so far
+    enough: Callable[[int], bool] = lambda epochs_done: False  # whether to end here, by what `each_epoch` found so far
 
 
 @dataclass
@@ -104,23 +83,18 @@ class Trained:
 
 
 def train(
-    task: Any,
-    order: Order,
-    read: Callable[[Step], Any],
-    prepare: Callable[[Any, Step], Any],
-    how: How,
-    checkpoints: Checkpoints | None,
-    journal: Callable[[int], Journal] | None,
-    watch: Watch,
+    task: Task, batches: Batches[Fetched], order: Order, how: Execution, folder: RunFolder | None, watch: Watch
 ) -> Trained:
     """Train until the last step, or until a signal comes. Goes on from the newest whole checkpoint.
 
-    `read` fetches a batch's pictures and runs in a thread of its own, one batch ahead; `prepare` turns them into the task's inputs.
-    Without `checkpoints` and `journal` nothing is kept.
-    Raises NumericalError before a step with a loss or a gradient that is not finite, ResourceError for memory or disk.
+    `order` says which of the images make up which step. `folder` gets the log and the checkpoints; without one nothing
+    is kept. Raises NumericalError before a step with a loss or a gradient that is not finite, ResourceError for memory
+    or disk.
     """
-    task.to(how.device).train()
+    task.to(how.device)
+    task.train()
     run = Run(task, order, how)
+    checkpoints = Checkpoints(folder.checkpoints) if folder is not None else None
     found = checkpoints.newest(watch.say) if checkpoints is not None else None
     start = run.restore(found) if found else 0
     first = rank() == 0
@@ -129,26 +103,26 @@ def train(
     trained, clock = Trained(start), _Clock(order.batch_size)
     if _is_over(start, order, watch, how.device):
         return trained
-    own_journal = contextlib.closing(journal(start)) if first and journal is not None else contextlib.nullcontext()
-    with own_journal as log, Stopping() as stopping, ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, run.own(start))
+    opened = contextlib.closing(Log(folder.log, start)) if first and folder is not None else contextlib.nullcontext()
+    with opened as log, Stopping() as stopping, ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(batches.read, run.own(start))
         for index in range(start, order.total):
-            own, pictures = run.own(index), ahead.result()
+            own, fetched = run.own(index), ahead.result()
             if index + 1 < order.total:
-                ahead = reader.submit(read, run.own(index + 1))
-            facts = run.step(order.step(index), own, prepare(pictures, own), stopping)
+                ahead = reader.submit(batches.read, run.own(index + 1))
+            facts = run.step(order.step(index), own, batches.prepare(fetched, own), stopping)
             done = index + 1
             clock.tick()
             ended = done // order.steps_per_epoch if done % order.steps_per_epoch == 0 else None  # so many epochs
-            seen = watch.each_epoch(ended) if ended else None
+            of_epoch = watch.each_epoch(ended) if ended else None
             over = _is_over(done, order, watch, how.device)
             if first and (done % how.log_every == 0 or over):
                 trained.last = facts.numbers()
                 if log is not None:
                     log.write(done, epoch=own.epoch, **trained.last, images_per_second=round(clock.speed, 2))
                 watch.each_log(done, trained.last)
-            if seen and log is not None:
-                log.write(done, epoch=own.epoch, **seen)
+            if of_epoch and log is not None:
+                log.write(done, epoch=own.epoch, **of_epoch)
             watch.progress(Progress(done, order.total, own.epoch, order.epochs, clock.speed, trained.last))
             if (stopping.signal or done % how.save_every == 0 or over) and checkpoints is not None and log is not None:
                 log.commit()
@@ -164,7 +138,7 @@ def train(
 
 
 def _is_over(done: int, order: Order, watch: Watch, device: str) -> bool:
-    """Whether no step is left, or the epochs that are done are enough; what one process finds enough ends all of them."""
+    """Whether no step is left, or the epochs that are done are enough; if one process finds so, it holds for all."""
     if done == order.total:
         return True
     if done == 0 or done % order.steps_per_epoch:
@@ -180,40 +154,42 @@ def _is_over(done: int, order: Order, watch: Watch, device: str) -> bool:
 class Run:
     """One task with its optimizer, and what a step does to both."""
 
-    def __init__(self, task: Any, order: Order, how: How):
+    def __init__(self, task: Task, order: Order, how: Execution):
         self.task, self.order, self.how = task, order, how
-        recipe = task.recipe
+        module, recipe = cast(nn.Module, task), cast(Recipe, task.recipe)
         if how.device == "cpu":
             keep_freed_memory()
             settle_threads()
-            speed_up(task)
+            speed_up(module)
             views = getattr(recipe, "views", ())  # heads on features have none
-            write_out_attention(task, max(((view.size // recipe.architecture.patch) ** 2 + 1 for view in views), default=0))
+            write_out_attention(
+                module, max(((view.size // recipe.architecture.patch) ** 2 + 1 for view in views), default=0)
+            )
         groups = task.groups()
         self.names = {id(p): name for group in groups for p, name in zip(group["params"], group["names"], strict=True)}
         plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
         own = getattr(task, "optimizer", None)
         self.optimizer = torch.optim.AdamW(plain, lr=0.0, betas=recipe.betas, fused=True) if own is None else own(plain)
         self.context = _precision(recipe.precision, how.device)
-        self.products = onednn_products if how.device == "cpu" else contextlib.nullcontext
+        self.matmul_kernels = onednn_matmul if how.device == "cpu" else contextlib.nullcontext
         self.scaler = torch.amp.GradScaler("cuda", enabled=recipe.precision == "fp16")
-        for module in task.modules():
-            if how.recompute and hasattr(module, "recompute"):
-                module.recompute = True
-            if how.compile and isinstance(module, nn.ModuleList):
-                for block in module:
+        for part in module.modules():
+            if how.recompute and hasattr(part, "recompute"):
+                part.recompute = True  # type: ignore[assignment]
+            if how.compile and isinstance(part, nn.ModuleList):
+                for block in part:
                     block.compile()
-        self.model = task
+        self.model: Any = module  # or what brings its gradients together
         if world_size() > 1:
             self.model = nn.parallel.DistributedDataParallel(
-                task, device_ids=[how.device] if how.device.startswith("cuda") else None, broadcast_buffers=False
+                module, device_ids=[how.device] if how.device.startswith("cuda") else None, broadcast_buffers=False
             )
 
     def own(self, index: int) -> Step:
         """The step with this process's share of its rows."""
         return share(self.order.step(index), rank(), world_size())
 
-    def step(self, step: Step, own: Step, inputs: Any, stopping: Stopping) -> _Facts:
+    def step(self, step: Step, own: Step, inputs: Sequence[Tensor], stopping: Stopping) -> _Facts:
         """One optimizer step. Raises NumericalError, before anything has changed, when a number is not finite."""
         knobs = self.task.schedule(step)
         for group in self.optimizer.param_groups:
@@ -222,16 +198,19 @@ class Run:
         seed = seed_of(step.seed, "step", step.index, rank())  # of drop path: a function of the step, not of history
         # torch's own function writes down where it was called from, for each kind of GPU that is not there: 0.3 ms
         (torch.default_generator.manual_seed if self.how.device == "cpu" else torch.manual_seed)(seed)
-        with self.products():
+        with self.matmul_kernels():
             loss, facts = self._backward(own, inputs)
         self.scaler.unscale_(self.optimizer)
         norm = self.task.clip()
-        finite = torch.isfinite(loss) & (torch.isfinite(norm) | self.scaler.is_enabled())  # the scaler skips such steps and shrinks itself
+        # the scaler skips such steps and shrinks itself
+        finite = torch.isfinite(loss) & (torch.isfinite(norm) | self.scaler.is_enabled())
         if not self._agreed(finite, stopping):
             self.optimizer.zero_grad(set_to_none=True)
             raise NumericalError(
-                f"the loss is {float(loss):g} and the gradient's norm {float(norm):g} in step {step.index} (epoch {step.epoch}); nothing was updated",
-                fix="The last checkpoint is whole. Try a smaller --set lr=, gradient clipping (--set clip=3), or --precision fp32.",
+                f"the loss is {float(loss):g} and the gradient's norm {float(norm):g} in step {step.index} "
+                f"(epoch {step.epoch}); nothing was updated",
+                fix="The last checkpoint is whole. Try a smaller --set lr=, gradient clipping (--set clip=3), "
+                "or --precision fp32.",
             )
         self.task.before_update(step)
         self.scaler.step(self.optimizer)
@@ -240,10 +219,10 @@ class Run:
         self.task.after_update(step)
         return _Facts(loss, norm, facts, knobs)
 
-    def _backward(self, own: Step, inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def _backward(self, own: Step, inputs: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of the whole batch, in as many parts as asked for; the mean loss and facts of the parts."""
         parts = self.how.accumulate
-        losses, seen = [], []
+        losses, of_parts = [], []
         try:
             for part in range(parts):
                 last = part == parts - 1
@@ -253,15 +232,15 @@ class Run:
                         loss, facts = self.model(_part(inputs, part, parts), share(own, part, parts))
                     self.scaler.scale(loss / parts).backward()
                 losses.append(loss.detach())
-                seen.append(facts)
+                of_parts.append(facts)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise _out_of_memory(self.order.batch_size, parts) from error
+            raise BatchTooLarge(self.order.batch_size, parts) from error
         for group in self.optimizer.param_groups if world_size() > 1 else ():
             for parameter in group["params"] if group.get("reduce") == "sum" else ():
                 parameter.grad.mul_(world_size())  # DDP gave the mean
-        return _mean(losses), {name: _mean([facts[name] for facts in seen]) for name in seen[0]}
+        return _mean(losses), {name: _mean([facts[name] for facts in of_parts]) for name in of_parts[0]}
 
     def _agreed(self, finite: Tensor, stopping: Stopping) -> bool:
         """Whether all processes may go on; a signal that one of them got holds for all."""
@@ -340,7 +319,7 @@ def _mean(of_parts: Sequence[Tensor]) -> Tensor:
     return numbers[0].clone() if len(numbers) == 1 else torch.stack(numbers).mean()
 
 
-def _precision(precision: str, device: str) -> Callable[[], Any]:
+def _precision(precision: str, device: str) -> Callable[[], contextlib.AbstractContextManager[object]]:
     """A context in which matrix products are of this precision."""
     if precision == "fp32":
         return contextlib.nullcontext
@@ -351,16 +330,3 @@ def _precision(precision: str, device: str) -> Callable[[], Any]:
 def _part(inputs: Sequence[Tensor], part: int, parts: int) -> list[Tensor]:
     """One part of every view, split as `share` splits rows."""
     return [torch.tensor_split(view, parts)[part] for view in inputs]
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch found no room for a tensor, on a GPU or in this machine's memory."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
-
-
-def _out_of_memory(batch_size: int, parts: int) -> ResourceError:
-    smaller = f", or take --batch-size {max(1, batch_size // 2)}" if batch_size > 1 else ""
-    return ResourceError(
-        f"out of memory with a batch of {batch_size} in {parts} part{'s' if parts > 1 else ''}",
-        fix=f"Compute it in smaller parts with --accumulate {2 * parts}: the batch stays what it is{smaller}.",
-    )

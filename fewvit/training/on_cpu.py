@@ -1,11 +1,12 @@
 """What makes a training step faster on a CPU without changing what it computes; measured in benchmarks/pretrain.py.
 
-Linear layers take oneDNN's kernels where torch's own fp32 products are slow (on AMD CPUs MKL takes its AVX2 path): the same fp32 sums
-in another order, forward and both gradients. Attention over few tokens writes its matrix out: torch's fused kernel goes back through
-it at a third of the speed in bf16.
+Linear layers take oneDNN's kernels where torch's own fp32 products are slow (on AMD CPUs MKL takes its AVX2 path): the
+same fp32 sums in another order, forward and both gradients. Attention over few tokens writes its matrix out: torch's
+fused kernel goes back through it at a third of the speed in bf16.
 
-Where nothing is learnt, the linear layers are oneDNN's on every maker's CPU: what a network says of an image must not hang on the images
-beside it (see `products`). Gradients are sums over a batch, whose last digits are those of the CPU and of its number of threads.
+Where nothing is learnt, the linear layers are oneDNN's on every maker's CPU: what a network says of an image must not
+hang on the images beside it (see `products`). Gradients are sums over a batch, whose last digits are those of the CPU
+and of its number of threads.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from ..cpu import is_amd_avx512
 
 
 def speed_up(module: nn.Module) -> int:
-    """Let every linear layer of `module` take oneDNN's kernels, where `linear` does; how many may. Parameters and names stay."""
-    if not products_work():
+    """Let every linear layer of `module` take oneDNN's kernels, where `linear` does; how many may.
+
+    Parameters and names stay.
+    """
+    if not onednn_linear_works():
         return 0
     layers = [part for part in module.modules() if type(part) is nn.Linear]
     for layer in layers:
@@ -36,16 +40,18 @@ class FastLinear(nn.Linear):
     """`nn.Linear` whose fp32 products on a CPU are those of `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., D) times the weight (C, D) transposed, plus the bias (C,)."""
         return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., D) times weight (C, D) transposed, plus bias (C,): oneDNN's where that is faster, and where no gradient is wanted.
+    """x (..., D) times weight (C, D) transposed, plus bias (C,).
 
-    Torch's own under autocast, on GPUs and in other types.
+    By oneDNN where that is faster, and where no gradient is wanted; by torch's own kernels under autocast, on GPUs and
+    in other types.
     """
-    plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if not plain or x.numel() == 0 or not products_work():
+    plain = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"
+    if not plain or torch.is_autocast_enabled("cpu") or x.numel() == 0 or not onednn_linear_works():
         return F.linear(x, weight, bias)
     if not torch.is_grad_enabled():
         return _times(x, weight, bias)
@@ -57,7 +63,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)  # a frozen layer needs no input for its gradients
+        # a frozen layer needs no input for its gradients
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return _times(x, weight, bias)
 
     @staticmethod
@@ -78,8 +85,11 @@ def _times(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 @contextlib.contextmanager
-def onednn_products() -> Iterator[None]:
-    """Within the block torch's own fp32 products take oneDNN's kernels too, if they are exact there: gradients, and attention's small ones."""
+def onednn_matmul() -> Iterator[None]:
+    """Within the block torch's own fp32 products take oneDNN's kernels too, if they are exact there.
+
+    Those are of gradients, and attention's small ones.
+    """
     before = torch.get_float32_matmul_precision()
     if is_amd_avx512() and lower_precision_is_exact():
         torch.set_float32_matmul_precision("medium")
@@ -91,7 +101,7 @@ def onednn_products() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def lower_precision_is_exact() -> bool:
-    """Whether the precision that torch calls medium is still fp32 here: CPUs with AMX really take bf16 for it, others do not."""
+    """Whether the precision that torch calls medium is still fp32 here: CPUs with AMX really take bf16 for it."""
     stream = torch.Generator().manual_seed(0)
     a, b = (torch.randn(517, 193, generator=stream) for _ in range(2))
     before = torch.get_float32_matmul_precision()
@@ -110,11 +120,11 @@ def write_out_attention(module: nn.Module, tokens: int) -> int:
     return len(layers)
 
 
-FEW_TOKENS = 260  # a 224-pixel picture in patches of 16 has 197; beyond, the matrices take too much memory
+FEW_TOKENS = 260  # a 224-pixel image in patches of 16 has 197; beyond, the matrices take too much memory
 
 
 @lru_cache(maxsize=1)
-def products_work() -> bool:
+def onednn_linear_works() -> bool:
     """Whether torch's private operator takes unpacked weights here, and gives the right numbers."""
     stream = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=stream) for shape in ((3, 13, 7), (11, 7), (11,)))

@@ -25,11 +25,13 @@ class Order:
     def __post_init__(self) -> None:
         if self.images < self.batch_size:
             raise DataError(
-                f"{self.images} images are fewer than one batch of {self.batch_size}", fix=f"Use --batch-size {max(1, self.images // 2)}."
+                f"{self.images} images are fewer than one batch of {self.batch_size}",
+                fix=f"Use --batch-size {max(1, self.images // 2)}.",
             )
 
     @property
     def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch: its whole batches."""
         return self.images // self.batch_size
 
     @property

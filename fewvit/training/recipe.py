@@ -1,4 +1,4 @@
-"""What a training run is told (`Recipe`) and where it stands (`Step`). No torch and no NumPy at import."""
+"""What a training run goes by (`Recipe`) and where it stands (`Step`). No torch and no NumPy at import."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class Step:
 
     @property
     def epoch(self) -> int:
+        """Number of the epoch, from 0."""
         return self.index // self.steps_per_epoch
 
     @property

@@ -1,7 +1,8 @@
 """Checkpoints of a run: numbered safetensors files that a kill, a full disk or a damaged byte cannot take with them.
 
-A checkpoint is two files: the tensors, and a small JSON file with their sha256 that is written last; without it there is no checkpoint.
-The newest whole one counts. Older ones are removed only when newer ones are there, and never the last two.
+A checkpoint is two files: the tensors, and a small JSON file with their sha256 that is written last; without it there
+is no checkpoint. The newest whole one counts. Older ones are removed only when newer ones are there, and never the last
+two.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from ..files import replacing, sha256_of, sweep, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.optim import Optimizer
 
 _FORMAT = 1
-KEPT = 2  # checkpoints; a damaged newest one costs no more than the steps since the one before
+CHECKPOINTS_KEPT = 2  # a damaged newest one costs no more than the steps since the one before
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Checkpoints:
         self.folder = folder
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Commit a checkpoint, then remove all but the newest ones. Raises ResourceError for a full disk; older ones stay."""
+        """Commit a checkpoint, then remove all but the newest. Raises ResourceError for a full disk."""
         from safetensors.torch import save
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -55,13 +57,17 @@ class Checkpoints:
         with replacing(self._tensors(step)) as handle:
             handle.write(content)
         digest = hashlib.sha256(content).hexdigest()
-        write_json(self._manifest(step), {"format": _FORMAT, "step": step, "sha256": digest, "bytes": len(content), "facts": dict(facts)})
+        write_json(
+            self._manifest(step),
+            {"format": _FORMAT, "step": step, "sha256": digest, "bytes": len(content), "facts": dict(facts)},
+        )
         self._forget_old()
 
     def newest(self, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
-        """The newest checkpoint that is whole; a damaged one is told and passed over. None where there is none.
+        """The newest checkpoint that is whole; a damaged one is passed over, with a note. None where there is none.
 
-        Raises IntegrityError when there are checkpoints and every one is damaged: starting anew is for the user to decide.
+        Raises IntegrityError when there are checkpoints and every one is damaged: starting anew is for the user to
+        decide.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -70,7 +76,9 @@ class Checkpoints:
             except IntegrityError as error:
                 say(f"{error.what}; going back to the checkpoint before it")
         if steps:
-            raise IntegrityError("every checkpoint in it is damaged", file=self.folder, fix="Start anew with --overwrite.")
+            raise IntegrityError(
+                "every checkpoint in it is damaged", file=self.folder, fix="Start anew with --overwrite."
+            )
         return None
 
     def steps(self) -> list[int]:
@@ -78,15 +86,16 @@ class Checkpoints:
         return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.json"))
 
     def require_space(self, size: int) -> None:
-        """Raise ResourceError when the disk has no room for the checkpoints of `size` bytes that will stand side by side."""
+        """Raise ResourceError unless the disk has room for the checkpoints of `size` bytes that stand side by side."""
         self.folder.mkdir(parents=True, exist_ok=True)
         sweep(self.folder, 0.0, _LATER)  # temporary files of a killed save: this run is the only writer
         stored = sum(path.stat().st_size for path in self.folder.glob("step-*.safetensors"))
-        needed = (KEPT + 1) * size - stored
+        needed = (CHECKPOINTS_KEPT + 1) * size - stored
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise ResourceError(
-                f"{KEPT + 1} checkpoints of {size / 1e6:.0f} MB need {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free",
+                f"{CHECKPOINTS_KEPT + 1} checkpoints of {size / 1e6:.0f} MB need {needed / 1e6:.0f} MB, "
+                f"the disk has {free / 1e6:.0f} MB free",
                 file=self.folder,
                 fix="Free some space, or choose another folder with --out.",
             )
@@ -103,8 +112,12 @@ class Checkpoints:
         return Checkpoint(step, file, facts.get("facts", {}))
 
     def _forget_old(self) -> None:
-        for step in self.steps()[:-KEPT]:
-            for path in (self._manifest(step), self._tensors(step)):  # the manifest first: no checkpoint without its tensors
+        for step in self.steps()[:-CHECKPOINTS_KEPT]:
+            # the manifest first: no checkpoint without its tensors
+            for path in (
+                self._manifest(step),
+                self._tensors(step),
+            ):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -118,7 +131,7 @@ class Checkpoints:
 _LATER = float("inf")  # every temporary file is older
 
 
-def flattened(optimizer: Any, names: Mapping[int, str]) -> Iterator[tuple[str, Tensor]]:
+def flattened(optimizer: Optimizer, names: Mapping[int, str]) -> Iterator[tuple[str, Tensor]]:
     """An optimizer's moments under `optimizer.<parameter>.<moment>`; `names` gives each parameter's name by its id."""
     import torch
 
@@ -127,7 +140,7 @@ def flattened(optimizer: Any, names: Mapping[int, str]) -> Iterator[tuple[str, T
             yield f"optimizer.{names[id(parameter)]}.{moment}", torch.as_tensor(value)
 
 
-def restore_optimizer(optimizer: Any, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(optimizer: Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
     """Give an optimizer the moments that `flattened` read; a parameter that never had a step has none."""
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():

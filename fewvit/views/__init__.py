@@ -1,1 +1,1 @@
-"""Random views of images: crops, colours, resampling, RandAugment, mixing; each a function of (seed, epoch, row)."""
+"""Images as networks see them: random views, each a function of (seed, epoch, row), and the evaluation's own view."""

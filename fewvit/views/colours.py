@@ -1,9 +1,10 @@
 """What augmentation does to pixel values, image by image with factors of its own, on whole batches and on any device.
 
-A batch is float32 (n, 3, H, W) in whole grey levels 0..255 and is changed in place. Every step ends in whole levels by Pillow's own
-rounding: all but the hue equal torchvision's steps on a Pillow picture bit for bit. Comparisons are written as clamped differences of
-whole numbers, which on a CPU is ten times faster than with masks. No step fuses a product that must be rounded with a sum: kernels that
-do so for some of the elements would make a pixel depend on its place in the batch.
+A batch is float32 (n, 3, H, W) in whole grey levels 0..255 and is changed in place. Every step ends in whole levels by
+Pillow's own rounding: all but the hue equal torchvision's steps on a Pillow image bit for bit. Comparisons are
+written as clamped differences of whole numbers, which on a CPU is ten times faster than with masks. No step fuses a
+product that must be rounded with a sum: kernels that do so for some of the elements would make a pixel depend on its
+place in the batch.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ _PASSES = 3  # box blurs that Pillow makes of one Gaussian blur, in each directi
 def jitter(images: Tensor, order: np.ndarray, factors: np.ndarray, strengths: tuple[float, ...]) -> None:
     """Change brightness, contrast, saturation and hue of each image in its own `order` (n, 4) by its `factors` (n, 4).
 
-    Images must be sorted by the place of HUE in their order, the latest first: then each turn before the hue takes the first so many
-    images, each turn after it the last so many, and no image is copied to bring those of one turn together.
+    Images must be sorted by the place of HUE in their order, the latest first: then each turn before the hue takes the
+    first so many images, each turn after it the last so many, and no image is copied to bring those of one turn
+    together.
     """
     before = (order == HUE).argmax(axis=1)  # so many steps come before the hue
     factors_by_turn = factors[np.arange(len(order))[:, None], order]
@@ -36,7 +38,7 @@ def jitter(images: Tensor, order: np.ndarray, factors: np.ndarray, strengths: tu
 
 
 def blend(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> None:
-    """Blend each image with black (BRIGHTNESS), with its mean grey level (CONTRAST) or with its grey image (SATURATION).
+    """Blend each image with black (BRIGHTNESS), its mean grey level (CONTRAST) or its grey image (SATURATION).
 
     `kinds` and `factors` are (n,); the result is base + factor x (image - base), in 0..255 and rounded down.
     """
@@ -62,7 +64,8 @@ def _blend_base(images: Tensor, kinds: np.ndarray) -> Tensor | None:
         return grey
     if CONTRAST not in those:
         return grey.mul_(_beside(kinds == SATURATION, images))
-    mean = grey.mean(dim=(2, 3), keepdim=True, dtype=torch.float64).add_(0.5).floor_().float()  # sums of whole numbers, in any order
+    # sums of whole numbers, in any order
+    mean = grey.mean(dim=(2, 3), keepdim=True, dtype=torch.float64).add_(0.5).floor_().float()
     if those == {CONTRAST}:
         return mean
     return grey.mul_(_beside(kinds == SATURATION, images)).add_(mean.mul_(_beside(kinds == CONTRAST, images)))
@@ -71,8 +74,9 @@ def _blend_base(images: Tensor, kinds: np.ndarray) -> Tensor | None:
 def shift_hue(images: Tensor, factors: np.ndarray) -> None:
     """Turn the hue of each image by a share of the circle, `factors` (n,) in [-1/2, 1/2].
 
-    Hue and saturation are rounded down to 8 bits on the way, as in Pillow's HSV; 255 is the whole circle, and yet 256 wraps to 0.
-    Where Pillow's double precision decides otherwise than float32 what is below a whole number, a pixel's hue or saturation is off by one.
+    Hue and saturation are rounded down to 8 bits on the way, as in Pillow's HSV; 255 is the whole circle, and yet 256
+    wraps to 0. Where Pillow's double precision decides otherwise than float32 what is below a whole number, a pixel's
+    hue or saturation is off by one.
     """
     red, green, blue = images.unbind(1)  # (n, H, W)
     value, darkest = torch.maximum(green, blue), torch.minimum(green, blue)
@@ -86,7 +90,8 @@ def shift_hue(images: Tensor, factors: np.ndarray) -> None:
     hue.div_(chroma.clamp(min=1)).add_(1).mul_(42.5)
     hue.sub_(beyond, alpha=255).abs_().floor_().add_(_beside(np.trunc(factors * 255) % 256, images)[:, 0])
     hue.sub_((hue - 255).clamp_(0, 1), alpha=256)
-    spread = chroma.mul_(255).div_(value.clamp(min=1)).floor_().mul_(value).mul_(6 / 255**2)  # value x saturation, by unit of hue
+    # value x saturation, by unit of hue
+    spread = chroma.mul_(255).div_(value.clamp(min=1)).floor_().mul_(value).mul_(6 / 255**2)
     # green falls off from 42.5 to 85 units around its own hue, so does blue; red rises so around cyan
     centres = torch.tensor((127.5, 85.0, 170.0), device=images.device).view(3, 1, 1)
     torch.sub(hue[:, None], centres, out=images).abs_().clamp_(42.5, 85).mul_(spread[:, None])
@@ -109,7 +114,7 @@ def solarise(images: Tensor) -> None:
 
 
 def blur(images: Tensor, boxes: Tensor) -> None:
-    """Pillow's GaussianBlur: three box blurs along rows, three along columns, each rounded; a picture's edges repeat.
+    """Pillow's GaussianBlur: three box blurs along rows, three along columns, each rounded; an image's edges repeat.
 
     `boxes` (n, R+1) are the weights of a pixel itself and of those 1..R away on either side, from `blur_boxes`.
     """
@@ -137,7 +142,7 @@ def _edges(padded: Tensor, dim: int, reach: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _lanes(flat: Tensor, reach: int, step: int) -> list[Tensor]:
-    """Views of (n, L): the values that have `reach` neighbours `step` apart on both sides; those 1 before, 1 after, 2 before, ..."""
+    """Views of (n, L): values with `reach` neighbours `step` apart on both sides; 1 before, 1 after, 2 before, ..."""
     length = flat.shape[1] - 2 * reach * step
     shifts = [0, *(shift for away in range(1, reach + 1) for shift in (-away, away))]
     return [flat.narrow(1, (reach + shift) * step, length) for shift in shifts]
@@ -152,10 +157,10 @@ def _box_blur(lanes: list[Tensor], weights: list[Tensor], around: Tensor, pair: 
 
 
 def blur_boxes(radii: np.ndarray) -> np.ndarray:
-    """(..., R+1) float32 for `blur`: one half of the box whose three-fold use has the standard deviation `radii` (...), in pixels.
+    """(..., R+1) float32 for `blur`: half of the box that, used three times, deviates by `radii` (...) pixels.
 
-    Source: Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box filtering", which Pillow follows:
-    a box of whole pixels, and one at each end that counts in part.
+    Source: Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended box filtering", which
+    Pillow follows: a box of whole pixels, and one at each end that counts in part.
     """
     reach = blur_reach(radii)[..., None]  # of the pixel that counts in part
     variance = np.asarray(radii, dtype=np.float64)[..., None] ** 2 / _PASSES  # of one box
@@ -166,13 +171,16 @@ def blur_boxes(radii: np.ndarray) -> np.ndarray:
 
 
 def blur_reach(radii: np.ndarray) -> np.ndarray:
-    """(...) int64: how many pixels away a box still reaches for the standard deviations `radii` of three boxes; at least 1."""
+    """(...) int64: how many pixels away a box reaches for the standard deviations `radii` of three; at least 1."""
     variance = np.asarray(radii, dtype=np.float64) ** 2 / _PASSES
     return np.floor((np.sqrt(12 * variance + 1) + 1) / 2).astype(np.int64)
 
 
 def grey_levels(images: Tensor) -> Tensor:
-    """(n, 1, H, W): Pillow's mode L, (19595 R + 38470 G + 7471 B + 2^15) >> 16. Nothing is rounded before the end: 24 bits suffice."""
+    """(n, 1, H, W): Pillow's mode L, (19595 R + 38470 G + 7471 B + 2^15) >> 16.
+
+    Nothing is rounded before the end: 24 bits suffice.
+    """
     red, green, blue = images.unbind(1)
     grey = (red * (19595 / 2**16)).add_(green, alpha=38470 / 2**16)
     return grey.add_(blue, alpha=7471 / 2**16).add_(0.5).floor_()[:, None]

@@ -1,8 +1,8 @@
 """Uniform random numbers as a pure function of (seed, epoch, row, stream, column), for a whole batch at once.
 
-The generator is counter-based (Philox 4x64-10, Salmon et al. 2011): a row's numbers depend on no other row, on no earlier draw and on
-no other process. They are NumPy's own, written for many rows: `Generator(Philox(key=[seed_of(seed, epoch, stream), row])).random(n)`
-takes 35 us per row, this 3 to 15.
+The generator is counter-based (Philox 4x64-10, Salmon et al. 2011): a row's numbers depend on no other row, on no
+earlier draw and on no other process. They are NumPy's own, written for many rows: `Generator(Philox(key=[seed_of(seed,
+epoch, stream), row])).random(n)` takes 35 us per row, this 3 to 15.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from ..seeds import seed_of
 
 _ROUNDS = 10
 _FACTORS = (np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157))
-_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # of the two key words, from round to round: golden ratio and sqrt(3) - 1
+# of the two key words, from round to round: golden ratio and sqrt(3) - 1
+_STEPS = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _CHUNK = 4096  # counters at a time: what is computed on stays in the cache
 
 
 def uniforms(seed: int, epoch: int, rows: np.ndarray, stream: str, n: int) -> np.ndarray:
-    """(len(rows), n) float64 in [0, 1): row i depends on (seed, epoch, rows[i], stream) alone, and begins with what a smaller n gives."""
+    """(len(rows), n) float64 in [0, 1); a row depends on (seed, epoch, its number, stream) alone.
+
+    It begins with what a smaller n gives.
+    """
     key = seed_of(seed, epoch, stream)
     rows = np.asarray(rows).astype(np.uint64)
     blocks = -(-n // 4)  # a counter gives four numbers
@@ -33,7 +37,10 @@ def uniforms(seed: int, epoch: int, rows: np.ndarray, stream: str, n: int) -> np
 
 
 def _philox(key: int, rows: np.ndarray, counters: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Four uint64 words (R, K) for the key words `key` and `rows` (R, 1), and the counter's lowest word `counters` (K,), the rest zero."""
+    """Four uint64 words (R, K) for the key words `key` and `rows` (R, 1).
+
+    `counters` (K,) are the counter's lowest word, the rest is zero.
+    """
     word0, word1, word2, word3 = (np.zeros((len(rows), len(counters)), np.uint64) for _ in range(4))
     word0 += counters
     for round_ in range(_ROUNDS):

@@ -1,7 +1,8 @@
-"""Pictures and labels that are blended, cut and erased while a classifier trains: timm's mixup, cutmix and random erasing.
+"""Images and labels blended, cut and erased while a classifier trains: timm's mixup, cutmix and random erasing.
 
-What is drawn is a function of the step for a batch that shares one blend, and of (seed, epoch, row) for what each picture has of its
-own. Sources: Zhang et al. 2018 (mixup), Yun et al. 2019 (cutmix), Zhong et al. 2020 (erasing); details as in timm, which MAE trains with.
+What is drawn is a function of the step for a batch that shares one blend, and of (seed, epoch, row) for what each
+image has of its own. Sources: Zhang et al. 2018 (mixup), Yun et al. 2019 (cutmix), Zhong et al. 2020 (erasing);
+details as in timm, which MAE trains with.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..seeds import generator, seed_of
 from .draws import uniforms
 
 _SWITCH = 0.5  # share of the batches that are cut where both are asked for
-_AREA, _ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # of an erased rectangle: share of the picture, height to width
+_AREA, _ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # of an erased rectangle: share of the image, height to width
 _TRIES = 10  # at a rectangle that fits
 
 
@@ -29,14 +30,15 @@ def soft_targets(labels: Tensor, n_classes: int, smoothing: float = 0.0) -> Tens
 
 @dataclass(frozen=True)
 class Blend:
-    """How each picture of a batch is mixed with the one at the opposite place."""
+    """How each image of a batch is mixed with the one at the opposite place."""
 
-    share: float  # of the picture itself, in its target too
-    box: tuple[int, int, int, int] | None = None  # top, bottom, left, right of what is cut out of the other; None: both are blended
+    share: float  # of the image itself, in its target too
+    # top, bottom, left, right of what is cut out of the other; None: both are blended
+    box: tuple[int, int, int, int] | None = None
 
 
 def draw_blend(seed: int, step: int, size: tuple[int, int], mixup: float, cutmix: float) -> Blend | None:
-    """The blend of a step's batch with pictures of `size` (height, width); None where neither alpha is above 0."""
+    """The blend of a step's batch with images of `size` (height, width); None where neither alpha is above 0."""
     if mixup <= 0 and cutmix <= 0:
         return None
     stream = generator(seed, "mixing", step)
@@ -49,13 +51,12 @@ def draw_blend(seed: int, step: int, size: tuple[int, int], mixup: float, cutmix
     down, across = int(stream.integers(height)), int(stream.integers(width))
     top, bottom = (min(max(edge, 0), height) for edge in (down - tall // 2, down + (tall + 1) // 2))
     left, right = (min(max(edge, 0), width) for edge in (across - wide // 2, across + (wide + 1) // 2))
-    return Blend(
-        1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right)
-    )  # what was cut off at the edge counts not
+    # what was cut off at the edge counts not
+    return Blend(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
 
 
 def mix(images: Tensor, targets: Tensor, blend: Blend) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) and targets (B, C), each mixed with the one at the opposite place of the batch; the inputs are lost."""
+    """Images (B, 3, H, W) and targets (B, C), each mixed with those at the opposite place; the inputs are lost."""
     others = images.flip(0)
     if blend.box is None:
         images = images.mul_(blend.share).add_(others.mul_(1 - blend.share))
@@ -66,10 +67,13 @@ def mix(images: Tensor, targets: Tensor, blend: Blend) -> tuple[Tensor, Tensor]:
 
 
 def erase(images: Tensor, probability: float, *, seed: int, epoch: int, rows: np.ndarray) -> None:
-    """Replace in place, with this probability, one rectangle of each normalised image (B, 3, H, W) by standard normal noise."""
+    """Replace in place, with this probability, a rectangle of each normalised image (B, 3, H, W) by normal noise."""
     height, width = images.shape[2:]
     for image, row, box in zip(
-        images, rows.tolist(), erased_boxes(probability, (height, width), seed=seed, epoch=epoch, rows=rows), strict=True
+        images,
+        rows.tolist(),
+        erased_boxes(probability, (height, width), seed=seed, epoch=epoch, rows=rows),
+        strict=True,
     ):
         if box is None:
             continue
@@ -81,7 +85,10 @@ def erase(images: Tensor, probability: float, *, seed: int, epoch: int, rows: np
 def erased_boxes(
     probability: float, size: tuple[int, int], *, seed: int, epoch: int, rows: np.ndarray
 ) -> list[tuple[int, int, int, int] | None]:
-    """For each row the rectangle (top, left, height, width) that is erased, or None; the first of ten that is smaller than the picture."""
+    """For each row the rectangle (top, left, height, width) in pixels that is erased, or None.
+
+    The first of ten that is smaller than the image.
+    """
     if probability <= 0:
         return [None] * len(rows)
     height, width = size

@@ -1,13 +1,15 @@
-"""RandAugment as timm's `rand-m9-mstd0.5-inc1` has it (Cubuk et al. 2020): two random changes of colour or shape, more of each with the magnitude.
+"""RandAugment as timm's `rand-m9-mstd0.5-inc1` has it: two random changes of colour or shape (Cubuk et al. 2020).
 
-The changes are timm's own functions on Pillow pictures; what is drawn is a function of (seed, epoch, row).
+There is more of each with the magnitude.
+
+The changes are timm's own functions on Pillow images; what is drawn is a function of (seed, epoch, row).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +18,10 @@ from torch import Tensor
 from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .draws import uniforms
 
-_LAYERS, _PROBABILITY, _DEVIATION, _MOST = 2, 0.5, 0.5, 10.0  # changes of a picture; of each; of the magnitude; its end
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LAYERS, _PROBABILITY, _DEVIATION, _MOST = 2, 0.5, 0.5, 10.0  # changes of an image; of each; of the magnitude; its end
 _FILL = tuple(min(255, round(255 * value)) for value in IMAGENET_MEAN)  # of what comes in from outside
 # name in timm -> its argument at a level from 0 to 1 and a sign, which some have no use for; None: it takes none
 _CHANGES: dict[str, Callable[[float, float], float] | None] = {
@@ -24,7 +29,8 @@ _CHANGES: dict[str, Callable[[float, float], float] | None] = {
     "equalize": None,
     "invert": None,
     "rotate": lambda level, sign: sign * 30.0 * level,  # degrees
-    "posterize": lambda level, sign: max(1, 4 - int(level * 4)),  # bits that are left; Pillow no longer takes 0, a black picture
+    # bits that are left; Pillow no longer takes 0, a black image
+    "posterize": lambda level, sign: max(1, 4 - int(level * 4)),
     "solarize": lambda level, sign: 256 - min(256, int(level * 256)),  # values from here on are inverted
     "solarize_add": lambda level, sign: min(128, int(level * 110)),  # to values below 128
     "color": lambda level, sign: max(0.1, 1 + sign * 0.9 * level),
@@ -42,14 +48,14 @@ _MOVING = ("rotate", "shear_x", "shear_y", "translate_x_rel", "translate_y_rel")
 
 @dataclass(frozen=True)
 class Change:
-    """One change of one picture."""
+    """One change of one image."""
 
     name: str
     argument: float | None
 
 
 def draw_changes(magnitude: float, *, seed: int, epoch: int, rows: np.ndarray) -> list[list[Change]]:
-    """For each row its changes, in order: which, and how much; the magnitude is normal around the one asked for, within 0 to 10."""
+    """For each row its changes, in order: which, and how much; the magnitude is normal around the one asked for."""
     numbers = uniforms(seed, epoch, rows, "randaugment", _LAYERS * 5).reshape(len(rows), _LAYERS, 5)
     normal = np.sqrt(-2 * np.log1p(-numbers[..., 2])) * np.cos(2 * np.pi * numbers[..., 3])  # Box and Muller 1958
     level = np.clip(magnitude + _DEVIATION * normal, 0, _MOST) / _MOST
@@ -57,7 +63,9 @@ def draw_changes(magnitude: float, *, seed: int, epoch: int, rows: np.ndarray) -
     found = []
     for i in range(len(rows)):
         applied = [j for j in range(_LAYERS) if numbers[i, j, 1] < _PROBABILITY]
-        found.append([_change(_NAMES[which[i, j]], float(level[i, j]), -1.0 if numbers[i, j, 4] > 0.5 else 1.0) for j in applied])
+        found.append(
+            [_change(_NAMES[which[i, j]], float(level[i, j]), -1.0 if numbers[i, j, 4] > 0.5 else 1.0) for j in applied]
+        )
     return found
 
 
@@ -68,26 +76,31 @@ def _change(name: str, level: float, sign: float) -> Change:
 
 def randaugment(images: Tensor, magnitude: float, *, seed: int, epoch: int, rows: np.ndarray) -> None:
     """Change normalised images (B, 3, H, W) of whole grey levels in place, each by what is drawn for its row."""
-    from PIL import Image
+    import PIL.Image
 
     changes = draw_changes(magnitude, seed=seed, epoch=epoch, rows=rows)
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (
+        torch.tensor(values, device=images.device).view(3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     for image, own in zip(images, changes, strict=True):
         if not own:
             continue
         levels = (image * std + mean).round_().clamp_(0, 255).to(torch.uint8)
-        picture = Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+        pillow = PIL.Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
         for change in own:
-            picture = changed(picture, change)
-        changed_levels = torch.from_numpy(np.array(picture)).to(images.device).permute(2, 0, 1).float()
+            pillow = apply_change(pillow, change)
+        changed_levels = torch.from_numpy(np.array(pillow)).to(images.device).permute(2, 0, 1).float()
         image.copy_((changed_levels - mean) / std)
 
 
-def changed(picture: Any, change: Change) -> Any:
-    """The Pillow picture after one change, bicubic and with the mean colour from outside where it moves."""
-    from PIL import Image
+def apply_change(image: Image, change: Change) -> Image:
+    """The image after one change, bicubic and with the mean colour from outside where it moves."""
+    import PIL.Image
     from timm.data import auto_augment
 
-    words: dict[str, Any] = {"resample": Image.Resampling.BICUBIC, "fillcolor": _FILL} if change.name in _MOVING else {}
+    words: dict[str, Any] = {}
+    if change.name in _MOVING:
+        words = {"resample": PIL.Image.Resampling.BICUBIC, "fillcolor": _FILL}
     arguments = [] if change.argument is None else [change.argument]
-    return getattr(auto_augment, change.name)(picture, *arguments, **words)
+    changed: Image = getattr(auto_augment, change.name)(image, *arguments, **words)
+    return changed

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class View:
     """One kind of crop and what is done to its colours, in this order; `count` crops of it are made of every image.
 
-    Random-resized-crop, horizontal flip, colour jitter, grey, Gaussian blur, solarisation; then the ImageNet normalisation.
+    Random-resized-crop, horizontal flip, colour jitter, grey, Gaussian blur, solarisation; then the ImageNet
+    normalisation.
     """
 
     size: int  # pixels of the square that comes out
@@ -28,4 +29,4 @@ class View:
 
 @dataclass(frozen=True)
 class ClippedView(View):
-    """A view whose box is drawn once and clipped to the picture, where others are drawn again until they fit: MAE's linear probe."""
+    """A view whose box is drawn once and clipped to the image, not again until it fits: MAE's linear probe."""

@@ -19,7 +19,7 @@ from fewvit.models.build import build
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
 from fewvit.models.vit import Readout
-from fewvit.runs import RunFolder
+from fewvit.runs.folder import RunFolder
 from fewvit.splits import n_per_class
 
 from pictures import folder_of, tiny_weights
@@ -706,7 +706,7 @@ def test_bf16_trains_nearly_as_fp32(tune, tmp_path):
 
 @pytest.mark.parametrize(("one", "other", "images", "told"), [(23.0, 25.0, 60, True), (23.0, 25.0, 10_000, False), (25.0, 25.0, 60, False)])
 def test_a_difference_that_chance_may_give_is_called_so(one, other, images, told):
-    from fewvit.finetune.judgement import _verdict
+    from fewvit.finetune.evaluation import _verdict
 
     rows = [
         {"method": method, "metric": "top1", "value": value, "n_test": images} for method, value in (("logistic", other), ("lora", one))
@@ -717,7 +717,7 @@ def test_a_difference_that_chance_may_give_is_called_so(one, other, images, told
 
 
 def test_the_bound_of_chance_is_two_deviations_of_a_difference():
-    from fewvit.finetune.judgement import _by_chance
+    from fewvit.finetune.evaluation import _by_chance
 
     draw = np.random.default_rng(0).binomial(400, 0.3, size=(2, 20_000)) / 4
     assert (np.abs(draw[0] - draw[1]) > _by_chance(30, 30, 400)).mean() == pytest.approx(0.05, abs=0.01)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fewvit.runs import RunFolder
+from fewvit.runs.folder import RunFolder
 
 from pictures import folder_of, tiny_weights
 

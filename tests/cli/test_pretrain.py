@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fewvit.plugins import find
-from fewvit.runs import RunFolder
+from fewvit.runs.folder import RunFolder
 
 from pictures import folder_of, jpeg
 
@@ -147,7 +147,7 @@ def test_a_wrong_argument_has_its_exit_code_and_says_what_to_do(fewvit, images, 
 
 @pytest.mark.parametrize("method", ["dino", "msn", "mae"])
 def test_every_preset_is_within_the_bounds_of_set(method):
-    from fewvit.training.request import require_sensible
+    from fewvit.runs.request import require_sensible
 
     for recipe in find("methods", method).presets.values():
         require_sensible(vars(recipe))
@@ -194,7 +194,7 @@ def test_pictures_that_are_all_the_same_are_refused(fewvit, tmp_path):
         Image.new("RGB", (40, 40), (3, 7, 11)).save(folder / f"{i}.png")
     code, _, err = pretrain(fewvit, "dino", tmp_path / "same", tmp_path / "run")
     assert code == 3
-    assert "same picture" in err
+    assert "same image" in err
 
 
 def test_a_folder_with_other_things_is_never_taken_for_a_run(fewvit, images, tmp_path):
@@ -270,13 +270,13 @@ def test_one_small_picture_among_large_ones_asks_for_no_other_preset_and_large_o
 
 def test_a_run_shorter_than_its_preset_warms_up_in_proportion():
     from fewvit.options import parse_setting
-    from fewvit.pretrain.recipe import Choice, recipe_of
+    from fewvit.pretrain.request import PretrainingRequest, recipe_of
 
-    shorter = recipe_of(Choice("dino", "small/64", "x", epochs=10))
+    shorter = recipe_of(PretrainingRequest("dino", "small/64", "x", epochs=10))
     assert (shorter.warmup_epochs, shorter.warmup_teacher_temperature_epochs) == (1.0, 3)
-    longer = recipe_of(Choice("dino", "small/64", "x", epochs=300))
+    longer = recipe_of(PretrainingRequest("dino", "small/64", "x", epochs=300))
     assert longer.warmup_epochs == 10.0
-    asked = recipe_of(Choice("dino", "small/64", "x", settings=(parse_setting("warmup_epochs=4"),), epochs=10))
+    asked = recipe_of(PretrainingRequest("dino", "small/64", "x", settings=(parse_setting("warmup_epochs=4"),), epochs=10))
     assert asked.warmup_epochs == 4.0
 
 

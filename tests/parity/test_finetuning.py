@@ -16,7 +16,7 @@ from fewvit.checkpoints.reading import read_checkpoint
 from fewvit.digests import DigestMemory
 from fewvit.finetune.adapters import prepare
 from fewvit.finetune.modes import recipe_for
-from fewvit.finetune.tuning import Head, Tuning
+from fewvit.finetune.tuning import ClassificationHead, Tuning
 from fewvit.methods._trunk import Trunk
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
@@ -84,13 +84,15 @@ def layers(names: list[str]) -> list[tuple[int, str]]:
     return [(int(n.split(".")[1]) + 1 if n.startswith("blocks") else 4 if n.startswith(("fc_norm", "head")) else 0, n) for n in names]
 
 
-def tuned(architecture: Architecture, mode: str, head: Head | None = None, **changes) -> Tuning:
+def tuned(architecture: Architecture, mode: str, head: ClassificationHead | None = None, **changes) -> Tuning:
     recipe, _ = recipe_for(mode, architecture, View(224, (1.0, 1.0)), "mae", 1000, 200)
     recipe = dataclasses.replace(recipe, architecture=architecture, **changes)
     trunk = Trunk(architecture)
     prepare(trunk, recipe, True, torch.Generator().manual_seed(0))
     pool = "mean" if architecture.final_norm == "fc_norm" else "cls"
-    return Tuning(recipe, trunk, Readout(pool), head or Head(torch.zeros(3, architecture.width), torch.zeros(3), "raw", with_bias=True))
+    return Tuning(
+        recipe, trunk, Readout(pool), head or ClassificationHead(torch.zeros(3, architecture.width), torch.zeros(3), "raw", with_bias=True)
+    )
 
 
 @pytest.mark.parametrize(("view", "part"), [("s224", slice(0, 224)), ("s96", slice(64, 160))])
@@ -98,7 +100,7 @@ def test_logits_of_maes_fine_tuned_checkpoint_are_the_official_ones(parity, tmp_
     file = parity.folder / "mae_finetuned.pth"
     spec = resolve(str(file), Access(tmp_path, offline=True), DigestMemory())
     stored = read_checkpoint(file)["model"]
-    head = Head(stored["head.weight"], stored["head.bias"], "raw", with_bias=True)
+    head = ClassificationHead(stored["head.weight"], stored["head.bias"], "raw", with_bias=True)
     task = tuned(spec.architecture, "full", head, drop_path=0.0).eval()
     fill(task.trunk, {name: t for name, t in stored.items() if not name.startswith("head.")}, file)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

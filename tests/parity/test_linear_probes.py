@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from fewvit.digests import DigestMemory
 from fewvit.linear import ranks
-from fewvit.linear.head import Head, load_head
-from fewvit.linear.heads import Heads
+from fewvit.linear.head_grid import HeadGrid
+from fewvit.linear.linear_head import LinearHead, read_linear_head
 from fewvit.linear.protocols import PROBES, Input, find_probe, head_readings, settle_reading
 from fewvit.metrics import top_k_accuracy
 from fewvit.models.build import build
@@ -56,7 +56,7 @@ def test_dinos_official_head_gives_its_official_logits_loss_and_accuracies(key, 
     arrays, model = parity.arrays("linear.npz"), backbone("dino_backbone.pth")
     state = {f"module.linear.{name}": torch.from_numpy(arrays[f"dino/{key}/{name}"]) for name in ("weight", "bias")}
     torch.save({"epoch": 100, "state_dict": state}, tmp_path / "dino_deitsmall16_linearweights.pth")
-    head, _ = load_head(tmp_path / "dino_deitsmall16_linearweights.pth")
+    head, _ = read_linear_head(tmp_path / "dino_deitsmall16_linearweights.pth")
     asked = pool if pool == "cls+mean" else None
     reading = head_readings("dino/1", model.spec.architecture, "final", head.weight.shape[1], pool=asked)[0]
     assert (reading.inputs[0].pool, reading.inputs[0].layers) == (pool, layers)
@@ -86,20 +86,20 @@ def test_msns_classifier_gives_the_official_logits(parity):
     arrays = parity.arrays("linear.npz")
     x = parity.arrays("features.npz")["msn.target_encoder/s224/forward_blocks1"]
     recipe = dataclasses.replace(find_probe("msn/1"), lrs=(1.0, 6.4))
-    heads = Heads(recipe, (Input(1, "cls", 0, 64),), 7, seed=0)
+    heads = HeadGrid(recipe, (Input(1, "cls", 0, 64),), 7, seed=0)
     stack = heads.stacks[0]
     with torch.no_grad():
         stack.weight[1], stack.bias[1] = (torch.from_numpy(arrays[f"msn/linear.{name}"]) for name in ("weight", "bias"))
         stack.gain[1], stack.shift[1] = (torch.from_numpy(arrays[f"msn/norm.{name}"]) for name in ("weight", "bias"))
         parity.check("linear.npz", "msn/logits", stack.scores(torch.from_numpy(x))[:, 1].numpy())
     heads.keep(1, 1)
-    parity.check("linear.npz", "msn/logits", heads.kept()[2].chunked_scores(x))
+    parity.check("linear.npz", "msn/logits", heads.kept_head()[2].chunked_scores(x))
 
 
 def test_maes_head_has_the_official_logits_and_batch_statistics(parity):
     arrays = parity.arrays("linear.npz")
     x = parity.arrays("features.npz")["mae_full/s224/cls"]
-    heads = Heads(find_probe("mae/1"), (Input(1, "cls", 0, 64),), 7, seed=0)
+    heads = HeadGrid(find_probe("mae/1"), (Input(1, "cls", 0, 64),), 7, seed=0)
     stack = heads.stacks[0]
     with torch.no_grad():
         stack.weight[0], stack.bias[0] = (torch.from_numpy(arrays[f"mae/1.{name}"]) for name in ("weight", "bias"))
@@ -107,12 +107,12 @@ def test_maes_head_has_the_official_logits_and_batch_statistics(parity):
     parity.check("linear.npz", "mae/running_mean", stack.batch_norm.running_mean.numpy())
     parity.check("linear.npz", "mae/running_var", stack.batch_norm.running_var.numpy())
     heads.keep(0, 1)
-    parity.check("linear.npz", "mae/logits_eval_after_one_update", heads.kept()[2].chunked_scores(x))
+    parity.check("linear.npz", "mae/logits_eval_after_one_update", heads.kept_head()[2].chunked_scores(x))
 
 
 def test_one_batch_through_the_loops_door_updates_maes_statistics_once(parity):
     x = parity.arrays("features.npz")["mae_full/s224/cls"]
-    heads = Heads(find_probe("mae/1"), (Input(1, "cls", 0, 64),), 7, seed=0).train()
+    heads = HeadGrid(find_probe("mae/1"), (Input(1, "cls", 0, 64),), 7, seed=0).train()
     heads([torch.from_numpy(x), torch.arange(8) % 7], Step(0, 1, 1, 0, np.arange(8)))
     parity.check("linear.npz", "mae/running_mean", heads.stacks[0].batch_norm.running_mean.numpy())
 
@@ -146,7 +146,7 @@ def test_a_stored_head_is_the_same_on_paper_and_in_memory(parity, tmp_path):
     """Our own file of MSN's classifier gives the official logits, too."""
     arrays = parity.arrays("linear.npz")
     given = {name: torch.from_numpy(arrays[f"msn/{name}"]) for name in ("linear.weight", "linear.bias", "norm.weight", "norm.bias")}
-    head = Head(given["linear.weight"], given["linear.bias"], "layer", {"gain": given["norm.weight"], "shift": given["norm.bias"]})
+    head = LinearHead(given["linear.weight"], given["linear.bias"], "layer", {"gain": given["norm.weight"], "shift": given["norm.bias"]})
     head.save(tmp_path / "head.safetensors", {})
     x = parity.arrays("features.npz")["msn.target_encoder/s224/forward_blocks1"]
-    parity.check("linear.npz", "msn/logits", load_head(tmp_path / "head.safetensors")[0].chunked_scores(x))
+    parity.check("linear.npz", "msn/logits", read_linear_head(tmp_path / "head.safetensors")[0].chunked_scores(x))

@@ -1,4 +1,4 @@
-"""What a pretraining run is asked for (`Choice`), the recipe that follows from it, and what is said of it before it begins."""
+"""What a pretraining run is asked for, the recipe that follows from it, and what is said of it before it begins."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones import Protocol, family_of
+from ..backbones import Architecture, Protocol, family_of
 from ..datasets import Dataset
 from ..errors import CheckpointError, UnknownName, counted
 from ..extraction.protocols import find_protocol
 from ..methods import Method, find_method
 from ..models.spec import BackboneSpec
 from ..preprocess import Preprocess
-from ..training.request import NetworkChanges, NetworkEffort, changed, require_at_least, require_computable, require_sensible
+from ..runs.request import (
+    NetworkChanges,
+    NetworkEffort,
+    recipe_changes,
+    require_at_least,
+    require_computable,
+    require_sensible,
+)
+from ..training.recipe import Recipe
 
 FEW = 100_000  # images; below, the published recipes from scratch give less than the small ones
 
 
 @dataclass(frozen=True)
-class Choice(NetworkChanges):
+class PretrainingRequest(NetworkChanges):
     """What is to be trained. Every field can change the outcome."""
 
     method: str
@@ -35,37 +43,45 @@ class Choice(NetworkChanges):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort(NetworkEffort):
-    """How it is carried out; nothing here changes the outcome."""
+class PretrainingEffort(NetworkEffort):
+    """How a pretraining is carried out; nothing here changes the outcome."""
 
     compile: bool = False
     tensorboard: bool = False
 
 
-def recipe_of(choice: Choice) -> Any:
+def recipe_of(request: PretrainingRequest) -> Method:
     """The preset's recipe under the choices made. Raises UnknownName, UsageError."""
-    presets = find_method(choice.method).presets
-    if choice.preset not in presets:
-        raise UnknownName("preset", choice.preset, presets)
-    recipe = presets[choice.preset]
+    presets = find_method(request.method).presets
+    if request.preset not in presets:
+        raise UnknownName("preset", request.preset, presets)
+    recipe: Method = presets[request.preset]
     kind = type(recipe)
     options = [name for name, hint in typing.get_type_hints(kind).items() if _is_plain(hint)]
-    changes = changed(choice, kind, options, choice.method, "method", ("epochs", "batch_size", "precision"))
-    recipe = dataclasses.replace(recipe, **{**_shorter_warmups(recipe, changes.get("epochs", recipe.epochs)), **changes})
+    changes = recipe_changes(request, kind, options, request.method, "method", ("epochs", "batch_size", "precision"))
+    warmups = _shorter_warmups(recipe, changes.get("epochs", recipe.epochs))
+    recipe = dataclasses.replace(recipe, **{**warmups, **changes})
     require_at_least(recipe, {"epochs": 1, "batch_size": 2})
     require_sensible(vars(recipe))
-    require_computable(recipe, choice.accumulate)
+    require_computable(recipe, request.accumulate)
     return recipe
 
 
-def _shorter_warmups(recipe: Any, epochs: int) -> dict[str, Any]:
-    """Warm-ups of a run that is shorter than its preset, in proportion: ten epochs of warm-up would be all of a ten-epoch run."""
+def _shorter_warmups(recipe: Recipe, epochs: int) -> dict[str, Any]:
+    """Warm-ups of a run that is shorter than its preset, in proportion.
+
+    Ten epochs of warm-up would be all of a ten-epoch run.
+    """
     share = epochs / recipe.epochs
-    warmups = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if "warmup" in f.name and f.name.endswith("_epochs")}
+    warmups = {
+        f.name: getattr(recipe, f.name)
+        for f in dataclasses.fields(recipe)
+        if "warmup" in f.name and f.name.endswith("_epochs")
+    }
     return {name: type(value)(round(value * share, 3)) for name, value in warmups.items()} if share < 1 else {}
 
 
-def _is_plain(kind: Any) -> bool:
+def _is_plain(kind: object) -> bool:
     """Whether an option is a number, a word or a switch, perhaps none of them."""
     wanted = typing.get_args(kind) or (kind,)
     return all(one in (int, float, str, bool, type(None)) for one in wanted)
@@ -77,13 +93,13 @@ def protocol_for(method: Method) -> Protocol:
 
 
 def evaluation_transform(recipe: Method) -> Preprocess:
-    """How pictures are shown to the encoder afterwards: the protocol's way at 224 pixels, whole pictures at the sizes of small recipes."""
+    """How images are shown to the encoder afterwards: the protocol's way, whole ones at the sizes of small recipes."""
     size = _largest_crop(recipe)
     protocol = protocol_for(recipe).preprocess
     return protocol if size >= 160 else dataclasses.replace(protocol, cover=(size, size), crop=(size, size))
 
 
-def _continued(spec: BackboneSpec, wanted: Any) -> Any:
+def continued_architecture(spec: BackboneSpec, wanted: Architecture) -> Architecture:
     """The architecture of released weights, which replaces the preset's; positions follow the method's rule."""
     own = spec.architecture
     if own.timm or own.final_norm != "norm":
@@ -91,50 +107,59 @@ def _continued(spec: BackboneSpec, wanted: Any) -> Any:
     return dataclasses.replace(own, positions=wanted.positions)
 
 
-def _what(choice: Choice, recipe: Any, dataset: Dataset, watched: Dataset | None, spec: BackboneSpec | None) -> dict[str, Any]:
+def identity(
+    request: PretrainingRequest, recipe: Recipe, dataset: Dataset, monitor: Dataset | None, spec: BackboneSpec | None
+) -> dict[str, Any]:
     """Everything that decides the outcome, as JSON; what the manifest of a run is compared with."""
     return {
         "command": "pretrain",
-        "method": choice.method,
-        "preset": choice.preset,
+        "method": request.method,
+        "preset": request.preset,
         "recipe": dataclasses.asdict(recipe),
-        "accumulate": choice.accumulate,
-        "seed": choice.seed,
+        "accumulate": request.accumulate,
+        "seed": request.seed,
         "init": spec.fingerprint if spec is not None else None,
-        "max_bad": choice.max_bad,
+        "max_bad": request.max_bad,
         "data": {"name": dataset.name, "images": len(dataset), "listing": dataset.digest},
-        "monitor": {"images": len(watched), "listing": watched.digest} if watched is not None else None,
-        "monitor_every": choice.monitor_every,
+        "monitor": {"images": len(monitor), "listing": monitor.digest} if monitor is not None else None,
+        "monitor_every": request.monitor_every,
     }
 
 
-def _warn_of_few(choice: Choice, images: int, say: Callable[[str], None]) -> None:
-    if choice.preset.startswith("paper/") and images < FEW:
+def warn_of_few_images(request: PretrainingRequest, images: int, say: Callable[[str], None]) -> None:
+    """Say that a published recipe from scratch gives less than released weights on so few images."""
+    if request.preset.startswith("paper/") and images < FEW:
         say(
-            f"{choice.preset} from scratch on {images} images: expect less than released weights give; "
+            f"{request.preset} from scratch on {images} images: expect less than released weights give; "
             "go on from them with --init, or use a recipe for few images (--preset small/64)"
         )
 
 
-def _warn_of_small_pictures(choice: Choice, recipe: Any, sizes: np.ndarray, say: Callable[[str], None]) -> None:
-    """Say how many of the pictures of `sizes` (n, 2) the largest crop enlarges, and which preset fits better where it enlarges most."""
+def warn_of_small_images(
+    request: PretrainingRequest, recipe: Recipe, sizes: np.ndarray, say: Callable[[str], None]
+) -> None:
+    """Say how many of the images of `sizes` (n, 2) in pixels the largest crop enlarges, and which preset fits better.
+
+    The latter only where it enlarges most of them.
+    """
     crop, sides = _largest_crop(recipe), sizes.min(axis=1)
     small = int(np.count_nonzero(sides < crop))
     if small:
         among = f"of the {len(sizes)} images looked at"
-        better = _fitting_preset(choice, crop, int(np.median(sides))) if choice.init is None else None
+        smaller = f"{counted(small, f'{among} is', f'{among} are')} smaller"
+        better = _fitting_preset(request, crop, int(np.median(sides))) if request.init is None else None
         say(
-            f"{counted(small, f'{among} is', f'{among} are')} smaller than the {crop} pixels of the largest crop, which enlarges them"
+            f"{smaller} than the {crop} pixels of the largest crop, which enlarges them"
             + (f"; --preset {better} fits them better" if better else "")
         )
 
 
-def _fitting_preset(choice: Choice, crop: int, side: int) -> str | None:
-    """The first preset whose crops pictures of `side` pixels fill, with the largest such crop; the smallest where they fill none.
+def _fitting_preset(request: PretrainingRequest, crop: int, side: int) -> str | None:
+    """The preset with the largest crop that images of `side` pixels fill, or with the smallest where they fill none.
 
     None where they fill `crop`, the crop there is, or no preset has a smaller one.
     """
-    crops = {name: _largest_crop(recipe) for name, recipe in find_method(choice.method).presets.items()}
+    crops = {name: _largest_crop(recipe) for name, recipe in find_method(request.method).presets.items()}
     smaller = [one for one in crops.values() if one < crop]
     if side >= crop or not smaller:
         return None
@@ -142,6 +167,6 @@ def _fitting_preset(choice: Choice, crop: int, side: int) -> str | None:
     return next(name for name, one in crops.items() if one == best)
 
 
-def _largest_crop(recipe: Any) -> int:
-    """Pixels of its side."""
+def _largest_crop(recipe: Recipe) -> int:
+    """Pixels of a side of the largest view."""
     return max(view.size for view in recipe.views)

@@ -9,34 +9,41 @@ import numpy as np
 
 from ..calibration import best_temperature, stratified_folds
 from ..errors import IntegrityError, NumericalError
-from ..training.journal import read
+from ..training.log import read_log
 
 _FOLDS = 5  # of the labelled images; one is held out
 _NAMES = ("held_top1", "held_loss", "held_temperature")
 
 
-def held_out(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Numbers of the images with labels (N,) that are held out: a fifth, or one of each class where none has five. Empty if all have one."""
+def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers of the images with labels (N,) that are held out: a fifth, or one of each class where none has five.
+
+    Empty where every class has a single image.
+    """
     most = int(np.bincount(labels).max())
     if most < 2:
         return np.zeros(0, np.int64)
     return np.flatnonzero(stratified_folds(labels, min(_FOLDS, most), seed) == 0)
 
 
-def judged(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """How logits (B, C) do on labels (B,): accuracy in percent, cross-entropy, and the temperature that calibrates them. Raises NumericalError."""
+def evaluate_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """What logits (B, C) are worth on labels (B,): top-1 in percent, loss in nats, temperature that calibrates them.
+
+    Raises NumericalError for NaN and Inf.
+    """
     if not np.isfinite(logits).all():
         raise NumericalError("the network gives NaN or Inf for held-out images")
     powers = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
     shares = powers / powers.sum(axis=1, keepdims=True)
     own = shares[np.arange(len(labels)), labels]
     top1 = 100.0 * float((shares.argmax(axis=1) == labels).mean())
-    return dict(zip(_NAMES, (top1, float(-np.log(np.maximum(own, 1e-30)).mean()), best_temperature(shares, labels)), strict=True))
+    loss = float(-np.log(np.maximum(own, 1e-30)).mean())
+    return dict(zip(_NAMES, (top1, loss, best_temperature(shares, labels)), strict=True))
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the held-out images said about one learning rate."""
+class Candidate:
+    """A learning rate, how long it trains, and what the held-out images say of it."""
 
     lr: float
     epochs: int  # after which they were classified best
@@ -51,26 +58,28 @@ class Found:
 
 
 class Curve:
-    """What `judged` found after each epoch of a training, `seen` by the number of epochs done.
+    """What `evaluate_logits` found after each epoch of a training; `by_epoch` has it by the number of epochs done.
 
     It begins with the training's log: what a killed run had logged beyond its checkpoint will be found again, the same.
     """
 
     def __init__(self, log: Path):
         self._log = log
-        self.seen: dict[int, dict[str, float]] = {}
-        for record in read(log) if log.exists() else ():
+        self.by_epoch: dict[int, dict[str, float]] = {}
+        for record in read_log(log) if log.exists() else ():
             if _NAMES[0] in record:
-                self.seen[record["epoch"] + 1] = {name: record[name] for name in _NAMES}
+                self.by_epoch[record["epoch"] + 1] = {name: record[name] for name in _NAMES}
 
     def best(self, done: int) -> int:
-        """The epoch, counted from 1, of the first `done` that classified best; of equals the one with the least loss, then the first.
+        """The epoch, counted from 1, of the first `done` that classified best: most accurate, least loss, first.
 
         Raises IntegrityError where nothing is known of them.
         """
-        known = {epoch: facts for epoch, facts in self.seen.items() if epoch <= done}
+        known = {epoch: facts for epoch, facts in self.by_epoch.items() if epoch <= done}
         if not known:
-            raise IntegrityError("what this search had found is gone", file=self._log, fix="Start anew with --overwrite.")
+            raise IntegrityError(
+                "what this search had found is gone", file=self._log, fix="Start anew with --overwrite."
+            )
         return max(known, key=lambda epoch: (known[epoch]["held_top1"], -known[epoch]["held_loss"], -epoch))
 
     def stalled(self, done: int, patience: int) -> bool:
@@ -80,5 +89,5 @@ class Curve:
     def outcome(self, lr: float, done: int) -> dict[str, object]:
         """The best epoch and the whole curve, as JSON."""
         best = self.best(done)
-        curve = [{"epoch": epoch, **facts} for epoch, facts in sorted(self.seen.items()) if epoch <= done]
-        return {"lr": lr, "epochs": best, **self.seen[best], "curve": curve}
+        curve = [{"epoch": epoch, **facts} for epoch, facts in sorted(self.by_epoch.items()) if epoch <= done]
+        return {"lr": lr, "epochs": best, **self.by_epoch[best], "curve": curve}

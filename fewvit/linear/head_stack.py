@@ -1,4 +1,4 @@
-"""The linear heads that read one input, trained as a single weight matrix: their scores, their losses, and all gradients."""
+"""The linear heads that read one input, trained as a single weight matrix: scores, losses, and all gradients."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 from ..seeds import seed_of
 from ..training.on_cpu import linear
-from .head import BATCH_EPS, LAYER_EPS
+from .linear_head import BATCH_EPS, LAYER_EPS
 from .protocols import Input, Probe
 
 _CACHED_VALUES = 1 << 20  # class scores whose gradient is made at once: 4 MB stay in a CPU's cache
 
 
-class SideBySide(nn.Module):
+class HeadStack(nn.Module):
     """The K heads of one input, one for each learning rate."""
 
     def __init__(self, recipe: Probe, one: Input, n_classes: int, seed: int):
         super().__init__()
         k, width = len(recipe.lrs), one.width
         weight = torch.empty(k, n_classes, width)
-        for member, lr in zip(weight, recipe.lrs, strict=True):  # a head's first weights do not depend on who trains beside it
+        # a head's first weights do not depend on who trains beside it
+        for member, lr in zip(weight, recipe.lrs, strict=True):
             stream = torch.Generator().manual_seed(seed_of(seed, "head", width, lr))
             if recipe.truncated:
                 nn.init.trunc_normal_(member, std=recipe.init_std, a=-2.0, b=2.0, generator=stream)
@@ -37,7 +38,8 @@ class SideBySide(nn.Module):
             self.batch_norm = nn.BatchNorm1d(width, eps=BATCH_EPS, affine=False)
         if recipe.norm == "layer":
             self.gain, self.shift = nn.Parameter(torch.ones(k, width)), nn.Parameter(torch.zeros(k, width))
-        self._room: Tensor | None = None  # where the weights' gradient is made in every step: fresh memory costs a tenth of it
+        # where the weights' gradient is made in every step: fresh memory costs a tenth of it
+        self._room: Tensor | None = None
         self._lent: weakref.ref[Tensor] | None = None  # alive until backward
 
     def forward(self, x: Tensor, labels: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +47,9 @@ class SideBySide(nn.Module):
         if self.norm != "layer":
             return _CrossEntropies.apply(self._normed(x), self.weight, self.bias, labels, live, self._gradient())
         scores = self.scores(x)  # (B, K, C)
-        losses = F.cross_entropy(scores.transpose(1, 2).float(), labels[:, None].expand(-1, scores.shape[1]), reduction="none").mean(dim=0)
+        losses = F.cross_entropy(
+            scores.transpose(1, 2).float(), labels[:, None].expand(-1, scores.shape[1]), reduction="none"
+        ).mean(dim=0)
         return losses[live & torch.isfinite(losses)].sum(), losses.detach()
 
     def scores(self, x: Tensor) -> Tensor:
@@ -75,7 +79,8 @@ class SideBySide(nn.Module):
         """Everything that one head is."""
         found = {"weight": self.weight[member], "bias": self.bias[member]}
         if self.norm == "batch":
-            found |= {"mean": self.batch_norm.running_mean, "variance": self.batch_norm.running_var}  # type: ignore[dict-item]
+            mean, variance = self.batch_norm.running_mean, self.batch_norm.running_var
+            found |= {"mean": mean, "variance": variance}  # type: ignore[dict-item]
         if self.norm == "layer":
             found |= {"gain": self.gain[member], "shift": self.shift[member]}
         return found
@@ -89,8 +94,8 @@ class SideBySide(nn.Module):
 class _CrossEntropies(torch.autograd.Function):
     """Mean cross-entropies of K linear classifiers on one input, and all of their gradients.
 
-    The gradients are made on the way, a few heads at a time, while their scores lie in the CPU's cache. A sample's loss is told up to 87,
-    where its probability is the smallest float32; its gradient is exact.
+    The gradients are made on the way, a few heads at a time, while their scores lie in the CPU's cache. A sample's loss
+    is known up to 87, where its probability is the smallest float32; its gradient is exact.
     """
 
     @staticmethod
@@ -121,7 +126,8 @@ class _CrossEntropies(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        (to_weight, to_bias), ctx.gradients = ctx.gradients, None  # nobody else holds them: they become the parameters' own
+        # nobody else holds them: they become the parameters' own
+        (to_weight, to_bias), ctx.gradients = ctx.gradients, None
         if gradient.device.type != "cpu" or gradient != 1:
             to_weight, to_bias = to_weight * gradient, to_bias * gradient
         return None, to_weight, to_bias, None, None, None
@@ -130,7 +136,8 @@ class _CrossEntropies(torch.autograd.Function):
 def _changes(scores: Tensor, labels: Tensor, live: Tensor) -> tuple[Tensor, Tensor, bool]:
     """The gradient (B, K, C) of the sum of cross-entropies over the batch by the scores (B, K, C), and their mean (K,).
 
-    Heads that are not `live` (K,), or whose loss is not finite, have no gradient at all; last, whether there are none such.
+    Heads that are not `live` (K,), or whose loss is not finite, have no gradient at all; last, whether there are
+    none such.
     """
     shares = torch.softmax(scores, dim=2)
     place = labels.view(-1, 1, 1).expand(-1, scores.shape[1], 1)

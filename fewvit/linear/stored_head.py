@@ -17,30 +17,36 @@ from ..features import FeatureSet
 from ..files import sha256_of
 from ..labels import labelled
 from ..metrics import top_k_accuracy
+from ..runs.request import Audience
 from ..sources import Given, Sources, is_features
-from ..training.request import Audience
-from .kept import head_file, load
-from .outcome import judged, ranks, save_judged
+from .evaluation import predictions_of, ranks, write_predictions
+from .head_files import head_file, load_head
 from .protocols import PROBES, Input, Reading, find_probe, given_reading, head_readings, settle_reading
 
 
-def run_head(
-    reader: FeatureReader, given: Given, head: Path, names: Path | None, audience: Audience, predictions: Path | None = None
+def evaluate_head(
+    reader: FeatureReader,
+    given: Given,
+    head: Path,
+    names: Path | None,
+    audience: Audience,
+    predictions: Path | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of a stored linear head on the test images, and the run's manifest. `predictions` gets what it says of each of them.
+    """Rows of a stored linear head on the test images, and the run's manifest.
 
-    The official heads know no class names: as many classes as the head has are taken in their order, others need `names`, a file of
-    them. Raises UsageError for a run of another command and for `names` of a head that has its own, CheckpointError for a head that is
-    not as wide as the features, FingerprintMismatch for one of our own that was trained on another backbone, DataError for classes that
-    it does not know.
+    `predictions` gets what it says of each of them. The official heads know no class names: as many classes as the head
+    has are taken in their order, others need `names`, a file of them. Raises UsageError for a run of another command
+    and for `names` of a head that has its own, CheckpointError for a head that is not as wide as the features,
+    FingerprintMismatch for one of our own that was trained on another backbone, DataError for classes that it does not
+    know.
     """
     _check(given, reader)
     file = head_file(head)
-    loaded, about = load(file)
+    loaded, about = load_head(file)
     listed = _names_of(file, len(loaded.bias), about, names)
     if "protocol" in about and reader.options.protocol is None:  # its transform goes with it
         reader.options = dataclasses.replace(reader.options, protocol=about["protocol"])
-    width, readings, said = loaded.weight.shape[1], {}, []
+    width, readings, predicted = loaded.weight.shape[1], {}, []
 
     def inputs() -> Iterator[Inputs]:
         sources = _test_of(given, reader)
@@ -67,32 +73,35 @@ def run_head(
         rank = ranks(scores, columns)
         if predictions is not None:
             of_outputs = dataclasses.replace(test, labels=columns, classes=test.classes if listed is None else listed)
-            said.append(judged(scores, of_outputs, name))
+            predicted.append(predictions_of(scores, of_outputs, name))
         facts = {
             "method": "linear",
             "head": file.name,
             **({"layers": one.layers, "pool": one.pool} if one.pool else {}),
             "n_test": len(test),
         }
-        return [{**facts, "metric": metric, "value": top_k_accuracy(rank, k)} for metric, k in (("top1", 1), ("top5", 5))], {
-            "head_sha256": sha256_of(file)
-        }
+        values = {"top1": top_k_accuracy(rank, 1), "top5": top_k_accuracy(rank, 5)}
+        rows = [{**facts, "metric": metric, "value": value} for metric, value in values.items()]
+        return rows, {"head_sha256": sha256_of(file)}
 
     found = measured(reader, inputs(), measure, audience.skipped, reader.backbones.seed)
-    save_judged(predictions, said, audience.say)
+    write_predictions(predictions, predicted, audience.say)
     return found
 
 
 def _check(given: Given, reader: FeatureReader) -> None:
-    """What can be told before anything is read."""
+    """Raise UsageError for what is wrong whatever the data."""
     if given.data is None and given.test is None:
-        raise UsageError("no images to judge the head by", fix="Give --test SRC, or --data DIR with train/ and val/ or test/ in it.")
+        raise UsageError(
+            "no images to judge the head by",
+            fix="Give --test SRC, or --data DIR with train/ and val/ or test/ in it.",
+        )
     if reader.options.layers == "each":
         raise UsageError("--layers each goes with knn and lowshot; a head reads a number of blocks")
 
 
 def _names_of(file: Path, outputs: int, about: Mapping[str, Any], listed: Path | None) -> Sequence[str] | None:
-    """The names of a head's outputs: those that it tells itself, or those of a list; None where there are neither."""
+    """The names of a head's outputs: those in its own file, or those of a list; None where there are neither."""
     own = about.get("classes")
     if listed is None:
         if own is not None and len(own) != outputs:
@@ -132,9 +141,17 @@ def _require_same_weights(about: Mapping[str, Any], weights: str, file: Path) ->
 
 
 def _reading_of(
-    pipeline: Pipeline, reader: FeatureReader, file: Path, width: int, about: Mapping[str, Any], say: Callable[[str], None]
+    pipeline: Pipeline,
+    reader: FeatureReader,
+    file: Path,
+    width: int,
+    about: Mapping[str, Any],
+    say: Callable[[str], None],
 ) -> Reading:
-    """What the head reads: as it says itself, as the user says, or what is as wide as it; of several that are, it is said which is taken."""
+    """What the head reads: as its file says, as the user says, or what is as wide as it.
+
+    Where several are, a note says which is taken.
+    """
     protocol, architecture = pipeline.protocol.name, pipeline.spec.architecture
     if protocol not in PROBES:
         raise UsageError(f"{protocol} has no linear probe", fix=f"Choose one with --protocol: {', '.join(PROBES)}.")
@@ -142,8 +159,12 @@ def _reading_of(
     pool = reader.options.pool or about.get("pool")
     readings = head_readings(protocol, architecture, pipeline.norm, width, pool=pool, layers=layers)
     if not readings:
-        usual = settle_reading(find_probe(protocol, architecture.width), architecture, pipeline.norm, mean_only=pipeline.pool == "mean")
-        raise _wrong_width(file, width, f"{pipeline.spec.name} under {protocol}", " or ".join(str(one.width) for one in usual.inputs))
+        usual = settle_reading(
+            find_probe(protocol, architecture.width), architecture, pipeline.norm, mean_only=pipeline.pool == "mean"
+        )
+        raise _wrong_width(
+            file, width, f"{pipeline.spec.name} under {protocol}", " or ".join(str(one.width) for one in usual.inputs)
+        )
     taken, *others = (reading.inputs[0] for reading in readings)
     if others:
         also = ", ".join(f"{_shown(one)} (--pool {one.pool} --layers {one.layers})" for one in others)
@@ -163,14 +184,17 @@ def _wrong_width(file: Path, width: int, whose: str, have: str) -> FewvitError:
     )
 
 
-def _as_outputs(test: FeatureSet, outputs: int, names: Sequence[str] | None, named_in: Path, say: Callable[[str], None]) -> np.ndarray:
+def _as_outputs(
+    test: FeatureSet, outputs: int, names: Sequence[str] | None, named_in: Path, say: Callable[[str], None]
+) -> np.ndarray:
     """The head's output (n,) for each test label. `named_in`: the file that has the `names`, or the head's own."""
     if names is None and len(test.classes) == outputs:
         say(f"the head names no classes: its {outputs} outputs are taken for the {outputs} classes in their order")
         return test.labels
     if names is None:
+        classes = counted(len(test.classes), "class", "classes")
         raise DataError(
-            f"the head has {outputs} outputs and names none of them, the test images have {counted(len(test.classes), 'class', 'classes')}",
+            f"the head has {outputs} outputs and names none of them, the test images have {classes}",
             file=named_in,
             fix="Name them with --head-classes FILE, one class in each line.",
         )

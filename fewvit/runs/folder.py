@@ -1,7 +1,7 @@
 """Run folders: what training fills and resumes, and what is used as a backbone afterwards. No torch.
 
-`manifest.json` says what the run is, `log.jsonl` how it went, `checkpoints/` where it goes on, `encoder.safetensors` what came out
-(of fine-tuning: `adapter.safetensors` or `model.safetensors`), `result.json` that it is finished.
+`manifest.json` says what the run is, `log.jsonl` how it went, `checkpoints/` where it goes on, `encoder.safetensors`
+what came out (of fine-tuning: `adapter.safetensors` or `model.safetensors`), `result.json` that it is finished.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, DataError, IntegrityError, UsageError, printable
-from .files import sha256_of, write_json
-from .results import Result
+from ..errors import CheckpointError, DataError, IntegrityError, UsageError, printable
+from ..files import sha256_of, write_json
+from ..results import Result
 
 SCHEMA = "fewvit.run/1"
 ENCODER = "encoder.safetensors"
@@ -33,14 +33,17 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def log(self) -> Path:
+        """The file of the log."""
         return self.path / "log.jsonl"
 
     @property
     def encoder(self) -> Path:
+        """The file of the pretrained encoder."""
         return self.path / ENCODER
 
     def manifest(self) -> dict[str, Any] | None:
@@ -55,22 +58,28 @@ class RunFolder:
             raise UsageError("--out is a file; give the name of a folder for the run", file=self.path)
         if not file.exists():
             if any(not path.name.startswith(".") for path in self.path.iterdir()):
-                raise UsageError("this folder holds other things than a run", file=self.path, fix="Give --out another name.")
+                raise UsageError(
+                    "this folder holds other things than a run", file=self.path, fix="Give --out another name."
+                )
             return None
         try:
             manifest = json.loads(file.read_text())
             known = manifest["schema"] == SCHEMA
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise IntegrityError("the manifest of this run cannot be read", file=file, fix="Start anew with --overwrite.") from error
+            raise IntegrityError(
+                "the manifest of this run cannot be read", file=file, fix="Start anew with --overwrite."
+            ) from error
         if not known:
-            raise IntegrityError(f"a run of another version ({manifest['schema']})", file=file, fix="Update fewvit, or start anew.")
+            raise IntegrityError(
+                f"a run of another version ({manifest['schema']})", file=file, fix="Update fewvit, or start anew."
+            )
         return dict(manifest)
 
     def begin(self, what: Mapping[str, Any], about: Mapping[str, Any], *, anew: bool = False) -> bool:
         """Make the folder and its manifest, or find that it is the same run's; whether it goes on.
 
-        `what` decides the outcome and must agree with what was begun, if that came to anything: UsageError with the differences otherwise.
-        `anew`: what an earlier run of the command made is removed first.
+        `what` decides the outcome and must agree with what was begun, if that came to anything: UsageError with the
+        differences otherwise. `anew`: what an earlier run of the command made is removed first.
         """
         plain = json.loads(json.dumps(what))
         if anew:
@@ -91,20 +100,26 @@ class RunFolder:
         return False
 
     def _came_to_nothing(self) -> bool:
-        """Whether a run that was begun left nothing that took time to make: no checkpoint, no weights, no result. And none is under way."""
+        """Whether a run that was begun left nothing that took time to make: no checkpoint, no weights, no result.
+
+        And none is under way.
+        """
         if self._made_something():
             return False
         with self._claimed() as ours:
             return ours is True
 
     def _made_something(self) -> bool:
-        made = (file for pattern in ("*.safetensors", "outcome.json", "result.json") for file in self.path.rglob(pattern))
+        made = (
+            file for pattern in ("*.safetensors", "outcome.json", "result.json") for file in self.path.rglob(pattern)
+        )
         return next(made, None) is not None
 
     def require_contents(self, digests: Mapping[str, str]) -> None:
-        """Note what is in the images that the run learns from or is judged by, or compare it with what was noted when it was begun.
+        """Note what is in the images of the run, or compare it with what was noted when it was begun.
 
-        Raises UsageError where images are others under the same names, and the run has come to something with the former ones.
+        Raises UsageError where images are others under the same names, and the run has come to something with the
+        former ones.
         """
         file = self.path / "contents.json"
         try:
@@ -114,7 +129,8 @@ class RunFolder:
         differing = [name for name, digest in digests.items() if before.get(name, digest) != digest]
         if differing and self._made_something():
             raise UsageError(
-                f"images of {' and '.join(differing)} are no longer what they were when this run was begun, under the same names",
+                f"images of {' and '.join(differing)} are no longer what they were when this run was begun, "
+                "under the same names",
                 file=self.path,
                 fix="Put the former ones back, give --out another name, or start anew with --overwrite.",
             )
@@ -135,12 +151,14 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _claimed(self) -> Iterator[bool | None]:
-        """Whether the run is ours alone while the block runs; None where nobody can tell, as on a file system without locks."""
+        """Whether the run is ours alone while the block runs; None where that is unknown, as without file locks."""
         import fcntl
 
         with contextlib.ExitStack() as opened:
             try:
-                fcntl.flock(opened.enter_context(open(self.path / "manifest.json", "r+")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(
+                    opened.enter_context(open(self.path / "manifest.json", "r+")), fcntl.LOCK_EX | fcntl.LOCK_NB
+                )
                 ours: bool | None = True
             except BlockingIOError:
                 ours = False
@@ -184,7 +202,10 @@ class RunFolder:
     def finish(self, result: Result, files: Sequence[str] = ()) -> None:
         """Store the result, which says that the run is finished, with the digests of files that `finished` compares."""
         made = {name: sha256_of(self.path / name) for name in files}
-        write_json(self.path / "result.json", {"task": result.task, "rows": list(result.rows), "run": dict(result.run), "files": made})
+        write_json(
+            self.path / "result.json",
+            {"task": result.task, "rows": list(result.rows), "run": dict(result.run), "files": made},
+        )
 
     def result(self) -> Result | None:
         """The stored result of a finished run, else None."""
@@ -203,11 +224,15 @@ class RunFolder:
             raise IntegrityError(
                 "the result of this run cannot be read",
                 file=file,
-                fix="Delete it and repeat the run's own command, which goes on from the last checkpoint; --overwrite starts anew.",
+                fix="Delete it and repeat the run's own command, which goes on from the last checkpoint; "
+                "--overwrite starts anew.",
             ) from error
 
     def finished(self) -> Result | None:
-        """The stored result, if it is finished. Raises CheckpointError where a file is gone that the run had made, or another one by now."""
+        """The stored result, if it is finished.
+
+        Raises CheckpointError where a file that the run had made is gone, or another one by now.
+        """
         stored = self._stored()
         if stored is None:
             return None
@@ -226,20 +251,23 @@ class RunFolder:
 
     def _instead(self) -> str:
         """What to give as a backbone in place of this folder."""
-        whole = next((place for place in list(self.path.absolute().parents)[:2] if (place / "manifest.json").is_file()), None)
+        whole = next(
+            (place for place in list(self.path.absolute().parents)[:2] if (place / "manifest.json").is_file()), None
+        )
         if whole is not None:
             return f"It is a part of the run {printable(whole)}: give that one."
         return "A backbone is a name, a weights file, or a folder that `fewvit pretrain` or `fewvit finetune` made."
 
     def weights_sha256(self) -> str:
-        """What a finished run's file of weights was when it ended; empty where that was not noted, or the run goes on."""
+        """What a finished run's file of weights was when it ended; empty if that is unknown or it goes on."""
         stored = self.result()
         return str(stored.run.get("weights_sha256") or "") if stored is not None else ""
 
     def backbone(self) -> dict[str, Any]:
-        """What came out: `family`, `architecture`, `preprocess`; of fine-tuning its `file`, and of an adapter its `base`.
+        """What came out: `family`, `architecture`, `preprocess`; of fine-tuning its `file`, of an adapter its `base`.
 
-        Raises DataError for a folder that is no run or has made nothing yet, CheckpointError where what it had made is gone.
+        Raises DataError for a folder that is no run or has made nothing yet, CheckpointError where what it had made is
+        gone.
         """
         manifest = self.manifest() if (self.path / "manifest.json").exists() else None
         if manifest is None or "backbone" not in manifest:
@@ -253,7 +281,11 @@ class RunFolder:
         if not file.exists():
             if self.result() is not None:
                 raise _missing(file)
-            until = "come to its first checkpoint, so there is no encoder yet" if "file" not in made else "finished; go on with it first"
+            until = (
+                "come to its first checkpoint, so there is no encoder yet"
+                if "file" not in made
+                else "finished; go on with it first"
+            )
             raise DataError(f"this run has not {until}", file=self.path)
         return made
 
@@ -273,7 +305,7 @@ def run_digest(what: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+def differences(before: object, now: object, name: str = "") -> Iterator[str]:
     """Where two JSON values differ, as `name: before -> now`."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
@@ -282,6 +314,6 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
         yield f"{name}: {_short(before)} -> {_short(now)}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = "none" if value is None else json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 40 else text[:37] + "..."

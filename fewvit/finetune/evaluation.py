@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,63 +22,85 @@ from ..labels import labelled
 from ..models.resolve import resolve
 from ..results import Result, manifest
 from .baselines import logistic
-from .choosing import Found
+from .held_out import Candidate
 from .plan import BUNDLE, Labelled, Plan
 
-
-def judged_rows(plan: Plan, known: Labelled, task: Any, found: Found) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the fine-tuned model, read back from its folder as everyone else will, and what the manifest should tell."""
-    choice = plan.choice
-    pipeline, test = _seen_by_the_run(plan)
-    verdict = judge(classifier_of(plan, known, task.head, known.present), test, found.temperature)
-    _save_bundle(plan, known, task.head, pipeline, found)
-    columns = {"method": choice.mode, "shots": choice.shots, "n_train": len(known.labels), "n_test": len(test)}
-    rows = [{**columns, "trial": choice.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()]
-    chosen = {"lr": found.lr, "epochs": found.epochs, "held_out_top1": found.top1, "temperature": round(found.temperature, 4)}
-    facts = {"chosen": chosen, "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad)}
-    return rows, {**facts, "tuned_pool": pipeline.pool, "fingerprint": pipeline.fingerprint, "weights_sha256": pipeline.spec.weights_sha256}
+if TYPE_CHECKING:
+    from ..classifiers.logistic import LogisticRegression
+    from .tuning import ClassificationHead, Tuning
 
 
-def save_judged(plan: Plan, path: Path) -> None:
+def evaluate_tuned(
+    plan: Plan, labelled: Labelled, task: Tuning, chosen: Candidate
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the fine-tuned model, read back from its folder as every command does, and facts for the manifest."""
+    request = plan.request
+    pipeline, test = _test_features(plan)
+    verdict = judge(classifier_of(plan, labelled, task.head, labelled.present), test, chosen.temperature)
+    _save_bundle(plan, labelled, task.head, pipeline, chosen)
+    columns = {"method": request.mode, "shots": request.shots, "n_train": len(labelled.labels), "n_test": len(test)}
+    rows = [
+        {**columns, "trial": request.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()
+    ]
+    return rows, {
+        "chosen": {
+            "lr": chosen.lr,
+            "epochs": chosen.epochs,
+            "held_out_top1": chosen.top1,
+            "temperature": round(chosen.temperature, 4),
+        },
+        "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
+        "tuned_pool": pipeline.pool,
+        "fingerprint": pipeline.fingerprint,
+        "weights_sha256": pipeline.spec.weights_sha256,
+    }
+
+
+def save_test_predictions(plan: Plan, path: Path) -> None:
     """Write what the classifier of a finished run says of the labelled test images, one by one."""
-    plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})  # else they would contradict the result
-    bundle, choice = load_bundle(plan.folder.path / BUNDLE, device="cpu"), plan.choice
-    numbers = {name: number for number, name in enumerate(plan.chosen.classes)}
+    # of other images they would contradict the result
+    plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})
+    bundle, request = load_bundle(plan.folder.path / BUNDLE, device="cpu"), plan.request
+    numbers = {name: number for number, name in enumerate(plan.support_set.classes)}
     bundle.estimator.classes_ = np.array([numbers[name] for name in bundle.classes])  # as the data set counts them
-    _, test = _seen_by_the_run(plan)
+    _, test = _test_features(plan)
     verdict = judge(bundle.estimator, test, bundle.temperature)
-    which = {"method": choice.mode, "shots": choice.shots, "trial": choice.trial}
-    save_predictions(path, [Judged(which, test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)])
+    which = {"method": request.mode, "shots": request.shots, "trial": request.trial}
+    save_predictions(
+        path, [Judged(which, test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)]
+    )
     plan.say(f"wrote {path}")
 
 
-def _seen_by_the_run(plan: Plan) -> tuple[Pipeline, FeatureSet]:
+def _test_features(plan: Plan) -> tuple[Pipeline, FeatureSet]:
     """How the backbone in the run's folder makes features, and those of the labelled test images."""
     spec = resolve(str(plan.folder.path), plan.access, plan.memory)
-    pipeline = settle(spec, FeatureOptions(decode=plan.choice.decode, device=plan.effort.device))
+    pipeline = settle(spec, FeatureOptions(decode=plan.request.decode, device=plan.effort.device))
     test = labelled(plan.features(pipeline, plan.test_set), "test", lambda line: None)
     test.require_finite()
     return pipeline, test
 
 
-def _save_bundle(plan: Plan, known: Labelled, head: Any, pipeline: Pipeline, found: Found) -> None:
+def _save_bundle(
+    plan: Plan, labelled: Labelled, head: ClassificationHead, pipeline: Pipeline, chosen: Candidate
+) -> None:
     """The classifier with all that `fewvit predict` needs, in a file of its own."""
     bundle = Bundle(
         "logistic",
-        classifier_of(plan, known, head, np.arange(len(known.present))),
-        [plan.chosen.classes[c] for c in known.present],
-        np.bincount(known.labels).tolist(),
+        classifier_of(plan, labelled, head, np.arange(len(labelled.present))),
+        [plan.support_set.classes[c] for c in labelled.present],
+        np.bincount(labelled.labels).tolist(),
         head.weight.shape[1],
         pipeline.fingerprint,
         bundle_recipe(Backbones([str(plan.folder.path.resolve())], plan.access), pipeline),
-        found.temperature,
+        chosen.temperature,
     )
     save_bundle(plan.folder.path / BUNDLE, bundle)
 
 
-def classifier_of(plan: Plan, known: Labelled, head: Any, classes: np.ndarray) -> Any:
+def classifier_of(plan: Plan, labelled: Labelled, head: ClassificationHead, classes: np.ndarray) -> LogisticRegression:
     """The head as the estimator of the same formula, with these numbers (C,) for its classes."""
-    estimator = logistic(plan, len(known.labels))
+    estimator = logistic(plan, len(labelled.labels))
     estimator.set_params(rows=head.rows, intercept=bool(head.bias.requires_grad), dtype="float32")
     estimator.coef_, estimator.intercept_ = (t.detach().cpu().numpy() for t in (head.weight, head.bias))
     estimator.classes_, estimator.n_features_in_ = classes, head.weight.shape[1]
@@ -86,7 +108,11 @@ def classifier_of(plan: Plan, known: Labelled, head: Any, classes: np.ndarray) -
 
 
 def result_of(
-    plan: Plan, frozen: list[dict[str, Any]], rows: list[dict[str, Any]], facts: Mapping[str, Any], seconds: Mapping[str, float]
+    plan: Plan,
+    frozen: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    facts: Mapping[str, Any],
+    seconds: Mapping[str, float],
 ) -> Result:
     """The run's result: frozen and fine-tuned rows, and the verdict, which is said too."""
     spec = plan.pipeline.spec
@@ -99,14 +125,14 @@ def result_of(
     verdict = _verdict(frozen, rows)
     own, tuned = plan.pipeline.pool, facts["tuned_pool"]
     if tuned != own:
-        verdict["verdict"] += f"; {plan.choice.mode} reads the {TOKENS[tuned]}, the frozen ones the {TOKENS[own]}"
+        verdict["verdict"] += f"; {plan.request.mode} reads the {TOKENS[tuned]}, the frozen ones the {TOKENS[own]}"
         frozen, rows = ([{**row, "pool": pool} for row in side] for side, pool in ((frozen, own), (rows, tuned)))
     plan.say(verdict["verdict"])
     run = manifest(
         **{**plan.pipeline.facts, **facts},
         base_weights_sha256=spec.weights_sha256,
-        mode=plan.choice.mode,
-        seed=plan.choice.seed,
+        mode=plan.request.mode,
+        seed=plan.request.seed,
         **verdict,
         seconds=dict(seconds),
     )
@@ -114,9 +140,10 @@ def result_of(
 
 
 def _by_chance(one: float, other: float, images: int) -> float:
-    """Percentage points that two accuracies on so many images differ by in one of twenty cases, were the classifiers equally good.
+    """Percentage points that accuracies on so many images differ by in one of twenty cases, were they equally good.
 
-    As if they had been measured on different images; on the same ones it is less, so who is not told "chance" has more than that.
+    As if they had been measured on different images; on the same ones it is less, so what is not called chance is all
+    the less likely to be it.
     """
     return 1.96 * float(np.sqrt((one * (100 - one) + other * (100 - other)) / images))
 

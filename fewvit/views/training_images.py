@@ -1,4 +1,4 @@
-"""Pixels to train on: small pictures are decoded once and kept, large ones are decoded each time they are asked for."""
+"""Images to train on: small ones are decoded once, large ones each time they are asked for."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from ..datasets import Dataset
 from ..errors import DataError, from_os_error
 from ..images import MAX_PIXELS, BadImage, decode_whole
 
-SMALL = 128 * 128  # pixels; as bytes such a picture is no larger than a typical file of ImageNet
-_PROBED = 64  # pictures that decide whether a data set is one of small pictures
-_AT_ONCE = 1024  # pictures decoded between two writes
+# of small images that are held in memory; more lie in a file in `folder`, and without one are decoded each time
+MEMORY_BYTES = 2 << 30
+SMALL = 128 * 128  # pixels; as bytes such an image is no larger than a typical file of ImageNet
+_PROBED = 64  # images that decide whether a data set is one of small images
+_AT_ONCE = 1024  # images decoded between two writes
 
 
-class Pictures:
-    """The decodable pictures of a data set as uint8 tensors (3, H, W), by number from 0; `rows` are their numbers in the data set.
+class TrainingImages:
+    """The decodable images of a data set as uint8 tensors (3, H, W), by number; `rows` are their data set numbers.
 
-    Where a sample of the data set holds only small pictures, all are decoded at the start and `skipped` names those that cannot be,
-    with the reason. Otherwise none is skipped, and one that cannot be decoded is an error when it is read. `sizes` (n, 2) are height and
-    width in pixels of those that were looked at: all that are kept, else the sample's.
+    Where a sample of the data set holds only small images, all are decoded at the start and `skipped` names those
+    that cannot be, with the reason. Otherwise none is skipped, and one that cannot be decoded is an error when it is
+    read. `sizes` (n, 2) are height and width in pixels of those that were looked at: all that are kept, else the
+    sample's.
     """
 
     def __init__(
@@ -37,41 +40,46 @@ class Pictures:
         *,
         workers: int | None = None,  # threads that decode
         max_pixels: int = MAX_PIXELS,
-        memory_bytes: int = 2 << 30,  # above it, small pictures are kept in a file in `folder`; without one they are decoded each time
+        memory_bytes: int = MEMORY_BYTES,
         folder: Path | None = None,
     ):
         self._dataset, self._max_pixels = dataset, max_pixels
-        self._pool = ThreadPoolExecutor(max(1, min(16, cores()) if workers is None else workers), thread_name_prefix="pictures")
+        self._pool = ThreadPoolExecutor(
+            max(1, min(16, cores()) if workers is None else workers), thread_name_prefix="training-images"
+        )
         self.skipped: list[dict[str, str]] = []  # id and reason
         self.rows = np.arange(len(dataset))
         self.sizes = np.zeros((0, 2), np.int64)
-        self._kept: np.ndarray | None = None  # (bytes,) of all pictures, one after the other
+        self._decoded_bytes: np.ndarray | None = None  # (bytes,) of all images, one after the other
         if self._are_small():
-            self._keep(_Bytes(memory_bytes, folder))
+            self._decode_once(_Bytes(memory_bytes, folder))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, numbers: np.ndarray) -> Tensor | list[Tensor]:
-        """Pictures (B, 3, H, W) where all are of one size, else a list of (3, H, W); not to be written to.
+        """Images (B, 3, H, W) where all are of one size, else a list of (3, H, W); not to be written to.
 
-        A pixel's three values lie together in memory, as resampling likes them. Raises DataError for a picture that cannot be decoded.
+        A pixel's three values lie together in memory, as resampling likes them. Raises DataError for an image that
+        cannot be decoded.
         """
-        if self._kept is None:
-            pictures = self._decode_rows(numbers)  # none is skipped: a number is a row
+        if self._decoded_bytes is None:
+            images = self._decode_rows(numbers)  # none is skipped: a number is a row
         elif self._of_one_size:
-            return torch.from_numpy(self._kept.reshape(len(self), *self._shapes[0], 3)[numbers]).permute(0, 3, 1, 2)
+            return torch.from_numpy(self._decoded_bytes.reshape(len(self), *self._shapes[0], 3)[numbers]).permute(
+                0, 3, 1, 2
+            )
         else:
-            pictures = [self._cut(number) for number in numbers.tolist()]
-        if len({picture.shape for picture in pictures}) == 1:
-            return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-        return [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+            images = [self._cut(number) for number in numbers.tolist()]
+        if len({image.shape for image in images}) == 1:
+            return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return [torch.from_numpy(image).permute(2, 0, 1) for image in images]
 
     def _are_small(self) -> bool:
-        """Whether a sample, spread evenly, has no large picture; those that cannot be decoded say nothing."""
+        """Whether a sample, spread evenly, has no large image; those that cannot be decoded say nothing."""
         sample = np.unique(np.linspace(0, len(self._dataset) - 1, _PROBED).astype(np.int64))
-        found = [picture for picture in self._pool.map(self._decoded, sample.tolist()) if isinstance(picture, np.ndarray)]
-        self.sizes = np.array([picture.shape[:2] for picture in found], np.int64).reshape(-1, 2)
+        found = [image for image in self._pool.map(self._decoded, sample.tolist()) if isinstance(image, np.ndarray)]
+        self.sizes = np.array([image.shape[:2] for image in found], np.int64).reshape(-1, 2)
         return bool(found) and bool(self.sizes.prod(axis=1).max() <= SMALL)
 
     def _decoded(self, row: int) -> np.ndarray | str:
@@ -84,33 +92,33 @@ class Pictures:
             return error.strerror or str(error)
 
     def _decode_rows(self, rows: np.ndarray) -> list[np.ndarray]:
-        pictures = []
-        for row, picture in zip(rows.tolist(), self._pool.map(self._decoded, rows.tolist()), strict=True):
-            if isinstance(picture, str):
+        images = []
+        for row, image in zip(rows.tolist(), self._pool.map(self._decoded, rows.tolist()), strict=True):
+            if isinstance(image, str):
                 raise DataError(
-                    f"cannot be decoded: {picture}",
+                    f"cannot be decoded: {image}",
                     file=self._dataset.place(row),
                     fix="Repair or remove it; the run goes on from its last checkpoint.",
                 )
-            pictures.append(picture)
-        return pictures
+            images.append(image)
+        return images
 
-    def _keep(self, store: _Bytes) -> None:
+    def _decode_once(self, store: _Bytes) -> None:
         """Decode everything once into `store`; nothing is kept if there is no room."""
         good, shapes, skipped = [], [], []
-        for row, picture in self._decoded_all():
-            if isinstance(picture, str):
-                skipped.append({"id": self._dataset.ids[row], "reason": picture})
+        for row, image in self._decoded_all():
+            if isinstance(image, str):
+                skipped.append({"id": self._dataset.ids[row], "reason": image})
                 continue
             good.append(row)
-            shapes.append(picture.shape[:2])
-            if not store.add(picture):
+            shapes.append(image.shape[:2])
+            if not store.add(image):
                 return
         self.skipped, self.rows = skipped, np.array(good, np.int64)
         self._shapes = self.sizes = np.array(shapes, np.int64)  # (N, 2)
         self._of_one_size = bool((self._shapes == self._shapes[0]).all())
         self._starts = np.concatenate([[0], np.cumsum(3 * self._shapes.prod(axis=1))])
-        self._kept = store.whole()
+        self._decoded_bytes = store.whole()
 
     def _decoded_all(self) -> Iterator[tuple[int, np.ndarray | str]]:
         for start in range(0, len(self._dataset), _AT_ONCE):
@@ -118,9 +126,9 @@ class Pictures:
             yield from zip(rows, self._pool.map(self._decoded, rows), strict=True)
 
     def _cut(self, number: int) -> np.ndarray:
-        """One kept picture (H, W, 3)."""
-        kept = self._kept if self._kept is not None else np.empty(0, np.uint8)
-        return kept[self._starts[number] : self._starts[number + 1]].reshape(*self._shapes[number], 3)
+        """One kept image (H, W, 3)."""
+        pixels = self._decoded_bytes if self._decoded_bytes is not None else np.empty(0, np.uint8)
+        return pixels[self._starts[number] : self._starts[number + 1]].reshape(*self._shapes[number], 3)
 
 
 class _Bytes:
@@ -141,7 +149,8 @@ class _Bytes:
         with self._writing():
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  nameless: it is gone with the process
+                # nameless: it is gone with the process
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
                 self._file.write(self._memory)
                 self._memory = bytearray()
             self._file.write(pixels.data)
@@ -166,4 +175,4 @@ class _Bytes:
                 with suppress(OSError):  # it tries again to write what it holds
                     self._file.close()
             error.filename = str(self._folder)
-            raise from_os_error(error, "keeping decoded pictures") from error
+            raise from_os_error(error, "keeping decoded images") from error

@@ -1,4 +1,4 @@
-"""One linear classifier of frozen features: as it is kept in a file, read and evaluated."""
+"""One linear classifier of frozen features: as a file has it, and as it is evaluated."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ CHUNK_VALUES = 1 << 22  # class scores at once
 
 
 @dataclass(frozen=True)
-class Head:
+class LinearHead:
     """One linear classifier and what comes before it."""
 
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
     norm: str = "none"  # none, batch, layer; as in `Probe`
-    statistics: Mapping[str, Tensor] = field(default_factory=dict)  # of the norm: mean and variance, or gain and shift; (D,)
+    # (D,) of the norm: mean and variance, or gain and shift
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def scores(self, x: Tensor) -> Tensor:
         """Class scores (n, C) of features (n, D), each row's its own matter: see `products.of_rows`."""
@@ -51,41 +52,53 @@ class Head:
         """Replace `file` by a safetensors file; `about` (classes, input, protocol) stands in its header."""
         from safetensors.torch import save
 
-        tensors = {"weight": self.weight, "bias": self.bias, **{f"norm.{name}": value for name, value in self.statistics.items()}}
+        tensors = {
+            "weight": self.weight,
+            "bias": self.bias,
+            **{f"norm.{name}": value for name, value in self.statistics.items()},
+        }
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with replacing(file) as handle:  # one entry in the header: safetensors writes several in random order
             handle.write(save(plain, {"fewvit": json.dumps({**about, "norm": self.norm}, sort_keys=True)}))
 
 
-def load_head(file: Path) -> tuple[Head, dict[str, Any]]:
-    """The linear head in a file, and what it tells about itself: DINO's `state_dict`, DINOv2's two tensors, or one of our own.
+def read_linear_head(file: Path) -> tuple[LinearHead, dict[str, Any]]:
+    """The linear head in a file, and what the file says of it: DINO's `state_dict`, DINOv2's two tensors, or our own.
 
     Raises DataError for a file that is not there, CheckpointError for what is no linear head or not finite.
     """
     tree = read_checkpoint(file)
     about = _header(file)
     flat = tree.get("state_dict", tree)
-    named = {str(name).removeprefix("module.").removeprefix("linear."): value for name, value in flat.items() if isinstance(value, Tensor)}
+    named = {
+        str(name).removeprefix("module.").removeprefix("linear."): value
+        for name, value in flat.items()
+        if isinstance(value, Tensor)
+    }
     weight, bias = named.get("weight"), named.get("bias")
     if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        expected = "a weight (classes, width) and a bias (classes,) are expected"
         raise CheckpointError(
-            f"no linear head: a weight (classes, width) and a bias (classes,) are expected, it holds {', '.join(list(map(str, flat))[:4])}",
+            f"no linear head: {expected}, it holds {', '.join(list(map(str, flat))[:4])}",
             file=file,
-            fix="Give a file such as dino_deitsmall16_linearweights.pth or dinov2_vits14_linear_head.pth, or RUN/head.safetensors.",
+            fix="Give a file such as dino_deitsmall16_linearweights.pth or dinov2_vits14_linear_head.pth, "
+            "or RUN/head.safetensors.",
         )
     require_finite(named, file)
-    statistics = {name.removeprefix("norm."): value.float() for name, value in named.items() if name.startswith("norm.")}
-    return Head(weight.float(), bias.float(), about.get("norm", "none"), statistics), about
+    statistics = {
+        name.removeprefix("norm."): value.float() for name, value in named.items() if name.startswith("norm.")
+    }
+    return LinearHead(weight.float(), bias.float(), about.get("norm", "none"), statistics), about
 
 
 def _header(file: Path) -> dict[str, Any]:
-    """What `Head.save` wrote beside the tensors; nothing for other files."""
+    """What `LinearHead.save` wrote beside the tensors; nothing for other files."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "pt") as opened:
             found = json.loads((opened.metadata() or {}).get("fewvit", "{}"))
-    except (SafetensorError, ValueError, OSError):  # another format, which read_checkpoint has judged already
+    except (SafetensorError, ValueError, OSError):  # another format, which read_checkpoint has looked at already
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -1,7 +1,7 @@
-"""What a run is asked for, whatever it trains: what is to differ from its recipe, how it is carried out, and who is told. No torch.
+"""What a run is asked for: what is to differ from its recipe, how it is carried out, where notes go. No torch.
 
-`Changes`, `Effort` and `Audience` are every run's; `NetworkChanges` and `NetworkEffort` those of runs that train a network, not heads on
-frozen features alone. A command's own types add to them.
+`Changes`, `Effort` and `Audience` are every run's; `NetworkChanges` and `NetworkEffort` those of runs that train a
+network, not heads on frozen features alone. A command's own types add to them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import math
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownName, UsageError
 from ..images import MAX_PIXELS
 from ..options import Setting, typed
+
+if TYPE_CHECKING:
+    from ..training.loop import Progress
+    from ..training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +61,22 @@ class NetworkEffort(Effort):
 
 @dataclass(frozen=True, kw_only=True)
 class Audience:
-    """Who is told what."""
+    """Where a run's notes go while it is under way."""
 
     say: Callable[[str], None] = lambda line: None
-    progress: Callable[[str, Any], None] = lambda what, progress: None  # which training, empty if there is one only; a `loop.Progress`
+    # of which training; empty if there is only one
+    progress: Callable[[str, Progress], None] = lambda what, progress: None
+    # `id` and `reason` of images that cannot be decoded
     skipped: Callable[[Sequence[dict[str, str]]], None] = lambda records: None
 
 
-def changed(changes: Changes, kind: type, options: Collection[str], owner: str, called: str, flags: Sequence[str]) -> dict[str, Any]:
-    """Fields of a recipe of this `kind` that are to change, with their values: those of `options` by --set, `flags` by their own.
+def recipe_changes(
+    changes: Changes, kind: type, options: Collection[str], owner: str, called: str, flags: Sequence[str]
+) -> dict[str, Any]:
+    """Fields of a recipe of this `kind` that are to change: those of `options` by --set, `flags` by their own.
 
-    `owner` is the plug-in whose recipe it is, `called` what the user calls it: a method, a mode. Raises UnknownName for what is no
-    option, UsageError for a value of another type or out of bounds and for another plug-in's option.
+    `owner` is the plug-in whose recipe it is, `called` what the user calls it: a method, a mode. Raises UnknownName for
+    what is no option, UsageError for a value of another type or out of bounds and for another plug-in's option.
     """
     hints = typing.get_type_hints(kind)
     found: dict[str, Any] = {}
@@ -82,15 +90,17 @@ def changed(changes: Changes, kind: type, options: Collection[str], owner: str, 
     return found | {name: getattr(changes, name) for name in flags if getattr(changes, name) is not None}
 
 
-_BOUNDS: Mapping[str, tuple[Callable[[float], bool], str]] = {  # in words -> whether a number is so, and the options that have to be
+_BOUNDS: Mapping[
+    str, tuple[Callable[[float], bool], str]
+] = {  # in words -> whether a number is so, and the options that have to be
     "above 0": (
         lambda value: value > 0,
         "lr alpha temperature student_temperature teacher_temperature warmup_teacher_temperature",
     ),
     "0 or more": (
         lambda value: value >= 0,
-        "min_lr start_lr weight_decay final_weight_decay clip warmup_epochs warmup_teacher_temperature_epochs freeze_last_layer"
-        " randaugment mixup cutmix sinkhorn_rounds memax_weight entropy_weight",
+        "min_lr start_lr weight_decay final_weight_decay clip warmup_epochs warmup_teacher_temperature_epochs"
+        " freeze_last_layer randaugment mixup cutmix sinkhorn_rounds memax_weight entropy_weight",
     ),
     "at least 1": (
         lambda value: value >= 1,
@@ -107,7 +117,7 @@ _BOUNDS: Mapping[str, tuple[Callable[[float], bool], str]] = {  # in words -> wh
 
 
 def require_sensible(values: Mapping[str, Any]) -> None:
-    """Raise UsageError for a number, by the name of its option, that no training makes sense with; None and other names pass."""
+    """Raise UsageError for a number, by its option's name, that no training makes sense with; None passes."""
     for words, (holds, names) in _BOUNDS.items():
         for name in names.split():
             value = values.get(name)
@@ -115,15 +125,15 @@ def require_sensible(values: Mapping[str, Any]) -> None:
                 raise UsageError(f"--set {name}={value:g}: {words}")
 
 
-def require_at_least(recipe: Any, least: Mapping[str, int]) -> None:
+def require_at_least(recipe: Recipe, least: Mapping[str, int]) -> None:
     """Raise UsageError for a number of the recipe that is too small; these have flags of their own."""
     for name, number in least.items():
         if getattr(recipe, name) < number:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(recipe, name)}: at least {number}")
 
 
-def require_computable(recipe: Any, accumulate: int) -> None:
-    """Raise UsageError for a precision that is not known and a batch that cannot be divided."""
+def require_computable(recipe: Recipe, accumulate: int) -> None:
+    """Raise UsageError for a precision that is not known, or a batch that cannot be divided into `accumulate` parts."""
     if recipe.precision not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--precision {recipe.precision!r} is not one of fp32, bf16, fp16")
     if recipe.batch_size % accumulate:

@@ -13,8 +13,8 @@ from PIL import Image
 from fewvit.datasets import Dataset, open_dataset
 from fewvit.errors import DataError, ResourceError
 from fewvit.images import BadImage, decode_whole
-from fewvit.views import pictures as pictures_module
-from fewvit.views.pictures import Pictures
+from fewvit.views import training_images as module
+from fewvit.views.training_images import TrainingImages
 
 from pictures import jpeg
 
@@ -52,7 +52,7 @@ def expected(dataset: Dataset, row: int) -> torch.Tensor:
     return torch.from_numpy(decode_whole(dataset.reader.files[row])).permute(2, 0, 1)
 
 
-def assert_holds(pictures: Pictures, dataset: Dataset, numbers: list[int]) -> None:
+def assert_holds(pictures: TrainingImages, dataset: Dataset, numbers: list[int]) -> None:
     read = pictures.read(np.array(numbers))
     assert len(read) == len(numbers)
     for number, picture in zip(numbers, read, strict=True):
@@ -73,7 +73,7 @@ def png(pixels: np.ndarray, **options: object) -> bytes:
 @pytest.mark.parametrize("memory", [1 << 20, 20_000, 0], ids=["in memory", "moved to a file", "in a file"])
 def test_small_pictures_are_decoded_once_and_kept(sizes, memory, tmp_path):
     dataset = of_sizes(sizes)
-    pictures = Pictures(dataset, workers=2, memory_bytes=memory, folder=tmp_path / "run")
+    pictures = TrainingImages(dataset, workers=2, memory_bytes=memory, folder=tmp_path / "run")
     assert len(pictures) == len(dataset)
     before = list(dataset.reader.reads)
     for numbers in ([4, 0, 1], [2], [3, 3, 1, 0, 2, 4]):
@@ -84,7 +84,7 @@ def test_small_pictures_are_decoded_once_and_kept(sizes, memory, tmp_path):
 
 
 def test_pictures_of_one_size_come_as_one_tensor_and_others_as_a_list():
-    pictures = Pictures(of_sizes(SIZES), workers=1)
+    pictures = TrainingImages(of_sizes(SIZES), workers=1)
     together, apart = pictures.read(np.array([3, 0])), pictures.read(np.array([3, 2]))
     assert together.shape == (2, 3, 47, 61)
     assert [tuple(picture.shape) for picture in apart] == [(3, 47, 61), (3, 31, 17)]
@@ -93,15 +93,15 @@ def test_pictures_of_one_size_come_as_one_tensor_and_others_as_a_list():
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("numbers", [[0, 1], [0, 2]], ids=["one size", "two sizes"])
 def test_a_pixels_values_lie_together_in_memory(large, numbers, monkeypatch):
-    monkeypatch.setattr(pictures_module, "SMALL", 16 if large else 10_000)
-    for picture in Pictures(of_sizes(SIZES), workers=1).read(np.array(numbers)):
+    monkeypatch.setattr(module, "SMALL", 16 if large else 10_000)
+    for picture in TrainingImages(of_sizes(SIZES), workers=1).read(np.array(numbers)):
         assert picture.stride()[0] == 1
         assert picture.stride()[2] == 3
 
 
 def test_small_pictures_without_room_or_folder_are_decoded_each_time():
     dataset = of_sizes(SIZES)
-    pictures = Pictures(dataset, workers=1, memory_bytes=20_000)
+    pictures = TrainingImages(dataset, workers=1, memory_bytes=20_000)
     assert_holds(pictures, dataset, [4, 1, 2])
     before = sum(dataset.reader.reads)
     assert_holds(pictures, dataset, [0, 1, 2])
@@ -110,7 +110,7 @@ def test_small_pictures_without_room_or_folder_are_decoded_each_time():
 
 def test_large_pictures_are_decoded_each_time(tmp_path):
     dataset = of_sizes([(130, 127), (47, 61), (130, 127)])
-    pictures = Pictures(dataset, workers=2, folder=tmp_path)
+    pictures = TrainingImages(dataset, workers=2, folder=tmp_path)
     before = np.array(dataset.reader.reads)
     for numbers in ([0, 2], [2, 1, 0]):
         assert_holds(pictures, dataset, numbers)
@@ -119,16 +119,16 @@ def test_large_pictures_are_decoded_each_time(tmp_path):
 
 
 def test_more_pictures_than_are_decoded_at_a_time_keep_their_order(monkeypatch):
-    monkeypatch.setattr(pictures_module, "_AT_ONCE", 3)
+    monkeypatch.setattr(module, "_AT_ONCE", 3)
     dataset = of_sizes([(11 + k % 3, 7) for k in range(11)])
-    assert_holds(Pictures(dataset, workers=3), dataset, list(range(11))[::-1])
+    assert_holds(TrainingImages(dataset, workers=3), dataset, list(range(11))[::-1])
 
 
 def test_the_bytes_of_memory_are_counted_to_the_last(tmp_path):
     sizes = [(47, 61)] * 3
     exact = 3 * 47 * 61 * 3
-    Pictures(of_sizes(sizes), workers=1, memory_bytes=exact, folder=tmp_path / "fits")
-    Pictures(of_sizes(sizes), workers=1, memory_bytes=exact - 1, folder=tmp_path / "does not")
+    TrainingImages(of_sizes(sizes), workers=1, memory_bytes=exact, folder=tmp_path / "fits")
+    TrainingImages(of_sizes(sizes), workers=1, memory_bytes=exact - 1, folder=tmp_path / "does not")
     assert not (tmp_path / "fits").exists()
     assert (tmp_path / "does not").exists()
 
@@ -136,9 +136,9 @@ def test_the_bytes_of_memory_are_counted_to_the_last(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("count", [1, 1009], ids=["at the end", "on the way"])
 def test_a_full_disk_is_an_error_of_resources(count, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures_module.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "r+b"))  # noqa: SIM115
-    with pytest.raises(ResourceError, match="disk full while keeping decoded pictures"):
-        Pictures(dataset_of([jpeg(0, (7, 11))] * count), workers=1, memory_bytes=0, folder=tmp_path)
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", lambda dir: open("/dev/full", "r+b"))  # noqa: SIM115
+    with pytest.raises(ResourceError, match="disk full while keeping decoded images"):
+        TrainingImages(dataset_of([jpeg(0, (7, 11))] * count), workers=1, memory_bytes=0, folder=tmp_path)
 
 
 # ---- what cannot be decoded -------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_a_full_disk_is_an_error_of_resources(count, tmp_path, monkeypatch):
 
 def test_small_pictures_that_cannot_be_decoded_are_named_at_the_start_and_skipped():
     dataset = dataset_of([jpeg(0), b"no picture", jpeg(2), b"", jpeg(4)])
-    pictures = Pictures(dataset, workers=2)
+    pictures = TrainingImages(dataset, workers=2)
     assert [record["id"] for record in pictures.skipped] == ["1.jpg", "3.jpg"]
     assert "not an image" in pictures.skipped[0]["reason"]
     assert pictures.skipped[1]["reason"] == "No such file or directory"
@@ -157,20 +157,20 @@ def test_small_pictures_that_cannot_be_decoded_are_named_at_the_start_and_skippe
 
 @pytest.mark.parametrize(("broken", "reason"), [(b"no picture", "not an image"), (b"", "No such file")])
 def test_a_large_picture_that_cannot_be_decoded_is_an_error_when_it_is_read(broken, reason):
-    pictures = Pictures(dataset_of([jpeg(0, (130, 127)), broken, jpeg(2)]), workers=1)
+    pictures = TrainingImages(dataset_of([jpeg(0, (130, 127)), broken, jpeg(2)]), workers=1)
     assert len(pictures) == 3
     with pytest.raises(DataError, match=f"^/somewhere/1.jpg: cannot be decoded: {reason}"):
         pictures.read(np.array([0, 1]))
 
 
 def test_where_nothing_can_be_decoded_reading_is_an_error():
-    pictures = Pictures(dataset_of([b"a", b"b"]), workers=1)
+    pictures = TrainingImages(dataset_of([b"a", b"b"]), workers=1)
     with pytest.raises(DataError, match=r"/somewhere/1\.jpg"):
         pictures.read(np.array([1]))
 
 
 def test_a_picture_of_more_pixels_than_allowed_cannot_be_decoded():
-    pictures = Pictures(of_sizes(SIZES), workers=1, max_pixels=47 * 61 - 1)
+    pictures = TrainingImages(of_sizes(SIZES), workers=1, max_pixels=47 * 61 - 1)
     assert pictures.rows.tolist() == [2, 4]
     assert "max-pixels" in pictures.skipped[0]["reason"]
 
@@ -182,7 +182,7 @@ def test_grey_pictures_have_three_equal_channels(tmp_path):
     grey = np.random.default_rng(3).integers(0, 256, (9, 7), dtype=np.uint8)
     (tmp_path / "a").mkdir()
     (tmp_path / "a/1.png").write_bytes(png(grey))
-    (picture,) = Pictures(open_dataset(str(tmp_path)), workers=1).read(np.array([0]))
+    (picture,) = TrainingImages(open_dataset(str(tmp_path)), workers=1).read(np.array([0]))
     np.testing.assert_array_equal(picture, np.stack([grey] * 3))
 
 

@@ -1,4 +1,4 @@
-"""What a probe comes to: the chosen head's rows on the test images, its file, and the facts of the manifest."""
+"""What a probe is worth: the chosen head's rows on the test images, its file, and the facts of the manifest."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from .training import Training
 _IMAGENET_TEST = 50_000
 
 
-def outcome(training: Training) -> tuple[Found, np.ndarray]:
-    """Train to the end, choose a head, judge it by the test images, keep it; and its class scores (Q, C) of them. Raises StoppedTraining."""
+def train_and_evaluate(training: Training) -> tuple[Found, np.ndarray]:
+    """Rows and facts of a probe that is trained to the end: a head is chosen, measured on the test images and stored.
+
+    Last, its class scores (Q, C) of them. Raises StoppedTraining.
+    """
     from ..training.distributed import rank
 
     started = time.perf_counter()
@@ -31,30 +34,34 @@ def outcome(training: Training) -> tuple[Found, np.ndarray]:
     one = training.heads.inputs[selected.number // len(training.probe.lrs)]  # the columns that the head reads
     scores = selected.head.chunked_scores(training.test.features[:, one.start : one.stop])  # (Q, C)
     rows = _rows(training, selected, ranks(scores, training.test.labels))
-    kept = {}
+    stored = {}
     if training.plan.folder is not None and rank() == 0:
         file = training.plan.folder.path / HEAD
         selected.head.save(file, _about(training, selected))
-        kept = {"head_sha256": sha256_of(file)}  # what `kept.require_head` compares
+        stored = {"head_sha256": sha256_of(file)}  # what `head_files.require_head` compares
     facts = {
         "linear": _facts(training, selected),
-        **kept,
+        **stored,
         "images_per_second_training": round(trained.images_per_second, 1),
         "seconds": {"train": round(time.perf_counter() - started, 3)},
     }
     return (_with_published(training, rows), facts), scores
 
 
-def save_judged(path: Path | None, said: Sequence[Judged], say: Callable[[str], None]) -> None:
+def write_predictions(path: Path | None, predictions: Sequence[Judged], say: Callable[[str], None]) -> None:
     """Write the predictions where they are asked for, and name the file."""
-    if path is not None and said:
-        save_predictions(path, said)
+    if path is not None and predictions:
+        save_predictions(path, predictions)
         say(f"wrote {path}")
 
 
-def judged(scores: np.ndarray, test: FeatureSet, backbone: str) -> Judged:
-    """What class scores (n, C) say of the test images; `backbone` is empty where there is one. Probabilities are the softmax of the scores."""
-    odds = np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1, dtype=np.float64)  # (n,) of all classes to the predicted one
+def predictions_of(scores: np.ndarray, test: FeatureSet, backbone: str) -> Judged:
+    """What class scores (n, C) say of the test images, with their softmax for probabilities.
+
+    `backbone` is empty where there is only one.
+    """
+    below = scores - scores.max(axis=1, keepdims=True)
+    odds = np.exp(below).sum(axis=1, dtype=np.float64)  # (n,) of all classes to the predicted one
     which = {**({"backbone": backbone} if backbone else {}), "method": "linear"}
     return Judged(which, test.ids, test.labels, scores.argmax(axis=1), 1 / odds, test.classes)
 
@@ -67,16 +74,16 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _rows(training: Training, selected: Selected, rank: np.ndarray) -> list[dict[str, Any]]:
-    probe, test, choice = training.probe, training.test, training.plan.choice
+    probe, test, request = training.probe, training.test, training.plan.request
     columns = {
         "method": "linear",
         "protocol": training.settled.protocol,
-        "views": "augmented" if choice.augment else "cached",
+        "views": "augmented" if request.augment else "cached",
         **training.heads.describe(selected.number),
         "epochs": selected.epochs,
         "selected_on": selected.on,
         **({"precision": probe.precision} if probe.precision != "fp32" else {}),
-        "n_train": len(training.feed),
+        "n_train": len(training.batches),
         "n_test": len(test),
     }
     return [{**columns, "metric": metric, "value": top_k_accuracy(rank, k)} for metric, k in (("top1", 1), ("top5", 5))]
@@ -86,13 +93,15 @@ def _facts(training: Training, selected: Selected) -> dict[str, Any]:
     """For the manifest: how it was trained, and every head's standing where the choice was made."""
     all_heads, probe = training.heads, training.probe
     diverged = all_heads.diverged.tolist()
-    if training.judged is None and len(training.judges):  # of a run that was found finished but for its result
-        training.judge()
-    judged = training.judged
+    if training.standings is None and len(training.selection_set):  # a run that was finished but for its result
+        training.evaluate()
+    standings = training.standings
     heads = []
     for i in range(len(all_heads)):
-        standing = {"selection_top1": round(float(judged[0][i]), 3)} if judged is not None and diverged[i] < 0 else {}
-        heads.append({**all_heads.describe(i), **standing, **({"diverged_in_step": diverged[i]} if diverged[i] >= 0 else {})})
+        top1 = {} if standings is None or diverged[i] >= 0 else {"selection_top1": round(float(standings[0][i]), 3)}
+        heads.append(
+            {**all_heads.describe(i), **top1, **({"diverged_in_step": diverged[i]} if diverged[i] >= 0 else {})}
+        )
     return {
         "protocol": training.settled.protocol,
         "batch_size": probe.batch_size,
@@ -100,13 +109,13 @@ def _facts(training: Training, selected: Selected) -> dict[str, Any]:
         "selected": all_heads.describe(selected.number),
         "selected_on": selected.on,
         **({"default_lr": probe.default_lr} if selected.on == "default" else {}),
-        "judged_by": len(training.judges),
+        "judged_by": len(training.selection_set),
         "heads": heads,
     }
 
 
 def _about(training: Training, selected: Selected) -> dict[str, Any]:
-    """What a stored head tells of itself."""
+    """What a head's file says of it."""
     train = training.train
     origin = {"backbone": training.inputs.backbone, "weights": train.weights}
     described = training.heads.describe(selected.number)
@@ -114,10 +123,13 @@ def _about(training: Training, selected: Selected) -> dict[str, Any]:
 
 
 def _with_published(training: Training, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Beside the papers' own procedure on ImageNet-1k, with augmentation and choice on the test images: the published number."""
-    pipeline, choice = training.inputs.pipeline, training.plan.choice
+    """The rows, with the published number beside the papers' own procedure.
+
+    That is ImageNet-1k with augmentation, and the head chosen on the test images.
+    """
+    pipeline, request = training.inputs.pipeline, training.plan.request
     on_imagenet = len(training.test) == _IMAGENET_TEST and len(training.train.classes) == 1000
-    official = choice.augment and choice.select_on == "test" and on_imagenet
+    official = request.augment and request.select_on == "test" and on_imagenet
     if not official or pipeline is None or pipeline.spec.is_random or "linear" not in pipeline.spec.published:
         return rows
     return [{**row, "published": pipeline.spec.published["linear"]} if row["metric"] == "top1" else row for row in rows]

@@ -11,7 +11,7 @@ import pytest
 from fewvit.backbones import Architecture
 from fewvit.calibration import best_temperature
 from fewvit.errors import IntegrityError, NumericalError
-from fewvit.finetune.choosing import Curve, Found, held_out, judged
+from fewvit.finetune.held_out import Candidate, Curve, evaluate_logits, held_out_rows
 from fewvit.finetune.modes import MODES, recipe_for
 from fewvit.views.view import View
 
@@ -21,27 +21,27 @@ from fewvit.views.view import View
 )
 def test_a_fifth_is_held_out_or_one_of_each_class_that_has_several(counts, held):
     labels = np.repeat(np.arange(len(counts)) * 3 + 1, counts)  # class numbers need not follow one another
-    found = held_out(labels, seed=4)
+    found = held_out_rows(labels, seed=4)
     assert [int((labels[found] == c).sum()) for c in np.unique(labels)] == list(held)
     assert len(set(found.tolist())) == len(found)
-    assert np.array_equal(found, held_out(labels, seed=4))
+    assert np.array_equal(found, held_out_rows(labels, seed=4))
 
 
 def test_every_class_keeps_an_image_and_other_seeds_hold_out_others():
     labels = np.random.default_rng(3).permutation(np.repeat(np.arange(7), (2, 3, 4, 5, 6, 7, 1)))
-    drawn = {tuple(held_out(labels, seed)) for seed in range(20)}
+    drawn = {tuple(held_out_rows(labels, seed)) for seed in range(20)}
     assert len(drawn) > 10
     assert all(set(labels) == set(np.delete(labels, rows)) for rows in drawn)
 
 
 def test_of_one_image_per_class_none_is_held_out():
-    assert len(held_out(np.arange(5), 0)) == 0
+    assert len(held_out_rows(np.arange(5), 0)) == 0
 
 
 def test_accuracy_loss_and_temperature_by_hand():
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])) + np.array([[5.0], [-700.0], [900.0]])
     labels = np.array([0, 1, 1])
-    found = judged(logits, labels)
+    found = evaluate_logits(logits, labels)
     assert found["held_top1"] == pytest.approx(200 / 3)
     assert found["held_loss"] == pytest.approx(-(math.log(0.7) + math.log(0.1) + math.log(0.5)) / 3)
     shares = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])
@@ -51,11 +51,11 @@ def test_accuracy_loss_and_temperature_by_hand():
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_logits_that_are_no_numbers_are_a_divergence(broken):
     with pytest.raises(NumericalError, match="held-out"):
-        judged(np.array([[0.0, broken]]), np.array([0]))
+        evaluate_logits(np.array([[0.0, broken]]), np.array([0]))
 
 
 def test_a_class_that_has_no_probability_costs_a_finite_loss():
-    assert judged(np.array([[0.0, -2000.0]]), np.array([1]))["held_loss"] == pytest.approx(30 * math.log(10))
+    assert evaluate_logits(np.array([[0.0, -2000.0]]), np.array([1]))["held_loss"] == pytest.approx(30 * math.log(10))
 
 
 def curve_of(tmp_path, *points: tuple[float, float]) -> Curve:
@@ -85,7 +85,7 @@ def test_a_search_whose_log_is_gone_cannot_be_judged(tmp_path):
 
 
 def test_among_learning_rates_accuracy_decides_then_the_loss_then_the_smaller_one():
-    found = [Found(0.1, 3, 50.0, 1.0), Found(0.3, 2, 60.0, 2.0), Found(0.2, 9, 60.0, 1.5), Found(0.05, 1, 60.0, 1.5)]
+    found = [Candidate(0.1, 3, 50.0, 1.0), Candidate(0.3, 2, 60.0, 2.0), Candidate(0.2, 9, 60.0, 1.5), Candidate(0.05, 1, 60.0, 1.5)]
     order = sorted(found, key=lambda one: one.merit, reverse=True)
     assert [one.lr for one in order] == [0.05, 0.2, 0.3, 0.1]
 

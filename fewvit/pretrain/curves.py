@@ -1,4 +1,4 @@
-"""A run's curves as a picture: loss, learning rate, what the monitor saw, entropy of the targets."""
+"""A run's curves as an image: loss, learning rate, what the monitor found, entropy of the targets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replacing
-from .journal import read
+from ..training.log import read_log
 
 _PANELS = (
     ("loss", ("loss",)),
@@ -26,8 +26,12 @@ def draw(file: Path, log: Path, say: Callable[[str], None] = lambda line: None) 
     except ImportError:
         say("no curves.png: matplotlib is not installed (pip install 'fewvit[plots]'); the numbers are in log.jsonl")
         return
-    records = list(read(log))
-    panels = [(title, columns) for title, columns in _PANELS if any(column in record for record in records for column in columns)]
+    records = list(read_log(log))
+    panels = [
+        (title, columns)
+        for title, columns in _PANELS
+        if any(column in record for record in records for column in columns)
+    ]
     figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name in names:

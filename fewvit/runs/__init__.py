@@ -1,0 +1,1 @@
+"""A run that trains something: the folder that it fills, and what it is asked for."""
