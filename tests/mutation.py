@@ -104,7 +104,7 @@ EVALUATION = {
     "evaluate/lowshot": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
     "evaluate/episodes": ["tests/test_evaluate_episodes.py", "tests/cli/test_episodes.py"],
     "evaluate/episode_draws": ["tests/test_evaluate_episodes.py"],
-    "evaluate/judge": ["tests/test_evaluate_lowshot.py"],
+    "evaluate/judge": ["tests/test_evaluate_lowshot.py", "-k", "verdict or share or without_support or transductive or rows_are"],
     "bundles/predict": ["tests/cli/test_fit_predict.py"],
     "bundles/fit": ["tests/cli/test_fit_predict.py"],
 }
