@@ -100,13 +100,19 @@ FEATURES = {
     "models/vit": ["tests/test_vit.py", "-k", "not (auto or openvino or packed or engine or as_many or read_from)"],
 }
 EVALUATION = {
-    "evaluate/knn": ["tests/test_evaluate_knn.py", "tests/cli/test_commands.py", "-k", "knn or layers_each"],
+    "evaluate/knn": [
+        "tests/test_evaluate_knn.py",
+        "tests/cli/test_knn.py",
+        "tests/cli/test_commands.py",
+        "-k",
+        "knn or layers_each or skipped_pictures",
+    ],
     "evaluate/lowshot": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
     "evaluate/lowshot_cells": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
     "evaluate/lowshot_options": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
     "evaluate/episodes": ["tests/test_evaluate_episodes.py", "tests/cli/test_episodes.py"],
     "evaluate/episode_draws": ["tests/test_evaluate_episodes.py"],
-    "evaluate/judge": ["tests/test_evaluate_lowshot.py"],
+    "evaluate/judge": ["tests/test_evaluate_lowshot.py", "-k", "verdict or share or without_support or transductive or rows_are"],
     "bundles/predict": ["tests/cli/test_fit_predict.py"],
     "bundles/fit": ["tests/cli/test_fit_predict.py"],
 }

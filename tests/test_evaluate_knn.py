@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -265,6 +266,12 @@ def test_one_search_serves_all_ks_and_temperatures(monkeypatch):
     scores = score_knn(TRAIN, TEST, [1, 7, 20], [0.07, 0.5], device="cpu")
     assert searched == [20]
     assert [(s.temperature, s.k) for s in scores] == [(t, k) for t in (0.07, 0.5) for k in (1, 7, 20)]
+
+
+def test_the_seconds_are_those_between_the_first_search_and_the_last_vote(monkeypatch):
+    now = iter([10.25, 12.5])
+    monkeypatch.setattr(knn, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    assert evaluate_knn(TRAIN, TEST, KNNOptions(ks=(7,), **CPU))[1] == 2.25
 
 
 def test_votes_are_counted_for_as_many_images_at_a_time_as_their_bytes_hold_and_64_at_least(monkeypatch):
