@@ -1,4 +1,4 @@
-"""The documentation's figures, made from nothing but results/*.json and this file: `python -m benchmarks.figures [--write | --check]`.
+"""The documentation's figures, made from results/*.json: `python -m benchmarks.figures [--write | --check]`.
 
 SVG is written by hand: the same text on every machine, so that a test can compare it.
 """
@@ -21,7 +21,7 @@ BLUE, GREEN, ORANGE = "#2f6db5", "#2e7d4f", "#c26a1b"
 _FONT = 'font-family="Helvetica, Arial, sans-serif"'
 
 
-# ---- the elements of a drawing -------------------------------------------------------------------------------------------------
+# ---- the elements of a drawing ---------------------------------------------------------------------------------------
 
 
 def _text(x: float, y: float, text: str, size: int = 14, colour: str = INK, *, anchor: str = "middle", bold: bool = False) -> str:
@@ -30,13 +30,15 @@ def _text(x: float, y: float, text: str, size: int = 14, colour: str = INK, *, a
 
 
 def _box(x: float, y: float, width: float, height: float, *, fill: str = PAPER, stroke: str = LINE, radius: float = 8) -> str:
-    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" fill="{fill}" stroke="{stroke}" stroke-width="1.5"/>'
+    place = f'x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}"'
+    return f'<rect {place} fill="{fill}" stroke="{stroke}" stroke-width="1.5"/>'
 
 
 def _line(points: Sequence[tuple[float, float]], colour: str = SOFT, *, width: float = 2, arrow: bool = False, dashed: bool = False) -> str:
     path = " ".join(f"{x:.4g},{y:.4g}" for x, y in points)
     extra = (' marker-end="url(#arrow)"' if arrow else "") + (' stroke-dasharray="5 4"' if dashed else "")
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width:g}" stroke-linejoin="round"{extra}/>'
+    pen = f'stroke="{colour}" stroke-width="{width:g}" stroke-linejoin="round"'
+    return f'<polyline points="{path}" fill="none" {pen}{extra}/>'
 
 
 def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
@@ -44,11 +46,12 @@ def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         f'<path d="M0,0 L8,4 L0,8 z" fill="{SOFT}"/></marker></defs>'
     )
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" {_FONT}>'
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" {_FONT}>'
     return "\n".join([head, f"<title>{title}</title>", arrow, _box(0.75, 0.75, width - 1.5, height - 1.5), *parts, "</svg>"]) + "\n"
 
 
-# ---- the way of the data -------------------------------------------------------------------------------------------------------
+# ---- the way of the data ---------------------------------------------------------------------------------------------
 
 _TASKS = (
     ("k-NN", "fewvit knn"),
@@ -105,7 +108,7 @@ def _claim(folder: Path, name: str, what: str) -> float:
     return next(float(claim["value"]) for claim in claims if claim["what"] == what)
 
 
-# ---- accuracy against labels ---------------------------------------------------------------------------------------------------
+# ---- accuracy against labels -----------------------------------------------------------------------------------------
 
 _SHOTS = (1, 2, 5)
 _SERIES = {  # row of results/learned.json -> what the figure calls it, its colour
@@ -118,7 +121,7 @@ _SERIES = {  # row of results/learned.json -> what the figure calls it, its colo
 
 
 def labels(folder: Path = RESULTS) -> str:
-    """Top-1 of logistic regression on 200 Tiny-ImageNet classes against labelled images per class, by kind of feature."""
+    """Top-1 of logistic regression on Tiny-ImageNet against labelled images per class, by kind of feature."""
     rows: dict[str, dict[str, Any]] = {row["features"]: row for row in json.loads((folder / "learned.json").read_text())["rows"]}
     curves = {name: [float(rows[name][f"tiny-imagenet logistic {n}-shot"]) for n in _SHOTS] for name in _SERIES}
     left, right, top, bottom = 70, 470, 78, 330

@@ -1,4 +1,4 @@
-"""What the documentation shows of results/*.json, between marks in its pages: `python -m benchmarks.table [--write | --check]`.
+"""What the documentation shows of results/*.json: `python -m benchmarks.table [--write | --check]`.
 
 A place is two lines, `<!-- NAME:begin -->` and `<!-- NAME:end -->`; SECTIONS tells which page each stands in.
 """
@@ -80,7 +80,7 @@ _GRID = ("linear_grid", "Linear grid, 26 heads, 100 classes, batch 256, fp32", "
 
 
 def headlines(folder: Path = RESULTS) -> str:
-    """Markdown: the README's five lines, each figure a claim of a result file. Raises SystemExit if a claim is not there."""
+    """Markdown: the README's five lines, their figures claims of result files. Raises SystemExit if one is missing."""
     results = _results(folder)
     made = [(result["name"], claim) for result in results for claim in result["claims"]]
     claims = {(name, claim["what"], claim["against"]): claim for name, claim in made}
@@ -101,15 +101,16 @@ def headlines(folder: Path = RESULTS) -> str:
     goals = [claim for _, claim in made if claim["met"] is not None]
     missed = [f"{claim['what']} ({_number(claim['value'], claim['unit'])}, goal {_goal(claim)})" for claim in goals if not claim["met"]]
     lines = [
-        f"Images to features on a CPU: {times(_PIPELINE)} as fast as DINO's way (DataLoader, PIL, plain forward). With all features in the "
-        f"cache, `fewvit knn` on 10,000 + 10,000 images takes {_number(value(_WARM), 's')}, start-up included.",
-        f"k-NN with four values of k on 50,000 × 5,000 features: {times(_KNN)} as fast as DINO's classifier; top-1 and top-5 differ by at "
-        f"most {_number(max(map(value, _SAME)), 'points')}.",
-        f"MSN's logistic regression, 1000 classes, one image each: {times(_LOGISTIC)} as fast as scikit-learn to the same duality gap, "
-        f"{times(_CYANURE)} as fast as cyanure at MSN's settings.",
-        f"Pretraining steps of DINO, MAE and MSN in fp32: {times(*_STEPS)} as fast as the official steps. A linear probe with 26 heads: "
-        f"{times(_GRID)} as fast as DINOv2's loop over heads.",
-        f"{len(goals) - len(missed)} of {len(goals)} goals, each set before it was measured, are met. Missed: {'; '.join(missed) or 'none'}.",
+        f"Images to features on a CPU: {times(_PIPELINE)} as fast as DINO's way (DataLoader, PIL, plain forward). "
+        f"With all features in the cache, `fewvit knn` on 10,000 + 10,000 images takes {_number(value(_WARM), 's')}, start-up included.",
+        f"k-NN with four values of k on 50,000 × 5,000 features: {times(_KNN)} as fast as DINO's classifier; "
+        f"top-1 and top-5 differ by at most {_number(max(map(value, _SAME)), 'points')}.",
+        f"MSN's logistic regression, 1000 classes, one image each: {times(_LOGISTIC)} as fast as scikit-learn "
+        f"to the same duality gap, {times(_CYANURE)} as fast as cyanure at MSN's settings.",
+        f"Pretraining steps of DINO, MAE and MSN in fp32: {times(*_STEPS)} as fast as the official steps. "
+        f"A linear probe with 26 heads: {times(_GRID)} as fast as DINOv2's loop over heads.",
+        f"{len(goals) - len(missed)} of {len(goals)} goals, each set before it was measured, are met. "
+        f"Missed: {'; '.join(missed) or 'none'}.",
     ]
     machines = sorted({f"{result['machine']['cores']} cores of {result['machine']['cpu']}" for result in results if result["claims"]})
     origin = f"Measured side by side with the peer, in one process and in turn, on {'; '.join(machines)}."

@@ -70,7 +70,7 @@ def steps(block: str) -> list[Step]:
     return [Step(*(text.strip("\n") for text in (part.partition("\n")[0], part.partition("\n")[2]))) for part in parts]
 
 
-# ---- running -------------------------------------------------------------------------------------------------------------------
+# ---- running ---------------------------------------------------------------------------------------------------------
 
 
 def run(command: str, place: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -100,7 +100,7 @@ def printed(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def agrees(shown: str, found: str) -> bool:
-    """Whether the output is the one shown: the same words, and decimal numbers within 0.05 and 2 % of it (CPUs differ in last digits)."""
+    """Whether the output is the one shown: the same words, and decimals within 0.05 and 2 % (CPUs differ)."""
     return _lines_agree(*([re.split(r"[\s,]+", line.strip()) for line in text.splitlines()] for text in (shown, found)))
 
 
@@ -123,7 +123,7 @@ def _word_agrees(shown: str, found: str) -> bool:
     return bool(decimals) and abs(float(shown) - float(found)) <= 0.05 + 0.02 * abs(float(shown))
 
 
-# ---- options -------------------------------------------------------------------------------------------------------------------
+# ---- options ---------------------------------------------------------------------------------------------------------
 
 
 def _command(name: str) -> Any:
@@ -163,7 +163,7 @@ def unknown_words(line: str) -> list[str]:
     return [word for word in words[1:] if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in _flags(command)]
 
 
-# ---- links ---------------------------------------------------------------------------------------------------------------------
+# ---- links -----------------------------------------------------------------------------------------------------------
 
 
 def prose(page: Path) -> str:
@@ -177,7 +177,7 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that a page's headings have on the site and on a forge alike; a heading where the two differ has none."""
+    """The anchors of a page's headings, on the site and on a forge alike; a heading where the two differ has none."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     found = set()
     for heading in re.findall(r"^#+ +(.+?)\s*$", text, re.MULTILINE):
@@ -202,11 +202,11 @@ def broken_links(page: Path) -> Iterator[str]:
             yield target
 
 
-# ---- what the commands of the pages suppose to be there ------------------------------------------------------------------------
+# ---- what the commands of the pages suppose to be there --------------------------------------------------------------
 
 
 def furnish(place: Path) -> dict[str, str]:
-    """Make images, and DINO's ViT-B/16 file (untrained) where weights are looked for; return the environment that commands run in."""
+    """The environment that commands run in: DINO's ViT-B/16 file, untrained, lies where weights are looked for."""
     import torch
 
     from fewvit import backbones
@@ -230,7 +230,7 @@ def images(place: Path, environment: Mapping[str, str]) -> Path:
 
 
 def refreshed(page: Path, place: Path, environment: Mapping[str, str]) -> str:
-    """A page with the output of each of its `console` commands as it is now. A block with an elided line is left alone."""
+    """A page whose `console` commands have their output of now; a block with an elided line is left alone."""
 
     def again(match: re.Match[str]) -> str:
         kind, text = match.groups()

@@ -1,4 +1,4 @@
-"""The documentation cannot rot: its commands run, its output is what they print, its tables and links name what is there."""
+"""The documentation cannot rot: commands run and print what it shows, tables and links name what is there."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def furnished(tmp_path_factory):
     return documentation.furnish(tmp_path_factory.mktemp("docs"))
 
 
-# ---- commands ------------------------------------------------------------------------------------------------------------------
+# ---- commands --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", with_blocks("bash", "console"), ids=name_of)
 def test_the_commands_of_a_page_run_and_print_what_it_shows(page, furnished, tmp_path):
-    """In the page's order, in a folder as the page supposes it: an output of one command may be an input of the next."""
+    """In the page's order and in one folder: what a command writes may be an input of the next."""
     place = documentation.images(tmp_path, furnished)
     for kind, text in documentation.fenced(page):
         for line in documentation.command_lines(text) if kind == "bash" else ():
@@ -101,7 +101,7 @@ def test_an_output_agrees_in_words_and_nearly_in_decimals():
     assert not agrees(shown, "method value\nknn 88.65 7\nlast 3")
 
 
-# ---- measurements --------------------------------------------------------------------------------------------------------------
+# ---- measurements ----------------------------------------------------------------------------------------------------
 
 
 def test_pages_show_the_measurements_that_stand_in_the_results():
@@ -141,7 +141,7 @@ def test_the_figures_are_drawn_from_the_results():
         assert (figures.IMAGES / name).read_text(encoding="utf-8") == draw(), f"{name}: python -m benchmarks.figures --write"
 
 
-# ---- names ---------------------------------------------------------------------------------------------------------------------
+# ---- names -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -212,7 +212,7 @@ def test_the_licence_and_the_changelog_are_there():
     assert f"## {fewvit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-# ---- the site ------------------------------------------------------------------------------------------------------------------
+# ---- the site --------------------------------------------------------------------------------------------------------
 
 
 def test_the_site_has_every_page():
