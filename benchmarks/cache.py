@@ -120,7 +120,12 @@ def time_both(folder: Path | None, count: int, rounds: int) -> tuple[Timing, Tim
             PLAIN: bench.write_store_without_digest,
             CHECKED: bench.write_store,
         }
-        reads = {RAW: bench.read_raw, NPY: bench.read_npy, CHECKED: bench.read_store, PLAIN: bench.read_store_without_digest}
+        reads = {
+            RAW: bench.read_raw,
+            NPY: bench.read_npy,
+            CHECKED: bench.read_store,
+            PLAIN: bench.read_store_without_digest,
+        }
         writing = round_robin(writes, [None], rounds)
         bench.write_store(None)
         same = all(np.array_equal(read(None), bench.features) for read in reads.values())
@@ -133,14 +138,47 @@ def measure(quick: bool) -> Outcome:
     on_disk, _, _ = time_both(None, count // 4, 2 if quick else 3)
     size = 4 * WIDTH * count
     rows = []
-    for what, timing, written in (("write", writing, size), ("read", reading, size), ("write, synced to disk", on_disk, size // 4)):
+    for what, timing, written in (
+        ("write", writing, size),
+        ("read", reading, size),
+        ("write, synced to disk", on_disk, size // 4),
+    ):
         rows += [{**row, "gb_per_s": round(written / row["median_s"] / 1e9, 2)} for row in timing.rows(RAW, scope=what)]
     claims = [
-        Claim("Cache, time to write without the digest, in memory", "one raw file", 1 / writing.ratio(PLAIN, RAW), "x", "<= 1.3"),
-        Claim("Cache, time to read without the digest, in memory", "one raw file", 1 / reading.ratio(PLAIN, RAW), "x", "<= 1.3"),
-        Claim("Cache, write with the digest, hashed beside the writing", "the clock", size / writing.median(CHECKED) / 1e9, "GB/s", ">= 1"),
-        Claim("Cache, open and read with the digest, one core", "the clock", size / reading.median(CHECKED) / 1e9, "GB/s", ">= 1"),
-        Claim("Cache, time to write, synced to disk", "as many raw files as shards, synced", 1 / on_disk.ratio(CHECKED, RAW_SHARDS), "x"),
+        Claim(
+            "Cache, time to write without the digest, in memory",
+            "one raw file",
+            1 / writing.ratio(PLAIN, RAW),
+            "x",
+            "<= 1.3",
+        ),
+        Claim(
+            "Cache, time to read without the digest, in memory",
+            "one raw file",
+            1 / reading.ratio(PLAIN, RAW),
+            "x",
+            "<= 1.3",
+        ),
+        Claim(
+            "Cache, write with the digest, hashed beside the writing",
+            "the clock",
+            size / writing.median(CHECKED) / 1e9,
+            "GB/s",
+            ">= 1",
+        ),
+        Claim(
+            "Cache, open and read with the digest, one core",
+            "the clock",
+            size / reading.median(CHECKED) / 1e9,
+            "GB/s",
+            ">= 1",
+        ),
+        Claim(
+            "Cache, time to write, synced to disk",
+            "as many raw files as shards, synced",
+            1 / on_disk.ratio(CHECKED, RAW_SHARDS),
+            "x",
+        ),
     ]
     facts = {
         "rows": count,

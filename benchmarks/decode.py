@@ -41,7 +41,9 @@ def dino(data: bytes) -> np.ndarray:
 def torchvision_v2(data: bytes) -> Tensor:
     """(3, 224, 224) uint8"""
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return _resize(torch.ops.image.decode_jpeg(buffer, 3, False))  # what torchvision.io.decode_jpeg calls; that one warns of its end
+    return _resize(
+        torch.ops.image.decode_jpeg(buffer, 3, False)
+    )  # what torchvision.io.decode_jpeg calls; that one warns of its end
 
 
 def simplejpeg_torch(data: bytes) -> Tensor:
@@ -90,7 +92,11 @@ def measure(quick: bool) -> Outcome:
     for scope, timing in (("pixels", as_they_are), ("pixels, quality 90", smaller), ("batch", batches)):
         for row in timing.rows(DINO, len(files), scope=scope):
             rows.append(
-                {**row, "mean_error": round(float(errors[row["variant"]].mean()), 5), "max_error": int(errors[row["variant"]].max())}
+                {
+                    **row,
+                    "mean_error": round(float(errors[row["variant"]].mean()), 5),
+                    "max_error": int(errors[row["variant"]].max()),
+                }
             )
     weight = {"as they are": _kilobytes(files), "quality 90": _kilobytes(light)}
     claims = [
@@ -101,10 +107,23 @@ def measure(quick: bool) -> Outcome:
             "x",
             ">= 2.4",
         ),
-        Claim(f"The same files at quality 90, {weight['quality 90']} kB", "DINO's PIL transform", smaller.ratio(FAST, DINO), "x", ">= 2.4"),
+        Claim(
+            f"The same files at quality 90, {weight['quality 90']} kB",
+            "DINO's PIL transform",
+            smaller.ratio(FAST, DINO),
+            "x",
+            ">= 2.4",
+        ),
         Claim("The files as they are", "torchvision v2", as_they_are.ratio(FAST, V2), "x"),
-        Claim("The files as they are, up to a normalised float32 batch", "DINO's PIL transform", batches.ratio(FAST, DINO), "x"),
-        Claim("Mean difference from the official pixels", "grey levels of 255", float(errors[FAST].mean()), "", "<= 0.01"),
+        Claim(
+            "The files as they are, up to a normalised float32 batch",
+            "DINO's PIL transform",
+            batches.ratio(FAST, DINO),
+            "x",
+        ),
+        Claim(
+            "Mean difference from the official pixels", "grey levels of 255", float(errors[FAST].mean()), "", "<= 0.01"
+        ),
         Claim("Largest difference of `--decode pil`", "the official pixels", float(errors[EXACT].max()), "", "<= 0"),
     ]
     facts = {

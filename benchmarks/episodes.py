@@ -41,7 +41,9 @@ def clustered() -> FeatureSet:
     """Features as behind a ReLU, around 64 class centres; about nine in ten queries are nearest to the mean of their class."""
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(CLASSES), PER_CLASS)
-    features = np.maximum(0, 0.5 * random.normal(size=(CLASSES, WIDTH))[labels] + 1.5 * random.normal(size=(len(labels), WIDTH)))
+    features = np.maximum(
+        0, 0.5 * random.normal(size=(CLASSES, WIDTH))[labels] + 1.5 * random.normal(size=(len(labels), WIDTH))
+    )
     return FeatureSet(features.astype(np.float32), labels, range(len(labels)), [str(c) for c in range(CLASSES)])
 
 
@@ -71,17 +73,29 @@ def peer(features: FeatureSet, episodes: Episodes, name: str, options: dict[str,
     return run
 
 
-def compare(features: FeatureSet, method: str, count: int, rounds: int) -> tuple[list[Claim], list[dict[str, Any]], dict[str, float]]:
+def compare(
+    features: FeatureSet, method: str, count: int, rounds: int
+) -> tuple[list[Claim], list[dict[str, Any]], dict[str, float]]:
     """Seconds and accuracy of one method, beside the peer's where it is here."""
     options, theirs, their_options = METHODS[method]
     episodes, estimator = drawn(features, count), find("classifiers", method)(**options)
-    runs: dict[str, Callable[[], np.ndarray]] = {f"fewvit: {method}": lambda: accuracies(features.features, episodes, estimator, method)}
+    runs: dict[str, Callable[[], np.ndarray]] = {
+        f"fewvit: {method}": lambda: accuracies(features.features, episodes, estimator, method)
+    }
     if importlib.util.find_spec("easyfsl") is not None:
         runs[f"easyfsl: {theirs}"] = peer(features, episodes, theirs, their_options)
     answers: dict[str, np.ndarray] = {}
     timing = round_robin({key: lambda _, key=key: answers.update({key: runs[key]()}) for key in runs}, [None], rounds)
-    claims = [Claim(f"{count} episodes, {method}", f"easyfsl's {theirs}", timing.ratio(*runs), "x")] if len(runs) == 2 else []
-    return claims, timing.rows(list(runs)[-1], count), {key: round(float(found.mean()), 2) for key, found in answers.items()}
+    claims = (
+        [Claim(f"{count} episodes, {method}", f"easyfsl's {theirs}", timing.ratio(*runs), "x")]
+        if len(runs) == 2
+        else []
+    )
+    return (
+        claims,
+        timing.rows(list(runs)[-1], count),
+        {key: round(float(found.mean()), 2) for key, found in answers.items()},
+    )
 
 
 def command(features: FeatureSet, method: str, count: int) -> float:
@@ -89,7 +103,19 @@ def command(features: FeatureSet, method: str, count: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "features.npz"
         FeatureSet(features.features, features.labels, [str(i) for i in features.ids], features.classes).save(file)
-        words = ["episodes", "--data", file, "--shots", SHOTS, "--episodes", count, "--classifier", method, "--format", "json"]
+        words = [
+            "episodes",
+            "--data",
+            file,
+            "--shots",
+            SHOTS,
+            "--episodes",
+            count,
+            "--classifier",
+            method,
+            "--format",
+            "json",
+        ]
         code = "import sys; from fewvit_cli.main import run; sys.exit(run(sys.argv[1:]))"
         started = time.perf_counter()
         subprocess.run([sys.executable, "-c", code, *map(str, words)], check=True, capture_output=True)
@@ -104,14 +130,31 @@ def measure(quick: bool) -> Outcome:
     claims = [claim for own, _, _ in found.values() for claim in own]
     own = next(row for row in found["centroid"][1] if row["variant"] == "fewvit: centroid")
     claims.append(
-        Claim(f"{few} episodes of 5 ways and {SHOTS} shots, centroid, from features in memory", "the clock", own["median_s"], "s", "<= 3")
+        Claim(
+            f"{few} episodes of 5 ways and {SHOTS} shots, centroid, from features in memory",
+            "the clock",
+            own["median_s"],
+            "s",
+            "<= 3",
+        )
     )
     for method, count, goal in (("centroid", few, ""), ("pt_map", many, "<= 300"), ("alpha_tim", few // 10, "")):
         seconds = min(command(features, method, count) for _ in range(1 if quick else 3))
         claims.append(
-            Claim(f"`fewvit episodes`, {count} of 5 ways and {SHOTS} shots, {method}, start-up included", "the clock", seconds, "s", goal)
+            Claim(
+                f"`fewvit episodes`, {count} of 5 ways and {SHOTS} shots, {method}, start-up included",
+                "the clock",
+                seconds,
+                "s",
+                goal,
+            )
         )
-    facts = {"images": len(features), "shots": SHOTS, "threads": cores(), "accuracy": {m: right for m, (_, _, right) in found.items()}}
+    facts = {
+        "images": len(features),
+        "shots": SHOTS,
+        "threads": cores(),
+        "accuracy": {m: right for m, (_, _, right) in found.items()},
+    }
     return Outcome(claims, [row for _, own, _ in found.values() for row in own], facts)
 
 

@@ -34,7 +34,9 @@ from .official_training import blocks, parameters, patches
 WHAT = "Fine-tuning step on a CPU, ViT-S/16 at 224 px, images per second"
 OFFICIAL, FULL, BF16 = "official step fp32", "full", "full, bf16"
 QKV, MLP = "LoRA qkv", "LoRA qkv and MLP"
-VARIANTS: dict[str, tuple[str, dict[str, Any], bool]] = {  # name -> mode, changes of the recipe, whether blocks are computed again
+VARIANTS: dict[
+    str, tuple[str, dict[str, Any], bool]
+] = {  # name -> mode, changes of the recipe, whether blocks are computed again
     FULL: ("full", {}, False),
     BF16: ("full", {"precision": "bf16"}, False),
     "full, recomputed": ("full", {}, True),
@@ -64,7 +66,9 @@ def task_of(variant: str, batch: int, quick: bool) -> Tuning:
     prepare(trunk, recipe, True, torch.Generator().manual_seed(0))
     trunk.recompute = recomputed
     weight = torch.randn(CLASSES, architecture.width, generator=torch.Generator().manual_seed(1)) * 0.02
-    return Tuning(recipe, trunk, Readout("mean"), ClassificationHead(weight, torch.zeros(CLASSES), "raw", with_bias=True)).train()
+    return Tuning(
+        recipe, trunk, Readout("mean"), ClassificationHead(weight, torch.zeros(CLASSES), "raw", with_bias=True)
+    ).train()
 
 
 def batch_of(task: Tuning, batch: int, number: int) -> list[Tensor]:
@@ -85,7 +89,10 @@ class OfficialStep:
         self.task, self.heads = task, task.recipe.architecture.heads
         self.weights = {name.removeprefix("trunk."): value for name, value in parameters(task, "").items()}
         groups = task.groups()
-        named = [{"params": [self.weights[n] for n in g["names"]], "weight_decay": 0.05 if g["decays"] else 0.0} for g in groups]
+        named = [
+            {"params": [self.weights[n] for n in g["names"]], "weight_decay": 0.05 if g["decays"] else 0.0}
+            for g in groups
+        ]
         self.scales = [group["lr_scale"] for group in groups]
         self.optimizer = torch.optim.AdamW(named, lr=0.0, betas=(0.9, 0.999))
 
@@ -104,7 +111,9 @@ class OfficialStep:
         loss = torch.sum(-targets * F.log_softmax(self.logits(images), dim=-1), dim=-1).mean()
         self.optimizer.zero_grad()
         loss.backward()
-        torch.norm(torch.stack([torch.norm(value.grad, 2) for value in self.weights.values() if value.grad is not None]), 2)
+        torch.norm(
+            torch.stack([torch.norm(value.grad, 2) for value in self.weights.values() if value.grad is not None]), 2
+        )
         self.optimizer.step()
         return loss.item()
 
@@ -175,12 +184,22 @@ def measure(quick: bool) -> Outcome:
         if row["variant"] in memory:
             activations, optimizer = memory[row["variant"]]
             grown = in_fresh_process(resident_growth, row["variant"], batch, quick, threads)
-            row |= {"activations_mb": round(activations / 1e6), "optimizer_mb": round(optimizer / 1e6), "grown_mb": round(grown / 1e6)}
+            row |= {
+                "activations_mb": round(activations / 1e6),
+                "optimizer_mb": round(optimizer / 1e6),
+                "grown_mb": round(grown / 1e6),
+            }
     total = {name: sum(parts) for name, parts in memory.items()}
     steps = 3 if quick else 10
     time_of = {name: 1 / timing.ratio(name, FULL) for name in (QKV, MLP)}
     claims = [
-        Claim("Fine-tuning step in full, ViT-S/16, batch 32, fp32", "MAE's official step", timing.ratio(FULL, OFFICIAL), "x", ">= 1.9"),
+        Claim(
+            "Fine-tuning step in full, ViT-S/16, batch 32, fp32",
+            "MAE's official step",
+            timing.ratio(FULL, OFFICIAL),
+            "x",
+            ">= 1.9",
+        ),
         Claim("The same, bf16", "MAE's official step fp32", timing.ratio(BF16, OFFICIAL), "x"),
         Claim(
             f"Fine-tuning loss over {steps} steps, largest relative difference",
@@ -193,11 +212,24 @@ def measure(quick: bool) -> Outcome:
         Claim("LoRA on qkv, activations and optimizer", "the full step", total[QKV] / total[FULL], "x", "<= 0.65"),
         Claim("LoRA on qkv and MLP, time of a step", "the full step", time_of[MLP], "x"),
         Claim("LoRA on qkv and MLP, activations and optimizer", "the full step", total[MLP] / total[FULL], "x"),
-        Claim("`--checkpoint-activations` in full, time of a step", "the full step", 1 / timing.ratio("full, recomputed", FULL), "x"),
         Claim(
-            "`--checkpoint-activations` in full, activations and optimizer", "the full step", total["full, recomputed"] / total[FULL], "x"
+            "`--checkpoint-activations` in full, time of a step",
+            "the full step",
+            1 / timing.ratio("full, recomputed", FULL),
+            "x",
         ),
-        Claim("Last block on kept tokens, time of a step", "the full step", 1 / timing.ratio("last-block on kept tokens", FULL), "x"),
+        Claim(
+            "`--checkpoint-activations` in full, activations and optimizer",
+            "the full step",
+            total["full, recomputed"] / total[FULL],
+            "x",
+        ),
+        Claim(
+            "Last block on kept tokens, time of a step",
+            "the full step",
+            1 / timing.ratio("last-block on kept tokens", FULL),
+            "x",
+        ),
     ]
     return Outcome(claims, rows, {"threads": threads, "classes": CLASSES})
 

@@ -67,7 +67,11 @@ def openvino_forward(model: torch.nn.Module, batch: int, precision: str) -> Call
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = openvino.convert_model(model, example_input=torch.zeros(shape), input=shape)
-    options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    options = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
     compiled = openvino.Core().compile_model(graph, "CPU", options)
     return lambda images: torch.from_numpy(compiled(images.numpy())[0])
 
@@ -83,7 +87,9 @@ def compare(name: str, batch: int, threads: int, rounds: int) -> tuple[list[dict
     for row in timing.rows(TIMM, batch, model=name, batch=batch, threads=threads):
         found, truth = features[row["variant"]].astype(np.float64), features[TIMM].astype(np.float64)
         cosine = (found * truth).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(truth, axis=1)
-        rows.append({**row, "max_error": rounded(np.abs(found - truth).max()), "min_cosine": round(float(cosine.min()), 6)})
+        rows.append(
+            {**row, "max_error": rounded(np.abs(found - truth).max()), "min_cosine": round(float(cosine.min()), 6)}
+        )
     return rows, {OURS: timing.ratio(OURS, TIMM), OURS_BF16: timing.ratio(OURS_BF16, TIMM), OV: timing.ratio(OURS, OV)}
 
 
@@ -100,7 +106,11 @@ def measure(quick: bool) -> Outcome:
                 ratios.append(ratio)
         size = "ViT-" + name.removeprefix("dino_vit").removesuffix("16").upper() + "/16"
         worst = {variant: min(ratio[variant] for ratio in ratios) for variant in ratios[0]}
-        claims.append(Claim(f"{size} forward, fp32, the least of {len(ratios)} settings", "timm eager", worst[OURS], "x", ">= 2.0"))
+        claims.append(
+            Claim(
+                f"{size} forward, fp32, the least of {len(ratios)} settings", "timm eager", worst[OURS], "x", ">= 2.0"
+            )
+        )
         claims.append(Claim(f"{size} forward, fp32, the least", "OpenVINO fp32", worst[OV], "x"))
         claims.append(Claim(f"{size} forward, bf16, the least", "timm eager fp32", worst[OURS_BF16], "x", ">= 4.0"))
     claims.append(
@@ -114,12 +124,18 @@ def measure(quick: bool) -> Outcome:
     )
     claims.append(
         Claim(
-            "Least cosine, bf16", "timm eager fp32", min(row["min_cosine"] for row in rows if row["variant"] == OURS_BF16), "", ">= 0.9999"
+            "Least cosine, bf16",
+            "timm eager fp32",
+            min(row["min_cosine"] for row in rows if row["variant"] == OURS_BF16),
+            "",
+            ">= 0.9999",
         )
     )
     chosen = {precision: choose_engine(precision, "cpu") for precision in ("fp32", "bf16")}
     return Outcome(
-        claims, rows, {"weights": "random, normal with std 0.02", "batches": batches, "threads": threads, "engines_chosen": chosen}
+        claims,
+        rows,
+        {"weights": "random, normal with std 0.02", "batches": batches, "threads": threads, "engines_chosen": chosen},
     )
 
 

@@ -49,7 +49,9 @@ def grid(precision: str, quick: bool) -> tuple[Callable[[], Any], int]:
 
 def network(method: str, precision: str, quick: bool) -> tuple[Callable[[], Any], int]:
     """Two steps of pretraining."""
-    step = pretrain.counted(pretrain.stepper(method, 4 if quick else 32, pretrain.OURS_BF16 if precision == "bf16" else pretrain.OURS))
+    step = pretrain.counted(
+        pretrain.stepper(method, 4 if quick else 32, pretrain.OURS_BF16 if precision == "bf16" else pretrain.OURS)
+    )
     return lambda: [step(None) for _ in range(2)], 2
 
 
@@ -64,7 +66,15 @@ def tell(told: dict[str, tuple[float, float]], name: str, work: Callable[[], tup
 
 def measure(quick: bool) -> Outcome:
     claims, rows = [], []
-    for what in ("linear heads fp32", "linear heads bf16", "mae fp32", "mae bf16", "msn fp32", "dino fp32", "dino bf16"):
+    for what in (
+        "linear heads fp32",
+        "linear heads bf16",
+        "mae fp32",
+        "mae bf16",
+        "msn fp32",
+        "dino fp32",
+        "dino bf16",
+    ):
         told: dict[str, tuple[float, float]] = {}
         with worker(stepper, what, False, quick) as plain, worker(stepper, what, True, quick) as kept:
             variants = {name: partial(tell, told, name, work) for name, work in ((AS_IT_COMES, plain), (KEPT, kept))}
@@ -72,7 +82,9 @@ def measure(quick: bool) -> Outcome:
         for row in timing.rows(AS_IT_COMES, step=what):
             per_step, most = told[row["variant"]]
             rows.append({**row, "faults_per_step": round(per_step), "peak_mib": round(most)})
-        claims.append(Claim(f"Training step, {what}, freed memory kept", AS_IT_COMES, timing.ratio(KEPT, AS_IT_COMES), "x"))
+        claims.append(
+            Claim(f"Training step, {what}, freed memory kept", AS_IT_COMES, timing.ratio(KEPT, AS_IT_COMES), "x")
+        )
     return Outcome(claims, rows, {"threads": 1 if quick else cores(), "glibc": os.confstr("CS_GNU_LIBC_VERSION")})
 
 

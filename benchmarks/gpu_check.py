@@ -74,7 +74,11 @@ def features(sizes: Sizes) -> Outcome:
             here = images.to(sizes.device)
             found[precision] = backbone.encode(few.to(sizes.device)).float().cpu().numpy().astype(np.float64)
             timing = round_robin({precision: lambda _, b=backbone, x=here: b.encode(x).cpu()}, [None], 4 * sizes.rounds)
-            cosine = (found[precision] * truth).sum(axis=1) / np.linalg.norm(found[precision], axis=1) / np.linalg.norm(truth, axis=1)
+            cosine = (
+                (found[precision] * truth).sum(axis=1)
+                / np.linalg.norm(found[precision], axis=1)
+                / np.linalg.norm(truth, axis=1)
+            )
             row = {
                 "model": name,
                 "batch": sizes.batch,
@@ -93,7 +97,9 @@ def features(sizes: Sizes) -> Outcome:
                     )
                 )
             else:
-                claims.append(Claim(f"{name}, {precision}, least cosine", "fp32 on the CPU", float(cosine.min()), "", ">= 0.999"))
+                claims.append(
+                    Claim(f"{name}, {precision}, least cosine", "fp32 on the CPU", float(cosine.min()), "", ">= 0.999")
+                )
     return Outcome(claims, rows, {"weights": "random, normal with std 0.02"})
 
 
@@ -117,7 +123,9 @@ def neighbors(sizes: Sizes) -> Outcome:
     random = np.random.default_rng(0)
     bank = random.normal(size=(bank_size, 384)).astype(np.float32)
     bank[random.integers(0, bank_size, bank_size // 20)] = bank[random.integers(0, bank_size, bank_size // 20)]
-    queries = np.concatenate([bank[: query_count // 2], random.normal(size=(query_count - query_count // 2, 384)).astype(np.float32)])
+    queries = np.concatenate(
+        [bank[: query_count // 2], random.normal(size=(query_count - query_count // 2, 384)).astype(np.float32)]
+    )
     exact = (normalise(queries).astype(np.float64) @ normalise(bank).astype(np.float64).T).astype(np.float32)
     order = np.lexsort((np.broadcast_to(np.arange(bank_size), exact.shape), -exact))  # best first, ties by row
     claims, rows = [], []
@@ -167,7 +175,9 @@ def imagenet_knn(sizes: Sizes) -> Outcome:
         scores = score_knn(train, test, official.KS, (official.TEMPERATURE,), device=sizes.device)
         answers["fewvit"] = {score.k: (score.top1, score.top5) for score in scores}
 
-    timing = round_robin({"DINO: four passes, features on the GPU": dino, "fewvit: one pass, from main memory": ours}, [None], 2)
+    timing = round_robin(
+        {"DINO: four passes, features on the GPU": dino, "fewvit: one pass, from main memory": ours}, [None], 2
+    )
     started = time.perf_counter()
     index = Bank(train.features, device=sizes.device)
     steps["bank: copy, normalise, upload"] = rounded(time.perf_counter() - started)
@@ -178,7 +188,9 @@ def imagenet_knn(sizes: Sizes) -> Outcome:
     names = list(timing.seconds)
     top1 = max(abs(answers["dino"][k][0] - answers["fewvit"][k][0]) for k in official.KS)
     claims = [
-        Claim(f"k-NN, {bank} x {queries} x {width}, four k, from main memory", "the clock", timing.median(names[1]), "s"),
+        Claim(
+            f"k-NN, {bank} x {queries} x {width}, four k, from main memory", "the clock", timing.median(names[1]), "s"
+        ),
         Claim("The same, speed", "DINO's classifier on the same GPU", timing.ratio(names[1], names[0]), "x"),
         Claim("The same, largest difference of top-1", "DINO's classifier", top1, "points", "<= 0.01"),
     ]
@@ -210,7 +222,9 @@ def _tiles(bank: torch.Tensor, queries: torch.Tensor) -> dict[str, float]:
         started = time.perf_counter()
         _search_by_tile(bank, some, rows, columns)
         _wait(bank)
-        seconds[f"{rows} queries x {columns} rows"] = rounded((time.perf_counter() - started) * len(queries) / len(some))
+        seconds[f"{rows} queries x {columns} rows"] = rounded(
+            (time.perf_counter() - started) * len(queries) / len(some)
+        )
     return seconds
 
 
@@ -243,7 +257,9 @@ def logistic(sizes: Sizes) -> Outcome:
     on_cpu = [solve(*one, sizes.classes, LAMBDA).objective for one in trials]
     apart = max(abs(found.objective / wanted - 1) for found, wanted in zip(together(None), on_cpu, strict=True))
     claims = [
-        Claim("Nine trials fitted together, time", "nine fits alone", 1 / timing.ratio(names[1], names[0]), "x", "<= 0.6"),
+        Claim(
+            "Nine trials fitted together, time", "nine fits alone", 1 / timing.ratio(names[1], names[0]), "x", "<= 0.6"
+        ),
         Claim("Their objectives, largest relative difference", "the CPU's", apart, "", "<= 2e-6"),
     ]
     return Outcome(claims, timing.rows(names[0], len(trials)))
@@ -265,7 +281,13 @@ def extraction(sizes: Sizes) -> Outcome:
             timing, share = _stages(dataset, images, Path(folder), sizes, precision)
             rows += timing.rows("fewvit extract", sizes.images, precision=precision)
             claims.append(
-                Claim(f"{sizes.models[0]}, {precision}: images to cached features", "its slower stage alone", share, "x", ">= 0.9")
+                Claim(
+                    f"{sizes.models[0]}, {precision}: images to cached features",
+                    "its slower stage alone",
+                    share,
+                    "x",
+                    ">= 0.9",
+                )
             )
             claims.append(
                 Claim(
@@ -276,9 +298,22 @@ def extraction(sizes: Sizes) -> Outcome:
                 )
             )
         speed = _official_speed(images, dataset, sizes)
-    claims.append(Claim(f"{sizes.models[0]}: images per second the official way", "DataLoader, PIL, plain fp32 forward", speed, "images/s"))
+    claims.append(
+        Claim(
+            f"{sizes.models[0]}: images per second the official way",
+            "DataLoader, PIL, plain fp32 forward",
+            speed,
+            "images/s",
+        )
+    )
     return Outcome(
-        claims, rows, {"images": f"{sizes.images} JPEGs of 500 x 375 pixels", "decoding_threads": min(16, cores()), "batch": sizes.batch}
+        claims,
+        rows,
+        {
+            "images": f"{sizes.images} JPEGs of 500 x 375 pixels",
+            "decoding_threads": min(16, cores()),
+            "batch": sizes.batch,
+        },
     )
 
 
@@ -307,7 +342,13 @@ def _stages(dataset: Any, images: Path, folder: Path, sizes: Sizes, precision: s
     batch = batch.pin_memory() if sizes.device == "cuda" else batch
 
     def whole(_: Any) -> None:
-        extract(pipeline, dataset, Cache(folder / f"{precision}{next(caches)}"), Work(batch_size=sizes.batch), build=lambda: backbone)
+        extract(
+            pipeline,
+            dataset,
+            Cache(folder / f"{precision}{next(caches)}"),
+            Work(batch_size=sizes.batch),
+            build=lambda: backbone,
+        )
 
     def decoding(_: Any) -> None:
         def some(start: int) -> None:
@@ -319,14 +360,20 @@ def _stages(dataset: Any, images: Path, folder: Path, sizes: Sizes, precision: s
 
     def model(_: Any) -> None:
         kept = []
-        mean, std = (torch.tensor(values, device=sizes.device).view(1, 3, 1, 1) for values in (official.MEAN, official.STD))
+        mean, std = (
+            torch.tensor(values, device=sizes.device).view(1, 3, 1, 1) for values in (official.MEAN, official.STD)
+        )
         for _start in range(0, sizes.images, sizes.batch):
             here = batch.to(sizes.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
             kept.append(backbone.encode(here.contiguous()))
         torch.cat(kept).cpu()
 
-    timing = round_robin({"fewvit extract": whole, "decoding alone": decoding, "the model alone": model}, [None], sizes.rounds)
-    slower = [max(d, m) for d, m in zip(timing.seconds["decoding alone"], timing.seconds["the model alone"], strict=True)]
+    timing = round_robin(
+        {"fewvit extract": whole, "decoding alone": decoding, "the model alone": model}, [None], sizes.rounds
+    )
+    slower = [
+        max(d, m) for d, m in zip(timing.seconds["decoding alone"], timing.seconds["the model alone"], strict=True)
+    ]
     return timing, float(np.median([s / w for s, w in zip(slower, timing.seconds["fewvit extract"], strict=True)]))
 
 
@@ -337,7 +384,9 @@ def _official_speed(images: Path, dataset: Any, sizes: Sizes) -> float:
     weights = _backbone(sizes.models[0], sizes.device, "fp32", engine="eager")
     tensors, heads = weights.model.state_dict(), weights.spec.architecture.heads
     paths = [images / name for name in dataset.ids[: max(sizes.batch, sizes.images // 4)]]
-    loader = torch.utils.data.DataLoader(Files(paths), batch_size=sizes.batch, num_workers=cores(), pin_memory=sizes.device == "cuda")
+    loader = torch.utils.data.DataLoader(
+        Files(paths), batch_size=sizes.batch, num_workers=cores(), pin_memory=sizes.device == "cuda"
+    )
     started = time.perf_counter()
     with torch.no_grad():
         kept = [official.vit_forward(tensors, batch.to(sizes.device, non_blocking=True), heads) for batch in loader]
@@ -360,7 +409,9 @@ PARTS: dict[str, tuple[Callable[[Sizes], Outcome], str]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"only these, of {', '.join(PARTS)}")
-    parser.add_argument("--rehearse", action="store_true", help="every part on the CPU in tiny sizes; nothing is written")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="every part on the CPU in tiny sizes; nothing is written"
+    )
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}")

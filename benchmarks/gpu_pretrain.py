@@ -45,7 +45,13 @@ def pretraining(sizes: Any) -> Outcome:
         claims.append(Claim(f"{method.upper()} {preset}, bf16, views on the device", "the clock", best, "images/s"))
         if method == "dino":
             claims.append(
-                Claim("DINO ViT-S/16, share of the FLOP bound", "large bf16 products", max(r["flop_share"] for r in rows), "x", ">= 0.6")
+                Claim(
+                    "DINO ViT-S/16, share of the FLOP bound",
+                    "large bf16 products",
+                    max(r["flop_share"] for r in rows),
+                    "x",
+                    ">= 0.6",
+                )
             )
     return Outcome(claims, rows, {"large_product_tflops": rounded(peak / 1e12)})
 
@@ -58,7 +64,9 @@ def _speed(method: str, preset: str, batch: int, sizes: Any, compiled: bool) -> 
     task = recipe.task().to(sizes.device).train()
     order = Order(64 * batch, batch, recipe.epochs, seed=0)
     run, never = Run(task, order, Execution(sizes.device, compile=compiled)), Stopping()
-    pictures = torch.randint(0, 256, (batch, 3, _EDGE, _EDGE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures = torch.randint(
+        0, 256, (batch, 3, _EDGE, _EDGE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     warm_up, measured = (1, 2) if sizes.device == "cpu" else (8, 30)
     for i in range(warm_up + measured):
         if i == warm_up:
@@ -76,12 +84,16 @@ def _flops(method: str, task: Any) -> float:
     recipe, a = task.recipe, task.recipe.architecture
     cells = [(view.size // a.patch) ** 2 for view in recipe.views for _ in range(view.count)]
     if method == "dino":
-        return 3 * sum(_forward(a.width, a.depth, n + 1) for n in cells) + sum(_forward(a.width, a.depth, n + 1) for n in cells[:2])
+        return 3 * sum(_forward(a.width, a.depth, n + 1) for n in cells) + sum(
+            _forward(a.width, a.depth, n + 1) for n in cells[:2]
+        )
     if method == "msn":
         seen = [int(n * (1 - recipe.patch_drop)) if i < recipe.views[1].count else n for i, n in enumerate(cells[1:])]
         return 3 * sum(_forward(a.width, a.depth, n + 1) for n in seen) + _forward(a.width, a.depth, cells[0] + 1)
     kept = int(cells[0] * (1 - recipe.mask_ratio))
-    return 3 * (_forward(a.width, a.depth, kept + 1) + _forward(recipe.decoder_width, recipe.decoder_depth, cells[0] + 1))
+    return 3 * (
+        _forward(a.width, a.depth, kept + 1) + _forward(recipe.decoder_width, recipe.decoder_depth, cells[0] + 1)
+    )
 
 
 def _forward(width: int, depth: int, tokens: int) -> float:

@@ -78,7 +78,9 @@ def sklearn_vote(train: FeatureSet, test: FeatureSet) -> Callable[[], Any]:
     def weights(distance: np.ndarray) -> np.ndarray:
         return np.exp((1 - distance**2 / 2) / official.TEMPERATURE)
 
-    model = KNeighborsClassifier(max(official.KS), algorithm="brute", weights=weights).fit(unit(train.features), train.labels)
+    model = KNeighborsClassifier(max(official.KS), algorithm="brute", weights=weights).fit(
+        unit(train.features), train.labels
+    )
     queries = unit(test.features[::_SKLEARN_SHARE])
     return lambda: model.predict_proba(queries)
 
@@ -91,15 +93,34 @@ def compare(bank: int, queries: int, rounds: int) -> tuple[list[Claim], list[dic
     with worker(flat_search, bank, queries) as flat:
         wide, sklearn = flat_search(bank, queries), sklearn_vote(train, test)
         runs = {DINO: dino(train, test), FLAT: flat, WIDE: wide, SKLEARN: sklearn, OURS: lambda: ours(train, test)}
-        timing = round_robin({name: lambda _, name=name: answers.update({name: runs[name]()}) for name in runs}, [None], rounds)
+        timing = round_robin(
+            {name: lambda _, name=name: answers.update({name: runs[name]()}) for name in runs}, [None], rounds
+        )
     timing = Timing({**timing.seconds, SKLEARN: [_SKLEARN_SHARE * seconds for seconds in timing.seconds[SKLEARN]]})
     theirs, found = answers[DINO], answers[OURS]
     top1 = max(abs(theirs[k][0] - found[k][0]) for k in official.KS)
     top5 = max(abs(theirs[k][1] - found[k][1]) for k in official.KS)
     claims = [
-        Claim(f"k-NN, {bank} x {queries} x {WIDTH}, four k", "DINO's classifier, four passes", timing.ratio(OURS, DINO), "x", ">= 9"),
-        Claim("The same, time of search, vote and all k", "FAISS's flat search alone", 1 / timing.ratio(OURS, FLAT), "x", "<= 1.1"),
-        Claim("The same, time", "the same search with the kernels that fewvit makes FAISS take", 1 / timing.ratio(OURS, WIDE), "x"),
+        Claim(
+            f"k-NN, {bank} x {queries} x {WIDTH}, four k",
+            "DINO's classifier, four passes",
+            timing.ratio(OURS, DINO),
+            "x",
+            ">= 9",
+        ),
+        Claim(
+            "The same, time of search, vote and all k",
+            "FAISS's flat search alone",
+            1 / timing.ratio(OURS, FLAT),
+            "x",
+            "<= 1.1",
+        ),
+        Claim(
+            "The same, time",
+            "the same search with the kernels that fewvit makes FAISS take",
+            1 / timing.ratio(OURS, WIDE),
+            "x",
+        ),
         Claim("The same, speed", "scikit-learn, one k", timing.ratio(OURS, SKLEARN), "x"),
         Claim("The same, largest difference of top-1", "DINO's classifier", top1, "points", "<= 0"),
         Claim("The same, largest difference of top-5", "DINO's classifier", top5, "points", "<= 0"),
@@ -136,7 +157,9 @@ def measure(quick: bool) -> Outcome:
     claims, rows, facts = compare(bank, queries, rounds=2 if quick else 5)
     large = (20_000, 1_000) if quick else (200_000, 5_000)
     memory = {variant: in_fresh_process(search_memory, variant, *large) / _MIB for variant in (OURS, DINO)}
-    claim = Claim(f"k-NN, memory beyond the bank at {large[0]} x {large[1]} x {WIDTH}", "nothing", memory[OURS], "MiB", "<= 64")
+    claim = Claim(
+        f"k-NN, memory beyond the bank at {large[0]} x {large[1]} x {WIDTH}", "nothing", memory[OURS], "MiB", "<= 64"
+    )
     facts["memory_mib"] = {"bank and queries": large, **{variant: round(mib, 1) for variant, mib in memory.items()}}
     return Outcome([*claims, claim], rows, facts)
 

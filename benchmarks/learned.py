@@ -64,9 +64,16 @@ def raw_pixels(source: str, file: Path) -> None:
     """A features file of the pictures themselves, shrunk."""
     dataset, shown = open_dataset(source), Preprocess(cover=(_PIXELS, _PIXELS), crop=(_PIXELS, _PIXELS))
     pixels = np.stack([decode(dataset.read(i), shown)[0].reshape(-1) for i in range(len(dataset))]).astype(np.float32)
-    FeatureSet(pixels - pixels.mean(axis=1, keepdims=True), dataset.labels, dataset.ids, dataset.classes, "", dataset.name, "", "").save(
-        file
-    )
+    FeatureSet(
+        pixels - pixels.mean(axis=1, keepdims=True),
+        dataset.labels,
+        dataset.ids,
+        dataset.classes,
+        "",
+        dataset.name,
+        "",
+        "",
+    ).save(file)
 
 
 def features(kind: str, source: str, file: Path) -> None:
@@ -94,13 +101,27 @@ def judged(kind: str, folder: Path) -> dict[str, float]:
         files = [folder / f"{name}-{part}.npz" for part in ("train", "test")]
         for source, file in zip((train, test), files, strict=True):
             features(kind, source, file)
-        [row] = [r for r in command("knn", "--train", files[0], "--test", files[1], "--k", 20)["rows"] if r["metric"] == "top1"]
+        [row] = [
+            r
+            for r in command("knn", "--train", files[0], "--test", files[1], "--k", 20)["rows"]
+            if r["metric"] == "top1"
+        ]
         found[f"{name} k-NN"] = row["value"]
         probe = command("linear", "--train", files[0], "--test", files[1], "--protocol", "dinov2/1")
         [row] = [r for r in probe["rows"] if r["metric"] == "top1"]
         found[f"{name} linear probe"] = row["value"]
         shots = command(
-            "lowshot", "--train", files[0], "--test", files[1], "--shots", "1,2,5", "--trials", 3, "--classifier", "centroid,logistic"
+            "lowshot",
+            "--train",
+            files[0],
+            "--test",
+            files[1],
+            "--shots",
+            "1,2,5",
+            "--trials",
+            3,
+            "--classifier",
+            "centroid,logistic",
         )
         for row in shots["rows"]:
             if row["metric"] == "top1" and row["trial"] == "mean":
@@ -108,9 +129,21 @@ def judged(kind: str, folder: Path) -> dict[str, float]:
     file = folder / "omniglot.npz"
     features(kind, omniglot(), file)
     by_character(file)
-    rows = command("episodes", "--data", file, "--ways", 20, "--shots", 1, "--queries", 5, "--episodes", 300, "--classifier", "centroid")[
-        "rows"
-    ]
+    rows = command(
+        "episodes",
+        "--data",
+        file,
+        "--ways",
+        20,
+        "--shots",
+        1,
+        "--queries",
+        5,
+        "--episodes",
+        300,
+        "--classifier",
+        "centroid",
+    )["rows"]
     found["omniglot 20-way 1-shot"] = rows[0]["value"]
     return found
 
@@ -119,14 +152,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.learned", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN[ POOL]", help="run folders or backbones; `RUN mean` takes mean patch tokens")
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN[ POOL]", help="run folders or backbones; `RUN mean` takes mean patch tokens"
+    )
     parser.add_argument("--name", help="also write benchmarks/results/NAME.json")
-    parser.add_argument("--add", action="store_true", help="to what NAME.json holds, rather than anew with random weights and raw pixels")
+    parser.add_argument(
+        "--add",
+        action="store_true",
+        help="to what NAME.json holds, rather than anew with random weights and raw pixels",
+    )
     options = parser.parse_args()
     file = RESULTS / f"{options.name}.json"
     before = json.loads(file.read_text()) if options.add else {"rows": [], "training": {}}
     found = {}
-    for kind in (*(() if options.add else ("raw pixels", *(f"{_RANDOM}{run}" for run in options.runs[:1]))), *options.runs):
+    for kind in (
+        *(() if options.add else ("raw pixels", *(f"{_RANDOM}{run}" for run in options.runs[:1]))),
+        *options.runs,
+    ):
         with tempfile.TemporaryDirectory() as folder:
             found[kind] = judged(kind, Path(folder))
     width = max(map(len, next(iter(found.values()))))
@@ -143,7 +185,14 @@ def main() -> None:
         }
         write_json(
             file,
-            {"name": options.name, "what": __doc__.splitlines()[0], "claims": [], "rows": rows, "quick": False, **about},
+            {
+                "name": options.name,
+                "what": __doc__.splitlines()[0],
+                "claims": [],
+                "rows": rows,
+                "quick": False,
+                **about,
+            },
         )
 
 

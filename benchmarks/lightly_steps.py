@@ -135,8 +135,13 @@ class MsnStep(_Step):
         from lightly.models.modules.heads import MSNProjectionHead
 
         r = task.recipe
-        self.anchor, self.anchor_head = masked(r), MSNProjectionHead(r.architecture.width, r.projector_width, r.out_width)
-        self.target, self.target_head = (copy.deepcopy(part).requires_grad_(False) for part in (self.anchor, self.anchor_head))
+        self.anchor, self.anchor_head = (
+            masked(r),
+            MSNProjectionHead(r.architecture.width, r.projector_width, r.out_width),
+        )
+        self.target, self.target_head = (
+            copy.deepcopy(part).requires_grad_(False) for part in (self.anchor, self.anchor_head)
+        )
         self.prototypes = nn.Linear(r.out_width, r.prototypes, bias=False).weight
         self.criterion = MSNLoss(r.temperature, r.sinkhorn_rounds if r.sinkhorn else 0, r.memax_weight)
         super().__init__([self.anchor, self.anchor_head], r, [self.prototypes])
@@ -149,7 +154,9 @@ class MsnStep(_Step):
         whole, part, focal = views[0], views[1], torch.cat(list(views[2:]))
         with torch.no_grad():
             targets = self.target_head(self.target(whole))
-        kept, _ = utils.random_token_mask(size=(len(part), self.anchor.sequence_length), mask_ratio=self.recipe.patch_drop)
+        kept, _ = utils.random_token_mask(
+            size=(len(part), self.anchor.sequence_length), mask_ratio=self.recipe.patch_drop
+        )
         seen = [self.anchor_head(self.anchor(part, idx_keep=kept)), self.anchor_head(self.anchor(focal))]
         loss = self.criterion(torch.cat(seen), targets, self.prototypes.data, knobs["sharpening"])
         return self.update(loss, knobs, lambda: nn.utils.clip_grad_norm_(self.anchor.parameters(), self.recipe.clip))

@@ -32,13 +32,18 @@ STEPS = 8  # timed together, once or more: one alone is too short
 def heads_of(widths: Sequence[int], classes: int, batch: int, precision: str = "fp32") -> HeadGrid:
     """The grid for inputs that are the first so many columns; always the same weights."""
     probe = dataclasses.replace(PROBES["dinov2/1"], batch_size=batch, epochs=1000, precision=precision)
-    return HeadGrid(probe, [Input(i, "cls", 0, width) for i, width in enumerate(widths, start=1)], classes, seed=0).train()
+    return HeadGrid(
+        probe, [Input(i, "cls", 0, width) for i, width in enumerate(widths, start=1)], classes, seed=0
+    ).train()
 
 
 def batches(width: int, classes: int, batch: int) -> list[tuple[Tensor, Tensor]]:
     """A few random batches that fit into no cache together with the heads."""
     stream = torch.Generator().manual_seed(1)
-    return [(torch.randn(batch, width, generator=stream), torch.randint(classes, (batch,), generator=stream)) for _ in range(STEPS)]
+    return [
+        (torch.randn(batch, width, generator=stream), torch.randint(classes, (batch,), generator=stream))
+        for _ in range(STEPS)
+    ]
 
 
 def ours(heads: HeadGrid, batch: int) -> Callable[[int, Tensor, Tensor], float]:
@@ -58,7 +63,10 @@ def dinov2(start: HeadGrid) -> Callable[[int, Tensor, Tensor], float]:
                 layer.weight.copy_(start.stacks[place].weight[rate])
                 layer.bias.zero_()
     recipe = start.recipe
-    groups = [{"params": layer.parameters(), "lr": recipe.scaled_lr(DINOV2_LRS[int(key.split("_")[1])])} for key, layer in heads.items()]
+    groups = [
+        {"params": layer.parameters(), "lr": recipe.scaled_lr(DINOV2_LRS[int(key.split("_")[1])])}
+        for key, layer in heads.items()
+    ]
     optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8 * 1000, eta_min=0)
     criterion = nn.CrossEntropyLoss()
@@ -84,7 +92,9 @@ def trajectory(widths: Sequence[int], classes: int, batch: int) -> float:
     return float(np.abs(pairs[:, 1] / pairs[:, 0] - 1).max())
 
 
-def counted(step: Callable[[int, Tensor, Tensor], float], times: int) -> Callable[[Sequence[tuple[Tensor, Tensor]]], None]:
+def counted(
+    step: Callable[[int, Tensor, Tensor], float], times: int
+) -> Callable[[Sequence[tuple[Tensor, Tensor]]], None]:
     """So many steps on each of the batches, numbered on from those before."""
     numbers = itertools.count()
 
@@ -98,7 +108,11 @@ def counted(step: Callable[[int, Tensor, Tensor], float], times: int) -> Callabl
 def measure(quick: bool) -> Outcome:
     torch.set_num_threads(1 if quick else cores())
     # inputs, classes, batch, rounds, passes over the batches; the second is DINOv2's grid of a ViT-S on 200 classes
-    settings = [((64, 128), 10, 32, 2, 1)] if quick else [((384, 768), 100, 256, 15, 2), ((384, 768, 1536, 1920), 200, 1024, 7, 1)]
+    settings = (
+        [((64, 128), 10, 32, 2, 1)]
+        if quick
+        else [((384, 768), 100, 256, 15, 2), ((384, 768, 1536, 1920), 200, 1024, 7, 1)]
+    )
     rows: list[dict[str, Any]] = []
     claims: list[Claim] = []
     for widths, classes, batch, rounds, times in settings:
@@ -116,7 +130,13 @@ def measure(quick: bool) -> Outcome:
         claims.append(Claim(f"{what}, fp32", PEER, timing.ratio(OURS, PEER), "x", ">= 1.9"))
         claims.append(Claim("The same, bf16", PEER, timing.ratio(OURS_BF16, PEER), "x", ">= 2.5"))
         claims.append(
-            Claim("The same, fp32, largest relative difference of the loss", PEER, trajectory(widths, classes, batch), "", "<= 1e-4")
+            Claim(
+                "The same, fp32, largest relative difference of the loss",
+                PEER,
+                trajectory(widths, classes, batch),
+                "",
+                "<= 1e-4",
+            )
         )
     return Outcome(claims, rows, {"threads": 1 if quick else cores(), "learning_rates": len(DINOV2_LRS)})
 

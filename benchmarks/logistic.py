@@ -34,7 +34,9 @@ def support(classes: int, shots: int, width: int, seed: int = 0) -> tuple[np.nda
     rotation = np.linalg.qr(random.normal(size=(width, width)))[0]
     labels = np.repeat(np.arange(classes), shots)
     noise = 1.2 * random.normal(size=(len(labels), width))
-    rows = ((random.normal(size=(classes, width))[labels] + noise) * spectrum) @ rotation + 0.2 * random.normal(size=width)
+    rows = ((random.normal(size=(classes, width))[labels] + noise) * spectrum) @ rotation + 0.2 * random.normal(
+        size=width
+    )
     rows -= rows.mean(axis=1, keepdims=True)
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), labels
 
@@ -43,7 +45,9 @@ def objective(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
     """MSN's, in float64."""
     wide = weights.astype(np.float64)
     logits = x.astype(np.float64) @ wide.T
-    return float((logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]).mean() + LAMBDA / 2 / len(y) * np.square(wide).sum())
+    return float(
+        (logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]).mean() + LAMBDA / 2 / len(y) * np.square(wide).sum()
+    )
 
 
 def ours(x: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
@@ -66,10 +70,20 @@ def cyanure(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     from cyanure.estimators import Classifier
 
     model = Classifier(
-        loss="multiclass-logistic", penalty="l2", lambda_1=LAMBDA / len(y), fit_intercept=False, tol=1e-3, max_iter=300, verbose=False
+        loss="multiclass-logistic",
+        penalty="l2",
+        lambda_1=LAMBDA / len(y),
+        fit_intercept=False,
+        tol=1e-3,
+        max_iter=300,
+        verbose=False,
     )
     model.fit(x, y)
-    return np.asarray(model.get_weights()).T if np.asarray(model.get_weights()).shape[0] == x.shape[1] else np.asarray(model.get_weights())
+    return (
+        np.asarray(model.get_weights()).T
+        if np.asarray(model.get_weights()).shape[0] == x.shape[1]
+        else np.asarray(model.get_weights())
+    )
 
 
 def prepared_cyanure(classes: int, shots: int, width: int) -> Callable[[], np.ndarray]:
@@ -101,13 +115,22 @@ def compare(classes: int, shots: int, width: int, rounds: int) -> tuple[list[dic
     for row in timing.rows(SKLEARN, shots=shots, width=width):
         gap = (objective(answers[row["variant"]], x, y) - truth.objective) / truth.objective
         agree = 100 * float((predictions[row["variant"]] == predictions[OURS]).mean())
-        rows.append({**row, "gap": rounded(gap), "same_predictions": rounded(agree), **({"tol": tol} if row["variant"] == SKLEARN else {})})
+        rows.append(
+            {
+                **row,
+                "gap": rounded(gap),
+                "same_predictions": rounded(agree),
+                **({"tol": tol} if row["variant"] == SKLEARN else {}),
+            }
+        )
     return rows, {name: timing.ratio(OURS, name) for name in runs if name != OURS}
 
 
 def measure(quick: bool) -> Outcome:
     torch.set_num_threads(cores())
-    settings = ((100, 1, 64, 2),) if quick else ((1000, 1, 384, 5), (1000, 2, 384, 3), (1000, 5, 384, 3), (1000, 5, 768, 1))
+    settings = (
+        ((100, 1, 64, 2),) if quick else ((1000, 1, 384, 5), (1000, 2, 384, 3), (1000, 5, 384, 3), (1000, 5, 768, 1))
+    )
     rows: list[dict[str, Any]] = []
     claims: list[Claim] = []
     for classes, shots, width, rounds in settings:

@@ -26,7 +26,13 @@ from typing import Any, TypeVar
 from fewvit.cpu import cores
 
 RESULTS = Path(__file__).parent / "results"
-SETTINGS = ("OPENBLAS_CORETYPE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MKL_ENABLE_INSTRUCTIONS")
+SETTINGS = (
+    "OPENBLAS_CORETYPE",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "MKL_ENABLE_INSTRUCTIONS",
+)
 PACKAGES = (
     "torch",
     "torchvision",
@@ -59,19 +65,27 @@ class Timing:
 
     def ratio(self, variant: str, peer: str) -> float:
         """How many times faster than `peer`: the median of the rounds' ratios."""
-        return statistics.median(theirs / ours for theirs, ours in zip(self.seconds[peer], self.seconds[variant], strict=True))
+        return statistics.median(
+            theirs / ours for theirs, ours in zip(self.seconds[peer], self.seconds[variant], strict=True)
+        )
 
     def rows(self, peer: str, count: int | None = None, **columns: Any) -> list[dict[str, Any]]:
         """One row per variant: seconds, ratio to `peer`, and how many of `count` images (or queries) pass per second."""
         rows = []
         for variant, seconds in self.seconds.items():
             speed = {"per_second": rounded(count / min(seconds))} if count else {}
-            times = {"median_s": rounded(self.median(variant)), "min_s": rounded(min(seconds)), "ratio": rounded(self.ratio(variant, peer))}
+            times = {
+                "median_s": rounded(self.median(variant)),
+                "min_s": rounded(min(seconds)),
+                "ratio": rounded(self.ratio(variant, peer)),
+            }
             rows.append({**columns, "variant": variant, **times, **speed})
         return rows
 
 
-def round_robin(variants: Mapping[str, Callable[[Any], Any]], items: Sequence[Any], rounds: int, *, warm_up: bool = True) -> Timing:
+def round_robin(
+    variants: Mapping[str, Callable[[Any], Any]], items: Sequence[Any], rounds: int, *, warm_up: bool = True
+) -> Timing:
     """Time every variant on every item, once per round; a round's seconds are summed over the items.
 
     The variants take turns item by item, each time another one first, so that a disturbance hits all of them. `warm_up`: each
@@ -173,9 +187,16 @@ def main(name: str, what: str, measure: Callable[[bool], Outcome]) -> None:
     """Run one benchmark from the command line: print its rows and claims, and replace results/NAME.json unless it was a quick run."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=what)
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes and few rounds: to see that it runs; nothing is written without --out"
+        "--quick",
+        action="store_true",
+        help="small sizes and few rounds: to see that it runs; nothing is written without --out",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of NAME.json; default {RESULTS.relative_to(RESULTS.parents[1])}")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"folder of NAME.json; default {RESULTS.relative_to(RESULTS.parents[1])}",
+    )
     options = parser.parse_args()
     load = os.getloadavg()[0]
     outcome = measure(options.quick)
@@ -197,7 +218,17 @@ def write(path: Path, name: str, what: str, outcome: Outcome, *, quick: bool, lo
         "quick": quick,
         "load_before": round(load, 2),
     }
-    write_json(path, {"name": name, "what": what, "claims": claims, "rows": list(outcome.rows), "facts": dict(outcome.facts), **about})
+    write_json(
+        path,
+        {
+            "name": name,
+            "what": what,
+            "claims": claims,
+            "rows": list(outcome.rows),
+            "facts": dict(outcome.facts),
+            **about,
+        },
+    )
 
 
 def show(outcome: Outcome) -> None:
@@ -247,7 +278,9 @@ def rounded(value: float) -> float:
 
 def _cpu() -> str:
     """Model, and the family and model numbers that tell apart what hypervisors call by one name."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if ":" in line)
+    fields = dict(
+        line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if ":" in line
+    )
     facts = {key.strip(): value.strip() for key, value in fields.items()}
     wide = ", AVX-512" if "avx512f" in facts.get("flags", "").split() else ""
     bf16 = ", bf16" if "avx512_bf16" in facts.get("flags", "").split() else ""

@@ -37,9 +37,13 @@ def vit_forward(weights: Mapping[str, Tensor], images: Tensor, heads: int) -> Te
     """Normed class tokens (B, D) of images (B, 3, H, W): a pre-norm ViT with its attention matrix written out."""
     patch = weights["patch_embed.proj.weight"].shape[-1]
     patches = (
-        F.conv2d(images, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=patch).flatten(2).transpose(1, 2)
+        F.conv2d(images, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=patch)
+        .flatten(2)
+        .transpose(1, 2)
     )
-    x = torch.cat([weights["cls_token"].expand(len(images), -1, -1), patches], dim=1) + weights["pos_embed"]  # (B, T, D)
+    x = (
+        torch.cat([weights["cls_token"].expand(len(images), -1, -1), patches], dim=1) + weights["pos_embed"]
+    )  # (B, T, D)
     x = blocks(x, weights, "blocks.", heads)
     return F.layer_norm(x, x.shape[-1:], weights["norm.weight"], weights["norm.bias"], 1e-6)[:, 0]
 
@@ -63,12 +67,16 @@ def blocks(x: Tensor, weights: Mapping[str, Tensor], prefix: str, heads: int) ->
     return x
 
 
-def knn_evaluation(train: Tensor, labels: Tensor, test: Tensor, targets: Tensor, n_classes: int) -> dict[int, tuple[float, float]]:
+def knn_evaluation(
+    train: Tensor, labels: Tensor, test: Tensor, targets: Tensor, n_classes: int
+) -> dict[int, tuple[float, float]]:
     """k -> (top-1, top-5) in percent of unit-length features (N, D) and (Q, D): the classifier runs once for each k, as the official script does."""
     return {k: knn_classifier(train, labels, test, targets, k, n_classes) for k in KS}
 
 
-def knn_classifier(train: Tensor, labels: Tensor, test: Tensor, targets: Tensor, k: int, n_classes: int) -> tuple[float, float]:
+def knn_classifier(
+    train: Tensor, labels: Tensor, test: Tensor, targets: Tensor, k: int, n_classes: int
+) -> tuple[float, float]:
     """Top-1 and top-5 in percent. Queries go in 100 chunks; each neighbour's class becomes a one-hot row, weighted and summed; all classes are sorted."""
     bank = train.t()
     size = len(test) // 100

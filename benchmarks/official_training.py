@@ -95,7 +95,8 @@ class DinoStep:
             x = F.linear(x, weights[f"head.mlp.{i}.weight"], weights[f"head.mlp.{i}.bias"])
             x = F.gelu(x) if i < 4 else x
         return F.linear(
-            F.normalize(x, dim=-1), torch._weight_norm(weights["head.last_layer.weight_v"], weights["head.last_layer.weight_g"])
+            F.normalize(x, dim=-1),
+            torch._weight_norm(weights["head.last_layer.weight_v"], weights["head.last_layer.weight_g"]),
         )
 
     def loss(self, student: Tensor, teacher: Tensor, temperature: float, crops: int) -> Tensor:
@@ -170,7 +171,9 @@ class MaeStep:
         x = F.linear(x, w["decoder_pred.weight"], w["decoder_pred.bias"])[:, 1:]
         p = r.architecture.patch
         side = images.shape[-1] // p
-        target = torch.einsum("nchpwq->nhwpqc", images.reshape(-1, 3, side, p, side, p)).reshape(len(images), side**2, -1)
+        target = torch.einsum("nchpwq->nhwpqc", images.reshape(-1, 3, side, p, side, p)).reshape(
+            len(images), side**2, -1
+        )
         if r.normalised_pixels:
             target = (target - target.mean(dim=-1, keepdim=True)) / (target.var(dim=-1, keepdim=True) + 1e-6) ** 0.5
         loss = ((x - target) ** 2).mean(dim=-1)
@@ -220,7 +223,12 @@ class MsnStep:
         loss = torch.mean(torch.sum(torch.log(p ** (-targets)), dim=1)) + r.memax_weight * (
             torch.log(torch.tensor(float(len(mean)))) + torch.sum(torch.log(mean**mean))
         )
-        found = update(self.optimizer, loss, knobs, lambda: torch.nn.utils.clip_grad_norm_(list(self.anchor.values()), r.clip) and None)
+        found = update(
+            self.optimizer,
+            loss,
+            knobs,
+            lambda: torch.nn.utils.clip_grad_norm_(list(self.anchor.values()), r.clip) and None,
+        )
         with torch.no_grad():
             for name, slow in self.target.items():
                 slow.mul_(knobs["momentum"]).add_((1 - knobs["momentum"]) * self.anchor[name])

@@ -69,7 +69,9 @@ def synthetic_jpeg(seed: int, width: int = 500, height: int = 375, grain: float 
     for octave in range(2, 8):  # amplitude falls with frequency, as in photographs
         cells = random.normal(size=(2**octave, 2**octave, 3)) * 160 / 2**octave * 2
         smooth = [
-            np.asarray(Image.fromarray(cells[:, :, c].astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
+            np.asarray(
+                Image.fromarray(cells[:, :, c].astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+            )
             for c in range(3)
         ]
         picture += np.stack(smooth, axis=2)

@@ -24,7 +24,12 @@ from .pictures import as_input, jpegs, numbered, synthetic_jpeg
 
 WHAT = "images to cached features, ViT-S/16, all cores"
 BATCH = 32
-WHOLE, DECODING, MODEL, DINO = "fewvit extract", "decoding alone", "the model alone", "DINO: DataLoader, PIL transform, plain forward"
+WHOLE, DECODING, MODEL, DINO = (
+    "fewvit extract",
+    "decoding alone",
+    "the model alone",
+    "DINO: DataLoader, PIL transform, plain forward",
+)
 _MIB = 2**20
 
 
@@ -77,7 +82,9 @@ def time_stages(count: int, rounds: int) -> tuple[list[Claim], list[dict[str, An
 
         def decoding(_: Any) -> None:
             with ThreadPoolExecutor(min(16, cores()), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                for _pixels in pool.map(lambda i: decode(dataset.read(i), pipeline.preprocess)[0].shape, range(len(dataset))):
+                for _pixels in pool.map(
+                    lambda i: decode(dataset.read(i), pipeline.preprocess)[0].shape, range(len(dataset))
+                ):
                     pass
 
         def model(_: Any) -> None:
@@ -89,7 +96,10 @@ def time_stages(count: int, rounds: int) -> tuple[list[Claim], list[dict[str, An
 
         variants: dict[str, Callable[[Any], None]] = {DINO: dino, WHOLE: whole, DECODING: decoding, MODEL: model}
         timing = round_robin(variants, [None], rounds)
-    shares = [w / (d + m) for w, d, m in zip(timing.seconds[WHOLE], timing.seconds[DECODING], timing.seconds[MODEL], strict=True)]
+    shares = [
+        w / (d + m)
+        for w, d, m in zip(timing.seconds[WHOLE], timing.seconds[DECODING], timing.seconds[MODEL], strict=True)
+    ]
     claims = [
         Claim(
             "Images to cached features, CPU, time of the whole",
@@ -98,9 +108,18 @@ def time_stages(count: int, rounds: int) -> tuple[list[Claim], list[dict[str, An
             "x",
             "<= 1.1",
         ),
-        Claim("Images to features, CPU, speed", "DINO's way: DataLoader, PIL, plain forward", timing.ratio(WHOLE, DINO), "x"),
+        Claim(
+            "Images to features, CPU, speed",
+            "DINO's way: DataLoader, PIL, plain forward",
+            timing.ratio(WHOLE, DINO),
+            "x",
+        ),
     ]
-    return claims, timing.rows(DINO, len(files)), {"images": said, "measured_images": len(files), "rounds": rounds, "threads": cores()}
+    return (
+        claims,
+        timing.rows(DINO, len(files)),
+        {"images": said, "measured_images": len(files), "rounds": rounds, "threads": cores()},
+    )
 
 
 def _write(folder: Path, files: list[bytes]) -> None:

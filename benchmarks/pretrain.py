@@ -25,7 +25,12 @@ from . import lightly_steps, official_training
 from .measure import Claim, Outcome, cores, main, round_robin
 
 WHAT = "Pretraining step on a CPU, ViT-Ti/4 at 32 px, images per second"
-OFFICIAL, LIGHTLY, OURS, OURS_BF16 = "official step fp32", "lightly's parts fp32", "fewvit fp32", "fewvit --precision bf16"
+OFFICIAL, LIGHTLY, OURS, OURS_BF16 = (
+    "official step fp32",
+    "lightly's parts fp32",
+    "fewvit fp32",
+    "fewvit --precision bf16",
+)
 PEERS = {OFFICIAL: official_training, LIGHTLY: lightly_steps}
 STEPS = {"dino": "DinoStep", "mae": "MaeStep", "msn": "MsnStep"}
 GOALS = {"dino": (">= 1.8", ">= 2.1"), "mae": (">= 1.25", ">= 1.4"), "msn": ("", "")}
@@ -35,7 +40,9 @@ IMAGES = 4096  # of a pretended data set, which decides the length of schedules 
 def task_of(method: str, batch: int, precision: str = "fp32") -> Any:
     """A method on ViT-Ti/4 at 32 pixels, with 2 global and 6 local crops where it has crops; always the same weights."""
     kind = find("methods", method)
-    recipe = dataclasses.replace(kind.presets["small/32"], batch_size=batch, precision=precision, epochs=4, warmup_epochs=1)
+    recipe = dataclasses.replace(
+        kind.presets["small/32"], batch_size=batch, precision=precision, epochs=4, warmup_epochs=1
+    )
     architecture = Architecture(192, 12, 3, 4, grid=8, positions=recipe.architecture.positions)
     views = recipe.views if method != "dino" else (*recipe.views[:2], dataclasses.replace(recipe.views[2], count=6))
     recipe = dataclasses.replace(recipe, architecture=architecture, views=views)
@@ -48,7 +55,11 @@ def task_of(method: str, batch: int, precision: str = "fp32") -> Any:
 def views_of(task: Any, batch: int, number: int) -> list[Tensor]:
     """Random pictures in the shapes of the recipe's views."""
     stream = torch.Generator().manual_seed(number)
-    return [torch.randn(batch, 3, view.size, view.size, generator=stream) for view in task.recipe.views for _ in range(view.count)]
+    return [
+        torch.randn(batch, 3, view.size, view.size, generator=stream)
+        for view in task.recipe.views
+        for _ in range(view.count)
+    ]
 
 
 def stepper(method: str, batch: int, way: str) -> Callable[[int], float]:
@@ -102,7 +113,9 @@ def measure(quick: bool) -> Outcome:
             claims += [Claim(what, peer, timing.ratio(ours, peer), "x") for peer in with_lightly()]
         steps = 3 if quick else 20
         apart = trajectory(method, 8, steps)
-        claims.append(Claim(f"{name} loss over {steps} steps, largest relative difference", "official step", apart, "", "<= 1e-3"))
+        claims.append(
+            Claim(f"{name} loss over {steps} steps, largest relative difference", "official step", apart, "", "<= 1e-3")
+        )
     return Outcome(claims, rows, {"threads": 1 if quick else cores(), "dino_outputs": 8192})
 
 

@@ -29,7 +29,9 @@ NAMES = (
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run_all", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these, of {', '.join(NAMES)}")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs; the results stay as they are")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, to see that everything runs; the results stay as they are"
+    )
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")

@@ -57,7 +57,9 @@ def imported(arguments: Sequence[str]) -> str:
 def _run(command: Sequence[str], expected: int) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     if ended.returncode != expected:
-        raise SystemExit(f"{' '.join(command)} ended with {ended.returncode} instead of {expected}: {ended.stderr[-500:]}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with {ended.returncode} instead of {expected}: {ended.stderr[-500:]}"
+        )
 
 
 def warm_cache(folder: Path, count: int) -> list[str]:
@@ -96,7 +98,9 @@ def measure(quick: bool) -> Outcome:
     count, rounds = (500, 2) if quick else (10_000, 7)
     with tempfile.TemporaryDirectory() as name:
         knn = warm_cache(Path(name), count)
-        runs: dict[str, Any] = {label: lambda _, a=a, code=code: fewvit(a, code) for label, (code, a) in COMMANDS.items()}
+        runs: dict[str, Any] = {
+            label: lambda _, a=a, code=code: fewvit(a, code) for label, (code, a) in COMMANDS.items()
+        }
         runs[WARM] = lambda _: fewvit(knn, 0)
         runs[EAGER] = lambda _: _run([sys.executable, "-c", "import argparse, torch, torchvision, timm"], 0)
         timing = round_robin(runs, [None], rounds)

@@ -45,7 +45,9 @@ def learned(folder: Path = RESULTS) -> str:
     result = json.loads(file.read_text())
     kinds = [row["features"] for row in result["rows"]]
     lines = [f"| | {' | '.join(kinds)} |", f"|---|{'---:|' * len(kinds)}"]
-    lines += [f"| {title} | {' | '.join(f'{row[name]:.2f}' for row in result['rows'])} |" for name, title in _LEARNED.items()]
+    lines += [
+        f"| {title} | {' | '.join(f'{row[name]:.2f}' for row in result['rows'])} |" for name, title in _LEARNED.items()
+    ]
     lines += [""]
     for name, run in result["training"].items():
         begun = f" from {run['init']}" if run["init"] else ""
@@ -99,7 +101,11 @@ def headlines(folder: Path = RESULTS) -> str:
         return "**" + " to ".join(f"{_number(one, '')}×" for one in dict.fromkeys((found[0], found[-1]))) + "**"
 
     goals = [claim for _, claim in made if claim["met"] is not None]
-    missed = [f"{claim['what']} ({_number(claim['value'], claim['unit'])}, goal {_goal(claim)})" for claim in goals if not claim["met"]]
+    missed = [
+        f"{claim['what']} ({_number(claim['value'], claim['unit'])}, goal {_goal(claim)})"
+        for claim in goals
+        if not claim["met"]
+    ]
     lines = [
         f"Images to features on a CPU: {times(_PIPELINE)} as fast as DINO's way (DataLoader, PIL, plain forward). "
         f"With all features in the cache, `fewvit knn` on 10,000 + 10,000 images takes {_number(value(_WARM), 's')}, start-up included.",
@@ -112,7 +118,9 @@ def headlines(folder: Path = RESULTS) -> str:
         f"{len(goals) - len(missed)} of {len(goals)} goals, each set before it was measured, are met. "
         f"Missed: {'; '.join(missed) or 'none'}.",
     ]
-    machines = sorted({f"{result['machine']['cores']} cores of {result['machine']['cpu']}" for result in results if result["claims"]})
+    machines = sorted(
+        {f"{result['machine']['cores']} cores of {result['machine']['cpu']}" for result in results if result["claims"]}
+    )
     origin = f"Measured side by side with the peer, in one process and in turn, on {'; '.join(machines)}."
     return "\n".join([*(f"* {line}" for line in lines), "", origin])
 
@@ -133,9 +141,7 @@ def _results(folder: Path) -> list[dict[str, Any]]:
 
 
 def _line(claim: Mapping[str, Any]) -> str:
-    return (
-        f"| {claim['what']} | {claim['against']} | {_number(claim['value'], claim['unit'])} | {_goal(claim)} | {_VERDICT[claim['met']]} |"
-    )
+    return f"| {claim['what']} | {claim['against']} | {_number(claim['value'], claim['unit'])} | {_goal(claim)} | {_VERDICT[claim['met']]} |"
 
 
 def _goal(claim: Mapping[str, Any]) -> str:

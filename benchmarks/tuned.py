@@ -48,20 +48,30 @@ def main() -> None:
     parser.add_argument("--train", default=sources()["tiny-imagenet"][0])
     parser.add_argument("--test", default=sources()["tiny-imagenet"][1])
     options = parser.parse_args()
-    found = {m: [tuned(options.runs, options.backbone, options.train, options.test, m, seed) for seed in SEEDS] for m in MODES}
+    found = {
+        m: [tuned(options.runs, options.backbone, options.train, options.test, m, seed) for seed in SEEDS]
+        for m in MODES
+    }
     frozen = next(iter(found.values()))  # the same draws for every mode
     rows: list[dict[str, Any]] = [
-        {"method": f"frozen {name}", **summary([draw[name] for draw in frozen])} for name in frozen[0] if name not in MODES
+        {"method": f"frozen {name}", **summary([draw[name] for draw in frozen])}
+        for name in frozen[0]
+        if name not in MODES
     ]
     for mode, draws in found.items():
         gains = [draw[mode] - draw["logistic"] for draw in draws]
-        rows.append({"method": mode, **summary([draw[mode] for draw in draws]), "gains": [round(gain, 2) for gain in gains]})
+        rows.append(
+            {"method": mode, **summary([draw[mode] for draw in draws]), "gains": [round(gain, 2) for gain in gains]}
+        )
     for row in rows:
         print(f"{row['method']:<20} {row['mean']:6.2f} +- {row['std']:.2f}  {row.get('gains', '')}")
     about = {"machine": machine(), "date": datetime.date.today().isoformat(), "versions": versions()}
     facts = {"backbone": options.backbone, "shots": SHOTS, "draws": len(SEEDS), "precision": "bf16", "full_epochs": 30}
     what = __doc__.splitlines()[0]
-    write_json(RESULTS / "tuned.json", {"name": "tuned", "what": what, "claims": [], "rows": rows, "facts": facts, "quick": False, **about})
+    write_json(
+        RESULTS / "tuned.json",
+        {"name": "tuned", "what": what, "claims": [], "rows": rows, "facts": facts, "quick": False, **about},
+    )
 
 
 if __name__ == "__main__":

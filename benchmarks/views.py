@@ -28,7 +28,12 @@ from .measure import Claim, Outcome, main, round_robin
 from .pictures import jpegs
 
 WHAT = "Random views of decoded pictures on one core"
-PIL, V2, LIGHTLY, OURS = "PIL + torchvision transforms", "torchvision v2 on tensors", "lightly's DINOTransform", "fewvit"
+PIL, V2, LIGHTLY, OURS = (
+    "PIL + torchvision transforms",
+    "torchvision v2 on tensors",
+    "lightly's DINOTransform",
+    "fewvit",
+)
 _JITTER = (0.4, 0.4, 0.2, 0.1)
 
 
@@ -69,7 +74,9 @@ def pil_transform(view: View) -> Callable[[Image.Image], Tensor]:
     ]
     return transforms.Compose(
         [
-            transforms.RandomResizedCrop(view.size, scale=view.scale, interpolation=transforms.InterpolationMode(view.interpolation)),
+            transforms.RandomResizedCrop(
+                view.size, scale=view.scale, interpolation=transforms.InterpolationMode(view.interpolation)
+            ),
             transforms.RandomHorizontalFlip(view.flip),
             *(colours if any(view.jitter) else []),
             transforms.ToTensor(),
@@ -88,7 +95,9 @@ def v2_transform(view: View) -> Callable[[Tensor], Tensor]:
     ]
     return v2.Compose(
         [
-            v2.RandomResizedCrop(view.size, view.scale, interpolation=v2.InterpolationMode(view.interpolation), antialias=True),
+            v2.RandomResizedCrop(
+                view.size, view.scale, interpolation=v2.InterpolationMode(view.interpolation), antialias=True
+            ),
             v2.RandomHorizontalFlip(view.flip),
             *(colours if any(view.jitter) else []),
             v2.ToDtype(torch.float32, scale=True),
@@ -103,15 +112,27 @@ def lightly(views: Sequence[View]) -> Callable[[Sequence[Any]], list[Tensor]]:
 
     first, _, local = views
     transform = DINOTransform(
-        first.size, first.scale, local.size, local.scale, local.count, sigmas=first.blur_radius, gaussian_blur=tuple(v.blur for v in views)
+        first.size,
+        first.scale,
+        local.size,
+        local.scale,
+        local.count,
+        sigmas=first.blur_radius,
+        gaussian_blur=tuple(v.blur for v in views),
     )
-    return lambda pictures: [torch.stack(batch) for batch in zip(*(transform(picture) for picture in pictures), strict=True)]
+    return lambda pictures: [
+        torch.stack(batch) for batch in zip(*(transform(picture) for picture in pictures), strict=True)
+    ]
 
 
-def one_by_one(views: Sequence[View], transform: Callable[[View], Callable[[Any], Tensor]]) -> Callable[[Sequence[Any]], list[Tensor]]:
+def one_by_one(
+    views: Sequence[View], transform: Callable[[View], Callable[[Any], Tensor]]
+) -> Callable[[Sequence[Any]], list[Tensor]]:
     """A batch of each crop, from pictures transformed one by one."""
     crops = [made for view in views for made in [transform(view)] * view.count]
-    return lambda pictures: [torch.stack(batch) for batch in zip(*([crop(picture) for crop in crops] for picture in pictures), strict=True)]
+    return lambda pictures: [
+        torch.stack(batch) for batch in zip(*([crop(picture) for crop in crops] for picture in pictures), strict=True)
+    ]
 
 
 def measure(quick: bool) -> Outcome:
@@ -128,14 +149,27 @@ def measure(quick: bool) -> Outcome:
         makers = {PIL: one_by_one(views, pil_transform), V2: one_by_one(views, v2_transform), OURS: batches(views)}
         if len(views) == 3 and importlib.util.find_spec("lightly"):
             makers[LIGHTLY] = lightly(views)
-        inputs = {PIL: decoded, LIGHTLY: decoded, V2: tensors, OURS: tensors}  # (3, H, W) views of (H, W, 3), as torchvision decodes
+        inputs = {
+            PIL: decoded,
+            LIGHTLY: decoded,
+            V2: tensors,
+            OURS: tensors,
+        }  # (3, H, W) views of (H, W, 3), as torchvision decodes
         variants = {kind: of_part(makers[kind], inputs[kind]) for kind in makers}
         timing = round_robin(variants, [slice(i, i + batch) for i in range(0, len(files), batch)], rounds)
         for row in timing.rows(PIL, len(files), views=name):
             rows.append({**row, "ms_per_image": round(1000 * row["min_s"] / len(files), 2)})
         claims.append(Claim(f"Views, {name}, one core", "PIL pipeline", timing.ratio(OURS, PIL), "x", goal))
-        claims += [Claim(f"Views, {name}, one core", peer, timing.ratio(OURS, peer), "x") for peer in (V2, LIGHTLY) if peer in makers]
-    return Outcome(claims, rows, {"images": said, "batch": batch, "rounds": rounds, "threads": 1, "measured": "from decoded pictures on"})
+        claims += [
+            Claim(f"Views, {name}, one core", peer, timing.ratio(OURS, peer), "x")
+            for peer in (V2, LIGHTLY)
+            if peer in makers
+        ]
+    return Outcome(
+        claims,
+        rows,
+        {"images": said, "batch": batch, "rounds": rounds, "threads": 1, "measured": "from decoded pictures on"},
+    )
 
 
 def of_part(maker: Callable[[Any], Any], pictures: Any) -> Callable[[slice], Any]:

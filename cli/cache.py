@@ -36,7 +36,9 @@ def info(place: Place, output: Output) -> None:
 def clear(
     place: Place,
     output: Output,
-    backbone: Annotated[str | None, typer.Option("--backbone", "-m", metavar="NAME", help="Only this backbone's features.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", "-m", metavar="NAME", help="Only this backbone's features.")
+    ] = None,
 ) -> None:
     """Remove stored features. Weights and accepted licences stay."""
     from fewvit.extraction.cache import Cache, default_cache_dir

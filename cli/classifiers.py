@@ -19,7 +19,9 @@ def settings_of(classifiers: Classifiers, default: str) -> dict[str, dict[str, A
     return settings_for("classifiers", names, [parse_setting(text) for text in classifiers.set or ()])
 
 
-def settings_with_last_block(classifiers: Classifiers, default: str) -> tuple[dict[str, dict[str, Any]], list[Setting] | None]:
+def settings_with_last_block(
+    classifiers: Classifiers, default: str
+) -> tuple[dict[str, dict[str, Any]], list[Setting] | None]:
     """As `settings_of`, and what --set says of the last block's training; None where `last-block` is not among the classifiers."""
     names = [name.replace("-", "_") for name in (classifiers.classifier or default).split(",") if name]
     if "last_block" not in names:
@@ -31,7 +33,11 @@ def settings_with_last_block(classifiers: Classifiers, default: str) -> tuple[di
     others = [name for name in names if name != "last_block"]
     given = [parse_setting(text) for text in classifiers.set or ()]
     theirs = {option for name in others for option in options_of(find("classifiers", name))}
-    own = [one for one in given if one.plugin == "last_block" or (not one.plugin and (one.name in OPTIONS or one.name not in theirs))]
+    own = [
+        one
+        for one in given
+        if one.plugin == "last_block" or (not one.plugin and (one.name in OPTIONS or one.name not in theirs))
+    ]
     left = [one for one in given if one not in own or (not one.plugin and one.name in theirs)]
     return settings_for("classifiers", others, left), own
 

@@ -28,17 +28,30 @@ def episodes(
     work: Work,
     output: Output,
     classifiers: Classifiers,
-    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help="Labelled images or features (.npz) to draw from.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="SRC", help="Labelled images or features (.npz) to draw from.")
+    ] = None,
     ways: Annotated[int | None, typer.Option("--ways", min=2, help="Classes of an episode; default 5.")] = None,
-    shots: Annotated[str | None, typer.Option("--shots", metavar="N,…", help="Labelled images per class; default 1.")] = None,
-    queries: Annotated[int | None, typer.Option("--queries", min=1, help="Images per class to be classified; default 15.")] = None,
+    shots: Annotated[
+        str | None, typer.Option("--shots", metavar="N,…", help="Labelled images per class; default 1.")
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option("--queries", min=1, help="Images per class to be classified; default 15.")
+    ] = None,
     count: Annotated[int | None, typer.Option("--episodes", min=1, help="How many are drawn; default 600.")] = None,
     classes: Annotated[
         str | None,
-        typer.Option("--classes", metavar="FILE", help="Draw only from these classes: a name per line, words about it may follow."),
+        typer.Option(
+            "--classes",
+            metavar="FILE",
+            help="Draw only from these classes: a name per line, words about it may follow.",
+        ),
     ] = None,
     omniglot_runs: Annotated[
-        str | None, typer.Option("--omniglot-runs", metavar="DIR|ZIP", help="Omniglot's published one-shot runs, in place of draws.")
+        str | None,
+        typer.Option(
+            "--omniglot-runs", metavar="DIR|ZIP", help="Omniglot's published one-shot runs, in place of draws."
+        ),
     ] = None,
 ) -> None:
     """N-way K-shot accuracy over many episodes, with confidence intervals."""
@@ -48,7 +61,10 @@ def episodes(
         return
     per_class = numbers(shots, "--shots")
     if omniglot_runs and any(given is not None for given in (ways, shots, queries, count, classes)):
-        raise UsageError("--omniglot-runs says itself what its episodes are", fix="Leave --ways, --shots, --queries and the like away.")
+        raise UsageError(
+            "--omniglot-runs says itself what its episodes are",
+            fix="Leave --ways, --shots, --queries and the like away.",
+        )
     if omniglot_runs and data is not None and not data.endswith(".npz"):
         raise UsageError(
             f"--omniglot-runs {omniglot_runs} excludes --data {data}: the runs hold their images themselves",
@@ -61,7 +77,9 @@ def episodes(
     from fewvit.sources import require_source
 
     settings = settings_of(classifiers, "centroid")
-    options = EpisodeOptions(ways or 5, per_class or (1,), queries or 15, count or 600, settings, classes, omniglot_runs, work.seed)
+    options = EpisodeOptions(
+        ways or 5, per_class or (1,), queries or 15, count or 600, settings, classes, omniglot_runs, work.seed
+    )
     check_options(options)
     source = require_source(data or omniglot_runs)
     rows, facts = run_episodes(source_reader, source, listing(listed), options, screen.say, screen.skipped)

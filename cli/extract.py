@@ -27,7 +27,8 @@ def extract(
     work: Work,
     output: Output,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="SRC", help="Images: a folder, image, table, shards, zip archive or `digits`.")
+        str | None,
+        typer.Option("--data", metavar="SRC", help="Images: a folder, image, table, shards, zip archive or `digits`."),
     ] = None,
 ) -> None:
     """Turn images into features.
@@ -43,7 +44,9 @@ def extract(
     from fewvit.results import Result
     from fewvit.sources import require_source
 
-    rows, facts, kept, skipped = extract_rows(source, require_source(data), listing(listed), to_file=output.out is not None)
+    rows, facts, kept, skipped = extract_rows(
+        source, require_source(data), listing(listed), to_file=output.out is not None
+    )
     screen.skipped(skipped, output.out)
     if output.out is not None:
         kept.save(output.out)

@@ -34,7 +34,10 @@ class OneModel(Model):
     backbone: Annotated[
         str | None,
         typer.Option(
-            "--backbone", "-m", metavar="NAME|FILE|RUN", help=f"One variant, weights file, run folder or hf:ORG/NAME. Default: {QUICK}."
+            "--backbone",
+            "-m",
+            metavar="NAME|FILE|RUN",
+            help=f"One variant, weights file, run folder or hf:ORG/NAME. Default: {QUICK}.",
         ),
     ] = None
 
@@ -53,16 +56,24 @@ def finetune(
         str, typer.Option("--mode", metavar="NAME", help="lora, last-block, full, bias or norm; `list` explains them.")
     ] = "lora",
     shots: Annotated[str, typer.Option("--shots", metavar="N", help="Labelled images per class; one number.")] = "5",
-    trial: Annotated[int, typer.Option("--trial", metavar="T", help="Which draw of them, from 0, as `lowshot --trials` counts.")] = 0,
+    trial: Annotated[
+        int, typer.Option("--trial", metavar="T", help="Which draw of them, from 0, as `lowshot --trials` counts.")
+    ] = 0,
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Keep classes that have fewer images.")] = False,
     network: Network,
     run: Run,
-    img_size: Annotated[str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels. Default: 224.")] = None,
-    decode: Annotated[str, typer.Option("--decode", metavar="fast|pil", help="How pictures are decoded, as for `lowshot`.")] = "fast",
+    img_size: Annotated[
+        str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels. Default: 224.")
+    ] = None,
+    decode: Annotated[
+        str, typer.Option("--decode", metavar="fast|pil", help="How pictures are decoded, as for `lowshot`.")
+    ] = "fast",
     save_predictions: Annotated[
         Path | None,
         typer.Option(
-            "--save-predictions", metavar="FILE.parquet|.csv", help="Write method, shots, trial, id, label, prediction, probability."
+            "--save-predictions",
+            metavar="FILE.parquet|.csv",
+            help="Write method, shots, trial, id, label, prediction, probability.",
         ),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
@@ -105,7 +116,9 @@ def finetune(
     from fewvit.extraction.cache import Cache, default_cache_dir
 
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())
-    audience = Audience(say=screen.say, progress=TrainingLine(screen), extraction=screen.progress, skipped=screen.skipped)
+    audience = Audience(
+        say=screen.say, progress=TrainingLine(screen), extraction=screen.progress, skipped=screen.skipped
+    )
     result, stopped = run_finetune(
         request,
         NetworkEffort(**effort(run, network)),
@@ -123,5 +136,8 @@ def _one(shots: str) -> int:
     """The number that --shots says. Raises UsageError for several."""
     found = numbers(shots, "--shots")
     if len(found) != 1:
-        raise UsageError(f"--shots {shots!r}: a run fine-tunes on one number of labelled images per class", fix="Give each number a run.")
+        raise UsageError(
+            f"--shots {shots!r}: a run fine-tunes on one number of labelled images per class",
+            fix="Give each number a run.",
+        )
     return int(found[0])

@@ -33,12 +33,21 @@ def fit(
     work: Work,
     classifiers: Classifiers,
     output: Output,
-    data: Annotated[str | None, typer.Option("--data", metavar="SRC", help="Labelled images or features (.npz).")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="SRC", help="Labelled images or features (.npz).")
+    ] = None,
     threshold: Annotated[
-        float | None, typer.Option("--threshold", metavar="P", help="Confidence below which predictions are `unknown`. Default: 0.5.")
+        float | None,
+        typer.Option(
+            "--threshold", metavar="P", help="Confidence below which predictions are `unknown`. Default: 0.5."
+        ),
     ] = None,
     add: Annotated[
-        bool, typer.Option("--add", help="Put the images into the bundle in --out, as more of its classes or as new ones (centroid, knn).")
+        bool,
+        typer.Option(
+            "--add",
+            help="Put the images into the bundle in --out, as more of its classes or as new ones (centroid, knn).",
+        ),
     ] = False,
 ) -> None:
     """Labelled images in, a classifier bundle out, for `predict`.
@@ -58,7 +67,9 @@ def fit(
         from fewvit.bundles.fit import run_add
 
         if classifiers.classifier is not None or classifiers.set or threshold is not None:
-            raise UsageError("--add keeps the bundle's classifier, options and threshold; leave --classifier, --set and --threshold out")
+            raise UsageError(
+                "--add keeps the bundle's classifier, options and threshold; leave --classifier, --set and --threshold out"
+            )
         own = _as_the_bundle(model, layout, features)
         bundle = load_bundle(output.out, device=features.device)
         reads = (

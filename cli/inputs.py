@@ -48,7 +48,15 @@ def _ask(question: str) -> bool:
 
 
 def reader(
-    model: Model, layout: Layout, how: Access, place: Place, features: Features, work: Work, screen: Screen, *, max_bad: str = "0"
+    model: Model,
+    layout: Layout,
+    how: Access,
+    place: Place,
+    features: Features,
+    work: Work,
+    screen: Screen,
+    *,
+    max_bad: str = "0",
 ) -> FeatureReader:
     """What opens sources and extracts features under these options."""
     names = names_of(model)
@@ -62,7 +70,13 @@ def reader(
     asked = model.backbone is not None
     backbones = Backbones(names, how_got, model.weights, layout.checkpoint_key, layout.family, work.seed, asked)
     options = FeatureOptions(
-        features.protocol, features.pool, features.layers, features.img_size, features.precision, features.decode, features.device
+        features.protocol,
+        features.pool,
+        features.layers,
+        features.img_size,
+        features.precision,
+        features.decode,
+        features.device,
     )
     cache = None if work.no_cache else Cache(place.cache_dir or default_cache_dir())
     allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is told before the work begins

@@ -26,16 +26,29 @@ def knn(
     work: Work,
     output: Output,
     k: Annotated[
-        str | None, typer.Option("--k", metavar="K,…", help="Neighbours that vote; default 10,20,100,200 as far as the bank reaches.")
+        str | None,
+        typer.Option(
+            "--k", metavar="K,…", help="Neighbours that vote; default 10,20,100,200 as far as the bank reaches."
+        ),
     ] = None,
-    temperature: Annotated[str, typer.Option("--temperature", metavar="T,…", help="Weights are exp(similarity / T).")] = "0.07",
-    leave_one_out: Annotated[bool, typer.Option("--leave-one-out", help="Judge each image of one set by all others.")] = False,
-    shots: Annotated[str | None, typer.Option("--shots", metavar="N,…", help="Images per class in the bank, drawn as DINOv2 does.")] = None,
+    temperature: Annotated[
+        str, typer.Option("--temperature", metavar="T,…", help="Weights are exp(similarity / T).")
+    ] = "0.07",
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Judge each image of one set by all others.")
+    ] = False,
+    shots: Annotated[
+        str | None, typer.Option("--shots", metavar="N,…", help="Images per class in the bank, drawn as DINOv2 does.")
+    ] = None,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Draws of --shots.")] = 1,
 ) -> None:
     """Weighted k-NN accuracy of frozen features, several k in one pass."""
     screen = Screen(output)
-    ks, temperatures, per_class = numbers(k, "--k"), numbers(temperature, "--temperature", float), numbers(shots, "--shots")
+    ks, temperatures, per_class = (
+        numbers(k, "--k"),
+        numbers(temperature, "--temperature", float),
+        numbers(shots, "--shots"),
+    )
     source = reader(model, layout, access, place, features, work, screen)
 
     from fewvit.evaluate.knn import KNNOptions, run_knn
@@ -43,5 +56,7 @@ def knn(
     from fewvit.sources import Given
 
     options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device)
-    rows, facts = run_knn(source, Given(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped)
+    rows, facts = run_knn(
+        source, Given(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped
+    )
     screen.result_of_trials(Result("knn", rows, facts))

@@ -16,7 +16,16 @@ from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place
 from .show import Screen, TrainingLine
 
 app = single()
-_TRAINING = ("lr", "epochs", "batch_size", "augment", "select_on", "set", "save_every", "overwrite")  # nothing to a head that is there
+_TRAINING = (
+    "lr",
+    "epochs",
+    "batch_size",
+    "augment",
+    "select_on",
+    "set",
+    "save_every",
+    "overwrite",
+)  # nothing to a head that is there
 
 
 @command(app, out=PROBE)
@@ -39,40 +48,64 @@ def linear(
         ),
     ] = False,
     lr: Annotated[
-        str | None, typer.Option("--lr", metavar="LR,…", help="Learning rates, a head for each, all in one pass. Default: the protocol's.")
+        str | None,
+        typer.Option(
+            "--lr", metavar="LR,…", help="Learning rates, a head for each, all in one pass. Default: the protocol's."
+        ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, metavar="N", help="Passes over the images. Default: the protocol's.")
+        int | None,
+        typer.Option("--epochs", min=1, metavar="N", help="Passes over the images. Default: the protocol's."),
     ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", "-b", min=2, metavar="B", help="Images per step. Default: the protocol's, halved until it suits the data."
+            "--batch-size",
+            "-b",
+            min=2,
+            metavar="B",
+            help="Images per step. Default: the protocol's, halved until it suits the data.",
         ),
     ] = None,
     select_on: Annotated[
         str,
         typer.Option(
-            "--select-on", metavar="train|test", help="Choose head and epoch on a tenth of train, held out; or on test, as the papers."
+            "--select-on",
+            metavar="train|test",
+            help="Choose head and epoch on a tenth of train, held out; or on test, as the papers.",
         ),
     ] = "train",
     run: Run,
     head: Annotated[
         Path | None,
-        typer.Option("--head", metavar="FILE|RUN", help="Train nothing: evaluate this head, such as DINO's or DINOv2's official ones."),
+        typer.Option(
+            "--head",
+            metavar="FILE|RUN",
+            help="Train nothing: evaluate this head, such as DINO's or DINOv2's official ones.",
+        ),
     ] = None,
     head_classes: Annotated[
-        Path | None, typer.Option("--head-classes", metavar="FILE", help="Names of the head's classes, one in each line, in its order.")
+        Path | None,
+        typer.Option(
+            "--head-classes", metavar="FILE", help="Names of the head's classes, one in each line, in its order."
+        ),
     ] = None,
     save_predictions: Annotated[
         Path | None,
-        typer.Option("--save-predictions", metavar="FILE.parquet|.csv", help="Write method, id, label, prediction, probability."),
+        typer.Option(
+            "--save-predictions", metavar="FILE.parquet|.csv", help="Write method, id, label, prediction, probability."
+        ),
     ] = None,
     max_bad: Annotated[
-        str | None, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images of a source to leave out. Default: none.")
+        str | None,
+        typer.Option(
+            "--max-bad", metavar="N|P%", help="How many undecodable images of a source to leave out. Default: none."
+        ),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False,
-    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")
+    ] = False,
 ) -> None:
     """Linear probe of frozen features: the grid of learning rates, layers and pooling in one pass.
 
@@ -82,7 +115,10 @@ def linear(
     if head is not None:
         of_no_use = given(context, _TRAINING if model.weights == "random" else (*_TRAINING, "seed"))
         if of_no_use:
-            raise UsageError(f"--head trains nothing, so {', '.join(of_no_use)} can change nothing", fix="Leave away what is for training.")
+            raise UsageError(
+                f"--head trains nothing, so {', '.join(of_no_use)} can change nothing",
+                fix="Leave away what is for training.",
+            )
     elif head_classes is not None:
         raise UsageError("--head-classes goes with --head")
     from fewvit.evaluate.predictions import check_predictions_path
@@ -106,7 +142,14 @@ def linear(
         Screen(output).result(Result("linear", rows, facts))
         return
     request = LinearProbeRequest(
-        features.protocol, rates, augment, select_on, settings=settings, epochs=epochs, batch_size=batch_size, seed=run.seed
+        features.protocol,
+        rates,
+        augment,
+        select_on,
+        settings=settings,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=run.seed,
     )
     effort = Effort(workers=run.workers, save_every=run.save_every, overwrite=run.overwrite)
     result, stopped = run_linear(source, sources, request, effort, output.out, audience, save_predictions)

@@ -13,7 +13,21 @@ from fewvit.errors import UsageError
 from .classifiers import listed_classifiers, settings_with_last_block
 from .inputs import listing, reader
 from .outputs import RESULT
-from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
+from .shared import (
+    Access,
+    Classifiers,
+    Features,
+    Layout,
+    Listed,
+    Model,
+    Output,
+    Pair,
+    Place,
+    Work,
+    command,
+    numbers,
+    single,
+)
 from .show import Screen
 
 app = single()
@@ -31,24 +45,36 @@ def lowshot(
     work: Work,
     output: Output,
     classifiers: Classifiers,
-    shots: Annotated[str | None, typer.Option("--shots", metavar="N,…", help="Images per class; default 1,2,5.")] = None,
-    percent: Annotated[str | None, typer.Option("--percent", metavar="P,…", help="Percent of each class, such as 1,10.")] = None,
+    shots: Annotated[
+        str | None, typer.Option("--shots", metavar="N,…", help="Images per class; default 1,2,5.")
+    ] = None,
+    percent: Annotated[
+        str | None, typer.Option("--percent", metavar="P,…", help="Percent of each class, such as 1,10.")
+    ] = None,
     subset: Annotated[
-        list[str] | None, typer.Option("--subset", metavar="FILE", help="Published list, or what --save-split wrote; repeatable.")
+        list[str] | None,
+        typer.Option("--subset", metavar="FILE", help="Published list, or what --save-split wrote; repeatable."),
     ] = None,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Draws of the labelled images.")] = 3,
     lambd: Annotated[
-        float | None, typer.Option("--lambd", metavar="λ", help="Penalty of the logistic regression; default: the protocol's.")
+        float | None,
+        typer.Option("--lambd", metavar="λ", help="Penalty of the logistic regression; default: the protocol's."),
     ] = None,
-    allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Keep classes and lists that have fewer images.")] = False,
+    allow_fewer: Annotated[
+        bool, typer.Option("--allow-fewer", help="Keep classes and lists that have fewer images.")
+    ] = False,
     no_calibration: Annotated[
         bool, typer.Option("--no-calibration", help="Leave probabilities as they are: no cross-validated temperature.")
     ] = False,
-    save_split: Annotated[Path | None, typer.Option("--save-split", metavar="FILE.csv", help="Write which images were labelled.")] = None,
+    save_split: Annotated[
+        Path | None, typer.Option("--save-split", metavar="FILE.csv", help="Write which images were labelled.")
+    ] = None,
     save_predictions: Annotated[
         Path | None,
         typer.Option(
-            "--save-predictions", metavar="FILE.parquet|.csv", help="Write method, shots, trial, id, label, prediction, probability."
+            "--save-predictions",
+            metavar="FILE.parquet|.csv",
+            help="Write method, shots, trial, id, label, prediction, probability.",
         ),
     ] = None,
     save_per_class: Annotated[

@@ -50,7 +50,10 @@ OLD_NAMES = {
 
 def _in_our_words(argv: Sequence[str]) -> list[str]:
     """The command line with old flag names replaced, also in their `--flag=value` form."""
-    return [OLD_NAMES.get(word.partition("=")[0], word.partition("=")[0]) + "".join(word.partition("=")[1:]) for word in argv]
+    return [
+        OLD_NAMES.get(word.partition("=")[0], word.partition("=")[0]) + "".join(word.partition("=")[1:])
+        for word in argv
+    ]
 
 
 class LazyCommands(TyperGroup):
@@ -78,7 +81,12 @@ class LazyCommands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=LazyCommands, rich_markup_mode=None, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, epilog=EPILOG
+    cls=LazyCommands,
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
 )
 
 
@@ -92,7 +100,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def fewvit(
-    version: bool = typer.Option(False, "--version", is_eager=True, callback=_print_version, help="Print the version and stop."),
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version and stop."
+    ),
 ) -> None:
     """Label-efficient few-shot learning on frozen self-supervised ViTs (DINO, MSN, MAE, DINOv2)."""
 

@@ -25,7 +25,10 @@ _READ = {
     "source": "SRC",
     "run": "RUN",
 }
-_IMAGES, _PARTS = ("data", "train", "test", "monitor"), ("train", "val", "test")  # sources of images, and folders that split one
+_IMAGES, _PARTS = (
+    ("data", "train", "test", "monitor"),
+    ("train", "val", "test"),
+)  # sources of images, and folders that split one
 _HEAD = 4096  # bytes that tell what a text file is
 _HEADER_MAX = 1 << 26  # bytes of a safetensors header; a bundle's is far smaller
 _TAIL = 1 << 16  # bytes at the end of a Parquet file, where its columns are named
@@ -59,7 +62,9 @@ def check_outputs(values: Mapping[str, Any], out: Kind | None) -> None:
         _check_inputs(flag, path, values)
         if kind.folder:
             _check_beside(flag, path, values)
-        _check_there(flag, path, replace(kind, known=lambda _: True) if values.get("add") else kind)  # --add reads it, and judges it
+        _check_there(
+            flag, path, replace(kind, known=lambda _: True) if values.get("add") else kind
+        )  # --add reads it, and judges it
 
 
 def _check_inputs(flag: str, path: Path, values: Mapping[str, Any]) -> None:
@@ -69,7 +74,10 @@ def _check_inputs(flag: str, path: Path, values: Mapping[str, Any]) -> None:
     for name, shown in _READ.items():
         for source in _paths(values.get(name)):
             if os.path.exists(source) and os.path.samefile(source, path):
-                raise UsageError(f"{flag} {printable(path)} would replace {shown} {printable(source)}", fix=f"Give {flag} another name.")
+                raise UsageError(
+                    f"{flag} {printable(path)} would replace {shown} {printable(source)}",
+                    fix=f"Give {flag} another name.",
+                )
 
 
 def _check_beside(flag: str, path: Path, values: Mapping[str, Any]) -> None:
@@ -105,10 +113,14 @@ def _check_there(flag: str, path: Path, kind: Kind) -> None:
     if path.is_dir():
         raise UsageError(f"{flag} is a folder; give the name of a file in it", file=path)
     if not path.is_file():
-        raise UsageError(f"{flag} is no regular file; it would be replaced by one", file=path, fix=f"Give {flag} the name of a file.")
+        raise UsageError(
+            f"{flag} is no regular file; it would be replaced by one", file=path, fix=f"Give {flag} the name of a file."
+        )
     if _head(path).strip() and not kind.known(path):
         raise UsageError(
-            f"{flag} would replace a file that is not {kind.name}", file=path, fix=f"Give {flag} another name, or remove the file."
+            f"{flag} would replace a file that is not {kind.name}",
+            file=path,
+            fix=f"Give {flag} another name, or remove the file.",
         )
 
 
@@ -126,7 +138,9 @@ def _is_result(path: Path) -> bool:
     """JSON with the result's schema, or CSV with columns that only results have."""
     if re.match(rb'\s*\{\s*"schema":\s*"fewvit\.result/', _head(path)):
         return True
-    return any(columns <= set(_columns(path)) for columns in ({"metric", "value"}, {"id", "label", "confidence", "best"}))
+    return any(
+        columns <= set(_columns(path)) for columns in ({"metric", "value"}, {"id", "label", "confidence", "best"})
+    )
 
 
 def _is_archive_with(path: Path, ending: str) -> bool:
@@ -173,7 +187,9 @@ def _is_confusion(path: Path) -> bool:
     return "true \\ predicted" in _columns(path)
 
 
-RESULT = Kind("a result of fewvit", "FILE", "Also write the result here: CSV where the name ends in .csv, else JSON.", _is_result)
+RESULT = Kind(
+    "a result of fewvit", "FILE", "Also write the result here: CSV where the name ends in .csv, else JSON.", _is_result
+)
 ROWS = replace(RESULT, help="Also write the predictions here: CSV where the name ends in .csv, else JSON.")
 FEATURES = Kind("features", "FILE.npz", "Write the features here, for other commands and programs.", _is_features)
 BUNDLE = Kind("a bundle", "BUNDLE", "Write the bundle here; with --add it is the one that grows.", _is_bundle)
@@ -186,7 +202,10 @@ RUN = Kind(
     folder=True,
 )
 PROBE = replace(
-    RESULT, metavar="RUN", help="Folder that keeps the run, so that it can go on; with --head a file for the result.", folder=True
+    RESULT,
+    metavar="RUN",
+    help="Folder that keeps the run, so that it can go on; with --head a file for the result.",
+    folder=True,
 )
 SAVED = {
     "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),

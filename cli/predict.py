@@ -38,7 +38,10 @@ def predict(
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option("--weights", metavar="FILE", help="Where the backbone's weights are, if no longer where `fit` found them.")
+        str | None,
+        typer.Option(
+            "--weights", metavar="FILE", help="Where the backbone's weights are, if no longer where `fit` found them."
+        ),
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto",
 ) -> None:
@@ -63,7 +66,14 @@ def predict(
 
 
 def bundle_reader(
-    bundle: Bundle, source: str, weights: str | None, device: str, access: Access, place: Place, work: Work, screen: Screen
+    bundle: Bundle,
+    source: str,
+    weights: str | None,
+    device: str,
+    access: Access,
+    place: Place,
+    work: Work,
+    screen: Screen,
 ) -> FeatureReader:
     """What makes features as the bundle's were made; of a features file, or for a bundle of one, there is nothing to make."""
     from fewvit.extraction.cache import default_cache_dir

@@ -35,20 +35,30 @@ def pretrain(
     preset: Annotated[
         str,
         typer.Option(
-            "--preset", metavar="NAME", help="Recipe: small/32, small/64, small/64-s, small/64-p4, paper/vits16, …; `list` shows all."
+            "--preset",
+            metavar="NAME",
+            help="Recipe: small/32, small/64, small/64-s, small/64-p4, paper/vits16, …; `list` shows all.",
         ),
     ] = "small/64",
     init: Annotated[
-        str | None, typer.Option("--init", metavar="NAME|FILE|RUN", help="Go on from released weights, a file or another run.")
+        str | None,
+        typer.Option("--init", metavar="NAME|FILE|RUN", help="Go on from released weights, a file or another run."),
     ] = None,
     monitor: Annotated[
-        str, typer.Option("--monitor", metavar="SRC|off", help="Labelled images for a k-NN check after every epoch; never trained on.")
+        str,
+        typer.Option(
+            "--monitor", metavar="SRC|off", help="Labelled images for a k-NN check after every epoch; never trained on."
+        ),
     ] = "off",
-    monitor_every: Annotated[int, typer.Option("--monitor-every", min=1, metavar="N", help="Epochs between two checks.")] = 1,
+    monitor_every: Annotated[
+        int, typer.Option("--monitor-every", min=1, metavar="N", help="Epochs between two checks.")
+    ] = 1,
     network: Network,
     run: Run,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the blocks; pays on GPUs.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write the log for TensorBoard, into RUN/tensorboard.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write the log for TensorBoard, into RUN/tensorboard.")
+    ] = False,
 ) -> None:
     """Train a DINO, MSN or MAE backbone on your own images.
 
@@ -80,7 +90,9 @@ def pretrain(
     how_trained = PretrainingEffort(compile=compile, tensorboard=tensorboard, **effort(run, network))
     memory = Cache(place.cache_dir or default_cache_dir()).digests()
     audience = Audience(say=screen.say, progress=TrainingLine(screen), skipped=screen.skipped)
-    result, stopped = run_pretrain(request, how_trained, folder, access(how, place, screen), memory, listing(listed), audience)
+    result, stopped = run_pretrain(
+        request, how_trained, folder, access(how, place, screen), memory, listing(listed), audience
+    )
     show_run(screen, result, stopped)
 
 

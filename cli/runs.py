@@ -28,14 +28,24 @@ class Run:
 
     set: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change one option of the recipe or protocol, as weight_decay=0.05; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change one option of the recipe or protocol, as weight_decay=0.05; repeatable.",
+        ),
     ] = None
-    seed: Annotated[int, typer.Option("--seed", help="Seed of weights, order and views, and of which images are drawn or held out.")] = 0
-    save_every: Annotated[int, typer.Option("--save-every", min=1, metavar="STEPS", help="Steps between two checkpoints.")] = 500
-    workers: Annotated[int | None, typer.Option("--workers", "-j", min=0, help="Decoding threads. Default: one per core, at most 16.")] = (
-        None
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of weights, order and views, and of which images are drawn or held out.")
+    ] = 0
+    save_every: Annotated[
+        int, typer.Option("--save-every", min=1, metavar="STEPS", help="Steps between two checkpoints.")
+    ] = 500
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-j", min=0, help="Decoding threads. Default: one per core, at most 16.")
+    ] = None
+    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = (
+        64_000_000
     )
-    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = 64_000_000
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where --out holds a run.")] = False
 
     def settings(self) -> tuple[Setting, ...]:
@@ -50,23 +60,39 @@ class Network:
     """What a run takes besides that trains a network, not heads on frozen features alone."""
 
     epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="N", help="Passes over the images; fine-tuning may end before. Default: the recipe's.")
+        int | None,
+        typer.Option(
+            "--epochs", metavar="N", help="Passes over the images; fine-tuning may end before. Default: the recipe's."
+        ),
     ] = None
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", metavar="B", help="Images per step, over all processes. Default: the recipe's.")
+        int | None,
+        typer.Option(
+            "--batch-size", "-b", metavar="B", help="Images per step, over all processes. Default: the recipe's."
+        ),
     ] = None
-    accumulate: Annotated[int, typer.Option("--accumulate", min=1, metavar="N", help="Compute a batch in N parts, to save memory.")] = 1
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", min=1, metavar="N", help="Compute a batch in N parts, to save memory.")
+    ] = 1
     precision: Annotated[
         str | None,
         typer.Option(
-            "--precision", metavar="fp32|bf16|fp16", help="Of matrix products while training, and then alone. Default: the recipe's."
+            "--precision",
+            metavar="fp32|bf16|fp16",
+            help="Of matrix products while training, and then alone. Default: the recipe's.",
         ),
     ] = None
     checkpoint_activations: Annotated[
-        bool, typer.Option("--checkpoint-activations", help="Half the memory for a third more time: blocks are computed again in backward.")
+        bool,
+        typer.Option(
+            "--checkpoint-activations",
+            help="Half the memory for a third more time: blocks are computed again in backward.",
+        ),
     ] = False
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto"
-    max_bad: Annotated[str, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images of a source to leave out.")] = "0"
+    max_bad: Annotated[
+        str, typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images of a source to leave out.")
+    ] = "0"
 
 
 def changes(run: Run, network: Network) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def _config(context: typer.Context, path: str | None) -> str | None:
         raise UnknownName("option", unknown[0], sorted(filter(None, known)), fix=f"It stands in {path}.")
     # a list is what a repeatable option takes, and what commas stand for elsewhere
     context.default_map = {
-        key: ",".join(map(str, value)) if isinstance(value, list) and not getattr(known[key], "multiple", False) else value
+        key: ",".join(map(str, value))
+        if isinstance(value, list) and not getattr(known[key], "multiple", False)
+        else value
         for key, value in values.items()
     }
     return path
@@ -72,7 +74,9 @@ class Model:
     weights: Annotated[
         str | None,
         typer.Option(
-            "--weights", metavar="FILE|random", help="Weights of a named variant; `random` leaves it untrained and says so in every row."
+            "--weights",
+            metavar="FILE|random",
+            help="Weights of a named variant; `random` leaves it untrained and says so in every row.",
         ),
     ] = None
 
@@ -82,11 +86,16 @@ class Layout:
     """How a weights file is understood."""
 
     checkpoint_key: Annotated[
-        str | None, typer.Option("--checkpoint-key", metavar="KEY", help="Network of the file: teacher, student, target_encoder, encoder.")
+        str | None,
+        typer.Option(
+            "--checkpoint-key", metavar="KEY", help="Network of the file: teacher, student, target_encoder, encoder."
+        ),
     ] = None
     family: Annotated[
         str | None,
-        typer.Option("--family", metavar="NAME", help=f"Take a bare file for {_or(recognisable())}, whatever its layout says."),
+        typer.Option(
+            "--family", metavar="NAME", help=f"Take a bare file for {_or(recognisable())}, whatever its layout says."
+        ),
     ] = None
 
 
@@ -95,7 +104,8 @@ class Access:
     """How weights may be got."""
 
     accept_license: Annotated[
-        list[str] | None, typer.Option("--accept-license", metavar="ID", help="Accept a licence, such as cc-by-nc-4.0, for a download.")
+        list[str] | None,
+        typer.Option("--accept-license", metavar="ID", help="Accept a licence, such as cc-by-nc-4.0, for a download."),
     ] = None
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False
 
@@ -106,7 +116,12 @@ class Place:
 
     cache_dir: Annotated[
         Path | None,
-        typer.Option("--cache-dir", metavar="DIR", envvar="FEWVIT_CACHE_DIR", help="Features, weights and licences are kept here."),
+        typer.Option(
+            "--cache-dir",
+            metavar="DIR",
+            envvar="FEWVIT_CACHE_DIR",
+            help="Features, weights and licences are kept here.",
+        ),
     ] = None
 
 
@@ -118,22 +133,34 @@ class Features:
         str | None,
         typer.Option("--protocol", metavar="NAME", help=f"{_or(_PROTOCOLS)}; default: the backbone's own."),
     ] = None
-    pool: Annotated[str | None, typer.Option("--pool", metavar="cls|mean|cls+mean|cls+dist", help="Which tokens become the feature.")] = (
-        None
-    )
+    pool: Annotated[
+        str | None,
+        typer.Option("--pool", metavar="cls|mean|cls+mean|cls+dist", help="Which tokens become the feature."),
+    ] = None
     layers: Annotated[
-        str | None, typer.Option("--layers", metavar="N|each", help="Class tokens of the last N blocks; `each`: one row per block.")
+        str | None,
+        typer.Option(
+            "--layers", metavar="N|each", help="Class tokens of the last N blocks; `each`: one row per block."
+        ),
     ] = None
     img_size: Annotated[
-        str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels; the resize before the crop scales with it.")
+        str | None,
+        typer.Option("--img-size", metavar="N|HxW", help="Input pixels; the resize before the crop scales with it."),
     ] = None
     precision: Annotated[
-        str, typer.Option("--precision", metavar="fp32|bf16|fp16|auto", help="fp32 is the papers'; auto is bf16 where the device has it.")
+        str,
+        typer.Option(
+            "--precision",
+            metavar="fp32|bf16|fp16|auto",
+            help="fp32 is the papers'; auto is bf16 where the device has it.",
+        ),
     ] = "fp32"
     decode: Annotated[
         str,
         typer.Option(
-            "--decode", metavar="fast|pil", help="fast applies EXIF and puts white under alpha; pil gives the official pixels bit for bit."
+            "--decode",
+            metavar="fast|pil",
+            help="fast applies EXIF and puts white under alpha; pil gives the official pixels bit for bit.",
         ),
     ] = "fast"
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto"
@@ -143,17 +170,27 @@ class Features:
 class Pair:
     """Two sets: one to learn from, one to judge by."""
 
-    data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/ or test/; or `digits`.")] = None
-    train: Annotated[str | None, typer.Option("--train", metavar="SRC", help="Images or features (.npz) to learn from.")] = None
-    test: Annotated[str | None, typer.Option("--test", metavar="SRC", help="Images or features (.npz) to judge by.")] = None
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/ or test/; or `digits`.")
+    ] = None
+    train: Annotated[
+        str | None, typer.Option("--train", metavar="SRC", help="Images or features (.npz) to learn from.")
+    ] = None
+    test: Annotated[
+        str | None, typer.Option("--test", metavar="SRC", help="Images or features (.npz) to judge by.")
+    ] = None
 
 
 @dataclass(frozen=True)
 class Listed:
     """How folders are listed."""
 
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also follow links that leave the source.")] = False
-    allow_empty_class: Annotated[bool, typer.Option("--allow-empty-class", help="Keep class folders without an image.")] = False
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also follow links that leave the source.")] = (
+        False
+    )
+    allow_empty_class: Annotated[
+        bool, typer.Option("--allow-empty-class", help="Keep class folders without an image.")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -161,19 +198,28 @@ class Work:
     """How the work is done; no choice here changes a feature."""
 
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", min=1, help="Images per forward pass. Default: 8 on a CPU, 256 on a GPU.")
+        int | None,
+        typer.Option("--batch-size", "-b", min=1, help="Images per forward pass. Default: 8 on a CPU, 256 on a GPU."),
     ] = None
-    workers: Annotated[int | None, typer.Option("--workers", "-j", min=0, help="Decoding threads; default: one per core, at most 16.")] = (
-        None
-    )
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-j", min=0, help="Decoding threads; default: one per core, at most 16.")
+    ] = None
     max_bad: Annotated[
         str | None,
-        typer.Option("--max-bad", metavar="N|P%", help="How many undecodable images of a source to leave out. Default: none; extract: 1%."),
+        typer.Option(
+            "--max-bad",
+            metavar="N|P%",
+            help="How many undecodable images of a source to leave out. Default: none; extract: 1%.",
+        ),
     ] = None
-    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = 64_000_000
+    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = (
+        64_000_000
+    )
     seed: Annotated[int, typer.Option("--seed", help="Seed of random weights and subsets.")] = 0
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features.")] = False
-    rehash: Annotated[bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")] = False
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -181,10 +227,14 @@ class Classifiers:
     """What is fitted on the features."""
 
     classifier: Annotated[
-        str | None, typer.Option("--classifier", metavar="NAME,…", help="Classifiers; `fewvit lowshot --classifier list` tells them all.")
+        str | None,
+        typer.Option(
+            "--classifier", metavar="NAME,…", help="Classifiers; `fewvit lowshot --classifier list` tells them all."
+        ),
     ] = None
     set: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Option of a classifier, as k=5 or knn.k=5; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Option of a classifier, as k=5 or knn.k=5; repeatable."),
     ] = None
 
 
@@ -195,14 +245,19 @@ class Output:
     out: Path | None = None  # how it is told depends on what the command writes
     format: Annotated[str, typer.Option("--format", metavar="table|json|csv", help="What stdout gets.")] = "table"
     config: Annotated[
-        str | None, typer.Option("--config", metavar="FILE.toml", is_eager=True, callback=_config, help="Defaults of these options.")
+        str | None,
+        typer.Option(
+            "--config", metavar="FILE.toml", is_eager=True, callback=_config, help="Defaults of these options."
+        ),
     ] = None
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more on stderr.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing but errors on stderr.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
 
-def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(
+    app: typer.Typer, called: str | None = None, *, out: Kind | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function whose parameters may be of the types above: each is spread into its options and put together again.
 
     Help shows what is the command's own before what many share. `out` is what its --out writes; without it there is none. No output
@@ -253,7 +308,9 @@ def _named(text: str) -> Path:
 def _fields(group: Any, out: Kind | None) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     if group is Output and out is not None:
-        hints["out"] = Annotated[Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help, parser=_named)]
+        hints["out"] = Annotated[
+            Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help, parser=_named)
+        ]
     return [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in dataclasses.fields(group)

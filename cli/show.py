@@ -148,7 +148,9 @@ class Screen:
 
         self._end_line()
         if self.output.format == "json":
-            sys.stdout.write(json.dumps({"schema": "fewvit.result/1", "task": task, "rows": list(rows), "run": {}}, indent=1) + "\n")
+            sys.stdout.write(
+                json.dumps({"schema": "fewvit.result/1", "task": task, "rows": list(rows), "run": {}}, indent=1) + "\n"
+            )
             return
         columns = list(dict.fromkeys(key for row in rows for key in row))
         if self.output.format == "csv":
@@ -179,7 +181,10 @@ class Screen:
         numeric = [all(_is_number(line[i]) for line in lines[1:]) for i in range(len(widths))]
         for line in lines:
             sys.stdout.write(
-                "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)).rstrip() + "\n"
+                "  ".join(
+                    c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)
+                ).rstrip()
+                + "\n"
             )
 
     def _end_line(self) -> None:

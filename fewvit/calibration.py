@@ -49,7 +49,9 @@ class HeldOut:
     labels: np.ndarray  # (m,) column numbers
 
 
-def cross_validated_temperature(make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0) -> float:
+def cross_validated_temperature(
+    make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0
+) -> float:
     """The temperature for `scale` that fits what estimators of `make` say about held-out rows of X (N, D) with labels y (N,).
 
     1.0 when no class has two images: nothing can be held out then, and the probabilities stay as they are.
@@ -67,7 +69,9 @@ def held_out(make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: in
         out, rest = np.flatnonzero(fold == f), np.flatnonzero(fold != f)
         if len(out) and len(rows) < ENOUGH:
             rows = np.concatenate([rows, out])
-            probabilities = np.concatenate([probabilities, make().fit(X[rest], np.asarray(y)[rest]).predict_proba(X[out])])
+            probabilities = np.concatenate(
+                [probabilities, make().fit(X[rest], np.asarray(y)[rest]).predict_proba(X[out])]
+            )
     return HeldOut(rows, probabilities, labels[rows])
 
 

@@ -15,7 +15,10 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of settings in glibc's malloc.h
-_KEPT_BYTES, _HEAP_BYTES = 1 << 30, 32 << 20  # freed memory that stays; blocks of more than the second, glibc's most, always go back
+_KEPT_BYTES, _HEAP_BYTES = (
+    1 << 30,
+    32 << 20,
+)  # freed memory that stays; blocks of more than the second, glibc's most, always go back
 _SKYLAKEX = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}  # what OpenBLAS's kernels of that name use
 
 
@@ -40,7 +43,10 @@ def cpu_flags() -> frozenset[str]:
     except OSError:
         return frozenset()
     words = {
-        word for line in text.splitlines() if line.startswith(("flags", "Features", "vendor_id")) for word in line.split(":", 1)[1].split()
+        word
+        for line in text.splitlines()
+        if line.startswith(("flags", "Features", "vendor_id"))
+        for word in line.split(":", 1)[1].split()
     }
     return frozenset(words)
 

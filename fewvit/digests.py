@@ -33,7 +33,9 @@ def identity_of(status: os.stat_result) -> bytes:
 
 def part_identity(container: bytes, number: int) -> bytes:
     """40 bytes for one part of a file, such as a member of an archive: they change whenever the file's own identity does."""
-    return hashlib.sha256(container + number.to_bytes(8, "little")).digest() + container[32:40]  # the last 8 bytes stay ctime_ns
+    return (
+        hashlib.sha256(container + number.to_bytes(8, "little")).digest() + container[32:40]
+    )  # the last 8 bytes stay ctime_ns
 
 
 class DigestMemory:
@@ -68,7 +70,9 @@ class DigestMemory:
         found: list[bytes | None] = [None] * len(identities)
         wanted = np.frombuffer(b"".join(identities[i] or b"" for i in asked), "<i8").reshape(-1, 5)
         first, last = (np.searchsorted(self._mixed, _mix(wanted), side) for side in ("left", "right"))
-        hit = np.flatnonzero(last - first == 1)  # several records, or a key that two identities share, are left to `get`
+        hit = np.flatnonzero(
+            last - first == 1
+        )  # several records, or a key that two identities share, are left to `get`
         hit = hit[(self._stored["identity"][first[hit]] == wanted[hit]).all(axis=1)]
         digests = self._stored["digest"][first[hit]].tobytes()
         for place, row in enumerate(hit.tolist()):
@@ -113,7 +117,8 @@ class DigestMemory:
 def _mix(identity: np.ndarray) -> np.ndarray:
     """A 64-bit key (N,) of identities (N, 5), for binary search; equality is decided on all 40 bytes."""
     factors = np.array(
-        [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63], dtype=np.uint64
+        [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63],
+        dtype=np.uint64,
     )
     return (identity.astype(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
 

@@ -51,7 +51,11 @@ class UnknownName(UsageError):
         for one in known:
             spelled.setdefault(one.casefold(), one)
         near = [spelled[one] for one in difflib.get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
-        hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"
+        hint = (
+            f"Did you mean {', '.join(near)}?"
+            if near
+            else f"Known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"
+        )
         super().__init__(f"unknown {kind} {name!r}. {hint}", fix=fix)
         self.name, self.near = name, near
 

@@ -31,7 +31,9 @@ class FeatureSet:
     backbone: str = ""  # what made the features; empty: unknown
     weights: str = ""  # sha256 of its weights, or `random`
     protocol: str = ""  # name of the preset that made them; empty: unknown
-    report: Report | None = field(default=None, compare=False)  # of the extraction that gave them; None: they come from a file
+    report: Report | None = field(
+        default=None, compare=False
+    )  # of the extraction that gave them; None: they come from a file
 
     def __post_init__(self) -> None:
         n = len(self.features)
@@ -90,14 +92,25 @@ class FeatureSet:
             )
         features, labels = arrays["features"], np.asarray(arrays["labels"])
         if features.ndim != 2 or features.dtype.kind not in "fiu":
-            raise DataError(f"`features` is {features.dtype} of shape {features.shape}, expected float32 (N, D)", file=path)
+            raise DataError(
+                f"`features` is {features.dtype} of shape {features.shape}, expected float32 (N, D)", file=path
+            )
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            named = "Give each image its class's place in an array `classes` (C,) of names." if labels.dtype.kind in "USO" else None
-            raise DataError(f"`labels` is {labels.dtype} of shape {labels.shape}, expected whole numbers (N,)", file=path, fix=named)
+            named = (
+                "Give each image its class's place in an array `classes` (C,) of names."
+                if labels.dtype.kind in "USO"
+                else None
+            )
+            raise DataError(
+                f"`labels` is {labels.dtype} of shape {labels.shape}, expected whole numbers (N,)", file=path, fix=named
+            )
         count = int(labels.max()) + 1 if len(labels) else 0
         ids = arrays.get("ids", np.array([str(i) for i in range(len(features))]))
         classes = arrays.get("classes", np.array([str(c) for c in range(count)]))
-        text = {key: str(arrays[key]) if key in arrays else "" for key in ("fingerprint", "name", "backbone", "weights", "protocol")}
+        text = {
+            key: str(arrays[key]) if key in arrays else ""
+            for key in ("fingerprint", "name", "backbone", "weights", "protocol")
+        }
         try:
             loaded = FeatureSet(
                 _as_float32(features),
@@ -111,7 +124,9 @@ class FeatureSet:
                 text["protocol"],
             )
         except (DataError, UnicodeDecodeError) as error:
-            raise DataError(error.what if isinstance(error, DataError) else f"its names are not text ({error})", file=path) from error
+            raise DataError(
+                error.what if isinstance(error, DataError) else f"its names are not text ({error})", file=path
+            ) from error
         loaded.require_finite(path)
         return loaded
 
@@ -150,7 +165,10 @@ def shared_rows(train: FeatureSet, test: FeatureSet) -> int:
     if min(train.features.shape[1], test.features.shape[1]) < 4:
         return 0
     keys = [_key(side.features) for side in (train, test)]
-    known, asked = np.isin(keys[0], keys[1]), np.isin(keys[1], keys[0])  # by their first columns; few are left to compare whole
+    known, asked = (
+        np.isin(keys[0], keys[1]),
+        np.isin(keys[1], keys[0]),
+    )  # by their first columns; few are left to compare whole
     rows = {row.tobytes() for row in train.features[known] if row.min() < row.max()}
     return sum(row.tobytes() in rows for row in test.features[asked])
 

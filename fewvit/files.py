@@ -20,7 +20,9 @@ _BLOCK = 1 << 20  # bytes read at a time while hashing
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], mode: str = "wb", *, named: Callable[[], str] | None = None) -> Iterator[IO[Any]]:
+def replacing(
+    path: str | os.PathLike[str], mode: str = "wb", *, named: Callable[[], str] | None = None
+) -> Iterator[IO[Any]]:
     """A handle whose content becomes `path` when the block ends without an error, and vanishes otherwise.
 
     `named` gives another file name once the content is written, for files that are called by their digest.

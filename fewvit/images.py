@@ -26,7 +26,16 @@ from .preprocess import Preprocess
 
 POLICIES = ("fast", "pil")
 MAX_PIXELS = 64_000_000  # Pillow keeps RGB in 4 bytes per pixel and converting needs a second copy: half a gigabyte
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # what may be decoded, whatever a file is called; Pillow reads more
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+    "AVIF",
+)  # what may be decoded, whatever a file is called; Pillow reads more
 _PILLOW = re.compile(r"PIL\.")  # its modules
 _REVISION = 1  # of what this file does to pixels: raise it whenever they change, so that cached features are not mistaken for new ones
 
@@ -40,7 +49,9 @@ class Note(IntFlag):
     FIRST_FRAME = 8  # there are more frames; the first one was taken
 
 
-POLICIES_DIFFER = Note.TURNED | Note.TRANSPARENT | Note.SIXTEEN_BIT  # with one of these, `fast` and `pil` show different pictures
+POLICIES_DIFFER = (
+    Note.TURNED | Note.TRANSPARENT | Note.SIXTEEN_BIT
+)  # with one of these, `fast` and `pil` show different pictures
 
 
 class BadImage(Exception):  # no member of FewvitError: whoever reads images decides how many bad ones are an error
@@ -54,7 +65,9 @@ class BadImage(Exception):  # no member of FewvitError: whoever reads images dec
         super().__init__(reason)
 
 
-def decode(data: bytes, preprocess: Preprocess, policy: str = "fast", max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int]:
+def decode(
+    data: bytes, preprocess: Preprocess, policy: str = "fast", max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, int]:
     """The picture's uint8 RGB pixels (crop_h, crop_w, 3), and its `Note` bits. May be called from many threads at once.
 
     Raises BadImage for whatever cannot be decoded, whichever exception the decoder raised, and for more than `max_pixels` pixels.
@@ -76,7 +89,9 @@ def decode(data: bytes, preprocess: Preprocess, policy: str = "fast", max_pixels
         return _cover_and_crop(pixels, preprocess, orientation), int(notes | _turned(orientation))
     except BadImage:
         raise
-    except Exception as error:  # the per-image boundary: decoders raise what they like (ValueError, struct.error, RuntimeError, ...)
+    except (
+        Exception
+    ) as error:  # the per-image boundary: decoders raise what they like (ValueError, struct.error, RuntimeError, ...)
         raise BadImage(_one_line(error)) from error
 
 
@@ -141,7 +156,9 @@ def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: i
         raise BadImage(f"{width} x {height} pixels")
     resized = covering_size(height, width, preprocess.cover)
     if resized[0] * resized[1] > max(max_pixels, 16 * preprocess.cover[0] * preprocess.cover[1]):
-        raise BadImage(f"{width} x {height} pixels would be {resized[1]} x {resized[0]} after resizing: too long and narrow")
+        raise BadImage(
+            f"{width} x {height} pixels would be {resized[1]} x {resized[0]} after resizing: too long and narrow"
+        )
 
 
 @functools.cache
@@ -154,10 +171,14 @@ def _jpeg_reader() -> Callable[[bytes], np.ndarray]:
         # the operator itself: torchvision.io.decode_jpeg warns since 0.29 that it will go, and costs 10 us more
         read = torch.ops.image.decode_jpeg.default
     except (AttributeError, RuntimeError) as error:
-        raise MissingExtra("this torchvision cannot decode JPEG", fix="Use --decode pil, or install torchvision's own wheel.") from error
+        raise MissingExtra(
+            "this torchvision cannot decode JPEG", fix="Use --decode pil, or install torchvision's own wheel."
+        ) from error
 
     def pixels_of(data: bytes) -> np.ndarray:
-        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # torch takes no read-only memory; copying costs 10 us
+        buffer = torch.frombuffer(
+            bytearray(data), dtype=torch.uint8
+        )  # torch takes no read-only memory; copying costs 10 us
         return read(buffer, 3, False).permute(1, 2, 0).numpy()  # 3 = RGB; rows of pixels is how it lies in memory
 
     return pixels_of
@@ -170,7 +191,9 @@ def _cover_and_crop(pixels: np.ndarray, preprocess: Preprocess, orientation: int
     height, width = covering_size(*_seen(pixels.shape[0], pixels.shape[1], orientation), preprocess.cover)
     # NHWC as a channels-last view, batch stride included: the kernel then neither unpacks nor transposes (0.2 instead of 0.5 ms)
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(image, _seen(height, width, orientation), mode=preprocess.interpolation, antialias=True)
+    resized = torch.nn.functional.interpolate(
+        image, _seen(height, width, orientation), mode=preprocess.interpolation, antialias=True
+    )
     return center_crop(_turn(resized.permute(0, 2, 3, 1)[0].numpy(), orientation), preprocess.crop)
 
 
@@ -207,7 +230,9 @@ _EIGHT_BIT = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _is_sixteen_bit(picture: Any) -> bool:
-    return picture.mode.startswith("I;16") or (picture.format == "PPM" and picture.mode == "I")  # Pillow scales such PGM to 0..65535
+    return picture.mode.startswith("I;16") or (
+        picture.format == "PPM" and picture.mode == "I"
+    )  # Pillow scales such PGM to 0..65535
 
 
 def _clear_grey(picture: Any) -> np.ndarray:
@@ -255,7 +280,9 @@ def _opener(prefix: bytes) -> Callable[[io.BytesIO, str], Any]:
             raise BadImage(f"{name}: {answer}")
         if answer:
             return factory
-    raise BadImage(f"not an image of a known format ({', '.join(FORMATS)}); starts with '{printable(prefix[:8].decode('latin-1'))}'")
+    raise BadImage(
+        f"not an image of a known format ({', '.join(FORMATS)}); starts with '{printable(prefix[:8].decode('latin-1'))}'"
+    )
 
 
 @functools.cache
@@ -276,7 +303,11 @@ def _load_wholly(picture: Any) -> None:
     from PIL import ImageFile, JpegImagePlugin
 
     # JPEG's load_read invents an end marker under the flag, so it is passed over
-    read = picture.load_read if hasattr(picture, "load_read") and not isinstance(picture, JpegImagePlugin.JpegImageFile) else None
+    read = (
+        picture.load_read
+        if hasattr(picture, "load_read") and not isinstance(picture, JpegImagePlugin.JpegImageFile)
+        else None
+    )
 
     def read_or_raise(size: int) -> bytes:
         block = read(size) if read else picture.fp.read(size)
@@ -329,5 +360,7 @@ def _turned(orientation: int) -> Note:
 
 def _one_line(error: Exception) -> str:
     """The first line of an error's message, at most 160 characters."""
-    lines = re.sub(r"[\w/.+-]+\.(cpp|h):\d+:?\s*", "", str(error)).strip().splitlines()  # where the decoder's source stood helps nobody
+    lines = (
+        re.sub(r"[\w/.+-]+\.(cpp|h):\d+:?\s*", "", str(error)).strip().splitlines()
+    )  # where the decoder's source stood helps nobody
     return printable(lines[0][:160]) if lines else type(error).__name__

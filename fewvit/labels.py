@@ -57,7 +57,8 @@ def require_known_classes(train: Listed, test: Listed, known: Sequence[str]) -> 
         shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
         raise DataError(
             f"{counted(len(unknown), 'class of the test set is', 'classes of the test set are')} not in the training set: {shown}",
-            fix=_nameless(train, test) or f"It has images of {counted(len(known), 'class', 'classes')}; names must agree letter by letter.",
+            fix=_nameless(train, test)
+            or f"It has images of {counted(len(known), 'class', 'classes')}; names must agree letter by letter.",
         )
 
 
@@ -99,7 +100,9 @@ def require_classes(images: Listed, side: str = "train") -> None:
     """Raise DataError unless labelled images are of two classes at least, so that there is something to tell apart."""
     present = np.unique(images.labels)
     if len(present) < 2:
-        raise DataError(f"the {_images(side)} are all of one class ({images.classes[present[0]]!r}): there is nothing to tell apart")
+        raise DataError(
+            f"the {_images(side)} are all of one class ({images.classes[present[0]]!r}): there is nothing to tell apart"
+        )
 
 
 def _images(side: str) -> str:

@@ -20,7 +20,9 @@ def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     n_classes = scores.shape[1]
     own = np.take_along_axis(scores, targets[:, None], axis=1)  # (Q, 1)
     rank = np.count_nonzero(scores > own, axis=1)
-    tied = np.flatnonzero(np.count_nonzero(scores >= own, axis=1) - rank > 1)  # few rows: not worth another pass over all
+    tied = np.flatnonzero(
+        np.count_nonzero(scores >= own, axis=1) - rank > 1
+    )  # few rows: not worth another pass over all
     rank[tied] += ((scores[tied] == own[tied]) & (np.arange(n_classes) < targets[tied, None])).sum(axis=1)
     return np.where(own[:, 0] > 0, rank, NEVER)
 

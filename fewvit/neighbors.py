@@ -49,9 +49,13 @@ def normalise(features: np.ndarray, first_row: int = 0) -> np.ndarray:
         part = given[start : start + _BLOCK_ROWS].astype(np.float32, copy=False)
         length = np.sqrt(np.einsum("nd,nd->n", part, part, dtype=np.float64))
         if not np.isfinite(length).all():
-            raise NumericalError(f"row {first_row + start + int(np.flatnonzero(~np.isfinite(length))[0])} of the features is not finite")
+            raise NumericalError(
+                f"row {first_row + start + int(np.flatnonzero(~np.isfinite(length))[0])} of the features is not finite"
+            )
         length[length == 0] = 1
-        np.divide(part, length[:, None], out=rows[start : start + _BLOCK_ROWS], casting="same_kind")  # in float64, rounded once
+        np.divide(
+            part, length[:, None], out=rows[start : start + _BLOCK_ROWS], casting="same_kind"
+        )  # in float64, rounded once
 
     list(in_threads(block, range(0, len(given), _BLOCK_ROWS)))
     return rows
@@ -88,7 +92,9 @@ class Bank:
             return Neighbors(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
         return Neighbors(np.concatenate([p.rows for _, p in parts]), np.concatenate([p.scores for _, p in parts]))
 
-    def chunks(self, queries: np.ndarray, k: int, *, exclude: np.ndarray | None = None) -> Iterator[tuple[slice, Neighbors]]:
+    def chunks(
+        self, queries: np.ndarray, k: int, *, exclude: np.ndarray | None = None
+    ) -> Iterator[tuple[slice, Neighbors]]:
         """Neighbours of one slice of queries after another, for callers that reduce them at once.
 
         `exclude` (Q,) names for each query one row that must not be its neighbour (itself, in leave-one-out).
@@ -105,7 +111,8 @@ class Bank:
             raise DataError(f"queries of shape {np.shape(queries)} do not fit a bank of {self.rows.shape[1]} columns")
         if not 1 <= k <= len(self.rows):
             raise UsageError(
-                f"k = {k} neighbours asked of a bank of {len(self.rows)} rows", fix=f"Choose k between 1 and {len(self.rows)}."
+                f"k = {k} neighbours asked of a bank of {len(self.rows)} rows",
+                fix=f"Choose k between 1 and {len(self.rows)}.",
             )
 
     def _exact(self, queries: np.ndarray, k: int, exclude: np.ndarray | None) -> Neighbors:
@@ -133,7 +140,9 @@ class Bank:
         )
         scale = length * longest if self.metric == "dot" else (length + longest) ** 2
         if not (scale < np.finfo(np.float32).max).all():
-            raise NumericalError(f"the features are too large for {self.metric} scores in float32", fix="Scale them down, or use cosine.")
+            raise NumericalError(
+                f"the features are too large for {self.metric} scores in float32", fix="Scale them down, or use cosine."
+            )
         return (_ROUNDING * np.maximum(scale, 1e-30)).astype(np.float32)
 
     def _settle(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray, near: np.ndarray) -> None:
@@ -152,7 +161,9 @@ class Bank:
             order = np.lexsort((rows[q], -scores[q]))
             scores[q], rows[q] = scores[q][order], rows[q][order]
 
-    def _settle_boundary(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray, k: int, near: np.ndarray) -> None:
+    def _settle_boundary(
+        self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray, k: int, near: np.ndarray
+    ) -> None:
         """Search the whole bank again for queries whose tie at the k-th place reaches beyond what was fetched."""
         for q in np.flatnonzero(scores[:, k - 1] - scores[:, -1] <= near[:, 0]):
             exact = self._score_all(queries[q])
@@ -172,7 +183,9 @@ class Bank:
     def _score_all(self, query: np.ndarray) -> np.ndarray:
         """Scores (N,) of every row for one query, the same numbers as `_rescore`'s."""
         step = max(1, _CACHED_BYTES // (self.rows.shape[1] * 24))
-        return np.concatenate([self._pairwise(query[None], self.rows[start : start + step]) for start in range(0, len(self.rows), step)])
+        return np.concatenate(
+            [self._pairwise(query[None], self.rows[start : start + step]) for start in range(0, len(self.rows), step)]
+        )
 
     def _pairwise(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
         a, b = np.broadcast_arrays(queries.astype(np.float64), rows.astype(np.float64))
@@ -189,7 +202,9 @@ def _float32(features: np.ndarray) -> np.ndarray:
 def _finite(features: np.ndarray, first_row: int = 0) -> np.ndarray:
     rows = _float32(features)
     if not np.isfinite(rows).all():
-        raise NumericalError(f"row {first_row + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])} of the features is not finite")
+        raise NumericalError(
+            f"row {first_row + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])} of the features is not finite"
+        )
     return rows
 
 
@@ -250,7 +265,9 @@ def _torch_device(device: str) -> str:
 
     if device != "cpu" and not torch.cuda.is_available():
         if device != "auto":
-            raise UsageError(f"--device {device}: torch sees no GPU here", fix="Run `fewvit doctor`, or use --device cpu.")
+            raise UsageError(
+                f"--device {device}: torch sees no GPU here", fix="Run `fewvit doctor`, or use --device cpu."
+            )
         return "cpu"
     return "cuda" if device == "auto" else device
 
@@ -297,7 +314,8 @@ def _torch(rows: np.ndarray, metric: str, device: str) -> Any:
 
     def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         parts = [
-            _torch_topk(torch.from_numpy(queries[i : i + 512]).to(device), bank, squares, k, block) for i in range(0, len(queries), 512)
+            _torch_topk(torch.from_numpy(queries[i : i + 512]).to(device), bank, squares, k, block)
+            for i in range(0, len(queries), 512)
         ]
         scores, found = (torch.cat(side).cpu().numpy() for side in zip(*parts, strict=True))
         return scores, found

@@ -34,7 +34,11 @@ def parse_setting(text: str) -> Setting:
 
 def options_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """What a plug-in's constructor takes."""
-    return {name: p for name, p in inspect.signature(factory).parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    return {
+        name: p
+        for name, p in inspect.signature(factory).parameters.items()
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    }
 
 
 def settings_for(kind: str, plugins: Sequence[str], settings: Iterable[Setting]) -> dict[str, dict[str, Any]]:
@@ -47,19 +51,29 @@ def settings_for(kind: str, plugins: Sequence[str], settings: Iterable[Setting])
     chosen: dict[str, dict[str, Any]] = {name: {} for name in factories}
     for setting in settings:
         if setting.plugin and setting.plugin not in factories:
-            raise UsageError(f"--set {setting.plugin}.{setting.name}: {setting.plugin} is not among the chosen {', '.join(factories)}")
+            raise UsageError(
+                f"--set {setting.plugin}.{setting.name}: {setting.plugin} is not among the chosen {', '.join(factories)}"
+            )
         named = [setting.plugin] if setting.plugin else list(factories)
         having = [name for name in named if setting.name in options_of(factories[name])]
         if not having:
-            raise UnknownName("option", setting.name, sorted({option for name in named for option in options_of(factories[name])}))
+            raise UnknownName(
+                "option", setting.name, sorted({option for name in named for option in options_of(factories[name])})
+            )
         for name in having:
-            chosen[name][setting.name] = typed(setting, typing.get_type_hints(factories[name].__init__).get(setting.name, str))
+            chosen[name][setting.name] = typed(
+                setting, typing.get_type_hints(factories[name].__init__).get(setting.name, str)
+            )
     return chosen
 
 
 def typed(setting: Setting, kind: Any) -> Any:
     """The value as the annotation wants it: bool, int, float, str, a Literal, or one of several. Raises UsageError, for NaN and Inf too."""
-    wanted = typing.get_args(kind) if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union else (kind,)
+    wanted = (
+        typing.get_args(kind)
+        if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+        else (kind,)
+    )
     for one in sorted(wanted, key=lambda one: _READING_ORDER.index(one) if one in _READING_ORDER else 0):
         try:
             value = _read(setting.value, one)

@@ -35,5 +35,7 @@ def find(kind: str, name: str) -> Any:
         if inspect.isclass(value) and value.__module__ == module.__name__ and not key.startswith("_")
     ]
     if len(public) != 1:
-        raise TypeError(f"{module.__name__} must hold exactly one public class, it holds {[c.__name__ for c in public]}")
+        raise TypeError(
+            f"{module.__name__} must hold exactly one public class, it holds {[c.__name__ for c in public]}"
+        )
     return public[0]

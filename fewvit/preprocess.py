@@ -32,7 +32,10 @@ def sized(preprocess: Preprocess, size: tuple[int, int] | None) -> Preprocess:
     """The transform at another input size (height, width): the resize keeps its proportion (256 to 224) to the crop."""
     if size is None:
         return preprocess
-    cover = tuple(round(new * covered / cropped) for new, covered, cropped in zip(size, preprocess.cover, preprocess.crop, strict=True))
+    cover = tuple(
+        round(new * covered / cropped)
+        for new, covered, cropped in zip(size, preprocess.cover, preprocess.crop, strict=True)
+    )
     return replace(preprocess, cover=(cover[0], cover[1]), crop=size)
 
 

@@ -54,7 +54,11 @@ class Result:
 
     def to_json(self) -> str:
         """One JSON object; characters outside ASCII, lone surrogates too, are escaped."""
-        return json.dumps({"schema": SCHEMA, "task": self.task, "rows": list(self.rows), "run": dict(self.run)}, indent=1, allow_nan=False)
+        return json.dumps(
+            {"schema": SCHEMA, "task": self.task, "rows": list(self.rows), "run": dict(self.run)},
+            indent=1,
+            allow_nan=False,
+        )
 
     def to_csv(self) -> str:
         """A table with a header; intervals in two columns, odd characters escaped."""
@@ -90,7 +94,8 @@ class Result:
         flat = [_flat(row) for row in self.rows]
         columns = _ordered({key: None for row in flat for key, value in row.items() if value is not None})
         return {
-            c: [_cell(row.get(c), two_decimals=c in _PERCENT and row.get("metric") in _PERCENT_METRICS) for row in flat] for c in columns
+            c: [_cell(row.get(c), two_decimals=c in _PERCENT and row.get("metric") in _PERCENT_METRICS) for row in flat]
+            for c in columns
         }
 
 

@@ -211,7 +211,8 @@ class Given:
         """
         if self.data is not None and (self.train is not None or self.test is not None):
             raise UsageError(
-                "--data excludes --train and --test, and both ways were given", fix="Give --data DIR, or --train SRC --test SRC."
+                "--data excludes --train and --test, and both ways were given",
+                fix="Give --data DIR, or --train SRC --test SRC.",
             )
         if self.data is not None:
             return _parts(self.data)
@@ -241,12 +242,16 @@ def open_source(source: str, listing: Listing, extractor: Extractor, say: Say, *
 def open_sources(given: Given, extractor: Extractor, say: Say) -> Sources:
     """A train and a test source under one numbering of classes. Raises UsageError, and DataError as `open_source` and `paired`."""
     train, test, notes = given.sides()
-    sources = paired(open_source(train, given.listing, extractor, say), open_source(test, given.listing, extractor, say))
+    sources = paired(
+        open_source(train, given.listing, extractor, say), open_source(test, given.listing, extractor, say)
+    )
     for note in notes:
         say(f"{sources.sides[-1].name}: {note}")
     for side in sources.sides:
         if side.images is None and not side.fingerprint(None):
-            say(f"{side.place} carries no fingerprint, so nothing shows that its features belong to the other side's backbone")
+            say(
+                f"{side.place} carries no fingerprint, so nothing shows that its features belong to the other side's backbone"
+            )
     return sources
 
 
@@ -295,7 +300,9 @@ def _parts(data: str) -> tuple[str, str, list[str]]:
         if not os.path.exists(data):
             raise DataError("no such file or folder", file=data)
         raise DataError(
-            "no train/ with val/ or test/ in it", file=data, fix="Give such a folder or zip archive, or --train SRC --test SRC."
+            "no train/ with val/ or test/ in it",
+            file=data,
+            fix="Give such a folder or zip archive, or --train SRC --test SRC.",
         )
     notes = ["tested on val/; test/ was not used"] if {"val", "test"} <= there else []
     return os.path.join(data, "train"), os.path.join(data, second), notes

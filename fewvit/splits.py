@@ -35,7 +35,13 @@ class Split:
 
 
 def n_per_class(
-    labels: np.ndarray, classes: Sequence[str], shots: Sequence[int], trials: int, seed: int, *, allow_fewer: bool = False
+    labels: np.ndarray,
+    classes: Sequence[str],
+    shots: Sequence[int],
+    trials: int,
+    seed: int,
+    *,
+    allow_fewer: bool = False,
 ) -> list[Split]:
     """Splits of `shots` images per class, for each of `trials` trials.
 
@@ -54,11 +60,19 @@ def n_per_class(
         raise _too_few(short, max(shots), "Ask for fewer shots, or keep what there is with --allow-fewer.")
     shots = list(dict.fromkeys(shots))  # asked for twice it would count as further trials
     block = max(BLOCK, *shots)
-    drawn = {trial: {c: _block(rows, classes[c], block, trial, seed) for c, rows in sets.items()} for trial in range(trials)}
-    return [Split(_interleaved([rows[:n] for rows in drawn[trial].values()]), n, trial, seed) for n in shots for trial in range(trials)]
+    drawn = {
+        trial: {c: _block(rows, classes[c], block, trial, seed) for c, rows in sets.items()} for trial in range(trials)
+    }
+    return [
+        Split(_interleaved([rows[:n] for rows in drawn[trial].values()]), n, trial, seed)
+        for n in shots
+        for trial in range(trials)
+    ]
 
 
-def percent_per_class(labels: np.ndarray, classes: Sequence[str], percents: Sequence[float], trials: int, seed: int) -> list[Split]:
+def percent_per_class(
+    labels: np.ndarray, classes: Sequence[str], percents: Sequence[float], trials: int, seed: int
+) -> list[Split]:
     """Splits of a percentage of each class, rounded, at least one image; nested and disjoint as `n_per_class`'s."""
     if not percents or not all(0 < percent <= 100 for percent in percents) or trials < 1:
         raise UsageError("--percent takes numbers above 0 and up to 100")
@@ -143,7 +157,11 @@ def dinov2_subset(labels: np.ndarray, shots: int, trial: int, classes: Sequence[
     present, counts = np.unique(labels[labels >= 0], return_counts=True)
     if len(present) == 0:
         raise DataError("no row has a label, so there is nothing to choose shots from")
-    short = {classes[c] if len(classes) else f"class {c}": n for c, n in zip(present, counts.tolist(), strict=True) if n < shots}
+    short = {
+        classes[c] if len(classes) else f"class {c}": n
+        for c, n in zip(present, counts.tolist(), strict=True)
+        if n < shots
+    }
     if short:
         raise _too_few(short, shots, "Ask for fewer shots.")
     chosen = [

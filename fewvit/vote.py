@@ -15,7 +15,9 @@ MIN_TEMPERATURE = 0.002  # exp(1 / T) must be a float64, and exp(-1 / T) above z
 def check_temperature(temperature: float) -> None:
     """Raise UsageError unless the temperature can be voted with."""
     if not temperature >= MIN_TEMPERATURE:
-        raise UsageError(f"temperature {temperature} is too small; use at least {MIN_TEMPERATURE} (the papers use 0.07)")
+        raise UsageError(
+            f"temperature {temperature} is too small; use at least {MIN_TEMPERATURE} (the papers use 0.07)"
+        )
 
 
 def weighted_vote(neighbors: Neighbors, labels: np.ndarray, n_classes: int, temperature: float) -> np.ndarray:
@@ -42,10 +44,13 @@ def votes_at(
     near = labels[neighbors.rows]  # (Q, k)
     if near.size and near.min() < 0:
         raise UnlabelledNeighbor(
-            "an unlabelled image (label -1) is among the neighbours", fix="Leave unlabelled images out of the training set."
+            "an unlabelled image (label -1) is among the neighbours",
+            fix="Leave unlabelled images out of the training set.",
         )
     if near.size and near.max() >= n_classes:
-        raise UsageError(f"label {near.max()} is among the neighbours, but there {are(n_classes)} {counted(n_classes, 'class', 'classes')}")
+        raise UsageError(
+            f"label {near.max()} is among the neighbours, but there {are(n_classes)} {counted(n_classes, 'class', 'classes')}"
+        )
     weight = np.exp(neighbors.scores.astype(np.float64) / temperature)  # (Q, k)
     cell = near + np.arange(len(near))[:, None] * n_classes  # place in the flat score table
     scores = np.zeros((len(near), n_classes))

@@ -67,7 +67,9 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("FEWVIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HOME", str(home))
         patch.delenv("HF_TOKEN", raising=False)
-        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))  # read when the package is imported, which it may be by now
+        patch.setattr(
+            constants, "HF_HUB_CACHE", str(home / "hub")
+        )  # read when the package is imported, which it may be by now
         patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         yield
 
@@ -79,8 +81,19 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 def python() -> Python:
     """`python(code, *args, check=True, options=(), **env)` runs code in a new interpreter that finds this fewvit, warnings as errors."""
 
-    def run(code: str, *args: object, check: bool = True, options: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-W", "error", *options, "-c", code, *map(str, args)]  # -P: not the fewvit of the current folder
+    def run(
+        code: str, *args: object, check: bool = True, options: tuple[str, ...] = (), **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-P",
+            "-W",
+            "error",
+            *options,
+            "-c",
+            code,
+            *map(str, args),
+        ]  # -P: not the fewvit of the current folder
         found: dict[str, Any] = {**os.environ, "PYTHONPATH": str(ROOT), **env}
         done = subprocess.run(command, capture_output=True, text=True, env=found, timeout=120)
         assert not check or done.returncode == 0, done.stderr

@@ -61,7 +61,9 @@ def commands(page: Path, language: str) -> list[str]:
 
 def spans(page: Path) -> list[str]:
     """The code spans of a page's prose, on one line each."""
-    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", _FENCE.sub("", page.read_text(encoding="utf-8")))]
+    return [
+        " ".join(span.split()) for span in re.findall(r"`([^`]+)`", _FENCE.sub("", page.read_text(encoding="utf-8")))
+    ]
 
 
 def steps(block: str) -> list[Step]:
@@ -79,10 +81,19 @@ def run(command: str, place: Path, environment: Mapping[str, str]) -> subprocess
     if not programs.exists():
         programs.mkdir(parents=True)
         (programs / "shim.py").write_text(_SHIM)
-        for name, words in (("fewvit", f'"{sys.executable}" -P "{programs}/shim.py"'), ("python", f'"{sys.executable}"')):
+        for name, words in (
+            ("fewvit", f'"{sys.executable}" -P "{programs}/shim.py"'),
+            ("python", f'"{sys.executable}"'),
+        ):
             (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
             (programs / name).chmod(0o755)
-    found = {**os.environ, **environment, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    found = {
+        **os.environ,
+        **environment,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "100",
+    }
     return subprocess.run(
         ["bash", "-c", command],
         cwd=place,
@@ -183,7 +194,11 @@ def anchors(page: Path) -> set[str]:
     for heading in re.findall(r"^#+ +(.+?)\s*$", text, re.MULTILINE):
         plain = html.unescape(re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading))
         site = re.sub(
-            r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()).strip().lower()
+            r"[-\s]+",
+            "-",
+            re.sub(r"[^\w\s-]", "", unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode())
+            .strip()
+            .lower(),
         )
         forge = re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", plain.strip().lower()))
         if site == forge:
@@ -216,7 +231,11 @@ def furnish(place: Path) -> dict[str, str]:
     randomise(model, 1)
     (place / "weights").mkdir(parents=True)
     torch.save(model.state_dict(), place / "weights/dino_vitbase16_pretrain.pth")
-    return {"FEWVIT_CACHE_DIR": str(place / "cache"), "FEWVIT_WEIGHTS_DIR": str(place / "weights"), "FEWVIT_OFFLINE": "1"}
+    return {
+        "FEWVIT_CACHE_DIR": str(place / "cache"),
+        "FEWVIT_WEIGHTS_DIR": str(place / "weights"),
+        "FEWVIT_OFFLINE": "1",
+    }
 
 
 def images(place: Path, environment: Mapping[str, str]) -> Path:
@@ -251,7 +270,9 @@ def main() -> int:
         environment = furnish(Path(folder) / "shared")
         for page in [path.resolve() for path in options.pages] or PAGES:
             if blocks(page, "console"):
-                page.write_text(refreshed(page, images(Path(folder) / page.stem, environment), environment), encoding="utf-8")
+                page.write_text(
+                    refreshed(page, images(Path(folder) / page.stem, environment), environment), encoding="utf-8"
+                )
     return 0
 
 

@@ -112,7 +112,11 @@ EVALUATION = {
     "evaluate/lowshot_options": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
     "evaluate/episodes": ["tests/test_evaluate_episodes.py", "tests/cli/test_episodes.py"],
     "evaluate/episode_draws": ["tests/test_evaluate_episodes.py"],
-    "evaluate/judge": ["tests/test_evaluate_lowshot.py", "-k", "verdict or share or without_support or transductive or rows_are"],
+    "evaluate/judge": [
+        "tests/test_evaluate_lowshot.py",
+        "-k",
+        "verdict or share or without_support or transductive or rows_are",
+    ],
     "bundles/predict": ["tests/cli/test_fit_predict.py"],
     "bundles/fit": ["tests/cli/test_fit_predict.py"],
 }
@@ -230,10 +234,21 @@ class Copy:
     def __init__(self, folder: Path):
         self.folder = copied(folder)
         # No bytecode: Python knows it by second and size, and two mutants of one second may have the same size.
-        here = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "FEWVIT_SHARED": str(SHARED)}
+        here = {
+            "PYTHONPATH": str(folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "FEWVIT_SHARED": str(SHARED),
+        }
         self._tests = subprocess.Popen(
             [sys.executable, "-P", folder / "tests/warm_pytest.py"],  # -P: tests/ itself is no place to import from
-            **{"cwd": folder, "env": {**os.environ, **here}, "text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
+            **{
+                "cwd": folder,
+                "env": {**os.environ, **here},
+                "text": True,
+                "stdin": subprocess.PIPE,
+                "stdout": subprocess.PIPE,
+            },
         )
 
     def close(self) -> None:
@@ -256,7 +271,9 @@ def limit_of(copy: Copy, module: str) -> float:
     """Five times what the tests take without a mutant, and twenty seconds. Raises RuntimeError when they fail even so."""
     start = time.monotonic()
     if copy.outcome(module, 600) != "survived":
-        raise RuntimeError(f"the tests of {module} fail without any mutant: run `{shlex.join(['pytest', *TESTS[module]])}`")
+        raise RuntimeError(
+            f"the tests of {module} fail without any mutant: run `{shlex.join(['pytest', *TESTS[module]])}`"
+        )
     return 20 + 5 * (time.monotonic() - start)
 
 

@@ -30,14 +30,20 @@ def brute_neighbors(
     bank_rows, query_rows = (prepare(side).astype(np.float64).tolist() for side in (bank, queries))
     rows, scores = np.empty((len(query_rows), k), np.int64), np.empty((len(query_rows), k), np.float32)
     for q, query in enumerate(query_rows):
-        found = [(-score(query, row, metric), i) for i, row in enumerate(bank_rows) if exclude is None or i != exclude[q]]
+        found = [
+            (-score(query, row, metric), i) for i, row in enumerate(bank_rows) if exclude is None or i != exclude[q]
+        ]
         nearest = sorted(found)[:k]
         rows[q], scores[q] = [i for _, i in nearest], [-s for s, _ in nearest]
     return rows, scores
 
 
 def brute_votes(
-    rows: Sequence[Sequence[int]], scores: Sequence[Sequence[float]], labels: Sequence[int], n_classes: int, temperature: float
+    rows: Sequence[Sequence[int]],
+    scores: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    n_classes: int,
+    temperature: float,
 ) -> np.ndarray:
     """Class scores (Q, C): the sum of exp(score / temperature), neighbour by neighbour."""
     votes = np.zeros((len(rows), n_classes))

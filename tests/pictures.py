@@ -41,7 +41,8 @@ def tiny_weights(path: Path, architecture: Architecture = TINY, seed: int = 5) -
 
     stream = torch.Generator().manual_seed(seed)
     state = {
-        name: torch.randn(tensor.shape, generator=stream) * 0.1 + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        name: torch.randn(tensor.shape, generator=stream) * 0.1
+        + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
         for name, tensor in VisionTransformer(architecture).state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,14 @@ def test_so_many_of_the_last_blocks_change_as_are_asked_for():
 
 @pytest.mark.parametrize(
     ("mode", "changes", "below"),
-    [("full", {}, None), ("last-block", {}, 2), ("lora", {}, 0), ("lora", {"blocks": 2}, 1), ("bias", {}, 0), ("norm", {"blocks": 1}, 2)],
+    [
+        ("full", {}, None),
+        ("last-block", {}, 2),
+        ("lora", {}, 0),
+        ("lora", {"blocks": 2}, 1),
+        ("bias", {}, 0),
+        ("norm", {"blocks": 1}, 2),
+    ],
 )
 def test_what_lies_below_the_first_change_is_known(mode, changes, below):
     assert blocks_below(prepared(mode, **changes)) == below
@@ -151,7 +158,10 @@ def test_gradients_of_an_update_follow_from_the_dense_gradient():
     plain = VisionTransformer(WIDE)
     plain.load_state_dict(merged(trunk().state_dict(), changed_tensors(made), "here"))
     plain.read(images(), READOUT).square().sum().backward()
-    for adapted, dense in ((made.blocks[1].attn.qkv, plain.blocks[1].attn.qkv), (made.blocks[0].mlp.fc2, plain.blocks[0].mlp.fc2)):
+    for adapted, dense in (
+        (made.blocks[1].attn.qkv, plain.blocks[1].attn.qkv),
+        (made.blocks[0].mlp.fc2, plain.blocks[0].mlp.fc2),
+    ):
         update, g = adapted.updates["all"], dense.weight.grad
         torch.testing.assert_close(update.lora_a.grad, ALPHA / RANK * update.lora_b.T @ g, atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(update.lora_b.grad, ALPHA / RANK * g @ update.lora_a.T, atol=1e-4, rtol=1e-3)
@@ -164,7 +174,9 @@ def test_the_first_matrix_is_drawn_as_loras_authors_draw_it_and_depends_on_the_g
     torch.manual_seed(5)
     again = prepared("lora").blocks[0].attn.qkv.updates["all"].lora_a
     assert torch.equal(one, again)
-    wide = Adapted(torch.nn.Linear(400, 6), (), 50, 1.0, torch.Generator().manual_seed(0)).updates["all"].lora_a.detach()
+    wide = (
+        Adapted(torch.nn.Linear(400, 6), (), 50, 1.0, torch.Generator().manual_seed(0)).updates["all"].lora_a.detach()
+    )
     bound = 1 / np.sqrt(400)  # uniform within it: what kaiming_uniform with a = sqrt(5) comes to
     assert 0.999 * bound < wide.abs().max() <= bound
     assert float(wide.std()) == pytest.approx(bound / np.sqrt(3), rel=0.02)
@@ -230,7 +242,9 @@ def test_an_adapter_of_another_architecture_is_refused_by_the_name_of_its_first_
 
 def peft_folder(place, tensors, **config):
     place.mkdir()
-    (place / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 6, "r": 2, "bias": "none", **config}))
+    (place / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "lora_alpha": 6, "r": 2, "bias": "none", **config})
+    )
     save_file(tensors, place / "adapter_model.safetensors")
     return place
 
@@ -259,7 +273,9 @@ def test_an_adapter_of_peft_for_timms_names_and_rank_stabilised_scale(tmp_path):
     folder = peft_folder(tmp_path / "p", {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}, use_rslora=True, r=4)
     found = merged(trunk().state_dict(), read_peft(folder), "p")
     name = "blocks.0.attn.qkv.weight"
-    torch.testing.assert_close(found[name] - trunk().state_dict()[name], torch.full((36, 12), 6 / 2 * 4.0), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        found[name] - trunk().state_dict()[name], torch.full((36, 12), 6 / 2 * 4.0), atol=1e-4, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("config", [{"peft_type": "IA3"}, {"use_dora": True}, {"bias": "all"}])
@@ -269,7 +285,8 @@ def test_other_kinds_of_peft_are_refused(tmp_path, config):
 
 
 @pytest.mark.parametrize(
-    "name", ["base_model.model.head.lora_A.weight", "base_model.model.blocks.0.attn.other.lora_A.weight", "x.0.magnitude"]
+    "name",
+    ["base_model.model.head.lora_A.weight", "base_model.model.blocks.0.attn.other.lora_A.weight", "x.0.magnitude"],
 )
 def test_tensors_of_peft_that_are_no_layer_of_a_block_are_refused(tmp_path, name):
     with pytest.raises(DataError, match="no "):

@@ -54,7 +54,9 @@ BUILT_WITH_TORCH = {
     "extraction": {"calls"},
     "finetune": {"adapters", "batches", "tuning"},
     "linear": {"batches", "head_grid", "head_stack", "linear_head", "optimizers"},
-    "methods": {path.stem for path in (ROOT / "fewvit/methods").glob("_[a-z]*.py")},  # the methods' own files are imported for their help
+    "methods": {
+        path.stem for path in (ROOT / "fewvit/methods").glob("_[a-z]*.py")
+    },  # the methods' own files are imported for their help
     "pretrain": {"batches"},
     "training": {"clipping", "distributed", "groups", "loop", "memory", "on_cpu"},
     "views": {"colours", "crops", "mixing", "randaugment", "resample", "training_images"},
@@ -111,7 +113,9 @@ def when(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> str:
 def imports(module: str) -> tuple[Import, ...]:
     parents = {child: node for node in ast.walk(tree(module)) for child in ast.iter_child_nodes(node)}
     nodes = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Import | ast.ImportFrom)]
-    return tuple(Import(name, when(node, parents)) for node in nodes for name in absolute(module, node) if name != "__future__")
+    return tuple(
+        Import(name, when(node, parents)) for node in nodes for name in absolute(module, node) if name != "__future__"
+    )
 
 
 def place(module: str) -> str:
@@ -131,13 +135,17 @@ def test_imports_go_to_lower_layers_or_stay(module):
     wrong = [
         f"{module} (layer {LAYER[place(module)]}) imports {found.module} ({LAYER[place(found.module)]}, {found.when})"
         for found in imports(module)
-        if found.module.startswith("fewvit.") and found.when != "typing" and LAYER[place(found.module)] > LAYER[place(module)]
+        if found.module.startswith("fewvit.")
+        and found.when != "typing"
+        and LAYER[place(found.module)] > LAYER[place(module)]
     ]
     assert wrong == []
 
 
 def test_the_import_graph_has_no_cycle():
-    graph = {module: {i.module for i in imports(module) if i.when != "typing" and i.module in files()} for module in files()}
+    graph = {
+        module: {i.module for i in imports(module) if i.when != "typing" and i.module in files()} for module in files()
+    }
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -154,7 +162,12 @@ def test_the_import_graph_has_no_cycle():
 
 
 def test_packages_do_not_import_one_another_in_turn():
-    pairs = {(place(m), place(i.module)) for m in LIBRARY for i in imports(m) if i.when != "typing" and i.module.startswith("fewvit.")}
+    pairs = {
+        (place(m), place(i.module))
+        for m in LIBRARY
+        for i in imports(m)
+        if i.when != "typing" and i.module.startswith("fewvit.")
+    }
     assert [(one, other) for one, other in pairs if one < other and (other, one) in pairs] == []
 
 
@@ -187,11 +200,16 @@ def test_heavy_packages_are_imported_when_a_function_needs_them(module):
 
 
 def test_only_neighbors_imports_faiss():
-    assert {module for module in files() for found in imports(module) if found.module.split(".")[0] == "faiss"} == {"fewvit.neighbors"}
+    assert {module for module in files() for found in imports(module) if found.module.split(".")[0] == "faiss"} == {
+        "fewvit.neighbors"
+    }
 
 
 def test_numpy_only_layers_import_no_other_package():
-    allowed = {"splits": {"torch"}, "metrics": {"scipy"}}  # torch's generator is DINOv2's; the t quantile; both inside functions
+    allowed = {
+        "splits": {"torch"},
+        "metrics": {"scipy"},
+    }  # torch's generator is DINOv2's; the t quantile; both inside functions
     for module in LIBRARY:
         if LAYER[place(module)] <= LAYER["features"]:
             outside = {found.module.split(".")[0] for found in imports(module)} & (HEAVY | {"PIL", "typer", "rich"})
@@ -206,8 +224,17 @@ def test_every_package_imported_is_a_declared_dependency():
     import sys
 
     declared = {re.split(r"[<>=; \[]", line)[0].lower() for line in project()["project"]["dependencies"]}
-    extras = {re.split(r"[<>=; \[]", line)[0].lower() for lines in project()["project"]["optional-dependencies"].values() for line in lines}
-    known_as = {"sklearn": "scikit-learn", "PIL": "pillow", "faiss": "faiss-cpu", "threadpoolctl": "scikit-learn"}  # which needs it
+    extras = {
+        re.split(r"[<>=; \[]", line)[0].lower()
+        for lines in project()["project"]["optional-dependencies"].values()
+        for line in lines
+    }
+    known_as = {
+        "sklearn": "scikit-learn",
+        "PIL": "pillow",
+        "faiss": "faiss-cpu",
+        "threadpoolctl": "scikit-learn",
+    }  # which needs it
     for module in files():
         for found in imports(module):
             name = found.module.split(".")[0]
@@ -226,7 +253,9 @@ print(sorted({"numpy", "torch", "timm", "torchvision", "sklearn", "faiss", "scip
 """
 
 
-@pytest.mark.parametrize("module", ["fewvit", "fewvit_cli.main", "fewvit.errors", "fewvit.plugins", "fewvit.backbones", "fewvit.results"])
+@pytest.mark.parametrize(
+    "module", ["fewvit", "fewvit_cli.main", "fewvit.errors", "fewvit.plugins", "fewvit.backbones", "fewvit.results"]
+)
 def test_help_and_usage_errors_never_wait_for_numpy_or_torch(module, tmp_path, python):
     (tmp_path / "fewvit_cli").symlink_to(ROOT / "cli")
     assert python(LOADED, module, PYTHONPATH=f"{tmp_path}:{ROOT}").stdout.strip() == "[]"
@@ -291,7 +320,11 @@ def test_nothing_runs_code_that_it_was_given(module):
     text = files()[module].read_text(encoding="utf-8")
     squeezed = re.sub(r"\s*=\s*", "=", text)
     assert [words for words in FORBIDDEN if words in squeezed] == []
-    called = {node.func.id for node in ast.walk(tree(module)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    called = {
+        node.func.id
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
     assert not called & {"eval", "exec", "compile", "__import__"}
 
 
@@ -328,7 +361,12 @@ def test_no_attribute_of_a_package_bears_a_submodules_name():
     for package in packages:
         submodules = {name.rpartition(".")[2] for name in files() if name.rpartition(".")[0] == package}
         bound = {node.name for node in tree(package).body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        bound |= {alias.asname or alias.name for node in tree(package).body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        bound |= {
+            alias.asname or alias.name
+            for node in tree(package).body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
         bound |= set(fewvit._HOMES) if package == "fewvit" else set()
         assert not bound & submodules, package
 
@@ -348,9 +386,15 @@ def described(module: str) -> set[str]:
 @pytest.mark.parametrize("module", files())
 def test_every_module_and_every_public_function_and_class_is_documented(module):
     assert ast.get_docstring(tree(module)), module
-    definitions = [node for node in tree(module).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    definitions = [
+        node for node in tree(module).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    ]
     private = module.rpartition(".")[2].startswith("_")
-    bare = [node.name for node in definitions if not node.name.startswith("_") and not ast.get_docstring(node) and not private]
+    bare = [
+        node.name
+        for node in definitions
+        if not node.name.startswith("_") and not ast.get_docstring(node) and not private
+    ]
     assert [name for name in bare if name not in described(module)] == []
 
 
@@ -360,12 +404,20 @@ def test_the_tree_of_errors_is_drawn_as_it_is():
 
     drawn, path = {}, ["Exception"]
     for line in errors.__doc__.splitlines():
-        found = re.match(r"^([ │├└─]*)(\w+Error|\w+)(?: (\d))?\b", line[4:]) if re.search(r"[├└]|^    FewvitError", line) else None
+        found = (
+            re.match(r"^([ │├└─]*)(\w+Error|\w+)(?: (\d))?\b", line[4:])
+            if re.search(r"[├└]|^    FewvitError", line)
+            else None
+        )
         if found:
             depth = len(found[1]) // 4 + 1
             path = [*path[:depth], found[2]]
             drawn[found[2]] = (path[-2], int(found[3]) if found[3] else None)
-    classes = {name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.FewvitError)}
+    classes = {
+        name: value
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.FewvitError)
+    }
     assert set(drawn) == set(classes)
     for name, (parent, code) in drawn.items():
         assert classes[name].__bases__[0].__name__ == parent

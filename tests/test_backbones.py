@@ -37,7 +37,10 @@ SHAPES = {
     "dino_vitb16": ((768, 12, 12, 16, 14), "dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"),
     "dino_vitb8": ((768, 12, 12, 8, 28), "dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth"),
     "dino_vits8_300ep": ((384, 12, 6, 8, 28), "dino_deitsmall8_300ep_pretrain/dino_deitsmall8_300ep_pretrain.pth"),
-    "dino_vits16_gldv2": ((384, 12, 6, 16, 14), "dino_vitsmall16_googlelandmark_pretrain/dino_vitsmall16_googlelandmark_pretrain.pth"),
+    "dino_vits16_gldv2": (
+        (384, 12, 6, 16, 14),
+        "dino_vitsmall16_googlelandmark_pretrain/dino_vitsmall16_googlelandmark_pretrain.pth",
+    ),
     "dino_vitt16": ((192, 12, 3, 16, 14), ""),
     "msn_vits16": ((384, 12, 6, 16, 14), "vits16_800ep.pth.tar"),
     "msn_vitb16": ((768, 12, 12, 16, 14), "vitb16_600ep.pth.tar"),
@@ -145,13 +148,21 @@ def test_the_backbone_that_comes_along_is_small_whole_and_what_its_manifest_says
     file = BUNDLED / row.file_name
     assert sha256_of(file) == row.sha256 == facts["sha256"]
     assert file.stat().st_size <= 12e6
-    assert dataclasses.asdict(row.architecture) == facts["backbone"]["architecture"] == facts["run"]["recipe"]["architecture"]
+    assert (
+        dataclasses.asdict(row.architecture)
+        == facts["backbone"]["architecture"]
+        == facts["run"]["recipe"]["architecture"]
+    )
     assert {name: list(value) for name, value in row.preprocess.items()} == {
         name: facts["backbone"]["preprocess"][name] for name in ("cover", "crop")
     }
     recipe = tomllib.loads((Path(__file__).parents[1] / f"recipes/{OFFLINE}.toml").read_text())
     run = facts["run"]
-    assert (recipe["preset"], recipe["seed"], recipe["set"]) == (run["preset"], run["seed"], [f"lr={run['recipe']['lr'] * 1e3:g}e-3"])
+    assert (recipe["preset"], recipe["seed"], recipe["set"]) == (
+        run["preset"],
+        run["seed"],
+        [f"lr={run['recipe']['lr'] * 1e3:g}e-3"],
+    )
     assert [recipe[key] for key in ("epochs", "batch-size", "precision")] == [
         run["recipe"][key] for key in ("epochs", "batch_size", "precision")
     ]
@@ -165,7 +176,9 @@ def test_the_backbone_that_comes_along_has_learnt_to_see(home):
         spec = resolved(OFFLINE, home, weights=weights)
         pipeline = settle(spec, FeatureOptions())
         sets = [extract(pipeline, open_dataset(f"digits/{part}"), None, Work()) for part in ("train", "test")]
-        found[weights] = KNNClassifier(k=20).fit(sets[0].features, sets[0].labels).score(sets[1].features, sets[1].labels)
+        found[weights] = (
+            KNNClassifier(k=20).fit(sets[0].features, sets[0].labels).score(sets[1].features, sets[1].labels)
+        )
     assert found[None] > 0.85
     assert found["random"] < 0.6
 
@@ -254,7 +267,9 @@ TREES: dict[str, tuple[str, Callable[[], dict]]] = {
         "msn",
         lambda: {
             "encoder": prefixed(state(seed=7), "module."),
-            "target_encoder": prefixed({**state(), "fc.fc1.weight": torch.zeros(3), "fc.bn1.running_mean": torch.zeros(3)}, "module."),
+            "target_encoder": prefixed(
+                {**state(), "fc.fc1.weight": torch.zeros(3), "fc.bn1.running_mean": torch.zeros(3)}, "module."
+            ),
             "prototypes": torch.zeros(3, 7),
             "epoch": 3,
         },
@@ -262,12 +277,16 @@ TREES: dict[str, tuple[str, Callable[[], dict]]] = {
     "MAE's encoder": ("mae", lambda: {"model": state()}),
     "MAE with decoder": (
         "mae",
-        lambda: {"model": {**state(), "mask_token": torch.zeros(1, 1, 32), "decoder_embed.weight": torch.zeros(32, 128)}},
+        lambda: {
+            "model": {**state(), "mask_token": torch.zeros(1, 1, 32), "decoder_embed.weight": torch.zeros(32, 128)}
+        },
     ),
     "flat MAE with decoder": ("mae", lambda: {**state(), "decoder_embed.weight": torch.zeros(32, 128)}),
     "MAE fine-tuned": (
         "mae",
-        lambda: {"model": {**state(dataclasses.replace(TINY, final_norm="fc_norm")), "head.weight": torch.zeros(10, 128)}},
+        lambda: {
+            "model": {**state(dataclasses.replace(TINY, final_norm="fc_norm")), "head.weight": torch.zeros(10, 128)}
+        },
     ),
     "flat DINOv2": ("dinov2", lambda: dinov2_names(state(V2))),
     "DINOv2's teacher": ("dinov2", lambda: {"teacher": prefixed(dinov2_names(state(V2)), "backbone.")}),
@@ -378,7 +397,10 @@ FAULTS = {
     "missing": ({"blocks.7.mlp.fc2.bias": None}, "missing blocks.7.mlp.fc2.bias"),
     "unexpected": ({"blocks.3.attn.extra": torch.zeros(7)}, "unexpected blocks.3.attn.extra"),
     "one block more": ({"blocks.12.norm1.bias": torch.zeros(192)}, "unexpected blocks.12.norm1.bias"),
-    "another shape": ({"blocks.3.attn.qkv.weight": torch.zeros(192, 192)}, "blocks.3.attn.qkv.weight has (192, 192), want (576, 192)"),
+    "another shape": (
+        {"blocks.3.attn.qkv.weight": torch.zeros(192, 192)},
+        "blocks.3.attn.qkv.weight has (192, 192), want (576, 192)",
+    ),
     "another table": ({"pos_embed": torch.zeros(1, 785, 192)}, "pos_embed has (1, 785, 192), want (1, 197, 192)"),
     "NaN": ({"blocks.5.norm2.weight": torch.full((192,), torch.nan)}, "NaN in blocks.5.norm2.weight"),
     "Inf": ({"cls_token": torch.full((1, 1, 192), torch.inf)}, "Inf in cls_token"),
@@ -399,7 +421,10 @@ def test_a_partial_fit_is_refused_naming_the_tensor(fault, vit_t, home, tmp_path
 
 def test_b16_does_not_go_into_s16(home, tmp_path):
     with torch.device("meta"):
-        shapes = {name: value.shape for name, value in VisionTransformer(find_variant("dino_vitb16")[1].architecture).state_dict().items()}
+        shapes = {
+            name: value.shape
+            for name, value in VisionTransformer(find_variant("dino_vitb16")[1].architecture).state_dict().items()
+        }
     hollow = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}  # a file of a few kilobytes
     path = save(hollow, tmp_path / "dino_vitbase16_pretrain.pth")
     assert resolved(path, home).architecture == find_variant("dino_vitb16")[1].architecture
@@ -549,7 +574,9 @@ def test_a_bare_file_is_opened_once_and_then_known_without_torch(home, tmp_path,
     assert python(RESOLVE, path, home.cache_dir).stdout.split()[0] == "mae"
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"architecture": {"depth": "deep"}}', "another version", "another file"])
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", '{"architecture": {"depth": "deep"}}', "another version", "another file"]
+)
 def test_a_memory_that_cannot_be_trusted_is_made_anew(damage, home, tmp_path):
     path = save(state(), tmp_path / "x.pth")
     wanted = resolved(path, home)

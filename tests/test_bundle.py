@@ -25,7 +25,15 @@ from fewvit.bundles.recipe import Recipe
 from fewvit.calibration import scale
 from fewvit.classifiers._episodic import Support
 from fewvit.digests import DigestMemory
-from fewvit.errors import CheckpointError, DataError, FingerprintMismatch, IntegrityError, NumericalError, ResourceError, UsageError
+from fewvit.errors import (
+    CheckpointError,
+    DataError,
+    FingerprintMismatch,
+    IntegrityError,
+    NumericalError,
+    ResourceError,
+    UsageError,
+)
 from fewvit.extraction.pipeline import FeatureOptions
 from fewvit.features import FeatureSet
 from fewvit.models.resolve import resolve
@@ -34,7 +42,11 @@ from fewvit.models.spec import Access, BackboneSpec
 from pictures import jpeg
 
 ALL = [plugins.find("classifiers", name) for name in plugins.names("classifiers")]
-INDUCTIVE = [name for name, kind in zip(plugins.names("classifiers"), ALL, strict=True) if not getattr(kind, "transductive", False)]
+INDUCTIVE = [
+    name
+    for name, kind in zip(plugins.names("classifiers"), ALL, strict=True)
+    if not getattr(kind, "transductive", False)
+]
 OPTIONS = {"knn": {"k": 3}}
 CLASSES = ["ant", "cät", "dog", "eel"]  # no image is of `eel`
 D = 13
@@ -69,7 +81,17 @@ def test_what_is_loaded_predicts_the_same_to_the_last_bit(name, path):
     np.testing.assert_array_equal(found.estimator.predict(test), bundle.estimator.predict(test))
     assert len(np.unique(wanted.argmax(axis=1))) == 3
     assert found.estimator.get_params() == bundle.estimator.get_params()
-    for field in ("classifier", "classes", "counts", "width", "fingerprint", "temperature", "threshold", "recipe", "versions"):
+    for field in (
+        "classifier",
+        "classes",
+        "counts",
+        "width",
+        "fingerprint",
+        "temperature",
+        "threshold",
+        "recipe",
+        "versions",
+    ):
         assert getattr(found, field) == getattr(bundle, field), field
 
 
@@ -105,7 +127,18 @@ def test_the_same_bundle_gives_the_same_bytes(path, tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 7, -1.5, float("inf"), "ü\udcff", np.float32(1 / 3), np.int64(7), np.bool_(True), np.dtype(np.float32)],
+    [
+        None,
+        True,
+        7,
+        -1.5,
+        float("inf"),
+        "ü\udcff",
+        np.float32(1 / 3),
+        np.int64(7),
+        np.bool_(True),
+        np.dtype(np.float32),
+    ],
     ids=lambda v: f"{type(v).__name__}",
 )
 def test_plain_values_come_back_as_they_were(value):
@@ -117,7 +150,8 @@ def test_plain_values_come_back_as_they_were(value):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((0, 3), np.float32), np.array(7.0), np.arange(6.0).reshape(2, 3).T, np.arange(5, dtype=np.uint16)]
+    "array",
+    [np.zeros((0, 3), np.float32), np.array(7.0), np.arange(6.0).reshape(2, 3).T, np.arange(5, dtype=np.uint16)],
 )
 def test_arrays_come_back_with_their_type_shape_and_order_in_memory(array):
     arrays: dict = {}
@@ -192,7 +226,9 @@ def test_a_flipped_byte_anywhere_is_found(path):
     assert load_bundle(path).counts == fitted().counts
 
 
-@pytest.mark.parametrize("seen_as", [lambda a: a.view(np.int8), lambda a: a.reshape(-1)], ids=["other type", "other shape"])
+@pytest.mark.parametrize(
+    "seen_as", [lambda a: a.view(np.int8), lambda a: a.reshape(-1)], ids=["other type", "other shape"]
+)
 def test_the_same_bytes_as_another_array_are_found(path, seen_as):
     save_bundle(path, fitted())
     with safetensors.safe_open(path, "numpy") as file:
@@ -235,7 +271,10 @@ def test_a_newer_format_is_refused_and_called_new(path):
         ({"classifier": "../centroid"}, "centroid"),
         ({"options": {"wings": {"value": 2}}}, "wings"),
         ({"state": {"_learnt": {"record": "_episodic.EpisodicClassifier", "fields": {}}}}, "EpisodicClassifier"),
-        ({"state": {"_learnt": {"record": "_episodic.require_above", "fields": {"bound": {"value": 1}}}}}, "require_above"),
+        (
+            {"state": {"_learnt": {"record": "_episodic.require_above", "fields": {"bound": {"value": 1}}}}},
+            "require_above",
+        ),
         ({"state": {"_learnt": {"array": "state.gone", "as": "array", "order": "C"}}}, "state.gone"),
         ({"recipe": {"backbone": "dino_vits16"}}, "options"),
         ({"schema": "someone.else/1"}, "manifest"),
@@ -392,7 +431,9 @@ def test_a_row_says_unknown_exactly_below_the_threshold():
     assert [row["best"] for row in rows] == [bundle.classes[c] for c in bundle.estimator.predict(test.features)]
     assert all(row["label"] in (UNKNOWN, row["best"]) and row["second"] != row["best"] for row in rows)
     assert [row["id"] for row in rows] == test.ids
-    assert [row["label"] for row in predict_rows(bundle, test)] == [row["label"] for row in predict_rows(bundle, test, 0.7)]
+    assert [row["label"] for row in predict_rows(bundle, test)] == [
+        row["label"] for row in predict_rows(bundle, test, 0.7)
+    ]
 
 
 def test_the_second_class_is_the_second_best_one():
@@ -463,7 +504,13 @@ def test_another_backbone_or_transform_is_refused_and_another_decoder_is_told():
     said: list[str] = []
     recipe().require(Pipe(backbone="called otherwise"), said.append)
     assert said == []
-    for name, other in {"weights": "v" * 64, "pool": "mean", "layers": 2, "preprocess": {}, "precision": "fp32"}.items():
+    for name, other in {
+        "weights": "v" * 64,
+        "pool": "mean",
+        "layers": 2,
+        "preprocess": {},
+        "precision": "fp32",
+    }.items():
         with pytest.raises(FingerprintMismatch, match=name):
             recipe().require(Pipe(**{name: other}), said.append)
     recipe().require(Pipe(decoder="fast/1, Pillow 99", precision="bf16-openvino-cpu"), said.append)
@@ -518,7 +565,9 @@ def test_what_another_process_added_meanwhile_is_not_overwritten(path):
     rows, labels = more((0, 2))
     written = replace_bundle(path, first.grown(rows, labels, CLASSES[:3]))
     before = path.read_bytes()
-    with pytest.raises(IntegrityError, match=r"another process changed or removed(.|\n)*Run the same command again") as error:
+    with pytest.raises(
+        IntegrityError, match=r"another process changed or removed(.|\n)*Run the same command again"
+    ) as error:
         replace_bundle(path, second.grown(rows, labels, CLASSES[:3]))
     assert error.value.exit_code == 4
     assert path.read_bytes() == before
@@ -526,7 +575,9 @@ def test_what_another_process_added_meanwhile_is_not_overwritten(path):
     third = load_bundle(path)
     assert third.sha256 == written
     replace_bundle(path, third.grown(rows, labels, CLASSES[:3]))
-    assert load_bundle(path).counts == [n + 2 * m for n, m in zip(fitted().counts, np.bincount(labels, minlength=3), strict=True)]
+    assert load_bundle(path).counts == [
+        n + 2 * m for n, m in zip(fitted().counts, np.bincount(labels, minlength=3), strict=True)
+    ]
 
 
 def test_a_bundle_that_was_removed_meanwhile_is_not_written_again(path):

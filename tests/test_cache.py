@@ -276,7 +276,9 @@ def test_the_first_image_that_is_not_in_a_store_is_named(filled):
     assert error.value.args == (digest(99).hex(),)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{}", '{"format": 1}', '{"format": "one"}', '{"format": 1, "rows": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '"x"', "{}", '{"format": 1}', '{"format": "one"}', '{"format": 1, "rows": 3}']
+)
 def test_a_damaged_manifest_is_told_when_the_store_is_opened(text, filled):
     path = files(filled, f"{shard_of(filled, 8)}.rows")[0]
     path.write_text(text)
@@ -285,7 +287,9 @@ def test_a_damaged_manifest_is_told_when_the_store_is_opened(text, filled):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("change", [{"count": 6}, {"count": 1}, {"width": 7}, {"count": "5"}, {"count": 10, "width": 2}])
+@pytest.mark.parametrize(
+    "change", [{"count": 6}, {"count": 1}, {"width": 7}, {"count": "5"}, {"count": 10, "width": 2}]
+)
 def test_a_manifest_whose_counts_are_not_its_arrays_is_told(change, filled):
     path = files(filled, f"{shard_of(filled, 8)}.rows")[0]
     rewrite(path, change)
@@ -325,7 +329,9 @@ def test_features_are_hashed_once_per_process(filled, monkeypatch):
     store = filled.store(KEY)
     check(store, range(25))
     real, hashed = hashlib.sha256, []
-    monkeypatch.setattr("fewvit.extraction.cache.hashlib.sha256", lambda data=b"": (hashed.append(len(data)), real(data))[1])
+    monkeypatch.setattr(
+        "fewvit.extraction.cache.hashlib.sha256", lambda data=b"": (hashed.append(len(data)), real(data))[1]
+    )
     store.gather([real(str(n).encode()).digest() for n in range(25)])
     assert hashed == []
 
@@ -399,7 +405,9 @@ def test_a_full_disk_loses_the_shard_that_did_not_fit_and_no_other(cache, python
 
 
 def test_a_full_disk_is_a_resource_error(cache, monkeypatch):
-    monkeypatch.setattr("fewvit.files.os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "fewvit.files.os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(ResourceError):
         put(cache.store(KEY), [3])
 
@@ -446,7 +454,12 @@ def test_a_store_is_named_by_all_of_its_key_but_the_names_of_backbone_and_protoc
     assert key_digest(KEY) == hashlib.sha256(b'{"layers": 1, "pool": "cls", "weights": "w3"}').hexdigest()
     assert key_digest({**KEY, "backbone": "other"}) == key_digest({**KEY, "protocol": "dino/1"}) == key_digest(KEY)
     assert key_digest(dict(reversed(KEY.items()))) == key_digest(KEY)
-    others = {key_digest({**KEY, "pool": "mean"}), key_digest({**KEY, "layers": 2}), key_digest({**KEY, "weights": "w7"}), key_digest(KEY)}
+    others = {
+        key_digest({**KEY, "pool": "mean"}),
+        key_digest({**KEY, "layers": 2}),
+        key_digest({**KEY, "weights": "w7"}),
+        key_digest(KEY),
+    }
     assert len(others) == 4
 
 

@@ -30,7 +30,9 @@ def random_probabilities(n: int, classes: int, seed: int, sharpness: float = 2.0
 
 def drawn(probabilities: np.ndarray, seed: int) -> np.ndarray:
     """A label for each row, drawn from the row's own distribution."""
-    return np.array([np.random.default_rng([seed, i]).choice(len(row), p=row / row.sum()) for i, row in enumerate(probabilities)])
+    return np.array(
+        [np.random.default_rng([seed, i]).choice(len(row), p=row / row.sum()) for i, row in enumerate(probabilities)]
+    )
 
 
 # ---- scaling
@@ -102,7 +104,9 @@ def test_held_out_images_that_are_all_right_do_not_ask_for_certainty():
 
 def test_the_temperature_stays_in_its_bracket():
     p = np.tile([[0.9, 0.1]], (13, 1))
-    assert best_temperature(p, np.ones(13, int)) == pytest.approx(calibration.MAX_TEMPERATURE, rel=1e-3)  # always wrong: even is best
+    assert best_temperature(p, np.ones(13, int)) == pytest.approx(
+        calibration.MAX_TEMPERATURE, rel=1e-3
+    )  # always wrong: even is best
     nearly_even = np.tile([[0.5 + 1e-7, 0.5 - 1e-7]], (13, 1))
     assert best_temperature(nearly_even, np.zeros(13, int)) == pytest.approx(calibration.MIN_TEMPERATURE, rel=1e-2)
     assert best_temperature(np.full((13, 5), 0.2), np.arange(13) % 5) == 1.0  # no temperature is better than another
@@ -216,7 +220,9 @@ def test_calibration_error_by_hand():
     # bins of 15: 0.96 and 1.0 fall into the last (14/15, 1], 0.6 lies on the edge of (8/15, 9/15], 0.7 in (10/15, 11/15]
     p = np.array([[0.96, 0.04], [0.0, 1.0], [0.6, 0.4], [0.3, 0.7]])
     labels = np.array([0, 0, 1, 1])
-    wanted = (abs(1 - (0.96 + 1.0)) + abs(0 - 0.6) + abs(1 - 0.7)) / 4  # one of two right at 0.96 + 1.0; wrong at 0.6; right at 0.7
+    wanted = (
+        abs(1 - (0.96 + 1.0)) + abs(0 - 0.6) + abs(1 - 0.7)
+    ) / 4  # one of two right at 0.96 + 1.0; wrong at 0.6; right at 0.7
     assert expected_calibration_error(p, labels) == pytest.approx(100 * wanted)
     assert expected_calibration_error(p, labels, bins=1) == pytest.approx(100 * abs(2 - (0.96 + 1.0 + 0.6 + 0.7)) / 4)
 
@@ -236,7 +242,9 @@ def test_calibration_error_is_the_sum_over_bins_of_their_own_gaps(bins):
     labels = drawn(scale(p, 2.0), seed=13)
     total = 0.0
     for low, high in ((i / bins, (i + 1) / bins) for i in range(bins)):
-        inside = [(max(row), row.index(max(row)) == label) for row, label in zip(p.tolist(), labels.tolist(), strict=True)]
+        inside = [
+            (max(row), row.index(max(row)) == label) for row, label in zip(p.tolist(), labels.tolist(), strict=True)
+        ]
         inside = [(confidence, right) for confidence, right in inside if low < confidence <= high]
         total += abs(sum(right for _, right in inside) - sum(confidence for confidence, _ in inside))
     assert expected_calibration_error(p, labels, bins=bins) == pytest.approx(100 * total / 499)
@@ -277,7 +285,9 @@ def test_features_that_all_point_one_way_are_calibrated_too():
 
     draw = np.random.default_rng(0)
     y = np.repeat(np.arange(4), 40)
-    x = (100 * np.ones(16) + draw.normal(size=(4, 16))[y] + 0.5 * draw.normal(size=(160, 16))).astype(np.float32)  # cosines above 0.999
+    x = (100 * np.ones(16) + draw.normal(size=(4, 16))[y] + 0.5 * draw.normal(size=(160, 16))).astype(
+        np.float32
+    )  # cosines above 0.999
     half = np.arange(160) % 2 == 0
     estimator = Centroid().fit(x[half], y[half])
     temperature = cross_validated_temperature(Centroid, x[half], y[half])

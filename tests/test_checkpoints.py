@@ -27,12 +27,18 @@ from fewvit.checkpoints.reading import read_checkpoint
 from fewvit.errors import CheckpointError, DataError
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-official = pytest.mark.skipif(not (SHARED / "parity").is_dir(), reason="rebuilt official files are not here: set FEWVIT_SHARED")
+official = pytest.mark.skipif(
+    not (SHARED / "parity").is_dir(), reason="rebuilt official files are not here: set FEWVIT_SHARED"
+)
 
 
 def tensors():
     generator = torch.Generator().manual_seed(3)
-    return {"a.weight": torch.randn(7, 5, generator=generator), "a.bias": torch.randn(7, generator=generator), "n": torch.tensor(11)}
+    return {
+        "a.weight": torch.randn(7, 5, generator=generator),
+        "a.bias": torch.randn(7, generator=generator),
+        "n": torch.tensor(11),
+    }
 
 
 def equal(one, other):
@@ -97,7 +103,9 @@ def test_numpy_numbers_and_a_namespace_load_with_values_and_types(tmp_path, zipp
 
 def test_numbers_in_the_spelling_of_numpy_1_load(tmp_path):
     torch.save(numbers(), tmp_path / "new.pth")
-    old = rewritten(tmp_path / "new.pth", tmp_path / "old.pth", b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    old = rewritten(
+        tmp_path / "new.pth", tmp_path / "old.pth", b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    )
     assert "numpy.core.multiarray.scalar" in torch.serialization.get_unsafe_globals_in_checkpoint(old)
     assert {name: read_checkpoint(old)[name] for name in numbers()} == numbers()
 
@@ -120,7 +128,9 @@ def test_a_bare_dtype_is_taken_by_numpy_as_the_dtype_it_describes(tmp_path):
 
 
 def test_what_numpy_notes_beside_a_dtype_does_no_harm(tmp_path):
-    torch.save({"d": np.dtype(">i2", metadata={"unit": "m"})}, tmp_path / "x.pth")  # NumPy then writes version 4 of its state
+    torch.save(
+        {"d": np.dtype(">i2", metadata={"unit": "m"})}, tmp_path / "x.pth"
+    )  # NumPy then writes version 4 of its state
     assert np.dtype(read_checkpoint(tmp_path / "x.pth")["d"]) == np.dtype(">i2")
 
 
@@ -133,7 +143,9 @@ def test_every_rebuilt_official_file_loads_with_the_published_keys_and_shapes():
         path = SHARED / "parity" / name
         tree = read_checkpoint(path)
         trees = [tree, *(value for value in tree.values() if isinstance(value, dict))]
-        shapes = {key: list(value.shape) for part in trees for key, value in part.items() if isinstance(value, torch.Tensor)}
+        shapes = {
+            key: list(value.shape) for part in trees for key, value in part.items() if isinstance(value, torch.Tensor)
+        }
         flat = entry["keys"].items() if entry["top_level"] == "tensors" else []
         for key, (shape, _) in flat:
             assert shapes[key] == shape
@@ -177,7 +189,10 @@ def test_all_foreign_globals_of_a_zip_are_listed(tmp_path):
 
 
 def test_of_many_foreign_globals_the_first_five_are_named_and_the_rest_counted(tmp_path):
-    calls = [Calls(call, 0) for call in (time.sleep, time.ctime, time.gmtime, time.localtime, time.asctime, time.mktime, time.strftime)]
+    calls = [
+        Calls(call, 0)
+        for call in (time.sleep, time.ctime, time.gmtime, time.localtime, time.asctime, time.mktime, time.strftime)
+    ]
     torch.save(calls, tmp_path / "x.pth")
     five = r"time\.asctime, time\.ctime, time\.gmtime, time\.localtime, time\.mktime and 2 more, which"
     with pytest.raises(CheckpointError, match=five):
@@ -271,11 +286,17 @@ FOREIGN = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 346000000\n",
         r"Git-LFS pointer for 346,000,000 bytes",
     ),
-    "lfs without a size": (b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\n", "Git-LFS pointer; "),
+    "lfs without a size": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\n",
+        "Git-LFS pointer; ",
+    ),
     "json": (b'{"error": "not found"}', "JSON"),
     "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML"),
     "text": ("404: Näh\n".encode(), r"plain text \(404: Näh"),
-    "text cut within a letter": (("4" + "ä" * (1 << 15)).encode(), r"plain text \(4ää"),  # where reading of its first 64 KiB stops
+    "text cut within a letter": (
+        ("4" + "ä" * (1 << 15)).encode(),
+        r"plain text \(4ää",
+    ),  # where reading of its first 64 KiB stops
     "text, then a zero": (b"4" * 211 + bytes(1), "no file that torch wrote"),
     "long text, then zeros": (b"4" * 40009 + bytes(1 << 15), "no file that torch wrote"),
     "gzip": (gzip.compress(b"x" * 999), "gzip"),
@@ -285,7 +306,10 @@ FOREIGN = {
     "old tar": (old_tar(b"x" * 99), "tar archive"),
     "start of a tar": (bytes(257) + b"ustar", "tar archive"),
     "zip": (archive_of(lambda s: zipfile.ZipFile(s, "w"), notes=b"hello"), "another zip archive, holding notes"),
-    "npz": (archive_of(lambda s: zipfile.ZipFile(s, "w"), **{"x.npy": b"hello"}), r"another zip archive, holding x\.npy"),
+    "npz": (
+        archive_of(lambda s: zipfile.ZipFile(s, "w"), **{"x.npy": b"hello"}),
+        r"another zip archive, holding x\.npy",
+    ),
     "numpy": (b"\x93NUMPY\x01\x00", "NumPy array"),
     "hdf5": (b"\x89HDF\r\n\x1a\n", "HDF5"),
     "nothing": (b"", r"empty \(0 bytes\)"),
@@ -310,7 +334,11 @@ def test_what_is_no_weights_file_is_named_as_what_it_is(tmp_path, name):
 
 def test_a_torchscript_archive_is_refused_as_a_program(tmp_path):
     path = tmp_path / "x.pt"
-    path.write_bytes(archive_of(lambda s: zipfile.ZipFile(s, "w"), **{"m/data.pkl": b"x", "m/constants.pkl": b"x", "m/code/m.py": b"x"}))
+    path.write_bytes(
+        archive_of(
+            lambda s: zipfile.ZipFile(s, "w"), **{"m/data.pkl": b"x", "m/constants.pkl": b"x", "m/code/m.py": b"x"}
+        )
+    )
     with pytest.raises(CheckpointError, match="TorchScript"):
         read_checkpoint(path)
 
@@ -366,7 +394,10 @@ def test_a_file_whose_writer_had_crcs_switched_off_loads(tmp_path):
 
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
     torch.save({"w": torch.zeros(1_000_003)}, tmp_path / "x.pth")
-    with zipfile.ZipFile(tmp_path / "x.pth") as from_, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as to:
+    with (
+        zipfile.ZipFile(tmp_path / "x.pth") as from_,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as to,
+    ):
         for record in from_.infolist():
             to.writestr(record.filename, from_.read(record))
     with pytest.raises(CheckpointError, match="compressed"):
@@ -405,7 +436,11 @@ def test_what_is_no_dict_is_refused(tmp_path):
 
 def test_missing_files_folders_and_pipes_are_bad_input_and_never_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
-    for path, words in ((tmp_path / "none.pth", "no such file"), (tmp_path, "is a folder"), (tmp_path / "pipe.pth", "no regular file")):
+    for path, words in (
+        (tmp_path / "none.pth", "no such file"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "pipe.pth", "no regular file"),
+    ):
         for door in (read_checkpoint, require_file, lambda p: verify_file(p, None, pin=True)):
             with pytest.raises(DataError, match=words) as error:
                 door(path)
@@ -435,7 +470,11 @@ SAFETENSORS = {
     "unknown dtype": ({"a": entry(0, 24, dtype="X9"), "b": entry(24, 48)}, {}, "damaged"),
     "trailing bytes": ({"a": entry(0, 24)}, {}, "too long"),
     "missing bytes": ({"a": entry(0, 24), "b": entry(24, 96, (3, 6))}, {}, "cut"),
-    "repeated key": (b'{"a": %s, "a": %s}' % ((json.dumps(entry(0, 48, (3, 4))).encode(),) * 2), {}, "'a' stands there twice"),
+    "repeated key": (
+        b'{"a": %s, "a": %s}' % ((json.dumps(entry(0, 48, (3, 4))).encode(),) * 2),
+        {},
+        "'a' stands there twice",
+    ),
     "second key repeated": (b'{"a": 3, "b": 5, "c": 7, "b": 5}', {}, "'b' stands there twice"),
     "repeated inner key": (
         b'{"a": {"dtype": "F32", "dtype": "I32", "shape": [3, 4], "data_offsets": [0, 48]}}',
@@ -475,7 +514,9 @@ def test_a_header_beyond_any_use_is_refused_unread_even_where_the_file_is_as_lon
 # --- finite
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.float8_e4m3fn], ids=str
+)
 def test_one_nan_is_found_in_every_dtype_and_its_tensor_named(dtype):
     given = {"fine": torch.ones(5).to(dtype), "poked": torch.ones(7, 3).to(dtype), "whole": torch.tensor([3, 7])}
     require_finite(given, "x.pth")
@@ -545,7 +586,12 @@ def test_a_misfit_lists_counts_and_five_of_each_kind_in_turn_and_copies_nothing(
     net, given = module(), weights()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     del given["1.bias"], given["0.bias"]
-    given |= {"0.weight": torch.ones(5, 7), "head.weight": torch.ones(3), "head.bias": torch.ones(3), "1.running_mean": torch.ones(11)}
+    given |= {
+        "0.weight": torch.ones(5, 7),
+        "head.weight": torch.ones(3),
+        "head.bias": torch.ones(3),
+        "1.running_mean": torch.ones(11),
+    }
     with pytest.raises(CheckpointError) as error:
         fill(net, given, "x.pth")
     text = str(error.value)

@@ -33,7 +33,8 @@ def excused(estimator) -> dict[str, str]:
 
 
 @parametrize_with_checks(
-    [plugins.find("classifiers", name)(**OPTIONS.get(name, {})) for name in plugins.names("classifiers")], expected_failed_checks=excused
+    [plugins.find("classifiers", name)(**OPTIONS.get(name, {})) for name in plugins.names("classifiers")],
+    expected_failed_checks=excused,
 )
 def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
@@ -87,7 +88,8 @@ def test_many_queries_are_predicted_in_chunks_without_a_difference(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("k", "error", "told"), [(0, UsageError, "k = 0"), (-1, UsageError, "k = -1"), (102, ValueError, "k = 102 .* n_samples = 101")]
+    ("k", "error", "told"),
+    [(0, UsageError, "k = 0"), (-1, UsageError, "k = -1"), (102, ValueError, "k = 102 .* n_samples = 101")],
 )
 def test_a_k_outside_the_training_set_is_refused(k, error, told):
     with pytest.raises(error, match=told):

@@ -43,7 +43,12 @@ def test_flags_are_empty_where_the_system_tells_none(monkeypatch, fresh_flags):
 
 @pytest.mark.parametrize(
     ("words", "wide"),
-    [({"AuthenticAMD", *WIDE}, True), ({"GenuineIntel", *WIDE}, False), ({"AuthenticAMD"}, False), ({"AuthenticAMD", "avx512f"}, False)],
+    [
+        ({"AuthenticAMD", *WIDE}, True),
+        ({"GenuineIntel", *WIDE}, False),
+        ({"AuthenticAMD"}, False),
+        ({"AuthenticAMD", "avx512f"}, False),
+    ],
 )
 def test_an_amd_cpu_with_all_of_avx512_is_known_by_its_flags(words, wide, flags):
     flags(words)
@@ -94,7 +99,9 @@ print([i["architecture"] for i in threadpool_info() if i["internal_api"] == "ope
 """
 
 
-@pytest.mark.skipif(not cpu.is_amd_avx512(), reason="only AMD CPUs with AVX-512 need another kernel than OpenBLAS's choice")
+@pytest.mark.skipif(
+    not cpu.is_amd_avx512(), reason="only AMD CPUs with AVX-512 need another kernel than OpenBLAS's choice"
+)
 def test_faiss_computes_with_avx512_on_amd():
     clean = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
     done = subprocess.run([sys.executable, "-c", LOADED], env=clean, capture_output=True, text=True, check=True)
@@ -117,14 +124,18 @@ for block in blocks:
     libc.free(block)
 print(kept, own, libc.mallinfo2().arena >> 20)
 """
-only_glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc, from 2.33 on, tells what it keeps")
+only_glibc = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc, from 2.33 on, tells what it keeps"
+)
 MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def freed(how: str, **settings: str) -> tuple[str, int, int]:
     """In a process of its own: what `keep_freed_memory` said, how many of ten large blocks came straight from the system, and the MiB kept."""
     clean = {name: value for name, value in os.environ.items() if name not in MALLOC}
-    done = subprocess.run([sys.executable, "-c", FREED, how], env=clean | settings, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FREED, how], env=clean | settings, capture_output=True, text=True, check=True
+    )
     kept, own, arena = done.stdout.split()
     return kept, int(own), int(arena)
 

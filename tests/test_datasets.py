@@ -78,7 +78,11 @@ def test_the_digest_changes_with_a_name_a_label_and_a_class(tmp_path):
     base = open_dataset(tree(tmp_path / "one", named("a/1.jpg", "a/2.jpg", "b/3.jpg"))).digest
     assert open_dataset(tree(tmp_path / "two", named("a/1.jpg", "a/2.jpg", "b/3.jpg"))).digest == base
     for k, names in enumerate(
-        [("a/1.jpg", "a/2.jpg", "b/4.jpg"), ("a/1.jpg", "b/2.jpg", "b/3.jpg"), ("a/1.jpg", "a/2.jpg", "b/3.jpg", "c/3.jpg")]
+        [
+            ("a/1.jpg", "a/2.jpg", "b/4.jpg"),
+            ("a/1.jpg", "b/2.jpg", "b/3.jpg"),
+            ("a/1.jpg", "a/2.jpg", "b/3.jpg", "c/3.jpg"),
+        ]
     ):
         assert open_dataset(tree(tmp_path / str(k), named(*names))).digest != base
 
@@ -153,13 +157,19 @@ def synset_numbers(synsets: list[str]) -> str:
 
 
 LISTS = {
-    "val_annotations.txt": {"val_annotations.txt": "".join(f"{name}\t{label}\t0\t1\t62\t63\n" for name, label in TRUTH.items())},
+    "val_annotations.txt": {
+        "val_annotations.txt": "".join(f"{name}\t{label}\t0\t1\t62\t63\n" for name, label in TRUTH.items())
+    },
     "LOC_val_solution.csv": {
-        "LOC_val_solution.csv": "ImageId,PredictionString\n" + "".join(f"{n[:-5]},{w} 1 2 3 4 {w} 5 6 7 8 \n" for n, w in TRUTH.items())
+        "LOC_val_solution.csv": "ImageId,PredictionString\n"
+        + "".join(f"{n[:-5]},{w} 1 2 3 4 {w} 5 6 7 8 \n" for n, w in TRUTH.items())
     },
     "val.txt with names": {"val.txt": "".join(f"{name} {label}\r\n" for name, label in reversed(TRUTH.items()))},
     "val_list.txt with folders": {"val_list.txt": "".join(f"val/{name} {label}\n" for name, label in TRUTH.items())},
-    "validation.txt with numbers": {"validation.txt": synset_numbers(["n03", "n05", "n06", "n07"]), "synsets.txt": "n03\nn05\nn06\nn07\n"},
+    "validation.txt with numbers": {
+        "validation.txt": synset_numbers(["n03", "n05", "n06", "n07"]),
+        "synsets.txt": "n03\nn05\nn06\nn07\n",
+    },
     "val.txt with numbers and words": {
         "val.txt": synset_numbers(["n07", "n03", "n05"]),
         "synset_words.txt": "n07 a hen\nn03 an ox\nn05 a cat, tom\n",
@@ -181,7 +191,9 @@ def test_each_known_list_labels_a_flat_folder(tmp_path, case, place):
 def test_tiny_imagenets_val_is_labelled_from_above_its_images(tmp_path):
     tree(tmp_path / "val" / "images", FLAT)
     source = tree(tmp_path / "val", LISTS["val_annotations.txt"])
-    assert {id_: name for id_, (name, _) in contents(open_dataset(source)).items()} == {f"images/{n}": w for n, w in TRUTH.items()}
+    assert {id_: name for id_, (name, _) in contents(open_dataset(source)).items()} == {
+        f"images/{n}": w for n, w in TRUTH.items()
+    }
 
 
 def devkit(folder: Path, children: tuple[int, ...] = (0, 0, 0, 3)) -> None:
@@ -203,11 +215,14 @@ DEVKIT = "ILSVRC2012_devkit_t12/data"
 
 
 @pytest.mark.parametrize(
-    ("truth", "meta"), [("images", "images"), ("images", ""), ("", ""), ("", DEVKIT), ("images", DEVKIT), (DEVKIT, DEVKIT)]
+    ("truth", "meta"),
+    [("images", "images"), ("images", ""), ("", ""), ("", DEVKIT), ("images", DEVKIT), (DEVKIT, DEVKIT)],
 )
 def test_imagenets_devkit_labels_the_validation_images_by_position(tmp_path, truth, meta):
     tree(tmp_path / "images", FLAT)
-    tree(tmp_path / truth, {"ILSVRC2012_validation_ground_truth.txt": "1\n2\n1\n3\n"})  # in the order v_1, v_10, v_2, v_3
+    tree(
+        tmp_path / truth, {"ILSVRC2012_validation_ground_truth.txt": "1\n2\n1\n3\n"}
+    )  # in the order v_1, v_10, v_2, v_3
     devkit(tmp_path / meta)
     assert {id_: name for id_, (name, _) in contents(open_dataset(str(tmp_path / "images"))).items()} == TRUTH
 
@@ -231,7 +246,12 @@ def test_a_list_and_a_folder_that_disagree_are_refused_with_counts_and_names(tmp
     assert "2 of its images are missing (gone_1.JPEG, gone_2.JPEG)" in str(caught.value)
     assert "2 images are not in it (v_10.JPEG, v_3.JPEG)" in str(caught.value)
     with pytest.raises(DataError, match="named twice"):
-        open_dataset(tree(tmp_path, {"val.txt": "".join(f"{name} {label}\n" for name, label in [*TRUTH.items(), ("v_1.JPEG", "n03")])}))
+        open_dataset(
+            tree(
+                tmp_path,
+                {"val.txt": "".join(f"{name} {label}\n" for name, label in [*TRUTH.items(), ("v_1.JPEG", "n03")])},
+            )
+        )
 
 
 def test_a_list_in_the_parent_that_is_of_other_images_is_noted_and_not_used(tmp_path):
@@ -254,7 +274,13 @@ def test_a_list_that_is_none_is_refused(tmp_path, text):
 def table_rows(tmp_path: Path) -> tuple[list[tuple[str, str]], dict[str, tuple[str | None, bytes]]]:
     """Rows (path, label) of a table in tmp_path/t, and what they must say."""
     tree(tmp_path, named("t/b/2.jpg", "t/b/10.jpg", "t/a.png", "elsewhere/3.jpg"))
-    rows = [("b/2.jpg", "7"), ("a.png", ""), (str(tmp_path / "elsewhere/3.jpg"), "3"), ("b/10.jpg", "7"), ("../elsewhere/3.jpg", "3")]
+    rows = [
+        ("b/2.jpg", "7"),
+        ("a.png", ""),
+        (str(tmp_path / "elsewhere/3.jpg"), "3"),
+        ("b/10.jpg", "7"),
+        ("../elsewhere/3.jpg", "3"),
+    ]
     truth = {path: (label or None, (tmp_path / "t" / path).read_bytes()) for path, label in rows}
     return rows, truth
 
@@ -268,7 +294,9 @@ def test_a_table_says_paths_and_labels(tmp_path, kind):
         import pyarrow.parquet
 
         numbers = pyarrow.array([int(label) if label else None for _, label in rows])
-        pyarrow.parquet.write_table(pyarrow.table({"path": [p for p, _ in rows], "label": numbers, "extra": [0.5] * len(rows)}), path)
+        pyarrow.parquet.write_table(
+            pyarrow.table({"path": [p for p, _ in rows], "label": numbers, "extra": [0.5] * len(rows)}), path
+        )
     else:
         mark = "," if kind == "csv" else "\t"
         path.write_text("".join(mark.join(("x", label, p)) + "\n" for p, label in [("path", "label"), *rows]))
@@ -379,7 +407,12 @@ def test_shards_are_read_in_place_from_a_file_a_folder_or_a_pattern(tmp_path):
         dataset = open_dataset(source)
         assert contents(dataset) == TRUTH_1 | TRUTH_2
         assert list(dataset.classes) == ["3", "7", "12"]  # numbers are sorted as numbers
-        assert dataset.left_out == {"not an image": 1, "label without an image": 1, "system file": 1, "second image of a sample": 1}
+        assert dataset.left_out == {
+            "not an image": 1,
+            "label without an image": 1,
+            "system file": 1,
+            "second image of a sample": 1,
+        }
         assert len({dataset.identity(i) for i in range(4)}) == 4
         assert [open_dataset(source).identity(i) for i in range(4)] == [dataset.identity(i) for i in range(4)]
 
@@ -445,7 +478,9 @@ def packed(path: Path, names: dict[str, bytes | str], compression: int = zipfile
 
 
 def test_entries_that_are_left_out_are_named_the_first_of_each_reason(tmp_path):
-    source = tree(tmp_path / "birds", named("a/1.jpg", "b/2.jpg", "a/notes.txt", *(f"b/{i}.md" for i in range(3)), "b/.hidden"))
+    source = tree(
+        tmp_path / "birds", named("a/1.jpg", "b/2.jpg", "a/notes.txt", *(f"b/{i}.md" for i in range(3)), "b/.hidden")
+    )
     said: list[str] = []
     announce(open_dataset(source), said.append)
     assert "birds: 1 left out (hidden): b/.hidden" in said
@@ -491,7 +526,10 @@ def test_a_folder_in_a_zip_is_a_source(tmp_path):
 
 
 def test_zips_that_are_damaged_encrypted_or_bombs_do_no_harm(tmp_path):
-    source = packed(tmp_path / "x.zip", {"a/1.jpg": bytes(300 << 20), "a/2.jpg": "small", "a/3.jpg": "other" * 99, "../4.jpg": "out"})
+    source = packed(
+        tmp_path / "x.zip",
+        {"a/1.jpg": bytes(300 << 20), "a/2.jpg": "small", "a/3.jpg": "other" * 99, "../4.jpg": "out"},
+    )
     dataset = open_dataset(source)
     assert list(dataset.ids) == ["a/2.jpg", "a/3.jpg"]
     assert dataset.left_out == {"larger than 256 MB": 1, "name that leaves the archive": 1}
@@ -594,7 +632,8 @@ def test_test_is_taken_where_there_is_no_val_and_digits_are_a_pair(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", [("data", "train", None), ("data", None, "test"), (None, "train", None), (None, None, "test"), (None, None, None)]
+    "given",
+    [("data", "train", None), ("data", None, "test"), (None, "train", None), (None, None, "test"), (None, None, None)],
 )
 def test_other_combinations_are_the_callers_mistake(given):
     with pytest.raises(UsageError):
@@ -610,7 +649,10 @@ def test_a_pair_that_is_none_is_refused(tmp_path):
 
 def test_classes_that_only_the_test_set_has_are_refused_by_name(tmp_path):
     extra = named(*(f"val/new{k}/1.jpg" for k in range(7)))
-    with pytest.raises(DataError, match="7 classes of the test set are not in the training set: new0, new1, new2, new3, new4 and 2 more"):
+    with pytest.raises(
+        DataError,
+        match="7 classes of the test set are not in the training set: new0, new1, new2, new3, new4 and 2 more",
+    ):
         open_pair(Given(tree(tmp_path, {**PAIR, **extra})))
 
 
@@ -687,7 +729,9 @@ def test_the_eighteen_classes_of_imagenet_come_out_of_their_archive():
     assert np.bincount(train.labels).tolist() == [10] * 18
     assert len(test) == 62
     assert all(
-        id_.startswith(train.classes[label] + "/") for part in (train, test) for id_, label in zip(part.ids, part.labels, strict=True)
+        id_.startswith(train.classes[label] + "/")
+        for part in (train, test)
+        for id_, label in zip(part.ids, part.labels, strict=True)
     )
     with zipfile.ZipFile(SHARED / "data" / "imagenet18.zip") as archive:
         assert train.read(17) == archive.read(f"imagenet18/train/{train.ids[17]}")

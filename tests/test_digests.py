@@ -62,7 +62,11 @@ def test_a_part_of_a_file_changes_its_identity_with_the_file_and_keeps_its_time(
     whole = identity(3, ctime_ns=17)
     assert len(part_identity(whole, 7)) == 40
     assert part_identity(whole, 7)[32:] == whole[32:]
-    others = {part_identity(whole, 8), part_identity(identity(4, ctime_ns=17), 7), part_identity(identity(3, ctime_ns=18), 7)}
+    others = {
+        part_identity(whole, 8),
+        part_identity(identity(4, ctime_ns=17), 7),
+        part_identity(identity(3, ctime_ns=18), 7),
+    }
     assert part_identity(whole, 7) not in others
     assert len(others) == 3
 

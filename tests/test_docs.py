@@ -20,7 +20,9 @@ from fewvit_cli.main import COMMANDS
 import documentation
 from documentation import PAGES, ROOT, agrees, name_of
 
-README, CONTRIBUTING, BENCHMARKS = (ROOT / name for name in ("README.md", "docs/contributing.md", "benchmarks/README.md"))
+README, CONTRIBUTING, BENCHMARKS = (
+    ROOT / name for name in ("README.md", "docs/contributing.md", "benchmarks/README.md")
+)
 _PATH = re.compile(r"`((?:fewvit|cli|tests|benchmarks|docs|recipes)/[\w/.-]*)`")
 
 
@@ -73,7 +75,12 @@ def test_every_command_and_option_that_a_page_names_is_there(page):
     for line in [line.removeprefix("$ ") for line in lines] + documentation.spans(page):
         if line.startswith("fewvit "):
             assert not documentation.unknown_words(line), line
-    flags = {flag for span in documentation.spans(page) if span.startswith("--") for flag in re.findall(r"--[a-z][a-z-]*", span)}
+    flags = {
+        flag
+        for span in documentation.spans(page)
+        if span.startswith("--")
+        for flag in re.findall(r"--[a-z][a-z-]*", span)
+    }
     assert flags <= documentation.known_flags(), flags - documentation.known_flags()
 
 
@@ -117,7 +124,9 @@ def test_a_page_without_a_place_for_its_measurements_is_refused():
     for text in ("", "<!-- a:begin -->", "<!-- a:end --><!-- a:begin -->", "<!-- a:begin -->" * 2 + "<!-- a:end -->"):
         with pytest.raises(SystemExit):
             table.replaced(text, "a", "new")
-    assert table.replaced("1<!-- a:begin -->old<!-- a:end -->2", "a", "new") == "1<!-- a:begin -->\nnew\n<!-- a:end -->2"
+    assert (
+        table.replaced("1<!-- a:begin -->old<!-- a:end -->2", "a", "new") == "1<!-- a:begin -->\nnew\n<!-- a:end -->2"
+    )
 
 
 def test_the_headlines_follow_the_results_and_want_every_claim_that_they_tell(tmp_path):
@@ -138,7 +147,9 @@ def test_the_figures_are_drawn_from_the_results():
     from benchmarks import figures
 
     for name, draw in figures.FIGURES.items():
-        assert (figures.IMAGES / name).read_text(encoding="utf-8") == draw(), f"{name}: python -m benchmarks.figures --write"
+        assert (figures.IMAGES / name).read_text(encoding="utf-8") == draw(), (
+            f"{name}: python -m benchmarks.figures --write"
+        )
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -154,8 +165,16 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("[a](other.md) [b](other.md#a-new-name-twice) [c](#own) `[d](none.md)`\n# Own\n")
     assert list(documentation.broken_links(page)) == []
-    page.write_text("[a](none.md) ![b](none.png) [c](other.md#no-heading) [d](other.md#λ-here) [e](#own) [f](https://example.org/none)")
-    assert list(documentation.broken_links(page)) == ["none.md", "none.png", "other.md#no-heading", "other.md#λ-here", "#own"]
+    page.write_text(
+        "[a](none.md) ![b](none.png) [c](other.md#no-heading) [d](other.md#λ-here) [e](#own) [f](https://example.org/none)"
+    )
+    assert list(documentation.broken_links(page)) == [
+        "none.md",
+        "none.png",
+        "other.md#no-heading",
+        "other.md#λ-here",
+        "#own",
+    ]
 
 
 @pytest.mark.parametrize("page", [README, CONTRIBUTING], ids=name_of)
@@ -167,7 +186,9 @@ def test_every_file_that_a_page_sends_to_is_there(page):
 
 def test_the_readme_names_every_command():
     table = README.read_text().partition("| command | does |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`([a-z]+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(COMMANDS)
+    assert set(re.findall(r"`([a-z]+)`", "\n".join(row.split("|")[1] for row in table.splitlines()[2:]))) == set(
+        COMMANDS
+    )
 
 
 def test_every_protocol_and_layer_module_that_the_readme_names_is_there():
@@ -225,7 +246,12 @@ def test_the_site_has_every_page():
 def test_type_checkers_see_every_public_name_where_it_lives():
     tree = ast.parse((ROOT / "fewvit/__init__.py").read_text())
     [block] = [node for node in tree.body if isinstance(node, ast.If)]
-    seen = {alias.asname: f"{line.module}" for line in block.body if isinstance(line, ast.ImportFrom) for alias in line.names}
+    seen = {
+        alias.asname: f"{line.module}"
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    }
     assert seen == fewvit._HOMES
 
 
@@ -235,13 +261,19 @@ def test_the_reference_describes_every_public_name():
 
 
 @pytest.mark.skipif(
-    find_spec("mkdocs") is None or find_spec("material") is None, reason="mkdocs is not installed here; `make docs` builds with it"
+    find_spec("mkdocs") is None or find_spec("material") is None,
+    reason="mkdocs is not installed here; `make docs` builds with it",
 )
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_outside(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    loads = re.compile(r"""<(?:script|img|iframe|link rel="(?:stylesheet|icon|preload)")[^>]*(?:src|href)=["']?(?:https?:)?//[^>]*>""")
+    loads = re.compile(
+        r"""<(?:script|img|iframe|link rel="(?:stylesheet|icon|preload)")[^>]*(?:src|href)=["']?(?:https?:)?//[^>]*>"""
+    )
     for page in tmp_path.glob("**/*.html"):
         assert loads.findall(page.read_text(encoding="utf-8")) == [], page.name

@@ -198,7 +198,10 @@ def test_weights_are_found_in_the_listed_folders_in_order_and_then_in_the_cache(
     (tmp_path / "weights" / "w.pth").write_bytes(b"c")
     assert find_weights("w.pth", tmp_path) == tmp_path / "weights" / "w.pth"
     (tmp_path / "two" / "w.pth").write_bytes(b"2")
-    monkeypatch.setenv("FEWVIT_WEIGHTS_DIR", os.pathsep.join(["", str(tmp_path / "none"), str(tmp_path / "one"), str(tmp_path / "two")]))
+    monkeypatch.setenv(
+        "FEWVIT_WEIGHTS_DIR",
+        os.pathsep.join(["", str(tmp_path / "none"), str(tmp_path / "one"), str(tmp_path / "two")]),
+    )
     assert find_weights("w.pth", tmp_path) == tmp_path / "two" / "w.pth"
     (tmp_path / "one" / "w.pth").mkdir()  # a folder is no file
     assert find_weights("w.pth", tmp_path) == tmp_path / "two" / "w.pth"
@@ -247,7 +250,9 @@ def test_a_body_that_stays_short_is_refused_after_five_tries_and_leaves_nothing(
 
 
 def test_tries_that_bring_much_are_not_counted(server, tmp_path):
-    assert get(server, "short", tmp_path, patience=Patience(tries=2, wait_s=0.001, gain_bytes=50_000)).read_bytes() == BODY
+    assert (
+        get(server, "short", tmp_path, patience=Patience(tries=2, wait_s=0.001, gain_bytes=50_000)).read_bytes() == BODY
+    )
     assert len(server.asked) == 9
 
 
@@ -371,7 +376,9 @@ def test_no_network_is_said_at_once_and_a_timeout_is_tried_again(server, tmp_pat
     assert late.asked == 3
 
 
-def test_a_server_that_falls_silent_in_the_middle_is_continued_and_the_part_outlives_giving_up(server, tmp_path, monkeypatch):
+def test_a_server_that_falls_silent_in_the_middle_is_continued_and_the_part_outlives_giving_up(
+    server, tmp_path, monkeypatch
+):
     real, calls = http.read, []
 
     def silent(response, most):
@@ -459,7 +466,9 @@ fetch(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3] or None, patience=Patie
 
 
 def fetching(url, target, sha256=SHA256):
-    return subprocess.Popen([sys.executable, "-c", FETCHING, url, str(target), sha256], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", FETCHING, url, str(target), sha256], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finished(process):
@@ -565,7 +574,9 @@ def no_sockets(monkeypatch):
 
 
 def got(cache, url="https://example.com/w.pth", **options):
-    return obtain("w.pth", url, **{"license": "Apache-2.0", "cache_dir": cache, "offline": False, "accept": [], **options})
+    return obtain(
+        "w.pth", url, **{"license": "Apache-2.0", "cache_dir": cache, "offline": False, "accept": [], **options}
+    )
 
 
 def test_offline_is_a_flag_or_a_truthy_variable(monkeypatch):
@@ -586,7 +597,10 @@ def test_offline_opens_no_socket_and_says_in_two_lines_what_to_put_where(tmp_pat
         got(tmp_path, offline=how == "flag", sha256=SHA256, license="CC-BY-NC-4.0")
     text = str(error.value)
     assert text.count("\n") == 1
-    assert all(words in text for words in ("https://example.com/w.pth", "w.pth", "$FEWVIT_WEIGHTS_DIR", str(tmp_path / "weights"), SHA256))
+    assert all(
+        words in text
+        for words in ("https://example.com/w.pth", "w.pth", "$FEWVIT_WEIGHTS_DIR", str(tmp_path / "weights"), SHA256)
+    )
     assert error.value.exit_code == 2
     if how != "flag":
         with pytest.raises(Unobtainable):

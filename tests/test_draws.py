@@ -49,7 +49,11 @@ def test_numbers_are_uniform_and_neighbours_are_independent():
     numbers = uniforms(3, 1, np.arange(5003), "a", 11)
     assert numbers.min() >= 0 < numbers.max() < 1
     assert stats.kstest(numbers.reshape(-1), "uniform").pvalue > 0.001
-    for a, b in ((numbers[:-1], numbers[1:]), (numbers[:, :-1], numbers[:, 1:]), (numbers, uniforms(3, 2, np.arange(5003), "a", 11))):
+    for a, b in (
+        (numbers[:-1], numbers[1:]),
+        (numbers[:, :-1], numbers[:, 1:]),
+        (numbers, uniforms(3, 2, np.arange(5003), "a", 11)),
+    ):
         assert abs(np.corrcoef(a.reshape(-1), b.reshape(-1))[0, 1]) < 4 / np.sqrt(a.size)
 
 

@@ -22,13 +22,22 @@ EXIT_CODES = {
 
 
 def test_each_error_has_the_exit_code_of_its_kind():
-    kinds = {name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, FewvitError)}
+    kinds = {
+        name: value
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, FewvitError)
+    }
     assert {name: kind.exit_code for name, kind in kinds.items()} == EXIT_CODES
 
 
 @pytest.mark.parametrize(
     ("asked", "near"),
-    [("DINO_VITS16", "dino_vits16"), ("Dino_ViTB61", "dino_vitb16"), ("dino-vits16", "dino_vits16"), ("msn_l", "MSN_L")],
+    [
+        ("DINO_VITS16", "dino_vits16"),
+        ("Dino_ViTB61", "dino_vitb16"),
+        ("dino-vits16", "dino_vits16"),
+        ("msn_l", "MSN_L"),
+    ],
 )
 def test_a_name_in_other_letters_gets_the_nearest_one_as_it_is_written(asked, near):
     error = UnknownName("backbone", asked, ["dino_vits16", "dino_vitb16", "MSN_L", "mae_vith14"])
@@ -48,7 +57,11 @@ def test_a_number_agrees_with_its_noun_and_verb():
 
 @pytest.mark.parametrize(
     ("number", "kind", "advice"),
-    [(errno.EACCES, DataError, "do this"), (errno.ENOSPC, ResourceError, "Free some space"), (errno.EMFILE, ResourceError, "do this")],
+    [
+        (errno.EACCES, DataError, "do this"),
+        (errno.ENOSPC, ResourceError, "Free some space"),
+        (errno.EMFILE, ResourceError, "do this"),
+    ],
 )
 def test_an_error_of_the_system_keeps_its_file_and_gets_advice(number, kind, advice):
     error = from_os_error(OSError(number, os.strerror(number), "/x/y"), "trying", fix="do this")

@@ -22,8 +22,12 @@ def clustered(seed: int = 0, noise: float = 1.3, width: int = 7, counts=COUNTS) 
     """Unbalanced classes in mixed order, some class numbers without an image."""
     stream = np.random.default_rng(seed)
     labels = stream.permutation(np.repeat(list(counts), list(counts.values())))
-    rows = (stream.standard_normal((11, width))[labels] + noise * stream.standard_normal((len(labels), width))).astype(np.float32)
-    return FeatureSet(rows, labels, [f"image {i}" for i in range(len(labels))], [f"class {c}" for c in range(11)], name="made")
+    rows = (stream.standard_normal((11, width))[labels] + noise * stream.standard_normal((len(labels), width))).astype(
+        np.float32
+    )
+    return FeatureSet(
+        rows, labels, [f"image {i}" for i in range(len(labels))], [f"class {c}" for c in range(11)], name="made"
+    )
 
 
 def members(features: FeatureSet) -> list[np.ndarray]:
@@ -78,7 +82,9 @@ def test_every_class_and_every_image_is_drawn_about_equally_often():
 
 def test_the_mean_is_that_of_a_plain_loop_over_episodes():
     features = clustered()
-    options = EpisodeOptions(ways=3, shots=(2,), queries=5, episodes=67, settings={"centroid": {"temperature": 0.5}}, seed=3)
+    options = EpisodeOptions(
+        ways=3, shots=(2,), queries=5, episodes=67, settings={"centroid": {"temperature": 0.5}}, seed=3
+    )
     [row] = evaluate_episodes(features, options)
     drawn = draw_episodes(members(features), 3, 2, 5, 67, 3)
     scores = []
@@ -225,7 +231,10 @@ def test_classes_restrict_the_draw_whatever_their_order(tmp_path):
     names.write_text("class 8\n\n  class 3 \nclass 7\n")
     options = EpisodeOptions(ways=3, queries=5, episodes=7, classes=str(names))
     kept = features.select(np.flatnonzero(np.isin(features.labels, [3, 7, 8])))
-    [restricted], [alone] = evaluate_episodes(features, options), evaluate_episodes(kept, EpisodeOptions(ways=3, queries=5, episodes=7))
+    [restricted], [alone] = (
+        evaluate_episodes(features, options),
+        evaluate_episodes(kept, EpisodeOptions(ways=3, queries=5, episodes=7)),
+    )
     assert restricted == alone
     with pytest.raises(DataError, match="3 classes cannot make episodes of 5"):
         evaluate_episodes(features, EpisodeOptions(ways=5, queries=5, episodes=7, classes=str(names)))
@@ -235,7 +244,10 @@ def test_classes_restrict_the_draw_whatever_their_order(tmp_path):
     ("content", "told"),
     [
         (b"class 3\nzebra\n", "1 of its 2 classes has no images here: zebra"),
-        (b"class 4\nclass 3\nclass 9\n", "2 of its 3 classes have no images here: class 4, class 9"),  # known by name alone
+        (
+            b"class 4\nclass 3\nclass 9\n",
+            "2 of its 3 classes have no images here: class 4, class 9",
+        ),  # known by name alone
         (b"\n", "names no class"),
         (b"\xff\xfe", "not a text file"),
     ],
@@ -323,7 +335,10 @@ def test_runs_are_measured_as_they_stand(tmp_path):
         ({"run01/other.txt": "x"}, "no run"),
         ({"run01/class_labels.txt": "run01/test/item01.png\n"}, "is not a query and a training image"),
         ({"run01/class_labels.txt": "\n"}, "is not a query and a training image"),
-        ({"run01/class_labels.txt": "run01/test/item09.png run01/training/class01.png"}, "item09.png is not among the images"),
+        (
+            {"run01/class_labels.txt": "run01/test/item09.png run01/training/class01.png"},
+            "item09.png is not among the images",
+        ),
         (lists({**PAIRS, "run02": PAIRS["run02"][:2]}), "not all of one shape"),
     ],
 )
@@ -334,4 +349,8 @@ def test_runs_that_cannot_be_read_are_refused(tmp_path, how, files, told):
 
 def test_episodes_know_their_shape():
     one = np.zeros((3, 10), int)
-    assert Episodes(one, one, np.zeros((3, 15), int), np.zeros((3, 15), int), 5).shape == {"ways": 5, "shots": 2, "queries": 3}
+    assert Episodes(one, one, np.zeros((3, 15), int), np.zeros((3, 15), int), 5).shape == {
+        "ways": 5,
+        "shots": 2,
+        "queries": 3,
+    }

@@ -27,7 +27,9 @@ def toy(n: int, seed: int, labels: Sequence[int] = (2, 3, 5, 6, 7, 8, 10), name:
     own = stream.choice(labels, n, p=1 / np.arange(2, len(labels) + 2) / sum(1 / np.arange(2, len(labels) + 2)))
     centre = np.random.default_rng(3).integers(-2, 3, (11, 5))
     rows = (centre[own] + stream.integers(-2, 3, (n, 5))).astype(np.float32)
-    return FeatureSet(rows, own.astype(np.int64), [f"{name}/{i}" for i in range(n)], facts.pop("classes", CLASSES), name=name, **facts)
+    return FeatureSet(
+        rows, own.astype(np.int64), [f"{name}/{i}" for i in range(n)], facts.pop("classes", CLASSES), name=name, **facts
+    )
 
 
 TRAIN, TEST = toy(211, 5), toy(53, 7)
@@ -183,17 +185,29 @@ def test_features_of_another_backbone_are_refused():
 
 def test_few_shot_trials_are_brute_force_on_the_drawn_images():
     rows, _ = evaluate_knn(TRAIN, TEST, KNNOptions(shots=(1, 12), trials=3, temperatures=(0.07, 0.5), **CPU))
-    singles = {(r["shots"], r["trial"], r["k"], r["temperature"], r["metric"]): r["value"] for r in rows if r["trial"] != "mean"}
+    singles = {
+        (r["shots"], r["trial"], r["k"], r["temperature"], r["metric"]): r["value"]
+        for r in rows
+        if r["trial"] != "mean"
+    }
     wanted = {}
     for n, ks in ((1, [1]), (12, [10, 12])):
         for trial in range(3):
             bank = TRAIN.select(dinov2_subset(TRAIN.labels, n, trial))
             for k in ks:
                 for t in (0.07, 0.5):
-                    top = knn_accuracy(bank.features, bank.labels.tolist(), TEST.features, TEST.labels.tolist(), 11, k, t)
-                    wanted |= {(n, trial, k, t, metric): pytest.approx(value) for metric, value in zip(("top1", "top5"), top, strict=True)}
+                    top = knn_accuracy(
+                        bank.features, bank.labels.tolist(), TEST.features, TEST.labels.tolist(), 11, k, t
+                    )
+                    wanted |= {
+                        (n, trial, k, t, metric): pytest.approx(value)
+                        for metric, value in zip(("top1", "top5"), top, strict=True)
+                    }
     assert singles == wanted
-    assert {(r["shots"], r["n_train"], r["n_test"], r["method"]) for r in rows} == {(1, 7, 53, "knn"), (12, 84, 53, "knn")}
+    assert {(r["shots"], r["n_train"], r["n_test"], r["method"]) for r in rows} == {
+        (1, 7, 53, "knn"),
+        (12, 84, 53, "knn"),
+    }
 
 
 def test_the_mean_row_holds_mean_deviation_and_students_interval_of_its_trials():
@@ -205,7 +219,9 @@ def test_the_mean_row_holds_mean_deviation_and_students_interval_of_its_trials()
         deviation = (((a - centre) ** 2 + (b - centre) ** 2 + (c - centre) ** 2) / 2) ** 0.5
         half = 4.302652729911275 * deviation / 3**0.5  # t(0.975) with 2 degrees of freedom
         assert (mean["trial"], mean["k"], mean["shots"], mean["n_train"]) == ("mean", 2, 2, 14)
-        assert (mean["value"], mean["std"], *mean["ci95"]) == pytest.approx((centre, deviation, centre - half, centre + half))
+        assert (mean["value"], mean["std"], *mean["ci95"]) == pytest.approx(
+            (centre, deviation, centre - half, centre + half)
+        )
         assert deviation > 0
 
 
@@ -262,7 +278,9 @@ def test_options_that_would_measure_something_else_are_refused(test, options, wo
 def test_one_search_serves_all_ks_and_temperatures(monkeypatch):
     searched = []
     real = neighbors.Bank.chunks
-    monkeypatch.setattr(neighbors.Bank, "chunks", lambda bank, queries, k, **o: (searched.append(k), real(bank, queries, k, **o))[1])
+    monkeypatch.setattr(
+        neighbors.Bank, "chunks", lambda bank, queries, k, **o: (searched.append(k), real(bank, queries, k, **o))[1]
+    )
     scores = score_knn(TRAIN, TEST, [1, 7, 20], [0.07, 0.5], device="cpu")
     assert searched == [20]
     assert [(s.temperature, s.k) for s in scores] == [(t, k) for t in (0.07, 0.5) for k in (1, 7, 20)]

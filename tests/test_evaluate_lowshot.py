@@ -84,7 +84,8 @@ def said_by(train, test, changed: LowShotOptions, *about: str) -> tuple[list, li
 def test_trials_that_share_images_are_said_to_once_for_each_number_of_shots(train, test):
     rows, said = said_by(train, test, options(shots=(4, 5), trials=7, calibrate=False), "interval")
     assert said == [  # 17 images of a class make three blocks of five
-        f"{n} shots: trials share labelled images, only 3 of the 7 are disjoint: the interval is too narrow" for n in (4, 5)
+        f"{n} shots: trials share labelled images, only 3 of the 7 are disjoint: the interval is too narrow"
+        for n in (4, 5)
     ]
     assert "ci95" in pick(rows, trial="mean", metric="top1")[0]
     assert said_by(train, test, options(shots=(4, 5), trials=3, calibrate=False), "interval")[1] == []
@@ -125,7 +126,11 @@ def test_test_rows_and_labels_never_reach_a_fit(train, test, monkeypatch):
     Spy.seen = []
     monkeypatch.setattr(lowshot_cells, "find", lambda kind, name: Spy)
     evaluate_lowshot(train, test, options(settings={"spy": {}}, shots=(5,)))
-    support = {row.tobytes() for split in n_per_class(train.labels, CLASSES, [5], 2, seed=7) for row in train.features[split.train]}
+    support = {
+        row.tobytes()
+        for split in n_per_class(train.labels, CLASSES, [5], 2, seed=7)
+        for row in train.features[split.train]
+    }
     held = {row.tobytes() for row in test.features}
     fitted = {row.tobytes() for X, _ in Spy.seen for row in X}
     assert len(Spy.seen) > 2  # the fits that choose the temperature too
@@ -142,9 +147,13 @@ def test_test_rows_and_labels_never_reach_a_fit(train, test, monkeypatch):
 def test_test_labels_change_no_prediction(method, train, test, tmp_path):
     shuffled = dataclasses.replace(test, labels=np.roll(test.labels, 7))
     for name, given in (("a", test), ("b", shuffled)):
-        evaluate_lowshot(train, given, options(settings={method: {}}, trials=1, save_predictions=tmp_path / f"{name}.csv"))
+        evaluate_lowshot(
+            train, given, options(settings={method: {}}, trials=1, save_predictions=tmp_path / f"{name}.csv")
+        )
     read = [list(csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines())) for name in "ab"]
-    assert [(row["prediction"], row["probability"]) for row in read[0]] == [(row["prediction"], row["probability"]) for row in read[1]]
+    assert [(row["prediction"], row["probability"]) for row in read[0]] == [
+        (row["prediction"], row["probability"]) for row in read[1]
+    ]
 
 
 # ---- where hyper-parameters come from
@@ -253,7 +262,9 @@ def published(family="msn", patch=16, n_test=50_000, classes=1000, subsets=("1.t
     """Method and shots of the rows that have the paper's number beside them; each must be the mean of top-1."""
     info = {"published": {"lowshot": {1: "47.1", 2: "55.8"}, "1%": "67.2"}}
     spec = SimpleNamespace(is_random=random, info=info, family=family, architecture=SimpleNamespace(patch=patch))
-    inputs = SimpleNamespace(pipeline=SimpleNamespace(spec=spec) if pipeline else None, train=SimpleNamespace(classes=range(classes)))
+    inputs = SimpleNamespace(
+        pipeline=SimpleNamespace(spec=spec) if pipeline else None, train=SimpleNamespace(classes=range(classes))
+    )
     rows = [
         {"method": method, "shots": shots, "trial": trial, "metric": metric, "n_test": n_test, "value": 1.0}
         for method in ("last-block", "logistic", "ridge")
@@ -297,10 +308,14 @@ def test_a_verdict_in_chunks_is_the_whole_one(train, test, monkeypatch):
         monkeypatch.setattr("fewvit.evaluate.judge._CHUNK_BYTES", size)
         verdict = judge(model, test, 2.5)
         order = np.argsort(-shares, axis=1, kind="stable")
-        assert verdict.rank.tolist() == [int(np.flatnonzero(row == label)[0]) for row, label in zip(order, test.labels, strict=True)]
+        assert verdict.rank.tolist() == [
+            int(np.flatnonzero(row == label)[0]) for row, label in zip(order, test.labels, strict=True)
+        ]
         scaled = scale(shares, 2.5)
         np.testing.assert_allclose(verdict.confidence, scaled.max(axis=1), rtol=1e-5)
-        assert verdict.metrics(test.labels)["ece"] == pytest.approx(expected_calibration_error(scaled, test.labels), abs=1e-3)
+        assert verdict.metrics(test.labels)["ece"] == pytest.approx(
+            expected_calibration_error(scaled, test.labels), abs=1e-3
+        )
 
 
 def test_a_verdict_takes_as_many_rows_at_a_time_as_its_bytes_hold_and_64_at_least(train, monkeypatch):
@@ -351,12 +366,18 @@ def table_of(path) -> list[dict[str, str]]:
 
 
 def test_all_classifiers_and_trials_stand_in_the_one_file_that_was_named(train, test, tmp_path):
-    wanted = {"save_predictions": tmp_path / "p.csv", "save_per_class": tmp_path / "c.csv", "save_confusion": tmp_path / "m.csv"}
+    wanted = {
+        "save_predictions": tmp_path / "p.csv",
+        "save_per_class": tmp_path / "c.csv",
+        "save_confusion": tmp_path / "m.csv",
+    }
     lines: list[str] = []
     asked = options(settings={"knn": {}, "centroid": {}}, shots=(1, 2), **wanted)
     rows, _ = evaluate_lowshot(train, test, asked, "", lines.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.csv", "m.csv", "p.csv"]
-    assert [line for line in lines if "wrote" in line] == [f"wrote {tmp_path / name}" for name in ("p.csv", "c.csv", "m.csv")]
+    assert [line for line in lines if "wrote" in line] == [
+        f"wrote {tmp_path / name}" for name in ("p.csv", "c.csv", "m.csv")
+    ]
     predictions, classes, confusion = (table_of(path) for path in wanted.values())
     assert list(predictions[0]) == ["method", "shots", "trial", "id", "label", "prediction", "probability"]
     assert list(classes[0])[:4] == ["method", "shots", "trial", "class"]

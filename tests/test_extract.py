@@ -68,7 +68,9 @@ def test_features_are_those_of_each_picture_alone(pipeline, pictures, cache):
         pixels, _ = decode((pictures / name).read_bytes(), Preprocess())
         by_hand = backbone.encode((torch.from_numpy(pixels)[None].permute(0, 3, 1, 2) / 255 - mean) / std)
         np.testing.assert_allclose(features.features[i], by_hand[0].numpy(), atol=2e-5)
-    assert list(features.ids) == sorted(f"cat/{i:03d}.jpg" for i in range(5)) + sorted(f"dog/{i:03d}.jpg" for i in range(8))
+    assert list(features.ids) == sorted(f"cat/{i:03d}.jpg" for i in range(5)) + sorted(
+        f"dog/{i:03d}.jpg" for i in range(8)
+    )
     assert features.labels.tolist() == [0] * 5 + [1] * 8
     assert (report.computed, report.cached) == (13, 0)
 
@@ -128,16 +130,23 @@ def test_bad_pictures_leave_the_others_bit_equal_and_are_named(pipeline, picture
         extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="2"))
     assert caught.value.exit_code == 3
     assert all(name in str(caught.value) for name in ("3 of 16", "cat/001x.jpg", "dog/zero.jpg", "dog/text.png"))
-    kept = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="3"), build=forbidden)  # the work was kept
+    kept = extract(
+        pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="3"), build=forbidden
+    )  # the work was kept
     report = kept.report
     assert kept.features.tobytes() == clean.features.tobytes()
     assert kept.labels.tolist() == clean.labels.tolist()
-    assert [(s["id"], s["class"]) for s in report.skipped] == [("cat/001x.jpg", "cat"), ("dog/text.png", "dog"), ("dog/zero.jpg", "dog")]
+    assert [(s["id"], s["class"]) for s in report.skipped] == [
+        ("cat/001x.jpg", "cat"),
+        ("dog/text.png", "dog"),
+        ("dog/zero.jpg", "dog"),
+    ]
     assert describe(report)["skipped"] == 3
 
 
 @pytest.mark.parametrize(
-    ("text", "total", "allowed"), [("0", 50, 0), ("3", 50, 3), ("1%", 99, 0), ("1%", 200, 2), ("50%", 9000, 1000), ("2.5%", 80, 2)]
+    ("text", "total", "allowed"),
+    [("0", 50, 0), ("3", 50, 3), ("1%", 99, 0), ("1%", 200, 2), ("50%", 9000, 1000), ("2.5%", 80, 2)],
 )
 def test_max_bad_is_a_number_or_a_share_of_at_most_a_thousand(text, total, allowed):
     assert allowed_bad(text, total) == allowed
@@ -193,7 +202,9 @@ def test_what_was_computed_before_an_interruption_is_kept(pipeline, pictures, ca
 @pytest.mark.parametrize(("batch", "workers"), [(1, 0), (3, 1), (32, 4)])
 def test_batch_size_and_workers_change_no_feature_beyond_rounding(pipeline, pictures, cache, tmp_path, batch, workers):
     reference = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, workers=2))
-    other = extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / f"c{batch}"), Work(batch_size=batch, workers=workers))
+    other = extract(
+        pipeline, open_dataset(str(pictures)), Cache(tmp_path / f"c{batch}"), Work(batch_size=batch, workers=workers)
+    )
     np.testing.assert_allclose(other.features, reference.features, atol=1e-5)
     if batch == 4:
         assert other.features.tobytes() == reference.features.tobytes()
@@ -201,7 +212,9 @@ def test_batch_size_and_workers_change_no_feature_beyond_rounding(pipeline, pict
 
 def test_the_number_of_workers_changes_no_bit(pipeline, pictures, tmp_path):
     runs = [
-        extract(pipeline, open_dataset(str(pictures)), Cache(tmp_path / str(w)), Work(batch_size=4, workers=w)).features.tobytes()
+        extract(
+            pipeline, open_dataset(str(pictures)), Cache(tmp_path / str(w)), Work(batch_size=4, workers=w)
+        ).features.tobytes()
         for w in (0, 1, 3)
     ]
     assert runs[0] == runs[1] == runs[2]
@@ -258,12 +271,15 @@ def test_progress_ends_at_the_total(pipeline, pictures, cache):
 
 def test_a_backbone_brings_its_size_and_precision_into_the_cache_key(pictures, cache, weights):
     plain, small, half = (
-        load_backbone(str(weights), cache_dir=cache.folder, **options) for options in ({}, {"img_size": 64}, {"precision": "bf16"})
+        load_backbone(str(weights), cache_dir=cache.folder, **options)
+        for options in ({}, {"img_size": 64}, {"precision": "bf16"})
     )
     sets = [extract_features(backbone, pictures, cache_dir=cache.folder) for backbone in (plain, small, half)]
     assert len({s.fingerprint for s in sets}) == 3
     cosine = (
-        (sets[0].features * sets[2].features).sum(1) / np.linalg.norm(sets[0].features, axis=1) / np.linalg.norm(sets[2].features, axis=1)
+        (sets[0].features * sets[2].features).sum(1)
+        / np.linalg.norm(sets[0].features, axis=1)
+        / np.linalg.norm(sets[2].features, axis=1)
     )
     assert cosine.min() > 0.999
     assert sets[0].features.tobytes() != sets[2].features.tobytes()
@@ -291,7 +307,9 @@ def test_importing_and_building_are_no_part_of_the_speed(pipeline, pictures, cac
 
     monkeypatch.setattr("fewvit.models.engines.resolve_device", slow_import)
     seen = []
-    features = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, progress=seen.append), build=slow_build)
+    features = extract(
+        pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, progress=seen.append), build=slow_build
+    )
     report = features.report
     assert 1300 <= report.starting < 1400
     assert 0 < report.waiting + report.modelling <= report.seconds < 100
@@ -304,7 +322,9 @@ def test_decoders_are_imported_before_the_clock_starts(pipeline, pictures, cache
     """The first decode is one of nothing, before any picture is read."""
     order: list[str] = []
     real = decode
-    monkeypatch.setattr("fewvit.extraction.extract.decode", lambda data, *rest: order.append("decoded") or real(data, *rest))
+    monkeypatch.setattr(
+        "fewvit.extraction.extract.decode", lambda data, *rest: order.append("decoded") or real(data, *rest)
+    )
     read = Dataset.read
     monkeypatch.setattr(Dataset, "read", lambda self, i: order.append("read") or read(self, i))
     extract(pipeline, open_dataset(str(pictures)), cache, Work(workers=1))

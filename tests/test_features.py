@@ -15,7 +15,9 @@ from fewvit.features import FeatureSet, require_one_backbone, shared_rows
 ODD_IDS = ("a/ü.jpg", "b\udcff/7.jpg", "c, d.jpg", "e\nf.jpg", "")
 
 
-def features(labels=(1, 0, -1, 1, 1), classes=("n3", "n7"), *, ids=ODD_IDS, width=3, fingerprint="abc" * 20, seed=3) -> FeatureSet:
+def features(
+    labels=(1, 0, -1, 1, 1), classes=("n3", "n7"), *, ids=ODD_IDS, width=3, fingerprint="abc" * 20, seed=3
+) -> FeatureSet:
     rows = np.random.default_rng(seed).standard_normal((len(labels), width)).astype(np.float32)
     return FeatureSet(rows, np.array(labels, np.int64), ids[: len(labels)], classes, fingerprint, "toy")
 
@@ -40,7 +42,11 @@ def test_the_file_is_plain_numpy_of_the_promised_kinds(tmp_path):
     features().save(tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
         found = {
-            key: (archive[key].dtype.kind, archive[key].dtype.itemsize * (archive[key].dtype.kind != "U"), archive[key].shape)
+            key: (
+                archive[key].dtype.kind,
+                archive[key].dtype.itemsize * (archive[key].dtype.kind != "U"),
+                archive[key].shape,
+            )
             for key in archive
         }
     text = ("U", 0)
@@ -66,7 +72,12 @@ def test_an_empty_set_comes_back(tmp_path):
 def test_a_file_with_features_and_labels_alone_is_enough(tmp_path):
     np.savez(tmp_path / "mine.npz", features=np.eye(3, 2), labels=np.array([3, -1, 0], np.int8))
     found = FeatureSet.load(tmp_path / "mine.npz")
-    assert (list(found.ids), list(found.classes), found.fingerprint, found.name) == (["0", "1", "2"], ["0", "1", "2", "3"], "", "mine")
+    assert (list(found.ids), list(found.classes), found.fingerprint, found.name) == (
+        ["0", "1", "2"],
+        ["0", "1", "2", "3"],
+        "",
+        "mine",
+    )
     assert (found.features.dtype, found.labels.dtype) == (np.float32, np.int64)
     np.testing.assert_array_equal(found.features, np.eye(3, 2))
     assert found.labels.tolist() == [3, -1, 0]
@@ -176,7 +187,9 @@ def damaged(kind: str, path, tmp_path) -> None:
         path.mkdir()
 
 
-@pytest.mark.parametrize("kind", ["cut", "flipped", "empty", "text", "one array", "another zip", "pickle", "objects", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["cut", "flipped", "empty", "text", "one array", "another zip", "pickle", "objects", "folder"]
+)
 def test_a_damaged_or_hostile_file_is_a_data_error_and_runs_nothing(kind, tmp_path):
     damaged(kind, tmp_path / "x.npz", tmp_path)
     with pytest.raises(DataError) as error:
@@ -250,14 +263,18 @@ def test_test_rows_that_are_train_rows_are_counted():
     other = random.normal(size=(11, 7)).astype(np.float32)
     other[[3, 7]], other[5] = rows[[12, 0]], 0
     rows[4] = 0  # constant features say nothing
-    train, test = (FeatureSet(x, np.zeros(len(x), np.int64), [str(i) for i in range(len(x))], ["a"]) for x in (rows, other))
+    train, test = (
+        FeatureSet(x, np.zeros(len(x), np.int64), [str(i) for i in range(len(x))], ["a"]) for x in (rows, other)
+    )
     assert shared_rows(train, test) == 2
     assert shared_rows(test, train) == 2
     assert shared_rows(train, FeatureSet(other[:, :3], test.labels, test.ids, ["a"])) == 0
 
 
 def test_what_made_the_features_is_kept_in_the_file(tmp_path):
-    made = FeatureSet(np.ones((3, 2), np.float32), np.zeros(3, np.int64), ["a", "b", "c"], ["x"], "f", "set", "dino_vits16", "random")
+    made = FeatureSet(
+        np.ones((3, 2), np.float32), np.zeros(3, np.int64), ["a", "b", "c"], ["x"], "f", "set", "dino_vits16", "random"
+    )
     made.save(tmp_path / "x.npz")
     again = FeatureSet.load(tmp_path / "x.npz").select(np.array([2, 0]))
     assert (again.backbone, again.weights, again.name, again.fingerprint) == ("dino_vits16", "random", "set", "f")

@@ -62,7 +62,10 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 def means_by_hand(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.array(
-        [sum(row for row, label in zip(rows, labels, strict=True) if label == c) / (labels == c).sum() for c in np.unique(labels)]
+        [
+            sum(row for row, label in zip(rows, labels, strict=True) if label == c) / (labels == c).sum()
+            for c in np.unique(labels)
+        ]
     )
 
 
@@ -145,7 +148,15 @@ DEFAULTS = {  # the papers', or their authors'
     LaplacianShot: {"lambd": 0.7, "k": 3, "steps": 20, "rectify": True},
     AlphaTIM: {"alpha": 2.0, "tau": 15.0, "learning_rate": 1e-4, "steps": 1000}
     | {"support_weight": 1.0, "marginal_weight": 1.0, "conditional_weight": 1.0},
-    PTMAP: {"beta": 0.5, "negative": "signed", "centering": True, "lambd": 10.0, "step": 0.2, "steps": 20, "sinkhorn_steps": 50},
+    PTMAP: {
+        "beta": 0.5,
+        "negative": "signed",
+        "centering": True,
+        "lambd": 10.0,
+        "step": 0.2,
+        "steps": 20,
+        "sinkhorn_steps": 50,
+    },
 }
 
 
@@ -176,7 +187,9 @@ def test_text_labels_come_back_and_pickling_changes_nothing(kind):
 def test_a_class_without_support_is_refused(kind):
     rows, _, asked, _ = task(3)
     with pytest.raises(UsageError, match="no support"):
-        quick(kind).probabilities(torch.tensor(rows)[None], torch.zeros(10, dtype=torch.int64), torch.tensor(asked)[None], 2)
+        quick(kind).probabilities(
+            torch.tensor(rows)[None], torch.zeros(10, dtype=torch.int64), torch.tensor(asked)[None], 2
+        )
 
 
 BAD = [
@@ -238,7 +251,12 @@ def test_simpleshot_s_variants_are_squared_distances_to_class_means(variant):
     base = np.random.default_rng(7).standard_normal((31, 7)) + 1
     centre = {"UN": 0.0, "L2N": 0.0, "CL2N": base.mean(axis=0), "support": rows.mean(axis=0)}[variant]
     prepare: Callable = (lambda x: x) if variant == "UN" else lambda x: unit(x - centre)
-    options = {"UN": {"normalise": False}, "L2N": {}, "CL2N": {"centering": "base", "base": base}, "support": {"centering": "support"}}
+    options = {
+        "UN": {"normalise": False},
+        "L2N": {},
+        "CL2N": {"centering": "base", "base": base},
+        "support": {"centering": "support"},
+    }
     expected = softmax(-squared_distances(prepare(asked), means_by_hand(prepare(rows), names)) / 0.7)
     found = Centroid(metric="euclidean", temperature=0.7, **options[variant]).fit(rows, names).predict_proba(asked)
     np.testing.assert_allclose(found, expected, atol=1e-10)
@@ -258,7 +276,9 @@ def test_the_base_may_be_rows_their_mean_or_a_features_file(tmp_path):
             Centroid(centering="base", base=other).fit(rows, names)
 
 
-@pytest.mark.parametrize("options", [{}, {"metric": "euclidean", "normalise": False}, {"centering": "base", "base": np.ones(7)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"metric": "euclidean", "normalise": False}, {"centering": "base", "base": np.ones(7)}]
+)
 def test_adding_rows_and_classes_is_fitting_on_all_of_them(options):
     rows, names, asked, _ = task(3, counts=(3, 2, 5, 2))
     first = np.flatnonzero(names != 7)[:-1]
@@ -271,7 +291,9 @@ def test_adding_rows_and_classes_is_fitting_on_all_of_them(options):
 
 def test_adding_to_nothing_is_fitting_and_a_support_centre_stays():
     rows, names, asked, _ = task(3)
-    np.testing.assert_array_equal(Centroid().add(rows, names).predict_proba(asked), Centroid().fit(rows, names).predict_proba(asked))
+    np.testing.assert_array_equal(
+        Centroid().add(rows, names).predict_proba(asked), Centroid().fit(rows, names).predict_proba(asked)
+    )
     centred = Centroid(centering="support").fit(rows[:5], names[:5]).add(rows[5:], names[5:])
     as_base = Centroid(centering="base", base=rows[:5].mean(axis=0)).fit(rows, names)
     np.testing.assert_allclose(centred.predict_proba(asked), as_base.predict_proba(asked), atol=1e-12)
@@ -323,7 +345,9 @@ def refitted(X: np.ndarray, Y: np.ndarray, alpha: float, asked: np.ndarray) -> n
 
 
 @pytest.mark.parametrize("block", [3, 1024])
-@pytest.mark.parametrize(("counts", "width"), [((2, 1, 2), 7), ((11, 7, 13), 7), ((2, 3, 1, 2, 5), 3)])  # rows, columns, or classes most
+@pytest.mark.parametrize(
+    ("counts", "width"), [((2, 1, 2), 7), ((11, 7, 13), 7), ((2, 3, 1, 2, 5), 3)]
+)  # rows, columns, or classes most
 def test_leave_one_out_errors_are_those_of_refits_at_every_strength(counts, width, block, monkeypatch):
     monkeypatch.setattr(ridge, "_BLOCK_ROWS", block)
     tasks = [task(seed, counts=counts, width=width) for seed in (3, 5)]  # two episodes at once
@@ -352,7 +376,9 @@ def test_the_cache_model_sums_exp_of_minus_beta_times_one_minus_cosine():
 
 def test_a_cache_model_without_sharpness_knows_the_class_shares_alone():
     rows, names, asked, _ = task(3)
-    np.testing.assert_allclose(CacheModel(beta=1e-9).fit(rows, names).predict_proba(asked), np.tile([0.3, 0.2, 0.5], (13, 1)), atol=1e-8)
+    np.testing.assert_allclose(
+        CacheModel(beta=1e-9).fit(rows, names).predict_proba(asked), np.tile([0.3, 0.2, 0.5], (13, 1)), atol=1e-8
+    )
 
 
 def test_the_cache_model_is_knn_with_all_rows_voting():
@@ -402,7 +428,9 @@ def test_without_a_share_of_the_neighbours_no_label_spreads():
 
 def test_labels_follow_a_chain_that_class_means_cut():
     angle = np.linspace(0, np.pi, 41)
-    arcs = np.concatenate([np.stack([np.cos(angle), np.sin(angle), np.full(41, height)], axis=1) for height in (0.35, -0.35)])
+    arcs = np.concatenate(
+        [np.stack([np.cos(angle), np.sin(angle), np.full(41, height)], axis=1) for height in (0.35, -0.35)]
+    )
     labels = np.repeat([3, 7], 41)
     ends = [0, 81]  # of each arc, one end only
     kept = {kind: kind().fit(arcs[ends], labels[ends]).score(arcs, labels) for kind in (LabelPropagation, Centroid)}
@@ -460,7 +488,9 @@ def rectified_by_hand(support, names, queries):
 
     prototypes = []
     for c, name in enumerate(np.unique(names)):
-        members = [row for row, own in zip(support, names, strict=True) if own == name] + [q for q in queries if shares(q).argmax() == c]
+        members = [row for row, own in zip(support, names, strict=True) if own == name] + [
+            q for q in queries if shares(q).argmax() == c
+        ]
         prototypes.append(sum(shares(row)[c] * row for row in members) / len(members))
     return np.array(prototypes)
 
@@ -475,23 +505,32 @@ def test_laplacian_shot_is_the_papers_update_neighbour_by_neighbour(rectify):
         prototypes = rectified_by_hand(support, names, moved)
     a = squared_distances(moved, prototypes)
     cosines = unit(asked) @ unit(asked).T
-    near = [sorted((p for p in range(len(asked)) if p != q), key=lambda p, q=q: -cosines[q, p])[:3] for q in range(len(asked))]
+    near = [
+        sorted((p for p in range(len(asked)) if p != q), key=lambda p, q=q: -cosines[q, p])[:3]
+        for q in range(len(asked))
+    ]
     y = softmax(-a)
     for _ in range(20):
         y = np.array([softmax(-a[q] + 0.8 * sum(y[p] for p in near[q])) for q in range(len(asked))])
-    np.testing.assert_allclose(LaplacianShot(lambd=0.8, rectify=rectify).fit(rows, names).predict_proba(asked), y, atol=1e-8)
+    np.testing.assert_allclose(
+        LaplacianShot(lambd=0.8, rectify=rectify).fit(rows, names).predict_proba(asked), y, atol=1e-8
+    )
 
 
 def test_laplacian_shot_without_agreement_and_rectification_is_the_nearest_centroid():
     rows, names, asked, _ = task(3)
     nearest = Centroid(metric="euclidean", temperature=1).fit(rows, names).predict_proba(asked)
-    np.testing.assert_allclose(LaplacianShot(lambd=0, rectify=False).fit(rows, names).predict_proba(asked), nearest, atol=1e-10)
+    np.testing.assert_allclose(
+        LaplacianShot(lambd=0, rectify=False).fit(rows, names).predict_proba(asked), nearest, atol=1e-10
+    )
 
 
 def test_laplacian_shot_without_updates_is_the_softmax_of_the_distances():
     rows, names, asked, _ = task(3)
     nearest = LaplacianShot(lambd=0, rectify=False).fit(rows, names).predict_proba(asked)
-    np.testing.assert_allclose(LaplacianShot(steps=0, rectify=False).fit(rows, names).predict_proba(asked), nearest, atol=1e-12)
+    np.testing.assert_allclose(
+        LaplacianShot(steps=0, rectify=False).fit(rows, names).predict_proba(asked), nearest, atol=1e-12
+    )
 
 
 def test_the_rows_agreement_is_with_are_those_nearest_in_angle_whatever_their_length():
@@ -561,7 +600,9 @@ def test_shares_of_exactly_nothing_have_no_entropy():
 
 def test_alpha_near_one_is_shannon():
     rows, names, asked, _ = task(3)
-    found = [AlphaTIM(alpha=a, steps=31, learning_rate=0.01).fit(rows, names).predict_proba(asked) for a in (1.0, 1.0 + 1e-6)]
+    found = [
+        AlphaTIM(alpha=a, steps=31, learning_rate=0.01).fit(rows, names).predict_proba(asked) for a in (1.0, 1.0 + 1e-6)
+    ]
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
 
 
@@ -603,7 +644,9 @@ def test_a_round_of_sinkhorn_is_rows_then_columns_and_rows_come_last():
 def test_pt_map_without_moves_is_a_plan_to_the_class_means_of_the_roots():
     rows, names, asked, _ = task(3)
     support, queries = (unit(np.sign(side) * np.sqrt(np.abs(side) + 1e-6)) for side in (rows, asked))
-    wanted = one_round_by_hand(-10 * squared_distances(queries, means_by_hand(support, names)), 13 * np.array([0.3, 0.2, 0.5]))
+    wanted = one_round_by_hand(
+        -10 * squared_distances(queries, means_by_hand(support, names)), 13 * np.array([0.3, 0.2, 0.5])
+    )
     found = PTMAP(steps=0, sinkhorn_steps=1, centering=False).fit(rows, names).predict_proba(asked)
     np.testing.assert_allclose(found, wanted, atol=1e-9)
 
@@ -661,7 +704,9 @@ def test_on_clusters_away_from_their_support_transduction_beats_class_means(kind
     episodes, ways, shots, asked, width = 31, 5, 1, 11, 23
     centres = stream.standard_normal((episodes, ways, 1, width))
     shift = 2.0 * stream.standard_normal((episodes, 1, 1, width))
-    support = (centres + shift + 1.1 * stream.standard_normal((episodes, ways, shots, width))).reshape(episodes, -1, width)
+    support = (centres + shift + 1.1 * stream.standard_normal((episodes, ways, shots, width))).reshape(
+        episodes, -1, width
+    )
     queries = (centres + 0.8 * stream.standard_normal((episodes, ways, asked, width))).reshape(episodes, -1, width)
     labels, targets = torch.arange(ways).repeat_interleave(shots), torch.arange(ways).repeat_interleave(asked)
 

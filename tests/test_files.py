@@ -73,7 +73,9 @@ def test_a_long_name_can_be_replaced(tmp_path):
 
 def test_content_is_on_disk_before_the_name_and_the_name_before_the_block_ends(target, monkeypatch):
     seen = []
-    monkeypatch.setattr(files.os, "fsync", lambda fd, real=os.fsync: (seen.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    monkeypatch.setattr(
+        files.os, "fsync", lambda fd, real=os.fsync: (seen.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))
+    )
     monkeypatch.setattr(files.os, "replace", lambda a, b, real=os.replace: (seen.append("renamed"), real(a, b)))
     with replacing(target) as handle:
         handle.write(NEW)
@@ -150,7 +152,9 @@ with files.replacing(path) as handle:
 """
 
 
-@pytest.mark.parametrize(("where", "content"), [("while writing", OLD), ("before the rename", OLD), ("after the rename", NEW)])
+@pytest.mark.parametrize(
+    ("where", "content"), [("while writing", OLD), ("before the rename", OLD), ("after the rename", NEW)]
+)
 def test_a_killed_writer_leaves_the_old_content_or_the_new_one_whole(where, content, target, python):
     assert python(KILLED, where, target, check=False).returncode == -9
     assert target.read_bytes() == content
@@ -251,7 +255,8 @@ def test_a_folder_that_can_be_written_is_made_and_left_empty(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "code"), [(errno.EACCES, DataError, 3), (errno.EROFS, DataError, 3), (errno.ENOSPC, ResourceError, 6)]
+    ("number", "kind", "code"),
+    [(errno.EACCES, DataError, 3), (errno.EROFS, DataError, 3), (errno.ENOSPC, ResourceError, 6)],
 )
 def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(number, kind, code, tmp_path, monkeypatch):
     def refuse(self, *args, **kwargs):

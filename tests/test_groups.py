@@ -23,7 +23,9 @@ def official(parity) -> dict:
 
 def parameters(names: dict[str, int], frozen: tuple[str, ...] = ()) -> list[tuple[str, nn.Parameter]]:
     """Named parameters of so many dimensions each."""
-    return [(name, nn.Parameter(torch.zeros((2,) * ndim), requires_grad=name not in frozen)) for name, ndim in names.items()]
+    return [
+        (name, nn.Parameter(torch.zeros((2,) * ndim), requires_grad=name not in frozen)) for name, ndim in names.items()
+    ]
 
 
 def named_groups(named) -> tuple[list[str], list[str]]:
@@ -41,7 +43,9 @@ def checkpoint(parity, file: str, key: str, prefix: str = "") -> list[tuple[str,
     from fewvit.checkpoints.reading import read_checkpoint
 
     state = read_checkpoint(parity.folder / file)[key]
-    return [(name.removeprefix(prefix), nn.Parameter(value)) for name, value in state.items() if value.is_floating_point()]
+    return [
+        (name.removeprefix(prefix), nn.Parameter(value)) for name, value in state.items() if value.is_floating_point()
+    ]
 
 
 def test_dinos_groups_are_the_official_ones_in_the_official_order(parity, official):
@@ -52,7 +56,9 @@ def test_dinos_groups_are_the_official_ones_in_the_official_order(parity, offici
 
 
 def test_trainable_gains_of_the_last_layer_decay_as_dinos_do(parity, official):
-    named = [(name, p) for name, p in checkpoint(parity, "dino_full.pth", "student", "module.") if ".blocks.1." not in name]
+    named = [
+        (name, p) for name, p in checkpoint(parity, "dino_full.pth", "student", "module.") if ".blocks.1." not in name
+    ]
     wanted = official["dino/get_params_groups_trainable_gain"]
     assert named_groups(named) == (wanted["decay"], wanted["no_decay"])
 
@@ -76,7 +82,10 @@ def test_maes_pretraining_groups_are_timms(parity, official):
 
 
 def test_what_is_kept_by_name_does_not_decay_and_what_is_frozen_is_in_no_group():
-    named = parameters({"pos_embed": 3, "cls_token": 3, "proj.weight": 2, "proj.bias": 1, "gain": 1, "odd.bias": 2}, frozen=("cls_token",))
+    named = parameters(
+        {"pos_embed": 3, "cls_token": 3, "proj.weight": 2, "proj.bias": 1, "gain": 1, "odd.bias": 2},
+        frozen=("cls_token",),
+    )
     decaying, kept = decay_groups(named, keep=lambda name, _: name == "pos_embed")
     assert (decaying["names"], kept["names"]) == (["proj.weight"], ["pos_embed", "proj.bias", "gain", "odd.bias"])
 

@@ -20,7 +20,10 @@ def frame(height: int = 0x0203, width: int = 0x0405, components: int = 3, bits: 
 
 def orientation(value: int, order: str = "<", kind: int = 3) -> bytes:
     """An EXIF block whose second entry is the orientation."""
-    entries = [(0x0100, 4, 1, struct.pack(order + "I", 9)), (0x0112, kind, 1, struct.pack(order + "HI"[kind == 4], value).ljust(4, b"\0"))]
+    entries = [
+        (0x0100, 4, 1, struct.pack(order + "I", 9)),
+        (0x0112, kind, 1, struct.pack(order + "HI"[kind == 4], value).ljust(4, b"\0")),
+    ]
     head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, len(entries))
     return head + b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
 
@@ -70,7 +73,19 @@ def test_what_is_no_plain_jpeg_has_no_header(data):
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", [3, 4])
 def test_an_orientation_is_one_to_eight_and_anything_else_is_upright(order, kind):
-    assert [exif_orientation(EXIF + orientation(value, order, kind)) for value in range(11)] == [1, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1]
+    assert [exif_orientation(EXIF + orientation(value, order, kind)) for value in range(11)] == [
+        1,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        1,
+        1,
+    ]
     block = orientation(6, order, kind)
     assert [exif_orientation(block[:end]) for end in (0, 3, 8, 20, len(block) - 4)] == [1] * 5
     assert exif_orientation(block) == 6
@@ -86,4 +101,6 @@ def test_a_webps_size_is_read_in_each_of_its_three_forms():
     plain = riff(b"VP8 ", bytes(6) + (2 << 14 | width).to_bytes(2, "little") + (1 << 14 | height).to_bytes(2, "little"))
     for data in (extended, lossless, plain):
         assert _webp_size(data) == (height, width)
-        assert _webp_size(data[:29]) == _webp_size(b"X" + data[1:]) == _webp_size(data[:8] + b"WAVE" + data[12:]) == (1, 1)
+        assert (
+            _webp_size(data[:29]) == _webp_size(b"X" + data[1:]) == _webp_size(data[:8] + b"WAVE" + data[12:]) == (1, 1)
+        )

@@ -17,7 +17,8 @@ from fewvit.views.view import View
 
 
 @pytest.mark.parametrize(
-    ("counts", "held"), [((5, 5, 5), (1, 1, 1)), ((2, 2), (1, 1)), ((3, 3, 3), (1, 1, 1)), ((10, 10), (2, 2)), ((5, 1), (1, 0))]
+    ("counts", "held"),
+    [((5, 5, 5), (1, 1, 1)), ((2, 2), (1, 1)), ((3, 3, 3), (1, 1, 1)), ((10, 10), (2, 2)), ((5, 1), (1, 0))],
 )
 def test_a_fifth_is_held_out_or_one_of_each_class_that_has_several(counts, held):
     labels = np.repeat(np.arange(len(counts)) * 3 + 1, counts)  # class numbers need not follow one another
@@ -39,7 +40,9 @@ def test_of_one_image_per_class_none_is_held_out():
 
 
 def test_accuracy_loss_and_temperature_by_hand():
-    logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])) + np.array([[5.0], [-700.0], [900.0]])
+    logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])) + np.array(
+        [[5.0], [-700.0], [900.0]]
+    )
     labels = np.array([0, 1, 1])
     found = evaluate_logits(logits, labels)
     assert found["held_top1"] == pytest.approx(200 / 3)
@@ -85,7 +88,12 @@ def test_a_search_whose_log_is_gone_cannot_be_judged(tmp_path):
 
 
 def test_among_learning_rates_accuracy_decides_then_the_loss_then_the_smaller_one():
-    found = [Candidate(0.1, 3, 50.0, 1.0), Candidate(0.3, 2, 60.0, 2.0), Candidate(0.2, 9, 60.0, 1.5), Candidate(0.05, 1, 60.0, 1.5)]
+    found = [
+        Candidate(0.1, 3, 50.0, 1.0),
+        Candidate(0.3, 2, 60.0, 2.0),
+        Candidate(0.2, 9, 60.0, 1.5),
+        Candidate(0.05, 1, 60.0, 1.5),
+    ]
     order = sorted(found, key=lambda one: one.merit, reverse=True)
     assert [one.lr for one in order] == [0.05, 0.2, 0.3, 0.1]
 

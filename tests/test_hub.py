@@ -56,13 +56,17 @@ def transformers_names(state: dict[str, torch.Tensor], dinov2: bool) -> dict[str
     return out
 
 
-@pytest.mark.parametrize(("family", "model_type"), [("dinov2", "dinov2_with_registers"), ("msn", "vit_msn"), ("mae", "vit_mae")])
+@pytest.mark.parametrize(
+    ("family", "model_type"), [("dinov2", "dinov2_with_registers"), ("msn", "vit_msn"), ("mae", "vit_mae")]
+)
 def test_weights_under_transformers_names_give_the_official_features(tmp_path, monkeypatch, family, model_type):
     architecture = SIZES[family]
     model = VisionTransformer(architecture)
     randomise(model, 3)
     prefix = {"dinov2": "", "msn": "vit.", "mae": "vit."}[family]
-    renamed = {prefix + name: tensor for name, tensor in transformers_names(model.state_dict(), family == "dinov2").items()}
+    renamed = {
+        prefix + name: tensor for name, tensor in transformers_names(model.state_dict(), family == "dinov2").items()
+    }
     if family == "mae":
         renamed["decoder.mask_token"] = torch.zeros(1, 1, 8)
     weights = save({name: tensor.clone() for name, tensor in renamed.items()})
@@ -76,7 +80,9 @@ def test_weights_under_transformers_names_give_the_official_features(tmp_path, m
     pixels = architecture.patch * architecture.grid
     images = torch.randn(3, 3, pixels, pixels, generator=torch.Generator().manual_seed(1))
     loaded = build(spec, Readout(norm="none"), (pixels, pixels), engine="eager")
-    np.testing.assert_allclose(loaded.encode(images), model.eval().read(images, Readout(norm="none")).detach(), atol=1e-6)
+    np.testing.assert_allclose(
+        loaded.encode(images), model.eval().read(images, Readout(norm="none")).detach(), atol=1e-6
+    )
 
 
 def test_a_timm_repository_brings_its_own_normalisation_and_licence(tmp_path, monkeypatch):
@@ -95,7 +101,11 @@ def test_a_timm_repository_brings_its_own_normalisation_and_licence(tmp_path, mo
     monkeypatch.setattr(hub, "_fetched", lambda repository, name, license_, access: tmp_path / name)
     spec = resolve("hf:some/tiny", Access(tmp_path / "cache"), DigestMemory())
     pipeline = settle(spec, FeatureOptions())
-    assert (pipeline.preprocess.mean, pipeline.preprocess.std, spec.license) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "apache-2.0")
+    assert (pipeline.preprocess.mean, pipeline.preprocess.std, spec.license) == (
+        (0.1, 0.2, 0.3),
+        (0.4, 0.5, 0.6),
+        "apache-2.0",
+    )
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2))
     expected = model.eval().forward_features(images)[:, 0].detach()
     np.testing.assert_allclose(build(spec, Readout(), (224, 224)).encode(images), expected, atol=1e-5)
@@ -106,7 +116,9 @@ def test_timm_s_transform_is_taken_over_and_remembered(tmp_path, monkeypatch):
     variant = hub.timm_variant("vit_base_patch32_clip_224.openai", access)
     assert variant.preprocess["cover"] == (248, 248)
     assert variant.preprocess["mean"] == pytest.approx((0.48145466, 0.4578275, 0.40821073))
-    assert re.fullmatch(r"https://huggingface\.co/timm/vit_base_patch32_clip_224\.openai/resolve/main/model\.safetensors", variant.url)
+    assert re.fullmatch(
+        r"https://huggingface\.co/timm/vit_base_patch32_clip_224\.openai/resolve/main/model\.safetensors", variant.url
+    )
     monkeypatch.setattr(hub, "_ask_timm", lambda name: pytest.fail("timm was asked again"))
     again = hub.timm_variant("vit_base_patch32_clip_224.openai", access)
     assert again.architecture == variant.architecture
@@ -129,7 +141,9 @@ def test_the_hub_offline_says_where_to_put_the_files(tmp_path):
         resolve("hf:facebook/vit-msn-small", Access(tmp_path, offline=True), DigestMemory())
 
 
-@pytest.mark.parametrize(("name", "told"), [("gated/model", "accepted its terms"), ("none/none", "no none/none"), ("a--b/c", "no name")])
+@pytest.mark.parametrize(
+    ("name", "told"), [("gated/model", "accepted its terms"), ("none/none", "no none/none"), ("a--b/c", "no name")]
+)
 def test_what_the_hub_refuses_is_an_error_of_usage_before_anything_is_kept(tmp_path, monkeypatch, name, told):
     with running_hub() as one:
         one.repositories["gated/model"] = Repository({"config.json": b"{}"}, "gated")

@@ -65,7 +65,12 @@ def files(folder: Path) -> list[str]:
 def test_addresses_of_the_hub_are_told_from_others():
     assert hub_file(URL) == HubFile("open/model", "model.safetensors")
     assert hub_file(URL.replace("model.safetensors", "a/b.bin")) == HubFile("open/model", "a/b.bin")
-    for other in (URL.replace("https", "http"), URL.replace("main", "v1"), URL.replace(".co", ".com"), "https://dl.fbaipublicfiles.com/x"):
+    for other in (
+        URL.replace("https", "http"),
+        URL.replace("main", "v1"),
+        URL.replace(".co", ".com"),
+        "https://dl.fbaipublicfiles.com/x",
+    ):
         assert hub_file(other) is None
 
 
@@ -77,7 +82,11 @@ def test_a_file_of_the_hub_comes_whole_with_progress_from_the_commit_that_was_as
     assert get("open/model", tmp_path / "new", progress=lambda *seen: told.append(seen)).read_bytes() == BODY
     assert files(tmp_path / "new") == ["w.safetensors"]
     assert told[-1] == (len(BODY), len(BODY))
-    assert hub.asked == [("HEAD", "model.safetensors", None, None), ("GET", "model.safetensors", None, None), ("GET", "cdn", None, None)]
+    assert hub.asked == [
+        ("HEAD", "model.safetensors", None, None),
+        ("GET", "model.safetensors", None, None),
+        ("GET", "cdn", None, None),
+    ]
     assert files(tmp_path) == ["new"]  # nothing was written where huggingface_hub keeps its files
 
 
@@ -179,7 +188,11 @@ def test_a_token_that_was_stored_by_logging_in_is_sent(hub, tmp_path):
 @pytest.mark.parametrize(
     ("name", "token", "words"),
     [
-        ("gated/model", None, ["gated/model is for those only who accepted its terms", "{url}/gated/model", "HF_TOKEN"]),
+        (
+            "gated/model",
+            None,
+            ["gated/model is for those only who accepted its terms", "{url}/gated/model", "HF_TOKEN"],
+        ),
         ("gated/model", STRANGER, ["accepted its terms", "{url}/gated/model", "HF_TOKEN"]),
         ("private/model", None, ["no private/model", "{url}/private/model", "HF_TOKEN"]),
         ("private/model", STRANGER, ["no private/model", "{url}/private/model", "HF_TOKEN"]),
@@ -252,7 +265,10 @@ def test_offline_opens_no_socket_and_says_what_to_put_where(tmp_path, monkeypatc
         monkeypatch.setenv(how, "1")
     with pytest.raises(Unobtainable) as error:
         got(tmp_path, URL.replace("open", "never"), offline=how == "flag")
-    assert all(words in str(error.value) for words in ("never/model", "w.safetensors", "$FEWVIT_WEIGHTS_DIR", str(tmp_path / "weights")))
+    assert all(
+        words in str(error.value)
+        for words in ("never/model", "w.safetensors", "$FEWVIT_WEIGHTS_DIR", str(tmp_path / "weights"))
+    )
     assert error.value.exit_code == 2
 
 
@@ -326,7 +342,9 @@ assert not {"torch", "timm"} & set(sys.modules)
 
 def fetching(hub: Hub, target: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(target.parent / "hf")}
-    return subprocess.Popen([sys.executable, "-c", FETCHING, str(target)], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", FETCHING, str(target)], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_a_download_killed_in_the_middle_is_continued_by_the_next_process(hub, tmp_path):
@@ -362,7 +380,9 @@ sys.exit(run(sys.argv[1:]))
     ("token", "code", "told"),
     [(None, 2, "accepted its terms"), (TOKEN, 0, "")],
 )
-def test_the_command_fetches_a_timm_model_from_the_mirror_with_the_token_of_the_environment(hub, tmp_path, python, token, code, told):
+def test_the_command_fetches_a_timm_model_from_the_mirror_with_the_token_of_the_environment(
+    hub, tmp_path, python, token, code, told
+):
     hub.repositories["timm/deit_tiny_patch16_224.fb_in1k"] = Repository({"model.safetensors": BODY}, "gated")
     (tmp_path / "fewvit_cli").symlink_to(ROOT / "cli")
     env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), **({"HF_TOKEN": token} if token else {})}

@@ -22,13 +22,25 @@ from PIL import Image, ImageFile, ImageOps
 
 from fewvit.errors import UnknownName
 from fewvit.headers import jpeg_header
-from fewvit.images import FORMATS, POLICIES, POLICIES_DIFFER, BadImage, Note, center_crop, covering_size, decode, decoder_version
+from fewvit.images import (
+    FORMATS,
+    POLICIES,
+    POLICIES_DIFFER,
+    BadImage,
+    Note,
+    center_crop,
+    covering_size,
+    decode,
+    decoder_version,
+)
 from fewvit.preprocess import Preprocess
 
 SHARED = Path(os.environ.get("FEWVIT_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
 REAL_IMAGES, PARITY = SHARED / "data" / "imagenet18.zip", SHARED / "parity" / "preprocess.npz"
 needs_images = pytest.mark.skipif(not REAL_IMAGES.exists(), reason=f"no {REAL_IMAGES.name}: set FEWVIT_SHARED")
-needs_parity = pytest.mark.skipif(not (REAL_IMAGES.exists() and PARITY.exists()), reason=f"no {PARITY.name}: set FEWVIT_SHARED")
+needs_parity = pytest.mark.skipif(
+    not (REAL_IMAGES.exists() and PARITY.exists()), reason=f"no {PARITY.name}: set FEWVIT_SHARED"
+)
 
 SMALL = Preprocess(cover=(37, 37), crop=(31, 31))
 both = pytest.mark.parametrize("policy", POLICIES)
@@ -37,7 +49,9 @@ both = pytest.mark.parametrize("policy", POLICIES)
 def smooth(height: int = 53, width: int = 41) -> np.ndarray:
     """RGB (H, W, 3) without symmetry and without sharp edges, so that lossy formats and resampling stay within 2 levels."""
     y, x = np.mgrid[0:height, 0:width]
-    return np.stack([255 * y / height, 255 * x / width, 120 + 100 * np.sin(x / 9) * np.cos(y / 11)], axis=2).astype(np.uint8)
+    return np.stack([255 * y / height, 255 * x / width, 120 + 100 * np.sin(x / 9) * np.cos(y / 11)], axis=2).astype(
+        np.uint8
+    )
 
 
 def encoded(image: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
@@ -57,7 +71,9 @@ def official(data: bytes, preprocess: Preprocess) -> np.ndarray:
     """torchvision's own transform of Pillow's own decoding."""
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-    transform = Compose([Resize(preprocess.cover[0], InterpolationMode(preprocess.interpolation)), CenterCrop(preprocess.crop)])
+    transform = Compose(
+        [Resize(preprocess.cover[0], InterpolationMode(preprocess.interpolation)), CenterCrop(preprocess.crop)]
+    )
     with Image.open(io.BytesIO(data)) as picture:
         return np.asarray(transform(picture.convert("RGB")))
 
@@ -110,7 +126,9 @@ def test_the_pixels_of_the_official_codes_come_out():
 @pytest.mark.parametrize("size", [(7, 61), (61, 7), (31, 31), (200, 37), (36, 37), (211, 67), (1, 1)])
 @pytest.mark.parametrize("cover", [23, 31, 37])
 def test_resizing_cropping_and_padding_round_as_torchvision_does(size, cover):
-    preprocess = Preprocess(cover=(cover, cover), crop=(31, 31))  # a cover of 23 is padded to the crop, which torchvision does with black
+    preprocess = Preprocess(
+        cover=(cover, cover), crop=(31, 31)
+    )  # a cover of 23 is padded to the crop, which torchvision does with black
     data = encoded(smooth(*size), "PNG")
     assert np.array_equal(decode(data, preprocess, "pil")[0], official(data, preprocess))
     assert (
@@ -192,7 +210,9 @@ def test_the_orientation_is_read_in_either_byte_order_and_width(order, kind):
     assert jpeg_header(data) == (53, 41, 6)
 
 
-@pytest.mark.parametrize("block", [b"", b"Exif\0\0", b"Exif\0\0II*\0", exif(6)[:30], exif(0), exif(9), exif(6).replace(b"II*\0", b"XX*\0")])
+@pytest.mark.parametrize(
+    "block", [b"", b"Exif\0\0", b"Exif\0\0II*\0", exif(6)[:30], exif(0), exif(9), exif(6).replace(b"II*\0", b"XX*\0")]
+)
 def test_a_damaged_exif_block_turns_nothing(block):
     pixels, notes = decode(encoded(smooth(), "JPEG", exif=block), SMALL)
     assert notes == 0
@@ -342,7 +362,9 @@ def bad_crc() -> bytes:
     return bytes(data)
 
 
-ZTXT_BOMB = png(41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(80_000_000))))
+ZTXT_BOMB = png(
+    41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(80_000_000)))
+)
 BAD = {
     "nothing": (b"", "empty"),
     "text": (b"this is no picture, whatever its name says\n", "known format"),
@@ -385,7 +407,9 @@ def test_what_is_no_sound_picture_is_refused_with_one_line(case, policy):
 @pytest.mark.parametrize("set_by_others", [False, True])
 @pytest.mark.parametrize("kind", ["JPEG", "progressive", "CMYK", "PNG", "WEBP", "TIFF", "PPM", "AVIF"])
 @both
-def test_a_picture_cut_anywhere_is_refused_whatever_another_library_told_pillow(kind, policy, set_by_others, monkeypatch):
+def test_a_picture_cut_anywhere_is_refused_whatever_another_library_told_pillow(
+    kind, policy, set_by_others, monkeypatch
+):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", set_by_others)
     picture = Image.fromarray(smooth())
     if kind in ("progressive", "CMYK"):
@@ -414,7 +438,10 @@ def test_a_damaged_stream_with_a_good_checksum_is_refused(policy, set_by_others,
     sound = png(41, 53, depth=8, colour=2, rows=rows)
     head, tail = sound.split(chunk(b"IDAT", stream))
     assert distance(decode(sound, SMALL, policy)[0], shown(smooth(), SMALL)) <= 1
-    for damaged in (stream[: len(stream) // 2], stream[:2] + b"\x07" + stream[3:]):  # cut short; a block of a type that does not exist
+    for damaged in (
+        stream[: len(stream) // 2],
+        stream[:2] + b"\x07" + stream[3:],
+    ):  # cut short; a block of a type that does not exist
         with pytest.raises(BadImage):
             decode(head + chunk(b"IDAT", damaged) + tail, SMALL, policy)
 
@@ -469,12 +496,24 @@ def test_the_header_is_asked_first_by_every_format():
 
 def test_many_threads_get_what_one_gets_and_no_warning_comes_out():
     turned = encoded(smooth(), "JPEG", exif=exif(6))
-    palette = encoded(Image.fromarray(smooth()).convert("P"), "PNG", transparency=bytes([0, 9, 255]))  # Pillow warns when it is converted
+    palette = encoded(
+        Image.fromarray(smooth()).convert("P"), "PNG", transparency=bytes([0, 9, 255])
+    )  # Pillow warns when it is converted
     odd_tiff = encoded(smooth(), "TIFF", software="x" * 97).replace(
         struct.pack("<HHI", 0x0131, 2, 98), struct.pack("<HHI", 0x0131, 2, 1 << 20)
     )
-    wrong_apng = png(41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"acTL", bytes(8)))  # and about this animation of no frames
-    kinds = [turned, palette, odd_tiff, wrong_apng, *(encoded(smooth(), kind) for kind in FORMATS), b"text", turned[:-5]]
+    wrong_apng = png(
+        41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"acTL", bytes(8))
+    )  # and about this animation of no frames
+    kinds = [
+        turned,
+        palette,
+        odd_tiff,
+        wrong_apng,
+        *(encoded(smooth(), kind) for kind in FORMATS),
+        b"text",
+        turned[:-5],
+    ]
     jobs = [(data, policy) for data in kinds for policy in POLICIES] * 11
 
     def answer(job: tuple[bytes, str]) -> tuple[bytes, int] | str:
@@ -533,7 +572,9 @@ def test_the_versions_of_what_decodes_are_known_without_importing_it():
         "import sys; from fewvit.images import decoder_version as v; print(v('fast')); print(v('pil'));"
         "print(sorted({'torch', 'torchvision', 'sklearn', 'pandas'} & set(sys.modules)))"
     )
-    fast, pil, imported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    fast, pil, imported = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     import torch
     import torchvision
 

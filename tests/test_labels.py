@@ -12,7 +12,9 @@ from fewvit.labels import align, labelled, require_classes, require_known_classe
 
 def features(labels=(1, 0, -1, 1, 1), classes=("n3", "n7"), *, seed=3) -> FeatureSet:
     rows = np.random.default_rng(seed).standard_normal((len(labels), 3)).astype(np.float32)
-    return FeatureSet(rows, np.array(labels, np.int64), [f"{i}.jpg" for i in range(len(labels))], classes, "abc" * 20, "toy")
+    return FeatureSet(
+        rows, np.array(labels, np.int64), [f"{i}.jpg" for i in range(len(labels))], classes, "abc" * 20, "toy"
+    )
 
 
 def test_aligned_labels_mean_the_same_names_on_both_sides():
@@ -40,7 +42,9 @@ def test_test_classes_that_train_lacks_are_named_and_unused_ones_are_no_matter()
     with pytest.raises(DataError, match="5 classes of the test set are not in the training set: v, w, x, y, z\n"):
         align(train, many)
     six = FeatureSet(np.eye(6, 3), np.arange(6), [str(i) for i in range(6)], list("uvwxyz"))
-    with pytest.raises(DataError, match="6 classes of the test set are not in the training set: u, v, w, x, y and 1 more"):
+    with pytest.raises(
+        DataError, match="6 classes of the test set are not in the training set: u, v, w, x, y and 1 more"
+    ):
         align(train, six)
 
 
@@ -48,7 +52,8 @@ def test_classes_that_are_bare_numbers_on_one_side_are_told_to_lack_names():
     named, bare = features((0, 1), ("n3", "n7")), features((0, 1), ("0", "1"))
     for train, test, side in ((named, bare, "test"), (bare, named, "training")):
         with pytest.raises(
-            DataError, match=rf"not in the training set(.|\n)*classes of the {side} features are bare numbers.*no array `classes`"
+            DataError,
+            match=rf"not in the training set(.|\n)*classes of the {side} features are bare numbers.*no array `classes`",
         ):
             align(train, test)
 
@@ -56,7 +61,9 @@ def test_classes_that_are_bare_numbers_on_one_side_are_told_to_lack_names():
 def test_which_classes_are_known_can_be_told_apart_from_which_have_a_name():
     train, test = features((0, 0), ("n3", "n7")), features((0, 1), ("n3", "n7"))
     assert with_images(train) == ["n3"]
-    with pytest.raises(DataError, match=r"1 class of the test set is not in the training set: n7\n.*images of 1 class;"):
+    with pytest.raises(
+        DataError, match=r"1 class of the test set is not in the training set: n7\n.*images of 1 class;"
+    ):
         require_known_classes(train, test, with_images(train))
     require_known_classes(train, test, train.classes)
     assert align(train, test) is test

@@ -19,7 +19,9 @@ def stack(*members: np.ndarray) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.stack([torch.tensor(member) for member in members]))
 
 
-@pytest.mark.parametrize(("name", "which"), [(name, p) for name in OFFICIAL for p in ("p0", "p1", "p2") if (name, p) != ("msn/sgd", "p2")])
+@pytest.mark.parametrize(
+    ("name", "which"), [(name, p) for name in OFFICIAL for p in ("p0", "p1", "p2") if (name, p) != ("msn/sgd", "p2")]
+)
 def test_each_step_of_one_member_is_the_official_one_whatever_stands_beside_it(name, which, parity):
     """The other member has another size, another gradient and another learning rate."""
     kind, rates, decay = OFFICIAL[name]
@@ -43,7 +45,9 @@ def test_sgd_takes_torchs_steps_with_a_learning_rate_of_its_own_for_each_member(
     ours = torch.nn.Parameter(start.clone())
     optimizer = Sgd([{"params": [ours]}], momentum=0.7)
     alone = [torch.nn.Parameter(member.clone()) for member in start]
-    torchs = torch.optim.SGD([{"params": [p], "lr": lr} for p, lr in zip(alone, rates, strict=True)], momentum=0.7, weight_decay=0.05)
+    torchs = torch.optim.SGD(
+        [{"params": [p], "lr": lr} for p, lr in zip(alone, rates, strict=True)], momentum=0.7, weight_decay=0.05
+    )
     for factor, gradient in zip(factors, gradients, strict=True):
         optimizer.param_groups[0].update(lr=factor * torch.tensor(rates, dtype=torch.float64), weight_decay=0.05)
         ours.grad = gradient.clone()

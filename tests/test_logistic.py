@@ -20,12 +20,16 @@ from fewvit.models import products
 from fewvit.models.products import Products
 
 
-def clustered(classes: int = 7, shots: int = 5, width: int = 13, seed: int = 3, spread: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+def clustered(
+    classes: int = 7, shots: int = 5, width: int = 13, seed: int = 3, spread: float = 1.5
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows around class centres with a common offset, labels 3, 10, 17, …, shuffled."""
     random = np.random.default_rng(seed)
     numbers = random.permutation(np.repeat(np.arange(classes), shots))
     centres = random.normal(size=(classes, width))
-    return (centres[numbers] + spread * random.normal(size=(len(numbers), width)) + 2).astype(np.float32), 7 * numbers + 3
+    return (centres[numbers] + spread * random.normal(size=(len(numbers), width)) + 2).astype(
+        np.float32
+    ), 7 * numbers + 3
 
 
 def prepared(x: np.ndarray) -> np.ndarray:
@@ -133,7 +137,9 @@ def test_logits_are_computed_afresh_every_so_many_steps_and_updated_between(monk
     x, y = clustered(classes=13, shots=5, width=7, spread=3.0)
     rows, numbers = prepared(x), np.unique(y, return_inverse=True)[1]
     products, real = [], softmax_regression._Problem.logits
-    monkeypatch.setattr(softmax_regression._Problem, "logits", lambda problem, w: products.append(w) or real(problem, w))
+    monkeypatch.setattr(
+        softmax_regression._Problem, "logits", lambda problem, w: products.append(w) or real(problem, w)
+    )
     for every in (1, 2, 5, 10**6):
         products.clear()
         monkeypatch.setattr(softmax_regression, "REFRESH", every)
@@ -164,7 +170,8 @@ def test_products_are_those_of_the_matrices(works, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected"), [("centred", prepared), ("unit", lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)), ("raw", lambda x: x)]
+    ("rows", "expected"),
+    [("centred", prepared), ("unit", lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)), ("raw", lambda x: x)],
 )
 def test_rows_are_prepared_as_asked(rows, expected):
     x, y = clustered()
@@ -206,7 +213,12 @@ def test_lambda_is_the_one_with_the_best_held_out_accuracy_and_the_largest_of_eq
     right = {}
     for lambd in GRID:
         right[lambd] = sum(
-            int((LogisticRegression(lambd=lambd).fit(x[fold != f], y[fold != f]).predict(x[fold == f]) == y[fold == f]).sum())
+            int(
+                (
+                    LogisticRegression(lambd=lambd).fit(x[fold != f], y[fold != f]).predict(x[fold == f])
+                    == y[fold == f]
+                ).sum()
+            )
             for f in range(5)
         )
     assert model.lambd_ == max(lambd for lambd, hits in right.items() if hits == max(right.values()))
@@ -247,7 +259,9 @@ def test_every_point_of_a_path_is_as_near_to_the_optimum_as_promised(width, inte
         assert solution.converged
         assert solution.objective == pytest.approx(here, rel=1e-9)
         assert solution.gap <= 1e-4
-        assert -1e-9 <= (here - best) / best <= (1e-3 if intercept else solution.gap)  # of constants the gap is an estimate
+        assert (
+            -1e-9 <= (here - best) / best <= (1e-3 if intercept else solution.gap)
+        )  # of constants the gap is an estimate
 
 
 def test_a_path_is_shorter_than_its_searches_one_by_one():
@@ -264,11 +278,17 @@ def test_under_the_strongest_penalty_weights_point_to_the_class_means_and_not_no
     numbers = np.unique(y, return_inverse=True)[1]
     [solution] = penalty_path(x, numbers, 7, [1e6], intercept=True)
     means = np.stack([x[numbers == c].mean(axis=0) for c in range(7)]) - x.mean(axis=0)
-    cosines = (solution.weights * means).sum(axis=1) / np.linalg.norm(solution.weights, axis=1) / np.linalg.norm(means, axis=1)
+    cosines = (
+        (solution.weights * means).sum(axis=1)
+        / np.linalg.norm(solution.weights, axis=1)
+        / np.linalg.norm(means, axis=1)
+    )
     assert cosines.min() > 0.999
     assert solution.iterations == 1
     model = LogisticRegression(lambd=1e6, rows="raw", intercept=True, dtype="float64").fit(x, y)
-    np.testing.assert_array_equal(model.predict(x), 7 * (x @ solution.weights.T + solution.intercept).argmax(axis=1) + 3)
+    np.testing.assert_array_equal(
+        model.predict(x), 7 * (x @ solution.weights.T + solution.intercept).argmax(axis=1) + 3
+    )
     assert model.score(x, y) > 0.9
 
 
@@ -309,12 +329,18 @@ def by_tenths(x: np.ndarray, y: np.ndarray, seed: int, parts: int) -> tuple[floa
 def test_dinov2s_lambda_is_the_best_on_the_first_tenth_and_on_more_where_it_is_small(shots, enough, parts, monkeypatch):
     monkeypatch.setattr(logistic, "_ENOUGH", enough)
     monkeypatch.setattr(logistic, "DINOV2_GRID", DINOV2_GRID[14:40:5])
-    monkeypatch.setattr(logistic, "penalty_path", functools.partial(penalty_path, tol=1e-10, max_iter=1000))  # the rule, not rounding
+    monkeypatch.setattr(
+        logistic, "penalty_path", functools.partial(penalty_path, tol=1e-10, max_iter=1000)
+    )  # the rule, not rounding
     x, y = clustered(classes=7, shots=shots, width=5, spread=1.0)
     x = x.astype(np.float64)
-    model = LogisticRegression(lambd=None, selection="tenth", rows="raw", intercept=True, dtype="float64", seed=5).fit(x, y)
+    model = LogisticRegression(lambd=None, selection="tenth", rows="raw", intercept=True, dtype="float64", seed=5).fit(
+        x, y
+    )
     lambd, share = by_tenths(x, y, 5, parts)
-    assert f"best of 6 by DINOv2's rule, {share:.1f} % of {parts * (7 * shots // 10)} held-out images right" in model.why_
+    assert (
+        f"best of 6 by DINOv2's rule, {share:.1f} % of {parts * (7 * shots // 10)} held-out images right" in model.why_
+    )
     assert model.lambd_ == pytest.approx(lambd)
     theirs = reference(x, y, model.lambd_, True)  # fitted on all rows in the end
     assert (model.predict(x) == theirs.predict(x)).all()
@@ -322,7 +348,10 @@ def test_dinov2s_lambda_is_the_best_on_the_first_tenth_and_on_more_where_it_is_s
 
 def test_another_seed_holds_out_another_tenth():
     x, y = clustered(classes=7, shots=5, width=5, spread=3.0)
-    whys = {LogisticRegression(lambd=None, selection="tenth", rows="raw", dtype="float64", seed=s).fit(x, y).why_ for s in range(5)}
+    whys = {
+        LogisticRegression(lambd=None, selection="tenth", rows="raw", dtype="float64", seed=s).fit(x, y).why_
+        for s in range(5)
+    }
     assert len(whys) > 1
 
 
@@ -337,7 +366,9 @@ def test_what_float32_cannot_reach_is_finished_in_float64(monkeypatch):
     x, y = clustered()
     rows, numbers = prepared(x).astype(np.float32), np.unique(y, return_inverse=True)[1]
     searches, real = [], softmax_regression._descend
-    monkeypatch.setattr(softmax_regression, "_descend", lambda p, w, *a: searches.append((w.dtype, real(p, w, *a))) or searches[-1][1])
+    monkeypatch.setattr(
+        softmax_regression, "_descend", lambda p, w, *a: searches.append((w.dtype, real(p, w, *a))) or searches[-1][1]
+    )
     found = solve(rows, numbers, 7, 0.1, tol=1e-20)
     assert [dtype for dtype, _ in searches] == [torch.float32, torch.float64]
     (_, gap, first), (_, last, second) = (search for _, search in searches)

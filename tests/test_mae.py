@@ -59,7 +59,9 @@ def test_a_patch_is_read_row_by_row_and_channel_fastest(images):
     assert found.shape == (3, 25, 48)
     for image, n, row, column, channel in [(0, 0, 0, 0, 0), (1, 7, 3, 1, 2), (2, 24, 1, 3, 1), (0, 5, 2, 0, 1)]:
         up, left = divmod(n, 5)
-        assert found[image, n, (row * 4 + column) * 3 + channel] == images[image, channel, up * 4 + row, left * 4 + column]
+        assert (
+            found[image, n, (row * 4 + column) * 3 + channel] == images[image, channel, up * 4 + row, left * 4 + column]
+        )
 
 
 def test_patches_go_back_to_the_images_they_are_of(images):
@@ -128,7 +130,9 @@ def test_a_prediction_stands_at_its_patchs_place_whatever_the_order_of_the_noise
     mask = random_masking(noise, 0.75)[2]
     shuffled = mask + torch.rand(mask.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64) / 2
     with torch.no_grad():
-        torch.testing.assert_close(mae.predict(images, shuffled)[0], mae.predict(images, noise)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            mae.predict(images, shuffled)[0], mae.predict(images, noise)[0], rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("normalised", [True, False])
@@ -187,7 +191,9 @@ def test_in_bf16_the_loss_stays_float32_and_near(mae, images):
 
 def test_a_new_model_is_initialised_as_published():
     torch.manual_seed(0)
-    mae = MaeTask(dataclasses.replace(RECIPE, architecture=Architecture(192, 2, 3, 4, grid=5, positions="mae"))).requires_grad_(False)
+    mae = MaeTask(
+        dataclasses.replace(RECIPE, architecture=Architecture(192, 2, 3, 4, grid=5, positions="mae"))
+    ).requires_grad_(False)
     for name, weight, fans in [
         ("qkv", mae.trunk.blocks[0].attn.qkv.weight, 192 + 576),
         ("patch", mae.trunk.patch_embed.proj.weight, 192 + 48),
@@ -198,7 +204,11 @@ def test_a_new_model_is_initialised_as_published():
         assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05), name
     assert {layer.eps for layer in mae.modules() if isinstance(layer, torch.nn.LayerNorm)} == {1e-6}
     assert float(mae.trunk.cls_token.std()) == pytest.approx(0.02, rel=0.25)
-    assert all(float(p.abs().max()) == 0 for name, p in mae.named_parameters() if name.endswith(".bias") and "patch_embed" not in name)
+    assert all(
+        float(p.abs().max()) == 0
+        for name, p in mae.named_parameters()
+        if name.endswith(".bias") and "patch_embed" not in name
+    )
 
 
 def test_what_is_exported_is_a_mae_file_whose_trunk_loads_strictly(mae):
@@ -256,7 +266,9 @@ def test_pictures_show_the_original_what_is_seen_and_a_perfect_guess_as_the_orig
     if normalised:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     noise = mae.noise(step())
-    hidden = unpatchify(random_masking(noise, 0.75)[2][:, :, None].expand(-1, -1, 48), 4).permute(0, 2, 3, 1).bool().numpy()
+    hidden = (
+        unpatchify(random_masking(noise, 0.75)[2][:, :, None].expand(-1, -1, 48), 4).permute(0, 2, 3, 1).bool().numpy()
+    )
     honest = mae.reconstructions(images, noise)
     monkeypatch.setattr(mae, "decode", lambda latent, restore: target)
     shown = mae.reconstructions(images, noise)
@@ -272,7 +284,14 @@ def test_pictures_show_the_original_what_is_seen_and_a_perfect_guess_as_the_orig
 def test_every_preset_has_the_recipe_it_is_named_after(name):
     r = Mae.presets[name]
     assert r.betas == (0.9, 0.95)
-    assert (r.weight_decay, r.final_weight_decay, r.clip, r.drop_path, r.mask_ratio, r.normalised_pixels) == (0.05, None, 0, 0, 0.75, True)
+    assert (r.weight_decay, r.final_weight_decay, r.clip, r.drop_path, r.mask_ratio, r.normalised_pixels) == (
+        0.05,
+        None,
+        0,
+        0,
+        0.75,
+        True,
+    )
     assert r.architecture.positions == "mae"
     (view,) = r.views
     assert (view.scale, view.interpolation, view.flip) == ((0.2, 1.0), "bicubic", 0.5)

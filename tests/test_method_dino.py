@@ -89,13 +89,16 @@ def test_both_entropies_of_the_targets_are_in_nats():
 
 
 @pytest.mark.parametrize(
-    ("logits", "single", "mean"), [("one class", 0.0, 0.0), ("uniform", math.log(13), math.log(13)), ("spread", 0.0, math.log(3))]
+    ("logits", "single", "mean"),
+    [("one class", 0.0, 0.0), ("uniform", math.log(13), math.log(13)), ("spread", 0.0, math.log(3))],
 )
 def test_each_collapse_shows_in_the_entropies(logits, single, mean):
     method = made()
-    teacher = {"one class": 9.0 * torch.eye(13)[[3] * 6], "uniform": torch.ones(6, 13), "spread": 9.0 * torch.eye(13)[[3, 7, 11] * 2]}[
-        logits
-    ]
+    teacher = {
+        "one class": 9.0 * torch.eye(13)[[3] * 6],
+        "uniform": torch.ones(6, 13),
+        "spread": 9.0 * torch.eye(13)[[3, 7, 11] * 2],
+    }[logits]
     _, facts = method.loss(numbers(15, 13), teacher, 0.04)
     assert float(facts["target_entropy"]) == pytest.approx(single, abs=1e-5)
     assert float(facts["mean_target_entropy"]) == pytest.approx(mean, abs=1e-5)
@@ -210,7 +213,10 @@ def test_the_schedules_go_by_steps_but_the_temperature_by_epochs():
 def test_dropped_branches_belong_to_the_image_and_not_to_the_batch_or_to_what_was_drawn_before():
     method, crops = made(drop_path=0.5), views()
     whole, _ = method(crops, at(rows=[3, 7, 13, 19]))
-    halves = [method([crop[part] for crop in crops], at(rows=rows))[0] for part, rows in ((slice(0, 2), [3, 7]), (slice(2, 4), [13, 19]))]
+    halves = [
+        method([crop[part] for crop in crops], at(rows=rows))[0]
+        for part, rows in ((slice(0, 2), [3, 7]), (slice(2, 4), [13, 19]))
+    ]
     torch.testing.assert_close(torch.stack(halves).mean(), whole)
     other, _ = method(crops, at(rows=[3, 7, 13, 20]))
     assert abs((other - whole).item()) > 1e-4
@@ -234,7 +240,9 @@ def test_bf16_is_for_the_blocks_alone():
 
 
 def test_teacher_and_student_begin_alike_as_the_official_initialisation_draws_them():
-    method = DinoTask(replace(TINY, architecture=Architecture(192, 2, 3, 8, grid=7), outputs=1009, hidden=256, bottleneck=64))
+    method = DinoTask(
+        replace(TINY, architecture=Architecture(192, 2, 3, 8, grid=7), outputs=1009, hidden=256, bottleneck=64)
+    )
     student, teacher = method.student.state_dict(), method.teacher.state_dict()
     assert all(torch.equal(student[name], teacher[name]) for name in student)
     for name, value in student.items():
@@ -260,7 +268,10 @@ def test_gains_stay_one_exactly_where_the_last_layer_is_normed(fixed):
 
 
 def test_a_released_trunk_goes_into_student_and_teacher():
-    method, released = made(seed=3), {name: value.clone() for name, value in made(seed=4).encoder().state_dict().items()}
+    method, released = (
+        made(seed=3),
+        {name: value.clone() for name, value in made(seed=4).encoder().state_dict().items()},
+    )
     head = method.student.head.mlp[0].weight.clone()
     method.start_from(released)
     for network in (method.student, method.teacher):
@@ -369,7 +380,13 @@ def test_a_presets_first_crops_fill_the_position_table_and_all_are_whole_patches
 
 @pytest.mark.parametrize(
     ("name", "tokens", "millions"),
-    [("small/32", 64, 5.4), ("small/64", 64, 5.4), ("small/64-d6", 64, 2.7), ("small/64-s", 64, 21.4), ("small/64-p4", 256, 5.4)],
+    [
+        ("small/32", 64, 5.4),
+        ("small/64", 64, 5.4),
+        ("small/64-d6", 64, 2.7),
+        ("small/64-s", 64, 21.4),
+        ("small/64-p4", 256, 5.4),
+    ],
 )
 def test_small_presets_are_small(name, tokens, millions):
     method = DinoTask(Dino.presets[name])

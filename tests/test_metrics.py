@@ -20,7 +20,11 @@ def test_the_place_of_a_class_counts_those_with_more_votes_and_equal_ones_before
 
 def test_places_are_those_of_a_sort_by_vote_and_number():
     stream = np.random.default_rng(3)
-    for votes in (stream.integers(0, 3, (211, 7)).astype(float), stream.random((101, 13)), stream.integers(0, 2, (53, 3)) * 1e-300):
+    for votes in (
+        stream.integers(0, 3, (211, 7)).astype(float),
+        stream.random((101, 13)),
+        stream.integers(0, 2, (53, 3)) * 1e-300,
+    ):
         targets = stream.integers(0, votes.shape[1], len(votes))
         wanted = [place(row, target) for row, target in zip(votes.tolist(), targets.tolist(), strict=True)]
         np.testing.assert_array_equal(rank_of_target(votes, targets), wanted)
@@ -34,7 +38,9 @@ def test_a_class_without_a_vote_is_no_hit_even_among_few_classes():
 
 def test_top_k_accuracy_is_the_percentage_of_places_below_k():
     rank = np.array([0, 0, 1, 4, 5, 7, 2])
-    assert [top_k_accuracy(rank, k) for k in (1, 2, 3, 5, 6, 8)] == pytest.approx([200 / 7, 300 / 7, 400 / 7, 500 / 7, 600 / 7, 100])
+    assert [top_k_accuracy(rank, k) for k in (1, 2, 3, 5, 6, 8)] == pytest.approx(
+        [200 / 7, 300 / 7, 400 / 7, 500 / 7, 600 / 7, 100]
+    )
     assert type(top_k_accuracy(rank, 1)) is float
 
 

@@ -105,7 +105,11 @@ def test_erased_rectangles_have_timms_distribution():
     found = np.array([box for box in boxes if box is not None])
     assert len(found) / len(ROWS) == pytest.approx(0.25, abs=0.02)
     theirs = np.array([timms_box() for _ in range(3000)])
-    for ours, other in ((found[:, 2] * found[:, 3], theirs[:, 2] * theirs[:, 3]), (found[:, 2], theirs[:, 2]), (found[:, 0], theirs[:, 0])):
+    for ours, other in (
+        (found[:, 2] * found[:, 3], theirs[:, 2] * theirs[:, 3]),
+        (found[:, 2], theirs[:, 2]),
+        (found[:, 0], theirs[:, 0]),
+    ):
         quantiles = [np.quantile(values, [0.1, 0.3, 0.5, 0.7, 0.9]) for values in (ours, other)]
         np.testing.assert_allclose(*quantiles, rtol=0.12, atol=2.5)
     assert (found[:, 0] + found[:, 2]).max() <= 64
@@ -184,7 +188,11 @@ def test_the_changes_are_those_of_timms_policy():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_each_change_is_timms_at_every_magnitude_and_sign(name, magnitude, sign, monkeypatch):
     monkeypatch.setattr(random, "random", lambda: 0.1 if sign > 0 else 0.9)  # above one half timm turns the sign
-    hparams = {"img_mean": tuple(round(255 * v) for v in IMAGENET_MEAN), "interpolation": Image.Resampling.BICUBIC, "magnitude_std": 0}
+    hparams = {
+        "img_mean": tuple(round(255 * v) for v in IMAGENET_MEAN),
+        "interpolation": Image.Resampling.BICUBIC,
+        "magnitude_std": 0,
+    }
     ours = apply_change(picture(), own_randaugment._change(name, magnitude / 10, sign))
     if name == "posterize" and magnitude == 10:
         magnitude = 9  # where timm asks Pillow for 0 bits, which it refuses
@@ -197,13 +205,17 @@ def test_two_changes_are_drawn_each_with_probability_one_half_and_a_normal_magni
     counts = np.bincount([len(own) for own in drawn], minlength=3) / 6000
     np.testing.assert_allclose(counts, [0.25, 0.5, 0.25], atol=0.02)
     names = [change.name for own in drawn for change in own]
-    assert {name: pytest.approx(len(names) / 15, rel=0.2) for name in TIMMS} == {name: names.count(name) for name in TIMMS}
+    assert {name: pytest.approx(len(names) / 15, rel=0.2) for name in TIMMS} == {
+        name: names.count(name) for name in TIMMS
+    }
     ends = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3, "translate_x_rel": 0.45, "translate_y_rel": 0.45}
     shares = np.array([change.argument / ends[change.name] for own in drawn for change in own if change.name in ends])
     assert 0.47 < (shares < 0).mean() < 0.53
     levels = 10 * np.abs(shares)
     assert levels.max() == 10
-    assert (levels > 9.999).mean() == pytest.approx(0.5 * math.erfc(2 / math.sqrt(2)), rel=0.3)  # two deviations above: cut off
+    assert (levels > 9.999).mean() == pytest.approx(
+        0.5 * math.erfc(2 / math.sqrt(2)), rel=0.3
+    )  # two deviations above: cut off
     assert np.median(levels) == pytest.approx(9, abs=0.05)
     assert np.quantile(levels, 0.16) == pytest.approx(8.5, abs=0.05)
 
@@ -223,7 +235,9 @@ def test_pictures_are_changed_by_their_own_rows_in_whole_grey_levels():
     assert any(own for own in draw_changes(9, seed=4, epoch=2, rows=rows))
     again = (levels - mean) / std
     randaugment(again[[5, 2]], 9, seed=4, epoch=2, rows=rows[[5, 2]])
-    assert draw_changes(9, seed=4, epoch=2, rows=rows[[5, 2]]) == [draw_changes(9, seed=4, epoch=2, rows=rows)[i] for i in (5, 2)]
+    assert draw_changes(9, seed=4, epoch=2, rows=rows[[5, 2]]) == [
+        draw_changes(9, seed=4, epoch=2, rows=rows)[i] for i in (5, 2)
+    ]
     assert draw_changes(9, seed=4, epoch=3, rows=rows) != draw_changes(9, seed=4, epoch=2, rows=rows)
 
 

@@ -62,7 +62,9 @@ def test_a_prediction_is_the_softmax_of_cosines():
     found = log_assignments(torch.from_numpy(features), torch.from_numpy(prototypes), 0.5)
     np.testing.assert_allclose(found.exp(), expected, rtol=1e-5)
     np.testing.assert_allclose(
-        log_assignments(torch.from_numpy(features), torch.from_numpy(prototypes), 0.5, 0.3).exp(), 0.7 * expected + 0.1, rtol=1e-5
+        log_assignments(torch.from_numpy(features), torch.from_numpy(prototypes), 0.5, 0.3).exp(),
+        0.7 * expected + 0.1,
+        rtol=1e-5,
     )
 
 
@@ -79,7 +81,9 @@ def test_balanced_targets_use_every_prototype_alike_and_stay_as_they_are_when_th
     torch.testing.assert_close(many.sum(dim=0), torch.full((5,), 12 / 5, dtype=torch.float64))
     torch.testing.assert_close(many.sum(dim=1), torch.ones(12, dtype=torch.float64))
     factors = (many / p).log()  # a row's plus a column's, if nothing but rows and columns was scaled
-    torch.testing.assert_close(factors - factors[:1] - factors[:, :1] + factors[0, 0], torch.zeros_like(factors), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        factors - factors[:1] - factors[:, :1] + factors[0, 0], torch.zeros_like(factors), atol=1e-9, rtol=0
+    )
     torch.testing.assert_close(balanced(many), many)
 
 
@@ -106,7 +110,9 @@ def test_memax_is_zero_for_equally_used_prototypes_and_log_k_for_a_single_one():
 def test_every_view_of_an_image_is_compared_with_that_images_target():
     log_p, targets = torch.randn(6, 5).log_softmax(1), torch.rand(3, 5)
     by_hand = [
-        -sum(float(targets[image, k]) * float(log_p[view * 3 + image, k]) for k in range(5)) for view in range(2) for image in range(3)
+        -sum(float(targets[image, k]) * float(log_p[view * 3 + image, k]) for k in range(5))
+        for view in range(2)
+        for image in range(3)
     ]
     assert float(loss_parts(log_p, targets)["cross_entropy"]) == pytest.approx(np.mean(by_hand), rel=1e-5)
 
@@ -142,7 +148,9 @@ def test_facts_tell_a_collapse_from_health(msn):
 # --- what anchors see
 
 
-@pytest.mark.parametrize(("name", "kept"), {"paper/vits16": 166, "paper/vitb16": 137, "paper/vitb4": 940, "paper/vitl7": 307}.items())
+@pytest.mark.parametrize(
+    ("name", "kept"), {"paper/vits16": 166, "paper/vitb16": 137, "paper/vitb4": 940, "paper/vitl7": 307}.items()
+)
 def test_as_many_patches_are_kept_as_published(msn, name, kept):
     msn.recipe = Msn.presets[name]
     found = msn.kept_patches(step())
@@ -176,7 +184,9 @@ def test_random_anchors_do_not_see_the_patches_left_out_and_focal_anchors_see_al
 
 
 def test_patches_of_seven_leave_the_last_five_of_96_pixels_unseen():
-    method = MsnTask(dataclasses.replace(RECIPE, architecture=Architecture(24, 1, 3, 7, grid=32, positions="msn"))).eval()
+    method = MsnTask(
+        dataclasses.replace(RECIPE, architecture=Architecture(24, 1, 3, 7, grid=32, positions="msn"))
+    ).eval()
     image = torch.randn(2, 3, 96, 96)
     cut = image.clone()
     cut[:, :, 91:], cut[:, :, :, 91:] = 9.0, 9.0
@@ -231,7 +241,9 @@ def test_in_bf16_the_loss_and_its_targets_stay_float32(msn, monkeypatch):
 def test_the_target_is_the_moving_average_of_parameters_and_not_of_buffers(msn):
     msn(views(), step())
     at = step(index=6)
-    slow, fast = ({n: t.detach().clone() for n, t in network.state_dict().items()} for network in (msn.target, msn.anchor))
+    slow, fast = (
+        {n: t.detach().clone() for n, t in network.state_dict().items()} for network in (msn.target, msn.anchor)
+    )
     msn.after_update(at)
     momentum = 0.996 + 0.004 * 6 / (1.25 * 15)
     parameters = {name for name, _ in msn.target.named_parameters()}
@@ -244,7 +256,10 @@ def test_the_target_is_the_moving_average_of_parameters_and_not_of_buffers(msn):
 
 def test_a_new_target_is_the_anchor_and_cannot_be_trained():
     msn = MsnTask(RECIPE)
-    assert all(torch.equal(a, b) for a, b in zip(msn.anchor.state_dict().values(), msn.target.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(msn.anchor.state_dict().values(), msn.target.state_dict().values(), strict=True)
+    )
     trained = {id(p) for group in msn.groups() for p in group["params"]}
     assert trained == {id(p) for p in (*msn.anchor.parameters(), msn.prototypes)}
     assert not any(p.requires_grad for p in msn.target.parameters())
@@ -258,7 +273,9 @@ def test_clipping_takes_the_anchor_as_one_vector_and_spares_the_prototypes(msn):
     assert float(msn.clip()) == pytest.approx(norm, rel=1e-5)
     for name, p in msn.named_parameters():
         if p.grad is not None:
-            torch.testing.assert_close(p.grad, before[name] if name == "prototypes" else before[name] / 4, rtol=1e-4, atol=1e-9)
+            torch.testing.assert_close(
+                p.grad, before[name] if name == "prototypes" else before[name] / 4, rtol=1e-4, atol=1e-9
+            )
 
 
 # --- initialisation, files
@@ -267,7 +284,9 @@ def test_clipping_takes_the_anchor_as_one_vector_and_spares_the_prototypes(msn):
 def test_a_new_model_is_initialised_as_published():
     torch.manual_seed(0)
     msn = MsnTask(
-        dataclasses.replace(RECIPE, architecture=Architecture(192, 2, 3, 4, grid=5, positions="msn"), projector_width=64)
+        dataclasses.replace(
+            RECIPE, architecture=Architecture(192, 2, 3, 4, grid=5, positions="msn"), projector_width=64
+        )
     ).requires_grad_(False)
     for weight in (
         msn.anchor.trunk.blocks[1].mlp.fc1.weight,
@@ -277,7 +296,9 @@ def test_a_new_model_is_initialised_as_published():
     ):
         assert float(weight.std()) == pytest.approx(0.02, rel=0.15)
     assert float(msn.anchor.trunk.patch_embed.proj.weight.std()) == pytest.approx(math.sqrt(2 / 48), rel=0.05)
-    assert all(not p.any() for name, p in msn.anchor.named_parameters() if name.endswith(".bias") and "patch_embed" not in name)
+    assert all(
+        not p.any() for name, p in msn.anchor.named_parameters() if name.endswith(".bias") and "patch_embed" not in name
+    )
     assert {layer.eps for layer in msn.modules() if isinstance(layer, torch.nn.LayerNorm)} == {1e-6}
     assert 0.95 / math.sqrt(13) < float(msn.prototypes.abs().max()) <= 1 / math.sqrt(13)
     assert float(msn.prototypes.std()) == pytest.approx(1 / math.sqrt(13) / math.sqrt(3), rel=0.15)
@@ -336,11 +357,25 @@ def test_every_preset_has_the_recipe_it_is_named_after(name):
     assert (target, target.count) == (anchor, 1)
     assert (target.scale, focal.scale) == ((0.3, 1.0), (0.05, 0.3))
     for view in r.views:
-        colours = (view.interpolation, view.flip, view.jitter, view.jitter_probability, view.grey, view.blur, view.solarise)
+        colours = (
+            view.interpolation,
+            view.flip,
+            view.jitter,
+            view.jitter_probability,
+            view.grey,
+            view.blur,
+            view.solarise,
+        )
         assert colours == ("bilinear", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, 0)
         assert view.blur_radius == pytest.approx((0.1 * target.size / 224, 2 * target.size / 224))
     assert (r.clip, r.drop_path, r.weight_decay, r.final_weight_decay, r.momentum) == (3.0, 0, 0.04, 0.4, (0.996, 1.0))
-    assert (r.temperature, r.sharpening, r.sinkhorn, r.memax_weight, r.entropy_weight) == (0.1, (0.25, 0.25), True, 1.0, 0.0)
+    assert (r.temperature, r.sharpening, r.sinkhorn, r.memax_weight, r.entropy_weight) == (
+        0.1,
+        (0.25, 0.25),
+        True,
+        1.0,
+        0.0,
+    )
     if name.startswith("paper/"):
         assert (r.peak_lr, r.start_lr, r.min_lr, r.warmup_epochs, r.batch_size) == (1e-3, 2e-4, 1e-6, 15, 1024)
         assert (r.prototypes, r.projector_width, r.out_width) == (1024, 2048, 256)

@@ -47,7 +47,9 @@ BANKS = {"cloud": cloud(211, 13), "lattice": lattice(211), "copies": copies(211)
 def check(found: neighbors.Neighbors, bank: np.ndarray, queries: np.ndarray, k: int, metric: str, exclude=None) -> None:
     rows, scores = brute_neighbors(bank, queries, k, metric, exclude)
     np.testing.assert_array_equal(found.rows, rows)
-    size = 1 if metric == "cosine" else (np.linalg.norm(bank, axis=1).max() + np.linalg.norm(queries, axis=1).max()) ** 2
+    size = (
+        1 if metric == "cosine" else (np.linalg.norm(bank, axis=1).max() + np.linalg.norm(queries, axis=1).max()) ** 2
+    )
     np.testing.assert_allclose(found.scores, scores, rtol=0, atol=1e-6 * size)
     assert found.rows.dtype == np.int64
     assert found.scores.dtype == np.float32
@@ -113,7 +115,9 @@ def test_chunk_boundaries_change_nothing(metric, engine, monkeypatch):
     bank, queries = np.concatenate([lattice(1033, 4), lattice(1033, 4, 43)]), lattice(131, 4, 47)
     whole = Bank(bank, metric=metric, device="cpu", engine=engine).search(queries, 13)
     check(neighbors.Neighbors(whole.rows[:3], whole.scores[:3]), bank, queries[:3], 13, metric)
-    monkeypatch.setattr(neighbors, "_CHUNK_BYTES", 24 * 4 * 701)  # 64 queries, 1024 rows of a product, 701 rows scored again at a time
+    monkeypatch.setattr(
+        neighbors, "_CHUNK_BYTES", 24 * 4 * 701
+    )  # 64 queries, 1024 rows of a product, 701 rows scored again at a time
     cut = Bank(bank, metric=metric, device="cpu", engine=engine).search(queries, 13)
     np.testing.assert_array_equal(cut.rows, whole.rows)
     np.testing.assert_array_equal(cut.scores, whole.scores)
@@ -140,7 +144,9 @@ def test_an_engine_that_orders_within_rounding_is_put_right(best):
 @pytest.mark.parametrize("block", [1, 7, 100, 211])
 @pytest.mark.parametrize("k", [1, 13, 211])
 def test_the_best_of_the_blocks_best_are_the_best_of_all(k, block):
-    bank, queries = (torch.tensor(np.round(100 * rows)) for rows in (cloud(211, 5), cloud(7, 5, 67)))  # products are exact
+    bank, queries = (
+        torch.tensor(np.round(100 * rows)) for rows in (cloud(211, 5), cloud(7, 5, 67))
+    )  # products are exact
     every = queries @ bank.T
     scores, rows = neighbors._torch_topk(queries, bank, None, k, block)
     assert torch.equal(scores, every.sort(dim=1, descending=True).values[:, :k])
@@ -152,8 +158,12 @@ def test_the_best_of_the_blocks_best_are_the_best_of_all(k, block):
 def test_scores_are_computed_again_for_as_many_rows_as_the_cache_holds(width, monkeypatch):
     monkeypatch.setattr(neighbors, "_CACHED_BYTES", 1 << 18)
     taken, real = [], Bank._pairwise
-    monkeypatch.setattr(Bank, "_pairwise", lambda bank, queries, rows: (taken.append(len(rows)), real(bank, queries, rows))[1])
-    features = np.tile(cloud(1, width), (6007, 1))  # all alike: whatever was fetched is scored again, and then the whole bank
+    monkeypatch.setattr(
+        Bank, "_pairwise", lambda bank, queries, rows: (taken.append(len(rows)), real(bank, queries, rows))[1]
+    )
+    features = np.tile(
+        cloud(1, width), (6007, 1)
+    )  # all alike: whatever was fetched is scored again, and then the whole bank
     bank = Bank(features, device="cpu", engine="torch")
     bank.search(features[:503], 3)
     fitting = (1 << 18) // (width * 24)  # a product, its two factors, in float64
@@ -164,7 +174,9 @@ def test_scores_are_computed_again_for_as_many_rows_as_the_cache_holds(width, mo
 
 def test_torch_makes_as_many_scores_at_once_as_fit_the_memory_for_them(monkeypatch):
     blocks = []
-    monkeypatch.setattr(neighbors, "_torch_topk", lambda *all_, real=neighbors._torch_topk: blocks.append(all_[-1]) or real(*all_))
+    monkeypatch.setattr(
+        neighbors, "_torch_topk", lambda *all_, real=neighbors._torch_topk: blocks.append(all_[-1]) or real(*all_)
+    )
     Bank(cloud(53, 5), device="cpu", engine="torch").search(cloud(7, 5), 3)
     assert neighbors._CHUNK_BYTES / 5 < blocks[0] * 512 * 4 <= neighbors._CHUNK_BYTES  # float32 scores of 512 queries
 
@@ -195,7 +207,9 @@ def test_only_queries_whose_ties_reach_too_far_are_searched_again(engine, monkey
     again, real = [], Bank._score_all
     monkeypatch.setattr(Bank, "_score_all", lambda bank, query: (again.append(query), real(bank, query))[1])
     features = np.eye(31, dtype=np.float32)
-    features[7:27] = features[7]  # 20 copies; 8 neighbours more than asked are fetched, so the 21st shows that there are no others
+    features[7:27] = features[
+        7
+    ]  # 20 copies; 8 neighbours more than asked are fetched, so the 21st shows that there are no others
     bank, queries = Bank(features, metric="dot", device="cpu", engine=engine), features[[3, 7]] + 0.01 * features[5]
     for k, searched in ((1, 1), (5, 1), (12, 1), (13, 0), (20, 0), (23, 0)):
         again.clear()
@@ -228,7 +242,9 @@ def test_scores_are_cosines_dot_products_and_minus_squared_distances():
 
 
 def test_normalised_rows_are_the_rounded_exact_ones():
-    rows = np.concatenate([cloud(101, 13), lattice(29, 13), 1e30 * cloud(3, 13), 1e-30 * cloud(3, 13), np.full((1, 13), 3e38)])
+    rows = np.concatenate(
+        [cloud(101, 13), lattice(29, 13), 1e30 * cloud(3, 13), 1e-30 * cloud(3, 13), np.full((1, 13), 3e38)]
+    )
     np.testing.assert_array_equal(normalise(rows), unit_rows(rows))
     np.testing.assert_array_equal(normalise(rows[0])[0], unit_rows(rows[:1])[0])
 
@@ -236,7 +252,9 @@ def test_normalised_rows_are_the_rounded_exact_ones():
 def test_normalising_more_rows_than_one_pass_takes_changes_none_of_them():
     rows = cloud(16384 + 7, 2)
     once = unit_rows(rows[:211])
-    rows[16383:16385] = rows[np.flatnonzero((unit_rows(once) != once).any(axis=1))[0]]  # a second pass over it would show
+    rows[16383:16385] = rows[
+        np.flatnonzero((unit_rows(once) != once).any(axis=1))[0]
+    ]  # a second pass over it would show
     found = normalise(rows)
     for at in (0, 16383, 16384, 16390):
         np.testing.assert_array_equal(found[at], unit_rows(rows[at : at + 1])[0])
@@ -436,18 +454,24 @@ class Resources:
 def gpu_faiss(monkeypatch):
     """A FAISS whose GPU index runs on the CPU, may select 5 neighbours, and 13 of them with those that settle ties."""
     FlatIndex.made = []
-    module = SimpleNamespace(GpuIndexFlatIP=IP, GpuIndexFlatL2=L2, GpuIndexFlatConfig=SimpleNamespace, StandardGpuResources=Resources)
+    module = SimpleNamespace(
+        GpuIndexFlatIP=IP, GpuIndexFlatL2=L2, GpuIndexFlatConfig=SimpleNamespace, StandardGpuResources=Resources
+    )
     monkeypatch.setitem(sys.modules, "faiss", module)
     monkeypatch.setattr(neighbors, "GPU_MAX_K", 5)
     monkeypatch.setattr(neighbors, "_SPARE", 2)
-    monkeypatch.setattr(neighbors, "_torch", lambda rows, metric, device, real=neighbors._torch: real(rows, metric, "cpu"))
+    monkeypatch.setattr(
+        neighbors, "_torch", lambda rows, metric, device, real=neighbors._torch: real(rows, metric, "cpu")
+    )
     return module
 
 
 @every_metric
 @pytest.mark.parametrize(("device", "number"), [("cuda", 0), ("cuda:3", 3)])
 @pytest.mark.parametrize("k", [3, 4])
-def test_the_gpu_index_is_used_up_to_what_it_can_select_and_torch_beyond(k, device, number, metric, gpu_faiss, monkeypatch):
+def test_the_gpu_index_is_used_up_to_what_it_can_select_and_torch_beyond(
+    k, device, number, metric, gpu_faiss, monkeypatch
+):
     monkeypatch.setattr(neighbors, "_choose", lambda engine, device: ("faiss_gpu", device))
     bank, queries = cloud(53, 5), cloud(7, 5, 67)
     check(Bank(bank, metric=metric, device=device).search(queries, k), bank, queries, k, metric)  # 5 are fetched, or 6
@@ -457,7 +481,8 @@ def test_the_gpu_index_is_used_up_to_what_it_can_select_and_torch_beyond(k, devi
 
 
 @pytest.mark.parametrize(
-    ("fault", "works"), [("none", True), ("no GPU build", False), ("no GPU", False), ("raises", False), ("wrong", False)]
+    ("fault", "works"),
+    [("none", True), ("no GPU build", False), ("no GPU", False), ("raises", False), ("wrong", False)],
 )
 def test_faiss_on_the_gpu_is_trusted_after_a_search_that_was_right(fault, works, monkeypatch):
     def knn_gpu(resources, bank, queries, k, *, metric):
@@ -467,7 +492,9 @@ def test_faiss_on_the_gpu_is_trusted_after_a_search_that_was_right(fault, works,
         found = np.argmax(queries @ bank.T, axis=1)[:, None]
         return None, found * 0 if fault == "wrong" else found
 
-    module = SimpleNamespace(get_num_gpus=lambda: int(fault != "no GPU"), knn_gpu=knn_gpu, METRIC_INNER_PRODUCT="inner product")
+    module = SimpleNamespace(
+        get_num_gpus=lambda: int(fault != "no GPU"), knn_gpu=knn_gpu, METRIC_INNER_PRODUCT="inner product"
+    )
     if fault != "no GPU build":
         module.StandardGpuResources = Resources
     monkeypatch.setitem(sys.modules, "faiss", module)

@@ -13,7 +13,12 @@ from fewvit.options import Setting, parse_setting, settings_for
 
 class Toy:
     def __init__(
-        self, k: int = 3, scale: float | None = 0.5, whole: bool = False, metric: Literal["cosine", "euclidean"] = "cosine", name: str = "x"
+        self,
+        k: int = 3,
+        scale: float | None = 0.5,
+        whole: bool = False,
+        metric: Literal["cosine", "euclidean"] = "cosine",
+        name: str = "x",
     ):
         pass
 

@@ -15,7 +15,9 @@ from fewvit.extraction.pipeline import FeatureOptions, oversized, settle
 from fewvit.models.spec import BackboneSpec
 
 ARCHITECTURE = Architecture(128, 7, 2, 16)
-SPEC = BackboneSpec("toy", "dino", ARCHITECTURE, "dino/1", "3" * 64, file=Path("a.pth"), license="Apache-2.0", published={"knn": 7})
+SPEC = BackboneSpec(
+    "toy", "dino", ARCHITECTURE, "dino/1", "3" * 64, file=Path("a.pth"), license="Apache-2.0", published={"knn": 7}
+)
 OPTIONS = FeatureOptions(device="cpu")
 
 # for every option a value that is not its default
@@ -25,7 +27,12 @@ CHANGED = {"protocol": "msn/1", "pool": "mean", "layers": "3", "img_size": "96",
 def of(variant: str, family: str = "supervised") -> BackboneSpec:
     row = families()[family].variants[variant]
     return dataclasses.replace(
-        SPEC, name=variant, family=family, architecture=row.architecture, protocol=families()[family].protocol, preprocess=row.preprocess
+        SPEC,
+        name=variant,
+        family=family,
+        architecture=row.architecture,
+        protocol=families()[family].protocol,
+        preprocess=row.preprocess,
     )
 
 
@@ -53,7 +60,9 @@ LABELS = {"name": "other", "file": Path("b.pth"), "license": "MIT", "published":
 def test_everything_that_decides_a_feature_changes_the_fingerprint_and_names_do_not():
     assert set(SPEC_CHANGES) | set(LABELS) | {"seed"} == {field.name for field in dataclasses.fields(BackboneSpec)}
     base = settle(SPEC, OPTIONS).fingerprint
-    changed = {settle(dataclasses.replace(SPEC, **{name: value}), OPTIONS).fingerprint for name, value in SPEC_CHANGES.items()}
+    changed = {
+        settle(dataclasses.replace(SPEC, **{name: value}), OPTIONS).fingerprint for name, value in SPEC_CHANGES.items()
+    }
     assert len(changed | {base}) == 1 + len(SPEC_CHANGES)
     for name, value in LABELS.items():
         assert settle(dataclasses.replace(SPEC, **{name: value}), OPTIONS).fingerprint == base
@@ -111,7 +120,13 @@ def test_all_blocks_as_rows_or_as_one_feature_are_one_store():
 def test_the_key_is_plain_json_and_says_what_decides():
     key = json.loads(json.dumps(settle(SPEC, OPTIONS).key))
     assert key["backbone"] == "toy"
-    assert (key["weights"], key["pool"], key["layers"], key["norm"], key["precision"]) == (SPEC.fingerprint, "cls", 1, "final", "fp32")
+    assert (key["weights"], key["pool"], key["layers"], key["norm"], key["precision"]) == (
+        SPEC.fingerprint,
+        "cls",
+        1,
+        "final",
+        "fp32",
+    )
     assert key["preprocess"]["cover"] == [256, 256]
     assert key["decoder"].startswith("fast/")
 
@@ -125,7 +140,13 @@ def test_the_manifest_carries_licence_weights_protocol_and_fingerprint():
         "dino/1",
         settled.fingerprint,
     )
-    assert (facts["pool"], facts["layers"], facts["norm"], facts["precision"], facts["decode"]) == ("cls+mean", 3, "final", "fp32", "pil")
+    assert (facts["pool"], facts["layers"], facts["norm"], facts["precision"], facts["decode"]) == (
+        "cls+mean",
+        3,
+        "final",
+        "fp32",
+        "pil",
+    )
     assert facts["decoder"].startswith("pil/")
 
 
@@ -135,7 +156,9 @@ def test_the_manifest_carries_licence_weights_protocol_and_fingerprint():
 def test_half_precision_keys_name_the_engine_and_the_kind_of_device(monkeypatch):
     from fewvit.models import engines
 
-    monkeypatch.setattr(engines, "choose_engine", lambda precision, device, *, plain_vit: f"{'plain' if plain_vit else 'timm'}-{device}")
+    monkeypatch.setattr(
+        engines, "choose_engine", lambda precision, device, *, plain_vit: f"{'plain' if plain_vit else 'timm'}-{device}"
+    )
     monkeypatch.setattr(engines, "resolve_device", lambda device: device)
     half = dataclasses.replace(OPTIONS, precision="bf16")
     assert settle(SPEC, half).precision_tag == "bf16-plain-cpu-cpu"
@@ -243,18 +266,29 @@ def test_what_cannot_be_is_refused_with_what_can(change, words):
 
 
 def test_sizes_that_a_familys_position_rule_has_not_are_refused():
-    msn = dataclasses.replace(SPEC, family="msn", protocol="msn/1", architecture=dataclasses.replace(ARCHITECTURE, positions="msn"))
-    mae = dataclasses.replace(SPEC, family="mae", protocol="mae/1", architecture=dataclasses.replace(ARCHITECTURE, positions="mae"))
+    msn = dataclasses.replace(
+        SPEC, family="msn", protocol="msn/1", architecture=dataclasses.replace(ARCHITECTURE, positions="msn")
+    )
+    mae = dataclasses.replace(
+        SPEC, family="mae", protocol="mae/1", architecture=dataclasses.replace(ARCHITECTURE, positions="mae")
+    )
     for spec, size in ((msn, "160x224"), (mae, "160x224"), (mae, "112x448")):
         with pytest.raises(UsageError, match=r"(112|160)x"):
             settle(spec, dataclasses.replace(OPTIONS, img_size=size))
-    assert settle(msn, dataclasses.replace(OPTIONS, img_size="112x448")).preprocess.crop == (112, 448)  # the table's number of tokens
+    assert settle(msn, dataclasses.replace(OPTIONS, img_size="112x448")).preprocess.crop == (
+        112,
+        448,
+    )  # the table's number of tokens
     assert settle(SPEC, dataclasses.replace(OPTIONS, img_size="160x224")).preprocess.cover == (183, 256)
 
 
 def test_a_models_own_transform_wins_over_its_protocols_and_scales_with_the_size():
     hybrid = settle(of("hybrid_r50_vitb16"), OPTIONS)
-    assert (hybrid.preprocess.cover, hybrid.preprocess.crop, hybrid.preprocess.mean) == ((384, 384), (384, 384), (0.5, 0.5, 0.5))
+    assert (hybrid.preprocess.cover, hybrid.preprocess.crop, hybrid.preprocess.mean) == (
+        (384, 384),
+        (384, 384),
+        (0.5, 0.5, 0.5),
+    )
     augreg = settle(of("augreg_vits16"), dataclasses.replace(OPTIONS, img_size="448"))
     assert (augreg.preprocess.cover, augreg.preprocess.crop) == ((496, 496), (448, 448))
 
@@ -267,7 +301,9 @@ def test_lists_from_a_remembered_configuration_are_as_good_as_tuples():
     assert pipeline.settle(listed, OPTIONS).fingerprint == settle(tupled, OPTIONS).fingerprint
 
 
-@pytest.mark.parametrize(("asked", "cover", "lowshot"), [(None, (256, 256), (224, 224)), ("112", (128, 128), (112, 112))])
+@pytest.mark.parametrize(
+    ("asked", "cover", "lowshot"), [(None, (256, 256), (224, 224)), ("112", (128, 128), (112, 112))]
+)
 def test_low_shot_features_of_dinov2_are_others_than_its_k_nns(asked, cover, lowshot):
     spec, options = dataclasses.replace(SPEC, protocol="dinov2/1"), dataclasses.replace(OPTIONS, img_size=asked)
     plain, few = settle(spec, options), settle(spec, options, "lowshot")

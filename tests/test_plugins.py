@@ -50,7 +50,11 @@ def public(kind: type) -> set[str]:
 
 
 def methods_of(protocol: type) -> dict[str, inspect.Signature]:
-    return {name: inspect.signature(value.__func__) for name, value in vars(protocol).items() if isinstance(value, staticmethod)}
+    return {
+        name: inspect.signature(value.__func__)
+        for name, value in vars(protocol).items()
+        if isinstance(value, staticmethod)
+    }
 
 
 def test_the_folder_is_the_list():
@@ -81,7 +85,9 @@ def test_a_plugin_is_documented_file_and_class(kind, name):
 @every_plugin
 def test_functions_beside_the_class_bear_no_modules_name(kind, name):
     module = importlib.import_module(f"fewvit.{kind}.{name}")
-    functions = {key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__}
+    functions = {
+        key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == module.__name__
+    }
     assert not functions & {*plugins.names(kind), kind}
 
 
@@ -118,7 +124,11 @@ def test_the_protocols_of_a_family_are_frozen_and_give_options_that_there_are(na
 
 def test_no_protocol_and_no_position_rule_is_brought_by_two():
     brought = [one.name for family in families().values() for one in family.protocols]
-    brought += [kind.protocol.name for _, kind in ((n, find_method(n)) for n in plugins.names("methods")) if kind.protocol is not None]
+    brought += [
+        kind.protocol.name
+        for _, kind in ((n, find_method(n)) for n in plugins.names("methods"))
+        if kind.protocol is not None
+    ]
     assert sorted(brought) == sorted(protocols())
     rules = [rule for family in families().values() for rule in family.positions]
     assert len(rules) == len(set(rules))
@@ -150,7 +160,11 @@ def test_the_advice_of_a_family_is_a_line_or_nothing(name):
             said = family.advice(task, pool=pool, protocol=family.protocol, methods=["logistic"])
             assert said is None or (said and "\n" not in said)
     known = {*plugins.names("classifiers"), "last-block"}
-    assert {family.lowshot_method(row.architecture, shots) for row in family.variants.values() for shots in (1, 2, 5, "1percent")} <= known
+    assert {
+        family.lowshot_method(row.architecture, shots)
+        for row in family.variants.values()
+        for shots in (1, 2, 5, "1percent")
+    } <= known
 
 
 def test_only_maes_advice_says_what_its_frozen_features_are_not_good_for():
@@ -161,7 +175,9 @@ def test_only_maes_advice_says_what_its_frozen_features_are_not_good_for():
     assert mae.advice("lowshot", methods=["logistic", "last-block"]) is None
     assert "--protocol mae/1" in mae.advice("linear", protocol="dino/1")
     assert mae.advice("linear", protocol="mae/1") is None
-    assert [family_of("dino").advice(task, pool="cls", protocol="x/1") for task in ("knn", "lowshot", "linear")] == [None] * 3
+    assert [family_of("dino").advice(task, pool="cls", protocol="x/1") for task in ("knn", "lowshot", "linear")] == [
+        None
+    ] * 3
 
 
 @pytest.mark.parametrize("name", plugins.names("datasets"))
@@ -232,9 +248,15 @@ every_method = pytest.mark.parametrize("name", plugins.names("methods"))
 def smallest(name: str) -> Method:
     """The method's recipe with the fewest patches, of two blocks of one head."""
     presets = find_method(name).presets.values()
-    small = min(presets, key=lambda recipe: (recipe.architecture.grid, recipe.architecture.width * recipe.architecture.depth))
+    small = min(
+        presets, key=lambda recipe: (recipe.architecture.grid, recipe.architecture.width * recipe.architecture.depth)
+    )
     return dataclasses.replace(
-        small, architecture=dataclasses.replace(small.architecture, width=64, depth=2, heads=1), batch_size=4, epochs=3, precision="fp32"
+        small,
+        architecture=dataclasses.replace(small.architecture, width=64, depth=2, heads=1),
+        batch_size=4,
+        epochs=3,
+        precision="fp32",
     )
 
 
@@ -244,7 +266,9 @@ def one_step(recipe: Method, seed: int) -> tuple[Any, torch.Tensor, dict[str, to
     task: Any = recipe.task().train()
     step = Step(index=1, steps_per_epoch=7, epochs=recipe.epochs, seed=seed, rows=np.array([11, 2, 5, 3]))
     stream = torch.Generator().manual_seed(5)
-    views = [torch.randn(4, 3, view.size, view.size, generator=stream) for view in recipe.views for _ in range(view.count)]
+    views = [
+        torch.randn(4, 3, view.size, view.size, generator=stream) for view in recipe.views for _ in range(view.count)
+    ]
     loss, facts = task(views, step)
     loss.backward()
     assert torch.isfinite(task.clip())
@@ -334,7 +358,11 @@ def test_the_encoder_of_a_method_is_a_backbone_again(name, tmp_path):
     run.begin({"command": "pretrain", "method": name}, {"backbone": made})
     save_file({key: tensor.contiguous() for key, tensor in task.encoder().state_dict().items()}, run.encoder)
     spec = resolve(str(run.path), Access(tmp_path), DigestMemory())
-    assert (spec.family, spec.protocol, spec.architecture) == (recipe.family, protocol_for(recipe).name, recipe.architecture)
+    assert (spec.family, spec.protocol, spec.architecture) == (
+        recipe.family,
+        protocol_for(recipe).name,
+        recipe.architecture,
+    )
     readout = Readout(protocol_for(recipe).pool, norm=protocol_for(recipe).norm)
     images = torch.randn(2, 3, *preprocess.crop, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -344,9 +372,12 @@ def test_the_encoder_of_a_method_is_a_backbone_again(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "protocol", "named"), [("dino", "dino/1", False), ("mae", "dino/1", False), ("of_a_method", "dino/1", True)]
+    ("family", "protocol", "named"),
+    [("dino", "dino/1", False), ("mae", "dino/1", False), ("of_a_method", "dino/1", True)],
 )
-def test_a_run_names_its_protocol_where_no_family_does_and_is_refused_where_nothing_does(family, protocol, named, tmp_path):
+def test_a_run_names_its_protocol_where_no_family_does_and_is_refused_where_nothing_does(
+    family, protocol, named, tmp_path
+):
     recipe = smallest("dino")
     made = run_backbone(family, protocol, recipe.architecture, evaluation_transform(recipe))
     assert ("protocol" in made) == named
@@ -354,7 +385,9 @@ def test_a_run_names_its_protocol_where_no_family_does_and_is_refused_where_noth
     assert (spec.family, spec.protocol) == (family, protocol if named else families()[family].protocol)
     made.pop("protocol", None)
     with pytest.raises(CheckpointError, match="family gone, which is not known here"):
-        resolve(run_of(tmp_path / "other", {**made, "family": "gone"}), Access(tmp_path), DigestMemory(), weights="random")
+        resolve(
+            run_of(tmp_path / "other", {**made, "family": "gone"}), Access(tmp_path), DigestMemory(), weights="random"
+        )
 
 
 def run_of(folder: Path, made: dict[str, Any]) -> str:
@@ -383,7 +416,9 @@ def test_the_official_export_of_a_method_holds_named_tensors(name, tmp_path):
     read = torch.load(tmp_path / "official.pth", weights_only=True)
     trunk = {tuple(tensor.shape) for tensor in task.encoder().state_dict().values()}
     networks = [
-        {key: tensor for key, tensor in part.items() if torch.is_tensor(tensor)} for part in read.values() if isinstance(part, dict)
+        {key: tensor for key, tensor in part.items() if torch.is_tensor(tensor)}
+        for part in read.values()
+        if isinstance(part, dict)
     ]
     assert any(trunk <= {tuple(tensor.shape) for tensor in network.values()} for network in networks)
 
@@ -630,7 +665,14 @@ def commands(package, python):
     def run(kind: str, file: str, text: str, *lines: list[object]) -> tuple[str, str]:
         (package / "fewvit" / kind / file).write_text(text)
         words = json.dumps([[str(word) for word in line] for line in lines])
-        done = python(COMMANDS, package, words, PYTHONPATH=str(package), FEWVIT_CACHE_DIR=str(package / "cache"), FEWVIT_OFFLINE="1")
+        done = python(
+            COMMANDS,
+            package,
+            words,
+            PYTHONPATH=str(package),
+            FEWVIT_CACHE_DIR=str(package / "cache"),
+            FEWVIT_OFFLINE="1",
+        )
         return done.stdout, done.stderr
 
     return run
@@ -650,13 +692,25 @@ def features_file(path: Path, seed: int, per_class: int) -> Path:
     stream = np.random.default_rng(seed)
     labels = np.repeat(np.arange(3), per_class)
     rows = (stream.standard_normal((len(labels), 5)) + 2 * np.eye(5)[labels]).astype(np.float32)
-    np.savez(path, features=rows, labels=labels, ids=[f"{seed}/{i}" for i in range(len(labels))], classes=["a", "b", "c"])
+    np.savez(
+        path, features=rows, labels=labels, ids=[f"{seed}/{i}" for i in range(len(labels))], classes=["a", "b", "c"]
+    )
     return path
 
 
 def test_a_new_classifier_is_one_file(commands, package):
-    sides = ["--train", features_file(package / "train.npz", 3, 7), "--test", features_file(package / "test.npz", 4, 29)]
-    same = ["--set", "centroid.metric=euclidean", "--set", "centroid.normalise=false"]  # SimpleShot's UN: the same classifier
+    sides = [
+        "--train",
+        features_file(package / "train.npz", 3, 7),
+        "--test",
+        features_file(package / "test.npz", 4, 29),
+    ]
+    same = [
+        "--set",
+        "centroid.metric=euclidean",
+        "--set",
+        "centroid.normalise=false",
+    ]  # SimpleShot's UN: the same classifier
     chosen = ["--classifier", "nearest-mean,centroid", "--set", "nearest_mean.sharpness=0.5", *same]
     out, err = commands(
         "classifiers",
@@ -664,13 +718,31 @@ def test_a_new_classifier_is_one_file(commands, package):
         CLASSIFIER,
         ["lowshot", "--classifier", "list", "--format", "json"],
         ["lowshot", *sides, *chosen, "--shots", "2,5", "--trials", 2, "--format", "json"],
-        ["episodes", "--data", sides[3], "--classifier", "nearest_mean", "--ways", 3, "--shots", 2, "--episodes", 5, "--format", "json"],
+        [
+            "episodes",
+            "--data",
+            sides[3],
+            "--classifier",
+            "nearest_mean",
+            "--ways",
+            3,
+            "--shots",
+            2,
+            "--episodes",
+            5,
+            "--format",
+            "json",
+        ],
         ["fit", "--data", sides[1], "--classifier", "nearest_mean", "--out", package / "b.fewvit", "--format", "json"],
         ["predict", package / "b.fewvit", sides[3], "--format", "json"],
     )
     listed, lowshot, episodes, fitted, predicted = results(out)
     [row] = [row for row in listed["rows"] if row["classifier"] == "nearest_mean"]
-    assert (row["transductive"], row["options"], row["about"]) == ("no", "sharpness=1.0", "The class whose mean is nearest.")
+    assert (row["transductive"], row["options"], row["about"]) == (
+        "no",
+        "sharpness=1.0",
+        "The class whose mean is nearest.",
+    )
     top1 = {(r["method"], r["shots"], r["trial"]): r["value"] for r in lowshot["rows"] if r["metric"] == "top1"}
     assert {method for method, _, _ in top1} == {"nearest_mean", "centroid"}
     assert all(value == top1["centroid", *rest] for (_, *rest), value in top1.items())
@@ -688,7 +760,10 @@ def test_a_new_data_format_is_one_file(commands, package):
         ids = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
         (folder / f"{part}.lines").write_text("".join(f"{name[0]} {name}\n" for name in ids))
         lines[part] = folder / f"{part}.lines"
-    both = [["--train", lines["train"], "--test", lines["test"]], ["--train", package / "train", "--test", package / "test"]]
+    both = [
+        ["--train", lines["train"], "--test", lines["test"]],
+        ["--train", package / "train", "--test", package / "test"],
+    ]
     words = [["knn", "--backbone", "fewvit_tiny", *pair, "--k", "1,3", "--format", "json"] for pair in both]
     out, _ = commands("datasets", "lines.py", FORMAT, *words)
     listed, folders = (sorted((row["k"], row["metric"], row["value"]) for row in one["rows"]) for one in results(out))
@@ -698,7 +773,9 @@ def test_a_new_data_format_is_one_file(commands, package):
 
 def test_a_new_family_is_one_file(commands, package):
     images = folder_of(package / "images", {"a": 3, "b": 4})
-    model = VisionTransformer(find_method("dino").presets["small/32"].architecture)  # any: its layout is what is looked at
+    model = VisionTransformer(
+        find_method("dino").presets["small/32"].architecture
+    )  # any: its layout is what is looked at
     torch.save({"ijepa": model.state_dict()}, package / "x.pth")
     mine = ["--backbone", "ijepa_tiny", "--weights", "random"]
     out, err = commands(
@@ -709,7 +786,20 @@ def test_a_new_family_is_one_file(commands, package):
         ["backbones", "check", package / "x.pth", "--format", "json"],
         ["knn", *mine, "--train", images, "--leave-one-out", "--k", 3, "--format", "json"],
         ["knn", *mine, "--train", images, "--leave-one-out", "--k", 3, "--img-size", "32x64", "--format", "json"],
-        ["lowshot", *mine, "--train", images, "--test", images, "--shots", 1, "--classifier", "logistic", "--format", "json"],
+        [
+            "lowshot",
+            *mine,
+            "--train",
+            images,
+            "--test",
+            images,
+            "--shots",
+            1,
+            "--classifier",
+            "logistic",
+            "--format",
+            "json",
+        ],
         ["knn", "--help"],
     )
     objects, _, help_ = out.rpartition("Usage:")
@@ -731,9 +821,35 @@ def test_a_new_pretraining_method_is_one_file_and_its_run_is_a_backbone_of_a_fam
         "methods",
         "colour.py",
         METHOD,
-        ["pretrain", "colour", "--preset", "small/32", "--data", images, "--out", run, "--set", "scale=2", "--format", "json"],
+        [
+            "pretrain",
+            "colour",
+            "--preset",
+            "small/32",
+            "--data",
+            images,
+            "--out",
+            run,
+            "--set",
+            "scale=2",
+            "--format",
+            "json",
+        ],
         ["knn", "--backbone", run, "--train", images, "--leave-one-out", "--k", 3, "--format", "json"],
-        ["knn", "--backbone", run, "--protocol", "dino/1", "--train", images, "--leave-one-out", "--k", 3, "--format", "json"],
+        [
+            "knn",
+            "--backbone",
+            run,
+            "--protocol",
+            "dino/1",
+            "--train",
+            images,
+            "--leave-one-out",
+            "--k",
+            3,
+            "--format",
+            "json",
+        ],
         ["backbones", "info", run, "--format", "json"],
         ["backbones", "export", run, "--out", package / "official.pth", "--format", "json"],
         ["pretrain", "--help"],
@@ -741,10 +857,18 @@ def test_a_new_pretraining_method_is_one_file_and_its_run_is_a_backbone_of_a_fam
     objects, _, help_ = out.rpartition("Usage:")
     trained, knn, asked, info, exported = results(objects)
     assert {row["method"] for row in trained["rows"]} == {"colour"}
-    assert (knn["run"]["protocol"], knn["run"]["pool"], knn["run"]["preprocess"]["interpolation"]) == ("colour/1", "mean", "bilinear")
+    assert (knn["run"]["protocol"], knn["run"]["pool"], knn["run"]["preprocess"]["interpolation"]) == (
+        "colour/1",
+        "mean",
+        "bilinear",
+    )
     assert (asked["run"]["protocol"], asked["run"]["pool"]) == ("dino/1", "cls")
     made = json.loads((run / "manifest.json").read_text())
-    assert (made["backbone"]["family"], made["backbone"]["protocol"], made["what"]["recipe"]["scale"]) == ("colour", "colour/1", 2.0)
+    assert (made["backbone"]["family"], made["backbone"]["protocol"], made["what"]["recipe"]["scale"]) == (
+        "colour",
+        "colour/1",
+        2.0,
+    )
     assert "colour/1" in json.dumps(info)
     assert "model" in json.dumps(exported)
     assert (run / "colours/epoch-0002.png").exists()

@@ -57,7 +57,10 @@ def test_csv_holds_the_same_to_the_last_digit(tmp_path):
 
 
 def test_several_classifiers_and_trials_make_one_long_table(tmp_path):
-    several = [judged({"method": "knn", "shots": 2, "trial": 0}), judged({"method": "ridge", "shots": "1%", "trial": 1}, slice(1, 3))]
+    several = [
+        judged({"method": "knn", "shots": 2, "trial": 0}),
+        judged({"method": "ridge", "shots": "1%", "trial": 1}, slice(1, 3)),
+    ]
     save_predictions(tmp_path / "p.csv", several)
     save_predictions(tmp_path / "p.parquet", several)
     table = pyarrow.parquet.read_table(tmp_path / "p.parquet")
@@ -68,7 +71,11 @@ def test_several_classifiers_and_trials_make_one_long_table(tmp_path):
     ]
     assert [[str("" if value is None else value) for value in row.values()] for row in table.to_pylist()] == rows
     save_predictions(tmp_path / "p.parquet", several[:1])
-    assert [str(kind) for kind in pyarrow.parquet.read_schema(tmp_path / "p.parquet").types[:3]] == ["string", "int64", "int64"]
+    assert [str(kind) for kind in pyarrow.parquet.read_schema(tmp_path / "p.parquet").types[:3]] == [
+        "string",
+        "int64",
+        "int64",
+    ]
 
 
 def test_no_image_at_all_gives_a_table_with_columns_and_types(tmp_path):

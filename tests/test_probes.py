@@ -17,7 +17,17 @@ from fewvit.linear.batches import FeatureBatches
 from fewvit.linear.head_grid import HeadGrid
 from fewvit.linear.linear_head import LinearHead, read_linear_head
 from fewvit.linear.optimizers import Lars, MsnSgd
-from fewvit.linear.protocols import DINOV2_LRS, PROBES, Input, Probe, find_probe, fitted, head_readings, held_out, settle_reading
+from fewvit.linear.protocols import (
+    DINOV2_LRS,
+    PROBES,
+    Input,
+    Probe,
+    find_probe,
+    fitted,
+    head_readings,
+    held_out,
+    settle_reading,
+)
 from fewvit.runs.folder import RunFolder
 from fewvit.training.batches import Subset
 from fewvit.training.loop import Execution, Watch, train
@@ -29,13 +39,23 @@ SMALL, BASE = Architecture(384, 12, 6, 16), Architecture(768, 12, 12, 16)
 IMAGES, BATCH, EPOCHS, WIDTH, CLASSES = 61, 7, 3, 11, 5
 RANDOM = np.random.default_rng(3)
 LABELS = RANDOM.integers(0, CLASSES, IMAGES)
-FEATURES = (RANDOM.normal(size=(CLASSES, 2 * WIDTH))[LABELS] + 4 * RANDOM.normal(size=(IMAGES, 2 * WIDTH))).astype(np.float32)
+FEATURES = (RANDOM.normal(size=(CLASSES, 2 * WIDTH))[LABELS] + 4 * RANDOM.normal(size=(IMAGES, 2 * WIDTH))).astype(
+    np.float32
+)
 INPUTS = (Input(1, "cls", WIDTH, 2 * WIDTH), Input(2, "cls", 0, 2 * WIDTH))
 
 
 def probe(**changes) -> Probe:
     """A small grid; as it is, DINOv2's way."""
-    base = Probe(blocks=(1, 2), pools=("cls",), lrs=(0.3, 0.02, 1.1), default_lr=0.3, epochs=EPOCHS, batch_size=BATCH, lr_batch=None)
+    base = Probe(
+        blocks=(1, 2),
+        pools=("cls",),
+        lrs=(0.3, 0.02, 1.1),
+        default_lr=0.3,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        lr_batch=None,
+    )
     return dataclasses.replace(base, **changes)
 
 
@@ -103,7 +123,9 @@ def test_the_learning_rate_falls_as_torchs_cosine_does(name):
     length = 7 if name == "dino/1" else 35
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, length, eta_min=0)
     for i in range(35):
-        assert recipe.lr_factor(Step(i, per_epoch, 7, 0, np.empty(0))) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        assert recipe.lr_factor(Step(i, per_epoch, 7, 0, np.empty(0))) == pytest.approx(
+            optimizer.param_groups[0]["lr"], abs=1e-12
+        )
         optimizer.step()
         if name == "dinov2/1" or i % per_epoch == 4:
             scheduler.step()
@@ -155,8 +177,16 @@ def test_dinov2s_four_inputs_are_parts_of_one_reading():
     assert (reading.pool, reading.layers) == ("cls+mean", 4)
     blocks, mean = [np.full(384, float(i)) for i in (9, 10, 11, 12)], np.full(384, -1.0)
     features = np.concatenate([*blocks, mean])[None]
-    seen = {(one.layers, one.pool): features[0, one.start : one.stop].reshape(-1, 384)[:, 0].tolist() for one in reading.inputs}
-    assert seen == {(1, "cls"): [12], (1, "cls+mean"): [12, -1], (4, "cls"): [9, 10, 11, 12], (4, "cls+mean"): [9, 10, 11, 12, -1]}
+    seen = {
+        (one.layers, one.pool): features[0, one.start : one.stop].reshape(-1, 384)[:, 0].tolist()
+        for one in reading.inputs
+    }
+    assert seen == {
+        (1, "cls"): [12],
+        (1, "cls+mean"): [12, -1],
+        (4, "cls"): [9, 10, 11, 12],
+        (4, "cls+mean"): [9, 10, 11, 12, -1],
+    }
     assert len(reading.inputs) * len(DINOV2_LRS) == 52
 
 
@@ -199,7 +229,11 @@ def test_a_model_with_fewer_blocks_than_the_protocol_reads_gives_all_it_has():
 
 @pytest.mark.parametrize(
     ("name", "width", "asked"),
-    [("dino/1", 768, {"layers": 4}), ("mae/1", 384, {"pool": "mean", "layers": 2}), ("dinov2/1", 384, {"pool": "cls+dist"})],
+    [
+        ("dino/1", 768, {"layers": 4}),
+        ("mae/1", 384, {"pool": "mean", "layers": 2}),
+        ("dinov2/1", 384, {"pool": "cls+dist"}),
+    ],
 )
 def test_what_a_protocol_does_not_define_is_refused(name, width, asked):
     with pytest.raises(UsageError):
@@ -226,7 +260,9 @@ def test_the_width_of_an_official_head_says_what_it_reads(name, architecture, wi
 def test_a_width_that_several_readings_have_gives_all_of_them_and_one_that_none_has_gives_none():
     readings = head_readings("dinov2/1", SMALL, "final", 768)
     assert [(one.inputs[0].layers, one.inputs[0].pool) for one in readings] == [(1, "cls+mean"), (2, "cls")]
-    assert len(head_readings("dino/1", SMALL, "final", 1536)) == 1  # DINO pairs the mean patch token with one class token alone
+    assert (
+        len(head_readings("dino/1", SMALL, "final", 1536)) == 1
+    )  # DINO pairs the mean patch token with one class token alone
     assert head_readings("dinov2/1", SMALL, "final", 1000) == []
     assert head_readings("dinov2/1", SMALL, "final", 384 * 40) == []
 
@@ -325,10 +361,15 @@ def test_a_heads_first_weights_hang_on_itself_alone():
     whole, part = HeadGrid(probe(), INPUTS, CLASSES, 4), HeadGrid(probe(lrs=(0.02,)), INPUTS[1:], CLASSES, 4)
     assert torch.equal(whole.stacks[1].weight[1], part.stacks[0].weight[0])
     assert not torch.equal(whole.stacks[1].weight[1], whole.stacks[1].weight[0])
-    plain, cut = (HeadGrid(probe(truncated=cut), (Input(1, "cls", 0, 999),), 50, 4).stacks[0].weight.detach() for cut in (False, True))
+    plain, cut = (
+        HeadGrid(probe(truncated=cut), (Input(1, "cls", 0, 999),), 50, 4).stacks[0].weight.detach()
+        for cut in (False, True)
+    )
     assert abs(float(plain.std()) - 0.01) < 1e-4
     assert abs(float(cut.std()) - 0.01) < 1e-4
-    assert float(plain.abs().max()) < 0.06  # 150,000 normal numbers reach 4.5 standard deviations; a truncated one at 2 is an absolute 2
+    assert (
+        float(plain.abs().max()) < 0.06
+    )  # 150,000 normal numbers reach 4.5 standard deviations; a truncated one at 2 is an absolute 2
 
 
 def test_the_loss_is_the_mean_of_the_heads_and_its_gradient_that_of_their_sum():
@@ -391,7 +432,9 @@ def test_half_precision_changes_the_products_alone():
 
 def test_gradients_are_made_in_the_same_memory_but_never_over_one_another():
     heads = HeadGrid(probe(), INPUTS, CLASSES, 4)
-    pairs = [(torch.from_numpy(FEATURES[part]), torch.from_numpy(LABELS[part])) for part in (slice(0, 20), slice(20, 50))]
+    pairs = [
+        (torch.from_numpy(FEATURES[part]), torch.from_numpy(LABELS[part])) for part in (slice(0, 20), slice(20, 50))
+    ]
 
     def gradient():
         return heads.stacks[1].weight.grad
@@ -424,7 +467,9 @@ def test_a_head_that_diverges_is_left_out_and_the_others_do_not_notice(tmp_path)
     assert trained.steps == 24
     assert mixed.diverged.tolist() == [-1, 1, -1, -1, 1, -1]  # after the first update
     for a, b in zip(calm.stacks, mixed.stacks, strict=True):
-        torch.testing.assert_close(a.weight, b.weight[[0, 2]], atol=2e-5, rtol=1e-5)  # of up to 6.4, after 24 steps of fp32
+        torch.testing.assert_close(
+            a.weight, b.weight[[0, 2]], atol=2e-5, rtol=1e-5
+        )  # of up to 6.4, after 24 steps of fp32
     top1, loss = mixed.evaluate(FEATURES, LABELS)
     assert (top1[[1, 4]].tolist(), loss[[1, 4]].tolist()) == ([-1.0, -1.0], [math.inf, math.inf])
     mixed.keep_best(top1, loss, 3)
@@ -507,7 +552,10 @@ def test_the_kept_head_and_the_whole_run_survive_a_kill(tmp_path):
 
 def head_of(norm: str = "none") -> LinearHead:
     torch.manual_seed(1)
-    statistics = {"batch": {"mean": torch.randn(7), "variance": torch.rand(7)}, "layer": {"gain": torch.randn(7), "shift": torch.randn(7)}}
+    statistics = {
+        "batch": {"mean": torch.randn(7), "variance": torch.rand(7)},
+        "layer": {"gain": torch.randn(7), "shift": torch.randn(7)},
+    }
     return LinearHead(torch.randn(3, 7), torch.randn(3), norm, statistics.get(norm, {}))
 
 
@@ -525,7 +573,11 @@ def test_a_saved_head_comes_back_with_what_it_tells(norm, tmp_path):
 def test_the_official_layouts_are_linear_heads(layout, tmp_path):
     head = head_of()
     plain = {"weight": head.weight, "bias": head.bias}
-    tree = {"epoch": 100, "state_dict": {f"module.linear.{name}": value for name, value in plain.items()}, "best_acc": 77.0}
+    tree = {
+        "epoch": 100,
+        "state_dict": {f"module.linear.{name}": value for name, value in plain.items()},
+        "best_acc": 77.0,
+    }
     torch.save(tree if layout == "dino" else plain, tmp_path / "head.pth")
     found, about = read_linear_head(tmp_path / "head.pth")
     assert torch.equal(found.weight, head.weight)
@@ -615,4 +667,6 @@ def test_patch_means_under_a_fresh_norm_are_those_of_the_raw_tokens():
         images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         raw = model.last_blocks(images)[0][:, 4:].mean(dim=1).double()  # behind the class token and three registers
         wanted = (raw - raw.mean(1, keepdim=True)) / torch.sqrt(raw.var(1, unbiased=False, keepdim=True) + 1e-6)
-        torch.testing.assert_close(model.read(images, Readout("mean", 1, "fresh")).double(), wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            model.read(images, Readout("mean", 1, "fresh")).double(), wanted, atol=1e-5, rtol=1e-4
+        )

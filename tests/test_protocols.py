@@ -25,7 +25,9 @@ FACTS = {
 def test_a_preset_is_what_the_official_evaluation_does(name):
     protocol = find_protocol(name)
     interpolation, pool, norm = FACTS[name]
-    assert protocol.preprocess == Preprocess((256, 256), (224, 224), interpolation, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert protocol.preprocess == Preprocess(
+        (256, 256), (224, 224), interpolation, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
     assert (protocol.name, protocol.pool, protocol.norm, protocol.layers) == (name, pool, norm, 1)
     assert (protocol.ks, protocol.temperature) == ((10, 20, 100, 200), 0.07)
     assert protocol.family == name[:-2]
@@ -114,7 +116,9 @@ def test_no_size_leaves_the_preset_alone():
     assert sized(Preprocess(), None) == Preprocess()
 
 
-@pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("112x448", (112, 448)), ("112X448", (112, 448)), ("7", (7, 7))])
+@pytest.mark.parametrize(
+    ("text", "size"), [("224", (224, 224)), ("112x448", (112, 448)), ("112X448", (112, 448)), ("7", (7, 7))]
+)
 def test_a_size_is_a_number_or_height_x_width(text, size):
     assert parse_size(text) == size
 

@@ -48,7 +48,21 @@ def test_csv_has_one_column_for_every_key_of_any_row_in_the_documented_order():
     text = Result("knn", [{**TRIAL, "colour": "red"}, {**MEAN, "layer": 2}]).to_csv()
     header = text.split("\n", 1)[0].split(",")
     assert header == [
-        *("dataset", "method", "layer", "k", "shots", "trial", "metric", "value", "std", "ci95_low", "ci95_high", "n_train", "n_test"),
+        *(
+            "dataset",
+            "method",
+            "layer",
+            "k",
+            "shots",
+            "trial",
+            "metric",
+            "value",
+            "std",
+            "ci95_low",
+            "ci95_high",
+            "n_train",
+            "n_test",
+        ),
         "colour",
     ]
 
@@ -77,7 +91,12 @@ def test_csv_holds_numbers_in_full_intervals_in_two_columns_and_nothing_for_noth
     third = 100 / 3
     first, second = table_of(Result("knn", [{**TRIAL, "value": third}, MEAN]).to_csv())
     assert (float(first["value"]), first["trial"], first["std"], first["ci95_low"]) == (third, "0", "", "")
-    assert (second["trial"], second["std"], second["ci95_low"], second["ci95_high"]) == ("mean", "0.5", "36.25", "38.75")
+    assert (second["trial"], second["std"], second["ci95_low"], second["ci95_high"]) == (
+        "mean",
+        "0.5",
+        "36.25",
+        "38.75",
+    )
     assert "ci95" not in first
 
 
@@ -106,7 +125,9 @@ def test_a_table_shows_every_column_that_has_room():
 
 
 def test_a_table_without_room_leaves_out_the_widest_column_that_never_varies_and_tells_it():
-    rows = [{**ROW, "k": k, "dataset": "d" * 71, "note": "n" * k, "value": value} for k, value in ((10, 37.5), (20, 1.5))]
+    rows = [
+        {**ROW, "k": k, "dataset": "d" * 71, "note": "n" * k, "value": value} for k, value in ((10, 37.5), (20, 1.5))
+    ]
     result = Result("knn", rows)
     widths = [max(len(cell) for cell in column) for column in zip(*result.to_table(1000), strict=True)]
     exact = sum(widths) + 2 * (len(widths) - 1)
@@ -124,7 +145,10 @@ def test_data_and_backbone_leave_a_table_before_what_says_how_was_measured():
     whole = Result("linear", rows).to_table()
     full = sum(max(len(cell) for cell in column) + 2 for column in zip(*whole, strict=True)) - 2
     assert [name for name in whole[0] if name not in Result("linear", rows).to_table(full - 1)[0]] == ["backbone"]
-    assert [name for name in whole[0] if name not in Result("linear", rows).to_table(full - 11)[0]] == ["dataset", "backbone"]
+    assert [name for name in whole[0] if name not in Result("linear", rows).to_table(full - 11)[0]] == [
+        "dataset",
+        "backbone",
+    ]
 
 
 def test_what_was_found_stays_in_a_table_even_where_it_never_varies_and_nothing_fits():
@@ -143,7 +167,20 @@ def test_a_table_says_how_many_pictures_were_skipped_where_some_were():
 
 def test_a_table_has_an_empty_cell_where_a_row_has_no_value_and_no_column_of_nothing():
     rows = Result("knn", [TRIAL, {**MEAN, "published": None}]).to_table()
-    assert rows[0] == ["dataset", "method", "k", "shots", "trial", "metric", "value", "std", "ci95_low", "ci95_high", "n_train", "n_test"]
+    assert rows[0] == [
+        "dataset",
+        "method",
+        "k",
+        "shots",
+        "trial",
+        "metric",
+        "value",
+        "std",
+        "ci95_low",
+        "ci95_high",
+        "n_train",
+        "n_test",
+    ]
     assert [row[4:10] for row in rows[1:]] == [
         ["0", "top1", "37.50", "", "", ""],
         ["mean", "top1", "37.50", "0.50", "36.25", "38.75"],
@@ -152,7 +189,10 @@ def test_a_table_has_an_empty_cell_where_a_row_has_no_value_and_no_column_of_not
 
 @pytest.mark.parametrize("metric", ["top1", "top5", "accuracy", "ece"])
 def test_percentages_have_two_decimals_in_tables_and_all_of_them_in_files(metric):
-    rows = [{**MEAN, "metric": metric, "value": value, "std": 4.967e-07, "ci95": [0.0, 1.92]} for value in (0.9623, 1.92, 100.0)]
+    rows = [
+        {**MEAN, "metric": metric, "value": value, "std": 4.967e-07, "ci95": [0.0, 1.92]}
+        for value in (0.9623, 1.92, 100.0)
+    ]
     result = Result("lowshot", rows)
     columns = dict(zip(result.to_table()[0], zip(*result.to_table()[1:], strict=True), strict=True))
     assert columns["value"] == ("0.96", "1.92", "100.00")

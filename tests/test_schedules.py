@@ -63,7 +63,9 @@ def test_published_msn_runs_end_where_the_fact_sheet_says():
 
 def test_a_warmup_reaches_its_peak_in_its_last_step_and_the_cosine_begins_there_again():
     found = [dino_cosine(i, 6, 6.0, 1.0, warmup_steps=4) for i in range(6)]
-    assert found == pytest.approx([0.0, 2.0, 4.0, 6.0, 6.0, 3.5])  # half way down after one of two steps; 1 is never reached
+    assert found == pytest.approx(
+        [0.0, 2.0, 4.0, 6.0, 6.0, 3.5]
+    )  # half way down after one of two steps; 1 is never reached
 
 
 @pytest.mark.parametrize(("warmup", "first"), [(1, 0.03), (2, 0.03), (0, 0.07)])

@@ -58,7 +58,9 @@ def test_what_was_drawn_before_changes_nothing():
 
 
 def test_the_stream_is_pcg64s_for_that_seed():
-    np.testing.assert_array_equal(generator("x", 3).random(7), np.random.Generator(np.random.PCG64(seed_of("x", 3))).random(7))
+    np.testing.assert_array_equal(
+        generator("x", 3).random(7), np.random.Generator(np.random.PCG64(seed_of("x", 3))).random(7)
+    )
 
 
 def test_another_process_with_another_hash_seed_draws_the_same(python):

@@ -46,7 +46,9 @@ def test_problems_of_several_shapes_come_back_in_their_order():
 @pytest.mark.parametrize("width", [9, 70])
 def test_one_set_under_many_penalties_is_stored_once(width, monkeypatch):
     stored, real = [], softmax_batches._Batch.__init__
-    monkeypatch.setattr(softmax_batches._Batch, "__init__", lambda self, *a: real(self, *a) or stored.append(len(self.x)))
+    monkeypatch.setattr(
+        softmax_batches._Batch, "__init__", lambda self, *a: real(self, *a) or stored.append(len(self.x))
+    )
     one, lambdas = rows(width=width), [100.0, 1.0, 0.01, 0.0001]
     for lambd, solution in zip(lambdas, solve_together([one] * 4, 5, lambdas, tol=1e-5), strict=True):
         same(solution, solve(*one, 5, lambd, tol=1e-5), tol=1e-5)
@@ -66,7 +68,10 @@ def test_what_is_solved_leaves_the_batch(monkeypatch):
 
 def test_the_search_of_a_problem_does_not_depend_on_the_others():
     sets = [rows(seed=seed) for seed in range(3)]
-    together, alone = solve_together(sets, 5, [0.1] * 3, dtype="float64"), [solve(*one, 5, 0.1, dtype="float64") for one in sets]
+    together, alone = (
+        solve_together(sets, 5, [0.1] * 3, dtype="float64"),
+        [solve(*one, 5, 0.1, dtype="float64") for one in sets],
+    )
     assert [one.iterations for one in together] == [one.iterations for one in alone]
     for found, wanted in zip(together, alone, strict=True):
         np.testing.assert_allclose(found.weights, wanted.weights, rtol=1e-6, atol=1e-9)
@@ -109,12 +114,17 @@ def test_pairs_that_rounding_has_spoilt_count_for_nothing():
 
     step, change = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.ones(2, 3, 4)
     change[0], change[1] = step[0], -step[1]  # curvature upwards, and downwards
-    memory, gradient = Memory(softmax_batches._dot, softmax_batches._plus), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1))
+    memory, gradient = (
+        Memory(softmax_batches._dot, softmax_batches._plus),
+        torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1)),
+    )
     softmax_batches._learn(memory, step, change)
     found = memory.direction(gradient)
     torch.testing.assert_close(found[1], -gradient[1])
     torch.testing.assert_close(found[0], -gradient[0])  # of a Hessian that is one, the inverse is one
-    softmax_batches._learn(memory, step, 2 * step)  # a Hessian of two along the step; what is across it takes the newest scale
+    softmax_batches._learn(
+        memory, step, 2 * step
+    )  # a Hessian of two along the step; what is across it takes the newest scale
     torch.testing.assert_close(memory.direction(step), -step / 2)
 
 
@@ -128,7 +138,9 @@ def batched(monkeypatch):
 
     sizes: list[int] = []
     monkeypatch.setattr(logistic, "batches_pay", lambda device: True)
-    monkeypatch.setattr(logistic, "solve_together", lambda sets, *a, **k: sizes.append(len(sets)) or solve_together(sets, *a, **k))
+    monkeypatch.setattr(
+        logistic, "solve_together", lambda sets, *a, **k: sizes.append(len(sets)) or solve_together(sets, *a, **k)
+    )
     return sizes
 
 
@@ -166,8 +178,14 @@ def test_on_a_cpu_problems_are_solved_one_by_one(monkeypatch):
     from fewvit.classifiers import logistic
 
     monkeypatch.setattr(logistic, "solve_together", lambda *a, **k: pytest.fail("a batch"))
-    LogisticRegression.fit_together([LogisticRegression(device="cpu") for _ in range(2)], [rows(seed=seed) for seed in range(2)])
-    assert (softmax_batches.batches_pay("cuda"), softmax_batches.batches_pay("cuda:1"), softmax_batches.batches_pay("cpu")) == (
+    LogisticRegression.fit_together(
+        [LogisticRegression(device="cpu") for _ in range(2)], [rows(seed=seed) for seed in range(2)]
+    )
+    assert (
+        softmax_batches.batches_pay("cuda"),
+        softmax_batches.batches_pay("cuda:1"),
+        softmax_batches.batches_pay("cpu"),
+    ) == (
         True,
         True,
         False,

@@ -21,7 +21,9 @@ from pictures import folder_of, tiny_weights
 
 @pytest.fixture
 def pipeline(tmp_path):
-    return settle(resolve(str(tiny_weights(tmp_path / "tiny.pth")), Access(tmp_path / "cache"), DigestMemory()), FeatureOptions())
+    return settle(
+        resolve(str(tiny_weights(tmp_path / "tiny.pth")), Access(tmp_path / "cache"), DigestMemory()), FeatureOptions()
+    )
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ def test_images_and_the_file_of_their_features_answer_alike(images, pipeline, ex
 @pytest.mark.parametrize("given", ["images", "train stored", "test stored", "both stored"])
 def test_a_pair_counts_the_classes_of_train_whatever_its_sides_are(given, images, pipeline, extractor, tmp_path):
     sides = {name: str(images / name) for name in ("train", "val")}
-    for name in {"images": [], "train stored": ["train"], "test stored": ["val"], "both stored": ["train", "val"]}[given]:
+    for name in {"images": [], "train stored": ["train"], "test stored": ["val"], "both stored": ["train", "val"]}[
+        given
+    ]:
         features = open_source(sides[name], Given().listing, extractor, silent).features(pipeline)
         sides[name] = saved(tmp_path / f"{name}.npz", features)
     sources = open_sources(Given(None, sides["train"], sides["val"]), extractor, silent)
@@ -75,7 +79,10 @@ def test_a_pair_counts_the_classes_of_train_whatever_its_sides_are(given, images
     assert (sources.datasets is not None) == (given == "images")
     train, test = sources.features(pipeline)
     assert list(test.classes) == list(train.classes) == ["cat", "dog", "owl"]
-    assert {name.split("/")[0]: label for name, label in zip(test.ids, test.labels.tolist(), strict=True)} == {"dog": 1, "owl": 2}
+    assert {name.split("/")[0]: label for name, label in zip(test.ids, test.labels.tolist(), strict=True)} == {
+        "dog": 1,
+        "owl": 2,
+    }
 
 
 def test_features_of_another_backbone_are_refused_before_an_image_is_read(images, pipeline, tmp_path):
@@ -90,7 +97,9 @@ def test_features_of_another_backbone_are_refused_before_an_image_is_read(images
         with pytest.raises(FingerprintMismatch) as error:
             open_sources(Given(None, train, test), extractor, silent).features(pipeline)
         marks = [mark[:12] for mark in (pipeline.fingerprint, other.fingerprint)]
-        assert f"train features are of {marks[train == file]}, test features of {marks[train != file]}" in str(error.value)
+        assert f"train features are of {marks[train == file]}, test features of {marks[train != file]}" in str(
+            error.value
+        )
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -101,7 +110,9 @@ def test_a_test_class_without_train_images_is_refused_in_the_same_words_for_imag
     train, test = (str(images / name) for name in ("train", "val"))
     if stored:
         test = saved(tmp_path / "t.npz", open_source(test, Given().listing, extractor, silent).features(pipeline))
-    with pytest.raises(DataError, match=r"2 classes of the test set are not in the training set: emu, yak\n.*images of 3 classes;"):
+    with pytest.raises(
+        DataError, match=r"2 classes of the test set are not in the training set: emu, yak\n.*images of 3 classes;"
+    ):
         open_sources(Given(None, train, test), extractor, silent)
 
 
@@ -124,7 +135,9 @@ def test_a_features_file_that_does_not_say_its_backbone_is_taken_with_a_note(ima
     nameless = saved(tmp_path / "n.npz", FeatureSet(features.features, features.labels, features.ids, features.classes))
     lines: list[str] = []
     open_sources(Given(None, str(images / "train"), nameless), extractor, lines.append).features(pipeline)
-    assert lines == [f"{nameless} carries no fingerprint, so nothing shows that its features belong to the other side's backbone"]
+    assert lines == [
+        f"{nameless} carries no fingerprint, so nothing shows that its features belong to the other side's backbone"
+    ]
 
 
 def test_one_source_has_no_test_side(images, pipeline, extractor):

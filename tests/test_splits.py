@@ -122,7 +122,9 @@ def test_every_class_gives_as_many_images_as_asked_and_unlabelled_ones_none():
 
 def test_the_smaller_set_is_the_beginning_of_the_larger_one():
     labels = many()
-    splits = {(split.shots, split.trial): split.train.tolist() for split in n_per_class(labels, CLASSES, [1, 2, 5], 3, seed=7)}
+    splits = {
+        (split.shots, split.trial): split.train.tolist() for split in n_per_class(labels, CLASSES, [1, 2, 5], 3, seed=7)
+    }
     for trial in range(3):
         assert splits[5, trial][:6] == splits[2, trial]
         assert splits[2, trial][:3] == splits[1, trial]
@@ -169,7 +171,10 @@ def test_more_than_five_shots_make_longer_blocks():
 
 def test_another_seed_draws_other_images():
     labels = many()
-    assert n_per_class(labels, CLASSES, [5], 1, seed=1)[0].train.tolist() != n_per_class(labels, CLASSES, [5], 1, seed=2)[0].train.tolist()
+    assert (
+        n_per_class(labels, CLASSES, [5], 1, seed=1)[0].train.tolist()
+        != n_per_class(labels, CLASSES, [5], 1, seed=2)[0].train.tolist()
+    )
 
 
 def test_classes_with_too_few_images_are_listed_or_kept_on_demand():
@@ -215,7 +220,10 @@ def test_a_percentage_of_each_class_is_rounded_and_at_least_one():
 
 def test_percentages_are_nested_and_trials_disjoint():
     labels = many()
-    splits = {(split.shots, split.trial): split.train.tolist() for split in percent_per_class(labels, CLASSES, [10, 33.3], 2, seed=7)}
+    splits = {
+        (split.shots, split.trial): split.train.tolist()
+        for split in percent_per_class(labels, CLASSES, [10, 33.3], 2, seed=7)
+    }
     for trial in range(2):
         assert set(splits["10%", trial]) < set(splits["33.3%", trial])
     assert not set(splits["33.3%", 0]) & set(splits["33.3%", 1])

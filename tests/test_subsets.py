@@ -17,7 +17,9 @@ SYNSETS = ["n01440764", "n02102040", "n03000684"]
 
 
 def folder_like(per_class=(7, 5, 11), extra: str = "") -> FeatureSet:
-    ids = [f"train/{SYNSETS[c]}/{SYNSETS[c]}_{n}{extra}.JPEG" for c, count in enumerate(per_class) for n in range(count)]
+    ids = [
+        f"train/{SYNSETS[c]}/{SYNSETS[c]}_{n}{extra}.JPEG" for c, count in enumerate(per_class) for n in range(count)
+    ]
     labels = np.repeat([0, 1, 2], per_class)
     return FeatureSet(np.zeros((len(ids), 2), np.float32), labels, ids, SYNSETS)
 
@@ -49,7 +51,9 @@ def test_lists_of_uneven_classes_are_called_by_their_file(tmp_path):
 
 def test_images_that_are_not_there_are_counted_and_named_or_left_out_on_demand(tmp_path):
     path = write(tmp_path / "list.txt", [*listed(0), "n04999999_7.JPEG", "n01440764_999.JPEG"])
-    with pytest.raises(DataError, match=r"2 of its 5 images are not among the train images: n04999999_7.JPEG, n01440764_999.JPEG"):
+    with pytest.raises(
+        DataError, match=r"2 of its 5 images are not among the train images: n04999999_7.JPEG, n01440764_999.JPEG"
+    ):
         read_splits([path], folder_like())
     said: list[str] = []
     [split] = read_splits([path], folder_like(), allow_fewer=True, say=said.append)
@@ -71,7 +75,12 @@ def test_an_image_in_the_folder_of_another_class_is_not_the_listed_one(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("", "the list is empty"), ("\n \n", "the list is empty"), ("n01440764_0.JPEG\nn01440764_0.JPEG\n", "listed twice")]
+    ("text", "says"),
+    [
+        ("", "the list is empty"),
+        ("\n \n", "the list is empty"),
+        ("n01440764_0.JPEG\nn01440764_0.JPEG\n", "listed twice"),
+    ],
 )
 def test_empty_lists_and_repeated_lines_are_refused(text, says, tmp_path):
     (tmp_path / "list.txt").write_text(text)
@@ -118,7 +127,9 @@ def test_saved_splits_come_back_as_they_were(tmp_path):
     save_splits(tmp_path / "split.csv", splits, train)
     assert (tmp_path / "split.csv").read_text().splitlines()[0] == "shots,trial,id,label"
     again = read_splits([str(tmp_path / "split.csv")], train)
-    assert [(s.shots, s.trial, s.train.tolist()) for s in again] == [(s.shots, s.trial, s.train.tolist()) for s in splits]
+    assert [(s.shots, s.trial, s.train.tolist()) for s in again] == [
+        (s.shots, s.trial, s.train.tolist()) for s in splits
+    ]
 
 
 def test_a_saved_split_of_another_data_set_is_refused(tmp_path):
@@ -134,7 +145,12 @@ def test_the_published_lists_are_whole_and_nested(folder, five):
     base = SHARED / "data" / f"imagenet_subsets{folder}"
     names = [line.strip() for line in (base / f"{five}.txt").read_text().splitlines()]
     classes = sorted({name.partition("_")[0] for name in names})
-    train = FeatureSet(np.zeros((len(names), 1), np.float32), np.array([classes.index(n.partition("_")[0]) for n in names]), names, classes)
+    train = FeatureSet(
+        np.zeros((len(names), 1), np.float32),
+        np.array([classes.index(n.partition("_")[0]) for n in names]),
+        names,
+        classes,
+    )
     splits = read_splits([str(base / f"{name}.txt") for name in ("1imgs_class", "2imgs_class", five)], train)
     assert [split.shots for split in splits] == [1, 2, 5]
     assert [split.per_class(train.labels) for split in splits] == [(1, 1, 1000), (2, 2, 1000), (5, 5, 1000)]

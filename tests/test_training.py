@@ -29,7 +29,12 @@ from fewvit.views.view import View
 
 IMAGES, BATCH, EPOCHS = 23, 5, 3
 RECIPE = Recipe(
-    architecture=Architecture(8, 1, 1, 2, grid=2), views=(View(4, (0.5, 1.0)),), epochs=EPOCHS, batch_size=BATCH, lr=0.01, lr_batch=None
+    architecture=Architecture(8, 1, 1, 2, grid=2),
+    views=(View(4, (0.5, 1.0)),),
+    epochs=EPOCHS,
+    batch_size=BATCH,
+    lr=0.01,
+    lr_batch=None,
 )
 
 
@@ -86,7 +91,9 @@ class Rows:
         return [found]
 
 
-def run(folder: Path, task: nn.Module | None = None, *, how: Execution = EVERY_FOUR, order: Order | None = None, **watch):
+def run(
+    folder: Path, task: nn.Module | None = None, *, how: Execution = EVERY_FOUR, order: Order | None = None, **watch
+):
     task = task or Regression()
     order = order or Order(IMAGES, BATCH, EPOCHS, seed=3)
     return task, train(task, Rows(), order, how, RunFolder(folder), Watch(**watch))
@@ -274,7 +281,9 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bits_and_the_same_log(tmp_p
     files = [sorted(p.name for p in (tmp_path / name / "checkpoints").iterdir()) for name in ("whole", "killed")]
     assert files[0] == files[1]
     for name in files[0]:
-        assert (tmp_path / "whole/checkpoints" / name).read_bytes() == (tmp_path / "killed/checkpoints" / name).read_bytes()
+        assert (tmp_path / "whole/checkpoints" / name).read_bytes() == (
+            tmp_path / "killed/checkpoints" / name
+        ).read_bytes()
 
 
 def test_two_checkpoints_stay_and_a_damaged_newest_one_costs_the_steps_since_the_one_before(tmp_path):
@@ -346,7 +355,9 @@ def test_too_small_a_disk_is_told_before_the_first_step(tmp_path, monkeypatch):
     assert not list((tmp_path / "checkpoints").glob("step-*"))
 
 
-def test_the_room_that_a_checkpoint_needs_is_that_of_the_state_and_two_moments_of_what_is_trained(tmp_path, monkeypatch):
+def test_the_room_that_a_checkpoint_needs_is_that_of_the_state_and_two_moments_of_what_is_trained(
+    tmp_path, monkeypatch
+):
     """Numbers of four bytes: 6 + 2 trained, 6 + 2 frozen, 2 in a buffer, and two moments of the 8 trained ones."""
     asked = []
     monkeypatch.setattr(Checkpoints, "require_space", lambda self, size: asked.append(size))
@@ -411,7 +422,11 @@ def test_a_loss_scale_in_use_skips_gradients_that_are_not_finite_and_no_loss(tmp
             1,
             "a batch of 2 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is, or take --batch-size 1.",
         ),
-        (1, 1, "a batch of 1 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is."),
+        (
+            1,
+            1,
+            "a batch of 1 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is.",
+        ),
     ],
 )
 def test_a_batch_without_room_is_told_in_how_many_parts_or_how_small_it_may_fit(tmp_path, batch, parts, words):
@@ -507,7 +522,9 @@ def test_a_line_that_a_kill_cut_short_is_written_again(tmp_path):
     log = Log(file, 2)
     log.write(3, loss=1.5)
     log.close()
-    assert [json.loads(line) for line in file.read_text().splitlines()] == [{"step": s, "loss": s / 2} for s in (1, 2, 3)]
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [
+        {"step": s, "loss": s / 2} for s in (1, 2, 3)
+    ]
 
 
 def test_a_line_can_be_read_as_soon_as_it_is_written(tmp_path):

@@ -119,7 +119,9 @@ def test_crops_joined_give_what_each_gives_alone_in_the_order_given():
 
 def test_neighbouring_crops_of_one_size_are_one_forward(monkeypatch):
     trunk, seen = made(), []
-    monkeypatch.setattr(trunk, "embed", lambda pixels, embed=trunk.embed: (seen.append(tuple(pixels.shape[::2])), embed(pixels))[1])
+    monkeypatch.setattr(
+        trunk, "embed", lambda pixels, embed=trunk.embed: (seen.append(tuple(pixels.shape[::2])), embed(pixels))[1]
+    )
     trunk.crops([images(2, size) for size in SIZES])
     assert seen == [(4, 40), (6, 24), (2, 40), (2, 56)]
 
@@ -134,7 +136,9 @@ def test_each_image_has_its_own_branches_dropped():
         found = trunk.encode(pixels, scales=scales)
         for image, own, tokens in zip(pixels, scales, found, strict=True):
             torch.testing.assert_close(tokens, by_hand(trunk, image, scales=own), atol=1e-5, rtol=0)
-        torch.testing.assert_close(trunk.encode(pixels)[0], by_hand(trunk, pixels[0]), atol=1e-5, rtol=0)  # the next forward drops nothing
+        torch.testing.assert_close(
+            trunk.encode(pixels)[0], by_hand(trunk, pixels[0]), atol=1e-5, rtol=0
+        )  # the next forward drops nothing
 
 
 def test_joined_crops_keep_their_own_scales():
@@ -143,7 +147,9 @@ def test_joined_crops_keep_their_own_scales():
     scales = trunk.draw_scales(step([3, 7, 13]), len(crops), torch.device("cpu"))
     with torch.no_grad():
         joined = trunk.crops(crops, scales)
-        alone = [by_hand(trunk, image, scales=own)[0] for crop, many in zip(crops, scales) for image, own in zip(crop, many)]
+        alone = [
+            by_hand(trunk, image, scales=own)[0] for crop, many in zip(crops, scales) for image, own in zip(crop, many)
+        ]
     torch.testing.assert_close(joined, trunk.norm(torch.stack(alone)), atol=1e-5, rtol=0)
 
 
@@ -163,7 +169,11 @@ def test_what_is_dropped_depends_on_seed_epoch_row_and_crop_but_not_on_the_batch
     first, second = trunk.draw_scales(step(rows), 2, cpu)
     (apart,) = trunk.draw_scales(step([70, 7]), 1, cpu)
     assert torch.equal(apart, first[[70, 7]])
-    others = [second, trunk.draw_scales(step(rows, epoch=4), 1, cpu)[0], trunk.draw_scales(step(rows, seed=6), 1, cpu)[0]]
+    others = [
+        second,
+        trunk.draw_scales(step(rows, epoch=4), 1, cpu)[0],
+        trunk.draw_scales(step(rows, seed=6), 1, cpu)[0],
+    ]
     assert not any(torch.equal(first, other) for other in others)
     assert made().draw_scales(step(rows), 2, cpu) is None
 

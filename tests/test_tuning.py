@@ -61,7 +61,10 @@ def task(mode: str = "lora", seed: int = 3, readout: Readout = Readout(), **chan
             parameter.add_(torch.randn(parameter.shape, generator=stream) * 0.1)
     prepare(trunk, made, readout.norm != "none", stream)
     return Tuning(
-        made, trunk, readout, ClassificationHead(torch.randn(CLASSES, 16, generator=stream), torch.zeros(CLASSES), "unit", with_bias=False)
+        made,
+        trunk,
+        readout,
+        ClassificationHead(torch.randn(CLASSES, 16, generator=stream), torch.zeros(CLASSES), "unit", with_bias=False),
     )
 
 
@@ -94,7 +97,10 @@ def test_a_head_made_of_a_logistic_regression_gives_its_probabilities(rows, inte
     x, y = (rng.normal(size=(23, 7)) + 2).astype(np.float32), rng.integers(0, 3, 23)
     fitted = LogisticRegression(rows=rows, intercept=intercept, lambd=0.3).fit(x, y)
     head = ClassificationHead(
-        torch.from_numpy(fitted.coef_), torch.from_numpy(np.asarray(fitted.intercept_, np.float32)), rows, with_bias=intercept
+        torch.from_numpy(fitted.coef_),
+        torch.from_numpy(np.asarray(fitted.intercept_, np.float32)),
+        rows,
+        with_bias=intercept,
     )
     with torch.no_grad():
         found = torch.softmax(head(torch.from_numpy(x)).double(), dim=1).numpy()
@@ -107,7 +113,10 @@ def test_a_head_made_of_a_logistic_regression_gives_its_probabilities(rows, inte
 
 def test_the_loss_is_the_cross_entropy_with_soft_targets_by_hand():
     made = task("full", drop_path=0.0)
-    images, labels = torch.randn(5, 3, 24, 24, generator=torch.Generator().manual_seed(1)), torch.tensor([2, 0, 1, 1, 2])
+    images, labels = (
+        torch.randn(5, 3, 24, 24, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([2, 0, 1, 1, 2]),
+    )
     targets = soft_targets(labels, CLASSES, 0.1)
     loss, facts = made([images, targets], step([4, 1, 0, 2, 3]))
     tokens = made.trunk.norm(made.trunk.encode(images)[:, 0])
@@ -127,10 +136,14 @@ def test_the_feature_is_the_one_that_the_frozen_backbone_gives(readout):
     made = task("last-block", readout=readout).eval()
     images = torch.randn(3, 3, 24, 24)
     torch.testing.assert_close(made.features(images), made.trunk.read(images, readout), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(made.features(made.enter(images)), made.trunk.read(images, readout), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        made.features(made.enter(images)), made.trunk.read(images, readout), atol=1e-6, rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize(("mode", "changes"), [("last-block", {}), ("lora", {}), ("lora", {"blocks": 2}), ("norm", {"drop_path": 0.5})])
+@pytest.mark.parametrize(
+    ("mode", "changes"), [("last-block", {}), ("lora", {}), ("lora", {"blocks": 2}), ("norm", {"drop_path": 0.5})]
+)
 def test_tokens_that_were_computed_once_give_the_loss_and_gradients_of_the_pictures(dataset, mode, changes):
     made, numbers = task(mode, **changes), np.array([3, 10, 0, 7])
     labelled = images_of(dataset, made.recipe)
@@ -154,7 +167,9 @@ def test_without_gradient_below_the_first_change_nothing_is_kept_there():
     made = task("last-block")
     assert not made.enter(torch.randn(2, 3, 24, 24)).requires_grad
     made.features(torch.randn(2, 3, 24, 24)).sum().backward()
-    assert all(p.grad is None for name, p in made.trunk.named_parameters() if not name.startswith(("blocks.2.", "norm.")))
+    assert all(
+        p.grad is None for name, p in made.trunk.named_parameters() if not name.startswith(("blocks.2.", "norm."))
+    )
 
 
 def test_a_warm_up_shorter_than_two_steps_is_none_so_that_no_step_of_a_few_is_lost():
@@ -262,7 +277,9 @@ def test_batches_of_some_images_are_those_of_their_numbers_among_all(dataset):
     labelled, rows = images_of(dataset, recipe("full", crop=0.3, flip=0.5, mixup=0.8)), np.array([9, 2, 6, 4, 0])
     some, now, among_all = Subset(labelled, rows), step([3, 0, 4], index=2), step([4, 9, 0], index=2)
     assert len(some) == 5
-    for found, expected in zip(some.prepare(some.read(now), now), labelled.prepare(labelled.read(among_all), among_all), strict=True):
+    for found, expected in zip(
+        some.prepare(some.read(now), now), labelled.prepare(labelled.read(among_all), among_all), strict=True
+    ):
         assert torch.equal(found, expected)
 
 
@@ -295,7 +312,9 @@ def test_checkpoints_hold_what_changes_and_a_run_goes_on_from_them(dataset, tmp_
     run(tmp_path / "parts", again, labelled)
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), whole.state_dict().values(), strict=True))
     records = [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_log(tmp_path / "parts/log.jsonl")]
-    assert records == [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_log(tmp_path / "whole/log.jsonl")]
+    assert records == [
+        {k: v for k, v in r.items() if k != "images_per_second"} for r in read_log(tmp_path / "whole/log.jsonl")
+    ]
 
 
 def test_a_training_that_was_enough_stays_so_when_it_is_called_again(dataset, tmp_path):
@@ -309,7 +328,9 @@ def test_a_training_that_was_enough_stays_so_when_it_is_called_again(dataset, tm
     assert Checkpoints(tmp_path / "checkpoints").steps() == [2]
 
 
-@pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "not enough memory"])
+@pytest.mark.parametrize(
+    "words", ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "not enough memory"]
+)
 def test_out_of_memory_names_a_batch_size_to_try(dataset, words, monkeypatch):
     made = task()
     labelled, order = images_of(dataset, made.recipe), Order(len(LABELS), 4, 3, 7)

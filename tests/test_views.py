@@ -30,7 +30,9 @@ PLAIN = View(31, (0.2, 1.0), flip=0.0)
 def picture(seed: int, height: int = 61, width: int = 53) -> np.ndarray:
     """(H, W, 3) uint8: soft shapes, sharp edges, saturated and grey areas, black and white."""
     rng = np.random.default_rng(seed)
-    soft = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    soft = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
     pixels = np.array(soft)
     pixels[: height // 5] = rng.integers(0, 256, (height // 5, width, 3))
     pixels[height // 5 : height // 4, :, :] = rng.integers(0, 256, (1, width, 1))
@@ -69,7 +71,9 @@ def pillow_view(pixels: np.ndarray, view: View, drawn: Drawn, i: int, j: int) ->
 # ---- the same draws give the same pixels -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [[(61, 53)] * 13, [(61, 53), (40, 97), (19, 17), (130, 71), (61, 53)]], ids=["one size", "many sizes"])
+@pytest.mark.parametrize(
+    "sizes", [[(61, 53)] * 13, [(61, 53), (40, 97), (19, 17), (130, 71), (61, 53)]], ids=["one size", "many sizes"]
+)
 def test_views_are_pillows_and_torchvisions_for_the_same_draws(sizes):
     pixels = [picture(seed, *size) for seed, size in enumerate(sizes)]
     kinds, rows = (GLOBAL, LOCAL, PLAIN), np.arange(len(sizes)) * 3 + 5
@@ -110,13 +114,19 @@ def as_levels(images: list[Image.Image]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "kinds", [(0, 0, 0, 0, 0), (1, 1, 1, 1, 1), (2, 2, 2, 2, 2), (0, 1, 2, 0, 1)], ids=["bright", "contrast", "saturation", "all"]
+    "kinds",
+    [(0, 0, 0, 0, 0), (1, 1, 1, 1, 1), (2, 2, 2, 2, 2), (0, 1, 2, 0, 1)],
+    ids=["bright", "contrast", "saturation", "all"],
 )
-@pytest.mark.parametrize("factors", [(0.0, 0.61, 1.0, 1.37, 1.99), (0.2, 0.4, 0.6, 0.8, 0.93)], ids=["clipped", "never clipped"])
+@pytest.mark.parametrize(
+    "factors", [(0.0, 0.61, 1.0, 1.37, 1.99), (0.2, 0.4, 0.6, 0.8, 0.93)], ids=["clipped", "never clipped"]
+)
 def test_brightness_contrast_and_saturation_are_torchvisions_on_pillow_bit_for_bit(kinds, factors):
     pillow, ours = batch_of(1, 2, 3, 4, 5)
     colours.blend(ours, np.array(kinds), np.array(factors))
-    np.testing.assert_array_equal(ours, as_levels([STEPS[k](p, f) for k, p, f in zip(kinds, pillow, factors, strict=True)]))
+    np.testing.assert_array_equal(
+        ours, as_levels([STEPS[k](p, f) for k, p, f in zip(kinds, pillow, factors, strict=True)])
+    )
 
 
 @pytest.mark.parametrize("shift", [-0.5, -0.1, -0.017, 0.0, 0.003, 0.08, 0.5])
@@ -140,7 +150,9 @@ def test_each_image_has_its_own_hue():
 
 
 def test_grey_levels_of_chance_colours_are_pillows_bit_for_bit():
-    pixels = np.random.default_rng(5).integers(0, 256, (701, 701, 3), dtype=np.uint8)  # some lie within 1/65536 of a half
+    pixels = np.random.default_rng(5).integers(
+        0, 256, (701, 701, 3), dtype=np.uint8
+    )  # some lie within 1/65536 of a half
     found = colours.grey_levels(tensor(pixels)[None].float())[0, 0]
     np.testing.assert_array_equal(found, np.asarray(Image.fromarray(pixels).convert("L")))
 
@@ -154,12 +166,16 @@ def test_grey_and_solarisation_are_pillows_bit_for_bit():
     np.testing.assert_array_equal(ours, as_levels([p.convert("L") for p in pillow]))
 
 
-@pytest.mark.parametrize("radii", [(0.11, 0.53, 1.39), (1.43, 1.71, 1.97), (0.13, 1.01, 1.99, 3.31)], ids=["narrow", "wide", "mixed"])
+@pytest.mark.parametrize(
+    "radii", [(0.11, 0.53, 1.39), (1.43, 1.71, 1.97), (0.13, 1.01, 1.99, 3.31)], ids=["narrow", "wide", "mixed"]
+)
 def test_blur_is_pillows_bit_for_bit_edges_included(radii):
     """Chance radii: at 1/2 or 1 the weights are simple fractions, sums lie halfway between levels, and Pillow's fixed point rounds down."""
     pillow, ours = batch_of(*range(len(radii)))
     colours.blur(ours, torch.from_numpy(colours.blur_boxes(np.array(radii))))
-    np.testing.assert_array_equal(ours, as_levels([p.filter(ImageFilter.GaussianBlur(r)) for p, r in zip(pillow, radii, strict=True)]))
+    np.testing.assert_array_equal(
+        ours, as_levels([p.filter(ImageFilter.GaussianBlur(r)) for p, r in zip(pillow, radii, strict=True)])
+    )
 
 
 def test_three_boxes_have_the_variance_of_the_radius():
@@ -181,9 +197,13 @@ def test_crops_are_torchvisions_resized_crops_of_pillow_pictures(way, size, mode
     boxes, flips = np.array([BOXES, BOXES[::-1]]), np.array([[False] * 6, [True] * 6])
     found = way(torch.stack([tensor(p) for p in pixels]), boxes, flips, size, mode).numpy().reshape(2, 6, 3, size, size)
     for i, j in itertools.product(range(2), range(6)):
-        crop = official.resized_crop(Image.fromarray(pixels[i]), *boxes[i, j].tolist(), (size, size), official.InterpolationMode(mode))
+        crop = official.resized_crop(
+            Image.fromarray(pixels[i]), *boxes[i, j].tolist(), (size, size), official.InterpolationMode(mode)
+        )
         distance = np.abs(found[i, j] - as_levels([official.hflip(crop) if flips[i, j] else crop])[0])
-        wide = boxes[i, j, 3] >= boxes[i, j, 2]  # Pillow 13 takes columns before rows where a box is tall: other values are clipped between
+        wide = (
+            boxes[i, j, 3] >= boxes[i, j, 2]
+        )  # Pillow 13 takes columns before rows where a box is tall: other values are clipped between
         assert distance.mean() < (0.03 if wide else 0.2)
         assert distance.max() <= (2 if wide else 10)
     assert set(np.unique(found % 1)) == {0.0}
@@ -235,7 +255,9 @@ def test_boxes_have_the_distribution_of_random_resized_crop(size, scale):
 
 @pytest.mark.parametrize("size", [(30, 300), (300, 30), (1, 60), (60, 1), (1, 1), (40, 41)])
 def test_where_no_box_fits_the_largest_central_one_is_torchvisions(size):
-    peer = transforms.RandomResizedCrop.get_params(torch.empty(3, *size), [7.0, 8.0], [3 / 4, 4 / 3])  # seven times the area never fits
+    peer = transforms.RandomResizedCrop.get_params(
+        torch.empty(3, *size), [7.0, 8.0], [3 / 4, 4 / 3]
+    )  # seven times the area never fits
     assert drawn_of(View(8, (7.0, 8.0)), size, 1).boxes[0, 0].tolist() == list(peer)
 
 
@@ -270,9 +292,21 @@ def test_factors_stop_at_zero_as_color_jitters_do():
 
 
 def test_each_change_has_its_own_probability_and_is_independent_of_the_others():
-    view = View(8, (0.2, 1.0), flip=0.5, jitter=JITTER, jitter_probability=0.8, grey=0.2, blur=0.1, solarise=0.3, blur_radius=(0.3, 1.7))
+    view = View(
+        8,
+        (0.2, 1.0),
+        flip=0.5,
+        jitter=JITTER,
+        jitter_probability=0.8,
+        grey=0.2,
+        blur=0.1,
+        solarise=0.3,
+        blur_radius=(0.3, 1.7),
+    )
     ours = drawn_of(view, (64, 64))
-    happened = np.stack([getattr(ours, name)[:, 0] for name in ("flipped", "jittered", "greyed", "blurred", "solarised")])
+    happened = np.stack(
+        [getattr(ours, name)[:, 0] for name in ("flipped", "jittered", "greyed", "blurred", "solarised")]
+    )
     for share, probability in zip(happened.mean(axis=1), (0.5, 0.8, 0.2, 0.1, 0.3), strict=True):
         assert abs(share - probability) < 4 * math.sqrt(probability * (1 - probability) / DRAWS)
     assert np.abs(np.corrcoef(happened) - np.eye(5)).max() < 4 / math.sqrt(DRAWS)
@@ -281,7 +315,11 @@ def test_each_change_has_its_own_probability_and_is_independent_of_the_others():
 
 def test_no_probability_never_happens_and_certainty_always_does():
     never = drawn_of(View(8, (0.2, 1.0), flip=0.0, jitter=JITTER, jitter_probability=0.0), (64, 64), 997)
-    always = drawn_of(View(8, (0.2, 1.0), flip=1.0, jitter=JITTER, jitter_probability=1.0, grey=1.0, blur=1.0, solarise=1.0), (64, 64), 997)
+    always = drawn_of(
+        View(8, (0.2, 1.0), flip=1.0, jitter=JITTER, jitter_probability=1.0, grey=1.0, blur=1.0, solarise=1.0),
+        (64, 64),
+        997,
+    )
     for name in ("flipped", "jittered", "greyed", "blurred", "solarised"):
         assert not getattr(never, name).any()
         assert getattr(always, name).all()
@@ -289,7 +327,9 @@ def test_no_probability_never_happens_and_certainty_always_does():
 
 
 def test_crops_of_one_picture_and_neighbouring_pictures_are_independent():
-    areas = draw_views([replace(LOCAL, count=4)], np.array([(211, 211)] * DRAWS), seed=3, epoch=1, rows=np.arange(DRAWS))[0].factors[..., 0]
+    areas = draw_views(
+        [replace(LOCAL, count=4)], np.array([(211, 211)] * DRAWS), seed=3, epoch=1, rows=np.arange(DRAWS)
+    )[0].factors[..., 0]
     assert np.abs(np.corrcoef(areas.T) - np.eye(4)).max() < 4 / math.sqrt(DRAWS)
     assert abs(np.corrcoef(areas[1:, 0], areas[:-1, 0])[0, 1]) < 4 / math.sqrt(DRAWS)
 
@@ -301,7 +341,8 @@ KINDS = (GLOBAL, LOCAL)
 
 def test_a_view_does_not_depend_on_its_batch():
     pictures = [
-        tensor(picture(seed, *size)) for seed, size in enumerate([(61, 53), (40, 97), (61, 53), (19, 17), (61, 53), (64, 64), (61, 53)])
+        tensor(picture(seed, *size))
+        for seed, size in enumerate([(61, 53), (40, 97), (61, 53), (19, 17), (61, 53), (64, 64), (61, 53)])
     ]
     rows = np.array([90, 4, 17, 3, 2, 1000, 5])
     together = make_views(pictures, KINDS, seed=3, epoch=1, rows=rows)
@@ -336,7 +377,9 @@ def test_the_number_of_threads_changes_nothing():
 def test_how_a_picture_lies_in_memory_changes_nothing():
     pictures = torch.stack([tensor(picture(seed)) for seed in range(3)])
     by_pixel = pictures.contiguous(memory_format=torch.channels_last)
-    for a, b in zip(*(make_views(p.clone(), KINDS, seed=3, epoch=1, rows=np.arange(3)) for p in (pictures, by_pixel)), strict=True):
+    for a, b in zip(
+        *(make_views(p.clone(), KINDS, seed=3, epoch=1, rows=np.arange(3)) for p in (pictures, by_pixel)), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -359,7 +402,9 @@ def test_two_kinds_of_views_draw_numbers_of_their_own():
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_every_batch_lies_in_memory_as_one_that_torch_has_made(count):
     pictures = torch.stack([tensor(picture(seed)) for seed in range(count)])
-    for view in make_views(pictures, [replace(PLAIN, size=32), replace(PLAIN, size=16, count=2)], seed=3, epoch=1, rows=np.arange(count)):
+    for view in make_views(
+        pictures, [replace(PLAIN, size=32), replace(PLAIN, size=16, count=2)], seed=3, epoch=1, rows=np.arange(count)
+    ):
         assert view.is_contiguous()
         assert view.data_ptr() % 64 == 0
 
@@ -379,12 +424,17 @@ def test_a_white_picture_is_white_in_every_plain_view():
 
 
 def test_a_picture_of_one_pixel_makes_views():
-    (view,) = make_views([torch.tensor([[[7]], [[99]], [[250]]], dtype=torch.uint8)], [PLAIN], seed=3, epoch=1, rows=np.array([0]))
+    (view,) = make_views(
+        [torch.tensor([[[7]], [[99]], [[250]]], dtype=torch.uint8)], [PLAIN], seed=3, epoch=1, rows=np.array([0])
+    )
     np.testing.assert_allclose(levels(view[0]), np.broadcast_to([7, 99, 250], (31, 31, 3)), atol=1e-3)
 
 
 def test_no_pictures_make_empty_batches():
-    assert [v.shape for v in make_views([], KINDS, seed=3, epoch=1, rows=np.array([], np.int64))] == [(0, 3, 47, 47), *[(0, 3, 23, 23)] * 3]
+    assert [v.shape for v in make_views([], KINDS, seed=3, epoch=1, rows=np.array([], np.int64))] == [
+        (0, 3, 47, 47),
+        *[(0, 3, 23, 23)] * 3,
+    ]
 
 
 def test_some_of_what_was_drawn_is_the_draw_of_some():
@@ -397,9 +447,20 @@ def test_a_gpu_gets_as_many_pictures_at_a_time_as_views_and_canvas_leave_room_fo
     """By hand: 3 x 47^2 = 6627 values of a view, so two pictures of up to 2000 pixels fit into 14,000, and larger ones must go alone."""
     monkeypatch.setattr(views_module, "_GPU_VALUES", 14_000)
     monkeypatch.setattr(views_module, "_CPU_VALUES", 7_000)
-    sizes = np.array([(40, 40), (44, 44), (40, 40), (9, 99), (99, 9), (30, 30), (40, 40), (300, 300), (5, 5), (6, 6), (7, 7)])
+    sizes = np.array(
+        [(40, 40), (44, 44), (40, 40), (9, 99), (99, 9), (30, 30), (40, 40), (300, 300), (5, 5), (6, 6), (7, 7)]
+    )
     blocks = views_module._blocks(sizes, [replace(GLOBAL, size=47)], "cuda")
-    assert [(part.start, part.stop) for part in blocks] == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 7), (7, 8), (8, 10), (10, 11)]
+    assert [(part.start, part.stop) for part in blocks] == [
+        (0, 2),
+        (2, 3),
+        (3, 4),
+        (4, 5),
+        (5, 7),
+        (7, 8),
+        (8, 10),
+        (10, 11),
+    ]
     monkeypatch.setattr(views_module, "_GPU_VALUES", 7_000)
     monkeypatch.setattr(views_module, "_CPU_VALUES", 14_000)
     blocks = views_module._blocks(sizes, [replace(GLOBAL, size=47)], "cpu")
@@ -409,7 +470,9 @@ def test_a_gpu_gets_as_many_pictures_at_a_time_as_views_and_canvas_leave_room_fo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_makes_the_views_of_a_cpu():
     pictures = [tensor(picture(seed, *size)) for seed, size in enumerate([(61, 53), (40, 97), (19, 17), (130, 71)] * 5)]
-    ours, theirs = (make_views(pictures, KINDS, seed=3, epoch=1, rows=np.arange(20), device=device) for device in ("cpu", "cuda"))
+    ours, theirs = (
+        make_views(pictures, KINDS, seed=3, epoch=1, rows=np.arange(20), device=device) for device in ("cpu", "cuda")
+    )
     for a, b in zip(ours, theirs, strict=True):
         assert b.device.type == "cuda"
         assert np.abs(levels(a) - levels(b.cpu())).mean(axis=(1, 2, 3)).max() < 0.05

@@ -23,7 +23,9 @@ from fewvit.models.vit import EPS, Backbone, Readout, TimmModel, VisionTransform
 
 from oracles import resized_positions
 
-PLAIN = {name: row for family in families().values() for name, row in family.variants.items() if not row.architecture.timm}
+PLAIN = {
+    name: row for family in families().values() for name, row in family.variants.items() if not row.architecture.timm
+}
 TINY = Architecture(128, 3, 2, 16, grid=6)
 REGISTERED = Architecture(128, 2, 2, 14, grid=5, positions="antialias", registers=4, layer_scale=True)
 SWIGLU = Architecture(128, 2, 2, 14, grid=5, feed_forward="swiglu", hidden=344, layer_scale=True)
@@ -38,7 +40,9 @@ def spec_of(architecture: Architecture, seed: int = 3) -> BackboneSpec:
     return BackboneSpec("toy", "dino", architecture, "dino/1", "random", seed=seed)
 
 
-def made(architecture: Architecture, readout: Readout | None = None, size=(84, 84), *, seed: int = 3, **options) -> Backbone:
+def made(
+    architecture: Architecture, readout: Readout | None = None, size=(84, 84), *, seed: int = 3, **options
+) -> Backbone:
     """A frozen backbone with random weights; layer scales and norms too are made to matter."""
     backbone = build(spec_of(architecture, seed), readout or Readout(), size, engine="eager")
     stream = torch.Generator().manual_seed(seed)
@@ -74,7 +78,11 @@ UNEQUAL = [(5, 7), (11, 16), (7, 28), (28, 7), (4, 49)]
 @pytest.mark.parametrize("grid", [14, 37])
 @pytest.mark.parametrize(
     ("rule", "size"),
-    [(rule, size) for rule in ("dino", "antialias", "mae", "msn") for size in SIZES + UNEQUAL * (rule in ("dino", "antialias"))],
+    [
+        (rule, size)
+        for rule in ("dino", "antialias", "mae", "msn")
+        for size in SIZES + UNEQUAL * (rule in ("dino", "antialias"))
+    ],
 )
 def test_a_position_table_is_sampled_as_its_familys_code_does(rule, size, grid):
     wanted = resized_positions(table(grid).numpy(), rule, *size)
@@ -101,7 +109,9 @@ def test_the_class_tokens_position_is_never_touched(rule):
 def test_at_112_by_448_dino_resizes_and_msn_does_not():
     # 7 x 28 patches are as many as 14 x 14: MSN looks at the number only
     assert torch.equal(resize(14, "msn", 7, 28), table(14))
-    np.testing.assert_allclose(resize(14, "dino", 7, 28).numpy(), resized_positions(table(14).numpy(), "dino", 7, 28), atol=2e-5)
+    np.testing.assert_allclose(
+        resize(14, "dino", 7, 28).numpy(), resized_positions(table(14).numpy(), "dino", 7, 28), atol=2e-5
+    )
     assert not torch.allclose(resize(14, "dino", 7, 28), table(14), atol=0.1)
 
 
@@ -115,7 +125,9 @@ def test_half_precision_tables_are_resized_in_float32():
 @pytest.mark.parametrize("rows", [29, 45, 58, 61])
 def test_sizes_at_which_msns_own_code_fails_are_refused(rows):
     # sqrt(n / N) in float64 times 14 falls just below a whole number there, so torch gives one row less
-    with pytest.raises(UsageError, match=f"msn position rule gives .{rows - 1}, {rows - 1}. patches where {rows}x{rows}") as error:
+    with pytest.raises(
+        UsageError, match=f"msn position rule gives .{rows - 1}, {rows - 1}. patches where {rows}x{rows}"
+    ) as error:
         resize(14, "msn", rows, rows)
     assert error.value.exit_code == 2
 
@@ -397,7 +409,9 @@ def test_packed_layers_give_eager_features(kind, pool):
 def test_openvino_gives_eager_features_where_positions_are_resized(kind):
     pytest.importorskip("openvino")
     x = images(3, 84, 112)
-    eager, compiled = (made(MODELS[kind], Readout("mean"), (84, 112), engine=engine) for engine in ("eager", "openvino"))
+    eager, compiled = (
+        made(MODELS[kind], Readout("mean"), (84, 112), engine=engine) for engine in ("eager", "openvino")
+    )
     torch.testing.assert_close(compiled.encode(x), eager.encode(x), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(compiled(x[:2]), eager.encode(x[:2]), atol=1e-5, rtol=1e-5)  # another batch size
     with pytest.raises(UsageError, match="compiled for 84x112"):
@@ -504,9 +518,13 @@ def test_packed_layers_are_tried_before_they_are_trusted(fault, monkeypatch):
     if fault == "no operator":
         monkeypatch.setattr(products, "packed", lambda weight: (_ for _ in ()).throw(AttributeError("mkldnn")))
     elif fault == "wrong numbers":
-        monkeypatch.setattr(products, "packed_product", lambda x, weight, bias=None, activation="none": torch.zeros(13, 32))
+        monkeypatch.setattr(
+            products, "packed_product", lambda x, weight, bias=None, activation="none": torch.zeros(13, 32)
+        )
     elif fault == "wrong gelu":
-        monkeypatch.setattr(products, "packed_product", lambda x, weight, bias=None, activation="none": right(x, weight, bias))
+        monkeypatch.setattr(
+            products, "packed_product", lambda x, weight, bias=None, activation="none": right(x, weight, bias)
+        )
     else:
         monkeypatch.setattr(products, "packed_sum", lambda x, residual, weight, bias: residual)
     packing_works.cache_clear()
@@ -560,7 +578,8 @@ def test_a_baselines_own_pooling_is_what_timms_head_would_see(name, baseline):
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix"), [("deit_tiny_distilled_patch16_224", 2), ("vit_tiny_r_s16_p8_224", 1), ("beit_base_patch16_224", 1)]
+    ("name", "prefix"),
+    [("deit_tiny_distilled_patch16_224", 2), ("vit_tiny_r_s16_p8_224", 1), ("beit_base_patch16_224", 1)],
 )
 def test_a_baselines_class_token_and_patch_mean_leave_each_other_out(name, prefix, baseline):
     model, x = baseline(name), images(2, *BASELINES[name])
@@ -577,7 +596,10 @@ def test_a_baselines_class_token_and_patch_mean_leave_each_other_out(name, prefi
 def test_several_layers_of_a_baseline_are_its_last_blocks_normed_oldest_first(pool, baseline):
     model, x = baseline("deit_tiny_distilled_patch16_224"), images(2, 96)
     kept = []
-    hooks = [block.register_forward_hook(lambda module, inputs, output: kept.append(output)) for block in model.trunk.blocks[-3:]]
+    hooks = [
+        block.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        for block in model.trunk.blocks[-3:]
+    ]
     with torch.no_grad():
         model.trunk.forward_features(x)
         normed = [model.trunk.norm(tokens) for tokens in kept]

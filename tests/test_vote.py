@@ -31,11 +31,16 @@ def test_each_neighbour_votes_with_exp_of_its_similarity_over_the_temperature():
 def test_votes_of_every_k_are_those_of_a_loop_over_the_first_k_neighbours(temperature):
     stream = np.random.default_rng(3)
     labels = stream.choice([3, 7, 8], 31, p=[0.7, 0.2, 0.1])
-    rows, scores = stream.integers(0, 31, (13, 11)), -np.sort(-stream.uniform(-1, 1, (13, 11)).astype(np.float32), axis=1)
+    rows, scores = (
+        stream.integers(0, 31, (13, 11)),
+        -np.sort(-stream.uniform(-1, 1, (13, 11)).astype(np.float32), axis=1),
+    )
     seen = []
     for k, votes in votes_at(near(rows, scores), labels, 11, temperature, [7, 1, 7, 11, 2]):
         seen.append(k)
-        np.testing.assert_allclose(votes, brute_votes(rows[:, :k].tolist(), scores[:, :k], labels.tolist(), 11, temperature), rtol=1e-12)
+        np.testing.assert_allclose(
+            votes, brute_votes(rows[:, :k].tolist(), scores[:, :k], labels.tolist(), 11, temperature), rtol=1e-12
+        )
     assert seen == [1, 2, 7, 11]
 
 
@@ -85,7 +90,10 @@ def test_no_queries_have_votes_of_no_rows():
 
 @pytest.mark.parametrize("temperature", [0, -0.07, 0.0019, math.nan])
 def test_a_temperature_that_cannot_be_voted_with_is_refused(temperature):
-    for refuses in (lambda: check_temperature(temperature), lambda: weighted_vote(near([[0]], [[1]]), np.array([3]), 8, temperature)):
+    for refuses in (
+        lambda: check_temperature(temperature),
+        lambda: weighted_vote(near([[0]], [[1]]), np.array([3]), 8, temperature),
+    ):
         with pytest.raises(UsageError, match=r"at least 0\.002"):
             refuses()
 

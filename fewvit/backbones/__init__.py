@@ -62,7 +62,9 @@ class PositionRule:
     """How a table of grid x grid positions serves images of rows x columns patches; one for all families that read it alike."""
 
     resized: Callable[[Any, int, int], Any]  # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
-    by_count: bool = False  # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
+    by_count: bool = (
+        False  # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
+    )
     only_squares: str = ""  # said of other shapes, with the size after it; empty: it covers them
 
     def serves(self, grid: int, rows: int, columns: int) -> bool:
@@ -95,7 +97,9 @@ class Protocol:
     norm: str = "final"  # of class tokens: final, or none
     ks: tuple[int, ...] = KS
     temperature: float = TEMPERATURE
-    lowshot_cover: tuple[int, int] | None = None  # of the resize before low-shot evaluation, where it is not that of everything else
+    lowshot_cover: tuple[int, int] | None = (
+        None  # of the resize before low-shot evaluation, where it is not that of everything else
+    )
     classifiers: tuple[ClassifierPreset, ...] = ()  # those that it gives options; others keep their own
 
     @property
@@ -110,7 +114,9 @@ class Protocol:
 
     def preset_of(self, classifier: str, shots: int | str) -> ClassifierPreset:
         """What it gives a classifier for so many labelled images per class, or for a list such as 1%; nothing where it has nothing."""
-        own = [one for one in self.classifiers if one.classifier == classifier and (not one.only or str(shots) in one.only)]
+        own = [
+            one for one in self.classifiers if one.classifier == classifier and (not one.only or str(shots) in one.only)
+        ]
         return max(own, key=lambda one: bool(one.only), default=ClassifierPreset(classifier))
 
 
@@ -154,10 +160,18 @@ class Family:
     protocols: ClassVar[tuple[Protocol, ...]] = ()  # the presets that it brings
     variants: ClassVar[Mapping[str, Variant]] = {}
     checkpoint_keys: ClassVar[tuple[str, ...]] = ()  # networks a file may hold, the default first; empty: just one
-    positions: ClassVar[Mapping[str, PositionRule]] = {}  # the position rules that it brings, by the names that architectures call them
-    model_types: ClassVar[tuple[str, ...]] = ()  # of transformers' models whose weights are this family's under other names
-    registry: ClassVar[str] = ""  # whose models these are, named REGISTRY:NAME, where no file of theirs tells which model it is of
-    full_tuning: ClassVar[Mapping[str, Any]] = {}  # options of `finetune --mode full` in which its authors differ from what others take
+    positions: ClassVar[
+        Mapping[str, PositionRule]
+    ] = {}  # the position rules that it brings, by the names that architectures call them
+    model_types: ClassVar[
+        tuple[str, ...]
+    ] = ()  # of transformers' models whose weights are this family's under other names
+    registry: ClassVar[str] = (
+        ""  # whose models these are, named REGISTRY:NAME, where no file of theirs tells which model it is of
+    )
+    full_tuning: ClassVar[
+        Mapping[str, Any]
+    ] = {}  # options of `finetune --mode full` in which its authors differ from what others take
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
@@ -225,5 +239,7 @@ def find_variant(name: str) -> tuple[str, Variant]:
     """(family name, variant) of a table row; raises UnknownName with the nearest names."""
     table = variants()
     if name not in table:
-        raise UnknownName("backbone", name, table, fix="See `fewvit backbones list`; a file, `timm:NAME` and `hf:ORG/NAME` also do.")
+        raise UnknownName(
+            "backbone", name, table, fix="See `fewvit backbones list`; a file, `timm:NAME` and `hf:ORG/NAME` also do."
+        )
     return table[name], families()[table[name]].variants[name]

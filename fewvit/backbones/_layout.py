@@ -36,12 +36,20 @@ def without_prefixes(name: str, prefixes: Iterable[str]) -> str:
 
 
 def split_trunk(
-    tensors: Mapping[str, Any], *, prefixes: Iterable[str] = (), aside: Iterable[str] = (), renames: Mapping[str, str] | None = None
+    tensors: Mapping[str, Any],
+    *,
+    prefixes: Iterable[str] = (),
+    aside: Iterable[str] = (),
+    renames: Mapping[str, str] | None = None,
 ) -> Trunk:
     """The trunk of flat `tensors`: prefixes off, what matches a pattern of `aside` dropped, parts renamed."""
     prefixes, aside = tuple(prefixes), tuple(aside)
     aside += ("pooler.*", "classifier.*") if is_transformers(tensors) else ()
-    named = official_names(tensors) if is_transformers(tensors) else {str(name): (value, str(name)) for name, value in tensors.items()}
+    named = (
+        official_names(tensors)
+        if is_transformers(tensors)
+        else {str(name): (value, str(name)) for name, value in tensors.items()}
+    )
     trunk = Trunk({}, {}, [])
     for name, (value, origin) in named.items():
         short = without_prefixes(name, prefixes)
@@ -56,14 +64,18 @@ def split_trunk(
 
 def has_vit_trunk(tensors: Mapping[str, Any]) -> bool:
     """Whether flat tensors look like a ViT under the names that DINO and timm share."""
-    return all(name in tensors for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"))
+    return all(
+        name in tensors for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+    )
 
 
 def infer_vit(tensors: Mapping[str, Any], positions: str) -> Architecture:
     """Width, depth, patch and table size as the shapes say; heads from the width. Raises KeyError or ValueError for what is no ViT."""
     width, channels, patch, patch_w = (int(n) for n in tensors["patch_embed.proj.weight"].shape)
     if channels != 3 or patch != patch_w:
-        raise ValueError(f"patch embedding of shape {tuple(tensors['patch_embed.proj.weight'].shape)}, expected (D, 3, P, P)")
+        raise ValueError(
+            f"patch embedding of shape {tuple(tensors['patch_embed.proj.weight'].shape)}, expected (D, 3, P, P)"
+        )
     depth = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name)))
     cells = int(tensors["pos_embed"].shape[1]) - 1
     grid = round(cells**0.5)

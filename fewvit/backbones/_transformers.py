@@ -43,5 +43,8 @@ def official_names(tensors: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     for query in [name for name in renamed if ".attn.query." in name]:
         parts = [renamed.pop(query.replace(".query.", f".{part}."), None) for part in ("query", "key", "value")]
         present = [part for part in parts if part is not None]
-        renamed[query.replace(".query.", ".qkv.")] = (torch.cat([tensor for tensor, _ in present]), " + ".join(name for _, name in present))
+        renamed[query.replace(".query.", ".qkv.")] = (
+            torch.cat([tensor for tensor, _ in present]),
+            " + ".join(name for _, name in present),
+        )
     return renamed

@@ -47,7 +47,12 @@ class Dino(Family):
         "dino_vits16": Variant(
             _small(16),
             _url("dino_deitsmall16"),
-            published={"knn": 74.5, "linear": 77.0, "1%": 64.5, "lowshot": {1: "38.9 ± 0.4", 2: "48.9 ± 0.3", 5: "58.5 ± 0.1"}},
+            published={
+                "knn": 74.5,
+                "linear": 77.0,
+                "1%": 64.5,
+                "lowshot": {1: "38.9 ± 0.4", 2: "48.9 ± 0.3", 5: "58.5 ± 0.1"},
+            },
         ),
         "dino_vits8": Variant(
             _small(8),
@@ -57,16 +62,32 @@ class Dino(Family):
         "dino_vitb16": Variant(
             _base(16),
             _url("dino_vitbase16"),
-            published={"knn": 76.1, "linear": 78.2, "1%": 67.0, "lowshot": {1: "41.8 ± 0.3", 2: "51.9 ± 0.6", 5: "61.4 ± 0.2"}},
+            published={
+                "knn": 76.1,
+                "linear": 78.2,
+                "1%": 67.0,
+                "lowshot": {1: "41.8 ± 0.3", 2: "51.9 ± 0.6", 5: "61.4 ± 0.2"},
+            },
         ),
         "dino_vitb8": Variant(
             _base(8),
             _url("dino_vitbase8"),
-            published={"knn": 77.4, "linear": 80.1, "1%": 70.0, "lowshot": {1: "45.8 ± 0.5", 2: "55.9 ± 0.6", 5: "64.6 ± 0.2"}},
+            published={
+                "knn": 77.4,
+                "linear": 80.1,
+                "1%": 70.0,
+                "lowshot": {1: "45.8 ± 0.5", 2: "55.9 ± 0.6", 5: "64.6 ± 0.2"},
+            },
         ),
-        "dino_vits8_300ep": Variant(_small(8), _url("dino_deitsmall8_300ep"), note="300 epochs; the paper's attention pictures"),
-        "dino_vits16_gldv2": Variant(_small(16), _url("dino_vitsmall16_googlelandmark"), note="pretrained on Google Landmarks v2"),
-        "dino_vitt16": Variant(Architecture(192, 12, 3, 16), note="an architecture of the official code without published weights"),
+        "dino_vits8_300ep": Variant(
+            _small(8), _url("dino_deitsmall8_300ep"), note="300 epochs; the paper's attention pictures"
+        ),
+        "dino_vits16_gldv2": Variant(
+            _small(16), _url("dino_vitsmall16_googlelandmark"), note="pretrained on Google Landmarks v2"
+        ),
+        "dino_vitt16": Variant(
+            Architecture(192, 12, 3, 16), note="an architecture of the official code without published weights"
+        ),
     }
 
     @staticmethod
@@ -82,7 +103,9 @@ class Dino(Family):
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
-        nested = checkpoint_key or next((key for key in ("teacher", "state_dict") if isinstance(tree.get(key), Mapping)), None)
+        nested = checkpoint_key or next(
+            (key for key in ("teacher", "state_dict") if isinstance(tree.get(key), Mapping)), None
+        )
         # the student is stored as DDP wrapped it: module.backbone.*
         return split_trunk(network(tree, nested), prefixes=("module.", "backbone."), aside=("head.*",))
 

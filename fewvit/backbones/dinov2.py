@@ -57,17 +57,23 @@ class Dinov2(Family):
         # its logistic regression resizes to the crop's size, its k-NN to 256
         Protocol("dinov2/1", lowshot_cover=(224, 224), classifiers=(ClassifierPreset("logistic", _LOGISTIC),)),
     )
-    positions: ClassVar[Mapping[str, PositionRule]] = {"antialias": PositionRule(_antialiased)}  # of the register models
+    positions: ClassVar[Mapping[str, PositionRule]] = {
+        "antialias": PositionRule(_antialiased)
+    }  # of the register models
     model_types: ClassVar[tuple[str, ...]] = ("dinov2", "dinov2_with_registers")
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("teacher",)
     variants: ClassVar[Mapping[str, Variant]] = {
-        f"dinov2_vit{size}14{'_reg' if registers else ''}": _variant(size, registers) for size in _SIZES for registers in (False, True)
+        f"dinov2_vit{size}14{'_reg' if registers else ''}": _variant(size, registers)
+        for size in _SIZES
+        for registers in (False, True)
     }
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
         flat = tree["teacher"] if isinstance(tree.get("teacher"), Mapping) else tree
-        return any(str(name).endswith(".ls1.gamma") for name in flat) and any(str(name).endswith("mask_token") for name in flat)
+        return any(str(name).endswith(".ls1.gamma") for name in flat) and any(
+            str(name).endswith("mask_token") for name in flat
+        )
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:

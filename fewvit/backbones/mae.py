@@ -51,13 +51,21 @@ class Mae(Family):
             _LARGE_16,
             f"{_BASE}/pretrain/mae_pretrain_vit_large.pth",
             md5_prefix="b8b06e",
-            published={"linear": 76.0, "finetune": 85.9, "lowshot": {1: "12.3 ± 0.2", 2: "19.3 ± 1.8", 5: "42.3 ± 0.3"}},
+            published={
+                "linear": 76.0,
+                "finetune": 85.9,
+                "lowshot": {1: "12.3 ± 0.2", 2: "19.3 ± 1.8", 5: "42.3 ± 0.3"},
+            },
         ),
         "mae_vith14": Variant(
             _HUGE_14,
             f"{_BASE}/pretrain/mae_pretrain_vit_huge.pth",
             md5_prefix="9bdbb0",
-            published={"linear": 77.2, "finetune": 86.9, "lowshot": {1: "11.6 ± 0.4", 2: "18.6 ± 0.2", 5: "32.8 ± 0.2"}},
+            published={
+                "linear": 77.2,
+                "finetune": 86.9,
+                "lowshot": {1: "11.6 ± 0.4", 2: "18.6 ± 0.2", 5: "32.8 ± 0.2"},
+            },
         ),
         "fewvit_tiny": Variant(
             Architecture(192, 6, 3, 8, grid=8, positions="mae"),
@@ -68,13 +76,19 @@ class Mae(Family):
             license="Apache-2.0",
         ),
         "mae_vitb16_full": Variant(
-            _BASE_16, f"{_BASE}/pretrain/mae_pretrain_vit_base_full.pth", note="the same encoder, stored with its decoder"
+            _BASE_16,
+            f"{_BASE}/pretrain/mae_pretrain_vit_base_full.pth",
+            note="the same encoder, stored with its decoder",
         ),
         "mae_vitl16_full": Variant(
-            _LARGE_16, f"{_BASE}/pretrain/mae_pretrain_vit_large_full.pth", note="the same encoder, stored with its decoder"
+            _LARGE_16,
+            f"{_BASE}/pretrain/mae_pretrain_vit_large_full.pth",
+            note="the same encoder, stored with its decoder",
         ),
         "mae_vith14_full": Variant(
-            _HUGE_14, f"{_BASE}/pretrain/mae_pretrain_vit_huge_full.pth", note="the same encoder, stored with its decoder"
+            _HUGE_14,
+            f"{_BASE}/pretrain/mae_pretrain_vit_huge_full.pth",
+            note="the same encoder, stored with its decoder",
         ),
         "mae_vitl16_visualize": Variant(
             _LARGE_16,

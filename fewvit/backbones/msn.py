@@ -36,15 +36,21 @@ class Msn(Family):
             Preprocess(interpolation="bilinear"),
             norm="none",  # MSN takes the class token before the final norm
             classifiers=(
-                ClassifierPreset("logistic", {"lambd": 0.0025}, "MSN's for n per class"),  # as in its repository's example
-                ClassifierPreset("logistic", {"lambd": 0.075}, "MSN's for 1 %", only=("1%", "1percent")),  # by its author's word
+                ClassifierPreset(
+                    "logistic", {"lambd": 0.0025}, "MSN's for n per class"
+                ),  # as in its repository's example
+                ClassifierPreset(
+                    "logistic", {"lambd": 0.075}, "MSN's for 1 %", only=("1%", "1percent")
+                ),  # by its author's word
             ),
         ),
     )
     positions: ClassVar[Mapping[str, PositionRule]] = {
         # it looks at the number of patches alone: as many in another shape get the table as it is
         "msn": PositionRule(
-            _by_one_factor, by_count=True, only_squares="MSN's position rule resizes with one square factor and has none for"
+            _by_one_factor,
+            by_count=True,
+            only_squares="MSN's position rule resizes with one square factor and has none for",
         )
     }
     model_types: ClassVar[tuple[str, ...]] = ("vit_msn",)

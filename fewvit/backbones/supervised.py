@@ -46,17 +46,35 @@ class Supervised(Family):
         "augreg_vits16": _variant("vit_small_patch16_224.augreg_in21k_ft_in1k", 384, 12, 6, 16, half=True),
         "augreg_vitb16": _variant("vit_base_patch16_224.augreg_in21k_ft_in1k", 768, 12, 12, 16, half=True),
         "augreg_vitl16": _variant("vit_large_patch16_224.augreg_in21k_ft_in1k", 1024, 24, 16, 16, half=True),
-        "vit_vitb16": _variant("vit_base_patch16_224.orig_in21k_ft_in1k", 768, 12, 12, 16, half=True, note="the original ViT"),
+        "vit_vitb16": _variant(
+            "vit_base_patch16_224.orig_in21k_ft_in1k", 768, 12, 12, 16, half=True, note="the original ViT"
+        ),
         "hybrid_r50_vitb16": _variant(
-            "vit_base_r50_s16_384.orig_in21k_ft_in1k", 768, 12, 12, 16, size=384, crop=1.0, half=True, note="ResNet-50 stem, 384 px"
+            "vit_base_r50_s16_384.orig_in21k_ft_in1k",
+            768,
+            12,
+            12,
+            16,
+            size=384,
+            crop=1.0,
+            half=True,
+            note="ResNet-50 stem, 384 px",
         ),
         "deit_vitt16": _variant("deit_tiny_patch16_224.fb_in1k", 192, 12, 3, 16),
         "deit_vits16": _variant("deit_small_patch16_224.fb_in1k", 384, 12, 6, 16),
         "deit_vitb16": _variant("deit_base_patch16_224.fb_in1k", 768, 12, 12, 16),
-        "deit_distilled_vits16": _variant("deit_small_distilled_patch16_224.fb_in1k", 384, 12, 6, 16, note="class and distillation token"),
-        "deit_distilled_vitb16": _variant("deit_base_distilled_patch16_224.fb_in1k", 768, 12, 12, 16, note="class and distillation token"),
-        "swin_t": _variant("swin_tiny_patch4_window7_224.ms_in1k", 768, 12, 24, 4, note="no class token", license="MIT"),
-        "swin_b": _variant("swin_base_patch4_window7_224.ms_in22k_ft_in1k", 1024, 24, 32, 4, note="no class token", license="MIT"),
+        "deit_distilled_vits16": _variant(
+            "deit_small_distilled_patch16_224.fb_in1k", 384, 12, 6, 16, note="class and distillation token"
+        ),
+        "deit_distilled_vitb16": _variant(
+            "deit_base_distilled_patch16_224.fb_in1k", 768, 12, 12, 16, note="class and distillation token"
+        ),
+        "swin_t": _variant(
+            "swin_tiny_patch4_window7_224.ms_in1k", 768, 12, 24, 4, note="no class token", license="MIT"
+        ),
+        "swin_b": _variant(
+            "swin_base_patch4_window7_224.ms_in22k_ft_in1k", 1024, 24, 32, 4, note="no class token", license="MIT"
+        ),
         "beit_vitb16": _variant("beit_base_patch16_224.in22k_ft_in22k_in1k", 768, 12, 12, 16, half=True),
         "beit_vitl16": _variant("beit_large_patch16_224.in22k_ft_in22k_in1k", 1024, 24, 16, 16, half=True),
     }
@@ -68,7 +86,9 @@ class Supervised(Family):
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
-        nested = checkpoint_key or next((key for key in ("state_dict", "model") if isinstance(tree.get(key), Mapping)), None)
+        nested = checkpoint_key or next(
+            (key for key in ("state_dict", "model") if isinstance(tree.get(key), Mapping)), None
+        )
         return split_trunk(
             network(tree, nested),
             prefixes=("module.",),

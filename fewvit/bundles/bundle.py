@@ -41,11 +41,15 @@ class Bundle:
     recipe: Recipe | None = None  # None: it was fitted on a features file
     temperature: float = 1.0  # for `calibration.scale`
     threshold: float = THRESHOLD
-    support: tuple[np.ndarray, np.ndarray] | None = None  # (N, D) and (N,): of a classifier that declares `keeps = "support"`
+    support: tuple[np.ndarray, np.ndarray] | None = (
+        None  # (N, D) and (N,): of a classifier that declares `keeps = "support"`
+    )
     seen: np.ndarray | None = (
         None  # (N, 16) uint8, digests of the rows it took, of a classifier that grows without keeping them; None: not kept
     )
-    calibrated_on: int | None = None  # images that were held out in turn for the temperature; None: written before this was kept
+    calibrated_on: int | None = (
+        None  # images that were held out in turn for the temperature; None: written before this was kept
+    )
     versions: Mapping[str, str] = dataclasses.field(default_factory=versions)  # of the packages it was fitted with
     sha256: str = ""  # the manifest's, of the file it was read from; empty: it was fitted here
 

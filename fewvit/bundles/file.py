@@ -88,7 +88,10 @@ def _packed(value: Any, name: str, arrays: dict[str, np.ndarray], classifier: st
     if isinstance(value, np.dtype):
         return {"dtype": value.str}
     if dataclasses.is_dataclass(value) and type(value).__module__.startswith("fewvit.classifiers."):
-        fields = {f.name: _packed(getattr(value, f.name), f"{name}.{f.name}", arrays, classifier) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: _packed(getattr(value, f.name), f"{name}.{f.name}", arrays, classifier)
+            for f in dataclasses.fields(value)
+        }
         return {"record": f"{type(value).__module__.rpartition('.')[2]}.{type(value).__name__}", "fields": fields}
     raise UsageError(
         f"{classifier} holds a {type(value).__name__} ({name}), which no bundle can store",
@@ -121,7 +124,9 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
         kind = find("classifiers", manifest["classifier"])
         where = {"device": device} if "device" in options_of(kind) else {}
         estimator = kind(**{k: _unpacked(v, arrays) for k, v in manifest["options"].items()}, **where)
-        support = (arrays[f"{_SUPPORT}features"], arrays[f"{_SUPPORT}labels"]) if f"{_SUPPORT}features" in arrays else None
+        support = (
+            (arrays[f"{_SUPPORT}features"], arrays[f"{_SUPPORT}labels"]) if f"{_SUPPORT}features" in arrays else None
+        )
         if support is not None:
             estimator.fit(*support)
         vars(estimator).update({k: _unpacked(v, arrays) for k, v in manifest["state"].items()})
@@ -130,11 +135,20 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
             recipe = _at_home(Recipe(**{**recipe, "options": FeatureOptions(**recipe["options"])}), Path(path))
         later = {"calibrated_on": None}  # what bundles of this format did not have from the start
         described = {f.name: {**later, **manifest}[f.name] for f in dataclasses.fields(Bundle) if f.name not in _APART}
-        return Bundle(estimator=estimator, support=support, seen=arrays.get(_SEEN), recipe=recipe, sha256=manifest["sha256"], **described)
+        return Bundle(
+            estimator=estimator,
+            support=support,
+            seen=arrays.get(_SEEN),
+            recipe=recipe,
+            sha256=manifest["sha256"],
+            **described,
+        )
     except (FewvitError, KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         why = error.what if isinstance(error, FewvitError) else f"{type(error).__name__}: {error}"
         raise IntegrityError(
-            f"this bundle cannot be used here: {why.splitlines()[0]}", file=path, fix="Update fewvit, or fit the bundle again."
+            f"this bundle cannot be used here: {why.splitlines()[0]}",
+            file=path,
+            fix="Update fewvit, or fit the bundle again.",
         ) from error
 
 
@@ -183,7 +197,9 @@ def _no_file(path: Path) -> DataError:
     if not path.exists() and run is not None:
         if run.result() is None:
             return DataError(
-                "this run has not finished, so it has no classifier yet", file=run.path, fix="Go on with it: its own command does."
+                "this run has not finished, so it has no classifier yet",
+                file=run.path,
+                fix="Go on with it: its own command does.",
             )
         return DataError("the classifier of this finished run is gone", file=path, fix=ANEW)
     if not path.exists():
@@ -192,7 +208,9 @@ def _no_file(path: Path) -> DataError:
         return DataError("not a file, so not a bundle", file=path, fix="`fewvit fit` makes one.")
     own = next(iter(sorted(path.glob("*.bundle"))), None)
     fix = (
-        f"Use its classifier, {printable(own)}." if own else f"`fewvit fit -m {printable(path)} --data SRC --out BUNDLE` makes one with it."
+        f"Use its classifier, {printable(own)}."
+        if own
+        else f"`fewvit fit -m {printable(path)} --data SRC --out BUNDLE` makes one with it."
     )
     return DataError("a run folder, not a file, so not a bundle", file=path, fix=fix)
 
@@ -212,19 +230,27 @@ def _refuse_foreign(path: Path) -> None:
         else foreign_kind(head)
     )
     if kind is not None:
-        raise IntegrityError(f"not a bundle but {kind}", file=path, fix="The bundle that `fewvit fit` wrote comes first, then the images.")
+        raise IntegrityError(
+            f"not a bundle but {kind}",
+            file=path,
+            fix="The bundle that `fewvit fit` wrote comes first, then the images.",
+        )
 
 
 def _manifest(path: Path, text: str | None) -> dict[str, Any]:
     if text is None:
-        raise IntegrityError("not a bundle: a safetensors file without a bundle's manifest", file=path, fix="`fewvit fit` makes bundles.")
+        raise IntegrityError(
+            "not a bundle: a safetensors file without a bundle's manifest", file=path, fix="`fewvit fit` makes bundles."
+        )
     try:
         manifest = json.loads(text)
         number = int(manifest["schema"].removeprefix(f"{BUNDLE_SCHEMA}/"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, "its manifest cannot be read") from error
     if number > FORMAT:
-        raise IntegrityError(f"written by a newer fewvit (format {number}, this one reads {FORMAT})", file=path, fix="Update fewvit.")
+        raise IntegrityError(
+            f"written by a newer fewvit (format {number}, this one reads {FORMAT})", file=path, fix="Update fewvit."
+        )
     return dict(manifest)
 
 
@@ -243,7 +269,9 @@ def _unpacked(packed: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> An
         module, _, name = packed["record"].rpartition(".")
         kind = getattr(importlib.import_module(f"fewvit.classifiers.{module}"), name)
         if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-            raise TypeError(f"{packed['record']} is no record of values")  # nothing else is called by a name that a file gives
+            raise TypeError(
+                f"{packed['record']} is no record of values"
+            )  # nothing else is called by a name that a file gives
         return kind(**{k: _unpacked(v, arrays) for k, v in packed["fields"].items()})
     array = np.array(arrays[packed["array"]], order=packed["order"])
     if packed["as"] == "tensor":

@@ -58,7 +58,10 @@ def check_classifier(name: str) -> Any:
             fix="Fit an inductive classifier, such as logistic, centroid or knn.",
         )
     if traits.needs != "features":
-        raise UsageError(f"{name} reads {traits.needs}, and a bundle is fitted on one feature per image", fix="Choose another classifier.")
+        raise UsageError(
+            f"{name} reads {traits.needs}, and a bundle is fitted on one feature per image",
+            fix="Choose another classifier.",
+        )
     return kind
 
 
@@ -77,7 +80,9 @@ def run_fit(
     if len(reader.backbones.names) > 1:
         raise UsageError("a bundle is of one backbone; --backbone names several")
     if reader.options.layers == "each":
-        raise UsageError("--layers each is one feature per block, and a bundle takes one per image; give a number of blocks")
+        raise UsageError(
+            "--layers each is one feature per block, and a bundle takes one per image; give a number of blocks"
+        )
     [inputs] = reader.each(reader.one(source, listing))
     skips(inputs.skipped)
     recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
@@ -210,7 +215,9 @@ def _calibration(bundle: Bundle) -> str:
     return f"its calibration is still that of {counted(bundle.calibrated_on, 'image')} of the first fit"
 
 
-def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say, *, unlabelled: bool = False) -> Inputs:
+def features_for(
+    bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say, *, unlabelled: bool = False
+) -> Inputs:
     """The features of a source, made as the bundle's were; no image is read before that is known. Raises FingerprintMismatch."""
     if is_features(source):
         [inputs] = reader.each(reader.one(source, listing, unlabelled=unlabelled))
@@ -232,7 +239,11 @@ def features_for(bundle: Bundle, reader: FeatureReader, source: str, listing: Li
 
 def _rows(inputs: Inputs, bundle: Bundle, judged: HeldOut | None) -> list[dict[str, Any]]:
     columns = {**inputs.labels, "method": bundle.classifier}
-    found: dict[str, float] = {"images": sum(bundle.counts), "classes": len(bundle.classes), "calibration_temperature": bundle.temperature}
+    found: dict[str, float] = {
+        "images": sum(bundle.counts),
+        "classes": len(bundle.classes),
+        "calibration_temperature": bundle.temperature,
+    }
     rows = [{**columns, "metric": metric, "value": value} for metric, value in found.items()]
     if judged is not None and len(judged.rows):
         scaled = scale(judged.probabilities, bundle.temperature)
@@ -241,11 +252,17 @@ def _rows(inputs: Inputs, bundle: Bundle, judged: HeldOut | None) -> list[dict[s
             "ece": expected_calibration_error(scaled, judged.labels),
         }
         rows += [
-            {**columns, "metric": m, "value": v, "n_test": len(judged.rows), "judged_on": "held-out images"} for m, v in values.items()
+            {**columns, "metric": m, "value": v, "n_test": len(judged.rows), "judged_on": "held-out images"}
+            for m, v in values.items()
         ]
     return rows
 
 
 def _facts(inputs: Inputs, bundle: Bundle, sha256: str, seed: int) -> dict[str, Any]:
-    facts = {"bundle_sha256": sha256, "options": bundle.estimator.get_params(deep=False), "threshold": bundle.threshold, "seed": seed}
+    facts = {
+        "bundle_sha256": sha256,
+        "options": bundle.estimator.get_params(deep=False),
+        "threshold": bundle.threshold,
+        "seed": seed,
+    }
     return manifest(**inputs.facts, **facts)

@@ -23,7 +23,11 @@ class Predictions(Result):
     """One row per image; the table shows every column, also one that never varies."""
 
     def to_table(self, width: int = WIDTH) -> list[list[str]]:
-        return [list(self.rows[0]), *([_cell(value) for value in row.values()] for row in self.rows)] if self.rows else [[]]
+        return (
+            [list(self.rows[0]), *([_cell(value) for value in row.values()] for row in self.rows)]
+            if self.rows
+            else [[]]
+        )
 
 
 def _cell(value: Any) -> str:

@@ -39,7 +39,9 @@ class Recipe:
         file = self.backbone if bare else self.weights
         if file is None or file == "random":
             return self if weights is None else dataclasses.replace(self, weights=weights)
-        here = os.path.abspath(weights) if weights else file if Path(file).exists() else _found(Path(file).name, cache_dir)
+        here = (
+            os.path.abspath(weights) if weights else file if Path(file).exists() else _found(Path(file).name, cache_dir)
+        )
         return dataclasses.replace(self, backbone=here) if bare else dataclasses.replace(self, weights=here)
 
     def require_backbone(self, name: str, weights: str | None, checkpoint_key: str | None) -> None:
@@ -67,10 +69,14 @@ class Recipe:
         if _kind(own["precision"]) != _kind(other["precision"]):
             differing.append("precision")
         if differing:
-            raise self._mismatch(f"the bundle was fitted with other {' and '.join(differing)}", f"{pipeline.spec.name} now gives")
+            raise self._mismatch(
+                f"the bundle was fitted with other {' and '.join(differing)}", f"{pipeline.spec.name} now gives"
+            )
         for name in ("decoder", "precision"):
             if own[name] != other[name]:
-                say(f"fitted with {name} {own[name]}, now it is {other[name]}: confidences may differ in their last digits")
+                say(
+                    f"fitted with {name} {own[name]}, now it is {other[name]}: confidences may differ in their last digits"
+                )
 
 
 _DECISIVE = ("weights", "pool", "layers", "norm", "preprocess")
@@ -86,6 +92,7 @@ def _found(name: str, cache_dir: Path) -> str:
     found = find_weights(name, cache_dir)
     if found is None:
         raise Unobtainable(
-            f"the backbone's weights file {name} is not where it was", fix="Give --weights FILE, or put it into $FEWVIT_WEIGHTS_DIR."
+            f"the backbone's weights file {name} is not where it was",
+            fix="Give --weights FILE, or put it into $FEWVIT_WEIGHTS_DIR.",
         )
     return str(found)

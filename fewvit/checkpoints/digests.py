@@ -54,7 +54,9 @@ def _refuse_other_digest(path: str | os.PathLike[str], found: str, expected: str
     expected = expected.strip().lower()
     if not expected or not found.startswith(expected) or (algorithm == "sha256" and len(expected) != 64):
         raise CheckpointError(
-            f"{algorithm} is {found}, expected {expected}: these are not the published bytes", file=path, fix=_again(path)
+            f"{algorithm} is {found}, expected {expected}: these are not the published bytes",
+            file=path,
+            fix=_again(path),
         )
 
 
@@ -65,8 +67,13 @@ def _pin_of(path: Path) -> Path:
 def _compare_with_pin(path: Path, found: str) -> None:
     pinned = pinned_digest(path)
     if pinned is None:
-        with contextlib.suppress(DataError), replacing(_pin_of(path), "w") as handle:  # a shared folder may be read-only
+        with (
+            contextlib.suppress(DataError),
+            replacing(_pin_of(path), "w") as handle,
+        ):  # a shared folder may be read-only
             handle.write(f"{found}  {path.name}\n")
     elif pinned != found:
         fix = f"If you replaced the file on purpose, delete {printable(_pin_of(path))}; if not, fetch the file again."
-        raise CheckpointError(f"sha256 is {found}, but {pinned} when it was first used: the file has changed", file=path, fix=fix)
+        raise CheckpointError(
+            f"sha256 is {found}, but {pinned} when it was first used: the file has changed", file=path, fix=fix
+        )

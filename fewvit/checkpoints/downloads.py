@@ -170,9 +170,13 @@ def _head(job: _Job, answer: Answer) -> bytes:
         kind = None if job.target.suffix == ".json" and head.lstrip().startswith(b"{") else foreign_kind(head)
         if kind is not None or (not head and not answer.total):
             fix = "Does this network ask for a login first (hotel, campus, proxy)? Nothing of it was kept."
-            raise CheckpointError(f"the server sent no weights but {kind or 'nothing (0 bytes)'}", file=job.url, fix=fix)
+            raise CheckpointError(
+                f"the server sent no weights but {kind or 'nothing (0 bytes)'}", file=job.url, fix=fix
+            )
     if answer.total is not None and job.wanted.size not in (None, answer.total):
-        raise CheckpointError(f"the server has {answer.total:,} bytes, {job.wanted.size:,} were published", file=job.url)
+        raise CheckpointError(
+            f"the server has {answer.total:,} bytes, {job.wanted.size:,} were published", file=job.url
+        )
     return head
 
 
@@ -208,7 +212,9 @@ def _require_space(job: _Job, needed: int) -> None:
         raise from_os_error(error, "looking for free space") from error
     if needed > 0 and free < needed + _SPARE:
         what = f"disk full: {job.target.name} needs {needed / 1e6:.1f} MB more, {free / 1e6:.1f} MB are free"
-        raise ResourceError(what, file=job.target.parent, fix="Free some space, or choose another folder with --cache-dir.")
+        raise ResourceError(
+            what, file=job.target.parent, fix="Free some space, or choose another folder with --cache-dir."
+        )
 
 
 def _install(job: _Job, part: PartialFile, resumed: bool) -> None:
@@ -241,7 +247,9 @@ def _mismatch(path: Path, sha256: str | None, md5_prefix: str | None) -> str | N
     for algorithm, expected in (("sha256", sha256), ("md5", md5_prefix)):
         if expected is not None:
             with open(path, "rb") as handle:
-                found = hashlib.file_digest(handle, lambda name=algorithm: hashlib.new(name, usedforsecurity=False)).hexdigest()  # type: ignore[misc]
+                found = hashlib.file_digest(
+                    handle, lambda name=algorithm: hashlib.new(name, usedforsecurity=False)
+                ).hexdigest()  # type: ignore[misc]
             if not found.startswith(expected.lower()):
                 return f"{algorithm} {found}, expected {expected.lower()}"
     return None

@@ -20,7 +20,9 @@ def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> 
 
     unfit = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
     if unfit:
-        raise CheckpointError(f"{_some(unfit)}: not a dense tensor with values (quantized, sparse or without data)", file=file)
+        raise CheckpointError(
+            f"{_some(unfit)}: not a dense tensor with values (quantized, sparse or without data)", file=file
+        )
     bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
         what = "NaN" if bool(torch.isnan(_summable(tensors[bad[0]])).any()) else "Inf"
@@ -31,7 +33,9 @@ def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> 
         )
 
 
-def fill(module: nn.Module, tensors: dict[str, Tensor], file: str | os.PathLike[str], ignorable: Sequence[str] = ()) -> None:
+def fill(
+    module: nn.Module, tensors: dict[str, Tensor], file: str | os.PathLike[str], ignorable: Sequence[str] = ()
+) -> None:
     """Nothing; every parameter and persistent buffer of `module` then holds a copy of its namesake, in the module's dtype.
 
     `ignorable` are patterns (`head.*`) of names that may be left over. Raises CheckpointError with the first five mismatches and their
@@ -39,9 +43,13 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], file: str | os.PathLike[
     """
     import torch
 
-    wanted = {name: value for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
+    wanted = {
+        name: value for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)
+    }
     if any(value.is_meta for value in wanted.values()):
-        raise ValueError(f"{type(module).__name__} has tensors on the meta device: build it on a real one before it is filled")
+        raise ValueError(
+            f"{type(module).__name__} has tensors on the meta device: build it on a real one before it is filled"
+        )
     mismatches = _mismatches(wanted, tensors, ignorable)
     if any(mismatches.values()):
         raise CheckpointError(
@@ -59,17 +67,29 @@ def _mismatches(wanted: dict[str, Tensor], given: dict[str, Tensor], ignorable: 
     import torch
 
     both = [(name, given[name], want) for name, want in wanted.items() if name in given]
-    unfit = [f"{name} is no dense tensor" for name, have, _ in both if not isinstance(have, torch.Tensor) or not _is_plain(have)]
+    unfit = [
+        f"{name} is no dense tensor"
+        for name, have, _ in both
+        if not isinstance(have, torch.Tensor) or not _is_plain(have)
+    ]
     dense = [(name, have, want) for name, have, want in both if isinstance(have, torch.Tensor) and _is_plain(have)]
-    left_over = [name for name in given if name not in wanted and not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignorable)]
+    left_over = [
+        name
+        for name in given
+        if name not in wanted and not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignorable)
+    ]
     return {
         "of another shape": [
-            f"{name} has {tuple(have.shape)}, want {tuple(want.shape)}" for name, have, want in dense if have.shape != want.shape
+            f"{name} has {tuple(have.shape)}, want {tuple(want.shape)}"
+            for name, have, want in dense
+            if have.shape != want.shape
         ],
         "missing": [f"missing {name}" for name in wanted if name not in given],
         "unexpected": [f"unexpected {printable(name)}" for name in left_over],
         "of another kind of number": [
-            f"{name} has {have.dtype}, want {want.dtype}" for name, have, want in dense if not torch.can_cast(have.dtype, want.dtype)
+            f"{name} has {have.dtype}, want {want.dtype}"
+            for name, have, want in dense
+            if not torch.can_cast(have.dtype, want.dtype)
         ],
         "without values": unfit,
     }

@@ -19,7 +19,9 @@ def find_weights(file_name: str, cache_dir: Path) -> Path | None:
     if Path(file_name).name != file_name:
         raise UsageError(f"{file_name!r} is a path, not the name of a weights file")
     listed = [Path(folder).expanduser() for folder in os.environ.get(WEIGHTS_DIR, "").split(os.pathsep) if folder]
-    return next((folder / file_name for folder in [*listed, cache_dir / "weights"] if (folder / file_name).is_file()), None)
+    return next(
+        (folder / file_name for folder in [*listed, cache_dir / "weights"] if (folder / file_name).is_file()), None
+    )
 
 
 def obtain(

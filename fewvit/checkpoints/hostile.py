@@ -34,11 +34,15 @@ def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, c
         if "constants.pkl" in names:
             raise CheckpointError("is a TorchScript archive: a program, not weights", file=path, fix=_NEVER)
         if "data.pkl" not in names:
-            shown = _some([printable(info.filename) for info in archive.infolist()]) if archive.infolist() else "nothing"
+            shown = (
+                _some([printable(info.filename) for info in archive.infolist()]) if archive.infolist() else "nothing"
+            )
             raise CheckpointError(f"is not a weights file but another zip archive, holding {shown}", file=path)
         if sum(info.file_size for info in archive.infolist()) > size:
             raise CheckpointError(
-                "has records that are compressed or overlap; torch writes neither", file=path, fix="Load it with torch and save it again."
+                "has records that are compressed or overlap; torch writes neither",
+                file=path,
+                fix="Load it with torch and save it again.",
             )
         if check_crc:
             _check_records(archive, path)
@@ -153,7 +157,12 @@ class _numpy_dtype:  # noqa: N801  stands in for the function numpy.dtype
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         version, order, *rest = state
-        if version not in (3, 4) or order not in ("<", ">", "|", "=") or rest[:5] != [None, None, None, -1, -1] or rest[5] != 0:
+        if (
+            version not in (3, 4)
+            or order not in ("<", ">", "|", "=")
+            or rest[:5] != [None, None, None, -1, -1]
+            or rest[5] != 0
+        ):
             raise _NoNumberError("a NumPy dtype with a state that no numeric one has")
         self.dtype = self.dtype.newbyteorder(order)
 

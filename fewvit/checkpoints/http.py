@@ -130,7 +130,9 @@ def _understood(url: str, response: Any) -> Answer:
         if status in (408, 429) or status >= 500:
             raise SetbackError(f"the server answered {status}")
         raise Unobtainable(f"the server answered {status} {http.client.responses.get(status, '')}".rstrip(), file=url)
-    start, total = (0, _number(headers.get("Content-Length"))) if status == 200 else _content_range(headers.get("Content-Range"))
+    start, total = (
+        (0, _number(headers.get("Content-Length"))) if status == 200 else _content_range(headers.get("Content-Range"))
+    )
     return Answer(response, start, total, _validator(headers))
 
 

@@ -74,7 +74,9 @@ def fetch_from_hub(
 
     headers, patience = build_hf_headers(library_name="fewvit"), patience or Patience()
     if not re.fullmatch(r"(Bearer [!-~]+)?", headers.get("authorization", "")):
-        raise UsageError("HF_TOKEN holds characters that no token has", fix="Set it to a token of the hub, or unset it.")
+        raise UsageError(
+            "HF_TOKEN holds characters that no token has", fix="Set it to a token of the hub, or unset it."
+        )
     with _names_checked(file):
         url = hf_hub_url(file.repository, file.name)
     check_url(url)

@@ -42,7 +42,11 @@ _MAGIC = {
 def _is_old_tar(head: bytes) -> bool:
     """Whether the first block is the header of a tar without the ustar mark: the sum in it must be right."""
     try:
-        return len(head) >= 512 and head[0] != 0x80 and bool(tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape").name)
+        return (
+            len(head) >= 512
+            and head[0] != 0x80
+            and bool(tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape").name)
+        )
     except (tarfile.HeaderError, ValueError):
         return False
 
@@ -50,7 +54,9 @@ def _is_old_tar(head: bytes) -> bool:
 def _text_kind(head: bytes) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     low = text[:1024].lower()
-    if low.startswith((b"<!doctype html", b"<html", b"<head", b"<script")) or (low.startswith(b"<") and b"<html" in low):
+    if low.startswith((b"<!doctype html", b"<html", b"<head", b"<script")) or (
+        low.startswith(b"<") and b"<html" in low
+    ):
         title = re.search(rb"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
         shown = " ".join(title[1].decode("utf-8", "replace").split())[:80] if title else ""
         return f"a web page (its title: {printable(shown)})" if shown else "a web page without a title"

@@ -14,7 +14,9 @@ _FREE = frozenset(["", "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0
 _MEANING = {"cc-by-nc-4.0": "attribution, non-commercial use only"}
 
 
-def require_license(license: str, file_name: str, *, cache_dir: Path, accept: Sequence[str], ask: Callable[[str], bool] | None) -> None:
+def require_license(
+    license: str, file_name: str, *, cache_dir: Path, accept: Sequence[str], ask: Callable[[str], bool] | None
+) -> None:
     """Raise LicenseRequired unless the licence needs no consent or has it.
 
     Consent comes from `accept`, from an earlier yes, or from `ask` now; a yes is kept.
@@ -29,7 +31,8 @@ def require_license(license: str, file_name: str, *, cache_dir: Path, accept: Se
     terms = f"{file_name} is licensed {license} ({_MEANING.get(name, 'terms of its own')})"
     if name not in {given.strip().lower() for given in accept} and not (ask and ask(f"{terms}. Do you accept?")):
         raise LicenseRequired(
-            f"{terms}; nothing was downloaded", fix=f"If these terms suit you, accept them once with --accept-license {name}"
+            f"{terms}; nothing was downloaded",
+            fix=f"If these terms suit you, accept them once with --accept-license {name}",
         )
     write_json(store, {**accepted, name: time.strftime("%Y-%m-%d", time.gmtime())})
 

@@ -37,7 +37,9 @@ def _again(path: str | os.PathLike[str]) -> str:
 def _opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
-            raise DataError("is a folder, not a weights file" if os.path.isdir(path) else "is no regular file", file=path)
+            raise DataError(
+                "is a folder, not a weights file" if os.path.isdir(path) else "is no regular file", file=path
+            )
         handle = open(path, "rb")  # noqa: SIM115  closed below; errors of the body are not this one's
     except FileNotFoundError as error:
         raise DataError("no such file", file=path, fix="Check the spelling of --weights or --backbone.") from error

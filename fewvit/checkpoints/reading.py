@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _MAX_HEADER = 16 << 20  # bytes of a safetensors header; that of a ViT-g with optimizer stays below one MiB
 
 
-def read_checkpoint(path: str | os.PathLike[str], expected_sha256: str | None = None, expected_bytes: int | None = None) -> dict[Any, Any]:
+def read_checkpoint(
+    path: str | os.PathLike[str], expected_sha256: str | None = None, expected_bytes: int | None = None
+) -> dict[Any, Any]:
     """The tree in a .pth, .pt, .tar or .safetensors file, on the CPU, sharing no memory with the file; safetensors give a flat dict.
 
     What the file is, its first bytes say, never its name. Everything is read through one open file, so that the bytes checked are
@@ -36,7 +38,9 @@ def read_checkpoint(path: str | os.PathLike[str], expected_sha256: str | None = 
             _refuse_other_digest(path, _hashed(handle, "sha256"), expected_sha256)
         kind = _kind(handle, path, size)
         if kind == "zip":
-            _check_archive(handle, path, size, check_crc=expected_sha256 is None)  # a matching sha256 vouches for more than CRCs do
+            _check_archive(
+                handle, path, size, check_crc=expected_sha256 is None
+            )  # a matching sha256 vouches for more than CRCs do
         tree = _read_safetensors(handle, path, size) if kind == "safetensors" else _read_torch(handle, path, kind)
     if not isinstance(tree, dict):
         raise CheckpointError(f"holds a {type(tree).__name__} where a dict of tensors was expected", file=path)
@@ -45,7 +49,11 @@ def read_checkpoint(path: str | os.PathLike[str], expected_sha256: str | None = 
 
 def _refuse_other_size(path: str | os.PathLike[str], size: int, expected: int | None) -> None:
     if expected is not None and size != expected:
-        what = f"cut: {_megabytes(size, expected)}" if size < expected else f"too long: {size:,} bytes where {expected:,} were published"
+        what = (
+            f"cut: {_megabytes(size, expected)}"
+            if size < expected
+            else f"too long: {size:,} bytes where {expected:,} were published"
+        )
         raise CheckpointError(what, file=path, fix=_again(path))
 
 
@@ -58,7 +66,9 @@ def _read_safetensors(handle: IO[bytes], path: str | os.PathLike[str], size: int
     try:
         return load(handle.read())
     except Exception as error:  # its own error, and those of torch for dtypes and shapes
-        raise CheckpointError(f"is a damaged safetensors file ({_reason(error)})", file=path, fix=_again(path)) from error
+        raise CheckpointError(
+            f"is a damaged safetensors file ({_reason(error)})", file=path, fix=_again(path)
+        ) from error
 
 
 def _check_header(handle: IO[bytes], path: str | os.PathLike[str], size: int) -> None:
@@ -67,20 +77,28 @@ def _check_header(handle: IO[bytes], path: str | os.PathLike[str], size: int) ->
     length = int.from_bytes(handle.read(8), "little")
     if length > _MAX_HEADER:
         raise CheckpointError(
-            f"announces a safetensors header of {length:,} bytes; {_MAX_HEADER:,} is the limit", file=path, fix=_again(path)
+            f"announces a safetensors header of {length:,} bytes; {_MAX_HEADER:,} is the limit",
+            file=path,
+            fix=_again(path),
         )
     if length > size - 8:
         raise CheckpointError(
-            f"cut: the safetensors header alone has {length:,} bytes, {max(size - 8, 0):,} are here", file=path, fix=_again(path)
+            f"cut: the safetensors header alone has {length:,} bytes, {max(size - 8, 0):,} are here",
+            file=path,
+            fix=_again(path),
         )
     try:
         header = json.loads(handle.read(length), object_pairs_hook=_unique)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         whole = 8 + length + max(ends, default=0)
     except Exception as error:  # not UTF-8, not JSON, nested beyond the stack, of another structure
-        raise CheckpointError(f"has a damaged safetensors header ({_reason(error)})", file=path, fix=_again(path)) from error
+        raise CheckpointError(
+            f"has a damaged safetensors header ({_reason(error)})", file=path, fix=_again(path)
+        ) from error
     if size != whole:
-        raise CheckpointError(f"{'cut' if size < whole else 'too long'}: {_megabytes(size, whole)}", file=path, fix=_again(path))
+        raise CheckpointError(
+            f"{'cut' if size < whole else 'too long'}: {_megabytes(size, whole)}", file=path, fix=_again(path)
+        )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -78,7 +78,9 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
         self.check_options()
         own = Support(support, labels.expand(support.shape[:2]), n_classes)
         if not bool((own.counts > 0).all()):
-            raise UsageError("a class of an episode has no support", fix="Number the classes 0..C-1 and give each at least one row.")
+            raise UsageError(
+                "a class of an episode has no support", fix="Number the classes 0..C-1 and give each at least one row."
+            )
         return self.judge(self.learn(own), queries)
 
     def fit(self, X: Any, y: Any) -> Any:
@@ -99,7 +101,9 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=self._dtype)
         size = len(X) if self.transductive else max(64, _TABLE_ENTRIES // max(self._n_support, len(self.classes_)))
-        blocks = [self.judge(self._learnt, torch.tensor(X[start : start + size])[None])[0] for start in range(0, len(X), size)]
+        blocks = [
+            self.judge(self._learnt, torch.tensor(X[start : start + size])[None])[0] for start in range(0, len(X), size)
+        ]
         return torch.cat(blocks).double().numpy()
 
     def predict(self, X: Any) -> np.ndarray:

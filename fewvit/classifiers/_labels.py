@@ -12,7 +12,9 @@ from sklearn.utils.multiclass import check_classification_targets
 def numbered(y: Any) -> tuple[np.ndarray, np.ndarray]:
     """(classes (C,) in order, number (N,) of each label). Raises ValueError for what are no class labels."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # few images per class are what we are about
+        warnings.filterwarnings(
+            "ignore", "The number of unique classes", UserWarning
+        )  # few images per class are what we are about
         check_classification_targets(y)
     classes, numbers = np.unique(y, return_inverse=True)
     return classes, numbers

@@ -73,7 +73,9 @@ def solve_together(
 class _Batch:
     """B problems of one shape: rows (B, n, D), or (1, n, D) where they share them; everything of a W is (B, C, D) or (B, C, n)."""
 
-    def __init__(self, parts: Sequence[tuple[Tensor, Tensor, Frame]], n_classes: int, lambdas: Sequence[float], free_columns: int):
+    def __init__(
+        self, parts: Sequence[tuple[Tensor, Tensor, Frame]], n_classes: int, lambdas: Sequence[float], free_columns: int
+    ):
         import torch
 
         shared = all(x is parts[0][0] for x, _, _ in parts)
@@ -106,12 +108,23 @@ class _Batch:
             gap = missing / here.value.clamp(min=1e-300)
             direction = search.memory.direction(here.gradient)
             slopes, curvature = self._along(direction, here.shares)
-            over = (curvature <= 0) | ((gap <= tol) & (iteration > 0)) | (iteration == max_iter) | search.stalled(gap, iteration)
+            over = (
+                (curvature <= 0)
+                | ((gap <= tol) & (iteration > 0))
+                | (iteration == max_iter)
+                | search.stalled(gap, iteration)
+            )
             if bool(over.any()):
                 left = self._end(search, over, here, gap, iteration)
                 if not len(left):
                     break
-                here, direction, slopes, curvature, gap = here.of(left), direction[left], slopes[left], curvature[left], gap[left]
+                here, direction, slopes, curvature, gap = (
+                    here.of(left),
+                    direction[left],
+                    slopes[left],
+                    curvature[left],
+                    gap[left],
+                )
             there, lower = self._step(here, direction, slopes, curvature, afresh=iteration % REFRESH == REFRESH - 1)
             _learn(search.memory, there.weights - here.weights, there.gradient - here.gradient)
             if not bool(lower.all()):  # rounding hides the way down
@@ -122,7 +135,9 @@ class _Batch:
             here = there
         return search.ended
 
-    def _step(self, here: _Point, direction: Tensor, slopes: Tensor, curvature: Tensor, *, afresh: bool) -> tuple[_Point, Tensor]:
+    def _step(
+        self, here: _Point, direction: Tensor, slopes: Tensor, curvature: Tensor, *, afresh: bool
+    ) -> tuple[_Point, Tensor]:
         """Newton's step along each direction, halved until it leads down; and which of them (B,) do."""
         import torch
 
@@ -204,7 +219,10 @@ class _Search:
         """Which problems (B,) come no nearer."""
         import torch
 
-        found = [self.progress[number].stalled(one, iteration) for number, one in zip(self.numbers, gap.tolist(), strict=True)]
+        found = [
+            self.progress[number].stalled(one, iteration)
+            for number, one in zip(self.numbers, gap.tolist(), strict=True)
+        ]
         return torch.tensor(found, device=gap.device)
 
     def end(self, over: Tensor, weights: Tensor, gap: Tensor, iteration: int) -> Tensor:

@@ -65,7 +65,9 @@ def solve(
 
     x, y, frame = loaded(features, labels, intercept, dtype, device)
     problem = _Problem(x, y, n_classes, lambd / len(x), free_columns=int(intercept))
-    weights, gap, iterations = _descend(problem, torch.zeros(n_classes, x.shape[1], dtype=x.dtype, device=device), tol, max_iter)
+    weights, gap, iterations = _descend(
+        problem, torch.zeros(n_classes, x.shape[1], dtype=x.dtype, device=device), tol, max_iter
+    )
     if gap > tol and iterations < max_iter and dtype == "float32":  # rounding hid the way down
         x = x.double()
         problem = _Problem(x, y, n_classes, lambd / len(x), free_columns=int(intercept))
@@ -124,7 +126,9 @@ class Frame:
         return weights.to(wanted).cpu().numpy(), constant.to(wanted).cpu().numpy()
 
 
-def loaded(features: np.ndarray, labels: np.ndarray, intercept: bool, dtype: str, device: str) -> tuple[Tensor, Tensor, Frame]:
+def loaded(
+    features: np.ndarray, labels: np.ndarray, intercept: bool, dtype: str, device: str
+) -> tuple[Tensor, Tensor, Frame]:
     """The rows (n, r) in the frame of the search, with a column of ones for a constant, and the labels (n,).
 
     With a constant the rows are moved to their mean, which changes no prediction and no penalty: far from the origin, W and the
@@ -251,7 +255,9 @@ def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> t
         for _ in range(HALVINGS):
             moved = weights + step * direction
             afresh = iteration % REFRESH == REFRESH - 1
-            there = problem.logits(moved) if afresh else [a.add(b, alpha=step) for a, b in zip(logits, slopes, strict=True)]
+            there = (
+                problem.logits(moved) if afresh else [a.add(b, alpha=step) for a, b in zip(logits, slopes, strict=True)]
+            )
             new_value, new_gradient, new_probabilities = problem.at(there, moved)
             if new_value <= value + ARMIJO * step * descent + ROUNDING * abs(value):
                 break
@@ -286,8 +292,12 @@ class Memory:
 
     def __init__(self, dot: Callable[[Tensor, Tensor], Any], plus: Callable[[Tensor, Any, Tensor], object]) -> None:
         self.dot, self.plus = dot, plus
-        self.pairs: list[tuple[Tensor, Tensor, Any]] = []  # step and change of the gradient, 1 / (step . change); oldest first
-        self.scale: Any = None  # step . change / change . change of the newest pair: the inverse Hessian across all of them
+        self.pairs: list[
+            tuple[Tensor, Tensor, Any]
+        ] = []  # step and change of the gradient, 1 / (step . change); oldest first
+        self.scale: Any = (
+            None  # step . change / change . change of the newest pair: the inverse Hessian across all of them
+        )
 
     def add(self, step: Tensor, change: Tensor, inverse: Any, scale: Any) -> None:
         """Remember a pair, and forget the oldest of more than MEMORY."""

@@ -46,15 +46,21 @@ class Centroid(EpisodicClassifier):
         self.metric = metric  # cosine to the mean's direction, or squared distance to the mean itself
         self.normalise = normalise  # rows to unit length, after centering
         self.centering = centering  # what is subtracted: nothing, the support's mean, or that of the base classes
-        self.base = base  # features file (.npz) of the base classes; in Python also an array (D,), their mean, or (N, D)
-        self.temperature = temperature  # probabilities are the softmax of nearness / temperature; 0.1 as in Chen et al. 2021
+        self.base = (
+            base  # features file (.npz) of the base classes; in Python also an array (D,), their mean, or (N, D)
+        )
+        self.temperature = (
+            temperature  # probabilities are the softmax of nearness / temperature; 0.1 as in Chen et al. 2021
+        )
 
     def check_options(self) -> None:
         require_one_of(("cosine", "euclidean"), metric=self.metric)
         require_one_of(("none", "support", "base"), centering=self.centering)
         require_above(0, temperature=self.temperature)
         if (self.centering == "base") != (self.base is not None):
-            raise UsageError("centering='base' and base= go together", fix="Give base the features file of the base classes.")
+            raise UsageError(
+                "centering='base' and base= go together", fix="Give base the features file of the base classes."
+            )
 
     def learn(self, support: Support) -> _ClassSums:
         centre = self._centre(support.rows)
@@ -101,5 +107,7 @@ def _base_mean(base: Any, width: int) -> np.ndarray:
     rows = FeatureSet.load(base).features if isinstance(base, str) else np.asarray(base, dtype=np.float64)
     mean = np.atleast_2d(rows).mean(axis=0, dtype=np.float64)
     if mean.shape != (width,) or not np.isfinite(mean).all():
-        raise DataError(f"the base features of shape {np.shape(rows)} have no finite mean of {counted(width, 'column')}")
+        raise DataError(
+            f"the base features of shape {np.shape(rows)} have no finite mean of {counted(width, 'column')}"
+        )
     return mean

@@ -34,7 +34,9 @@ class KNNClassifier(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=1)
         check_temperature(self.temperature)
         if self.k < 1:
-            raise UsageError(f"k = {self.k}: at least one neighbour must vote", fix="Choose k = 1 or more; 20 is the papers'.")
+            raise UsageError(
+                f"k = {self.k}: at least one neighbour must vote", fix="Choose k = 1 or more; 20 is the papers'."
+            )
         self.classes_, self._labels = numbered(y)
         if self.k > len(X):
             raise ValueError(f"k = {self.k} neighbours cannot come from n_samples = {len(X)}")

@@ -17,7 +17,9 @@ from ._softmax_batches import batches_pay, solve_together
 from ._softmax_regression import Solution, penalty_path, solve
 
 GRID = tuple(10.0**power for power in np.arange(-4, 1.5, 0.5))  # lambdas that cross-validation tries
-DINOV2_GRID = tuple(10.0 ** -float(power) for power in np.linspace(-6, 5, 45))  # lambda = 1 / C of the values of C that DINOv2 tries
+DINOV2_GRID = tuple(
+    10.0 ** -float(power) for power in np.linspace(-6, 5, 45)
+)  # lambda = 1 / C of the values of C that DINOv2 tries
 _ENOUGH = 200  # held-out rows that are judged, where one tenth has fewer
 _FALLBACK = 0.0025  # lambda where nothing can be held out
 _CHUNK_BYTES = 16 << 20  # of scores that are turned into probabilities at once
@@ -55,7 +57,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self.dtype = dtype
         self.device = device
         self.seed = seed  # of the folds; 0 is DINOv2's tenth
-        self.selection = selection  # folds: 11 values by 5-fold cross-validation; tenth: DINOv2's 45 values of C on a random tenth
+        self.selection = (
+            selection  # folds: 11 values by 5-fold cross-validation; tenth: DINOv2's 45 values of C on a random tenth
+        )
 
     def fit(self, X: Any, y: Any) -> LogisticRegression:
         """Find W for rows (n, D) and labels (n,)."""
@@ -79,12 +83,18 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         lambdas = [one.lambd_ for one in estimators]
         same = len({(one.lambd_, one.why_) for one in estimators}) == 1
         which = "" if estimators[0].lambd is not None else f", {shots}"
-        how = f"{lambdas[0]:g}, {estimators[0].why_}" if same else f"{min(lambdas):g} to {max(lambdas):g}, chosen in each trial"
+        how = (
+            f"{lambdas[0]:g}, {estimators[0].why_}"
+            if same
+            else f"{min(lambdas):g} to {max(lambdas):g}, chosen in each trial"
+        )
         return f"logistic regression{which}: lambda {how}"
 
     def _taken(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """The rows as they are fitted and their labels' numbers; classes and lambda are settled."""
-        X, y = validate_data(self, X, y, dtype=(np.float64 if self.dtype == "float64" else np.float32), ensure_min_samples=1)
+        X, y = validate_data(
+            self, X, y, dtype=(np.float64 if self.dtype == "float64" else np.float32), ensure_min_samples=1
+        )
         self.classes_, numbers = numbered(y)
         rows = self._prepared(X)
         self.lambd_, self.why_ = self._chosen(rows, numbers)
@@ -121,10 +131,14 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             return X
         rows = X - X.mean(axis=1, keepdims=True) if self.rows == "centred" else X
         length = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, None]
-        flat = length <= 1e-6 * np.abs(X).max(axis=1, keepdims=True, initial=0)  # constant rows: centring leaves rounding only
+        flat = length <= 1e-6 * np.abs(X).max(
+            axis=1, keepdims=True, initial=0
+        )  # constant rows: centring leaves rounding only
         return np.where(flat, 0, rows / np.where(flat, 1, length)).astype(X.dtype)
 
-    def _solved(self, sets: Sequence[tuple[np.ndarray, np.ndarray]], n_classes: int, lambdas: Sequence[float]) -> list[Solution]:
+    def _solved(
+        self, sets: Sequence[tuple[np.ndarray, np.ndarray]], n_classes: int, lambdas: Sequence[float]
+    ) -> list[Solution]:
         """A solution for each set and its lambda. Raises NumericalError for one that does not converge."""
         from ..models.engines import resolve_device
 
@@ -168,7 +182,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         fold = stratified_folds(numbers, folds, self.seed)
         for kept, held in ((fold != f, fold == f) for f in range(folds)):
             part = (rows[kept], numbers[kept])
-            for lambd, solution in zip(GRID, self._solved([part] * len(GRID), int(numbers.max()) + 1, GRID), strict=True):
+            for lambd, solution in zip(
+                GRID, self._solved([part] * len(GRID), int(numbers.max()) + 1, GRID), strict=True
+            ):
                 right[lambd] += _hits(solution, rows[held], numbers[held])
         best = max(right.values())
         lambd = max(lambd for lambd, hits in right.items() if hits == best)
@@ -191,7 +207,13 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             held, kept = order[start : start + size], np.concatenate([order[:start], order[start + size :]])
             device = resolve_device(self.device)
             found = penalty_path(
-                rows[kept], numbers[kept], n_classes, DINOV2_GRID, intercept=self.intercept, dtype=self.dtype, device=device
+                rows[kept],
+                numbers[kept],
+                n_classes,
+                DINOV2_GRID,
+                intercept=self.intercept,
+                dtype=self.dtype,
+                device=device,
             )
             hits += [_hits(solution, rows[held], numbers[held]) for solution in found]
             judged += len(held)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import NumericalError
-from ._episodic import EpisodicClassifier, Support, class_means, nearness, require_above, require_at_least, require_one_of, unit
+from ._episodic import (
+    EpisodicClassifier,
+    Support,
+    class_means,
+    nearness,
+    require_above,
+    require_at_least,
+    require_one_of,
+    unit,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +49,9 @@ class PTMAP(EpisodicClassifier):
     ):
         self.beta = beta  # exponent of the power transform
         self.negative = negative
-        self.centering = centering  # support and queries each lose their own mean: in the authors' code, not in their formulas
+        self.centering = (
+            centering  # support and queries each lose their own mean: in the authors' code, not in their formulas
+        )
         self.lambd = lambd  # lambda: sharpness of the plan
         self.step = step  # alpha of algorithm 1: how far the centres move at once
         self.steps = steps  # moves

@@ -48,7 +48,9 @@ class Dataset:
     reader: Reader
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> how many entries of the source were passed over
     notes: Sequence[str] = ()  # what a user should know about the source, a line each
-    examples: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first names of those entries, where they are known
+    examples: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # reason -> the first names of those entries, where they are known
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,7 +77,12 @@ class Dataset:
 def select(dataset: Dataset, rows: Sequence[int]) -> Dataset:
     """The images of some rows, under their own ids and classes."""
     rows = list(rows)
-    return replace(dataset, ids=[dataset.ids[row] for row in rows], labels=dataset.labels[rows], reader=_Selected(dataset.reader, rows))
+    return replace(
+        dataset,
+        ids=[dataset.ids[row] for row in rows],
+        labels=dataset.labels[rows],
+        reader=_Selected(dataset.reader, rows),
+    )
 
 
 def select_ids(dataset: Dataset, ids: Sequence[str]) -> Dataset:
@@ -124,5 +131,7 @@ def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
             fix="Give a folder of class folders, a flat folder, an image, a table, shards, a zip archive or `digits`.",
         )
     raise DataError(
-        "not a source of images that is known", file=source, fix="Give a folder, an image, .csv, .tsv, .parquet, .tar, .zip or `digits`."
+        "not a source of images that is known",
+        file=source,
+        fix="Give a folder, an image, .csv, .tsv, .parquet, .tar, .zip or `digits`.",
     )

@@ -15,7 +15,23 @@ from ..digests import identity_of
 from ..errors import DataError, from_os_error, printable
 
 IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".avif",
+    )
 )
 _PARTS = ("train", "val", "test")  # sub-folders that are no classes
 
@@ -102,7 +118,13 @@ def image_tree(root: str, follow_links: bool) -> Tree:
     except OSError as error:
         raise from_os_error(error, "listing") from error
     ids = sorted(walk.images, key=os.fsencode)
-    return Tree(ids, b"".join(walk.images[name] for name in ids), sorted(walk.folders, key=os.fsencode), dict(walk.left_out), walk.examples)
+    return Tree(
+        ids,
+        b"".join(walk.images[name] for name in ids),
+        sorted(walk.folders, key=os.fsencode),
+        dict(walk.left_out),
+        walk.examples,
+    )
 
 
 class _Walk:
@@ -146,7 +168,9 @@ class _Walk:
                         folders.append((child, entry.path))
                     else:
                         self.leave(OTHER if entry.is_file() else IRREGULAR, child)
-        for child, status in sorted(files, key=lambda file: os.fsencode(file[0])):  # of two hard links the first name counts
+        for child, status in sorted(
+            files, key=lambda file: os.fsencode(file[0])
+        ):  # of two hard links the first name counts
             self.add(child, status)
 
     def follow(self, name: str, path: str) -> None:
@@ -214,7 +238,9 @@ def class_folders(
     _refuse_two_parts(source, folders)
     empty = [name for name in folders if name not in used]
     if empty and not allow_empty_class:
-        raise DataError(f"no image in class {some(empty)}", file=source, fix="Fill or remove it, or give --allow-empty-class.")
+        raise DataError(
+            f"no image in class {some(empty)}", file=source, fix="Fill or remove it, or give --allow-empty-class."
+        )
     if None in of_image:
         return np.full(len(ids), -1, np.int64), [], []
     classes = sorted({*folders, *used}, key=os.fsencode)

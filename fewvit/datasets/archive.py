@@ -92,7 +92,9 @@ def _source_content(source: str) -> _Content:
     for place in (content, unwrapped):
         if inside in place.folders:
             return place.below(inside)
-    raise DataError(f"no folder {printable(inside)} in it; there are {some(unwrapped.top_folders()) or 'none'}", file=path)
+    raise DataError(
+        f"no folder {printable(inside)} in it; there are {some(unwrapped.top_folders()) or 'none'}", file=path
+    )
 
 
 def _content(path: str) -> _Content:

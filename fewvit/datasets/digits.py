@@ -10,7 +10,11 @@ import numpy as np
 
 from . import Dataset, Listing
 
-_ROWS = {"digits": slice(None), "digits/train": slice(0, 1198), "digits/test": slice(1198, None)}  # two thirds, one third
+_ROWS = {
+    "digits": slice(None),
+    "digits/train": slice(0, 1198),
+    "digits/test": slice(1198, None),
+}  # two thirds, one third
 
 
 class Digits:
@@ -27,7 +31,9 @@ class Digits:
         digits, rows = load_digits(), _ROWS[source]
         grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), from 0..16
         ids = [f"digit/{row:04d}" for row in range(len(grey))]
-        return Dataset("digits", ids[rows], digits.target[rows].astype(np.int64), list("0123456789"), _Pictures(grey[rows]))
+        return Dataset(
+            "digits", ids[rows], digits.target[rows].astype(np.int64), list("0123456789"), _Pictures(grey[rows])
+        )
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,19 @@ class Flat:
         if len(folders) > 1:
             loose = next((name for name in tree.ids if "/" not in name), tree.ids[0])
             what = f"images directly in the folder ({printable(loose)}, …) and in sub-folders ({some([f for f in folders if f], 3)})"
-            raise DataError(what, file=source, fix="Move the loose images into a class folder, or the sub-folders elsewhere.")
+            raise DataError(
+                what, file=source, fix="Move the loose images into a class folder, or the sub-folders elsewhere."
+            )
         labels, classes, notes = _labels(source, tree.ids)
         reader = FileReader(os.path.abspath(source), tree.ids, tree.identities)
         return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes, tree.examples)
 
 
 def _is_tiny_imagenet_val(source: str) -> bool:
-    return os.path.isfile(os.path.join(source, "val_annotations.txt")) and kind_of_folder(os.path.join(source, "images")) == "flat"
+    return (
+        os.path.isfile(os.path.join(source, "val_annotations.txt"))
+        and kind_of_folder(os.path.join(source, "images")) == "flat"
+    )
 
 
 # ---- ground-truth lists -----------------------------------------------------------------------------------------------------------
@@ -64,7 +69,11 @@ def _labels(source: str, ids: list[str]) -> tuple[np.ndarray, list[str], list[st
         return np.full(len(ids), -1, np.int64), [], []
     listed = {os.path.basename(name) for name, _ in other.rows}
     if not any(_key(name, listed) in listed for name in ids):
-        return np.full(len(ids), -1, np.int64), [], [f"{printable(other.path)} names none of these images and was not used"]
+        return (
+            np.full(len(ids), -1, np.int64),
+            [],
+            [f"{printable(other.path)} names none of these images and was not used"],
+        )
     return _apply(other, ids)
 
 
@@ -88,7 +97,11 @@ def _apply(truth: _Truth, ids: list[str]) -> tuple[np.ndarray, list[str], list[s
     keys = [_key(name, label_of) for name in ids]
     missing = sorted(label_of.keys() - set(keys), key=os.fsencode)
     unlisted = [name for name, key in zip(ids, keys, strict=True) if key not in label_of]
-    wrong = [f"{counted(len(missing), 'of its images is', 'of its images are')} missing ({some(missing)})"] if missing else []
+    wrong = (
+        [f"{counted(len(missing), 'of its images is', 'of its images are')} missing ({some(missing)})"]
+        if missing
+        else []
+    )
     wrong += [f"{counted(len(unlisted), 'image is', 'images are')} not in it ({some(unlisted)})"] if unlisted else []
     twice = len(truth.rows) - len(label_of)
     wrong += [f"{counted(twice, 'of its images is', 'of its images are')} named twice"] if twice else []
@@ -118,7 +131,9 @@ def _read_kaggle(path: str, ids: list[str]) -> list[tuple[str, str]]:
     """Kaggle: `ImageId,PredictionString`, the string being a synset and its boxes."""
     rows = csv.DictReader(_lines(path))
     if not {"ImageId", "PredictionString"} <= set(rows.fieldnames or ()):
-        raise ValueError(f"its columns are {', '.join(rows.fieldnames or ()) or 'none'}, expected ImageId,PredictionString")
+        raise ValueError(
+            f"its columns are {', '.join(rows.fieldnames or ()) or 'none'}, expected ImageId,PredictionString"
+        )
     return _pairs([row["ImageId"], *(row["PredictionString"] or "").split()[:1]] for row in rows)
 
 
@@ -133,7 +148,9 @@ def _read_plain(path: str, ids: list[str]) -> list[tuple[str, str]]:
             synsets = [line.split()[0] for line in _lines(beside)]
             beyond = [name for name, label in rows if int(label) >= len(synsets)]
             if beyond:
-                raise ValueError(f"a label of {printable(beyond[0])} is beyond the {counted(len(synsets), 'line')} of {name}")
+                raise ValueError(
+                    f"a label of {printable(beyond[0])} is beyond the {counted(len(synsets), 'line')} of {name}"
+                )
             return [(name, synsets[int(label)]) for name, label in rows]
     return rows
 

@@ -16,7 +16,18 @@ import numpy as np
 from ..digests import identity_of, part_identity
 from ..errors import DataError, are, counted, from_os_error, printable
 from . import Dataset, Listing
-from ._listing import IMAGE_EXTENSIONS, IRREGULAR, OTHER, kind_of_folder, name_of, numbered, refuse_nothing, some, twins, unwanted
+from ._listing import (
+    IMAGE_EXTENSIONS,
+    IRREGULAR,
+    OTHER,
+    kind_of_folder,
+    name_of,
+    numbered,
+    refuse_nothing,
+    some,
+    twins,
+    unwanted,
+)
 
 _TAR = (".tar", ".tar.gz", ".tgz")  # the compressed ones are accepted to be refused with advice
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -50,9 +61,20 @@ class Shards:
         refuse_nothing(source, ids, left_out)
         repeated = [first for first, second in itertools.pairwise(ids) if first == second]
         if repeated:
-            raise DataError(f"{counted(len(repeated), 'sample occurs', 'samples occur')} more than once: {some(repeated)}", file=source)
+            raise DataError(
+                f"{counted(len(repeated), 'sample occurs', 'samples occur')} more than once: {some(repeated)}",
+                file=source,
+            )
         labels, classes = _classes([sample.label for sample in samples], samples[0].path)
-        return Dataset(name_of(_BRACES.sub("", source)), ids, labels, classes, _Reader(samples, containers), dict(left_out), twins(classes))
+        return Dataset(
+            name_of(_BRACES.sub("", source)),
+            ids,
+            labels,
+            classes,
+            _Reader(samples, containers),
+            dict(left_out),
+            twins(classes),
+        )
 
 
 @dataclass
@@ -95,17 +117,24 @@ def _paths(source: str) -> list[str]:
     """The shards of a source. Raises DataError for compressed ones and for one that is not there."""
     if os.path.isdir(source):
         with os.scandir(source) as entries:
-            paths = sorted((e.path for e in entries if not unwanted(e.name) and e.name.lower().endswith(_TAR)), key=os.fsencode)
+            paths = sorted(
+                (e.path for e in entries if not unwanted(e.name) and e.name.lower().endswith(_TAR)), key=os.fsencode
+            )
     else:
         paths = [source] if os.path.isfile(source) else list(_expand(source))
     packed = [path for path in paths if not path.lower().endswith(".tar")]
     if packed:
         raise DataError(
-            "a compressed tar file cannot be read in any order", file=packed[0], fix="Unpack it with gunzip; images are compressed already."
+            "a compressed tar file cannot be read in any order",
+            file=packed[0],
+            fix="Unpack it with gunzip; images are compressed already.",
         )
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        raise DataError(f"{len(missing)} of {counted(len(paths), 'shard')} {are(len(missing))} not there: {some(missing)}", file=source)
+        raise DataError(
+            f"{len(missing)} of {counted(len(paths), 'shard')} {are(len(missing))} not there: {some(missing)}",
+            file=source,
+        )
     return [os.path.abspath(path) for path in paths]
 
 
@@ -136,7 +165,11 @@ def _samples(path: str, left_out: Counter[str]) -> list[_Sample]:
             if sample.id:
                 left_out[_SECOND] += 1
             else:
-                sample.id, sample.offset, sample.size = f"{shard}/{os.path.normpath(member.name)}", member.offset_data, member.size
+                sample.id, sample.offset, sample.size = (
+                    f"{shard}/{os.path.normpath(member.name)}",
+                    member.offset_data,
+                    member.size,
+                )
         elif extension in ("cls", "json"):
             sample = samples.setdefault(os.path.join(folder, key), _Sample(path))
             sample.label = _label(path, member, extension) or sample.label
@@ -154,7 +187,11 @@ def _members(path: str) -> list[tarfile.TarInfo]:
             members = tar.getmembers()
         last = max((m.offset_data + -(-(m.size if m.isreg() else 0) // _BLOCK) * _BLOCK for m in members), default=0)
         if _pread(path, last, _BLOCK) != bytes(_BLOCK):
-            raise DataError("damaged or cut short: no end after its last readable member", file=path, fix="Download or write it again.")
+            raise DataError(
+                "damaged or cut short: no end after its last readable member",
+                file=path,
+                fix="Download or write it again.",
+            )
     except OSError as error:
         raise from_os_error(error, "reading the shard") from error
     except (tarfile.TarError, EOFError) as error:

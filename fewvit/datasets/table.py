@@ -15,7 +15,12 @@ from . import Dataset, Listing
 from ._listing import FileReader, name_of, numbered, some, twins
 
 Rows = list[tuple[str, str | None]]  # path as written, class name
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}  # what programs put between columns
+_SEPARATORS = {
+    ";": "semicolons",
+    "\t": "tabs",
+    "|": "vertical bars",
+    ",": "commas",
+}  # what programs put between columns
 
 
 class Table:
@@ -35,7 +40,9 @@ class Table:
         ids = [path for path, _ in rows]
         if not ids:
             raise DataError(
-                "no rows: the table ends after its first line", file=source, fix="Give a line with path and label for each image."
+                "no rows: the table ends after its first line",
+                file=source,
+                fix="Give a line with path and label for each image.",
             )
         _refuse_repeated(source, ids)
         folder = os.path.dirname(os.path.abspath(source))
@@ -78,7 +85,10 @@ def _read_parquet(source: str) -> Rows:
     paths = columns["path"]
     if not all(paths):
         raise DataError(f"no path in row {next(i for i, path in enumerate(paths) if not path)}", file=source)
-    return [(os.fsdecode(path), _text(label)) for path, label in zip(paths, columns.get("label") or [None] * len(paths), strict=True)]
+    return [
+        (os.fsdecode(path), _text(label))
+        for path, label in zip(paths, columns.get("label") or [None] * len(paths), strict=True)
+    ]
 
 
 def _text(label: Any) -> str | None:

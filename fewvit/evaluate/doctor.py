@@ -29,7 +29,15 @@ class Finding:
 
 def examine(cache_dir: Path) -> Iterator[Finding]:
     """Findings one after another, cheapest first. A check that breaks is itself a finding."""
-    checks: list[Callable[[], Iterator[Finding]]] = [_python, _packages, lambda: _disk(cache_dir), _decoders, _torch, _faiss, _openmp]
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _python,
+        _packages,
+        lambda: _disk(cache_dir),
+        _decoders,
+        _torch,
+        _faiss,
+        _openmp,
+    ]
     for check in checks:
         try:
             yield from check()
@@ -47,9 +55,17 @@ def _packages() -> Iterator[Finding]:
     installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions() if d.metadata["Name"]}
     both = sorted(name for name in installed if name.startswith("faiss-"))
     if len(both) > 1:
-        yield Finding("faiss wheels", "FAIL", f"{' and '.join(both)} overwrite each other; uninstall all of them, then install one")
+        yield Finding(
+            "faiss wheels",
+            "FAIL",
+            f"{' and '.join(both)} overwrite each other; uninstall all of them, then install one",
+        )
     if "openvino" not in installed:
-        yield Finding("openvino", "note", "not installed; with it --precision bf16 on a CPU is faster: pip install 'fewvit[openvino]'")
+        yield Finding(
+            "openvino",
+            "note",
+            "not installed; with it --precision bf16 on a CPU is faster: pip install 'fewvit[openvino]'",
+        )
 
 
 def _disk(cache_dir: Path) -> Iterator[Finding]:
@@ -68,7 +84,9 @@ def _decoders() -> Iterator[Finding]:
     for policy in ("fast", "pil"):
         yield Finding(f"decoder {policy}", "ok", decoder_version(policy))
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        yield Finding("decoder", "note", "another library set LOAD_TRUNCATED_IMAGES; fewvit refuses cut files all the same")
+        yield Finding(
+            "decoder", "note", "another library set LOAD_TRUNCATED_IMAGES; fewvit refuses cut files all the same"
+        )
 
 
 def _torch() -> Iterator[Finding]:
@@ -116,12 +134,16 @@ def _faiss() -> Iterator[Finding]:
     from ..neighbors import Bank, faiss_facts, faiss_gpu_works, faiss_is_here
 
     if not faiss_is_here():
-        yield Finding("faiss", "FAIL", "not installed; torch stands in. pip install faiss-gpu (Linux x86-64) or faiss-cpu")
+        yield Finding(
+            "faiss", "FAIL", "not installed; torch stands in. pip install faiss-gpu (Linux x86-64) or faiss-cpu"
+        )
         return
     kernels = os.environ.get("OPENBLAS_CORETYPE", "")
     if is_amd_avx512() and kernels not in ("", "SkylakeX", "Cooperlake", "SapphireRapids"):
         yield Finding(
-            "faiss kernels", "note", f"OPENBLAS_CORETYPE={kernels} keeps FAISS from this CPU's AVX-512; searches run faster without it"
+            "faiss kernels",
+            "note",
+            f"OPENBLAS_CORETYPE={kernels} keeps FAISS from this CPU's AVX-512; searches run faster without it",
         )
     version, options, gpus = faiss_facts()
     yield Finding("faiss", "ok", f"{version} ({options}), sees {counted(gpus, 'GPU')}")
@@ -135,7 +157,9 @@ def _faiss() -> Iterator[Finding]:
         yield Finding(
             f"faiss on {device}",
             "ok" if exact else "FAIL",
-            f"{bank.engine}: each of 257 vectors finds itself" if exact else "vectors do not find themselves; reinstall faiss",
+            f"{bank.engine}: each of 257 vectors finds itself"
+            if exact
+            else "vectors do not find themselves; reinstall faiss",
         )
 
 

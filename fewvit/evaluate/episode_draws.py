@@ -33,7 +33,11 @@ class Episodes:
     @property
     def shape(self) -> dict[str, int]:
         """`ways`, and `shots` and `queries` per class."""
-        return {"ways": self.ways, "shots": self.support.shape[1] // self.ways, "queries": self.queries.shape[1] // self.ways}
+        return {
+            "ways": self.ways,
+            "shots": self.support.shape[1] // self.ways,
+            "queries": self.queries.shape[1] // self.ways,
+        }
 
 
 def read_classes(file: str, number: Mapping[str, int]) -> list[int]:
@@ -63,7 +67,9 @@ def _first_word(line: str, number: Mapping[str, int]) -> str:
     return word if word in number else line
 
 
-def draw_episodes(members: Sequence[np.ndarray], ways: int, shots: int, queries: int, count: int, seed: int) -> Episodes:
+def draw_episodes(
+    members: Sequence[np.ndarray], ways: int, shots: int, queries: int, count: int, seed: int
+) -> Episodes:
     """Episodes 0..count-1 of a seed, from the rows of each class; an episode depends on its number and the seed alone.
 
     Queries are drawn before support, so that the same episode with more shots has the same queries and a support that begins
@@ -75,7 +81,9 @@ def draw_episodes(members: Sequence[np.ndarray], ways: int, shots: int, queries:
     return Episodes(support, labels[0], asked, labels[1], ways)
 
 
-def _draw(members: Sequence[np.ndarray], ways: int, shots: int, queries: int, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw(
+    members: Sequence[np.ndarray], ways: int, shots: int, queries: int, stream: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Support (ways * shots,) and queries (ways * queries,), class after class."""
     shuffled = [stream.permutation(members[c]) for c in stream.choice(len(members), ways, replace=False)]
     support = np.concatenate([rows[queries : queries + shots] for rows in shuffled])
@@ -107,7 +115,9 @@ def require_runs(source: str) -> None:
 
 def _no_runs(source: str) -> DataError:
     return DataError(
-        f"holds no run of Omniglot's: there is no {_LABELS} in it", file=source, fix="Give the folder or zip of Omniglot's one-shot runs."
+        f"holds no run of Omniglot's: there is no {_LABELS} in it",
+        file=source,
+        fix="Give the folder or zip of Omniglot's one-shot runs.",
     )
 
 

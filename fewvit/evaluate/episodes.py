@@ -53,7 +53,11 @@ def run_episodes(
 
     def measure(inputs: Inputs, name: str) -> Found:
         started = time.perf_counter()
-        rows = [{**extra, **row} for extra, features, _ in by_layer(inputs) for row in evaluate_episodes(features, options, say)]
+        rows = [
+            {**extra, **row}
+            for extra, features, _ in by_layer(inputs)
+            for row in evaluate_episodes(features, options, say)
+        ]
         return rows, {"seconds": {"episodes": round(time.perf_counter() - started, 3)}}
 
     sources = reader.one(source, listing, unlabelled=options.runs is not None)
@@ -94,7 +98,11 @@ def evaluate_episodes(
 
 def check_options(options: EpisodeOptions) -> None:
     """Raise UsageError for numbers that make no episode, and for classifiers that do not work on features."""
-    for name, value, least in (("ways", options.ways, 2), ("queries", options.queries, 1), ("episodes", options.episodes, 1)):
+    for name, value, least in (
+        ("ways", options.ways, 2),
+        ("queries", options.queries, 1),
+        ("episodes", options.episodes, 1),
+    ):
         if value < least:
             raise UsageError(f"--{name} {value}: an evaluation needs at least {least}")
     if not options.shots or min(options.shots) < 1:
@@ -112,7 +120,9 @@ def _episodes(features: FeatureSet, options: EpisodeOptions, say: Callable[[str]
     members = _members(features, options, say)
     for shots in dict.fromkeys(options.shots):
         _require_images(members, features.classes, options, shots)
-        yield draw_episodes(list(members.values()), options.ways, shots, options.queries, options.episodes, options.seed)
+        yield draw_episodes(
+            list(members.values()), options.ways, shots, options.queries, options.episodes, options.seed
+        )
 
 
 def _members(features: FeatureSet, options: EpisodeOptions, say: Callable[[str], None]) -> dict[int, np.ndarray]:
@@ -123,7 +133,9 @@ def _members(features: FeatureSet, options: EpisodeOptions, say: Callable[[str],
     return {int(c): np.flatnonzero(features.labels == c) for c in wanted}
 
 
-def _require_images(members: Mapping[int, np.ndarray], classes: Sequence[str], options: EpisodeOptions, shots: int) -> None:
+def _require_images(
+    members: Mapping[int, np.ndarray], classes: Sequence[str], options: EpisodeOptions, shots: int
+) -> None:
     if len(members) < options.ways:
         raise DataError(
             f"{counted(len(members), 'class', 'classes')} cannot make episodes of {options.ways}",
@@ -178,7 +190,9 @@ def _predict_batch(features: np.ndarray, episodes: Episodes, estimator: Any, met
     """Predicted labels (E, q), all episodes at once; the first class on a tie."""
     import torch
 
-    support, labels, queries = map(torch.from_numpy, (features[episodes.support], episodes.support_labels, features[episodes.queries]))
+    support, labels, queries = map(
+        torch.from_numpy, (features[episodes.support], episodes.support_labels, features[episodes.queries])
+    )
     shares = estimator.probabilities(support, labels, queries, episodes.ways).numpy()
     if not np.isfinite(shares).all():
         raise NumericalError(f"{method} gives probabilities that are NaN or Inf")
@@ -191,7 +205,9 @@ def _predict_each(features: np.ndarray, episodes: Episodes, estimator: Any, meth
         return np.stack(
             [
                 estimator.fit(features[support], labels).predict(features[queries])
-                for support, labels, queries in zip(episodes.support, episodes.support_labels, episodes.queries, strict=True)
+                for support, labels, queries in zip(
+                    episodes.support, episodes.support_labels, episodes.queries, strict=True
+                )
             ]
         )
     except ValueError as error:  # an option that does not suit so small a support

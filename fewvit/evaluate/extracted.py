@@ -20,7 +20,9 @@ def extract_rows(
     if to_file and len(reader.backbones.names) > 1:
         raise UsageError("--out holds the features of one backbone; give one, or leave --out away to fill the cache")
     if to_file and reader.options.layers == "each":
-        raise UsageError("--layers each is one row per block and goes with an evaluation; for a file give a number of blocks")
+        raise UsageError(
+            "--layers each is one row per block and goes with an evaluation; for a file give a number of blocks"
+        )
     kept: list[FeatureSet] = []
     skipped: list[dict[str, str]] = []
 
@@ -29,5 +31,7 @@ def extract_rows(
         n, width = inputs.train.features.shape
         return [{"method": "extract", "metric": "images", "value": n, "dim": width, "skipped": len(inputs.skipped)}], {}
 
-    rows, facts = measured(reader, reader.one(source, listing, unlabelled=True), measure, skipped.extend, reader.backbones.seed)
+    rows, facts = measured(
+        reader, reader.one(source, listing, unlabelled=True), measure, skipped.extend, reader.backbones.seed
+    )
     return rows, facts, kept[0], skipped

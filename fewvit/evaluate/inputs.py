@@ -86,7 +86,9 @@ class Inputs:
     def labels(self) -> dict[str, Any]:
         """Columns that every row of these inputs carries."""
         columns: dict[str, Any] = {"dataset": (self.test or self.train).name, "backbone": self.backbone}
-        if (self.pipeline is not None and self.pipeline.spec.is_random) or any(side.weights == "random" for side in self.sides):
+        if (self.pipeline is not None and self.pipeline.spec.is_random) or any(
+            side.weights == "random" for side in self.sides
+        ):
             columns["weights"] = "random"
         if self.skipped:
             columns["skipped"] = len(self.skipped)
@@ -148,7 +150,13 @@ class FeatureReader:
         """The backbone behind a name, under the options given. Raises as `resolve`."""
         b = self.backbones
         return resolve(
-            name, b.access, self.extractor.memory, weights=b.weights, checkpoint_key=b.checkpoint_key, family=b.family, seed=b.seed
+            name,
+            b.access,
+            self.extractor.memory,
+            weights=b.weights,
+            checkpoint_key=b.checkpoint_key,
+            family=b.family,
+            seed=b.seed,
         )
 
     def _say_unused(self, sources: Sources) -> None:
@@ -208,7 +216,11 @@ def by_layer(inputs: Inputs) -> Iterator[tuple[dict[str, Any], FeatureSet, Featu
     width = inputs.train.features.shape[1] // layers
     for layer in range(layers):
         columns = slice(layer * width, (layer + 1) * width)
-        yield {"layer": layer + 1}, _columns(inputs.train, columns), _columns(inputs.test, columns) if inputs.test is not None else None
+        yield (
+            {"layer": layer + 1},
+            _columns(inputs.train, columns),
+            _columns(inputs.test, columns) if inputs.test is not None else None,
+        )
 
 
 def _columns(features: FeatureSet, columns: slice) -> FeatureSet:

@@ -30,7 +30,9 @@ class KNNOptions:
     ks: Sequence[int] | None = None  # None or empty: the protocol's, without those above the bank's size
     temperatures: Sequence[float] = (TEMPERATURE,)
     leave_one_out: bool = False
-    shots: Sequence[int] = ()  # images per class in the bank; empty: all. k is then DINOv2's: those not above n, and n itself
+    shots: Sequence[
+        int
+    ] = ()  # images per class in the bank; empty: all. k is then DINOv2's: those not above n, and n itself
     trials: int = 1
     device: str = "auto"
 
@@ -56,7 +58,9 @@ def evaluate_knn(
     _check(options, test)
     train = labelled(train, "train", say)
     if test is not None and (shared := shared_rows(train, test)):
-        say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
+        say(
+            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?"
+        )
     if test is not None:
         require_one_backbone(train, test)
     test = train if test is None else align(train, labelled(test, "test", say))
@@ -70,11 +74,15 @@ def _check(options: KNNOptions, test: FeatureSet | None) -> None:
     for temperature in options.temperatures:
         check_temperature(temperature)
     if test is None and not options.leave_one_out:
-        raise UsageError("there is no test set", fix="Give --test, or --leave-one-out to judge each image by the others.")
+        raise UsageError(
+            "there is no test set", fix="Give --test, or --leave-one-out to judge each image by the others."
+        )
     if options.leave_one_out and test is not None:
         raise UsageError("--leave-one-out judges one set by itself, so there can be no test set")
     if options.leave_one_out and options.shots:
-        raise UsageError("--shots needs a test set: with --leave-one-out the drawn images would be judged by themselves")
+        raise UsageError(
+            "--shots needs a test set: with --leave-one-out the drawn images would be judged by themselves"
+        )
     if options.trials != 1 and not options.shots:
         raise UsageError("--trials goes with --shots: without it there is one bank, and nothing to draw")
     if options.shots and options.trials < 1:
@@ -86,7 +94,10 @@ def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]
     if options.ks:
         too_large = [k for k in options.ks if not 1 <= k <= bank]
         if too_large:
-            raise UsageError(f"k = {too_large[0]} does not fit a bank of {counted(bank, 'image')}", fix=f"Choose k between 1 and {bank}.")
+            raise UsageError(
+                f"k = {too_large[0]} does not fit a bank of {counted(bank, 'image')}",
+                fix=f"Choose k between 1 and {bank}.",
+            )
         return sorted(set(options.ks))
     left_out = [k for k in KS if k > bank]
     if left_out:
@@ -94,7 +105,9 @@ def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]
     return [k for k in KS if k <= bank] or [bank]
 
 
-def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _rows(
+    train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
     alone = options.leave_one_out
     ks = _ks(options, len(train) - alone, say)
     for score in score_knn(train, test, ks, options.temperatures, leave_one_out=alone, device=options.device):
@@ -110,12 +123,16 @@ def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callabl
             }
 
 
-def _few_shot_rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _few_shot_rows(
+    train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
     """Each trial, then its mean: DINOv2's n-per-class times tries, with k in {10, 20, 100, 200, n} up to n."""
     for n in options.shots:
         ks = sorted({k for k in (*(options.ks or KS), n) if k <= n})
         values: dict[tuple[int, float, str], list[float]] = {}
-        splits = [Split(dinov2_subset(train.labels, n, trial, train.classes), n, trial) for trial in range(options.trials)]
+        splits = [
+            Split(dinov2_subset(train.labels, n, trial, train.classes), n, trial) for trial in range(options.trials)
+        ]
         if wrong := dependence(splits):
             say(wrong)
         for trial, split in enumerate(splits):
@@ -136,7 +153,15 @@ def _few_shot_rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say
 
 
 def _few(k: int, temperature: float, shots: int, metric: str, n_train: int, n_test: int) -> dict[str, Any]:
-    return {"method": "knn", "k": k, "temperature": temperature, "shots": shots, "metric": metric, "n_train": n_train, "n_test": n_test}
+    return {
+        "method": "knn",
+        "k": k,
+        "temperature": temperature,
+        "shots": shots,
+        "metric": metric,
+        "n_train": n_train,
+        "n_test": n_test,
+    }
 
 
 def score_knn(
@@ -173,7 +198,11 @@ def _blocks(neighbors: Neighbors, size: int) -> Iterator[tuple[slice, Neighbors]
 
 
 def run_knn(
-    reader: FeatureReader, given: Given, options: KNNOptions, say: Callable[[str], None], skips: Callable[[list[dict[str, str]]], None]
+    reader: FeatureReader,
+    given: Given,
+    options: KNNOptions,
+    say: Callable[[str], None],
+    skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
     """Rows of every backbone, and the run's manifest: what `fewvit knn` prints."""
 

@@ -98,7 +98,9 @@ def _evaluate(
     train.require_finite()
     test.require_finite()
     if shared := shared_rows(train, test):
-        say(f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?")
+        say(
+            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?"
+        )
     splits = splits_of(train, options, say)
     for split in splits:
         low, high, classes = split.per_class(train.labels)
@@ -137,7 +139,9 @@ def _once(say: Callable[[str], None]) -> Callable[[str], None]:
 
 def _required(test: FeatureSet | None) -> FeatureSet:
     if test is None:
-        raise UsageError("low-shot evaluation needs test images", fix="Give --train and --test, or --data with train/ and val/.")
+        raise UsageError(
+            "low-shot evaluation needs test images", fix="Give --train and --test, or --data with train/ and val/."
+        )
     return test
 
 
@@ -149,12 +153,19 @@ def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[dict[str, Any]]:
             yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name]}
         summary = mean_and_interval([values[name] for values in metrics])
         mean = summary.pop("mean")
-        spread = {} if identical([cell.split for cell in cells]) else summary  # one draw, repeated, says nothing of others
+        spread = (
+            {} if identical([cell.split for cell in cells]) else summary
+        )  # one draw, repeated, says nothing of others
         yield {**_columns(cells[0], test), "trial": "mean", "metric": name, "value": mean, **spread}
 
 
 def _columns(cell: Cell, test: FeatureSet) -> dict[str, Any]:
-    columns: dict[str, Any] = {"method": cell.method, "shots": cell.split.shots, "n_train": len(cell.split.train), "n_test": len(test)}
+    columns: dict[str, Any] = {
+        "method": cell.method,
+        "shots": cell.split.shots,
+        "n_train": len(cell.split.train),
+        "n_test": len(test),
+    }
     if traits_of(cell.estimator).transductive:
         columns["transductive"] = True
     return columns
@@ -165,7 +176,10 @@ def _told(cells: Sequence[Cell]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for cell in cells:
         facts = {name: value if isinstance(value, str) else float(value) for name, value in cell.facts.items()}
-        told[f"{cell.method}, {cell.split.name}, trial {cell.split.trial}"] = {"temperature": round(cell.temperature, 4), **facts}
+        told[f"{cell.method}, {cell.split.name}, trial {cell.split.trial}"] = {
+            "temperature": round(cell.temperature, 4),
+            **facts,
+        }
     return told
 
 
@@ -186,10 +200,14 @@ def _save(judged: Sequence[Judged], options: LowShotOptions, say: Callable[[str]
             say(f"wrote {path}")
 
 
-def _with_published(rows: Sequence[dict[str, Any]], inputs: Inputs, options: LowShotOptions) -> Iterator[dict[str, Any]]:
+def _with_published(
+    rows: Sequence[dict[str, Any]], inputs: Inputs, options: LowShotOptions
+) -> Iterator[dict[str, Any]]:
     """Beside measured means, the paper's numbers: for its own weights, on ImageNet-1k, with the published lists."""
     published: Mapping[Any, Any] = {}
-    official = bool(options.subsets) and rows and rows[0]["n_test"] == _IMAGENET_TEST and len(inputs.train.classes) == 1000
+    official = (
+        bool(options.subsets) and rows and rows[0]["n_test"] == _IMAGENET_TEST and len(inputs.train.classes) == 1000
+    )
     if official and inputs.pipeline is not None and not inputs.pipeline.spec.is_random:
         known = inputs.pipeline.spec.info.get("published", {})
         published = {**known.get("lowshot", {}), **({"1percent": known["1%"]} if "1%" in known else {})}

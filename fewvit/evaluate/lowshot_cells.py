@@ -102,14 +102,18 @@ def _cells(
     for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
         temperature = 1.0
         if options.calibrate and not traits.transductive:
-            by_name = np.argsort([train.ids[row] for row in split.train])  # the folds hang on the images, not on how they came
+            by_name = np.argsort(
+                [train.ids[row] for row in split.train]
+            )  # the folds hang on the images, not on how they came
             temperature = _temperature(make, estimator, x[by_name], y[by_name], options.seed)
         facts = {name: getattr(estimator, attribute) for name, attribute in traits.facts.items()}
         cells.append(Cell(method, split, estimator, judge(estimator, test, temperature), temperature, facts))
     return cells
 
 
-def _source_of_penalty(method: str, settings: Mapping[str, Any], options: LowShotOptions, protocol: str, split: Split) -> str:
+def _source_of_penalty(
+    method: str, settings: Mapping[str, Any], options: LowShotOptions, protocol: str, split: Split
+) -> str:
     """Where the penalty of a classifier comes from that did not choose its own: who gave it, or whose it is."""
     traits = traits_of(find("classifiers", method))
     if traits.penalty in settings:
@@ -142,7 +146,9 @@ def _temperature(make: Callable[[], Any], estimator: Any, x: np.ndarray, y: np.n
     return cross_validated_temperature(lambda: _loosened(make(), estimator), x, y, seed=seed)
 
 
-def factory(method: str, settings: Mapping[str, Any], rows: int, split: Split, options: LowShotOptions, protocol: str) -> Callable[[], Any]:
+def factory(
+    method: str, settings: Mapping[str, Any], rows: int, split: Split, options: LowShotOptions, protocol: str
+) -> Callable[[], Any]:
     """What makes the unfitted classifier: its own defaults, then the protocol's, then the user's."""
     kind = find("classifiers", method)
     takes, penalty = options_of(kind), traits_of(kind).penalty

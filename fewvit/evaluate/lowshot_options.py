@@ -28,7 +28,9 @@ class LowShotOptions:
     percents: Sequence[float] = ()
     trials: int = 3
     subsets: Sequence[str] = ()  # files; they take the place of drawn splits
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in CLASSIFIERS})  # classifier -> options
+    settings: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {name: {} for name in CLASSIFIERS}
+    )  # classifier -> options
     lambd: float | None = None  # of the logistic regression; None: the protocol's
     protocol: str = ""  # whose logistic regression; empty: that of the features
     allow_fewer: bool = False
@@ -46,7 +48,10 @@ def check_options(options: LowShotOptions) -> None:
     if options.lambd is None:
         return
     if not any(traits_of(find("classifiers", method)).penalty for method in options.settings):
-        raise UsageError("--lambd is the penalty of the logistic regression, which is not among the classifiers", fix="Leave --lambd away.")
+        raise UsageError(
+            "--lambd is the penalty of the logistic regression, which is not among the classifiers",
+            fix="Leave --lambd away.",
+        )
     if not 0 < options.lambd < float("inf"):
         raise UsageError(f"--lambd {options.lambd:g}: the penalty must be a number above zero")
 
@@ -63,7 +68,9 @@ class _Names:
 def require_splits(images: Listed, options: LowShotOptions) -> None:
     """Raise, before any image is read, where the splits that are asked for cannot be drawn from the labelled images."""
     rows = np.flatnonzero(images.labels >= 0).tolist()
-    splits_of(_Names([images.ids[row] for row in rows], images.labels[rows], images.classes), options, lambda line: None)
+    splits_of(
+        _Names([images.ids[row] for row in rows], images.labels[rows], images.classes), options, lambda line: None
+    )
 
 
 def splits_of(train: Listed, options: LowShotOptions, say: Callable[[str], None]) -> list[Split]:
@@ -71,7 +78,9 @@ def splits_of(train: Listed, options: LowShotOptions, say: Callable[[str], None]
         return read_splits(options.subsets, train, allow_fewer=options.allow_fewer, say=say)
     splits: list[Split] = []
     if options.shots:
-        splits += n_per_class(train.labels, train.classes, options.shots, options.trials, options.seed, allow_fewer=options.allow_fewer)
+        splits += n_per_class(
+            train.labels, train.classes, options.shots, options.trials, options.seed, allow_fewer=options.allow_fewer
+        )
     if options.percents:
         splits += percent_per_class(train.labels, train.classes, options.percents, options.trials, options.seed)
     if not splits:

@@ -25,7 +25,9 @@ _COLUMNS = ("id", "label", "prediction", "probability")
 class Judged:
     """What one classifier said of the test images; class numbers are places in `classes`."""
 
-    which: Mapping[str, Any]  # method, shots, trial, …: the columns that stand first; the same ones in everything that shares a file
+    which: Mapping[
+        str, Any
+    ]  # method, shots, trial, …: the columns that stand first; the same ones in everything that shares a file
     ids: Sequence[str]  # Q
     labels: np.ndarray  # (Q,) -1 = unlabelled
     predictions: np.ndarray  # (Q,)
@@ -44,7 +46,11 @@ def check_predictions_path(path: _Path) -> None:
     if not str(path).lower().endswith((".csv", ".parquet")):
         raise UsageError("predictions are written as .parquet or .csv", file=path)
     if not str(path).lower().endswith(".csv") and importlib.util.find_spec("pyarrow") is None:
-        raise MissingExtra("writing Parquet needs pyarrow", file=path, fix="pip install 'fewvit[table]', or give a name that ends in .csv.")
+        raise MissingExtra(
+            "writing Parquet needs pyarrow",
+            file=path,
+            fix="pip install 'fewvit[table]', or give a name that ends in .csv.",
+        )
 
 
 def save_predictions(path: _Path, judged: Sequence[Judged]) -> None:
@@ -61,7 +67,9 @@ def save_predictions(path: _Path, judged: Sequence[Judged]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    kinds = {name: _kind([one.which[name] for one in judged]) for name in judged[0].which} | dict.fromkeys(_COLUMNS, "string")
+    kinds = {name: _kind([one.which[name] for one in judged]) for name in judged[0].which} | dict.fromkeys(
+        _COLUMNS, "string"
+    )
     schema = pyarrow.schema({**kinds, "probability": pyarrow.float64()})
     with replacing(path) as handle, pyarrow.parquet.ParquetWriter(handle, schema) as writer:
         for one in judged:
@@ -99,7 +107,11 @@ def save_per_class(path: _Path, judged: Sequence[Judged]) -> None:
 def save_confusion(path: _Path, judged: Sequence[Judged]) -> None:
     """Replace `path` by a CSV of confusion matrices: what `which` names, the true class, and a column per predicted class."""
     names = [printable(name) for name in judged[0].classes]
-    lines = ([*one.which.values(), name, *counts] for one in judged for name, counts in zip(names, one.confusion.tolist(), strict=True))
+    lines = (
+        [*one.which.values(), name, *counts]
+        for one in judged
+        for name, counts in zip(names, one.confusion.tolist(), strict=True)
+    )
     _write_csv(path, (*judged[0].which, "true \\ predicted", *names), lines)
 
 

@@ -25,7 +25,9 @@ def save_splits(path: str | os.PathLike[str], splits: Sequence[Split], train: Li
         writer.writerow(_COLUMNS)
         for split in splits:
             for row in split.train.tolist():
-                writer.writerow([split.shots, split.trial, printable(train.ids[row]), printable(train.classes[train.labels[row]])])
+                writer.writerow(
+                    [split.shots, split.trial, printable(train.ids[row]), printable(train.classes[train.labels[row]])]
+                )
 
 
 def read_splits(
@@ -45,7 +47,10 @@ def read_splits(
         for (shots, trial), wanted in found.items():
             rows = _rows(wanted, train, path, allow_fewer, say)
             name = _shots_of(rows, train, path) if shots == "" else int(shots) if shots.isdecimal() else shots
-            key = ("" if shots == "" and isinstance(name, str) else name, frozenset(rows.tolist()))  # not by what a list is called
+            key = (
+                "" if shots == "" and isinstance(name, str) else name,
+                frozenset(rows.tolist()),
+            )  # not by what a list is called
             if key in known:
                 what = path if shots == "" else f"{path}, shots {shots}, trial {trial}"
                 say(f"{what}: the same images as in {known[key]}, counted once")
@@ -83,7 +88,9 @@ def _lines(path: Path) -> list[str]:
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
     except IsADirectoryError as error:
-        raise DataError("a folder, not a list of file names", file=path, fix="Give a file with one name per line.") from error
+        raise DataError(
+            "a folder, not a list of file names", file=path, fix="Give a file with one name per line."
+        ) from error
     except OSError as error:
         raise from_os_error(error, "reading the list") from error
     except UnicodeDecodeError as error:
@@ -104,7 +111,9 @@ def _from_table(lines: Sequence[str], path: str) -> dict[tuple[str, int], list[t
     return found
 
 
-def _rows(wanted: Sequence[tuple[str, str]], train: Listed, path: str, allow_fewer: bool, say: Callable[[str], None]) -> np.ndarray:
+def _rows(
+    wanted: Sequence[tuple[str, str]], train: Listed, path: str, allow_fewer: bool, say: Callable[[str], None]
+) -> np.ndarray:
     """Rows of (id or file name, class name or nothing); each must be there once, and of that class."""
     places: dict[str, list[int]] = {}
     for row, name in enumerate(map(printable, train.ids)):
@@ -129,9 +138,13 @@ def _rows(wanted: Sequence[tuple[str, str]], train: Listed, path: str, allow_few
             fix="Is it a list of another data set? --allow-fewer goes on without them.",
         )
     if missing:
-        say(f"{path}: {len(missing)} of {counted(len(wanted), 'listed image')} {are(len(missing))} not there and left out")
+        say(
+            f"{path}: {len(missing)} of {counted(len(wanted), 'listed image')} {are(len(missing))} not there and left out"
+        )
     if len(set(rows)) < len(rows):
-        raise DataError(counted(len(rows) - len(set(rows)), "image is listed twice", "images are listed twice"), file=path)
+        raise DataError(
+            counted(len(rows) - len(set(rows)), "image is listed twice", "images are listed twice"), file=path
+        )
     unlabelled = int((train.labels[rows] < 0).sum())
     if unlabelled:
         raise DataError(counted(unlabelled, "listed image has no label", "listed images have no label"), file=path)

@@ -41,9 +41,16 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[s
     options = KNNOptions(ks=_KS)
     rows = [{**inputs.labels, **row} for row in evaluate_knn(inputs.train, inputs.test, options)[0]]
     train, test = (_pixels(source) for source in ("digits/train", "digits/test"))
-    rows += [{**inputs.labels, "backbone": "raw pixels", "weights": "", **row} for row in evaluate_knn(train, test, options)[0]]
-    say(f"4. k-NN: weighted votes of the k nearest digits; chance is 10 %. {time.perf_counter() - started:.1f} s in all.")
-    say("   Raw pixels win here: these digits are all of one size and in one place, as photographs, which backbones are for, never are.")
+    rows += [
+        {**inputs.labels, "backbone": "raw pixels", "weights": "", **row}
+        for row in evaluate_knn(train, test, options)[0]
+    ]
+    say(
+        f"4. k-NN: weighted votes of the k nearest digits; chance is 10 %. {time.perf_counter() - started:.1f} s in all."
+    )
+    say(
+        "   Raw pixels win here: these digits are all of one size and in one place, as photographs, which backbones are for, never are."
+    )
     return rows, manifest(**facts)
 
 
@@ -54,5 +61,7 @@ def _pixels(source: str) -> FeatureSet:
     from PIL import Image
 
     data = open_dataset(source)
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data.read(i))), dtype=np.float32).ravel() for i in range(len(data))])
+    pixels = np.stack(
+        [np.asarray(Image.open(io.BytesIO(data.read(i))), dtype=np.float32).ravel() for i in range(len(data))]
+    )
     return FeatureSet(pixels, data.labels, data.ids, data.classes, name=data.name)

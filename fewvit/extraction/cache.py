@@ -140,7 +140,13 @@ class FeatureStore:
         with replacing(self.folder / "shard.npy", named=lambda: f"{_shard_name(hashing.result(), rows)}.npy") as handle:
             handle.writelines(pieces)
         sha256, size = hashing.result(), sum(map(len, pieces))
-        facts = {"format": _FORMAT, "count": len(rows), "width": int(features.shape[1]), "sha256": sha256, "bytes": size}
+        facts = {
+            "format": _FORMAT,
+            "count": len(rows),
+            "width": int(features.shape[1]),
+            "sha256": sha256,
+            "bytes": size,
+        }
         name = _shard_name(sha256, rows)
         with replacing(self.folder / f"{name}.rows") as handle:
             handle.writelines([json.dumps(facts).encode() + b"\n", rows.tobytes()])
@@ -166,7 +172,9 @@ class FeatureStore:
             rows = numbers[wanted] - self._starts[shard]
             notes[wanted] = self._notes[shard][rows]
             if len(rows) == facts["count"] and _is_run(rows) and _is_run(wanted):
-                self._array(name, facts, out=features[wanted[0] : wanted[-1] + 1])  # a whole shard: read where it belongs
+                self._array(
+                    name, facts, out=features[wanted[0] : wanted[-1] + 1]
+                )  # a whole shard: read where it belongs
             else:
                 features[wanted] = self._array(name, facts)[rows]
         return features, notes
@@ -204,7 +212,9 @@ class FeatureStore:
             line, _, content = path.read_bytes().partition(b"\n")
             facts = json.loads(line)
             if facts["format"] > _FORMAT:
-                raise CacheError("written by a newer fewvit", file=path, fix="Update fewvit, or use another --cache-dir.")
+                raise CacheError(
+                    "written by a newer fewvit", file=path, fix="Update fewvit, or use another --cache-dir."
+                )
             rows = np.frombuffer(content, _ROW)
             if len(rows) != facts["count"] or _shard_name(facts["sha256"], rows) != path.stem:
                 raise self._damaged(path, "its name is not the digest of its content")
@@ -236,7 +246,9 @@ class FeatureStore:
                     raise self._damaged(path, f"it has {counted(size, 'byte')} instead of {facts['bytes']}")
                 header = handle.read(len(expected))
                 if header != expected or size != len(header) + array.nbytes:
-                    raise self._damaged(path, f"it is not an array of its manifest's {counted(facts['count'], 'row')} of {self.width}")
+                    raise self._damaged(
+                        path, f"it is not an array of its manifest's {counted(facts['count'], 'row')} of {self.width}"
+                    )
                 _fill(array.data.cast("B"), handle)
         except OSError as error:
             raise self._damaged(path, "it is gone") from error

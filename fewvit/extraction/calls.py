@@ -60,11 +60,23 @@ def load_backbone(
     pipeline = settle(
         spec,
         FeatureOptions(
-            protocol=protocol, pool=pool, layers=None if layers is None else str(layers), img_size=size, precision=precision, device=device
+            protocol=protocol,
+            pool=pool,
+            layers=None if layers is None else str(layers),
+            img_size=size,
+            precision=precision,
+            device=device,
         ),
     )
     readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
-    backbone = build(spec, readout, pipeline.preprocess.crop, device=resolve_device(device), precision=pipeline.precision, engine=engine)
+    backbone = build(
+        spec,
+        readout,
+        pipeline.preprocess.crop,
+        device=resolve_device(device),
+        precision=pipeline.precision,
+        engine=engine,
+    )
     backbone.pipeline = pipeline
     return backbone
 

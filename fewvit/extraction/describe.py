@@ -19,18 +19,26 @@ from .cache import Cache
 from .pipeline import FeatureOptions, settle
 
 _OUTLINE = 12  # lines of a mapping table unless all are asked for
-_CONTRADICTION = "CC-BY-NC-4.0 at the official source; model cards elsewhere that say Apache-2.0 were not written by the authors"
+_CONTRADICTION = (
+    "CC-BY-NC-4.0 at the official source; model cards elsewhere that say Apache-2.0 were not written by the authors"
+)
 
 
 def variant_rows() -> list[dict[str, Any]]:
     """One row per named backbone."""
-    return [_row(name, family, variant) for family, kind in families().items() for name, variant in kind.variants.items()]
+    return [
+        _row(name, family, variant) for family, kind in families().items() for name, variant in kind.variants.items()
+    ]
 
 
 def _row(name: str, family: str, variant: Variant) -> dict[str, Any]:
     a, published = variant.architecture, dict(variant.published)
     shots = published.get("lowshot", {})
-    numbers = {"knn": published.get("knn"), "linear": published.get("linear"), **{f"{n}-shot": shots.get(n) for n in (1, 2, 5)}}
+    numbers = {
+        "knn": published.get("knn"),
+        "linear": published.get("linear"),
+        **{f"{n}-shot": shots.get(n) for n in (1, 2, 5)},
+    }
     return {
         "backbone": name,
         "width": a.width,
@@ -67,12 +75,18 @@ def run_facts(run: Path) -> dict[str, Any]:
     Raises UsageError for a file, DataError for a folder that is not there, is no such run or has made nothing yet.
     """
     if run.is_file():
-        raise UsageError("a file, and this explains names and run folders", file=run, fix="`fewvit backbones check FILE` looks into files.")
+        raise UsageError(
+            "a file, and this explains names and run folders",
+            file=run,
+            fix="`fewvit backbones check FILE` looks into files.",
+        )
     if not run.exists():
         raise DataError("no such run", file=run, fix="`fewvit backbones list` has the names.")
     folder = RunFolder(run)
     made, what, result = folder.backbone(), (folder.manifest() or {})["what"], folder.result()
-    spec = resolve(os.path.join(run, ""), Access(Path(), offline=True), DigestMemory(), weights="random")  # nothing of the weights is read
+    spec = resolve(
+        os.path.join(run, ""), Access(Path(), offline=True), DigestMemory(), weights="random"
+    )  # nothing of the weights is read
     pipeline = settle(spec, FeatureOptions())
     base = made.get("base", {})
     return {
@@ -128,7 +142,9 @@ def file_facts(
 
     if (file / "manifest.json").is_file():
         raise UsageError(
-            "a run's folder, and this looks into weights files", file=file, fix="`fewvit backbones info RUN` tells what it is."
+            "a run's folder, and this looks into weights files",
+            file=file,
+            fix="`fewvit backbones info RUN` tells what it is.",
         )
     require_file(file)
     tree = read_checkpoint(file)
@@ -169,7 +185,11 @@ def _prove_fit(spec: Any, tensors: dict[str, Any], file: Path) -> None:
 
 
 def _outline(lines: list[str]) -> list[str]:
-    return lines if len(lines) <= _OUTLINE else [*lines[: _OUTLINE - 1], f"… {len(lines) - _OUTLINE + 1} more (--tensors shows all)"]
+    return (
+        lines
+        if len(lines) <= _OUTLINE
+        else [*lines[: _OUTLINE - 1], f"… {len(lines) - _OUTLINE + 1} more (--tensors shows all)"]
+    )
 
 
 def cache_rows(cache: Cache) -> list[dict[str, Any]]:

@@ -36,7 +36,10 @@ _SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small e
 _FLUSH_S = 30.0  # a slow machine commits at least this often
 _SHOWN_BAD = 3  # paths in the error
 _TASK = 4  # images per task of the decoding pool
-_BATCH = {"cpu": 8, "gpu": 256}  # on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
+_BATCH = {
+    "cpu": 8,
+    "gpu": 256,
+}  # on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ def extract(
         with tempfile.TemporaryDirectory(prefix="fewvit-") as folder:
             return extract(pipeline, dataset, Cache(Path(folder)), work, memory=DigestMemory(), build=build)
     store = cache.store(pipeline.key)
-    return _Extraction(pipeline, dataset, store, memory or cache.digests(), work, build or (lambda: _build(pipeline))).run()
+    return _Extraction(
+        pipeline, dataset, store, memory or cache.digests(), work, build or (lambda: _build(pipeline))
+    ).run()
 
 
 def _build(pipeline: Pipeline) -> Backbone:
@@ -76,16 +81,35 @@ def _build(pipeline: Pipeline) -> Backbone:
     from ..models.vit import Readout
 
     readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
-    return build(pipeline.spec, readout, pipeline.preprocess.crop, device=resolve_device(pipeline.device), precision=pipeline.precision)
+    return build(
+        pipeline.spec,
+        readout,
+        pipeline.preprocess.crop,
+        device=resolve_device(pipeline.device),
+        precision=pipeline.precision,
+    )
 
 
 class _Extraction:
     """One run over one data set: the story is `run`, the state is what must survive between its steps."""
 
     def __init__(
-        self, pipeline: Pipeline, dataset: Dataset, store: FeatureStore, memory: DigestMemory, work: Work, build: Callable[[], Backbone]
+        self,
+        pipeline: Pipeline,
+        dataset: Dataset,
+        store: FeatureStore,
+        memory: DigestMemory,
+        work: Work,
+        build: Callable[[], Backbone],
     ):
-        self.pipeline, self.dataset, self.store, self.memory, self.work, self.build = pipeline, dataset, store, memory, work, build
+        self.pipeline, self.dataset, self.store, self.memory, self.work, self.build = (
+            pipeline,
+            dataset,
+            store,
+            memory,
+            work,
+            build,
+        )
         self.digests: list[bytes | None] = [None] * len(dataset)
         self.bad: dict[int, str] = {}  # row -> reason
         self.in_flight: tuple[list[_Decoded], Tensor] | None = None  # the batch that a GPU is computing
@@ -113,7 +137,9 @@ class _Extraction:
     def _recall(self) -> list[int]:
         """Rows whose bytes were never seen, or whose feature is not in the store. Reads no image."""
         missing = []
-        for row, digest in enumerate(self.memory.get_all([self.dataset.identity(row) for row in range(len(self.dataset))])):
+        for row, digest in enumerate(
+            self.memory.get_all([self.dataset.identity(row) for row in range(len(self.dataset))])
+        ):
             if digest is not None and digest in self.store:
                 self.digests[row] = digest
             elif digest is not None and (reason := self.store.bad(digest)) is not None:
@@ -147,7 +173,9 @@ class _Extraction:
         self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
         self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
         with contextlib.suppress(BadImage):
-            decode(b"?", self.pipeline.preprocess, self.pipeline.decode)  # decoders are imported with the first image, even with none
+            decode(
+                b"?", self.pipeline.preprocess, self.pipeline.decode
+            )  # decoders are imported with the first image, even with none
         self.report.starting = time.perf_counter() - self.started
 
     def _built(self) -> Backbone:
@@ -243,13 +271,18 @@ class _Extraction:
         self.report.computed += len(batch)
         self.pending += batch
         self.pending_features.append(features)
-        if sum(part.nbytes for part in self.pending_features) >= _SHARD_BYTES or time.perf_counter() - self.flushed > _FLUSH_S:
+        if (
+            sum(part.nbytes for part in self.pending_features) >= _SHARD_BYTES
+            or time.perf_counter() - self.flushed > _FLUSH_S
+        ):
             self._flush()
 
     def _flush(self) -> None:
         if self.pending:
             self.store.put(
-                [item.digest for item in self.pending], [item.notes for item in self.pending], np.concatenate(self.pending_features)
+                [item.digest for item in self.pending],
+                [item.notes for item in self.pending],
+                np.concatenate(self.pending_features),
             )
             self.pending, self.pending_features = [], []
             self.memory.save()
@@ -258,14 +291,20 @@ class _Extraction:
     def _tell(self, done: int) -> None:
         if self.work.progress is not None:
             report = self.report
-            self.work.progress(Progress(done, len(self.dataset), report.computed, self._elapsed(), report.waiting, report.modelling))
+            self.work.progress(
+                Progress(done, len(self.dataset), report.computed, self._elapsed(), report.waiting, report.modelling)
+            )
 
     def _judge(self) -> None:
         """Raise BadImages when more images failed than allowed."""
         for row in sorted(self.bad):
             label = int(self.dataset.labels[row])
             self.report.skipped.append(
-                {"id": self.dataset.ids[row], "class": self.dataset.classes[label] if label >= 0 else "", "reason": self.bad[row]}
+                {
+                    "id": self.dataset.ids[row],
+                    "class": self.dataset.classes[label] if label >= 0 else "",
+                    "reason": self.bad[row],
+                }
             )
         allowed = allowed_bad(self.work.max_bad, len(self.dataset))
         if len(self.bad) <= allowed and len(self.bad) < len(self.dataset):
@@ -315,7 +354,10 @@ def start_encoding(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipe
     if len(pixels) < batch_size:
         pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch_size - len(pixels), axis=0)])
     device = next(backbone.parameters()).device
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (pipeline.preprocess.mean, pipeline.preprocess.std))
+    mean, std = (
+        torch.tensor(values, device=device).view(1, 3, 1, 1)
+        for values in (pipeline.preprocess.mean, pipeline.preprocess.std)
+    )
     images = torch.from_numpy(pixels)
     try:
         if device.type == "cuda":

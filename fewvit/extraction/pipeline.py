@@ -187,7 +187,9 @@ def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[
     if asked == "each":
         return depth, True
     if not asked.isdecimal() or not 1 <= int(asked) <= depth:
-        raise UsageError(f"--layers {asked!r}: {spec.name} has {counted(depth, 'block')}, so give 1 to {depth}, or `each`")
+        raise UsageError(
+            f"--layers {asked!r}: {spec.name} has {counted(depth, 'block')}, so give 1 to {depth}, or `each`"
+        )
     return int(asked), False
 
 
@@ -205,7 +207,9 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
             fix="Use --pool mean.",
         )
     if pool == "cls+dist" and "distilled" not in architecture.timm:
-        raise UsageError(f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean or cls+mean.")
+        raise UsageError(
+            f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean or cls+mean."
+        )
     return pool
 
 

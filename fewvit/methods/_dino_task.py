@@ -140,7 +140,9 @@ class _Network(nn.Module):
     def forward(self, crops: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> Tensor:
         """Logits (sum of all B, K), crop by crop."""
         tokens = self.backbone.crops(crops, scales)
-        with torch.autocast(tokens.device.type, enabled=False):  # cosines in bf16 would be off by 0.1 after division by the temperature
+        with torch.autocast(
+            tokens.device.type, enabled=False
+        ):  # cosines in bf16 would be off by 0.1 after division by the temperature
             return self.head(tokens.float())
 
 
@@ -172,7 +174,9 @@ class _Directions(nn.Module):
     def __init__(self, inputs: int, outputs: int, gains: bool):
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=gains)
-        self.weight_v = nn.Parameter(torch.empty(outputs, inputs).uniform_(-(inputs**-0.5), inputs**-0.5))  # as nn.Linear starts
+        self.weight_v = nn.Parameter(
+            torch.empty(outputs, inputs).uniform_(-(inputs**-0.5), inputs**-0.5)
+        )  # as nn.Linear starts
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))

@@ -90,7 +90,9 @@ class MaeTask(nn.Module):
         tensors, file = tree.get("model"), "the MAE checkpoint"
         if not isinstance(tensors, Mapping) or "decoder_embed.weight" not in tensors:
             raise CheckpointError(
-                "holds no decoder under `model`", file=file, fix="Take a `_full.pth` file, or start from the encoder alone."
+                "holds no decoder under `model`",
+                file=file,
+                fix="Take a `_full.pth` file, or start from the encoder alone.",
             )
         own = {official_name(name) for name, _ in self.trunk.named_parameters()}
         fill(self, {f"trunk.{name}" if name in own else name: tensor for name, tensor in tensors.items()}, file)
@@ -189,7 +191,11 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
     """Square images (B, 3, H, H) of their patches (B, N, 3 P²)."""
     b, n, _ = patches.shape
     grid = round(n**0.5)
-    return patches.reshape(b, grid, grid, patch, patch, 3).permute(0, 5, 1, 3, 2, 4).reshape(b, 3, grid * patch, grid * patch)
+    return (
+        patches.reshape(b, grid, grid, patch, patch, 3)
+        .permute(0, 5, 1, 3, 2, 4)
+        .reshape(b, 3, grid * patch, grid * patch)
+    )
 
 
 def random_masking(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,7 +231,9 @@ def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pixels(images: Tensor) -> np.ndarray:
     """uint8 (B, H, W, 3) of normalised images (B, 3, H, W)."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (
+        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return ((images * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -245,6 +253,10 @@ def _check(recipe: Mae) -> None:
             f"a view of {size} pixels does not have the {a.grid}x{a.grid} patches of {a.patch} that the decoder's positions stand for"
         )
     if not 0 < recipe.mask_ratio < 1 or int(a.grid**2 * (1 - recipe.mask_ratio)) < 1:
-        raise UsageError(f"mask_ratio={recipe.mask_ratio:g} must hide some of the {a.grid**2} patches and leave at least one")
+        raise UsageError(
+            f"mask_ratio={recipe.mask_ratio:g} must hide some of the {a.grid**2} patches and leave at least one"
+        )
     if recipe.decoder_width % recipe.decoder_heads or recipe.decoder_width % 4 or a.width % 4:
-        raise UsageError(f"decoder_width={recipe.decoder_width} must be a multiple of 4 and of decoder_heads={recipe.decoder_heads}")
+        raise UsageError(
+            f"decoder_width={recipe.decoder_width} must be a multiple of 4 and of decoder_heads={recipe.decoder_heads}"
+        )

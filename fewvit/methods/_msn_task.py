@@ -53,7 +53,9 @@ class MsnTask(nn.Module):
     def forward(self, views: list[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts: views (B, 3, size, size) in the order target, random anchors, focal anchors."""
         r = self.recipe
-        with torch.no_grad():  # in train mode as the anchor: its BatchNorm sees the batch's own statistics, as published
+        with (
+            torch.no_grad()
+        ):  # in train mode as the anchor: its BatchNorm sees the batch's own statistics, as published
             wholes = self.target(views[0])
         scales = self.anchor.trunk.draw_scales(step, len(views) - 1, views[1].device)
         anchors = self.project(views[1:], self.kept_patches(step), scales)
@@ -61,7 +63,8 @@ class MsnTask(nn.Module):
             log_p = log_assignments(anchors, self.prototypes, r.temperature, r.label_smoothing)  # (V B, K)
             with torch.no_grad():
                 targets = sharpened(
-                    log_assignments(wholes, self.prototypes, r.temperature, r.label_smoothing), self.schedule(step)["sharpening"]
+                    log_assignments(wholes, self.prototypes, r.temperature, r.label_smoothing),
+                    self.schedule(step)["sharpening"],
                 )
                 targets = balanced(targets, r.sinkhorn_rounds) if r.sinkhorn else targets
             parts = loss_parts(log_p, targets)
@@ -115,9 +118,16 @@ class MsnTask(nn.Module):
 
         Raises CheckpointError for another layout or architecture.
         """
-        file, missing = "the MSN checkpoint", [key for key in ("encoder", "target_encoder", "prototypes") if key not in tree]
+        file, missing = (
+            "the MSN checkpoint",
+            [key for key in ("encoder", "target_encoder", "prototypes") if key not in tree],
+        )
         if missing:
-            raise CheckpointError(f"holds no {', '.join(missing)}", file=file, fix="A full checkpoint of MSN's own training has all three.")
+            raise CheckpointError(
+                f"holds no {', '.join(missing)}",
+                file=file,
+                fix="A full checkpoint of MSN's own training has all three.",
+            )
         fill(_Prototypes(self.prototypes), {"prototypes": tree["prototypes"]}, file)
         for network, key in ((self.anchor, "encoder"), (self.target, "target_encoder")):
             fill(network, {_own(name): tensor for name, tensor in tree[key].items()}, f"{file} ({key})")
@@ -126,8 +136,16 @@ class MsnTask(nn.Module):
         """What MSN's own checkpoint holds, but for the optimizer and where the run stands."""
         r = self.recipe
         networks = {"encoder": self.anchor, "target_encoder": self.target}
-        tensors = {key: {f"module.{_official(n)}": t for n, t in network.state_dict().items()} for key, network in networks.items()}
-        settings = {"batch_size": r.batch_size, "world_size": world_size(), "lr": r.peak_lr, "temperature": r.temperature}
+        tensors = {
+            key: {f"module.{_official(n)}": t for n, t in network.state_dict().items()}
+            for key, network in networks.items()
+        }
+        settings = {
+            "batch_size": r.batch_size,
+            "world_size": world_size(),
+            "lr": r.peak_lr,
+            "temperature": r.temperature,
+        }
         return {**tensors, "prototypes": self.prototypes.detach(), **settings}
 
     # parts of a step
@@ -281,7 +299,9 @@ def _check(recipe: Msn) -> None:
             "MSN needs one target view and at least one kind of anchor: views are (target, random anchors, focal anchors, ...)"
         )
     if not 0 <= recipe.patch_drop < 1:
-        raise UsageError(f"patch_drop={recipe.patch_drop:g} is no share of patches to leave out: it must be at least 0 and below 1")
+        raise UsageError(
+            f"patch_drop={recipe.patch_drop:g} is no share of patches to leave out: it must be at least 0 and below 1"
+        )
     if not 0 <= recipe.label_smoothing < 1:
         raise UsageError(f"label_smoothing={recipe.label_smoothing:g} must be at least 0 and below 1")
     if min(recipe.sharpening) <= 0 or recipe.temperature <= 0:

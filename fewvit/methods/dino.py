@@ -11,10 +11,17 @@ from ..views.view import View
 from . import Method, Pretraining
 
 
-def _views(size: int, local_size: int, locals_: int, scale: tuple[float, float], local_scale: tuple[float, float]) -> tuple[View, ...]:
+def _views(
+    size: int, local_size: int, locals_: int, scale: tuple[float, float], local_scale: tuple[float, float]
+) -> tuple[View, ...]:
     """Two global crops, which differ in blur and solarisation, and the local ones; blur shrinks with the crop."""
     colours = View(
-        size, scale, jitter=(0.4, 0.4, 0.2, 0.1), jitter_probability=0.8, grey=0.2, blur_radius=(0.1 * size / 224, 2.0 * size / 224)
+        size,
+        scale,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_probability=0.8,
+        grey=0.2,
+        blur_radius=(0.1 * size / 224, 2.0 * size / 224),
     )
     return (
         replace(colours, blur=1.0),
@@ -45,7 +52,9 @@ class Dino(Method):
     hidden: int = 2048  # width of the head's two hidden layers
     bottleneck: int = 256  # width before the last layer
     use_bn_in_head: bool = False  # BatchNorm after each hidden layer
-    norm_last_layer: bool = True  # whether the last layer's row gains stay 1; off, results are better where training is stable
+    norm_last_layer: bool = (
+        True  # whether the last layer's row gains stay 1; off, results are better where training is stable
+    )
     freeze_last_layer: int = 1  # epochs during which the last layer gets no gradient
     student_temperature: float = 0.1  # its logits are divided by it
     teacher_temperature: float = 0.07  # the same, after warm-up
@@ -94,7 +103,9 @@ def _small(width: int, patch: int, size: int, depth: int = 12) -> Dino:
 # Sources: the B runs' published arguments; for the S runs the paper's appendix and the authors' answers in the repository, and S/16's
 # value wherever none is known of S/8.
 Dino.presets = {
-    "paper/vits16": Dino(architecture=_vit("dino_vits16"), epochs=800, min_lr=1e-5, clip=0.0, norm_last_layer=False, precision="fp16"),
+    "paper/vits16": Dino(
+        architecture=_vit("dino_vits16"), epochs=800, min_lr=1e-5, clip=0.0, norm_last_layer=False, precision="fp16"
+    ),
     "paper/vits8": Dino(architecture=_vit("dino_vits8"), epochs=800, min_lr=1e-5, clip=0.0, norm_last_layer=False),
     "paper/vitb16": Dino(
         architecture=_vit("dino_vitb16"),

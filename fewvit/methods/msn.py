@@ -14,14 +14,26 @@ from . import Method, Pretraining
 def _views(size: int, focal: int, focal_count: int) -> tuple[View, ...]:
     """A target, one random anchor and `focal_count` focal ones; a blur of the paper's 2 pixels at 224 blurs small images as much."""
     radius = (0.1 * size / 224, 2.0 * size / 224)
-    colours: dict[str, Any] = {"interpolation": "bilinear", "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.2, "blur": 0.5, "blur_radius": radius}
+    colours: dict[str, Any] = {
+        "interpolation": "bilinear",
+        "jitter": (0.4, 0.4, 0.4, 0.1),
+        "grey": 0.2,
+        "blur": 0.5,
+        "blur_radius": radius,
+    }
     whole = View(size, (0.3, 1.0), **colours)
     return (whole, whole, View(focal, (0.05, 0.3), count=focal_count, **colours))
 
 
 def _paper(width: int, depth: int, patch: int, patch_drop: float, epochs: int) -> dict[str, Any]:
     architecture = Architecture(width, depth, width // 64, patch, grid=224 // patch, positions="msn")
-    return {"architecture": architecture, "views": _views(224, 96, 10), "patch_drop": patch_drop, "epochs": epochs, "batch_size": 1024}
+    return {
+        "architecture": architecture,
+        "views": _views(224, 96, 10),
+        "patch_drop": patch_drop,
+        "epochs": epochs,
+        "batch_size": 1024,
+    }
 
 
 def _small(size: int, patch: int, width: int = 192, focal: int = 16, depth: int = 12) -> dict[str, Any]:
@@ -58,7 +70,10 @@ class Msn(Method):
     weight_decay: float = 0.04
     final_weight_decay: float | None = 0.4
     clip: float = 3.0  # of the anchor network's gradient as a whole; prototypes are never clipped
-    momentum: tuple[float, float] = (0.996, 1.0)  # of the target's weights: start and end of a line that the run leaves at 80 %
+    momentum: tuple[float, float] = (
+        0.996,
+        1.0,
+    )  # of the target's weights: start and end of a line that the run leaves at 80 %
     patch_drop: float = 0.15  # share of patches left out of random anchors
     temperature: float = 0.1  # tau, of the softmax over prototypes
     sharpening: tuple[float, float] = (0.25, 0.25)  # T, targets are p^(1/T): start and end of a line as of `momentum`

@@ -20,7 +20,9 @@ A, B, SCALE = ".lora_a", ".lora_b", ".lora_scale"
 THIRDS = {"q": 0, "k": 1, "v": 2}  # of the rows of a fused qkv layer
 
 
-def merged(trunk: Mapping[str, Tensor], adapter: Mapping[str, Tensor], file: str | os.PathLike[str]) -> dict[str, Tensor]:
+def merged(
+    trunk: Mapping[str, Tensor], adapter: Mapping[str, Tensor], file: str | os.PathLike[str]
+) -> dict[str, Tensor]:
     """The trunk's tensors after the adapter's: replaced, or with their low-rank update added. `trunk` stays as it is.
 
     Raises CheckpointError for an adapter that does not fit the trunk.
@@ -35,14 +37,20 @@ def merged(trunk: Mapping[str, Tensor], adapter: Mapping[str, Tensor], file: str
     return found
 
 
-def _add_update(tensors: dict[str, Tensor], layer: str, adapter: Mapping[str, Tensor], file: str | os.PathLike[str]) -> None:
+def _add_update(
+    tensors: dict[str, Tensor], layer: str, adapter: Mapping[str, Tensor], file: str | os.PathLike[str]
+) -> None:
     """W + scale x B A in place of the layer's weight, or of its third of a fused one."""
     name, third = fused(layer)
     _require(f"{name}.weight" in tensors and layer + B in adapter and layer + SCALE in adapter, layer, file)
     weight = tensors[f"{name}.weight"].clone()
     rows = weight if third is None else weight.chunk(3)[third]
     down, up = adapter[layer + A], adapter[layer + B]  # (r, in), (out, r)
-    _require(down.ndim == up.ndim == 2 and (up.shape[0], down.shape[1]) == rows.shape and up.shape[1] == down.shape[0], layer, file)
+    _require(
+        down.ndim == up.ndim == 2 and (up.shape[0], down.shape[1]) == rows.shape and up.shape[1] == down.shape[0],
+        layer,
+        file,
+    )
     rows += float(adapter[layer + SCALE]) * (up.float() @ down.float()).to(rows.dtype)
     tensors[f"{name}.weight"] = weight
 
@@ -56,5 +64,7 @@ def fused(layer: str) -> tuple[str, int | None]:
 def _require(fits: bool, name: str, file: str | os.PathLike[str]) -> None:
     if not fits:
         raise CheckpointError(
-            f"the adapter's {name} does not fit the backbone it is merged into", file=file, fix="It belongs to another architecture."
+            f"the adapter's {name} does not fit the backbone it is merged into",
+            file=file,
+            fix="It belongs to another architecture.",
         )

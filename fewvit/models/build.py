@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def build(
-    spec: BackboneSpec, readout: Readout, size: tuple[int, int], *, device: str = "cpu", precision: str = "fp32", engine: str = "auto"
+    spec: BackboneSpec,
+    readout: Readout,
+    size: tuple[int, int],
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    engine: str = "auto",
 ) -> Backbone:
     """The module of a spec, every tensor filled from its file, frozen, on `device`. Raises CheckpointError for a partial fit."""
     from .engines import accelerate

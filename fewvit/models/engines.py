@@ -58,7 +58,9 @@ def choose_engine(precision: str, device: str, *, plain_vit: bool = True) -> str
     return "packed" if precision in ("fp32", "bf16") and packing_works() else "eager"
 
 
-def accelerate(backbone: Backbone, size: tuple[int, int], *, device: str, precision: str, engine: str = "auto") -> Backbone:
+def accelerate(
+    backbone: Backbone, size: tuple[int, int], *, device: str, precision: str, engine: str = "auto"
+) -> Backbone:
     """The backbone on its device, run by the engine asked for. The features stay within 1e-5 in fp32."""
     plain = isinstance(backbone.model, VisionTransformer)
     if engine == "auto":
@@ -68,7 +70,10 @@ def accelerate(backbone: Backbone, size: tuple[int, int], *, device: str, precis
     if engine != "eager" and device != "cpu":
         raise UsageError(f"the {engine} engine runs on CPUs, not on {device}", fix="Use engine='eager' or 'auto'.")
     if engine == "packed" and not (plain and precision != "fp16" and packing_works()):
-        raise UsageError(f"the packed engine cannot run {backbone.spec.name} in {precision} here", fix="Use engine='eager' or 'auto'.")
+        raise UsageError(
+            f"the packed engine cannot run {backbone.spec.name} in {precision} here",
+            fix="Use engine='eager' or 'auto'.",
+        )
     backbone.to(device)
     if device == "cpu":
         keep_freed_memory()
@@ -137,14 +142,18 @@ class PackedBlock(nn.Module):
         self.norm1, self.norm2, self.heads = block.norm1, block.norm2, block.attn.num_heads
         self.swiglu = block.mlp.fc1.out_features == 2 * block.mlp.fc2.in_features
         gammas = [getattr(scale, "gamma", None) for scale in (block.ls1, block.ls2)]
-        self.attn = SimpleNamespace(qkv=PackedLinear(block.attn.qkv, dtype))  # under the name that attention maps look for
+        self.attn = SimpleNamespace(
+            qkv=PackedLinear(block.attn.qkv, dtype)
+        )  # under the name that attention maps look for
         self.proj = PackedLinear(block.attn.proj, dtype, scale=gammas[0])
         self.fc1 = PackedLinear(block.mlp.fc1, dtype, activation="none" if self.swiglu else "gelu")
         self.fc2 = PackedLinear(block.mlp.fc2, dtype, scale=gammas[1])
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, d = x.shape
-        q, k, v = self.attn.qkv(self.norm1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.attn.qkv(self.norm1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d)
         x = self.proj.add_to(attended, x)
         hidden = self.fc1(self.norm2(x))
@@ -190,10 +199,14 @@ class OpenVinoBackbone(Backbone):
         import openvino
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer warns of every size it turns into a constant; that is the intent
+            warnings.simplefilter(
+                "ignore"
+            )  # the tracer warns of every size it turns into a constant; that is the intent
             with _settled_positions(self.model, self._size):
                 graph = openvino.convert_model(
-                    _Reading(self.model, self.readout), example_input=torch.zeros(batch, 3, *self._size), input=[batch, 3, *self._size]
+                    _Reading(self.model, self.readout),
+                    example_input=torch.zeros(batch, 3, *self._size),
+                    input=[batch, 3, *self._size],
                 )
         self._compiled[batch] = self._core.compile_model(graph, "CPU", self._config)
         return self._compiled[batch]

@@ -22,7 +22,9 @@ _INSPECTION = 2  # raise when what is remembered of a bare file changes its mean
 
 def _checked_key(kind: Any, checkpoint_key: str | None) -> str | None:
     if checkpoint_key and kind.checkpoint_keys and checkpoint_key not in kind.checkpoint_keys:
-        raise UsageError(f"--checkpoint-key {checkpoint_key}: a {kind.__name__} file holds {' and '.join(kind.checkpoint_keys)}")
+        raise UsageError(
+            f"--checkpoint-key {checkpoint_key}: a {kind.__name__} file holds {' and '.join(kind.checkpoint_keys)}"
+        )
     return checkpoint_key
 
 
@@ -102,7 +104,9 @@ def recognise(tree: Mapping[str, Any], file: Path, family: str | None = None) ->
     fitting = [name for name, kind in families().items() if kind.recognises(tree)]
     if not fitting and _is_bundle(file):
         raise CheckpointError(
-            "this is a classifier bundle, not a backbone", file=file, fix=f"Use it with `fewvit predict {printable(file)} SRC`."
+            "this is a classifier bundle, not a backbone",
+            file=file,
+            fix=f"Use it with `fewvit predict {printable(file)} SRC`.",
         )
     if not fitting:
         shown = ", ".join(str(key) for key in list(tree)[:4])

@@ -26,7 +26,12 @@ def timm_variant(name: str, access: Access) -> Variant:
     remembered = access.cache_dir / "backbones" / f"timm-{version}-{name.replace('/', '_')}.json"
     try:
         known = json.loads(remembered.read_text())
-        return Variant(Architecture(**known["architecture"]), known["url"], preprocess=known["preprocess"], license=known["license"])
+        return Variant(
+            Architecture(**known["architecture"]),
+            known["url"],
+            preprocess=known["preprocess"],
+            license=known["license"],
+        )
     except (OSError, ValueError, KeyError, TypeError):
         pass
     variant = _ask_timm(name)
@@ -47,7 +52,9 @@ def _ask_timm(name: str) -> Variant:
 
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None or not timm.is_model(name.partition(".")[0]):
-        raise UnknownName("timm model", name, timm.list_models(pretrained=True), fix="See timm.list_models(pretrained=True).")
+        raise UnknownName(
+            "timm model", name, timm.list_models(pretrained=True), fix="See timm.list_models(pretrained=True)."
+        )
     height, width = config.input_size[1:]
     if config.interpolation not in ("bicubic", "bilinear"):
         raise UsageError(f"timm:{name} asks for {config.interpolation} resizing, which has no transform here")
@@ -88,7 +95,9 @@ def resolve_hub(name: str, access: Access, memory: DigestMemory, *, family: str 
     return dataclasses.replace(spec, name=name)
 
 
-def _timm_repository(name: str, repository: str, config: dict[str, Any], access: Access, memory: DigestMemory) -> BackboneSpec:
+def _timm_repository(
+    name: str, repository: str, config: dict[str, Any], access: Access, memory: DigestMemory
+) -> BackboneSpec:
     model = str(config["architecture"])
     variant = _ask_timm(model)
     pretrained = config.get("pretrained_cfg", {})
@@ -101,7 +110,9 @@ def _timm_repository(name: str, repository: str, config: dict[str, Any], access:
     digest = memory.digest_of(file)
     kind = family_of_registry("timm")
     protocol = families()[kind].protocol
-    return BackboneSpec(name, kind, variant.architecture, protocol, digest, file=file, license=license_, preprocess=preprocess)
+    return BackboneSpec(
+        name, kind, variant.architecture, protocol, digest, file=file, license=license_, preprocess=preprocess
+    )
 
 
 def _config(repository: str, access: Access) -> dict[str, Any]:

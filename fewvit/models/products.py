@@ -117,7 +117,9 @@ def packing_works() -> bool:
     import torch
 
     stream = torch.Generator().manual_seed(0)
-    x, weight, bias, residual = (torch.randn(shape, generator=stream) for shape in ((13, 48), (32, 48), (32,), (13, 32)))
+    x, weight, bias, residual = (
+        torch.randn(shape, generator=stream) for shape in ((13, 48), (32, 48), (32,), (13, 32))
+    )
     try:
         with torch.inference_mode():
             laid_out, plain = packed(weight), x @ weight.T

@@ -53,8 +53,13 @@ def resolve(
     else:
         family_name, variant = find_variant(name)
     if family is not None and family.replace("-", "_") != family_name:
-        raise UsageError(f"--family {family}: {name} is of the family {family_name}", fix="--family says what a bare weights file is.")
-    return _of_variant(name, family_name, variant, access, memory, weights=weights, checkpoint_key=checkpoint_key, seed=seed)
+        raise UsageError(
+            f"--family {family}: {name} is of the family {family_name}",
+            fix="--family says what a bare weights file is.",
+        )
+    return _of_variant(
+        name, family_name, variant, access, memory, weights=weights, checkpoint_key=checkpoint_key, seed=seed
+    )
 
 
 def is_path(name: str) -> bool:
@@ -67,7 +72,9 @@ def is_path(name: str) -> bool:
 def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: bool, seed: int) -> BackboneSpec:
     """The spec of what a training run made, or of its architecture untrained."""
     made = run.backbone()
-    preprocess = {name: tuple(value) if isinstance(value, list) else value for name, value in made["preprocess"].items()}
+    preprocess = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in made["preprocess"].items()
+    }
     file = run.weights(made)
     return BackboneSpec(
         name=run.path.name or run.path.resolve().name,
@@ -100,7 +107,12 @@ def _protocol_of(run: RunFolder, made: Mapping[str, Any]) -> str:
 def run_backbone(family: str, protocol: str, architecture: Architecture, preprocess: Preprocess) -> dict[str, Any]:
     """What a run's manifest says of the backbone that it makes; `protocol` where its family is not there to tell. `resolve` reads it."""
     named = {} if family in families() else {"protocol": protocol}
-    return {"family": family, **named, "architecture": dataclasses.asdict(architecture), "preprocess": preprocess.to_dict()}
+    return {
+        "family": family,
+        **named,
+        "architecture": dataclasses.asdict(architecture),
+        "preprocess": preprocess.to_dict(),
+    }
 
 
 def origin_of(
@@ -194,8 +206,12 @@ def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Pa
     if variant.bundled:
         return BUNDLED / variant.bundled
     if not variant.url:
-        raise UsageError(f"{name} has no published weights", fix="Give --weights FILE, or --weights random for an untrained model.")
-    file_name = variant.file_name if variant.file_name != "model.safetensors" else f"{variant.architecture.timm}.safetensors"
+        raise UsageError(
+            f"{name} has no published weights", fix="Give --weights FILE, or --weights random for an untrained model."
+        )
+    file_name = (
+        variant.file_name if variant.file_name != "model.safetensors" else f"{variant.architecture.timm}.safetensors"
+    )
     try:
         return obtain(
             file_name,
@@ -211,4 +227,6 @@ def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Pa
         )
     except Unobtainable as error:
         hint = f"Without a network, `--backbone {OFFLINE}` works at once: a small ViT that comes with fewvit."
-        raise Unobtainable(error.what, file=error.file, fix=f"{error.fix.rstrip('.')}. {hint}" if error.fix else hint) from error
+        raise Unobtainable(
+            error.what, file=error.file, fix=f"{error.fix.rstrip('.')}. {hint}" if error.fix else hint
+        ) from error

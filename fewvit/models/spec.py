@@ -39,7 +39,9 @@ class BackboneSpec:
 
     def advice(self, task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
         """What its family tells a user before it is judged so, as in `Family.advice`; of a fine-tuned one there is nothing to tell."""
-        return None if self.tuned else family_of(self.family).advice(task, pool=pool, protocol=protocol, methods=methods)
+        return (
+            None if self.tuned else family_of(self.family).advice(task, pool=pool, protocol=protocol, methods=methods)
+        )
 
     @property
     def fingerprint(self) -> str:

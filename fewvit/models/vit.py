@@ -159,7 +159,8 @@ class TimmModel(nn.Module):
             self.trunk = timm.create_model(architecture.timm, pretrained=False, num_classes=0, **sized)
         except (RuntimeError, TypeError, AssertionError) as error:
             raise UsageError(
-                f"timm cannot build {architecture.timm}: {error}", fix="See timm.list_models(); some models have one image size only."
+                f"timm cannot build {architecture.timm}: {error}",
+                fix="See timm.list_models(); some models have one image size only.",
             ) from error
         self.prefix = int(getattr(self.trunk, "num_prefix_tokens", 0))
 
@@ -181,11 +182,20 @@ class TimmModel(nn.Module):
 
     def _layers(self, images: Tensor, readout: Readout) -> Tensor:
         if not self.prefix or readout.pool not in ("cls", "mean"):
-            raise UsageError(f"--layers {readout.layers} with --pool {readout.pool} is not defined for {self.architecture.timm}")
+            raise UsageError(
+                f"--layers {readout.layers} with --pool {readout.pool} is not defined for {self.architecture.timm}"
+            )
         kept = self.trunk.forward_intermediates(
-            images, indices=readout.layers, norm=True, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+            images,
+            indices=readout.layers,
+            norm=True,
+            output_fmt="NLC",
+            return_prefix_tokens=True,
+            intermediates_only=True,
         )
-        return torch.cat([prefix[:, 0] if readout.pool == "cls" else patches.mean(dim=1) for patches, prefix in kept], dim=-1)
+        return torch.cat(
+            [prefix[:, 0] if readout.pool == "cls" else patches.mean(dim=1) for patches, prefix in kept], dim=-1
+        )
 
 
 def _native_size(name: str) -> tuple[int, int]:
@@ -251,7 +261,9 @@ def randomise(model: nn.Module, seed: int) -> None:
     """Fill every parameter as the official ViTs are initialised: normal with std 0.02, truncated; zero biases; norms at identity."""
     stream = torch.Generator().manual_seed(seed)
     norms = tuple(kind for kind in (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm))
-    skipped = {id(p) for module in model.modules() if isinstance(module, norms) for p in module.parameters(recurse=False)}
+    skipped = {
+        id(p) for module in model.modules() if isinstance(module, norms) for p in module.parameters(recurse=False)
+    }
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if id(parameter) in skipped or name.endswith(".gamma"):

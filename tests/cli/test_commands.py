@@ -67,17 +67,37 @@ def test_knn_from_images_equals_knn_from_their_feature_files(fewvit, weights, im
     for part in ("train", "val"):
         assert fewvit("extract", "-m", weights, "--data", images / part, "--out", tmp_path / f"{part}.npz")[0] == 0
     files = json.loads(
-        fewvit("knn", "--train", tmp_path / "train.npz", "--test", tmp_path / "val.npz", "--k", "1,3", "--format", "json")[1]
+        fewvit(
+            "knn", "--train", tmp_path / "train.npz", "--test", tmp_path / "val.npz", "--k", "1,3", "--format", "json"
+        )[1]
     )
     folders = json.loads(fewvit("knn", "-m", weights, "--data", images, "--k", "1,3", "--format", "json")[1])
     mixed = json.loads(
-        fewvit("knn", "-m", weights, "--train", tmp_path / "train.npz", "--test", images / "val", "--k", "1,3", "--format", "json")[1]
+        fewvit(
+            "knn",
+            "-m",
+            weights,
+            "--train",
+            tmp_path / "train.npz",
+            "--test",
+            images / "val",
+            "--k",
+            "1,3",
+            "--format",
+            "json",
+        )[1]
     )
-    assert [r["value"] for r in files["rows"]] == [r["value"] for r in folders["rows"]] == [r["value"] for r in mixed["rows"]]
+    assert (
+        [r["value"] for r in files["rows"]]
+        == [r["value"] for r in folders["rows"]]
+        == [r["value"] for r in mixed["rows"]]
+    )
 
 
 def test_extract_writes_the_four_arrays_and_a_row_that_counts(fewvit, weights, images, tmp_path):
-    code, out, _ = fewvit("extract", "-m", weights, "--data", images / "val", "--out", tmp_path / "v.npz", "--format", "json")
+    code, out, _ = fewvit(
+        "extract", "-m", weights, "--data", images / "val", "--out", tmp_path / "v.npz", "--format", "json"
+    )
     assert code == 0
     archive = np.load(tmp_path / "v.npz")
     assert archive["features"].dtype == np.float32
@@ -107,12 +127,19 @@ def test_random_weights_are_said_in_every_row_and_in_the_table(fewvit, images):
 def test_layers_each_gives_one_row_per_block(fewvit, weights, images):
     code, out, _ = fewvit("knn", "-m", weights, "--data", images, "--k", "1", "--layers", "each", "--format", "json")
     assert code == 0
-    assert [(r["layer"], r["metric"]) for r in json.loads(out)["rows"]] == [(1, "top1"), (1, "top5"), (2, "top1"), (2, "top5")]
+    assert [(r["layer"], r["metric"]) for r in json.loads(out)["rows"]] == [
+        (1, "top1"),
+        (1, "top5"),
+        (2, "top1"),
+        (2, "top5"),
+    ]
 
 
 def test_several_backbones_carry_their_weights_digest_in_each_row(fewvit, weights, images, tmp_path):
     other = tiny_weights(tmp_path / "other.pth", seed=6)
-    rows = json.loads(fewvit("knn", "-m", f"{weights},{other}", "--data", images, "--k", "1", "--format", "json")[1])["rows"]
+    rows = json.loads(fewvit("knn", "-m", f"{weights},{other}", "--data", images, "--k", "1", "--format", "json")[1])[
+        "rows"
+    ]
     assert [row["backbone"] for row in rows] == ["tiny.pth"] * 2 + ["other.pth"] * 2
     assert len({row["weights_sha256"] for row in rows}) == 2
 
@@ -130,7 +157,9 @@ def test_a_config_file_sets_defaults_and_the_command_line_wins(fewvit, tmp_path)
     code, out, err = fewvit("knn", "--config", tmp_path / "c.toml")
     assert code == 0, err
     assert [row["k"] for row in csv.DictReader(io.StringIO(out))] == ["3", "3", "5", "5"]
-    assert [row["k"] for row in csv.DictReader(io.StringIO(fewvit("knn", "--config", tmp_path / "c.toml", "--k", "1")[1]))] == ["1", "1"]
+    assert [
+        row["k"] for row in csv.DictReader(io.StringIO(fewvit("knn", "--config", tmp_path / "c.toml", "--k", "1")[1]))
+    ] == ["1", "1"]
     (tmp_path / "d.toml").write_text("tempreature = 1\n")
     code, _, err = fewvit("knn", "--config", tmp_path / "d.toml")
     assert code == 2
@@ -139,7 +168,9 @@ def test_a_config_file_sets_defaults_and_the_command_line_wins(fewvit, tmp_path)
 
 def test_out_also_keeps_the_result_in_a_file(fewvit, tmp_path):
     bank = features_file(tmp_path / "a.npz", [0, 1] * 7, ["x", "y"])
-    out = fewvit("knn", "--train", bank, "--leave-one-out", "--k", "3", "--format", "json", "--out", tmp_path / "r.json")[1]
+    out = fewvit(
+        "knn", "--train", bank, "--leave-one-out", "--k", "3", "--format", "json", "--out", tmp_path / "r.json"
+    )[1]
     assert (tmp_path / "r.json").read_text() == out
 
 
@@ -148,7 +179,9 @@ def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weigh
 
     shutil.copytree(images / "val", tmp_path / "v")
     (tmp_path / "v/cat/bad.jpg").write_bytes(jpeg(1)[:200])
-    code, _, err = fewvit("extract", "-m", weights, "--data", tmp_path / "v", "--out", tmp_path / "v.npz", "--max-bad", "1")
+    code, _, err = fewvit(
+        "extract", "-m", weights, "--data", tmp_path / "v", "--out", tmp_path / "v.npz", "--max-bad", "1"
+    )
     assert code == 0
     assert "skipped cat/bad.jpg: " in err
     record = json.loads((tmp_path / "v.skipped.jsonl").read_text())
@@ -156,7 +189,19 @@ def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weigh
     code, _, err = fewvit("knn", "-m", weights, "--train", images / "train", "--test", tmp_path / "v", "--k", "1")
     assert code == 3
     code, out, err = fewvit(
-        "knn", "-m", weights, "--train", images / "train", "--test", tmp_path / "v", "--k", "1", "--max-bad", "1", "--format", "json"
+        "knn",
+        "-m",
+        weights,
+        "--train",
+        images / "train",
+        "--test",
+        tmp_path / "v",
+        "--k",
+        "1",
+        "--max-bad",
+        "1",
+        "--format",
+        "json",
     )
     assert code == 0
     assert json.loads(out)["run"]["skipped"] == 1
@@ -214,7 +259,13 @@ def test_rows_of_several_backbones_have_the_same_columns_even_if_one_skipped_not
     reader = FeatureReader(Backbones(names, Access(None)), FeatureOptions(), None, Work())
     sets = [inputs_of(name, seconds=3.0, skipped=[{"id": "d"}] * i) for i, name in enumerate(names)]
     told = []
-    rows, run = measured(reader, iter(sets), lambda i, name: ([{"value": 7}], {"seconds": {"fit": 2}, "note": i.backbone}), told.append, 11)
+    rows, run = measured(
+        reader,
+        iter(sets),
+        lambda i, name: ([{"value": 7}], {"seconds": {"fit": 2}, "note": i.backbone}),
+        told.append,
+        11,
+    )
     assert [(row["backbone"], row["value"], row["skipped"]) for row in rows] == [("one", 7, 0), ("two", 7, 1)]
     assert {name: facts["note"] for name, facts in run["backbones"].items()} == {"one": "one", "two": "two"}
     assert run["backbones"]["one"]["seconds"] == {"extract": 3, "fit": 2}
@@ -223,7 +274,9 @@ def test_rows_of_several_backbones_have_the_same_columns_even_if_one_skipped_not
 
 
 def test_a_backbone_that_features_make_superfluous_is_told_if_it_was_named(fewvit, weights, images, tmp_path):
-    a, b = (features_file(tmp_path / f"{name}.npz", [0, 1, 2] * 7, ["x", "y", "z"], seed=i) for i, name in enumerate("ab"))
+    a, b = (
+        features_file(tmp_path / f"{name}.npz", [0, 1, 2] * 7, ["x", "y", "z"], seed=i) for i, name in enumerate("ab")
+    )
     one, two = ("--data", a), ("--train", a, "--test", b)
     for words in (("knn", *two, "--k", "1"), ("episodes", *one, "--ways", "2", "--queries", "2"), ("extract", *one)):
         code, _, err = fewvit(*words, "-m", weights)
@@ -235,12 +288,19 @@ def test_a_backbone_that_features_make_superfluous_is_told_if_it_was_named(fewvi
     named = fewvit("knn", *two, "--k", "1", "-m", "dino_vits16")[2]  # also the one that is taken where none is named
     assert "--backbone dino_vits16 is not used" in named
     assert "is not used" not in fewvit("knn", "-m", weights, "--data", images, "--k", "1")[2]
-    readout = fewvit("knn", *two, "--k", "1", "--pool", "mean", "--layers", "4", "--img-size", "64", "--decode", "pil")[2]
-    assert f"--pool mean and --layers 4 and --img-size 64 and --decode pil are not used: features come from {a} and {b}" in readout
+    readout = fewvit("knn", *two, "--k", "1", "--pool", "mean", "--layers", "4", "--img-size", "64", "--decode", "pil")[
+        2
+    ]
+    assert (
+        f"--pool mean and --layers 4 and --img-size 64 and --decode pil are not used: features come from {a} and {b}"
+        in readout
+    )
     assert "--pool mean is not used" in fewvit("linear", *two, "--epochs", "1", "--pool", "mean")[2]
 
 
-def test_a_file_of_a_backbone_for_small_images_tells_its_own_size_unless_one_is_asked_for(fewvit, weights, images, tmp_path):
+def test_a_file_of_a_backbone_for_small_images_tells_its_own_size_unless_one_is_asked_for(
+    fewvit, weights, images, tmp_path
+):
     small = tiny_weights(tmp_path / "small.pth", Architecture(width=64, depth=1, heads=1, patch=16, grid=2))
     one = images / "val/dog/001.jpg"
     err = fewvit("extract", "-m", small, "--data", one)[2]
@@ -329,11 +389,19 @@ def cases(weights, images, tmp_path):
     return [
         (2, ("knn", "-m", "DINO_VITS16", "--data", images), "Did you mean dino_vits16"),
         (2, ("lowshot", "--train", a, "--test", a, "--shots", "2", "--classifier", "knn", "--set", "knn.k=0"), "k = 0"),
-        (2, ("lowshot", "--train", a, "--test", a, "--shots", "2", "--classifier", "logistic", "--lambd", "0"), "--lambd 0"),
+        (
+            2,
+            ("lowshot", "--train", a, "--test", a, "--shots", "2", "--classifier", "logistic", "--lambd", "0"),
+            "--lambd 0",
+        ),
         (3, ("extract", *model, "--data", tmp_path / "semi.csv"), "separated by semicolons"),
         (3, ("extract", *model, "--data", tmp_path / "head.csv"), "no rows"),
         (3, ("knn", "--train", a, "--test", a, "--shots", "50"), "2 classes have fewer than 50 images: x (7), y (7)"),
-        (3, ("extract", *model, "--data", images / "val", "--cache-dir", tmp_path / "junk.npz/cache"), "junk.npz/cache"),
+        (
+            3,
+            ("extract", *model, "--data", images / "val", "--cache-dir", tmp_path / "junk.npz/cache"),
+            "junk.npz/cache",
+        ),
         (2, ("nonsense",), "unknown command"),
         (2, ("knn", "--bogus"), "--bogus"),
         (2, ("knn", "-m", "dino_vitb61", "--data", images), "dino_vitb16"),
@@ -343,7 +411,11 @@ def cases(weights, images, tmp_path):
         (2, ("knn", *model, "--data", images, "--k", "many"), "many"),
         (2, ("knn", *model, "--data", images, "--temperature", "0"), "temperature"),
         (2, ("knn", *model, "--data", images, "--temperature", "nan"), "--temperature nan: not finite"),
-        (2, ("lowshot", "--train", a, "--test", a, "--classifier", "knn", "--set", "temperature=inf"), "temperature=inf: not a finite"),
+        (
+            2,
+            ("lowshot", "--train", a, "--test", a, "--classifier", "knn", "--set", "temperature=inf"),
+            "temperature=inf: not a finite",
+        ),
         (2, ("backbones", "info", "hf:fewvit/none"), "unknown backbone"),
         (2, ("knn", *model, "--data", images, "--img-size", "100"), "112"),
         (2, ("knn", *model, "--data", images, "--protocol", "dino/7"), "dino/1"),
@@ -374,7 +446,9 @@ def cases(weights, images, tmp_path):
     ]
 
 
-def test_each_wrong_input_has_its_exit_code_and_a_short_message_that_names_it(fewvit, weights, images, tmp_path, monkeypatch):
+def test_each_wrong_input_has_its_exit_code_and_a_short_message_that_names_it(
+    fewvit, weights, images, tmp_path, monkeypatch
+):
     monkeypatch.setattr(socket.socket, "connect", lambda *a: pytest.fail("a socket was opened"))
     for code, words, named in cases(weights, images, tmp_path):
         got, out, err = fewvit(*words)
@@ -404,7 +478,9 @@ def test_non_commercial_weights_are_not_downloaded_without_consent(fewvit, image
 
 
 @pytest.mark.parametrize(("error", "code"), [(cli.Terminated, 143), (KeyboardInterrupt, 130)])
-def test_a_run_that_is_stopped_before_its_folder_is_there_keeps_nothing_and_says_so(fewvit, images, tmp_path, monkeypatch, error, code):
+def test_a_run_that_is_stopped_before_its_folder_is_there_keeps_nothing_and_says_so(
+    fewvit, images, tmp_path, monkeypatch, error, code
+):
     def stop(*_, **__):
         raise error
 
@@ -431,7 +507,10 @@ def test_without_a_cache_nothing_is_kept_of_what_is_stopped_and_it_says_so(fewvi
 
 
 def test_debug_shows_the_traceback(fewvit, tmp_path):
-    assert "Traceback" in fewvit("extract", "--debug", "-m", "dino_vitt16", "--weights", "random", "--data", tmp_path / "nowhere")[2]
+    assert (
+        "Traceback"
+        in fewvit("extract", "--debug", "-m", "dino_vitt16", "--weights", "random", "--data", tmp_path / "nowhere")[2]
+    )
 
 
 def test_an_unforeseen_fault_is_one_line_and_exit_1(fewvit, monkeypatch):
@@ -458,7 +537,11 @@ def test_every_command_and_option_has_help(name):
     command = cli.LazyCommands.get_command(typing.cast(typing.Any, None), None, name)
     assert command.help.splitlines()[0] == cli.COMMANDS[name]
     for path, parameter in parameters_of(command):
-        assert getattr(parameter, "hidden", False) or parameter.name == "help" or parameter.help, (name, path, parameter.name)
+        assert getattr(parameter, "hidden", False) or parameter.name == "help" or parameter.help, (
+            name,
+            path,
+            parameter.name,
+        )
     for sub in getattr(command, "commands", {}).values():
         assert sub.help, (name, sub.name)
 

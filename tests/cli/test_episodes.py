@@ -39,12 +39,27 @@ def features(tmp_path):
     stream = np.random.default_rng(3)
     labels = np.repeat(np.arange(7), 13)
     rows = (0.7 * stream.standard_normal((7, 11))[labels] + stream.standard_normal((91, 11))).astype(np.float32)
-    FeatureSet(rows, labels, [f"i/{i}" for i in range(91)], [f"c{c}" for c in range(7)], "print").save(tmp_path / "set.npz")
+    FeatureSet(rows, labels, [f"i/{i}" for i in range(91)], [f"c{c}" for c in range(7)], "print").save(
+        tmp_path / "set.npz"
+    )
     return tmp_path / "set.npz"
 
 
 def test_the_result_has_the_contract_s_keys_and_the_same_seed_gives_the_same(fewvit, features):
-    words = ("--data", features, "--ways", 3, "--shots", "1,5", "--queries", 7, "--episodes", 31, "--classifier", "centroid,pt-map")
+    words = (
+        "--data",
+        features,
+        "--ways",
+        3,
+        "--shots",
+        "1,5",
+        "--queries",
+        7,
+        "--episodes",
+        31,
+        "--classifier",
+        "centroid,pt-map",
+    )
     code, out, err = fewvit(*words, "--seed", 1, "--format", "json")
     assert code == 0, err
     result = json.loads(out)
@@ -73,7 +88,9 @@ def test_csv_spells_the_interval_in_two_columns(fewvit, features):
 def test_options_of_a_classifier_are_set_by_name(fewvit, features):
     words = ("--data", features, "--ways", 3, "--queries", 7, "--episodes", 31, "--format", "json")
     settings = ("metric=euclidean", "laplacian-shot.lambd=0", "laplacian-shot.rectify=false")
-    nearest = fewvit(*words, "--classifier", "centroid,laplacian-shot", *(word for one in settings for word in ("--set", one)))
+    nearest = fewvit(
+        *words, "--classifier", "centroid,laplacian-shot", *(word for one in settings for word in ("--set", one))
+    )
     rows = json.loads(nearest[1])["rows"]
     assert rows[0]["value"] == rows[1]["value"]  # without agreement it is the nearest mean
     assert fewvit(*words, "--set", "metric=dot")[0] == 2
@@ -121,7 +138,20 @@ def test_the_classifiers_are_listed(fewvit):
 def test_images_of_one_folder_make_episodes_one_row_per_block(fewvit, tmp_path):
     folder_of(tmp_path / "images", {"cat": 5, "dog": 7, "owl": 5})
     weights = tiny_weights(tmp_path / "tiny.pth")
-    words = ("-m", weights, "--data", tmp_path / "images", "--ways", 3, "--queries", 3, "--episodes", 7, "--format", "json")
+    words = (
+        "-m",
+        weights,
+        "--data",
+        tmp_path / "images",
+        "--ways",
+        3,
+        "--queries",
+        3,
+        "--episodes",
+        7,
+        "--format",
+        "json",
+    )
     code, out, err = fewvit(*words, "--layers", "each")
     assert code == 0, err
     assert [row["layer"] for row in json.loads(out)["rows"]] == [1, 2]
@@ -143,7 +173,10 @@ def test_omniglot_s_runs_are_read_from_pictures_and_from_their_features(fewvit, 
     assert code == 0, err
     [row] = json.loads(out)["rows"]
     assert (row["value"], row["ways"], row["shots"], row["queries"], row["episodes"]) == (100, 3, 1, 1, 2)
-    assert cli.run(["extract", "-m", str(weights), "--data", str(tmp_path / "runs"), "--out", str(tmp_path / "runs.npz")]) == 0
+    assert (
+        cli.run(["extract", "-m", str(weights), "--data", str(tmp_path / "runs"), "--out", str(tmp_path / "runs.npz")])
+        == 0
+    )
     code, out, err = fewvit("--data", tmp_path / "runs.npz", "--omniglot-runs", tmp_path / "runs", "--format", "csv")
     assert code == 0, err
     assert "100.0" in out

@@ -44,7 +44,21 @@ def _cache(monkeypatch, place):
 @pytest.fixture
 def tune(fewvit, place):
     def run(out, *more, images=place / "images", backbone=place / "weights/tiny.pth"):
-        words = ["finetune", "--backbone", backbone, "--data", images, "--img-size", 32, "--epochs", 2, "--out", out, "--format", "json"]
+        words = [
+            "finetune",
+            "--backbone",
+            backbone,
+            "--data",
+            images,
+            "--img-size",
+            32,
+            "--epochs",
+            2,
+            "--out",
+            out,
+            "--format",
+            "json",
+        ]
         code, stdout, err = fewvit(*words, *more)
         return code, json.loads(stdout) if code == 0 and stdout else None, err
 
@@ -69,16 +83,22 @@ def test_the_frozen_rows_are_those_of_lowshot_for_the_same_draw(fewvit, tune, pl
     assert code == 0, err
     expected = {(r["method"], r["metric"]): r["value"] for r in json.loads(stdout)["rows"] if r["trial"] == 1}
     found = {(r["method"], r["metric"]): r["value"] for r in result["rows"] if r["method"] != "lora"}
-    assert found == pytest.approx(expected, rel=1e-5)  # accuracies, and the calibration that folds of the labelled images decide
+    assert found == pytest.approx(
+        expected, rel=1e-5
+    )  # accuracies, and the calibration that folds of the labelled images decide
     assert {m for m, _ in found} == {"knn", "centroid", "logistic"}
     assert {(r["shots"], r["trial"], r["n_train"], r["n_test"]) for r in result["rows"]} == {(shots, 1, 3 * shots, 29)}
 
 
 @pytest.mark.parametrize("mode", ["lora", "last-block", "bias", "norm", "full"])
 def test_a_network_that_has_not_moved_classifies_as_the_frozen_logistic_regression(tune, tmp_path, mode):
-    code, result, err = tune(tmp_path / "run", "--mode", mode, "--set", "lr=1e-30", "--set", "select=false", "--set", "min_lr=0")
+    code, result, err = tune(
+        tmp_path / "run", "--mode", mode, "--set", "lr=1e-30", "--set", "select=false", "--set", "min_lr=0"
+    )
     assert code == 0, err
-    assert [values(result, mode, m) for m in ("top1", "top5")] == [values(result, "logistic", m) for m in ("top1", "top5")]
+    assert [values(result, mode, m) for m in ("top1", "top5")] == [
+        values(result, "logistic", m) for m in ("top1", "top5")
+    ]
     assert result["run"]["gain"] <= 0
     verdict = result["run"]["verdict"]
     assert verdict in err
@@ -96,14 +116,22 @@ def test_labels_of_the_test_images_choose_nothing(tune, place, tmp_path):
         out = tmp_path / f"run-{images.name}"
         code, result, err = tune(out, "--shots", 3, images=images)
         assert code == 0, err
-        found.append(((out / "adapter.safetensors").read_bytes(), (out / "head.safetensors").read_bytes(), result["run"]["chosen"]))
+        found.append(
+            (
+                (out / "adapter.safetensors").read_bytes(),
+                (out / "head.safetensors").read_bytes(),
+                result["run"]["chosen"],
+            )
+        )
     assert found[0] == found[1]
 
 
 def test_the_classifiers_bundle_labels_the_test_images_as_the_rows_say(fewvit, tune, place, tmp_path):
     code, result, err = tune(tmp_path / "run", "--set", "lr=0.02", "--mode", "bias")
     assert code == 0, err
-    code, stdout, err = fewvit("predict", tmp_path / "run/classifier.bundle", place / "images/val", "--threshold", 0, "--format", "csv")
+    code, stdout, err = fewvit(
+        "predict", tmp_path / "run/classifier.bundle", place / "images/val", "--threshold", 0, "--format", "csv"
+    )
     assert code == 0, err
     rows = list(csv.DictReader(io.StringIO(stdout)))
     assert len(rows) == 29
@@ -116,7 +144,9 @@ def test_saved_predictions_are_those_of_the_bundle_and_a_finished_run_writes_the
     code, result, err = tune(out, "--shots", 3, "--trial", 1, "--save-predictions", first)
     assert code == 0, err
     assert f"wrote {first}" in err
-    code, stdout, err = fewvit("predict", out / "classifier.bundle", place / "images/val", "--threshold", 0, "--format", "csv")
+    code, stdout, err = fewvit(
+        "predict", out / "classifier.bundle", place / "images/val", "--threshold", 0, "--format", "csv"
+    )
     assert code == 0, err
     said = {row["id"]: row for row in csv.DictReader(io.StringIO(stdout))}
     rows = list(csv.DictReader(first.read_text().splitlines()))
@@ -145,9 +175,15 @@ def test_a_run_folder_is_a_backbone_for_every_other_command(fewvit, tune, place,
     out = tmp_path / "runs/mine"
     code, result, err = tune(out, "--mode", mode, "--set", "lr=0.05", "--set", "select=false")
     assert code == 0, err
-    assert {"manifest.json", "log.jsonl", "result.json", "checkpoints", file, "head.safetensors", "classifier.bundle"} <= {
-        p.name for p in out.iterdir()
-    }
+    assert {
+        "manifest.json",
+        "log.jsonl",
+        "result.json",
+        "checkpoints",
+        file,
+        "head.safetensors",
+        "classifier.bundle",
+    } <= {p.name for p in out.iterdir()}
     code, stdout, err = fewvit("knn", "--backbone", out, "--data", place / "images", "--k", 3, "--format", "json")
     assert code == 0, err
     row = json.loads(stdout)["rows"][0]
@@ -159,13 +195,17 @@ def test_a_run_folder_is_a_backbone_for_every_other_command(fewvit, tune, place,
     images = torch.randn(2, 3, 32, 32)
     features = [build(spec, Readout(), (32, 32), engine="eager").encode(images) for spec in (tuned, base)]
     assert (features[0] - features[1]).abs().max() > 1e-3
-    assert result["run"]["trained_parameters"] > sum(t.numel() for t in load_file(out / "head.safetensors").values()) - 3
+    assert (
+        result["run"]["trained_parameters"] > sum(t.numel() for t in load_file(out / "head.safetensors").values()) - 3
+    )
     code, _, err = fewvit("backbones", "export", out, "--out", tmp_path / "x.pth")
     assert code == 3
     assert "pretrain" in err
 
 
-def test_a_finished_run_answers_from_its_result_and_other_arguments_are_refused_with_the_difference(fewvit, tune, place, tmp_path):
+def test_a_finished_run_answers_from_its_result_and_other_arguments_are_refused_with_the_difference(
+    fewvit, tune, place, tmp_path
+):
     out = tmp_path / "run"
     code, first, err = tune(out, "--set", "select=false")
     assert code == 0, err
@@ -206,7 +246,17 @@ def test_what_an_adapter_was_trained_on_is_found_again_or_missed_by_name(fewvit,
     moved = tmp_path / "else"
     moved.mkdir()
     shutil.move(tmp_path / "run", moved / "run")
-    extract = ["extract", "--data", place / "images/val", "--img-size", 32, "--out", tmp_path / "f.npz", "--backbone", moved / "run"]
+    extract = [
+        "extract",
+        "--data",
+        place / "images/val",
+        "--img-size",
+        32,
+        "--out",
+        tmp_path / "f.npz",
+        "--backbone",
+        moved / "run",
+    ]
     assert fewvit(*extract)[0] == 0
     shutil.move(tmp_path / "base.pth", tmp_path / "other.pth")
     code, _, err = fewvit(*extract)
@@ -225,11 +275,15 @@ def test_a_damaged_adapter_is_refused(fewvit, tune, place, tmp_path):
     assert tune(out, "--set", "select=false")[0] == 0
     file = out / "adapter.safetensors"
     file.write_bytes(file.read_bytes()[:-50])
-    code, _, err = fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache")
+    code, _, err = fewvit(
+        "extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache"
+    )
     assert code == 4
     assert "adapter.safetensors" in err
     (out / "result.json").unlink()  # so that no digest tells
-    code, _, err = fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache")
+    code, _, err = fewvit(
+        "extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz", "--no-cache"
+    )
     assert (code, "the run's own command and --overwrite" in err, "backbones fetch" in err) == (4, True, False), err
 
 
@@ -287,7 +341,9 @@ def test_backbones_explains_a_run_and_says_what_else_it_can_do_with_it(fewvit, t
 
 
 @pytest.mark.parametrize(("mode", "file"), [("norm", "adapter.safetensors"), ("full", "model.safetensors")])
-def test_weights_that_were_changed_after_the_run_are_refused_and_the_same_bytes_are_not(fewvit, tune, place, tmp_path, mode, file):
+def test_weights_that_were_changed_after_the_run_are_refused_and_the_same_bytes_are_not(
+    fewvit, tune, place, tmp_path, mode, file
+):
     out = tmp_path / "run"
     assert tune(out, "--mode", mode, "--set", "select=false")[0] == 0
     extract = ["extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz"]
@@ -332,7 +388,10 @@ def test_a_result_that_cannot_be_read_is_4_and_comes_back_when_it_is_deleted(few
     code, result, _ = tune(out, "--set", "select=false")
     assert code == 0
     (out / "result.json").write_text("{")
-    for code, _, err in (tune(out, "--set", "select=false"), fewvit("knn", "--backbone", out, "--data", place / "images", "--k", 3)):
+    for code, _, err in (
+        tune(out, "--set", "select=false"),
+        fewvit("knn", "--backbone", out, "--data", place / "images", "--k", 3),
+    ):
         assert code == 4
         assert "Delete it and repeat" in err
     (out / "result.json").unlink()
@@ -342,7 +401,9 @@ def test_a_result_that_cannot_be_read_is_4_and_comes_back_when_it_is_deleted(few
 def test_an_adapter_can_be_trained_on_a_run_that_is_an_adapter(fewvit, tune, place, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert tune(one, "--set", "select=false", "--set", "lr=0.05")[0] == 0
-    code, result, err = tune(two, "--set", "select=false", "--mode", "norm", "--set", "lr=1e-30", "--set", "min_lr=0", backbone=one)
+    code, result, err = tune(
+        two, "--set", "select=false", "--mode", "norm", "--set", "lr=1e-30", "--set", "min_lr=0", backbone=one
+    )
     assert code == 0, err
     assert result["rows"][0]["backbone"] == "one"
     access = Access(tmp_path / "cache", offline=True)
@@ -353,15 +414,34 @@ def test_an_adapter_can_be_trained_on_a_run_that_is_an_adapter(fewvit, tune, pla
     assert specs[0].fingerprint != specs[1].fingerprint
 
 
-@pytest.mark.parametrize("file", ["msn.pth.tar", "mae_pretrain.pth", "mae_finetuned.pth", "dinov2_reg4.pth", "dinov2_swiglu.pth"])
+@pytest.mark.parametrize(
+    "file", ["msn.pth.tar", "mae_pretrain.pth", "mae_finetuned.pth", "dinov2_reg4.pth", "dinov2_swiglu.pth"]
+)
 def test_every_familys_layout_is_fine_tuned_in_full_and_read_back(fewvit, parity, place, tmp_path, file):
-    words = ["finetune", "--backbone", parity.folder / file, "--data", place / "images", "--mode", "full", "--shots", 2, "--epochs", 1]
+    words = [
+        "finetune",
+        "--backbone",
+        parity.folder / file,
+        "--data",
+        place / "images",
+        "--mode",
+        "full",
+        "--shots",
+        2,
+        "--epochs",
+        1,
+    ]
     size = 28 if file.startswith("dinov2") else 32
-    code, stdout, err = fewvit(*words, "--img-size", size, "--set", "select=false", "--out", tmp_path / "run", "--format", "json")
+    code, stdout, err = fewvit(
+        *words, "--img-size", size, "--set", "select=false", "--out", tmp_path / "run", "--format", "json"
+    )
     assert code == 0, err
     spec = resolve(str(tmp_path / "run"), Access(tmp_path / "cache", offline=True), DigestMemory())
     assert spec.architecture.final_norm == ("fc_norm" if file.startswith("mae") else "norm")
-    assert spec.license == resolve(str(parity.folder / file), Access(tmp_path / "cache", offline=True), DigestMemory()).license
+    assert (
+        spec.license
+        == resolve(str(parity.folder / file), Access(tmp_path / "cache", offline=True), DigestMemory()).license
+    )
     assert len(json.loads(stdout)["rows"]) == 12
 
 
@@ -377,7 +457,9 @@ def test_the_best_weights_of_the_search_are_kept_where_nothing_is_trained_anew(f
     [split] = n_per_class(train.labels, train.classes, [5], 1, 0)
     held = split.train[stratified_folds(train.labels[split.train], 5, 0) == 0]
     assert len(held) == 3
-    code, stdout, err = fewvit("predict", out / "classifier.bundle", place / "images/train", "--threshold", 0, "--format", "csv")
+    code, stdout, err = fewvit(
+        "predict", out / "classifier.bundle", place / "images/train", "--threshold", 0, "--format", "csv"
+    )
     assert code == 0, err
     said = {row["id"]: row["label"] for row in csv.DictReader(io.StringIO(stdout))}
     right = 100 * np.mean([said[train.ids[row]] == train.classes[train.labels[row]] for row in held])
@@ -449,7 +531,10 @@ def test_a_learning_rate_that_diverges_is_left_out_and_if_all_do_it_is_5(tune, t
         (["--set", "rank=0"], "--set rank=0: at least 1"),
         (["--set", "targets=zzz"], "not layers"),
         (["--set", "targets=q+qkv"], "name either"),
-        (["--mode", "norm", "--set", "rank=4"], "--set rank=4: --mode norm has no such option; it goes with --mode lora"),
+        (
+            ["--mode", "norm", "--set", "rank=4"],
+            "--set rank=4: --mode norm has no such option; it goes with --mode lora",
+        ),
         (["--max-bad", "some"], "--max-bad 'some'"),
         (["--precision", "fp16", "--device", "cpu"], "GPUs only"),
         (["--set", "mode=full"], "unknown option"),
@@ -479,7 +564,9 @@ def test_what_makes_no_sense_is_refused_with_2(tune, tmp_path, words, said):
     assert not (tmp_path / "run").exists()  # or written
 
 
-def test_a_run_that_came_to_nothing_may_be_begun_with_other_arguments_unless_it_is_under_way(fewvit, tune, place, tmp_path, monkeypatch):
+def test_a_run_that_came_to_nothing_may_be_begun_with_other_arguments_unless_it_is_under_way(
+    fewvit, tune, place, tmp_path, monkeypatch
+):
     """Whoever corrects an argument after an early failure is not sent to another folder; who forgot a run in another window is."""
     from fewvit import finetune
     from fewvit.errors import DataError
@@ -573,7 +660,9 @@ def test_a_run_among_the_images_is_refused(tune, place, tmp_path, inside):
     code, _, err = tune(images / inside, images=images)
     assert code == 2, err
     assert not list(images.rglob("manifest.json"))
-    assert tune(images / "run", "--set", "select=false", images=images)[0] == 0  # beside train/ and val/ it is in nobody's way
+    assert (
+        tune(images / "run", "--set", "select=false", images=images)[0] == 0
+    )  # beside train/ and val/ it is in nobody's way
 
 
 def test_images_that_cannot_be_decoded_are_counted_in_every_row_and_told_once(tune, place, tmp_path):
@@ -612,10 +701,14 @@ def test_a_run_that_another_command_trains_is_neither_trained_twice_nor_removed(
     assert tune(out, "--set", "select=false")[0] == 0  # and goes on when the other one has ended
 
 
-def test_overwrite_removes_no_run_of_another_command_and_none_before_the_arguments_are_found_good(fewvit, tune, place, tmp_path):
+def test_overwrite_removes_no_run_of_another_command_and_none_before_the_arguments_are_found_good(
+    fewvit, tune, place, tmp_path
+):
     out = tmp_path / "run"
     assert tune(out, "--set", "select=false")[0] == 0
-    code, _, err = fewvit("linear", "--backbone", place / "weights/tiny.pth", "--data", place / "images", "--out", out, "--overwrite")
+    code, _, err = fewvit(
+        "linear", "--backbone", place / "weights/tiny.pth", "--data", place / "images", "--out", out, "--overwrite"
+    )
     assert (code, "is a run of `fewvit finetune`" in err, "delete it yourself" in err) == (2, True, True), err
     assert tune(out, "--overwrite", "--set", "rank=0")[0] == 2
     assert tune(out, "--overwrite", "--shots", 99)[0] == 3
@@ -696,7 +789,15 @@ def test_bf16_trains_nearly_as_fp32(tune, tmp_path):
     heads = []
     for precision in ("fp32", "bf16"):
         code, _, err = tune(
-            tmp_path / precision, "--set", "select=false", "--precision", precision, "--set", "lr=0.01", "--mode", "last-block"
+            tmp_path / precision,
+            "--set",
+            "select=false",
+            "--precision",
+            precision,
+            "--set",
+            "lr=0.01",
+            "--mode",
+            "last-block",
         )
         assert code == 0, err
         heads.append(load_file(tmp_path / precision / "head.safetensors")["weight"])
@@ -704,12 +805,15 @@ def test_bf16_trains_nearly_as_fp32(tune, tmp_path):
     torch.testing.assert_close(heads[0], heads[1], atol=0.03, rtol=0.1)
 
 
-@pytest.mark.parametrize(("one", "other", "images", "told"), [(23.0, 25.0, 60, True), (23.0, 25.0, 10_000, False), (25.0, 25.0, 60, False)])
+@pytest.mark.parametrize(
+    ("one", "other", "images", "told"), [(23.0, 25.0, 60, True), (23.0, 25.0, 10_000, False), (25.0, 25.0, 60, False)]
+)
 def test_a_difference_that_chance_may_give_is_called_so(one, other, images, told):
     from fewvit.finetune.evaluation import _verdict
 
     rows = [
-        {"method": method, "metric": "top1", "value": value, "n_test": images} for method, value in (("logistic", other), ("lora", one))
+        {"method": method, "metric": "top1", "value": value, "n_test": images}
+        for method, value in (("logistic", other), ("lora", one))
     ]
     verdict = _verdict(rows[:1], rows[1:])
     assert (f"on {images} test images so much may be chance" in verdict["verdict"]) == told

@@ -122,7 +122,9 @@ def test_new_pictures_get_what_the_estimator_says_with_the_confidence_of_its_cal
     assert all(0 <= row["confidence"] <= 1 for row in rows.values())
 
 
-def test_pictures_in_folders_flat_in_an_archive_and_as_features_get_the_same(fewvit, bundle, predicted, weights, images, tmp_path):
+def test_pictures_in_folders_flat_in_an_archive_and_as_features_get_the_same(
+    fewvit, bundle, predicted, weights, images, tmp_path
+):
     path = bundle("--classifier", "centroid")
     folder = [(row["label"], row["confidence"]) for row in predicted(path, images / "test").values()]
     assert [(row["label"], row["confidence"]) for row in predicted(path, images / "flat").values()] == folder
@@ -139,7 +141,9 @@ def test_a_label_is_unknown_exactly_below_the_threshold_given_or_stored(bundle, 
     rows = predicted(path, images / "test", "--threshold", "0")
     edge = sorted(row["confidence"] for row in rows.values())[3]
     wanted = {image: row["best"] if row["confidence"] >= edge else "unknown" for image, row in rows.items()}
-    assert {image: row["label"] for image, row in predicted(path, images / "test", "--threshold", edge).items()} == wanted
+    assert {
+        image: row["label"] for image, row in predicted(path, images / "test", "--threshold", edge).items()
+    } == wanted
     assert "unknown" in wanted.values()
     assert len(set(wanted.values())) > 1
     stored = bundle("--classifier", "knn", "--set", "k=3", "--threshold", edge)
@@ -172,9 +176,27 @@ def test_how_many_images_are_predicted_at_a_time_changes_nothing(fewvit, predict
 
 
 def test_predict_makes_features_as_fit_did_without_being_told(fewvit, predicted, images, tmp_path):
-    how = ("--weights", "random", "--seed", "7", "--img-size", "32x48", "--pool", "cls+mean", "--layers", "2", "--decode", "pil")
+    how = (
+        "--weights",
+        "random",
+        "--seed",
+        "7",
+        "--img-size",
+        "32x48",
+        "--pool",
+        "cls+mean",
+        "--layers",
+        "2",
+        "--decode",
+        "pil",
+    )
     path = tmp_path / "b.fewvit"
-    assert fewvit("fit", "-m", "dino_vitt16", *how, "--data", images / "train", "--classifier", "centroid", "--out", path)[0] == 0
+    assert (
+        fewvit("fit", "-m", "dino_vitt16", *how, "--data", images / "train", "--classifier", "centroid", "--out", path)[
+            0
+        ]
+        == 0
+    )
     test = extracted(fewvit, "dino_vitt16", images / "test", tmp_path / "test.npz", *how)
     assert test.fingerprint == load_bundle(path).fingerprint
     from_features = predicted(path, tmp_path / "test.npz")
@@ -183,7 +205,17 @@ def test_predict_makes_features_as_fit_did_without_being_told(fewvit, predicted,
 
 
 def test_fit_tells_what_it_was_fitted_on_and_how_it_does_on_held_out_images(fewvit, weights, images, tmp_path):
-    words = ("-m", weights, *SMALL, "--data", images / "train", "--classifier", "centroid", "--out", tmp_path / "b.fewvit")
+    words = (
+        "-m",
+        weights,
+        *SMALL,
+        "--data",
+        images / "train",
+        "--classifier",
+        "centroid",
+        "--out",
+        tmp_path / "b.fewvit",
+    )
     code, out, err = fewvit("fit", *words, "--format", "json")
     assert code == 0
     result = json.loads(out)
@@ -198,7 +230,9 @@ def test_fit_tells_what_it_was_fitted_on_and_how_it_does_on_held_out_images(fewv
 
 def test_one_image_per_class_is_not_calibrated_and_that_is_said(fewvit, tmp_path):
     one = features_file(tmp_path / "one.npz", [0, 1, 2], ["x", "y", "z"])
-    code, out, err = fewvit("fit", "--data", one, "--classifier", "centroid", "--out", tmp_path / "b.fewvit", "--format", "json")
+    code, out, err = fewvit(
+        "fit", "--data", one, "--classifier", "centroid", "--out", tmp_path / "b.fewvit", "--format", "json"
+    )
     assert code == 0
     assert "not calibrated" in err
     assert load_bundle(tmp_path / "b.fewvit").temperature == 1
@@ -215,10 +249,14 @@ def test_the_table_shows_every_column_and_csv_and_files_hold_the_rows(fewvit, bu
     assert [row["id"] for row in table] == sorted(f"{p.parent.name}/{p.name}" for p in (images / "test").glob("*/*"))
     assert (tmp_path / "p.csv").read_text() == out
     fewvit("predict", path, images / "test", "--out", tmp_path / "p.json")
-    assert [str(row["confidence"]) for row in json.loads((tmp_path / "p.json").read_text())["rows"]] == [row["confidence"] for row in table]
+    assert [str(row["confidence"]) for row in json.loads((tmp_path / "p.json").read_text())["rows"]] == [
+        row["confidence"] for row in table
+    ]
 
 
-def test_labelled_pictures_have_their_label_beside_the_prediction_and_their_accuracy_is_told(fewvit, bundle, predicted, images):
+def test_labelled_pictures_have_their_label_beside_the_prediction_and_their_accuracy_is_told(
+    fewvit, bundle, predicted, images
+):
     path = bundle("--classifier", "centroid")
     rows = predicted(path, images / "test", "--threshold", "0.4")
     assert {image: row["target"] for image, row in rows.items()} == {image: image.partition("/")[0] for image in rows}
@@ -239,7 +277,11 @@ def test_labels_that_the_bundle_does_not_know_are_no_targets_to_judge_by(fewvit,
     code, out, err = fewvit("predict", tmp_path / "b.fewvit", some, "--format", "json")
     assert (code, [row["target"] for row in json.loads(out)["rows"]]) == (0, ["x", "x", "y", "z", "z", None])
     assert json.loads(out)["run"]["labelled"] == 3
-    assert [line.split()[2] for line in fewvit("predict", tmp_path / "b.fewvit", some)[1].splitlines()[1:4]] == ["x", "x", "y"]
+    assert [line.split()[2] for line in fewvit("predict", tmp_path / "b.fewvit", some)[1].splitlines()[1:4]] == [
+        "x",
+        "x",
+        "y",
+    ]
     assert fewvit("predict", tmp_path / "b.fewvit", some, "--format", "csv")[1].splitlines()[-1].split(",")[2] == ""
     for labels in ([2, 2, 2], [-1, -1, -1]):
         other = features_file(tmp_path / "other.npz", labels, ["x", "y", "z"])
@@ -265,7 +307,9 @@ def test_bad_pictures_fail_a_prediction_unless_they_are_allowed(fewvit, bundle, 
     code, _, err = fewvit("predict", path, tmp_path / "t")
     assert code == 3
     assert "cat/bad.jpg" in err
-    code, out, err = fewvit("predict", path, tmp_path / "t", "--max-bad", "1", "--format", "json", "--out", tmp_path / "p.json")
+    code, out, err = fewvit(
+        "predict", path, tmp_path / "t", "--max-bad", "1", "--format", "json", "--out", tmp_path / "p.json"
+    )
     assert code == 0
     assert "skipped cat/bad.jpg" in err
     assert len(json.loads(out)["rows"]) == 7
@@ -275,7 +319,11 @@ def test_bad_pictures_fail_a_prediction_unless_they_are_allowed(fewvit, bundle, 
 def test_one_image_gets_the_prediction_that_it_gets_among_others(bundle, predicted, images):
     path = bundle("--classifier", "centroid")
     among = predicted(path, images / "test")
-    wanted = {**among["dog/001.jpg"], "id": "001.jpg", "confidence": pytest.approx(among["dog/001.jpg"]["confidence"], abs=1e-5)}
+    wanted = {
+        **among["dog/001.jpg"],
+        "id": "001.jpg",
+        "confidence": pytest.approx(among["dog/001.jpg"]["confidence"], abs=1e-5),
+    }
     assert wanted.pop("target") == "dog"
     assert predicted(path, images / "test/dog/001.jpg") == {"001.jpg": wanted}
 
@@ -286,7 +334,9 @@ def test_features_without_labels_are_predicted_and_those_without_a_fingerprint_t
     path = bundle("--classifier", "centroid")
     test = extracted(fewvit, weights, images / "test", tmp_path / "test.npz")
     labelled = predicted(path, tmp_path / "test.npz")
-    wanted = {image: {name: value for name, value in row.items() if name != "target"} for image, row in labelled.items()}
+    wanted = {
+        image: {name: value for name, value in row.items() if name != "target"} for image, row in labelled.items()
+    }
     np.savez(tmp_path / "bare.npz", features=test.features, ids=np.array(test.ids), fingerprint=test.fingerprint)
     assert predicted(path, tmp_path / "bare.npz") == wanted
     np.savez(tmp_path / "barer.npz", features=test.features, ids=np.array(test.ids))
@@ -302,7 +352,9 @@ def test_features_without_labels_are_predicted_and_those_without_a_fingerprint_t
 
 
 @pytest.mark.parametrize(("name", "words"), [("knn", ("--set", "k=3")), ("centroid", ())])
-def test_add_takes_more_images_and_new_classes_as_if_they_had_been_there(bundle, predicted, fewvit, weights, images, tmp_path, name, words):
+def test_add_takes_more_images_and_new_classes_as_if_they_had_been_there(
+    bundle, predicted, fewvit, weights, images, tmp_path, name, words
+):
     path = bundle("--classifier", name, *words)
     before = load_bundle(path)
     code, _, err = fewvit("fit", "--add", "--data", images / "more", "--out", path)
@@ -310,7 +362,11 @@ def test_add_takes_more_images_and_new_classes_as_if_they_had_been_there(bundle,
     assert "added 5 images and 1 new class to" in err
     grown = load_bundle(path)
     assert (grown.classes, grown.counts) == (["cat", "dog", "owl", "eel"], [5, 9, 3, 3])
-    assert (grown.temperature, grown.recipe, grown.fingerprint) == (before.temperature, before.recipe, before.fingerprint)
+    assert (grown.temperature, grown.recipe, grown.fingerprint) == (
+        before.temperature,
+        before.recipe,
+        before.fingerprint,
+    )
 
     shutil.copytree(images / "train", tmp_path / "all")
     for file in (images / "more").glob("*/*"):
@@ -319,7 +375,9 @@ def test_add_takes_more_images_and_new_classes_as_if_they_had_been_there(bundle,
     whole = extracted(fewvit, weights, tmp_path / "all", tmp_path / "all.npz")
     test = extracted(fewvit, weights, images / "test", tmp_path / "test.npz")
     estimator = load_bundle(path).estimator
-    fresh = type(estimator)(**estimator.get_params()).fit(whole.features, np.array([whole.classes[c] for c in whole.labels]))
+    fresh = type(estimator)(**estimator.get_params()).fit(
+        whole.features, np.array([whole.classes[c] for c in whole.labels])
+    )
     wanted = fresh.predict_proba(test.features)[:, [list(fresh.classes_).index(c) for c in grown.classes]]
     np.testing.assert_allclose(grown.probabilities(test.features), wanted, atol=1e-6)
     assert {row["best"] for row in predicted(path, images / "more").values()} <= set(grown.classes)
@@ -342,7 +400,9 @@ def test_each_addition_tells_whose_calibration_it_is(bundle, fewvit, images, tmp
 def test_images_that_a_bundle_holds_are_not_added_again(bundle, fewvit, images, tmp_path, name, words):
     path = bundle("--classifier", name, *words)
     shutil.copytree(images / "more", tmp_path / "both")
-    shutil.copytree(images / "train", tmp_path / "both", dirs_exist_ok=True)  # its dog/000.jpg and dog/001.jpg lie over those of `more`
+    shutil.copytree(
+        images / "train", tmp_path / "both", dirs_exist_ok=True
+    )  # its dog/000.jpg and dog/001.jpg lie over those of `more`
     for data, said in [
         (images / "train", "15 of 15 images left out"),
         (images / "more", "added 5 images"),
@@ -402,7 +462,9 @@ def test_of_two_additions_at_once_the_second_is_told_and_loses_nothing(bundle, f
     assert path.read_bytes() == others[0]
 
 
-def test_a_backbone_that_is_not_the_bundle_s_is_told_before_its_weights_are_fetched(bundle, fewvit, images, tmp_path, monkeypatch):
+def test_a_backbone_that_is_not_the_bundle_s_is_told_before_its_weights_are_fetched(
+    bundle, fewvit, images, tmp_path, monkeypatch
+):
     monkeypatch.setattr("fewvit.checkpoints.finding.obtain", lambda *_, **__: pytest.fail("weights were fetched"))
     path = bundle("--classifier", "centroid")
     more = ("fit", "--add", "--data", images / "more", "--out", path)
@@ -432,7 +494,9 @@ def test_weights_that_have_moved_are_found_by_name_or_told(fewvit, predicted, we
     here, there = tmp_path / "tiny.pth", tmp_path / "elsewhere" / "tiny.pth"
     shutil.copy(weights, here)
     path = tmp_path / "b.fewvit"
-    assert fewvit("fit", "-m", here, *SMALL, "--data", images / "train", "--classifier", "centroid", "--out", path)[0] == 0
+    assert (
+        fewvit("fit", "-m", here, *SMALL, "--data", images / "train", "--classifier", "centroid", "--out", path)[0] == 0
+    )
     wanted = predicted(path, images / "test")
     there.parent.mkdir()
     here.rename(there)
@@ -472,8 +536,16 @@ def test_each_wrong_call_has_its_exit_code_and_names_what_is_wrong(fewvit, bundl
         (2, ("fit", "--data", data, *out, "--classifier", "knn"), "k = 20"),
         (2, ("fit", "--data", data, *out, "--classifier", "knn", "--set", "k=13"), "a fifth that is held out"),
         (2, ("fit", "--data", data, *out, "--classifier", "centroid", "--threshold", "1.5"), "1.5"),
-        (2, ("fit", "-m", f"{weights},{weights}", "--data", images / "train", *out, "--classifier", "centroid"), "several"),
-        (2, ("fit", "-m", weights, "--layers", "each", "--data", images / "train", *out, "--classifier", "centroid"), "--layers each"),
+        (
+            2,
+            ("fit", "-m", f"{weights},{weights}", "--data", images / "train", *out, "--classifier", "centroid"),
+            "several",
+        ),
+        (
+            2,
+            ("fit", "-m", weights, "--layers", "each", "--data", images / "train", *out, "--classifier", "centroid"),
+            "--layers each",
+        ),
         (3, ("fit", "--data", bare, *out, "--classifier", "centroid"), "no labels"),
         (3, ("fit", "--data", single, *out, "--classifier", "centroid"), "one class"),
         (3, ("fit", "--data", tmp_path / "gone.npz", *out, "--classifier", "centroid"), "gone.npz"),

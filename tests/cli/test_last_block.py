@@ -28,7 +28,17 @@ def place(tmp_path_factory):
 @pytest.fixture
 def lowshot(fewvit, place, tmp_path):
     def run(*more, classifier="last-block", images=place / "images"):
-        words = ["lowshot", "--backbone", place / "weights/tiny.pth", "--data", images, "--img-size", 32, "--format", "json"]
+        words = [
+            "lowshot",
+            "--backbone",
+            place / "weights/tiny.pth",
+            "--data",
+            images,
+            "--img-size",
+            32,
+            "--format",
+            "json",
+        ]
         code, out, err = fewvit(*words, "--classifier", classifier, "--cache-dir", tmp_path / "cache", *more)
         return code, json.loads(out) if out else None, err
 
@@ -44,7 +54,17 @@ def test_a_row_is_what_fine_tuning_the_same_draw_gives(fewvit, lowshot, place, t
     how = ("--shots", shots, "--set", "lr=1e-2")
     code, found, err = lowshot(*how, *QUICK, "--trials", 2)
     assert code == 0, err
-    words = ["finetune", "--backbone", place / "weights/tiny.pth", "--data", place / "images", "--img-size", 32, "--mode", "last-block"]
+    words = [
+        "finetune",
+        "--backbone",
+        place / "weights/tiny.pth",
+        "--data",
+        place / "images",
+        "--img-size",
+        32,
+        "--mode",
+        "last-block",
+    ]
     code, out, err = fewvit(*words, *how, "--trial", 1, "--epochs", 2, "--out", tmp_path / "run", "--format", "json")
     assert code == 0, err
     tuned = values(json.loads(out)["rows"], "last-block", 1)
@@ -53,7 +73,9 @@ def test_a_row_is_what_fine_tuning_the_same_draw_gives(fewvit, lowshot, place, t
 
 
 def test_its_rows_follow_those_of_the_other_classifiers_and_have_means(lowshot):
-    code, found, err = lowshot("--shots", "1,2", "--trials", 2, *QUICK, "--set", "logistic.lambd=0.5", classifier="last-block,logistic")
+    code, found, err = lowshot(
+        "--shots", "1,2", "--trials", 2, *QUICK, "--set", "logistic.lambd=0.5", classifier="last-block,logistic"
+    )
     assert code == 0, err
     assert [row["method"] for row in found["rows"]] == ["logistic"] * 18 + ["last-block"] * 18
     assert {(row["shots"], row["n_train"], row["n_test"]) for row in found["rows"]} == {(1, 3, 39), (2, 6, 39)}
@@ -96,14 +118,18 @@ def test_test_labels_reach_no_training(lowshot, place, tmp_path):
         (swapped / "val" / one).symlink_to(place / "images/val" / other)
     files = [tmp_path / "one.csv", tmp_path / "other.csv"]
     for images, file in zip((place / "images", swapped), files, strict=True):
-        code, _, err = lowshot("--shots", 2, "--trials", 1, *QUICK, "--save-predictions", file, "--follow-links", images=images)
+        code, _, err = lowshot(
+            "--shots", 2, "--trials", 1, *QUICK, "--save-predictions", file, "--follow-links", images=images
+        )
         assert code == 0, err
 
     def predictions(file, rename):
         lines = [line.split(",") for line in file.read_text().splitlines()[1:]]
         return {f"{rename[line[3][0]]}{line[3][1:]}": line[5:] for line in lines}  # after method, shots, trial
 
-    assert predictions(files[0], dict(zip("abc", "abc", strict=True))) == predictions(files[1], dict(zip("abc", "bca", strict=True)))
+    assert predictions(files[0], dict(zip("abc", "abc", strict=True))) == predictions(
+        files[1], dict(zip("abc", "bca", strict=True))
+    )
 
 
 @pytest.mark.parametrize("number", [2, 15], ids=["SIGINT", "SIGTERM"])
@@ -116,7 +142,9 @@ def test_a_signal_ends_the_command_and_the_same_command_goes_on(lowshot, monkeyp
         return (real(trainings)[0], number) if len(calls) == 2 else real(trainings)
 
     monkeypatch.setattr(last_block, "choose", once)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # what a shell starts in the background ignores it
     try:
         code, found, _ = lowshot("--shots", 2, "--trials", 2, *QUICK)
     finally:
@@ -147,10 +175,30 @@ def test_features_from_files_and_models_of_timm_are_refused(fewvit, place, tmp_p
     made = FeatureSet(np.eye(4, 3, dtype=np.float32), np.array([0, 0, 1, 1]), list("wxyz"), ["a", "b"])
     made.save(tmp_path / "x.npz")
     code, _, err = fewvit(
-        "lowshot", "--train", tmp_path / "x.npz", "--test", tmp_path / "x.npz", "--shots", 1, "--classifier", "last-block"
+        "lowshot",
+        "--train",
+        tmp_path / "x.npz",
+        "--test",
+        tmp_path / "x.npz",
+        "--shots",
+        1,
+        "--classifier",
+        "last-block",
     )
     assert (code, "trains on images" in err) == (2, True), err
-    words = ("lowshot", "-m", "swin_t", "--weights", "random", "--data", place / "images", "--shots", 1, "--classifier", "last-block")
+    words = (
+        "lowshot",
+        "-m",
+        "swin_t",
+        "--weights",
+        "random",
+        "--data",
+        place / "images",
+        "--shots",
+        1,
+        "--classifier",
+        "last-block",
+    )
     code, _, err = fewvit(*words)
     assert (code, "model of timm's own" in err) == (2, True), err
 
@@ -179,4 +227,8 @@ def test_maes_numbers_stand_beside_the_classifier_that_they_were_measured_with()
         return _published_method(SimpleNamespace(pipeline=SimpleNamespace(spec=spec)), shots)
 
     assert [method("mae_vitb16", shots) for shots in (1, 2, 5)] == ["logistic", "last-block", "last-block"]
-    assert {method("mae_vith14", shots) for shots in (1, 2, 5)} == {method("msn_vits16", 5), method("dino_vitb16", 2)} == {"logistic"}
+    assert (
+        {method("mae_vith14", shots) for shots in (1, 2, 5)}
+        == {method("msn_vits16", 5), method("dino_vitb16", 2)}
+        == {"logistic"}
+    )

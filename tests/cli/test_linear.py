@@ -160,7 +160,10 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
     )
     assert code == 0, err
     assert "nothing could be held out" in err
-    assert "learning rate 1 is taken after the last epoch, nearest to 2.56, which is for batches of 2 what the protocol's 0.005 is" in err
+    assert (
+        "learning rate 1 is taken after the last epoch, nearest to 2.56, which is for batches of 2 what the protocol's 0.005 is"
+        in err
+    )
     assert result["run"]["linear"]["default_lr"] == pytest.approx(0.005 * 1024 / 2)
     assert (result["rows"][0]["lr"], result["rows"][0]["selected_on"], result["rows"][0]["epochs"]) == (
         1.0,
@@ -474,13 +477,32 @@ def test_options_of_training_are_refused_beside_a_head_by_their_names(fewvit, fi
 
 
 def test_the_seed_of_random_weights_goes_with_a_head(fewvit, place, tmp_path):
-    words = ("--data", place / "data", "-m", "dino_vitt16", "--weights", "random", "--img-size", 32, "--pool", "cls", "--layers", 1)
+    words = (
+        "--data",
+        place / "data",
+        "-m",
+        "dino_vitt16",
+        "--weights",
+        "random",
+        "--img-size",
+        32,
+        "--pool",
+        "cls",
+        "--layers",
+        1,
+    )
     code, _, err = run(fewvit, *words, "--head", head_file(tmp_path / "head.pth", 192, 3), "--seed", 3)
     assert code == 0, err
 
 
 def head_file(path: Path, width: int, outputs: int) -> Path:
-    torch.save({"weight": torch.randn(outputs, width, generator=torch.Generator().manual_seed(1)), "bias": torch.zeros(outputs)}, path)
+    torch.save(
+        {
+            "weight": torch.randn(outputs, width, generator=torch.Generator().manual_seed(1)),
+            "bias": torch.zeros(outputs),
+        },
+        path,
+    )
     return path
 
 
@@ -489,7 +511,9 @@ def test_a_head_of_the_wrong_width_names_both_widths(fewvit, words, tmp_path):
     assert code == 4
     assert "1000 numbers" in err
     assert "have 128" in err  # two class tokens of 64
-    code, _, err = run(fewvit, *words[:6], "--head", head_file(tmp_path / "head.pth", 1000, 3), "--protocol", "dinov2/1")
+    code, _, err = run(
+        fewvit, *words[:6], "--head", head_file(tmp_path / "head.pth", 1000, 3), "--protocol", "dinov2/1"
+    )
     assert code == 4
     assert "64 or 128 or 128 or 192" in err
 
@@ -517,7 +541,10 @@ def test_the_outputs_of_a_head_without_names_are_taken_in_order_or_named(fewvit,
     code, _, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "names.txt")
     assert code == 3
     assert "2 names for the 7 classes" in err
-    for wrong, told in (("x\nc\ny\na\nz\nB\nw\n", "none of the head's: b"), ("x\nc\ny\na\na\nb\nw\n", "in more than one line: a")):
+    for wrong, told in (
+        ("x\nc\ny\na\nz\nB\nw\n", "none of the head's: b"),
+        ("x\nc\ny\na\na\nb\nw\n", "in more than one line: a"),
+    ):
         (tmp_path / "names.txt").write_text(wrong)
         code, _, err = run(fewvit, *words[:6], "--head", larger, "--head-classes", tmp_path / "names.txt")
         assert code == 3
@@ -545,7 +572,9 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def test_saved_predictions_are_those_of_the_chosen_heads_formula_and_a_finished_run_writes_the_same(fewvit, files, tmp_path):
+def test_saved_predictions_are_those_of_the_chosen_heads_formula_and_a_finished_run_writes_the_same(
+    fewvit, files, tmp_path
+):
     """By hand: the softmax of W x + b of the head that the run keeps, on the features as they lie in the file."""
     out, first, later, of_head = (tmp_path / name for name in ("run", "first.csv", "later.csv", "head.csv"))
     words = (*files, "--epochs", 3, "--lr", "0.01,0.3", "--out", out)
@@ -590,7 +619,9 @@ def test_saved_predictions_bear_the_names_of_a_list(fewvit, files, tmp_path):
     with np.load(files[3]) as test:
         best = (test["features"] @ torch.load(head)["weight"].numpy().T).argmax(axis=1)
         labels = [f"c{label}" for label in test["labels"]]
-    assert [(row["label"], row["prediction"]) for row in table(tmp_path / "p.csv")] == [(labels[i], names[c]) for i, c in enumerate(best)]
+    assert [(row["label"], row["prediction"]) for row in table(tmp_path / "p.csv")] == [
+        (labels[i], names[c]) for i, c in enumerate(best)
+    ]
 
 
 def test_names_for_a_head_that_has_its_own_are_refused(fewvit, probe, tmp_path):
@@ -616,10 +647,30 @@ def test_the_accuracy_of_a_head_is_that_of_its_formula(fewvit, files, tmp_path):
 
 
 def start(out: Path, files, *more: object) -> subprocess.Popen[str]:
-    words = ["linear", *files, "--epochs", 25, "-b", 10, "--save-every", 6, "--out", out, "--seed", 1, "--format", "json", *more]
+    words = [
+        "linear",
+        *files,
+        "--epochs",
+        25,
+        "-b",
+        10,
+        "--save-every",
+        6,
+        "--out",
+        out,
+        "--seed",
+        1,
+        "--format",
+        "json",
+        *more,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", RUN, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
 
 

@@ -21,7 +21,11 @@ def test_every_classifier_shot_and_trial_has_its_rows(fewvit, files, tmp_path):
     assert code == 0, err
     seen = {(row["method"], row["shots"], row["trial"], row["metric"]) for row in result["rows"]}
     assert seen == {
-        (m, s, t, k) for m in ("logistic", "knn", "centroid") for s in (1, 2, 5) for t in (0, 1, "mean") for k in ("top1", "top5", "ece")
+        (m, s, t, k)
+        for m in ("logistic", "knn", "centroid")
+        for s in (1, 2, 5)
+        for t in (0, 1, "mean")
+        for k in ("top1", "top5", "ece")
     }
     assert result["run"]["classifiers"]["logistic, 1 shot, trial 0"]["lambd"] == 0.0025
     assert "2 shots, trial 1: 10 images, 2 of each of 5 classes" in err
@@ -62,7 +66,9 @@ def test_a_list_given_twice_is_one_trial_without_an_interval(fewvit, files, tmp_
 
 def test_options_of_classifiers_reach_them(fewvit, files):
     _, given, _ = run(fewvit, *files, "--shots", 5, "--trials", 1, "--classifier", "logistic", "--lambd", 0.5)
-    _, set_, _ = run(fewvit, *files, "--shots", 5, "--trials", 1, "--classifier", "logistic", "--set", "logistic.lambd=0.5")
+    _, set_, _ = run(
+        fewvit, *files, "--shots", 5, "--trials", 1, "--classifier", "logistic", "--set", "logistic.lambd=0.5"
+    )
     assert given["rows"] == set_["rows"]
     assert set_["run"]["classifiers"]["logistic, 5 shots, trial 0"]["lambd"] == 0.5
 
@@ -72,7 +78,9 @@ def test_images_are_read_and_untrained_weights_are_said(fewvit, tmp_path):
     folder_of(data / "train", {"a": 5, "b": 3})
     folder_of(data / "val", {"a": 2, "b": 3})
     weights = tiny_weights(tmp_path / "tiny.pth")
-    code, result, err = run(fewvit, "-m", weights, "--data", data, "--shots", "1,2", "--classifier", "centroid", "--layers", "each")
+    code, result, err = run(
+        fewvit, "-m", weights, "--data", data, "--shots", "1,2", "--classifier", "centroid", "--layers", "each"
+    )
     assert code == 0, err
     assert {row["layer"] for row in result["rows"]} == {1, 2}
     assert result["run"]["protocol"] == "dino/1"
@@ -82,7 +90,18 @@ def test_every_layer_s_predictions_stand_in_one_file(fewvit, tmp_path):
     data = tmp_path / "data"
     folder_of(data / "train", {"a": 5, "b": 3})
     folder_of(data / "val", {"a": 2, "b": 3})
-    words = ("-m", tiny_weights(tmp_path / "tiny.pth"), "--data", data, "--shots", 1, "--trials", 2, "--classifier", "centroid,knn")
+    words = (
+        "-m",
+        tiny_weights(tmp_path / "tiny.pth"),
+        "--data",
+        data,
+        "--shots",
+        1,
+        "--trials",
+        2,
+        "--classifier",
+        "centroid,knn",
+    )
     code, _, err = run(fewvit, *words, "--layers", "each", "--save-predictions", tmp_path / "p.csv")
     assert code == 0, err
     assert [path.name for path in tmp_path.glob("p*")] == ["p.csv"]
@@ -90,7 +109,9 @@ def test_every_layer_s_predictions_stand_in_one_file(fewvit, tmp_path):
     assert list(table[0])[:4] == ["layer", "method", "shots", "trial"]
     seen = [(row["layer"], row["method"], row["trial"]) for row in table[::5]]
     assert seen == [(layer, method, trial) for layer in "12" for method in ("centroid", "knn") for trial in "01"]
-    assert run(fewvit, *words, "--layers", "each", "--save-predictions", tmp_path / "p.csv")[0] == 0  # its own file is replaced
+    assert (
+        run(fewvit, *words, "--layers", "each", "--save-predictions", tmp_path / "p.csv")[0] == 0
+    )  # its own file is replaced
 
 
 def test_dinov2s_low_shot_features_are_resized_to_the_crop_and_its_k_nns_are_not(fewvit, tmp_path):
@@ -116,7 +137,14 @@ def test_dinov2s_low_shot_features_are_resized_to_the_crop_and_its_k_nns_are_not
 def archive(path, labels, classes, **more):
     """A features file of so many rows per label, 13 columns."""
     rows = np.random.default_rng(7).normal(size=(len(labels), 13)).astype(np.float32)
-    np.savez(path, features=rows, labels=labels, ids=[f"{path.stem}/{i}" for i in range(len(labels))], classes=classes, **more)
+    np.savez(
+        path,
+        features=rows,
+        labels=labels,
+        ids=[f"{path.stem}/{i}" for i in range(len(labels))],
+        classes=classes,
+        **more,
+    )
     return path
 
 
@@ -134,7 +162,12 @@ def test_test_classes_that_are_only_named_in_the_training_file_are_refused(fewvi
 @pytest.mark.parametrize("side", ["train", "test"])
 def test_untrained_weights_of_either_side_are_marked(fewvit, tmp_path, command, side):
     files = {
-        name: archive(tmp_path / f"{name}.npz", np.repeat([0, 1], 7), ["a", "b"], **({"weights": "random"} if name == side else {}))
+        name: archive(
+            tmp_path / f"{name}.npz",
+            np.repeat([0, 1], 7),
+            ["a", "b"],
+            **({"weights": "random"} if name == side else {}),
+        )
         for name in ("train", "test")
     }
     code, out, err = fewvit(command, "--train", files["train"], "--test", files["test"], "--format", "json")
@@ -154,8 +187,12 @@ def test_untrained_weights_of_either_side_are_marked(fewvit, tmp_path, command, 
     ],
 )
 def test_features_from_a_file_have_their_protocols_lambda(fewvit, tmp_path, carried, words, told):
-    train, test = (archive(tmp_path / f"{name}.npz", np.repeat([0, 1], 7), ["a", "b"], **carried) for name in ("train", "test"))
-    code, _, err = fewvit("lowshot", "--train", train, "--test", test, "--classifier", "logistic", "--shots", "1,2", *words)
+    train, test = (
+        archive(tmp_path / f"{name}.npz", np.repeat([0, 1], 7), ["a", "b"], **carried) for name in ("train", "test")
+    )
+    code, _, err = fewvit(
+        "lowshot", "--train", train, "--test", test, "--classifier", "logistic", "--shots", "1,2", *words
+    )
     assert code == 0, err
     assert [line for line in err.splitlines() if "lambda" in line] == [f"logistic regression: {told}"]
 

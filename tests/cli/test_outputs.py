@@ -26,7 +26,9 @@ def sets(tmp_path):
     for name, per_class in (("train", 7), ("test", 5)):
         labels = np.repeat(np.arange(3), per_class)
         rows = (3 * np.eye(11)[labels] + random.normal(size=(len(labels), 11))).astype(np.float32)
-        FeatureSet(rows, labels, [f"{name}/{i}" for i in range(len(labels))], ["x", "y", "z"]).save(tmp_path / f"{name}.npz")
+        FeatureSet(rows, labels, [f"{name}/{i}" for i in range(len(labels))], ["x", "y", "z"]).save(
+            tmp_path / f"{name}.npz"
+        )
     return tmp_path
 
 
@@ -42,7 +44,11 @@ LOWSHOT = ("lowshot", *PAIR, "--shots", "1", "--trials", "1", "--classifier", "c
 
 
 def state(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "cache" not in path.parts
+    }
 
 
 def assert_refused(fewvit, folder, words, *named):
@@ -55,7 +61,9 @@ def assert_refused(fewvit, folder, words, *named):
     assert state(folder) == before
 
 
-@pytest.mark.parametrize("flag", ["--out", "--save-split", "--save-predictions", "--save-per-class", "--save-confusion"])
+@pytest.mark.parametrize(
+    "flag", ["--out", "--save-split", "--save-predictions", "--save-per-class", "--save-confusion"]
+)
 @pytest.mark.parametrize("source", ["--train", "--test"])
 def test_no_output_of_lowshot_replaces_the_features_it_reads(fewvit, here, flag, source):
     file = f"{source.removeprefix('--')}.npz"
@@ -107,7 +115,9 @@ def test_a_file_of_another_kind_is_not_replaced(fewvit, here):
     os.mkfifo(here / "fifo.json")
     assert fewvit(*LOWSHOT, "--save-split", "s.csv", "-o", "r.csv")[0] == 0
     for file in ("table.csv", "notes.json", "text.txt", "other.npz", "test.npz", "s.csv", "images/cat/000.jpg"):
-        assert_refused(fewvit, here, ("knn", "--train", "train.npz", "--leave-one-out", "-o", file), file, "not a result")
+        assert_refused(
+            fewvit, here, ("knn", "--train", "train.npz", "--leave-one-out", "-o", file), file, "not a result"
+        )
     for file in ("table.csv", "r.csv", "test.npz", "images/cat/000.jpg"):
         assert_refused(fewvit, here, (*LOWSHOT, "--save-split", file), file)
         assert_refused(fewvit, here, ("fit", "--data", "train.npz", "--out", file), file, "not a bundle")
@@ -116,7 +126,11 @@ def test_a_file_of_another_kind_is_not_replaced(fewvit, here):
     assert_refused(fewvit, here, ("extract", "--data", "train.npz", "--out", "other.npz"), "other.npz", "not features")
     assert_refused(fewvit, here, ("linear", *PAIR, "--out", "s.csv"), "s.csv")
     assert_refused(fewvit, here, ("finetune", "--data", "images", "--out", "s.csv"), "s.csv", "not a run")
-    for words in (("knn", *PAIR, "-o"), ("fit", "--data", "train.npz", "--out"), ("extract", "--data", "train.npz", "--out")):
+    for words in (
+        ("knn", *PAIR, "-o"),
+        ("fit", "--data", "train.npz", "--out"),
+        ("extract", "--data", "train.npz", "--out"),
+    ):
         assert_refused(fewvit, here, (*words, "pipe"), "is a folder")
     before = os.stat("fifo.json")
     code, _, err = fewvit("knn", *PAIR, "-o", "fifo.json")
@@ -132,18 +146,27 @@ def test_refusals_come_before_the_work(fewvit, here, monkeypatch):
     monkeypatch.setattr(FeatureSet, "load", lambda *a: pytest.fail("the features were read"))
     monkeypatch.setattr(socket.socket, "connect", lambda *a: pytest.fail("a socket was opened"))
     assert_refused(fewvit, here, ("knn", *PAIR, "-o", "train.npz"), "--train")
-    assert_refused(fewvit, here, ("knn", "--train", "train.npz", "--test", "gone.npz", "-o", "test.npz"), "not a result")
+    assert_refused(
+        fewvit, here, ("knn", "--train", "train.npz", "--test", "gone.npz", "-o", "test.npz"), "not a result"
+    )
 
 
 def test_every_command_replaces_what_it_wrote_before(fewvit, here):
     pytest.importorskip("pyarrow")
     assert fewvit("fit", "--data", "train.npz", "--classifier", "centroid", "--out", "b.fewvit")[0] == 0
-    saves = [word for name in ("split", "per-class", "confusion", "predictions") for word in (f"--save-{name}", f"{name}.csv")]
+    saves = [
+        word
+        for name in ("split", "per-class", "confusion", "predictions")
+        for word in (f"--save-{name}", f"{name}.csv")
+    ]
     for words, written in [
         ((*LOWSHOT, "-o", "r.json", *saves), ["r.json", *saves[1::2]]),
         ((*LOWSHOT, "--save-predictions", "p.parquet", "-o", "r.csv"), ["p.parquet", "r.csv"]),
         (("knn", *PAIR, "--k", "1", "-o", "k.txt"), ["k.txt"]),
-        (("episodes", "--data", "train.npz", "--ways", "2", "--queries", "2", "--episodes", "7", "-o", "e.CSV"), ["e.CSV"]),
+        (
+            ("episodes", "--data", "train.npz", "--ways", "2", "--queries", "2", "--episodes", "7", "-o", "e.CSV"),
+            ["e.CSV"],
+        ),
         (("extract", "--data", "train.npz", "-o", "x.npz"), ["x.npz"]),
         (("fit", "--data", "train.npz", "--classifier", "centroid", "--out", "c.fewvit"), ["c.fewvit"]),
         (("fit", "--add", "--data", "test.npz", "--out", "c.fewvit"), []),
@@ -200,7 +223,9 @@ def test_a_command_that_writes_no_file_takes_no_out(fewvit, words, tmp_path):
     assert "--out" in err
 
 
-@pytest.mark.parametrize(("name", "own"), [("knn", "--leave-one-out"), ("lowshot", "--shots"), ("episodes", "--ways"), ("fit", "--add")])
+@pytest.mark.parametrize(
+    ("name", "own"), [("knn", "--leave-one-out"), ("lowshot", "--shots"), ("episodes", "--ways"), ("fit", "--add")]
+)
 def test_a_command_s_own_options_come_before_those_that_many_share(fewvit, name, own):
     out = fewvit(name, "--help")[1]
     at = [out.index(f" {flag} ") for flag in (own, "--backbone", "--device", "--workers")]
@@ -215,7 +240,13 @@ def test_the_table_of_one_row_of_episodes_says_how_sure_it_is_and_what_was_asked
     header, line = (text.split() for text in out.splitlines())
     row = dict(zip(header, line, strict=True))
     assert {"value", "std", "ci95_low", "ci95_high"} <= set(row)
-    assert (row["method"], row["ways"], row["shots"], row["queries"], row["episodes"]) == ("centroid", "2", "1", "2", "7")
+    assert (row["method"], row["ways"], row["shots"], row["queries"], row["episodes"]) == (
+        "centroid",
+        "2",
+        "1",
+        "2",
+        "7",
+    )
     assert all(len(row[name].partition(".")[2]) == 2 for name in ("value", "std", "ci95_low", "ci95_high"))
 
 

@@ -28,11 +28,15 @@ def smallest(monkeypatch, tmp_path):
         kind = find("methods", method)
         small = kind.presets["small/32"]
         architecture = dataclasses.replace(small.architecture, width=64, depth=2, heads=1)
-        monkeypatch.setattr(kind, "presets", {**kind.presets, "test/tiny": dataclasses.replace(small, architecture=architecture)})
+        monkeypatch.setattr(
+            kind, "presets", {**kind.presets, "test/tiny": dataclasses.replace(small, architecture=architecture)}
+        )
 
 
 def pretrain(fewvit, method, images, out, *more):
-    return fewvit("pretrain", method, "--data", images, "--preset", "test/tiny", "--epochs", 2, "-b", 4, "--out", out, *more)
+    return fewvit(
+        "pretrain", method, "--data", images, "--preset", "test/tiny", "--epochs", 2, "-b", 4, "--out", out, *more
+    )
 
 
 @pytest.mark.parametrize("method", ["dino", "msn", "mae"])
@@ -47,7 +51,9 @@ def test_a_run_folder_is_a_backbone_for_every_other_command(fewvit, method, imag
     assert code == 0, err
     with np.load(tmp_path / "f.npz") as file:
         assert file["features"].shape == (13, 64)
-    code, stdout, err = fewvit("knn", "--backbone", out, "--train", images, "--leave-one-out", "--k", 3, "--format", "json")
+    code, stdout, err = fewvit(
+        "knn", "--backbone", out, "--train", images, "--leave-one-out", "--k", 3, "--format", "json"
+    )
     assert code == 0, err
     assert json.loads(stdout)["rows"][0]["backbone"] == "mine"
 
@@ -76,7 +82,17 @@ def test_the_exported_official_file_gives_the_features_of_the_run(fewvit, method
     found = []
     for name, source in (("run", out), ("file", tmp_path / "official.pth")):
         code, _, err = fewvit(
-            "extract", "--backbone", source, "--data", images, "--img-size", 32, "--decode", "pil", "--out", tmp_path / f"{name}.npz"
+            "extract",
+            "--backbone",
+            source,
+            "--data",
+            images,
+            "--img-size",
+            32,
+            "--decode",
+            "pil",
+            "--out",
+            tmp_path / f"{name}.npz",
         )
         assert code == 0, err
         with np.load(tmp_path / f"{name}.npz") as file:
@@ -88,7 +104,9 @@ def test_the_exported_official_file_gives_the_features_of_the_run(fewvit, method
     from fewvit import load_backbone
 
     pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    run, file = (load_backbone(str(s), device="cpu", img_size=32, engine="eager") for s in (out, tmp_path / "official.pth"))
+    run, file = (
+        load_backbone(str(s), device="cpu", img_size=32, engine="eager") for s in (out, tmp_path / "official.pth")
+    )
     torch.testing.assert_close(run.encode(pixels), file.encode(pixels))
 
 
@@ -97,11 +115,22 @@ def test_init_goes_on_from_another_runs_encoder(fewvit, images, tmp_path):
 
     assert pretrain(fewvit, "mae", images, tmp_path / "first")[0] == 0
     code, _, err = pretrain(
-        fewvit, "dino", images, tmp_path / "second", "--init", tmp_path / "first", "--set", "lr=1e-30", "--set", "min_lr=0"
+        fewvit,
+        "dino",
+        images,
+        tmp_path / "second",
+        "--init",
+        tmp_path / "first",
+        "--set",
+        "lr=1e-30",
+        "--set",
+        "min_lr=0",
     )
     assert code == 0, err
     first, second = (load_file(tmp_path / name / "encoder.safetensors") for name in ("first", "second"))
-    assert all((first[name] - second[name]).abs().max() < 1e-20 for name in first)  # at this learning rate nothing moves
+    assert all(
+        (first[name] - second[name]).abs().max() < 1e-20 for name in first
+    )  # at this learning rate nothing moves
 
 
 def test_the_monitor_judges_by_images_that_are_never_trained_on(fewvit, images, tmp_path):
@@ -153,11 +182,29 @@ def test_every_preset_is_within_the_bounds_of_set(method):
         require_sensible(vars(recipe))
 
 
-def test_overwrite_removes_no_run_of_another_command_and_none_before_the_arguments_are_found_good(fewvit, images, tmp_path):
+def test_overwrite_removes_no_run_of_another_command_and_none_before_the_arguments_are_found_good(
+    fewvit, images, tmp_path
+):
     out = tmp_path / "run"
     assert pretrain(fewvit, "mae", images, out)[0] == 0
-    tuned = ("finetune", "--backbone", "fewvit_tiny", "--train", images, "--test", images, "--shots", 2, "--out", out, "--overwrite")
-    for code, _, err in (fewvit(*tuned), fewvit("linear", "--train", images, "--test", images, "--out", out, "--overwrite")):
+    tuned = (
+        "finetune",
+        "--backbone",
+        "fewvit_tiny",
+        "--train",
+        images,
+        "--test",
+        images,
+        "--shots",
+        2,
+        "--out",
+        out,
+        "--overwrite",
+    )
+    for code, _, err in (
+        fewvit(*tuned),
+        fewvit("linear", "--train", images, "--test", images, "--out", out, "--overwrite"),
+    ):
         assert (code, "is a run of `fewvit pretrain`" in err, "delete it yourself" in err) == (2, True, True), err
     for words in (("--set", "lr=-1"), ("--max-bad", "some"), ("--precision", "fp16")):
         assert pretrain(fewvit, "mae", images, out, "--overwrite", *words)[0] == 2
@@ -244,7 +291,9 @@ def crops_of_64(monkeypatch):
 NOTE = "smaller than the 64 pixels of the largest crop"
 
 
-def test_pictures_smaller_than_the_largest_crop_are_counted_once_and_a_fitting_preset_is_named(fewvit, crops_of_64, tmp_path):
+def test_pictures_smaller_than_the_largest_crop_are_counted_once_and_a_fitting_preset_is_named(
+    fewvit, crops_of_64, tmp_path
+):
     images = of_sizes(tmp_path / "images", [(64, 90), (63, 90), (90, 40), (35, 35), (34, 50), (100, 33), (80, 70)])
     code, _, err = pretrain(fewvit, "mae", images, tmp_path / "run", *crops_of_64)
     assert code == 0, err
@@ -258,7 +307,9 @@ def test_pictures_smaller_than_the_largest_crop_are_counted_once_and_a_fitting_p
     assert NOTE not in err
 
 
-def test_one_small_picture_among_large_ones_asks_for_no_other_preset_and_large_ones_for_no_note(fewvit, crops_of_64, tmp_path):
+def test_one_small_picture_among_large_ones_asks_for_no_other_preset_and_large_ones_for_no_note(
+    fewvit, crops_of_64, tmp_path
+):
     one = of_sizes(tmp_path / "one", [(64, 64), (200, 200), (63, 64), (70, 70), (99, 65)])
     err = pretrain(fewvit, "mae", one, tmp_path / "first", *crops_of_64)[2]
     [line] = [line for line in err.splitlines() if NOTE in line]
@@ -276,7 +327,9 @@ def test_a_run_shorter_than_its_preset_warms_up_in_proportion():
     assert (shorter.warmup_epochs, shorter.warmup_teacher_temperature_epochs) == (1.0, 3)
     longer = recipe_of(PretrainingRequest("dino", "small/64", "x", epochs=300))
     assert longer.warmup_epochs == 10.0
-    asked = recipe_of(PretrainingRequest("dino", "small/64", "x", settings=(parse_setting("warmup_epochs=4"),), epochs=10))
+    asked = recipe_of(
+        PretrainingRequest("dino", "small/64", "x", settings=(parse_setting("warmup_epochs=4"),), epochs=10)
+    )
     assert asked.warmup_epochs == 4.0
 
 

@@ -47,14 +47,26 @@ def test_the_demo_s_pixel_row_is_nearest_neighbours_by_brute_force(fewvit):
     nearest = (unit[1198:] @ unit[:1198].T).argmax(axis=1)
     expected = 100 * np.mean(digits.target[:1198][nearest] == digits.target[1198:])
     rows = json.loads(fewvit("demo", "--format", "json")[1])["rows"]
-    assert next(r["value"] for r in rows if r["backbone"] == "raw pixels" and r["k"] == 1) == pytest.approx(expected, abs=0.2)
+    assert next(r["value"] for r in rows if r["backbone"] == "raw pixels" and r["k"] == 1) == pytest.approx(
+        expected, abs=0.2
+    )
 
 
 def test_the_doctor_finds_this_machine_fit(fewvit):
     code, out, _ = fewvit("doctor", "--format", "json")
     found = {row["what"]: row for row in json.loads(out)["rows"]}
     assert code == 0
-    assert {"python", "versions", "cache folder", "decoder fast", "decoder pil", "torch", "faiss", "faiss on cpu", "OpenMP"} <= set(found)
+    assert {
+        "python",
+        "versions",
+        "cache folder",
+        "decoder fast",
+        "decoder pil",
+        "torch",
+        "faiss",
+        "faiss on cpu",
+        "OpenMP",
+    } <= set(found)
     assert found["faiss on cpu"]["state"] == "ok"
 
 
@@ -62,7 +74,11 @@ def test_the_doctor_exits_6_when_faiss_finds_the_wrong_neighbours(fewvit, monkey
     from fewvit.neighbors import Bank, Neighbors
 
     monkeypatch.setattr(
-        Bank, "search", lambda self, queries, k: Neighbors(np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32))
+        Bank,
+        "search",
+        lambda self, queries, k: Neighbors(
+            np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32)
+        ),
     )
     code, out, _ = fewvit("doctor")
     assert code == 6
@@ -81,7 +97,8 @@ def test_a_check_that_breaks_is_itself_a_finding(monkeypatch, tmp_path):
 
 def test_the_doctor_says_when_a_variable_keeps_faiss_from_wide_kernels(monkeypatch):
     monkeypatch.setattr(
-        "fewvit.cpu.cpu_flags", lambda: frozenset({"AuthenticAMD", *(f"avx512{part}" for part in ("f", "cd", "bw", "dq", "vl"))})
+        "fewvit.cpu.cpu_flags",
+        lambda: frozenset({"AuthenticAMD", *(f"avx512{part}" for part in ("f", "cd", "bw", "dq", "vl"))}),
     )
     for kernels, told in (("Haswell", True), ("SkylakeX", False), ("", False)):
         monkeypatch.setenv("OPENBLAS_CORETYPE", kernels)

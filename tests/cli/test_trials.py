@@ -34,7 +34,9 @@ def test_of_several_trials_the_table_has_the_means_and_says_so(fewvit, files, wo
     assert {"std", "ci95_low", "ci95_high", "method"} <= set(table(out)[0])
     code, out, err = fewvit(command, *files, *rest, "--shots", "1", "--trials", 2, "-v")
     assert (code, "means over the trials" in err) == (0, False)
-    assert [line.split()[out.split().index("trial")] for line in out.splitlines()[1:]].count("mean") == len(out.splitlines()[1:]) / 3
+    assert [line.split()[out.split().index("trial")] for line in out.splitlines()[1:]].count("mean") == len(
+        out.splitlines()[1:]
+    ) / 3
 
 
 def test_one_list_of_images_is_one_trial_and_two_are_two(fewvit, files, tmp_path):

@@ -151,7 +151,10 @@ def test_a_damaged_shard_is_refused_with_exit_4(weights, few, tmp_path):
 
 
 def test_three_processes_filling_one_cache_all_succeed_with_the_same_bytes(weights, few, tmp_path):
-    processes = [start(tmp_path / "cache", "extract", "-m", weights, "--data", few, "--out", tmp_path / f"{i}.npz") for i in range(3)]
+    processes = [
+        start(tmp_path / "cache", "extract", "-m", weights, "--data", few, "--out", tmp_path / f"{i}.npz")
+        for i in range(3)
+    ]
     assert [finish(process)[0] for process in processes] == [0, 0, 0]
     assert len({digest(tmp_path / f"{i}.npz") for i in range(3)}) == 1
 

@@ -49,10 +49,37 @@ def place(tmp_path_factory):
 
 
 def words_for(place: Path, out: Path, *more: object) -> list[str]:
-    words = ["finetune", "--backbone", place / "tiny.pth", "--data", place / "images", "--mode", "lora", "--img-size", 32, "--shots", 5]
+    words = [
+        "finetune",
+        "--backbone",
+        place / "tiny.pth",
+        "--data",
+        place / "images",
+        "--mode",
+        "lora",
+        "--img-size",
+        32,
+        "--shots",
+        5,
+    ]
     return [
         str(w)
-        for w in [*words, "--epochs", 3, "-b", 4, "--save-every", 2, "--out", out, "--format", "json", "--set", "drop_path=0.2", *more]
+        for w in [
+            *words,
+            "--epochs",
+            3,
+            "-b",
+            4,
+            "--save-every",
+            2,
+            "--out",
+            out,
+            "--format",
+            "json",
+            "--set",
+            "drop_path=0.2",
+            *more,
+        ]
     ]
 
 
@@ -90,7 +117,10 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], se
 
 def outcome(run: Path) -> dict[str, object]:
     """Everything that a run came to, but for the time it took."""
-    digests = {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in ("adapter.safetensors", "head.safetensors")}
+    digests = {
+        name: hashlib.sha256((run / name).read_bytes()).hexdigest()
+        for name in ("adapter.safetensors", "head.safetensors")
+    }
     result = json.loads((run / "result.json").read_text())
     logs = {str(p.relative_to(run)): records(p) for p in sorted(run.rglob("log.jsonl"))}
     curves = [json.loads(p.read_text()) for p in sorted(run.rglob("outcome.json"))]
@@ -99,7 +129,9 @@ def outcome(run: Path) -> dict[str, object]:
 
 
 def records(log: Path) -> list[dict]:
-    return [{k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in log.read_text().splitlines()]
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in log.read_text().splitlines()
+    ]
 
 
 def saved(folder: Path) -> int:
@@ -119,7 +151,11 @@ def test_a_run_killed_in_the_search_in_a_save_and_at_the_end_comes_to_the_same_b
     out = tmp_path / "run"
     assert finish(start(place, out, code=KILLED_IN_SAVE))[0] == -signal.SIGKILL
     assert saved(out / "search/0") == 4
-    moments = (lambda: saved(out / "search/1") >= 2, lambda: (out / "search/1/outcome.json").exists(), lambda: saved(out) >= 2)
+    moments = (
+        lambda: saved(out / "search/1") >= 2,
+        lambda: (out / "search/1/outcome.json").exists(),
+        lambda: saved(out) >= 2,
+    )
     for moment in moments:
         process = start(place, out)
         wait_for(moment, process)
@@ -180,7 +216,9 @@ def in_two_processes(place: Path, out: Path, script: Path) -> subprocess.Popen[s
     )
 
 
-def test_two_processes_killed_together_come_to_the_bits_of_two_undisturbed_ones_and_nearly_to_those_of_one(whole, place, tmp_path):
+def test_two_processes_killed_together_come_to_the_bits_of_two_undisturbed_ones_and_nearly_to_those_of_one(
+    whole, place, tmp_path
+):
     import torch
     from safetensors.torch import load_file
 

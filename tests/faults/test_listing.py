@@ -27,7 +27,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-PLAIN = {"hens/1.jpg": "hens", "hens/2.jpg": "hens", "oxen/1.jpg": "oxen", "oxen/deep/2.jpg": "oxen", "oxen/deep/3.jpg": "oxen"}
+PLAIN = {
+    "hens/1.jpg": "hens",
+    "hens/2.jpg": "hens",
+    "oxen/1.jpg": "oxen",
+    "oxen/deep/2.jpg": "oxen",
+    "oxen/deep/3.jpg": "oxen",
+}
 
 
 def listed(root: Path, how: Listing = NEAR) -> tuple[dict[str, str], dict[str, int]]:

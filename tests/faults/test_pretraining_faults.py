@@ -64,12 +64,30 @@ def judges(tmp_path_factory):
     return folder_of(tmp_path_factory.mktemp("judges"), {"a": 5, "b": 7}, first_seed=900)
 
 
-def start(method: str, images: Path, out: Path, *more: object, code: str = RUN, limit: int | None = None) -> subprocess.Popen[str]:
+def start(
+    method: str, images: Path, out: Path, *more: object, code: str = RUN, limit: int | None = None
+) -> subprocess.Popen[str]:
     def small_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    words = ["pretrain", method, "--data", images, "--preset", "test/tiny", "--epochs", 3, "-b", 4, "--save-every", 2, "--out", out, *more]
+    words = [
+        "pretrain",
+        method,
+        "--data",
+        images,
+        "--preset",
+        "test/tiny",
+        "--epochs",
+        3,
+        "-b",
+        4,
+        "--save-every",
+        2,
+        "--out",
+        out,
+        *more,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FEWVIT_CACHE_DIR": str(out.parent / "cache")}
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],
@@ -138,7 +156,9 @@ def _saved(run: Path) -> int:
     return max((int(p.stem.removeprefix("step-")) for p in (run / "checkpoints").glob("step-*.json")), default=0)
 
 
-def test_a_finished_run_answers_from_its_result_and_other_arguments_are_refused_with_the_difference(whole, images, judges):
+def test_a_finished_run_answers_from_its_result_and_other_arguments_are_refused_with_the_difference(
+    whole, images, judges
+):
     out, result = whole
     before = digest(out)
     code, stdout, _ = finish(start("dino", images, out, "--monitor", judges, "--format", "json", "-j", 1))
@@ -198,7 +218,9 @@ def test_a_diverging_run_ends_with_5_and_keeps_its_last_checkpoint(images, tmp_p
     assert "nothing was updated" in err
 
 
-@pytest.mark.parametrize(("method", "more"), [("dino", ()), ("dino", ("--set", "use_bn_in_head=true")), ("msn", ()), ("mae", ())])
+@pytest.mark.parametrize(
+    ("method", "more"), [("dino", ()), ("dino", ("--set", "use_bn_in_head=true")), ("msn", ()), ("mae", ())]
+)
 def test_two_processes_train_as_one(method, more, images, tmp_path):
     import torch
     from safetensors.torch import load_file
@@ -228,7 +250,16 @@ def test_two_processes_train_as_one(method, more, images, tmp_path):
         two,
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, *map(str, words)],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            script,
+            *map(str, words),
+        ],
         capture_output=True,
         text=True,
         timeout=250,
@@ -238,6 +269,8 @@ def test_two_processes_train_as_one(method, more, images, tmp_path):
     expected, found = load_file(one / "encoder.safetensors"), load_file(two / "encoder.safetensors")
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
-        if name.endswith("attn.qkv.bias"):  # a third of its gradient is mathematically zero; Adam makes steps of the rounding
+        if name.endswith(
+            "attn.qkv.bias"
+        ):  # a third of its gradient is mathematically zero; Adam makes steps of the rounding
             continue
         torch.testing.assert_close(found[name], tensor, atol=2e-5, rtol=1e-3, msg=name)

@@ -118,7 +118,9 @@ def test_no_stored_encoding_is_forgotten(parity):
 @pytest.fixture(scope="module")
 def spec_of(parity, tmp_path_factory) -> Callable[[str], BackboneSpec]:
     access, memory = Access(tmp_path_factory.mktemp("cache"), offline=True), DigestMemory()
-    return functools.cache(lambda name: resolve(str(parity.folder / FILES[name][0]), access, memory, checkpoint_key=FILES[name][1]))
+    return functools.cache(
+        lambda name: resolve(str(parity.folder / FILES[name][0]), access, memory, checkpoint_key=FILES[name][1])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +133,15 @@ def backbone_of(spec_of) -> Callable[[str, str], Backbone]:
 def images(parity) -> Mapping[str, torch.Tensor]:
     """The eight pictures (8, 3, 224, 224), normalised, under DINO's and MSN's transform."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    pixels = {kind: torch.from_numpy(parity.arrays("preprocess.npz")[kind]).permute(0, 3, 1, 2) for kind in ("dino", "msn")}
+    pixels = {
+        kind: torch.from_numpy(parity.arrays("preprocess.npz")[kind]).permute(0, 3, 1, 2) for kind in ("dino", "msn")
+    }
     return {kind: (x.float() / 255 - mean) / std for kind, x in pixels.items()}
 
 
-def encode(backbone: Backbone, x: torch.Tensor, pool: str = "cls", layers: int = 1, norm: str = "final") -> torch.Tensor:
+def encode(
+    backbone: Backbone, x: torch.Tensor, pool: str = "cls", layers: int = 1, norm: str = "final"
+) -> torch.Tensor:
     return Backbone(backbone.model, backbone.spec, Readout(pool, layers, norm)).encode(x)
 
 
@@ -148,7 +154,11 @@ def multi_scale(backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
     """DINO's `utils.multi_scale`: scales 1, 1/sqrt 2, 1/2. 158 pixels hold 9 whole patches; the convolution never sees the rest."""
     total = torch.zeros(1)
     for scale in (1, 1 / math.sqrt(2), 1 / 2):
-        small = x if scale == 1 else torch.nn.functional.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+        small = (
+            x
+            if scale == 1
+            else torch.nn.functional.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+        )
         whole = small.shape[-1] // 16 * 16
         total = total + encode(backbone, small[:, :, :whole, :whole])
     return total / 3 / (total / 3).norm()

@@ -53,7 +53,9 @@ def crops(parity) -> list[Tensor]:
     """Two global crops of two images, then four local ones."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     x = (torch.from_numpy(parity.arrays("preprocess.npz")["dino"]).permute(0, 3, 1, 2).float() / 255 - mean) / std
-    local = [x[rows, :, corner, corner] for rows in (slice(0, 2), slice(2, 4)) for corner in (slice(0, 96), slice(64, 160))]
+    local = [
+        x[rows, :, corner, corner] for rows in (slice(0, 2), slice(2, 4)) for corner in (slice(0, 96), slice(64, 160))
+    ]
     return [x[0:2], x[2:4], *local]
 
 
@@ -115,7 +117,9 @@ def resumed(method: DinoTask, stored: dict, fused: bool) -> torch.optim.AdamW:
     """The checkpoint's optimizer; the order of parameters is its only key to them."""
     groups = [{key: value for key, value in group.items() if key != "names"} for group in method.groups()]
     optimizer = torch.optim.AdamW(groups, lr=0.0, fused=fused)
-    assert [g["params"] for g in optimizer.state_dict()["param_groups"]] == [g["params"] for g in stored["optimizer"]["param_groups"]]
+    assert [g["params"] for g in optimizer.state_dict()["param_groups"]] == [
+        g["params"] for g in stored["optimizer"]["param_groups"]
+    ]
     state = copy.deepcopy(stored["optimizer"]["state"])  # two optimizers are filled from it
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return optimizer
@@ -170,7 +174,11 @@ def test_two_steps_from_the_official_checkpoint_are_the_official_steps(parity, m
 
 
 def test_no_stored_array_of_dinos_training_is_forgotten(parity):
-    train = {f"dino/train/{n}_{w}" for n in ("student", "teacher") for w in ("param_names", "param_l2_after", "param_change_l2")}
+    train = {
+        f"dino/train/{n}_{w}"
+        for n in ("student", "teacher")
+        for w in ("param_names", "param_l2_after", "param_change_l2")
+    }
     train |= {f"dino/train/{n}_qkv0_weight_after_[:4,:8]" for n in ("student", "teacher")} | {
         "dino/train/loss_per_iter",
         "dino/train/center_after",

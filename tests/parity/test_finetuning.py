@@ -51,7 +51,11 @@ def test_there_are_two_official_sets_of_groups(official):
 def test_layer_decay_scales_and_weight_decays_are_maes(official, number):
     stored = official[official_groups(official)[number]]
     groups = layer_groups(named_as(stored), 12, stored["layer_decay"], keep=lambda name, _: name in KEPT)
-    found = {name: (group["lr_scale"], stored["weight_decay"] * group["decays"]) for group in groups for name in group["names"]}
+    found = {
+        name: (group["lr_scale"], stored["weight_decay"] * group["decays"])
+        for group in groups
+        for name in group["names"]
+    }
     assert found.keys() == stored["params"].keys()
     for name, facts in stored["params"].items():
         assert found[name] == (pytest.approx(facts["lr_scale"], rel=1e-12), facts["weight_decay"]), name
@@ -74,14 +78,23 @@ def test_the_groups_of_a_whole_network_cover_each_of_its_parameters_once():
     groups = task.groups()
     names = [name for group in groups for name in group["names"]]
     assert sorted(names) == sorted([*(n for n, _ in task.trunk.named_parameters()), "head.weight", "head.bias"])
-    scales = {name: round(group["lr_scale"] / 0.65 ** (4 - i), 12) for group in groups for i, name in layers(group["names"])}
+    scales = {
+        name: round(group["lr_scale"] / 0.65 ** (4 - i), 12) for group in groups for i, name in layers(group["names"])
+    }
     assert set(scales.values()) == {1.0}
     decaying = {name for group in groups if group["decays"] for name in group["names"]}
-    assert decaying == {n for n, p in [*task.trunk.named_parameters(), ("head.weight", task.head.weight)] if p.ndim > 1 and n not in KEPT}
+    assert decaying == {
+        n
+        for n, p in [*task.trunk.named_parameters(), ("head.weight", task.head.weight)]
+        if p.ndim > 1 and n not in KEPT
+    }
 
 
 def layers(names: list[str]) -> list[tuple[int, str]]:
-    return [(int(n.split(".")[1]) + 1 if n.startswith("blocks") else 4 if n.startswith(("fc_norm", "head")) else 0, n) for n in names]
+    return [
+        (int(n.split(".")[1]) + 1 if n.startswith("blocks") else 4 if n.startswith(("fc_norm", "head")) else 0, n)
+        for n in names
+    ]
 
 
 def tuned(architecture: Architecture, mode: str, head: ClassificationHead | None = None, **changes) -> Tuning:
@@ -91,7 +104,10 @@ def tuned(architecture: Architecture, mode: str, head: ClassificationHead | None
     prepare(trunk, recipe, True, torch.Generator().manual_seed(0))
     pool = "mean" if architecture.final_norm == "fc_norm" else "cls"
     return Tuning(
-        recipe, trunk, Readout(pool), head or ClassificationHead(torch.zeros(3, architecture.width), torch.zeros(3), "raw", with_bias=True)
+        recipe,
+        trunk,
+        Readout(pool),
+        head or ClassificationHead(torch.zeros(3, architecture.width), torch.zeros(3), "raw", with_bias=True),
     )
 
 
@@ -113,21 +129,36 @@ def test_logits_of_maes_fine_tuned_checkpoint_are_the_official_ones(parity, tmp_
 
 def test_the_schedule_of_a_task_is_maes(parity):
     """400 quarters of an epoch: warm-up, cosine, floor."""
-    task = tuned(Architecture(12, 3, 2, 4, grid=3), "full", epochs=100, lr=0.002, lr_batch=None, warmup_epochs=5, min_lr=1e-6)
+    task = tuned(
+        Architecture(12, 3, 2, 4, grid=3), "full", epochs=100, lr=0.002, lr_batch=None, warmup_epochs=5, min_lr=1e-6
+    )
     rows = np.zeros(1, np.int64)
     found = [task.schedule(Step(i, 4, 100, 0, rows))["lr"] for i in range(400)]
     parity.check("schedules.npz", "mae/lr/finetune", np.array(found))
 
 
 @pytest.mark.parametrize(
-    ("width", "layer_decay", "drop_path", "epochs"), [(768, 0.65, 0.1, 100), (1024, 0.75, 0.2, 50), (1280, 0.75, 0.3, 50)]
+    ("width", "layer_decay", "drop_path", "epochs"),
+    [(768, 0.65, 0.1, 100), (1024, 0.75, 0.2, 50), (1280, 0.75, 0.3, 50)],
 )
 def test_the_recipe_of_full_fine_tuning_is_maes_published_one(width, layer_decay, drop_path, epochs):
     architecture = Architecture(width, 12, 12, 16, positions="mae")
     recipe, rates = recipe_for("full", architecture, View(224, (1.0, 1.0)), "mae", 1_281_167, 1300)
     assert (recipe.layer_decay, recipe.drop_path, recipe.epochs) == (layer_decay, drop_path, epochs)
-    assert (recipe.weight_decay, recipe.betas, recipe.warmup_epochs, recipe.min_lr, recipe.clip) == (0.05, (0.9, 0.999), 5, 1e-6, 0)
-    assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing, recipe.erase, recipe.randaugment) == (0.8, 1.0, 0.1, 0.25, 9)
+    assert (recipe.weight_decay, recipe.betas, recipe.warmup_epochs, recipe.min_lr, recipe.clip) == (
+        0.05,
+        (0.9, 0.999),
+        5,
+        1e-6,
+        0,
+    )
+    assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing, recipe.erase, recipe.randaugment) == (
+        0.8,
+        1.0,
+        0.1,
+        0.25,
+        9,
+    )
     assert (recipe.crop, recipe.flip, recipe.pool, recipe.head) == (0.08, 0.5, "fc_norm", "linear")
     blr = {768: 5e-4, 1024: 1e-3, 1280: 1e-3}[width]
     assert blr in rates

@@ -28,7 +28,9 @@ def stored(parity) -> SimpleNamespace:
     sides = {}
     for side in ("train", "test"):
         features, labels = arrays[f"{side}_features"], arrays[f"{side}_labels"]
-        sides[side] = FeatureSet(features, labels, [str(i) for i in range(len(labels))], [f"class {c}" for c in range(N_CLASSES)])
+        sides[side] = FeatureSet(
+            features, labels, [str(i) for i in range(len(labels))], [f"class {c}" for c in range(N_CLASSES)]
+        )
     return SimpleNamespace(arrays=arrays, **sides)
 
 
@@ -42,7 +44,10 @@ def test_no_stored_array_is_forgotten(stored):
     dinov2 = {f"dinov2/full/k{k}/{what}" for k in KS for what in ("pred", "class_probs_sum", "top1_top5_percent")}
     few = {f"dinov2/fewshot/n{n}_try{t}/{what}" for n, t in FEW for what in ("train_indices", "k_list")}
     few |= {
-        f"dinov2/fewshot/n{n}_try{t}/k{k}/{what}" for n, t in FEW for k in few_ks(stored.arrays, n, t) for what in ("pred", "top1_percent")
+        f"dinov2/fewshot/n{n}_try{t}/k{k}/{what}"
+        for n, t in FEW
+        for k in few_ks(stored.arrays, n, t)
+        for what in ("pred", "top1_percent")
     }
     assert inputs | dino | dinov2 | few == set(stored.arrays)
 
@@ -51,7 +56,9 @@ def test_no_stored_array_is_forgotten(stored):
 def test_votes_rank_and_score_classes_as_dino_and_dinov2_do(stored, parity, engine):
     near = Bank(stored.train.features, engine=engine).search(stored.test.features, max(KS))
     votes = {k: scores.copy() for k, scores in votes_at(near, stored.train.labels, N_CLASSES, T, KS)}
-    whole = votes[max(KS)].sum(axis=1, keepdims=True)  # DINOv2's softmax runs over the largest k, whichever k is then kept
+    whole = votes[max(KS)].sum(
+        axis=1, keepdims=True
+    )  # DINOv2's softmax runs over the largest k, whichever k is then kept
     for k in KS:
         prediction = votes[k].argmax(axis=1)
         parity.check("knn.npz", f"dino/k{k}/pred", prediction)
@@ -93,7 +100,9 @@ def test_the_evaluation_reports_dinos_and_dinov2s_percentages(stored, engine, mo
 
 @pytest.mark.parametrize(("n", "trial"), FEW)
 def test_the_few_shot_rows_are_dinov2s(stored, parity, n, trial):
-    parity.check("knn.npz", f"dinov2/fewshot/n{n}_try{trial}/train_indices", dinov2_subset(stored.train.labels, n, trial))
+    parity.check(
+        "knn.npz", f"dinov2/fewshot/n{n}_try{trial}/train_indices", dinov2_subset(stored.train.labels, n, trial)
+    )
 
 
 @both_engines
@@ -114,7 +123,9 @@ def test_few_shot_predictions_are_dinov2s(stored, parity, engine, n, trial):
 def test_few_shot_evaluation_has_dinov2s_ks_and_percentages(stored, engine, monkeypatch):
     use(engine, monkeypatch)
     rows, _ = evaluate_knn(stored.train, stored.test, KNNOptions(shots=(1, 5, 20), trials=3, device="cpu"))
-    top1 = {(r["shots"], r["trial"], r["k"]): r["value"] for r in rows if r["metric"] == "top1" and r["trial"] != "mean"}
+    top1 = {
+        (r["shots"], r["trial"], r["k"]): r["value"] for r in rows if r["metric"] == "top1" and r["trial"] != "mean"
+    }
     wanted = {
         (n, t, k): float(stored.arrays[f"dinov2/fewshot/n{n}_try{t}/k{k}/top1_percent"])
         for n, t in FEW

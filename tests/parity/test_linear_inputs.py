@@ -60,4 +60,6 @@ def test_the_official_logits_follow_from_the_readout(case, parity, models, image
     stem = key.removesuffix("/classifier_input")
     arrays = parity.arrays("linear.npz")
     found = Backbone(models[file].model, models[file].spec, readout).encode(images).numpy()
-    parity.check("linear.npz", f"{stem}/logits", found @ np.transpose(arrays[f"{stem}/weight"]) + arrays[f"{stem}/bias"])
+    parity.check(
+        "linear.npz", f"{stem}/logits", found @ np.transpose(arrays[f"{stem}/weight"]) + arrays[f"{stem}/bias"]
+    )

@@ -22,7 +22,12 @@ from fewvit.models.vit import Backbone, Readout
 from fewvit.training.recipe import Step
 from fewvit.views.crops import draw
 
-DINO_HEADS = [("n1_avgpool0", "cls", 1), ("n1_avgpool1", "cls+mean", 1), ("n2_avgpool0", "cls", 2), ("n3_avgpool0", "cls", 3)]
+DINO_HEADS = [
+    ("n1_avgpool0", "cls", 1),
+    ("n1_avgpool1", "cls+mean", 1),
+    ("n2_avgpool0", "cls", 2),
+    ("n3_avgpool0", "cls", 3),
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,9 @@ def features(backbone: Backbone, reading, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("key", "pool", "layers"), DINO_HEADS)
-def test_dinos_official_head_gives_its_official_logits_loss_and_accuracies(key, pool, layers, parity, backbone, images, tmp_path):
+def test_dinos_official_head_gives_its_official_logits_loss_and_accuracies(
+    key, pool, layers, parity, backbone, images, tmp_path
+):
     """A file in DINO's layout; what it reads follows from its width, and for the avgpool head from --pool."""
     arrays, model = parity.arrays("linear.npz"), backbone("dino_backbone.pth")
     state = {f"module.linear.{name}": torch.from_numpy(arrays[f"dino/{key}/{name}"]) for name in ("weight", "bias")}
@@ -67,7 +74,9 @@ def test_dinos_official_head_gives_its_official_logits_loss_and_accuracies(key, 
     targets = np.arange(8) % 6
     rank = ranks(scores, targets)
     loss = float(F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(targets)))
-    parity.check("linear.npz", f"dino/{key}/loss_acc1_acc5", np.array([loss, top_k_accuracy(rank, 1), top_k_accuracy(rank, 5)]))
+    parity.check(
+        "linear.npz", f"dino/{key}/loss_acc1_acc5", np.array([loss, top_k_accuracy(rank, 1), top_k_accuracy(rank, 5)])
+    )
 
 
 def test_the_heads_of_one_reading_get_the_inputs_that_dinov2_creates_for_each(parity, backbone, images):
@@ -145,8 +154,16 @@ def test_maes_probe_crops_the_official_boxes(parity):
 def test_a_stored_head_is_the_same_on_paper_and_in_memory(parity, tmp_path):
     """Our own file of MSN's classifier gives the official logits, too."""
     arrays = parity.arrays("linear.npz")
-    given = {name: torch.from_numpy(arrays[f"msn/{name}"]) for name in ("linear.weight", "linear.bias", "norm.weight", "norm.bias")}
-    head = LinearHead(given["linear.weight"], given["linear.bias"], "layer", {"gain": given["norm.weight"], "shift": given["norm.bias"]})
+    given = {
+        name: torch.from_numpy(arrays[f"msn/{name}"])
+        for name in ("linear.weight", "linear.bias", "norm.weight", "norm.bias")
+    }
+    head = LinearHead(
+        given["linear.weight"],
+        given["linear.bias"],
+        "layer",
+        {"gain": given["norm.weight"], "shift": given["norm.bias"]},
+    )
     head.save(tmp_path / "head.safetensors", {})
     x = parity.arrays("features.npz")["msn.target_encoder/s224/forward_blocks1"]
     parity.check("linear.npz", "msn/logits", read_linear_head(tmp_path / "head.safetensors")[0].chunked_scores(x))

@@ -90,7 +90,9 @@ def test_position_tables_are_the_official_ones(parity, width, grid, class_token)
 def test_a_new_model_starts_with_the_official_tables_in_encoder_and_decoder(parity):
     method = MaeTask(RECIPE)
     for width, table in ((64, method.trunk.pos_embed), (32, method.decoder_pos_embed)):
-        np.testing.assert_allclose(table[0].numpy(), parity.arrays("losses.npz")[f"mae/sincos/D{width}_grid4_cls1"], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(
+            table[0].numpy(), parity.arrays("losses.npz")[f"mae/sincos/D{width}_grid4_cls1"], rtol=0, atol=1e-7
+        )
 
 
 def test_groups_hold_the_official_names(parity):
@@ -112,11 +114,16 @@ def test_the_schedule_is_the_official_one_at_every_quarter_of_an_epoch(parity):
 def run(parity, stored) -> dict[str, Any]:
     """Two steps of the second epoch, from weights and optimizer of mae_full.pth."""
     method = resumed(stored)
-    groups, order = method.groups(), json.loads((parity.folder / "param_groups.json").read_text())["mae/pretrain_add_weight_decay"]
+    groups, order = (
+        method.groups(),
+        json.loads((parity.folder / "param_groups.json").read_text())["mae/pretrain_add_weight_decay"],
+    )
     named = {name: p for group in groups for name, p in zip(group["names"], group["params"])}
     optimizer = torch.optim.AdamW([{"params": g["params"], "decays": g["decays"]} for g in groups], betas=RECIPE.betas)
     for number, name in enumerate(order["no_decay"] + order["decay"]):  # numbered group by group
-        optimizer.state[named[name]] = {key: value.clone() for key, value in stored["optimizer"]["state"][number].items()}
+        optimizer.state[named[name]] = {
+            key: value.clone() for key, value in stored["optimizer"]["state"][number].items()
+        }
 
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     pixels = torch.from_numpy(parity.arrays("preprocess.npz")["dino"]).permute(0, 3, 1, 2)[:, :, 80:144, 80:144]
@@ -149,7 +156,11 @@ def test_the_run_that_goes_on_from_a_checkpoint_ends_at_the_official_weights(par
     arrays, facts = parity.arrays("losses.npz"), parity.manifest["files"]["losses.npz"]["arrays"][f"mae/train/{what}"]
     names = arrays["mae/train/param_names"].tolist()
     assert sorted(names) == sorted(run[what])
-    rows = [i for i, name in enumerate(names) if not any(fnmatch.fnmatchcase(name, skipped) for skipped in facts.get("skip", ()))]
+    rows = [
+        i
+        for i, name in enumerate(names)
+        if not any(fnmatch.fnmatchcase(name, skipped) for skipped in facts.get("skip", ()))
+    ]
     assert len(rows) >= 56
     np.testing.assert_allclose(
         [run[what][names[i]] for i in rows], arrays[f"mae/train/{what}"][rows], rtol=facts["rtol"], atol=facts["atol"]

@@ -70,7 +70,8 @@ def computed(parity, name: str) -> dict[str, np.ndarray]:
     """What our formulas give for one setting, under the names of losses.npz."""
     T, sinkhorn, memax, smoothing = SETTINGS[name]
     given = {
-        what: torch.from_numpy(parity.arrays("losses.npz")[f"msn/loss/{what}"].copy()) for what in ("anchors", "targets", "prototypes")
+        what: torch.from_numpy(parity.arrays("losses.npz")[f"msn/loss/{what}"].copy())
+        for what in ("anchors", "targets", "prototypes")
     }
     anchors, prototypes = given["anchors"].requires_grad_(), given["prototypes"].requires_grad_()
     log_p = log_assignments(anchors, prototypes, 0.1, smoothing)
@@ -79,7 +80,11 @@ def computed(parity, name: str) -> dict[str, np.ndarray]:
         targets = balanced(targets) if sinkhorn else targets
     parts = loss_parts(log_p, targets)
     (parts["cross_entropy"] + memax * parts["memax"] + 0.1 * parts["anchor_entropy"]).backward()
-    extremes = [len(set(targets.argmax(dim=1).tolist())), float(targets.max(dim=1).values.mean()), float(targets.min(dim=1).values.mean())]
+    extremes = [
+        len(set(targets.argmax(dim=1).tolist())),
+        float(targets.max(dim=1).values.mean()),
+        float(targets.min(dim=1).values.mean()),
+    ]
     value = {name: float(part.detach()) for name, part in parts.items()}
     return {
         "loss_memax_ent": np.array([value["cross_entropy"], memax * value["memax"], value["anchor_entropy"]]),
@@ -99,20 +104,28 @@ def test_the_loss_its_targets_and_its_gradients_are_the_official_ones(parity, na
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_smoothing_prototypes_is_multiplying_with_the_official_labels(parity, smoothing):
     labels = parity.arrays("losses.npz")[f"msn/loss/labels_ls{smoothing:g}"]
-    anchors, prototypes = (torch.from_numpy(parity.arrays("losses.npz")[f"msn/loss/{what}"]) for what in ("anchors", "prototypes"))
+    anchors, prototypes = (
+        torch.from_numpy(parity.arrays("losses.npz")[f"msn/loss/{what}"]) for what in ("anchors", "prototypes")
+    )
     plain = log_assignments(anchors, prototypes, 0.1).exp().numpy()
     np.testing.assert_allclose(log_assignments(anchors, prototypes, 0.1, smoothing).exp(), plain @ labels, atol=1e-6)
 
 
 def test_balancing_is_the_official_sinkhorn(parity):
-    parity.check("losses.npz", "msn/sinkhorn/out", balanced(torch.from_numpy(parity.arrays("losses.npz")["msn/sinkhorn/in"]), 3).numpy())
+    parity.check(
+        "losses.npz",
+        "msn/sinkhorn/out",
+        balanced(torch.from_numpy(parity.arrays("losses.npz")["msn/sinkhorn/in"]), 3).numpy(),
+    )
 
 
 # --- networks
 
 
 def test_the_trunk_sees_the_patches_that_it_is_given(parity, msn, images):
-    kept = torch.from_numpy(parity.arrays("features.npz")["msn.target_encoder/s224/masked_kept_tokens"]) - 1  # stored with the class token
+    kept = (
+        torch.from_numpy(parity.arrays("features.npz")["msn.target_encoder/s224/masked_kept_tokens"]) - 1
+    )  # stored with the class token
     with torch.no_grad():
         found = msn.encoder().encode(images, kept)[:, 0].numpy()
     parity.check("features.npz", "msn.target_encoder/s224/masked_patch_drop_0.15", found)
@@ -171,7 +184,15 @@ def step(parity, stored, images) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "what", ["anchor_projections", "target_projections", "loss_ploss_memax_ent", "lr_wd", "grad_norm_before_clip", "prototypes_grad"]
+    "what",
+    [
+        "anchor_projections",
+        "target_projections",
+        "loss_ploss_memax_ent",
+        "lr_wd",
+        "grad_norm_before_clip",
+        "prototypes_grad",
+    ],
 )
 def test_a_whole_step_has_the_official_loss_and_gradients(parity, step, what):
     parity.check("losses.npz", f"msn/step/{what}", step[what])
@@ -182,7 +203,11 @@ def test_a_whole_step_changes_every_parameter_as_the_official_one_does(parity, s
     arrays, facts = parity.arrays("losses.npz"), parity.manifest["files"]["losses.npz"]["arrays"][f"msn/step/{what}"]
     names = arrays["msn/step/param_names"].tolist()
     assert sorted(names) == sorted(step[what])
-    rows = [i for i, name in enumerate(names) if not any(fnmatch.fnmatchcase(name, skipped) for skipped in facts.get("skip", ()))]
+    rows = [
+        i
+        for i, name in enumerate(names)
+        if not any(fnmatch.fnmatchcase(name, skipped) for skipped in facts.get("skip", ()))
+    ]
     assert len(rows) > 30
     expected, found = arrays[f"msn/step/{what}"][rows], [step[what][names[i]] for i in rows]
     np.testing.assert_allclose(found, expected, rtol=facts["rtol"], atol=facts["atol"])
@@ -205,7 +230,9 @@ def test_the_schedule_is_the_official_one_at_every_step(parity, steps, epochs, w
     method = MsnTask(dataclasses.replace(RECIPE, epochs=epochs, warmup_epochs=warmup, sharpening=(0.25, 0.2)))
     knobs = [method.schedule(Step(i, steps, epochs, 0, np.arange(4))) for i in range(steps * epochs)]
     for ours, theirs in {"lr": "lr", "weight_decay": "wd", "momentum": "momentum", "sharpening": "sharpen_T"}.items():
-        parity.check("schedules.npz", f"msn/ipe{steps}_ep{epochs}_wu{warmup}/{theirs}", np.array([k[ours] for k in knobs]))
+        parity.check(
+            "schedules.npz", f"msn/ipe{steps}_ep{epochs}_wu{warmup}/{theirs}", np.array([k[ours] for k in knobs])
+        )
 
 
 def test_a_full_checkpoint_comes_out_as_it_went_in(stored, msn):
@@ -214,4 +241,8 @@ def test_a_full_checkpoint_comes_out_as_it_went_in(stored, msn):
     for key in ("encoder", "target_encoder"):
         assert list(out[key]) == list(stored[key])
         assert all(torch.equal(out[key][name], tensor) for name, tensor in stored[key].items())
-    assert (out["lr"], out["temperature"], out["batch_size"]) == (stored["lr"], stored["temperature"], stored["batch_size"])
+    assert (out["lr"], out["temperature"], out["batch_size"]) == (
+        stored["lr"],
+        stored["temperature"],
+        stored["batch_size"],
+    )
