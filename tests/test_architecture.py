@@ -130,6 +130,19 @@ def test_every_module_has_a_layer_and_every_layer_its_modules():
     assert {place(module) for module in LIBRARY} == set(LAYER)
 
 
+def test_the_readme_names_the_layers_and_what_is_in_them():
+    """The rows of its table, read from the bottom, are LAYERS."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = re.findall(
+        r"^\| ([a-z ]+) \| (.*`.*) \|$", text[text.index("architecture:begin") : text.index("architecture:end")], re.M
+    )
+    named = {
+        layer: sorted(word.rstrip("/") for word in re.findall(r"`([a-z]+/?)`", row)) for layer, row in reversed(table)
+    }
+    assert list(named) == list(LAYERS)
+    assert named == {layer: sorted(names) for layer, names in LAYERS.items()}
+
+
 @pytest.mark.parametrize("module", LIBRARY)
 def test_imports_go_to_lower_layers_or_stay(module):
     wrong = [
