@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint test-slow mutation bench bench-quick gpu-check clean
+.PHONY: demo test lint test-slow compare mutation bench bench-quick gpu-check clean
 
 demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
@@ -19,6 +19,9 @@ lint: $(READY)
 
 test-slow: $(READY)  ## minutes: repeated kills, full-size images
 	$(BIN)/python -m pytest -m slow --timeout=1800
+
+compare: $(READY)  ## OLD=revision: whether it gave the same features, files and results; NEW=, ARGS=--quick
+	$(BIN)/python tests/compare_checkouts.py $(or $(OLD),HEAD) $(NEW) $(ARGS)
 
 mutation: $(READY)  ## a seeded sample of mutants of the numeric core
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutation]'
