@@ -123,6 +123,7 @@ def test_two_lanes_are_equal_whatever_their_folders_are_called(lanes):
         ({"stderr": "9 images/s\nwrote it\n"}, []),
         ({"stderr": "wrote that\n"}, []),
         ({"files": ["out/x.json", "out/y.json"]}, ["out/y.json: only the new one is there"]),
+        ({"files": ["out/removed later"]}, []),
     ],
 )
 def test_what_a_command_did_otherwise_is_named(lanes, change, told):
@@ -152,6 +153,23 @@ def test_a_bit_of_an_array_or_tensor_is_seen_and_its_name_told(tmp_path):
     pair = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     assert file_difference(*pair, str).startswith("blocks.0.mlp.fc2.bias: 1 of 64 values")
     assert file_difference(pair[0], pair[0], str) == ""
+
+
+def test_a_bundle_may_name_another_folder_and_so_have_another_digest_but_no_other_tensor(lanes):
+    """The digest in its header is of the rest, paths included."""
+    for lane, digest in zip(lanes, "37", strict=True):
+        manifest = json.dumps({"backbone": f"{lane.folder}/in/dino.pth", "sha256": digest * 64, "threshold": 0.5})
+        tensor = {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}
+        header = json.dumps({"__metadata__": {"fewvit.bundle": manifest}, "w": tensor}).encode()
+        (lane.folder / "out/a.bundle").write_bytes(len(header).to_bytes(8, "little") + header + b"abc")
+        lane.outcomes["knn/a"].files = ["out/a.bundle"]
+    assert compare(COMMAND, *lanes, clocks_aside).differences == []
+    file = lanes[1].folder / "out/a.bundle"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"d")
+    assert compare(COMMAND, *lanes, clocks_aside).differences == ["out/a.bundle: w: 1 of 3 values"]
+    file.write_bytes(whole.replace(b"0.5", b"0.6"))
+    assert "0.6" in compare(COMMAND, *lanes, clocks_aside).differences[0]
 
 
 def shard(folder, name, digests, features):

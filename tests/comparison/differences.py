@@ -30,6 +30,7 @@ VOLATILE = (
 )
 # Digests of files that hold absolute paths, as bundles do, and so differ by the lane's folder. The files are compared.
 DERIVED = ("bundle_sha256", "classifier.bundle")
+_OWN_DIGEST = re.compile(r'"sha256": "[0-9a-f]{64}"')  # in a bundle's header: of the rest of it, so derived too
 # What tells how much came from the cache is another where the cache is full.
 FROM_CACHE = ("computed", "cached", *VOLATILE)
 PROGRESS = re.compile(r"images/s|\d:\d\d left|none had to be computed")  # such lines come by the clock
@@ -81,16 +82,19 @@ def _shown(line: str | None) -> str:
 
 def file_difference(old: Path, new: Path, clean: Clean) -> str:
     """How two files differ, empty if they do not. `clean` takes out of JSON what may differ."""
-    if not new.exists() or not old.exists():
-        return "only the old one is there" if old.exists() else "only the new one is there"
+    if not (old.exists() and new.exists()):
+        there = [side for side, path in (("old", old), ("new", new)) if path.exists()]
+        return f"only the {there[0]} one is there" if there else ""  # a later command removed both
     a, b = old.read_bytes(), new.read_bytes()
     if a == b:
         return ""
     kind = old.suffix
     if kind == ".npz":
         return _archive_difference(a, b)
-    if kind in (".safetensors", ".bundle"):
+    if kind == ".safetensors":
         return _tensor_difference(a, b, clean)
+    if kind == ".bundle":
+        return _tensor_difference(a, b, lambda header: _OWN_DIGEST.sub("", clean(header)))
     if kind in (".json", ".jsonl", ".csv"):
         texts = [clean(content.decode(errors="surrogateescape")) for content in (a, b)]
         return first_difference(*texts) if texts[0] != texts[1] else ""
@@ -205,7 +209,7 @@ def compare(command: Command, old: Lane, new: Lane, rule: Clean) -> Verdict:
             found.notes.append(f"help: {first_difference(*printed)}")
         printed = [options_in(text) for text in printed]
     if command.has_any_order:
-        printed = ["\n".join(sorted(text.splitlines())) for text in printed]
+        printed = ["\n".join(sorted(line.rstrip(",") for line in text.splitlines())) for text in printed]
     if printed[0] != printed[1]:
         found.differences.append(f"stdout: {first_difference(*printed)}")
     said = [clean(spoken(outcome.stderr)) for outcome in (a, b)]
