@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint test-slow docs mutation bench bench-quick gpu-check clean
+.PHONY: demo test lint test-slow docs compare mutation bench bench-quick gpu-check clean
 
 demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
@@ -23,6 +23,9 @@ test-slow: $(READY)  ## minutes: repeated kills, full-size images
 docs: $(READY)  ## the documentation as a site, in site/; every link and anchor must hold
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict --quiet
+
+compare: $(READY)  ## OLD=revision: whether it gave the same features, files and results; NEW=, ARGS=--quick
+	$(BIN)/python tests/compare_checkouts.py $(or $(OLD),HEAD) $(NEW) $(ARGS)
 
 mutation: $(READY)  ## a seeded sample of mutants of the numeric core
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutation]'
