@@ -194,7 +194,7 @@ def test_the_readme_names_every_command():
 def test_every_protocol_and_layer_module_that_the_readme_names_is_there():
     text = README.read_text()
     assert {"dino/1", "msn/1", "mae/1"} <= set(re.findall(r"`(\w+/\d)`", text)) <= set(protocols.protocols())
-    table = text[text.index("| layer | modules |") :]
+    table = text[text.index("| layer | modules") :]
     named = set(re.findall(r"`(\w+)/?`", table[: table.index("\n\n")]))
     present = {p.stem for p in (ROOT / "fewvit").glob("*.py")} | {
         p.name for p in (ROOT / "fewvit").iterdir() if (p / "__init__.py").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -313,11 +314,14 @@ def test_every_option_of_a_methods_own_is_explained_beside_it(name):
     """By a comment on its line, or above it; those that all recipes have are explained there."""
     method = find_method(name)
     lines = inspect.getsource(method).splitlines()
+    fields = [node for node in ast.walk(ast.parse(inspect.getsource(method))) if isinstance(node, ast.AnnAssign)]
+    ends = {node.lineno - 1: node.end_lineno for node in fields}
     shared = {field.name for field in dataclasses.fields(Recipe)}
     for field in dataclasses.fields(method):
         if field.name not in shared:
             [at] = [i for i, line in enumerate(lines) if re.match(rf"    {field.name}: ", line)]
-            assert "#" in lines[at] or lines[at - 1].strip().startswith("#"), field.name
+            beside = any("#" in line for line in lines[at : ends[at]])
+            assert beside or lines[at - 1].strip().startswith("#"), field.name
 
 
 @every_method
@@ -459,6 +463,8 @@ CLASSIFIER = '''
 """The nearest class mean."""
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+from ._labels import numbered
 
 class NearestMean(ClassifierMixin, BaseEstimator):
     """The class whose mean is nearest."""
@@ -467,12 +473,15 @@ class NearestMean(ClassifierMixin, BaseEstimator):
         self.sharpness = sharpness  # of the softmax over minus the squared distances
 
     def fit(self, X, y):
-        self.classes_ = np.unique(y)
-        self.means_ = np.stack([np.asarray(X)[y == c].mean(axis=0) for c in self.classes_])
+        X, y = validate_data(self, X, y)
+        self.classes_, numbers = numbered(y)
+        self.means_ = np.stack([X[numbers == c].mean(axis=0) for c in range(len(self.classes_))])
         return self
 
     def predict_proba(self, X):
-        logits = -self.sharpness * ((np.asarray(X)[:, None] - self.means_) ** 2).sum(axis=2)
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False)
+        logits = -self.sharpness * ((X[:, None] - self.means_) ** 2).sum(axis=2)
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         return shares / shares.sum(axis=1, keepdims=True)
 
