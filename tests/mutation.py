@@ -43,6 +43,7 @@ FEWEST = 20  # mutants of each module, or all it has
 AT_ONCE = 2
 _FEWSHOT = "tests/test_fewshot_classifiers.py"
 _VIEWS = "tests/test_views.py"
+_FIT_PREDICT = "tests/cli/test_fit_predict.py"
 CORE = {  # module -> the words after `pytest`
     "metrics": ["tests/test_metrics.py"],
     "splits": ["tests/test_splits.py"],
@@ -97,6 +98,7 @@ FEATURES = {
     "extraction/cache": ["tests/test_cache.py"],
     "images": ["tests/test_images.py"],
     "headers": ["tests/test_headers.py"],
+    "preprocess": ["tests/test_preprocess.py"],
     "models/vit": ["tests/test_vit.py", "-k", "not (auto or openvino or packed or engine or as_many or read_from)"],
 }
 EVALUATION = {
@@ -117,8 +119,12 @@ EVALUATION = {
         "-k",
         "verdict or share or without_support or transductive or rows_are",
     ],
-    "bundles/predict": ["tests/cli/test_fit_predict.py"],
-    "bundles/fit": ["tests/cli/test_fit_predict.py"],
+    "bundles/predict": [
+        _FIT_PREDICT,
+        "-k",
+        "threshold or labels_that or at_a_time or table_shows or labelled_pictures",
+    ],
+    "bundles/fit": [_FIT_PREDICT],
 }
 TESTS = {**CORE, **PRETRAINING, **VIEWS, **FEATURES, **EVALUATION}
 

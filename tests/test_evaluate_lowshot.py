@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from fewvit.evaluate import lowshot, lowshot_cells
 from fewvit.evaluate.judge import judge, largest_share
 from fewvit.evaluate.lowshot import evaluate_lowshot
 from fewvit.evaluate.lowshot_cells import factory
-from fewvit.evaluate.lowshot_options import LowShotOptions
+from fewvit.evaluate.lowshot_options import LowShotOptions, require_splits
 from fewvit.features import FeatureSet
 from fewvit.metrics import NEVER, mean_and_interval
 from fewvit.splits import Split, n_per_class
@@ -253,6 +254,31 @@ def test_a_lambda_that_was_chosen_is_said_for_each_number_of_shots(train, test):
     assert "dino" not in one + five
 
 
+# ---- what is asked for
+
+
+def test_unless_told_otherwise_one_two_and_five_images_are_drawn_three_times_for_three_classifiers():
+    plain = LowShotOptions()
+    assert (tuple(plain.shots), plain.trials, plain.seed) == ((1, 2, 5), 3, 0)
+    assert plain.settings == {"logistic": {}, "knn": {}, "centroid": {}}
+    assert (plain.calibrate, plain.allow_fewer, plain.lambd) == (True, False, None)
+    assert (tuple(plain.percents), tuple(plain.subsets)) == ((), ())
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, -1], [0, 0, 1, -1, -1]])
+def test_only_labelled_images_count_before_any_is_read(labels):
+    images = SimpleNamespace(ids=list("abcde"), labels=np.array(labels), classes=["x", "y"])
+    enough = labels.count(1) == 2
+    with nullcontext() if enough else pytest.raises(DataError, match="y"):
+        require_splits(images, options(shots=(2,)))
+
+
+def test_uncalibrated_shares_are_taken_as_they_are(train, test):
+    _, notes = evaluate_lowshot(train, test, options(calibrate=False, trials=1))
+    assert [facts["temperature"] for facts in notes["classifiers"].values()] == [1.0]
+
+
+# ---- the paper's number beside the measured one
 # ---- the paper's number beside the measured one
 
 SHOWN = [("logistic", 1), ("logistic", 2), ("logistic", "1percent")]  # method and shots
@@ -297,7 +323,6 @@ def test_on_other_data_or_weights_there_is_no_number_of_the_papers(other):
     assert published(**other) == []
 
 
-# ---- judging
 # ---- judging
 
 

@@ -14,6 +14,7 @@ from fewvit.backbones import Architecture
 from fewvit.backbones.msn import Msn as MsnFiles
 from fewvit.checkpoints.filling import fill
 from fewvit.errors import CheckpointError, UsageError
+from fewvit.methods import _msn_task
 from fewvit.methods._msn_task import MsnTask, balanced, log_assignments, loss_parts, sharpened
 from fewvit.methods.msn import Msn
 from fewvit.models.vit import VisionTransformer
@@ -85,6 +86,24 @@ def test_balanced_targets_use_every_prototype_alike_and_stay_as_they_are_when_th
         factors - factors[:1] - factors[:, :1] + factors[0, 0], torch.zeros_like(factors), atol=1e-9, rtol=0
     )
     torch.testing.assert_close(balanced(many), many)
+
+
+def test_targets_are_balanced_in_three_rounds_of_columns_and_rows():
+    p = np.random.default_rng(1).random((6, 5)) ** 4
+    wanted = p
+    for _ in range(3):
+        wanted = wanted / wanted.sum(axis=0) / 5
+        wanted = wanted / wanted.sum(axis=1, keepdims=True) / 6
+    np.testing.assert_allclose(balanced(torch.from_numpy(p)), 6 * wanted)
+
+
+def test_targets_are_balanced_over_the_batches_of_all_processes(monkeypatch):
+    """Two processes with the same batch: each gets what a single one gives the batch and its copy."""
+    p = torch.rand(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole = balanced(torch.cat([p, p]))
+    monkeypatch.setattr(_msn_task, "world_size", lambda: 2)
+    monkeypatch.setattr(_msn_task, "sum_over_processes", lambda own: 2 * own)
+    torch.testing.assert_close(balanced(p), whole[:6])
 
 
 def test_a_prototype_that_no_target_is_near_is_balanced_without_a_division_by_zero():
@@ -236,6 +255,17 @@ def test_in_bf16_the_loss_and_its_targets_stay_float32(msn, monkeypatch):
 
 
 # --- what follows a step
+
+
+def test_the_learning_rate_warms_up_over_epochs_of_steps_and_both_its_ends_are_scaled_with_the_batch():
+    """Peak 0.1 and start 0.02 for 14 images are halved for 7; 1.6 epochs of 5 steps are 8; schedules go on to 1.25 times the 15 steps."""
+    made = MsnTask(dataclasses.replace(RECIPE, lr=0.1, lr_batch=14, start_lr=0.02, warmup_epochs=1.6))
+    told = [made.schedule(step(index)) for index in range(15)]
+    assert [told[index]["lr"] for index in (0, 3, 6, 7)] == pytest.approx([0.015, 0.03, 0.045, 0.05])
+    assert told[14]["lr"] == pytest.approx(1e-6 + (0.05 - 1e-6) * (1 + math.cos(math.pi * 7 / 10)) / 2)
+    assert told[14]["weight_decay"] == pytest.approx(0.4 - 0.36 * (1 + math.cos(math.pi * 15 / 18)) / 2)
+    constant = MsnTask(dataclasses.replace(RECIPE, final_weight_decay=None))
+    assert {constant.schedule(step(index))["weight_decay"] for index in (0, 14)} == {0.04}
 
 
 def test_the_target_is_the_moving_average_of_parameters_and_not_of_buffers(msn):

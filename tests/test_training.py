@@ -20,7 +20,7 @@ from fewvit.backbones import Architecture
 from fewvit.errors import DataError, IntegrityError, NumericalError, ResourceError
 from fewvit.runs.folder import RunFolder
 from fewvit.training.log import Log, read_log
-from fewvit.training.loop import Execution, Run, Watch, _Clock, train
+from fewvit.training.loop import Execution, Run, Watch, _Clock, _is_over, train
 from fewvit.training.order import Order, share
 from fewvit.training.recipe import Recipe
 from fewvit.training.signals import Stopping
@@ -247,6 +247,58 @@ def test_a_group_that_is_to_be_summed_over_processes_gets_back_what_their_mean_t
         loop.optimizer.zero_grad()
     torch.testing.assert_close(found[2]["weight"], 2 * found[1]["weight"])
     torch.testing.assert_close(found[2]["bias"], found[1]["bias"])
+
+
+def test_several_processes_train_what_brings_their_gradients_together_and_keep_their_own_buffers(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        nn.parallel, "DistributedDataParallel", lambda module, **how: made.append((module, how)) or module
+    )
+    for processes in (1, 2):
+        monkeypatch.setattr("fewvit.training.loop.world_size", lambda n=processes: n)
+        task = Regression()
+        Run(task, Order(IMAGES, BATCH, 1, seed=3), Execution())
+        assert len(made) == processes - 1
+    assert made[0][0] is task
+    assert made[0][1] == {"device_ids": None, "broadcast_buffers": False}
+
+
+def beside_another_process(monkeypatch, *words: int) -> None:
+    """From now on there is another process, which says these words; of both words the larger one is heard."""
+
+    def all_reduce(word, operation):
+        assert operation == torch.distributed.ReduceOp.MAX
+        word.copy_(torch.maximum(word, torch.tensor(words).view(word.shape)))
+
+    monkeypatch.setattr("fewvit.training.loop.world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+
+
+@pytest.mark.parametrize(("own", "other", "over"), [(False, 0, False), (True, 0, True), (False, 1, True)])
+def test_epochs_that_one_process_finds_enough_are_enough_for_all(own, other, over, monkeypatch):
+    beside_another_process(monkeypatch, other)
+    order, watch = Order(IMAGES, BATCH, 3, seed=3), Watch(enough=lambda epochs: own)
+    assert [_is_over(done, order, watch, "cpu") for done in (0, 3, 4, 12)] == [False, False, over, True]
+
+
+@pytest.mark.parametrize(
+    ("finite", "received", "broken", "sent", "goes_on", "heard"),
+    [
+        (True, None, 0, 0, True, None),
+        (False, None, 0, 0, False, None),
+        (True, None, 1, 0, False, None),
+        (True, signal.SIGINT, 0, 0, True, signal.SIGINT),
+        (True, None, 0, signal.SIGTERM, True, signal.SIGTERM),
+    ],
+)
+def test_a_number_that_is_not_finite_and_a_signal_hold_for_all_processes(
+    finite, received, broken, sent, goes_on, heard, monkeypatch
+):
+    loop = Run(Regression(), Order(IMAGES, BATCH, 1, seed=3), Execution())
+    beside_another_process(monkeypatch, broken, sent)
+    stopping = types.SimpleNamespace(signal=received)
+    assert loop._agreed(torch.tensor(finite), stopping) is goes_on
+    assert stopping.signal == heard
 
 
 def test_attention_is_written_out_for_the_patches_of_the_largest_view_and_the_class_token(monkeypatch):
@@ -492,6 +544,29 @@ def test_numbers_are_logged_every_so_many_steps_and_at_the_end(tmp_path, every, 
     told = []
     run(tmp_path, how=Execution(log_every=every), each_log=lambda step, facts: told.append(step))
     assert [record["step"] for record in log_of(tmp_path)] == told == steps
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, list(range(1, 13))), (5, [5, 10, 12]), (4, [4, 8, 12])])
+def test_a_checkpoint_is_saved_every_so_many_steps_and_at_the_end(tmp_path, every, steps):
+    told = []
+    run(tmp_path, how=Execution(save_every=every), each_save=told.append)
+    assert told == steps
+
+
+def test_the_log_has_images_per_second_with_two_digits_after_the_point(tmp_path, monkeypatch):
+    monkeypatch.setattr(_Clock, "tick", lambda self: setattr(self, "speed", 123.4567))
+    run(tmp_path)
+    assert {record["images_per_second"] for record in read_log(tmp_path / "log.jsonl")} == {123.46}
+
+
+def test_no_gradient_is_left_after_a_step_whether_it_was_taken_or_not(tmp_path):
+    task = Regression(breaks_at=2)
+    loop = Run(task, Order(IMAGES, BATCH, 1, seed=3), Execution())
+    for index in range(3):
+        step = loop.order.step(index)
+        with pytest.raises(NumericalError) if index == 2 else contextlib.nullcontext():
+            loop.step(step, step, [torch.from_numpy(PICTURES[step.rows])], Stopping())
+        assert [p.grad for p in task.parameters()] == [None] * 4
 
 
 def test_an_epoch_is_told_when_its_last_step_is_done_and_may_be_the_last_one(tmp_path):
