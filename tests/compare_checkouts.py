@@ -114,8 +114,7 @@ def compare_all(commands: Sequence[Command], old: Lane, new: Lane, fed: Lane) ->
         if command.feeds:
             again = compare(command, old, fed, without_counts)
             differences = again.differences + computed_again(command, fed.outcomes[command.name], known)
-            verdict.differences += [f"on the old cache: {text}" for text in differences]
-            verdict.notes += [f"on the old cache: {text}" for text in again.notes if text not in verdict.notes]
+            verdict.differences += [f"on the old cache: {text}" for text in differences]  # notes: there is less to say
         found.append((command, verdict))
     if remembered(old) != remembered(new):
         found[-1][1].differences.append("cache/digests, over all commands: other records of the inputs")
