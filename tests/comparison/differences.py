@@ -209,7 +209,7 @@ def compare(command: Command, old: Lane, new: Lane, rule: Clean) -> Verdict:
             found.notes.append(f"help: {first_difference(*printed)}")
         printed = [options_in(text) for text in printed]
     if command.has_any_order:
-        printed = ["\n".join(sorted(line.rstrip(",") for line in text.splitlines())) for text in printed]
+        printed = ["\n".join(sorted(line.rstrip(",]}") for line in text.splitlines())) for text in printed]
     if printed[0] != printed[1]:
         found.differences.append(f"stdout: {first_difference(*printed)}")
     said = [clean(spoken(outcome.stderr)) for outcome in (a, b)]
