@@ -15,15 +15,17 @@ from .errors import DataError, UsageError, counted
 from .seeds import generator
 
 ENOUGH = 2000  # held-out rows that settle one number; with many images one fold has them, and one fit is enough
-# Of `best_temperature`. So low, because the cosines of some backbones differ in the third decimal only: a softmax over them is all but even.
+# Of `best_temperature`. So low, because the cosines of some backbones differ in the third decimal only: a softmax over
+# them is all but even.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 100.0
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (Q, C) proportional to p^(1 / temperature): above 1 they even out, below 1 they sharpen; their order stays.
+    """Probabilities (Q, C) proportional to p^(1 / temperature): above 1 they even out, below 1 they sharpen; their
+    order stays.
 
-    What is 0, such as a class without a vote, stays 0. Source: Guo et al. 2017, section 4.2, with log p for the logits, which
-    differ from them by a constant per row.
+    What is 0, such as a class without a vote, stays 0. Source: Guo et al. 2017, section 4.2, with log p for the logits,
+    which differ from them by a constant per row.
     """
     if not 0 < temperature < np.inf:
         raise UsageError(f"temperature {temperature} cannot scale probabilities; it is a number above 0")
@@ -52,7 +54,8 @@ class HeldOut:
 def cross_validated_temperature(
     make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0
 ) -> float:
-    """The temperature for `scale` that fits what estimators of `make` say about held-out rows of X (N, D) with labels y (N,).
+    """The temperature for `scale` that fits what estimators of `make` say about held-out rows of X (N, D) with labels y
+    (N,).
 
     1.0 when no class has two images: nothing can be held out then, and the probabilities stay as they are.
     """
@@ -61,7 +64,9 @@ def cross_validated_temperature(
 
 
 def held_out(make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0) -> HeldOut:
-    """Each row's probabilities from an estimator of `make` that was fitted without the row's fold; no more folds once ENOUGH rows are judged."""
+    """Each row's probabilities from an estimator of `make` that was fitted without the row's fold; no more folds once
+    ENOUGH rows are judged.
+    """
     X, (classes, labels) = np.asarray(X), np.unique(y, return_inverse=True)
     fold = stratified_folds(labels, folds, seed)
     rows, probabilities = np.zeros(0, np.int64), np.zeros((0, len(classes)))
@@ -76,10 +81,11 @@ def held_out(make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: in
 
 
 def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold (N,) in which each row is held out, -1 for never; sizes differ by one at most, in all and within each class.
+    """The fold (N,) in which each row is held out, -1 for never; sizes differ by one at most, in all and within each
+    class.
 
-    A class with fewer images than folds is held out in as many folds as it has images, and a single image never is: each
-    class keeps at least one image in the rest of every fold.
+    A class with fewer images than folds is held out in as many folds as it has images, and a single image never is:
+    each class keeps at least one image in the rest of every fold.
     """
     if folds < 2:
         raise UsageError(f"{counted(folds, 'fold holds', 'folds hold')} nothing out; use 2 or more")
@@ -94,12 +100,13 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature whose confidence tells best which of the predictions for labels (m,) are right, within 0.0001 to 100.
+    """The temperature whose confidence tells best which of the predictions for labels (m,) are right, within 0.0001 to
+    100.
 
-    Minimises -mean[t log c + (1 - t) log(1 - c)], c being a row's largest scaled probability of (m, C), and t its prediction's being
-    right. It is the confidence that is shown and rejected by; a likelihood over all classes has no number for a true class without
-    a vote. t is 1 - e and e instead of 1 and 0, e = 1 / (m + 2), as Platt (1999) does: where a few held-out images are all
-    right, the bare loss would ask for certainty.
+    Minimises -mean[t log c + (1 - t) log(1 - c)], c being a row's largest scaled probability of (m, C), and t its
+    prediction's being right. It is the confidence that is shown and rejected by; a likelihood over all classes has no
+    number for a true class without a vote. t is 1 - e and e instead of 1 and 0, e = 1 / (m + 2), as Platt (1999) does:
+    where a few held-out images are all right, the bare loss would ask for certainty.
     """
     right = probabilities.argmax(axis=1) == labels
     spread = 1 / (len(labels) + 2)

@@ -1,9 +1,10 @@
 """Bytes to uint8 RGB pixels under one policy, and the transform of a protocol.
 
-`pil` gives the official pixels bit for bit: what `Image.open(f).convert("RGB")` and torchvision's Resize and CenterCrop give, EXIF
-ignored, alpha dropped, 16-bit grey saturated. `fast` is what a viewer shows: EXIF orientation applied, white under transparency,
-16-bit grey scaled; it is 2.5 times faster on JPEG, at a mean difference of 0.004 grey levels where neither of the three occurs.
-Under both policies a picture is measured by its header before it is decoded, and one that is damaged or cut short is a `BadImage`.
+`pil` gives the official pixels bit for bit: what `Image.open(f).convert("RGB")` and torchvision's Resize and CenterCrop
+give, EXIF ignored, alpha dropped, 16-bit grey saturated. `fast` is what a viewer shows: EXIF orientation applied, white
+under transparency, 16-bit grey scaled; it is 2.5 times faster on JPEG, at a mean difference of 0.004 grey levels where
+neither of the three occurs. Under both policies a picture is measured by its header before it is decoded, and one that
+is damaged or cut short is a `BadImage`.
 """
 
 from __future__ import annotations
@@ -26,18 +27,11 @@ from .preprocess import Preprocess
 
 POLICIES = ("fast", "pil")
 MAX_PIXELS = 64_000_000  # Pillow keeps RGB in 4 bytes per pixel and converting needs a second copy: half a gigabyte
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "BMP",
-    "GIF",
-    "TIFF",
-    "PPM",
-    "AVIF",
-)  # what may be decoded, whatever a file is called; Pillow reads more
+# what may be decoded, whatever a file is called; Pillow reads more
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _PILLOW = re.compile(r"PIL\.")  # its modules
-_REVISION = 1  # of what this file does to pixels: raise it whenever they change, so that cached features are not mistaken for new ones
+# of what this file does to pixels: raise it whenever they change, so that cached features are not mistaken for new ones
+_REVISION = 1
 
 
 class Note(IntFlag):
@@ -49,9 +43,8 @@ class Note(IntFlag):
     FIRST_FRAME = 8  # there are more frames; the first one was taken
 
 
-POLICIES_DIFFER = (
-    Note.TURNED | Note.TRANSPARENT | Note.SIXTEEN_BIT
-)  # with one of these, `fast` and `pil` show different pictures
+# with one of these, `fast` and `pil` show different pictures
+POLICIES_DIFFER = Note.TURNED | Note.TRANSPARENT | Note.SIXTEEN_BIT
 
 
 class BadImage(Exception):  # no member of FewvitError: whoever reads images decides how many bad ones are an error
@@ -70,7 +63,8 @@ def decode(
 ) -> tuple[np.ndarray, int]:
     """The picture's uint8 RGB pixels (crop_h, crop_w, 3), and its `Note` bits. May be called from many threads at once.
 
-    Raises BadImage for whatever cannot be decoded, whichever exception the decoder raised, and for more than `max_pixels` pixels.
+    Raises BadImage for whatever cannot be decoded, whichever exception the decoder raised, and for more than
+    `max_pixels` pixels.
     """
     if policy not in POLICIES:
         raise UnknownName("decode policy", policy, POLICIES)
@@ -89,16 +83,15 @@ def decode(
         return _cover_and_crop(pixels, preprocess, orientation), int(notes | _turned(orientation))
     except BadImage:
         raise
-    except (
-        Exception
-    ) as error:  # the per-image boundary: decoders raise what they like (ValueError, struct.error, RuntimeError, ...)
+    except Exception as error:
+        # the per-image boundary: decoders raise what they like (ValueError, struct.error, RuntimeError, ...)
         raise BadImage(_one_line(error)) from error
 
 
 def decode_whole(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The picture's uint8 RGB pixels (H, W, 3) under the policy `fast`, neither resized nor cropped. May be called from many threads at once.
+    """The picture's uint8 RGB pixels (H, W, 3) under the policy `fast`, neither resized nor cropped.
 
-    Raises BadImage as `decode` does.
+    May be called from many threads at once. Raises BadImage as `decode` does.
     """
     try:
         header = jpeg_header(data)
@@ -120,7 +113,10 @@ _AS_IT_IS = Preprocess(cover=(1, 1), crop=(1, 1))  # nothing is resized, so no s
 
 @functools.cache
 def decoder_version(policy: str) -> str:
-    """What decides about pixels besides the image: the policy, its revision and the decoders' versions. Part of the cache key; imports no torch."""
+    """What decides about pixels besides the image: the policy, its revision and the decoders' versions.
+
+    Part of the cache key; imports no torch.
+    """
     from PIL import features
 
     if policy not in POLICIES:
@@ -133,14 +129,19 @@ def decoder_version(policy: str) -> str:
 
 
 def covering_size(height: int, width: int, cover: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) of the smallest copy of the image that covers `cover`. For a square: torchvision's Resize(int), its rounding included."""
+    """The (height, width) of the smallest copy of the image that covers `cover`.
+
+    For a square: torchvision's Resize(int), its rounding included.
+    """
     if cover[0] * width >= cover[1] * height:  # the height decides
         return cover[0], max(cover[1], int(cover[0] * width / height))
     return max(cover[0], int(cover[1] * height / width)), cover[1]
 
 
 def center_crop(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
-    """The middle (crop_h, crop_w, 3) of (H, W, 3), as torchvision's CenterCrop: what is missing is black, offsets are rounded half to even."""
+    """The middle (crop_h, crop_w, 3) of (H, W, 3), as torchvision's CenterCrop: what is missing is black, offsets are
+    rounded half to even.
+    """
     missing = [max(0, want - have) for want, have in zip(crop, pixels.shape, strict=False)]
     if any(missing):
         pixels = np.pad(pixels, [*((m // 2, (m + 1) // 2) for m in missing), (0, 0)])
@@ -149,7 +150,9 @@ def center_crop(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
 
 
 def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: int) -> None:
-    """Raise BadImage for a picture of too many pixels, as its header has it, or of too many once resized (1 x 60,000 at 256 is 4 gigapixels)."""
+    """Raise BadImage for a picture of too many pixels, as its header has it, or of too many once resized (1 x 60,000 at
+    256 is 4 gigapixels).
+    """
     if height * width > max_pixels:
         raise BadImage(f"{width} x {height} pixels, more than --max-pixels {max_pixels}")
     if height <= 0 or width <= 0:
@@ -163,7 +166,10 @@ def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: i
 
 @functools.cache
 def _jpeg_reader() -> Callable[[bytes], np.ndarray]:
-    """A function from the bytes of a JPEG to its RGB pixels (H, W, 3). Raises MissingExtra if torchvision was built without libjpeg."""
+    """A function from the bytes of a JPEG to its RGB pixels (H, W, 3).
+
+    Raises MissingExtra if torchvision was built without libjpeg.
+    """
     import torch
     import torchvision  # noqa: F401  registers the operator
 
@@ -176,20 +182,20 @@ def _jpeg_reader() -> Callable[[bytes], np.ndarray]:
         ) from error
 
     def pixels_of(data: bytes) -> np.ndarray:
-        buffer = torch.frombuffer(
-            bytearray(data), dtype=torch.uint8
-        )  # torch takes no read-only memory; copying costs 10 us
+        # torch takes no read-only memory; copying costs 10 us
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         return read(buffer, 3, False).permute(1, 2, 0).numpy()  # 3 = RGB; rows of pixels is how it lies in memory
 
     return pixels_of
 
 
 def _cover_and_crop(pixels: np.ndarray, preprocess: Preprocess, orientation: int) -> np.ndarray:
-    """(crop_h, crop_w, 3) of the picture `pixels` (H, W, 3) as its EXIF `orientation` wants it seen, resized by torch."""
+    """Pixels (crop_h, crop_w, 3) of `pixels` (H, W, 3) turned as EXIF `orientation` wants them, resized by torch."""
     import torch
 
     height, width = covering_size(*_seen(pixels.shape[0], pixels.shape[1], orientation), preprocess.cover)
-    # NHWC as a channels-last view, batch stride included: the kernel then neither unpacks nor transposes (0.2 instead of 0.5 ms)
+    # NHWC as a channels-last view, batch stride included: the kernel then neither unpacks nor transposes (0.2 instead
+    # of 0.5 ms)
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(
         image, _seen(height, width, orientation), mode=preprocess.interpolation, antialias=True
@@ -230,9 +236,8 @@ _EIGHT_BIT = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _is_sixteen_bit(picture: Any) -> bool:
-    return picture.mode.startswith("I;16") or (
-        picture.format == "PPM" and picture.mode == "I"
-    )  # Pillow scales such PGM to 0..65535
+    # Pillow scales such PGM to 0..65535
+    return picture.mode.startswith("I;16") or (picture.format == "PPM" and picture.mode == "I")
 
 
 def _clear_grey(picture: Any) -> np.ndarray:
@@ -241,7 +246,7 @@ def _clear_grey(picture: Any) -> np.ndarray:
 
 
 def _official(picture: Any, preprocess: Preprocess) -> np.ndarray:
-    """(crop_h, crop_w, 3): what convert("RGB") and torchvision's Resize and CenterCrop make of a loaded Pillow picture."""
+    """(crop_h, crop_w, 3): what convert("RGB") and torchvision's Resize and CenterCrop make of a loaded Pillow image."""
     from PIL import Image
 
     rgb = picture.convert("RGB")
@@ -252,9 +257,10 @@ def _official(picture: Any, preprocess: Preprocess) -> np.ndarray:
 
 
 def _open(data: bytes, preprocess: Preprocess, max_pixels: int) -> Any:
-    """The Pillow picture in `data`, loaded. Raises BadImage for an unknown format, too many pixels, a cut file or 32-bit values.
+    """The Pillow picture in `data`, loaded.
 
-    The plug-in is called, not Image.open: that one warns about sizes, and warnings cannot be caught in threads.
+    Raises BadImage for an unknown format, too many pixels, a cut file or 32-bit values. The plug-in is called, not
+    Image.open: that one warns about sizes, and warnings cannot be caught in threads.
     """
     _refuse_large(*_webp_size(data), preprocess, max_pixels)
     opener = _opener(data[:16])
@@ -281,7 +287,8 @@ def _opener(prefix: bytes) -> Callable[[io.BytesIO, str], Any]:
         if answer:
             return factory
     raise BadImage(
-        f"not an image of a known format ({', '.join(FORMATS)}); starts with '{printable(prefix[:8].decode('latin-1'))}'"
+        f"not an image of a known format ({', '.join(FORMATS)}); starts with "
+        f"'{printable(prefix[:8].decode('latin-1'))}'"
     )
 
 
@@ -295,10 +302,12 @@ def _plugins() -> dict[str, tuple[Any, Any]]:
 
 
 def _load_wholly(picture: Any) -> None:
-    """Decode a Pillow picture; a file that ends too soon or is damaged raises, whatever ImageFile.LOAD_TRUNCATED_IMAGES says.
+    """Decode a Pillow picture; a file that ends too soon or is damaged raises, whatever ImageFile.LOAD_TRUNCATED_IMAGES
+    says.
 
-    Another library may have set that flag for the process. So reading past the end raises here, and Pillow's own loop runs with
-    the flag as it was delivered; the global is neither trusted nor changed, since threads of that library may be at work.
+    Another library may have set that flag for the process. So reading past the end raises here, and Pillow's own loop
+    runs with the flag as it was delivered; the global is neither trusted nor changed, since threads of that library may
+    be at work.
     """
     from PIL import ImageFile, JpegImagePlugin
 
@@ -334,7 +343,8 @@ def _strict_load() -> Callable[[Any], Any]:
 
 
 def _hide_pillow_warnings() -> None:
-    """Hide what Pillow's modules say about odd metadata, from now on; its DecompressionBombWarning is of another kind and stays.
+    """Hide what Pillow's modules say about odd metadata, from now on; its DecompressionBombWarning is of another kind
+    and stays.
 
     `warnings.catch_warnings` replaces the filters of all threads, so one filter is added and stays.
     """
@@ -360,7 +370,6 @@ def _turned(orientation: int) -> Note:
 
 def _one_line(error: Exception) -> str:
     """The first line of an error's message, at most 160 characters."""
-    lines = (
-        re.sub(r"[\w/.+-]+\.(cpp|h):\d+:?\s*", "", str(error)).strip().splitlines()
-    )  # where the decoder's source stood helps nobody
+    # where the decoder's source stood helps nobody
+    lines = re.sub(r"[\w/.+-]+\.(cpp|h):\d+:?\s*", "", str(error)).strip().splitlines()
     return printable(lines[0][:160]) if lines else type(error).__name__

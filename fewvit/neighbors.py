@@ -1,7 +1,8 @@
 """Exact nearest neighbours: the only module that imports FAISS, and the owner of normalisation.
 
-Scores are higher = nearer for every metric, rows come best first, and equal scores are ordered by row, exactly, across the k-th
-place too. FAISS's own order on ties depends on blocking, so whatever lies within rounding of a tie is scored again in float64.
+Scores are higher = nearer for every metric, rows come best first, and equal scores are ordered by row, exactly, across
+the k-th place too. FAISS's own order on ties depends on blocking, so whatever lies within rounding of a tie is scored
+again in float64.
 """
 
 from __future__ import annotations
@@ -53,9 +54,8 @@ def normalise(features: np.ndarray, first_row: int = 0) -> np.ndarray:
                 f"row {first_row + start + int(np.flatnonzero(~np.isfinite(length))[0])} of the features is not finite"
             )
         length[length == 0] = 1
-        np.divide(
-            part, length[:, None], out=rows[start : start + _BLOCK_ROWS], casting="same_kind"
-        )  # in float64, rounded once
+        # in float64, rounded once
+        np.divide(part, length[:, None], out=rows[start : start + _BLOCK_ROWS], casting="same_kind")
 
     list(in_threads(block, range(0, len(given), _BLOCK_ROWS)))
     return rows
@@ -233,7 +233,9 @@ def _library() -> Any:
 
 @lru_cache(maxsize=1)
 def faiss_gpu_works() -> bool:
-    """Whether FAISS has kernels for the GPU that is here: a search among 64 vectors, since an unfit wheel installs without complaint."""
+    """Whether FAISS has kernels for the GPU that is here: a search among 64 vectors, since an unfit wheel installs
+    without complaint.
+    """
     faiss = _library()
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         return False

@@ -1,6 +1,7 @@
 """A plug-in is a file: `fewvit/<kind>/<name>.py` with exactly one public class.
 
-Nothing is registered: the folder is the list. There are four kinds; what each one's class has to say stands in its package.
+Nothing is registered: the folder is the list. There are four kinds; what each one's class has to say stands in its
+package.
 
 `backbones`     families: what shares a file layout, with its protocol and its advice; inherits from `backbones.Family`
 `classifiers`   scikit-learn style estimators; what they declare besides is `classifiers.Traits`

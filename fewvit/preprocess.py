@@ -1,4 +1,7 @@
-"""The transform of a protocol, as numbers: which pixels of an image reach the backbone, and how they are normalised. No NumPy."""
+"""The transform of a protocol, as numbers: which pixels of an image reach the backbone, and how they are normalised.
+
+No NumPy.
+"""
 
 from __future__ import annotations
 

@@ -73,8 +73,9 @@ class Result:
     def to_table(self, width: int = WIDTH) -> list[list[str]]:
         """Cells as text, the header first: one line per measurement, accuracies with two decimals.
 
-        A table wider than `width` characters leaves out columns that never vary until it fits: data and backbone, then the widest;
-        `left_out` tells them. Always there are the numbers found, that weights are random, and how many pictures were skipped.
+        A table wider than `width` characters leaves out columns that never vary until it fits: data and backbone, then
+        the widest; `left_out` tells them. Always there are the numbers found, that weights are random, and how many
+        pictures were skipped.
         """
         columns = self._cells()
         told = {*_FOUND, "weights", *(["skipped"] if any(row.get("skipped") for row in self.rows) else [])}

@@ -1,4 +1,6 @@
-"""Where evaluations begin: a source is images or features, and answers one question, `features(pipeline)`, whichever it is."""
+"""Where evaluations begin: a source is images or features, and answers one question, `features(pipeline)`, whichever it
+is.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ Check = Callable[[Listed], None]  # of names and classes, before any image is re
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns images into features: where they are kept, how the work is done, and the digests of files that are known."""
+    """What turns images into features: where they are kept, how the work is done, and the digests of files that are
+    known.
+    """
 
     cache: Cache | None
     work: Work
@@ -53,7 +57,10 @@ class Source(Listed, Protocol):
         """That of the features that `features` gives for this pipeline; empty: unknown."""
 
     def features(self, pipeline: Pipeline | None) -> FeatureSet:
-        """One row per image. Features that were given are what they are; `pipeline` may be None where no source has images."""
+        """One row per image.
+
+        Features that were given are what they are; `pipeline` may be None where no source has images.
+        """
 
     @property
     def known_classes(self) -> Sequence[str]: ...  # that can be learnt from it, by name
@@ -167,7 +174,10 @@ class Sources:
         return found if len(found) == len(self.sides) else None
 
     def features(self, pipeline: Pipeline | None) -> tuple[FeatureSet, FeatureSet | None]:
-        """The features of both sides. Raises FingerprintMismatch where they are not of one backbone: before any image is read if that is known."""
+        """The features of both sides.
+
+        Raises FingerprintMismatch where they are not of one backbone: before any image is read if that is known.
+        """
         if self.test is None:
             return self.train.features(pipeline), None
         require_one_fingerprint(*(side.fingerprint(pipeline) for side in (self.train, self.test)))
@@ -230,9 +240,9 @@ def is_features(source: str | None) -> bool:
 
 
 def open_source(source: str, listing: Listing, extractor: Extractor, say: Say, *, unlabelled: bool = False) -> Source:
-    """The source of that name, after what a user should know of its listing was said. `unlabelled`: a features file may lack labels.
+    """The source of that name, after what a user should know of its listing was said.
 
-    Raises DataError for what is missing, empty or no source.
+    `unlabelled`: a features file may lack labels. Raises DataError for what is missing, empty or no source.
     """
     if is_features(source):
         return FeatureSource(source, FeatureSet.load(source, unlabelled=unlabelled))
@@ -240,7 +250,10 @@ def open_source(source: str, listing: Listing, extractor: Extractor, say: Say, *
 
 
 def open_sources(given: Given, extractor: Extractor, say: Say) -> Sources:
-    """A train and a test source under one numbering of classes. Raises UsageError, and DataError as `open_source` and `paired`."""
+    """A train and a test source under one numbering of classes.
+
+    Raises UsageError, and DataError as `open_source` and `paired`.
+    """
     train, test, notes = given.sides()
     sources = paired(
         open_source(train, given.listing, extractor, say), open_source(test, given.listing, extractor, say)
@@ -250,13 +263,17 @@ def open_sources(given: Given, extractor: Extractor, say: Say) -> Sources:
     for side in sources.sides:
         if side.images is None and not side.fingerprint(None):
             say(
-                f"{side.place} carries no fingerprint, so nothing shows that its features belong to the other side's backbone"
+                f"{side.place} carries no fingerprint, so nothing shows that its features belong to the other side's "
+                "backbone"
             )
     return sources
 
 
 def open_pair(given: Given, say: Say = lambda line: None) -> tuple[Dataset, Dataset]:
-    """The data sets to learn from and to be tested on, for what needs images on both sides. Raises as `open_sources`."""
+    """The data sets to learn from and to be tested on, for what needs images on both sides.
+
+    Raises as `open_sources`.
+    """
     train, test, notes = given.sides()
     train_set, test_set = (announce(open_dataset(side, given.listing), say) for side in (train, test))
     for note in notes:
@@ -265,7 +282,9 @@ def open_pair(given: Given, say: Say = lambda line: None) -> tuple[Dataset, Data
 
 
 def require_source(source: str | None, flag: str = "--data") -> str:
-    """The source, or UsageError naming the flag; a path that is not there is a DataError here, before any backbone is opened."""
+    """The source, or UsageError naming the flag; a path that is not there is a DataError here, before any backbone is
+    opened.
+    """
     if not source:
         raise UsageError(f"no images: give {flag} SRC")
     if is_features(source) and not Path(source).exists():

@@ -1,4 +1,6 @@
-"""What `fewvit fit` does: labelled images or features in, a classifier bundle out; or more images into a bundle that is there."""
+"""What `fewvit fit` does: labelled images or features in, a classifier bundle out; or more images into a bundle that is
+there.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def check_classifier(name: str) -> Any:
     traits = traits_of(kind)
     if traits.transductive:
         raise UsageError(
-            f"{name} is transductive: it labels a whole set of images at once, so one image's label would hang on its company",
+            f"{name} is transductive: it labels a whole set of images at once, so one image's label would hang on "
+            "its company",
             fix="Fit an inductive classifier, such as logistic, centroid or knn.",
         )
     if traits.needs != "features":
@@ -74,7 +77,9 @@ def run_fit(
     say: Say,
     skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
-    """Fit, calibrate and write a bundle: rows of what it was fitted on and how it does on held-out images, and the run's manifest."""
+    """Fit, calibrate and write a bundle: rows of what it was fitted on and how it does on held-out images, and the
+    run's manifest.
+    """
     check_threshold(request.threshold)
     check_classifier(request.classifier)
     if len(reader.backbones.names) > 1:
@@ -174,10 +179,12 @@ def run_add(
     say: Say,
     skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
-    """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones. The calibration stays.
+    """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones.
 
-    Images whose features it holds already, of the same class, are left out. Raises IntegrityError when another process changed the file
-    since `bundle` was read from it.
+    The calibration stays.
+
+    Images whose features it holds already, of the same class, are left out. Raises IntegrityError when another process
+    changed the file since `bundle` was read from it.
     """
     bundle.require_growth()
     inputs = features_for(bundle, reader, source, listing, say)
@@ -218,7 +225,10 @@ def _calibration(bundle: Bundle) -> str:
 def features_for(
     bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say, *, unlabelled: bool = False
 ) -> Inputs:
-    """The features of a source, made as the bundle's were; no image is read before that is known. Raises FingerprintMismatch."""
+    """The features of a source, made as the bundle's were; no image is read before that is known.
+
+    Raises FingerprintMismatch.
+    """
     if is_features(source):
         [inputs] = reader.each(reader.one(source, listing, unlabelled=unlabelled))
         bundle.require(inputs.train)

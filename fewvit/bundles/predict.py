@@ -35,7 +35,8 @@ def _cell(value: Any) -> str:
 
 
 def predict_rows(bundle: Bundle, features: FeatureSet, threshold: float | None = None) -> Iterator[dict[str, Any]]:
-    """For each image `id`, `label` (`unknown` where the confidence is below the threshold), `confidence`, and the `best` and `second` class.
+    """For each image `id`, `label` (`unknown` where the confidence is below the threshold), `confidence`, and the
+    `best` and `second` class.
 
     Where images are labelled with classes of the bundle, every row has a `target`, which is None without a label.
     """
@@ -64,7 +65,9 @@ def _targets(bundle: Bundle, features: FeatureSet) -> list[str | None]:
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, threshold: float) -> dict[str, Any]:
-    """How many predictions are below the threshold; of `labelled` images, whose class the bundle knows, `top1`: percent whose best is right."""
+    """How many predictions are below the threshold; of `labelled` images, whose class the bundle knows, `top1`: percent
+    whose best is right.
+    """
     classes = set(bundle.classes)
     known = [row for row in rows if row.get("target") in classes]
     found: dict[str, Any] = {"unknown": sum(row["confidence"] < threshold for row in rows)}
@@ -78,8 +81,8 @@ def _told(found: Mapping[str, Any], images: int, threshold: float) -> Iterator[s
     yield f"{found['unknown']} of {counted(images, 'image')} below the threshold of {threshold:g}, so `unknown`"
     if "top1" in found:
         yield (
-            f"{found['top1']:.2f} % of the {counted(found['labelled'], 'image')} labelled with the bundle's classes have "
-            "their class as best, whatever the confidence"
+            f"{found['top1']:.2f} % of the {counted(found['labelled'], 'image')} labelled with the bundle's classes "
+            "have their class as best, whatever the confidence"
         )
 
 

@@ -90,8 +90,8 @@ def _is_loopback(host: str) -> bool:
 def ask(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDirector, timeout_s: float) -> Answer:
     """The answer at the end of the redirections.
 
-    Raises SetbackError, and Unobtainable where asking again would not help. An `Authorization` among the headers is for the
-    first host alone.
+    Raises SetbackError, and Unobtainable where asking again would not help. An `Authorization` among the headers is for
+    the first host alone.
     """
     here = url
     for _ in range(_REDIRECTS + 1):

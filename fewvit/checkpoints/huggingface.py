@@ -66,8 +66,8 @@ def fetch_from_hub(
 ) -> Path:
     """`target`, holding what the hub has; without `sha256` the digest that the hub announces is compared.
 
-    Raises what `fetch` raises, Unobtainable also where the terms of the repository must be accepted first and where there
-    is no such file or none for this token; UsageError for a name that no repository can have.
+    Raises what `fetch` raises, Unobtainable also where the terms of the repository must be accepted first and where
+    there is no such file or none for this token; UsageError for a name that no repository can have.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers

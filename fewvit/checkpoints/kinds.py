@@ -1,4 +1,6 @@
-"""What kind of file this is, by its first bytes: torch's zip, torch's old format, safetensors, or something else by its name."""
+"""What kind of file this is, by its first bytes: torch's zip, torch's old format, safetensors, or something else by its
+name.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from .opening import _HEAD, _LEGACY, _again
 
 
 def foreign_kind(head: bytes) -> str | None:
-    """What a file is that begins with `head` and can be no weights file: "a web page (its title: …)", "a gzip file"; None if it may be one."""
+    """What a file is that begins with `head` and can be no weights file: "a web page (its title: …)", "a gzip file";
+    None if it may be one.
+    """
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name

@@ -1,8 +1,8 @@
 """The file that a download grows in: whose it is, of which content it is the beginning, and who may go on with it.
 
-It is called `.<name>.<what the server sends>.<host>-<pid>.part`. One whose process is dead is taken over by a rename. No
-lock is needed for that: writers of one part write the same bytes to the same places, and size and digest are checked on
-the disk before the last rename.
+It is called `.<name>.<what the server sends>.<host>-<pid>.part`. One whose process is dead is taken over by a rename.
+No lock is needed for that: writers of one part write the same bytes to the same places, and size and digest are checked
+on the disk before the last rename.
 """
 
 from __future__ import annotations

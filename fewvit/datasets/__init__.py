@@ -1,6 +1,7 @@
 """Input formats: one file each, found by what a source looks like.
 
-A source (`SRC`) is a folder of class folders, a flat folder, one image, a CSV/TSV/Parquet table, WebDataset shards, a zip archive or `digits`.
+A source (`SRC`) is a folder of class folders, a flat folder, one image, a CSV/TSV/Parquet table, WebDataset shards, a
+zip archive or `digits`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images by row number, with labels. An id is a path relative to the source; the order is the order of the ids' bytes."""
+    """Images by row number, with labels.
+
+    An id is a path relative to the source; the order is the order of the ids' bytes.
+    """
 
     name: str  # what result rows call it
     ids: Sequence[str]  # N; odd bytes of file names as surrogates
@@ -48,9 +52,8 @@ class Dataset:
     reader: Reader
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> how many entries of the source were passed over
     notes: Sequence[str] = ()  # what a user should know about the source, a line each
-    examples: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # reason -> the first names of those entries, where they are known
+    # reason -> the first names of those entries, where they are known
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,11 +63,15 @@ class Dataset:
         return self.reader.read(i)
 
     def place(self, i: int) -> str:
-        """Where image `i` lies: its path, or the path of what holds it and its name there; its id where it lies in no file."""
+        """Where image `i` lies: its path, or the path of what holds it and its name there; its id where it lies in no
+        file.
+        """
         return self.reader.place(i) or self.ids[i]
 
     def identity(self, i: int) -> bytes | None:
-        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None when nothing does."""
+        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None when nothing
+        does.
+        """
         return self.reader.identity(i)
 
     @property

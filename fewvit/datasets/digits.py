@@ -1,4 +1,6 @@
-"""`digits`: the 1,797 handwritten digits that scikit-learn carries, 8 x 8 pixels; for tests and first steps without a download."""
+"""`digits`: the 1,797 handwritten digits that scikit-learn carries, 8 x 8 pixels; for tests and first steps without a
+download.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,15 @@ import numpy as np
 
 from . import Dataset, Listing
 
-_ROWS = {
-    "digits": slice(None),
-    "digits/train": slice(0, 1198),
-    "digits/test": slice(1198, None),
-}  # two thirds, one third
+# two thirds, one third
+_ROWS = {"digits": slice(None), "digits/train": slice(0, 1198), "digits/test": slice(1198, None)}
 
 
 class Digits:
-    """Source `digits`, `digits/train` (the first 1,198 rows) or `digits/test` (the other 599). A folder of that name is `./digits`."""
+    """Source `digits`, `digits/train` (the first 1,198 rows) or `digits/test` (the other 599).
+
+    A folder of that name is `./digits`.
+    """
 
     @staticmethod
     def accepts(source: str) -> bool:

@@ -15,16 +15,12 @@ from . import Dataset, Listing
 from ._listing import FileReader, name_of, numbered, some, twins
 
 Rows = list[tuple[str, str | None]]  # path as written, class name
-_SEPARATORS = {
-    ";": "semicolons",
-    "\t": "tabs",
-    "|": "vertical bars",
-    ",": "commas",
-}  # what programs put between columns
+# what programs put between columns
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
 
 
 class Table:
-    """Paths are relative to the table's folder, or absolute; an id is the path as written; an empty label is no label."""
+    """Paths are relative to the table's folder, or absolute; an id is the path as written; an empty label is none."""
 
     @staticmethod
     def accepts(source: str) -> bool:
@@ -110,7 +106,9 @@ def _refuse_columns(source: str, names: Sequence[str]) -> None:
 
 
 def _refuse_separator(source: str, names: Sequence[str]) -> None:
-    """Raise DataError for a first line that is one column under the separator of the file's ending, and several under another one."""
+    """Raise DataError for a first line that is one column under the separator of the file's ending, and several under
+    another one.
+    """
     word = next((word for mark, word in _SEPARATORS.items() if mark in names[0]), None) if len(names) == 1 else None
     if word is not None:
         raise DataError(

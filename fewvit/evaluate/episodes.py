@@ -1,4 +1,4 @@
-"""Episodes: N-way K-shot tasks drawn from one set, or the published runs of Omniglot, and the mean accuracy over them."""
+"""Episodes: N-way K-shot tasks drawn from one set, or Omniglot's published runs, and the mean accuracy over them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def run_episodes(
     say: Callable[[str], None],
     skips: Callable[[list[dict[str, str]]], None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of every backbone, layer, number of shots and classifier, and the run's manifest: what `fewvit episodes` prints."""
+    """Rows of every backbone, layer, number of shots and classifier, and the run's manifest: what `fewvit episodes`
+    prints.
+    """
     check_options(options)
     if options.runs is not None:
         require_runs(options.runs)
@@ -71,8 +73,8 @@ def evaluate_episodes(
 ) -> list[dict[str, Any]]:
     """Result rows (without the columns that name data and backbone): one mean for each number of shots and classifier.
 
-    Raises UsageError for options that cannot be, DataError for too few classes or images and for unlabelled ones, NumericalError
-    for features that are not finite.
+    Raises UsageError for options that cannot be, DataError for too few classes or images and for unlabelled ones,
+    NumericalError for features that are not finite.
     """
     check_options(options)
     features.require_finite()
@@ -146,8 +148,9 @@ def _require_images(
     if small:
         least = min(small, key=lambda c: small[c])
         raise DataError(
-            f"{len(small)} of {counted(len(members), 'class', 'classes')} {'has' if len(small) == 1 else 'have'} fewer than {shots} + {options.queries} images; "
-            f"the smallest, {printable(classes[least])}, has {small[least]}",
+            f"{len(small)} of {counted(len(members), 'class', 'classes')} {'has' if len(small) == 1 else 'have'} "
+            f"fewer than {shots} + {options.queries} images; the smallest, {printable(classes[least])}, has "
+            f"{small[least]}",
             fix="Ask for fewer --shots or --queries, or name the larger classes in --classes FILE.",
         )
 
@@ -169,7 +172,8 @@ def accuracies(features: np.ndarray, episodes: Episodes, estimator: Any, method:
 def _one_torch_thread() -> Iterator[None]:
     """While threads take a block of episodes each, torch does not split a block's small steps among threads of its own.
 
-    Such threads wait for each other at every step: 600 episodes took 2.5 s so and 0.2 s on one thread, on two cores with other work.
+    Such threads wait for each other at every step: 600 episodes took 2.5 s so and 0.2 s on one thread, on two cores
+    with other work.
     """
     import torch
 

@@ -1,4 +1,6 @@
-"""What an evaluation works on: backbones, one after another, and what each makes of the sources, with a manifest of how that came about."""
+"""What an evaluation works on: backbones, one after another, and what each makes of the sources, with a manifest of how
+that came about.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ class Inputs:
 
     @property
     def known_protocol(self) -> str:
-        """The preset whose classifiers fit these features: of given ones what their file says, or their backbone's family; else empty."""
+        """The preset whose classifiers fit these features: of given ones what their file says, or their backbone's
+        family; else empty.
+        """
         return self.protocol or self.train.protocol or protocol_of(self.train.backbone)
 
     @property
@@ -119,11 +123,16 @@ class FeatureReader:
         return Sources(open_source(source, listing, self.extractor, self.say, unlabelled=unlabelled))
 
     def pair(self, given: Given) -> Sources:
-        """A source to learn from and one to be tested on, under one numbering of classes; either may be a features file."""
+        """A source to learn from and one to be tested on, under one numbering of classes; either may be a features
+        file.
+        """
         return open_sources(given, self.extractor, self.say)
 
     def each(self, sources: Sources, task: str = "") -> Iterator[Inputs]:
-        """What each backbone in turn makes of the sources; without images no backbone is asked. `task` as in `pipeline.settle`."""
+        """What each backbone in turn makes of the sources; without images no backbone is asked.
+
+        `task` as in `pipeline.settle`.
+        """
         if not sources.have_images:
             self._say_unused(sources)
             yield self.inputs(sources, None)
@@ -187,8 +196,9 @@ def measured(
 ) -> Found:
     """Rows of every backbone, with the columns that name data and backbone, and the run's manifest.
 
-    `sets` are the sources, or what each backbone makes of them where a command has a way of its own. `measure` gives the rows of one backbone, without these columns, and what the manifest should tell; `seconds` in it join those of the
-    extraction. Its second argument is the backbone's name where there are several, else empty.
+    `sets` are the sources, or what each backbone makes of them where a command has a way of its own. `measure` gives
+    the rows of one backbone, without these columns, and what the manifest should tell; `seconds` in it join those of
+    the extraction. Its second argument is the backbone's name where there are several, else empty.
     """
     names = reader.backbones.names
     rows: list[dict[str, Any]] = []

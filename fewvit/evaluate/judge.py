@@ -27,9 +27,8 @@ class Verdict:
     def metrics(self, labels: np.ndarray) -> dict[str, float]:
         """top1, top5 and ece, in percent."""
         right = self.predictions == labels
-        both = np.stack(
-            [self.confidence, np.zeros_like(self.confidence)], axis=1
-        )  # the prediction, and everything else
+        # the prediction, and everything else
+        both = np.stack([self.confidence, np.zeros_like(self.confidence)], axis=1)
         return {
             "top1": top_k_accuracy(self.rank, 1),
             "top5": top_k_accuracy(self.rank, 5),

@@ -52,14 +52,15 @@ def evaluate_knn(
 ) -> tuple[list[dict[str, Any]], float]:
     """Result rows (without the columns that name data and backbone) and the seconds of search and vote.
 
-    Raises UsageError for a k above the bank's size and for options that exclude each other, DataError for unlabelled or one-class data
-    and for test classes that train has not.
+    Raises UsageError for a k above the bank's size and for options that exclude each other, DataError for unlabelled or
+    one-class data and for test classes that train has not.
     """
     _check(options, test)
     train = labelled(train, "train", say)
     if test is not None and (shared := shared_rows(train, test)):
         say(
-            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?"
+            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
+            "pictures?"
         )
     if test is not None:
         require_one_backbone(train, test)
@@ -173,7 +174,9 @@ def score_knn(
     leave_one_out: bool = False,
     device: str = "auto",
 ) -> list[Score]:
-    """Top-1 and top-5 for each temperature and k, from one search for the largest k, chunk by chunk: memory stays bounded."""
+    """Top-1 and top-5 for each temperature and k, from one search for the largest k, chunk by chunk: memory stays
+    bounded.
+    """
     bank = Bank(train.features, device=device)
     n_classes = len(train.classes)
     ranks: dict[tuple[float, int], list[np.ndarray]] = {(t, k): [] for t in temperatures for k in ks}

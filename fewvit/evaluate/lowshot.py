@@ -1,4 +1,7 @@
-"""Low-shot evaluation: classifiers fitted on a few labelled images per class, over trials. Source: Assran et al. 2022, section 4.1."""
+"""Low-shot evaluation: classifiers fitted on a few labelled images per class, over trials.
+
+Source: Assran et al. 2022, section 4.1.
+"""
 
 from __future__ import annotations
 
@@ -73,10 +76,11 @@ def evaluate_lowshot(
     *,
     tuner: Tuner | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Result rows (without the columns that name data and backbone) and what the manifest should tell of the classifiers.
+    """Result rows (without the columns that name data and backbone) and what the manifest should tell of the
+    classifiers.
 
-    Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or cross-validation inside
-    the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
+    Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or
+    cross-validation inside the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
     """
     rows, notes, judged = _evaluate(train, test, options, protocol, _once(say), tuner, {})
     _save(judged, options, say)
@@ -99,14 +103,16 @@ def _evaluate(
     test.require_finite()
     if shared := shared_rows(train, test):
         say(
-            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?"
+            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
+            "pictures?"
         )
     splits = splits_of(train, options, say)
     for split in splits:
         low, high, classes = split.per_class(train.labels)
         counts = str(low) if low == high else f"{low} to {high}"
         say(
-            f"{split.name}, trial {split.trial}: {counted(len(split.train), 'image')}, {counts} of each of {counted(classes, 'class', 'classes')}"
+            f"{split.name}, trial {split.trial}: {counted(len(split.train), 'image')}, {counts} of each of "
+            f"{counted(classes, 'class', 'classes')}"
         )
     for alike in by_shots(splits):
         if wrong := dependence(alike):
@@ -153,9 +159,8 @@ def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[dict[str, Any]]:
             yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name]}
         summary = mean_and_interval([values[name] for values in metrics])
         mean = summary.pop("mean")
-        spread = (
-            {} if identical([cell.split for cell in cells]) else summary
-        )  # one draw, repeated, says nothing of others
+        # one draw, repeated, says nothing of others
+        spread = {} if identical([cell.split for cell in cells]) else summary
         yield {**_columns(cells[0], test), "trial": "mean", "metric": name, "value": mean, **spread}
 
 

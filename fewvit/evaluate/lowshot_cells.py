@@ -1,4 +1,6 @@
-"""One classifier on one split: made as the protocol and the user want it, fitted on the labelled rows, calibrated, evaluated."""
+"""One classifier on one split: made as the protocol and the user want it, fitted on the labelled rows, calibrated,
+evaluated.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def _cells(
     options: LowShotOptions,
     protocol: str,
 ) -> list[Cell]:
-    """Fit on the labelled rows of each split, then judge; nothing of the test set but its features is in reach of the fits."""
+    """Fit on the labelled rows of each split, then judge; nothing of the test set but its features is in reach of the
+    fits.
+    """
     traits = traits_of(find("classifiers", method))
     makes = [factory(method, settings, len(split.train), split, options, protocol) for split in splits]
     sets = [(train.features[split.train], train.labels[split.train]) for split in splits]
@@ -102,9 +106,8 @@ def _cells(
     for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
         temperature = 1.0
         if options.calibrate and not traits.transductive:
-            by_name = np.argsort(
-                [train.ids[row] for row in split.train]
-            )  # the folds hang on the images, not on how they came
+            # the folds hang on the images, not on how they came
+            by_name = np.argsort([train.ids[row] for row in split.train])
             temperature = _temperature(make, estimator, x[by_name], y[by_name], options.seed)
         facts = {name: getattr(estimator, attribute) for name, attribute in traits.facts.items()}
         cells.append(Cell(method, split, estimator, judge(estimator, test, temperature), temperature, facts))
@@ -125,7 +128,10 @@ def _source_of_penalty(
 
 
 def _preset(method: str, protocol: str, shots: int | str) -> ClassifierPreset:
-    """What the protocol gives a classifier; nothing where no protocol is known. Raises UnknownName where the penalty hangs on it."""
+    """What the protocol gives a classifier; nothing where no protocol is known.
+
+    Raises UnknownName where the penalty hangs on it.
+    """
     name = method.replace("-", "_")
     hangs = bool(traits_of(find("classifiers", method)).penalty)
     if not protocol or (not hangs and protocol not in protocols()):
@@ -162,7 +168,9 @@ def factory(
 
 
 def _loosened(estimator: Any, fitted: Any) -> Any:
-    """The classifier for the folds that choose a temperature: its penalty as settled on all labelled rows, solved less exactly."""
+    """The classifier for the folds that choose a temperature: its penalty as settled on all labelled rows, solved less
+    exactly.
+    """
     takes, penalty = options_of(type(estimator)), traits_of(estimator).penalty
     if "k" in takes:
         estimator.set_params(k=max(1, min(estimator.k, len(fitted.classes_))))

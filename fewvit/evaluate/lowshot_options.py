@@ -28,9 +28,8 @@ class LowShotOptions:
     percents: Sequence[float] = ()
     trials: int = 3
     subsets: Sequence[str] = ()  # files; they take the place of drawn splits
-    settings: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: {name: {} for name in CLASSIFIERS}
-    )  # classifier -> options
+    # classifier -> options
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in CLASSIFIERS})
     lambd: float | None = None  # of the logistic regression; None: the protocol's
     protocol: str = ""  # whose logistic regression; empty: that of the features
     allow_fewer: bool = False

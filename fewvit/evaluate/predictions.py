@@ -1,4 +1,6 @@
-"""Predictions image by image, accuracy by class and confusion, as files for other programs: one long table for all classifiers and trials."""
+"""Predictions image by image, accuracy by class and confusion, as files for other programs: one long table for all
+classifiers and trials.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,8 @@ _COLUMNS = ("id", "label", "prediction", "probability")
 class Judged:
     """What one classifier said of the test images; class numbers are places in `classes`."""
 
-    which: Mapping[
-        str, Any
-    ]  # method, shots, trial, …: the columns that stand first; the same ones in everything that shares a file
+    # method, shots, trial, …: the columns that stand first; the same ones in everything that shares a file
+    which: Mapping[str, Any]
     ids: Sequence[str]  # Q
     labels: np.ndarray  # (Q,) -1 = unlabelled
     predictions: np.ndarray  # (Q,)
@@ -42,7 +43,9 @@ class Judged:
 
 
 def check_predictions_path(path: _Path) -> None:
-    """Raise UsageError unless `save_predictions` knows the ending, MissingExtra for Parquet without pyarrow: to be told before the work."""
+    """Raise UsageError unless `save_predictions` knows the ending, MissingExtra for Parquet without pyarrow: to be told
+    before the work.
+    """
     if not str(path).lower().endswith((".csv", ".parquet")):
         raise UsageError("predictions are written as .parquet or .csv", file=path)
     if not str(path).lower().endswith(".csv") and importlib.util.find_spec("pyarrow") is None:
@@ -54,10 +57,11 @@ def check_predictions_path(path: _Path) -> None:
 
 
 def save_predictions(path: _Path, judged: Sequence[Judged]) -> None:
-    """Replace `path` by a table, one row per image of each: what `which` names, then `id, label, prediction, probability`.
+    """Replace `path` by a table, one row per image of each: what `which` names, then
+    `id, label, prediction, probability`.
 
-    Parquet, or (.csv) CSV. Labels and predictions are written as names; an unlabelled image has none. Bytes that are no UTF-8 are
-    shown as escapes.
+    Parquet, or (.csv) CSV. Labels and predictions are written as names; an unlabelled image has none. Bytes that are no
+    UTF-8 are shown as escapes.
     """
     check_predictions_path(path)
     if str(path).lower().endswith(".csv"):
@@ -94,7 +98,9 @@ def _columns(one: Judged) -> dict[str, list[Any]]:
 
 
 def save_per_class(path: _Path, judged: Sequence[Judged]) -> None:
-    """Replace `path` by a CSV of what `which` names, then `class, n_test, correct, top1`; a class without test images has no accuracy."""
+    """Replace `path` by a CSV of what `which` names, then `class, n_test, correct, top1`; a class without test images
+    has no accuracy.
+    """
 
     def lines() -> Iterator[list[Any]]:
         for one in judged:
@@ -105,7 +111,9 @@ def save_per_class(path: _Path, judged: Sequence[Judged]) -> None:
 
 
 def save_confusion(path: _Path, judged: Sequence[Judged]) -> None:
-    """Replace `path` by a CSV of confusion matrices: what `which` names, the true class, and a column per predicted class."""
+    """Replace `path` by a CSV of confusion matrices: what `which` names, the true class, and a column per predicted
+    class.
+    """
     names = [printable(name) for name in judged[0].classes]
     lines = (
         [*one.which.values(), name, *counts]

@@ -36,7 +36,8 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[s
     facts = inputs.facts
     speed = f"{facts['images_per_second']:.0f} images/s" if facts.get("images_per_second") else "all from the cache"
     say(
-        f"3. Features: {counted(facts['images'], 'image')}, {facts['computed']} computed now ({speed}), {facts['cached']} from the cache. Run it again and none is computed."
+        f"3. Features: {counted(facts['images'], 'image')}, {facts['computed']} computed now ({speed}), "
+        f"{facts['cached']} from the cache. Run it again and none is computed."
     )
     options = KNNOptions(ks=_KS)
     rows = [{**inputs.labels, **row} for row in evaluate_knn(inputs.train, inputs.test, options)[0]]
@@ -46,10 +47,12 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[s
         for row in evaluate_knn(train, test, options)[0]
     ]
     say(
-        f"4. k-NN: weighted votes of the k nearest digits; chance is 10 %. {time.perf_counter() - started:.1f} s in all."
+        f"4. k-NN: weighted votes of the k nearest digits; chance is 10 %. {time.perf_counter() - started:.1f} s in "
+        "all."
     )
     say(
-        "   Raw pixels win here: these digits are all of one size and in one place, as photographs, which backbones are for, never are."
+        "   Raw pixels win here: these digits are all of one size and in one place, as photographs, which backbones "
+        "are for, never are."
     )
     return rows, manifest(**facts)
 

@@ -1,8 +1,10 @@
-"""The content-addressed feature store: one folder per pipeline, in it rows addressed by the digest of the image's bytes.
+"""The content-addressed feature store: one folder per pipeline, in it rows addressed by the digest of the image's
+bytes.
 
-A shard is two files of one name, the digest of its content: `.npy` with the features and, written last, `.rows` with a line of JSON
-(sizes, sha256 of the features) and the digests of the images. Only the last one makes a shard exist, nothing is ever rewritten, and equal work has equal names:
-writers need no lock, and a kill loses at most the rows that were not yet in a shard.
+A shard is two files of one name, the digest of its content: `.npy` with the features and, written last, `.rows` with a
+line of JSON (sizes, sha256 of the features) and the digests of the images. Only the last one makes a shard exist,
+nothing is ever rewritten, and equal work has equal names: writers need no lock, and a kill loses at most the rows that
+were not yet in a shard.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache folder: feature stores, digests of files, weights, licences accepted, what bare files turned out to be."""
+    """The cache folder: feature stores, digests of files, weights, accepted licences, what bare files turned out to be."""
 
     folder: Path
 
@@ -123,7 +125,9 @@ class FeatureStore:
         return len(self._rows)
 
     def require_writable(self) -> None:
-        """Raise DataError, ResourceError on a full disk, unless shards can be written: to be asked before the work, not after it."""
+        """Raise DataError, ResourceError on a full disk, unless shards can be written: to be asked before the work, not
+        after it.
+        """
         require_writable(self.folder.parent)
 
     def put(self, digests: list[bytes], notes: list[int], features: np.ndarray) -> None:
@@ -156,7 +160,8 @@ class FeatureStore:
     def gather(self, digests: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Features (n, D) float32 and notes (n,) of images that are all in the store, in their order.
 
-        Raises CacheError if a shard is not what its manifest says, KeyError, the first digest in hex, for one that is in none.
+        Raises CacheError if a shard is not what its manifest says, KeyError, the first digest in hex, for one that is
+        in none.
         """
         try:
             numbers = self._numbers(digests)
@@ -172,9 +177,8 @@ class FeatureStore:
             rows = numbers[wanted] - self._starts[shard]
             notes[wanted] = self._notes[shard][rows]
             if len(rows) == facts["count"] and _is_run(rows) and _is_run(wanted):
-                self._array(
-                    name, facts, out=features[wanted[0] : wanted[-1] + 1]
-                )  # a whole shard: read where it belongs
+                # a whole shard: read where it belongs
+                self._array(name, facts, out=features[wanted[0] : wanted[-1] + 1])
             else:
                 features[wanted] = self._array(name, facts)[rows]
         return features, notes

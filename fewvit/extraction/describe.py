@@ -84,9 +84,8 @@ def run_facts(run: Path) -> dict[str, Any]:
         raise DataError("no such run", file=run, fix="`fewvit backbones list` has the names.")
     folder = RunFolder(run)
     made, what, result = folder.backbone(), (folder.manifest() or {})["what"], folder.result()
-    spec = resolve(
-        os.path.join(run, ""), Access(Path(), offline=True), DigestMemory(), weights="random"
-    )  # nothing of the weights is read
+    # nothing of the weights is read
+    spec = resolve(os.path.join(run, ""), Access(Path(), offline=True), DigestMemory(), weights="random")
     pipeline = settle(spec, FeatureOptions())
     base = made.get("base", {})
     return {
@@ -135,7 +134,10 @@ def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def file_facts(
     file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None, family: str | None, whole: bool
 ) -> dict[str, Any]:
-    """What a weights file is: family, architecture, mapping of its tensors, what is left aside. Raises CheckpointError."""
+    """What a weights file is: family, architecture, mapping of its tensors, what is left aside.
+
+    Raises CheckpointError.
+    """
     from ..checkpoints.filling import require_finite
     from ..checkpoints.opening import require_file
     from ..checkpoints.reading import read_checkpoint

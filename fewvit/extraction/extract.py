@@ -36,10 +36,8 @@ _SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small e
 _FLUSH_S = 30.0  # a slow machine commits at least this often
 _SHOWN_BAD = 3  # paths in the error
 _TASK = 4  # images per task of the decoding pool
-_BATCH = {
-    "cpu": 8,
-    "gpu": 256,
-}  # on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
+# on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
+_BATCH = {"cpu": 8, "gpu": 256}
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,10 @@ def extract(
     memory: DigestMemory | None = None,
     build: Callable[[], Backbone] | None = None,
 ) -> FeatureSet:
-    """Features of a data set, and as their `report` what happened on the way. The backbone is built only if the store lacks a row.
+    """Features of a data set, and as their `report` what happened on the way.
 
-    Raises BadImages when more images are undecodable than `work.max_bad` allows: what was computed stays stored.
+    The backbone is built only if the store lacks a row. Raises BadImages when more images are undecodable than
+    `work.max_bad` allows: what was computed stays stored.
     """
     if cache is None:
         import tempfile
@@ -173,9 +172,8 @@ class _Extraction:
         self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
         self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
         with contextlib.suppress(BadImage):
-            decode(
-                b"?", self.pipeline.preprocess, self.pipeline.decode
-            )  # decoders are imported with the first image, even with none
+            # decoders are imported with the first image, even with none
+            decode(b"?", self.pipeline.preprocess, self.pipeline.decode)
         self.report.starting = time.perf_counter() - self.started
 
     def _built(self) -> Backbone:
@@ -246,7 +244,9 @@ class _Extraction:
                 self.store.put_bad(item.digest, self.dataset.ids[item.row], item.reason)
 
     def _forward(self, backbone: Backbone, batch: list[_Decoded]) -> None:
-        """Start one batch, and take over the one before: on a GPU the next batch is put together while this one is computed."""
+        """Start one batch, and take over the one before: on a GPU the next batch is put together while this one is
+        computed.
+        """
         before = time.perf_counter()
         pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
         started = start_encoding(backbone, pixels, self.batch_size, self.pipeline)
@@ -312,8 +312,9 @@ class _Extraction:
         first = sorted(self.bad)[:_SHOWN_BAD]
         shown = "; ".join(f"{printable(self.dataset.place(row))} ({self.bad[row]})" for row in first)
         error = BadImages(
-            f"{len(self.bad)} of {counted(len(self.dataset), 'image')} of {printable(self.dataset.name)} cannot be decoded, "
-            f"{allowed} {'is' if allowed == 1 else 'are'} allowed: {shown}{' …' if len(self.bad) > len(first) else ''}",
+            f"{len(self.bad)} of {counted(len(self.dataset), 'image')} of {printable(self.dataset.name)} cannot be "
+            f"decoded, {allowed} {'is' if allowed == 1 else 'are'} allowed: "
+            f"{shown}{' …' if len(self.bad) > len(first) else ''}",
             fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%. What was computed is kept.",
         )
         error.skipped = self.report.skipped  # type: ignore[attr-defined]
@@ -347,7 +348,8 @@ def _single_threaded() -> None:
 def start_encoding(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipeline: Pipeline) -> Tensor:
     """Features (batch_size, D) of uint8 pixels (n, H, W, 3); on a GPU they are still being computed when this returns.
 
-    A smaller batch is padded to `batch_size` and the padding's rows come last, so a row never depends on its neighbours.
+    A smaller batch is padded to `batch_size` and the padding's rows come last, so a row never depends on its
+    neighbours.
     """
     import torch
 

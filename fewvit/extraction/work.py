@@ -52,7 +52,10 @@ class Report:
 
 
 def allowed_bad(text: str, total: int) -> int:
-    """How many undecodable images `--max-bad` allows: `N`, or `P%` of the set (and never more than 1000). Raises UsageError."""
+    """How many undecodable images `--max-bad` allows: `N`, or `P%` of the set (and never more than 1000).
+
+    Raises UsageError.
+    """
     try:
         if text.endswith("%"):
             return min(1000, int(float(text[:-1]) / 100 * total))

@@ -23,7 +23,10 @@ def build(
     precision: str = "fp32",
     engine: str = "auto",
 ) -> Backbone:
-    """The module of a spec, every tensor filled from its file, frozen, on `device`. Raises CheckpointError for a partial fit."""
+    """The module of a spec, every tensor filled from its file, frozen, on `device`.
+
+    Raises CheckpointError for a partial fit.
+    """
     from .engines import accelerate
     from .vit import Backbone, TimmModel, VisionTransformer
 

@@ -17,7 +17,10 @@ BUNDLE_SCHEMA = "fewvit.bundle"  # the entry that a classifier bundle has in its
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Which backbone, exactly. Names, errors and cache keys come from here; the module is built on a cache miss only."""
+    """Which backbone, exactly.
+
+    Names, errors and cache keys come from here; the module is built on a cache miss only.
+    """
 
     name: str  # a variant, or the file's name
     family: str
@@ -38,7 +41,9 @@ class BackboneSpec:
         return self.weights_sha256 == "random"
 
     def advice(self, task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
-        """What its family tells a user before it is judged so, as in `Family.advice`; of a fine-tuned one there is nothing to tell."""
+        """What its family tells a user before it is judged so, as in `Family.advice`; of a fine-tuned one there is
+        nothing to tell.
+        """
         return (
             None if self.tuned else family_of(self.family).advice(task, pool=pool, protocol=protocol, methods=methods)
         )
