@@ -112,10 +112,10 @@ EVALUATION = {
     "evaluate/lowshot_options": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
     "evaluate/episodes": ["tests/test_evaluate_episodes.py", "tests/cli/test_episodes.py"],
     "evaluate/episode_draws": ["tests/test_evaluate_episodes.py"],
-    "evaluate/judge": [
+    "evaluate/evaluation": [
         "tests/test_evaluate_lowshot.py",
         "-k",
-        "verdict or share or without_support or transductive or rows_are",
+        "an_evaluation or share or without_support or transductive or rows_are",
     ],
     "bundles/predict": ["tests/cli/test_fit_predict.py"],
     "bundles/fit": ["tests/cli/test_fit_predict.py"],

@@ -51,7 +51,7 @@ def check_threshold(threshold: float) -> None:
 
 
 def check_classifier(name: str) -> Any:
-    """The estimator's class. Raises UnknownName, and UsageError for one that cannot judge new images one by one."""
+    """The estimator's class. Raises UnknownName, and UsageError for one that cannot classify new images one by one."""
     kind = find("classifiers", name)
     traits = traits_of(kind)
     if traits.transductive:
@@ -91,10 +91,10 @@ def run_fit(
     [inputs] = reader.each(reader.one(source, listing))
     skips(inputs.skipped)
     recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
-    bundle, judged = fit_bundle(inputs.train, request, recipe, say)
+    bundle, held = fit_bundle(inputs.train, request, recipe, say)
     sha256 = save_bundle(out, bundle)
     say(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
-    return _rows(inputs, bundle, judged), _facts(inputs, bundle, sha256, request.seed)
+    return _rows(inputs, bundle, held), _facts(inputs, bundle, sha256, request.seed)
 
 
 def fit_bundle(
@@ -115,10 +115,10 @@ def fit_bundle(
     except ValueError as error:
         raise unfit(request.classifier, error) from error
     try:
-        judged = held_out(lambda: kind(**options), rows, labels, seed=request.seed)
+        held = held_out(lambda: kind(**options), rows, labels, seed=request.seed)
     except ValueError as error:
         raise unfit(f"{request.classifier}, calibrated on a fifth that is held out", error) from error
-    if not len(judged.rows):
+    if not len(held.rows):
         say("one image per class: nothing can be held out, so confidences are not calibrated")
     kept = keeps_support(estimator)
     bundle = Bundle(
@@ -129,13 +129,13 @@ def fit_bundle(
         rows.shape[1],
         features.fingerprint,
         recipe,
-        best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0,
+        best_temperature(held.probabilities, held.labels) if len(held.rows) else 1.0,
         request.threshold,
         (rows, labels) if kept else None,
         row_digests(rows, [classes[c] for c in labels]) if traits_of(kind).grows and not kept else None,
-        len(judged.rows),
+        len(held.rows),
     )
-    return bundle, judged
+    return bundle, held
 
 
 def _numbered(features: FeatureSet, say: Say) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -247,7 +247,7 @@ def features_for(
     return inputs
 
 
-def _rows(inputs: Inputs, bundle: Bundle, judged: HeldOut | None) -> list[dict[str, Any]]:
+def _rows(inputs: Inputs, bundle: Bundle, held: HeldOut | None) -> list[dict[str, Any]]:
     columns = {**inputs.labels, "method": bundle.classifier}
     found: dict[str, float] = {
         "images": sum(bundle.counts),
@@ -255,14 +255,14 @@ def _rows(inputs: Inputs, bundle: Bundle, judged: HeldOut | None) -> list[dict[s
         "calibration_temperature": bundle.temperature,
     }
     rows = [{**columns, "metric": metric, "value": value} for metric, value in found.items()]
-    if judged is not None and len(judged.rows):
-        scaled = scale(judged.probabilities, bundle.temperature)
+    if held is not None and len(held.rows):
+        scaled = scale(held.probabilities, bundle.temperature)
         values = {
-            "top1": top_k_accuracy(rank_of_target(judged.probabilities, judged.labels), 1),
-            "ece": expected_calibration_error(scaled, judged.labels),
+            "top1": top_k_accuracy(rank_of_target(held.probabilities, held.labels), 1),
+            "ece": expected_calibration_error(scaled, held.labels),
         }
         rows += [
-            {**columns, "metric": m, "value": v, "n_test": len(judged.rows), "judged_on": "held-out images"}
+            {**columns, "metric": m, "value": v, "n_test": len(held.rows), "judged_on": "held-out images"}
             for m, v in values.items()
         ]
     return rows

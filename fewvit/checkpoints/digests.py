@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import os
 import re
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from ..errors import CheckpointError, DataError, from_os_error, printable
 from ..files import replacing
@@ -50,9 +51,9 @@ def pinned_digest(path: str | os.PathLike[str]) -> str | None:
     return words[0].lower()
 
 
-def _hashed(handle: IO[bytes], algorithm: str) -> str:
+def _hashed(handle: BufferedReader, algorithm: str) -> str:
     handle.seek(0)
-    return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
+    return hashlib.file_digest(handle, partial(hashlib.new, algorithm, usedforsecurity=False)).hexdigest()
 
 
 def _refuse_other_digest(path: str | os.PathLike[str], found: str, expected: str, algorithm: str = "sha256") -> None:

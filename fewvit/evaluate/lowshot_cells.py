@@ -18,8 +18,8 @@ from ..features import FeatureSet
 from ..options import options_of
 from ..plugins import find
 from ..splits import Split
+from .evaluation import Evaluation, evaluate_estimator
 from .inputs import unfit
-from .judge import Verdict, judge
 from .lowshot_options import LowShotOptions, by_shots
 
 _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
@@ -53,7 +53,7 @@ class Cell:
     method: str
     split: Split
     estimator: Any
-    verdict: Verdict
+    evaluation: Evaluation
     temperature: float
     facts: Mapping[str, Any]  # for the manifest: what was chosen, and why
 
@@ -88,9 +88,7 @@ def _cells(
     options: LowShotOptions,
     protocol: str,
 ) -> list[Cell]:
-    """Fit on the labelled rows of each split, then judge; nothing of the test set but its features is in reach of the
-    fits.
-    """
+    """The classifier fitted on the labelled rows of each split and evaluated; no fit sees anything of the test set."""
     traits = traits_of(find("classifiers", method))
     makes = [factory(method, settings, len(split.train), split, options, protocol) for split in splits]
     sets = [(train.features[split.train], train.labels[split.train]) for split in splits]
@@ -110,7 +108,9 @@ def _cells(
             by_name = np.argsort([train.ids[row] for row in split.train])
             temperature = _temperature(make, estimator, x[by_name], y[by_name], options.seed)
         facts = {name: getattr(estimator, attribute) for name, attribute in traits.facts.items()}
-        cells.append(Cell(method, split, estimator, judge(estimator, test, temperature), temperature, facts))
+        cells.append(
+            Cell(method, split, estimator, evaluate_estimator(estimator, test, temperature), temperature, facts)
+        )
     return cells
 
 
@@ -143,8 +143,8 @@ def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test:
     """As `_cells`, with a network of its own for each split; the test images go through these."""
     cells = []
     for split, tuned in zip(splits, tuner.fit(splits, train, test), strict=True):
-        verdict = judge(tuned.estimator, tuned.test, tuned.temperature)
-        cells.append(Cell(tuner.name, split, tuned.estimator, verdict, tuned.temperature, {"why": tuned.why}))
+        evaluation = evaluate_estimator(tuned.estimator, tuned.test, tuned.temperature)
+        cells.append(Cell(tuner.name, split, tuned.estimator, evaluation, tuned.temperature, {"why": tuned.why}))
     return cells
 
 

@@ -24,8 +24,8 @@ _COLUMNS = ("id", "label", "prediction", "probability")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What one classifier said of the test images; class numbers are places in `classes`."""
+class Predicted:
+    """What one classifier predicted for the test images; class numbers are places in `classes`."""
 
     # method, shots, trial, …: the columns that stand first; the same ones in everything that shares a file
     which: Mapping[str, Any]
@@ -56,7 +56,7 @@ def check_predictions_path(path: _Path) -> None:
         )
 
 
-def save_predictions(path: _Path, judged: Sequence[Judged]) -> None:
+def save_predictions(path: _Path, predicted: Sequence[Predicted]) -> None:
     """Replace `path` by a table, one row per image of each: what `which` names, then
     `id, label, prediction, probability`.
 
@@ -65,18 +65,18 @@ def save_predictions(path: _Path, judged: Sequence[Judged]) -> None:
     """
     check_predictions_path(path)
     if str(path).lower().endswith(".csv"):
-        lines = (line for one in judged for line in zip(*_columns(one).values(), strict=True))
-        _write_csv(path, (*judged[0].which, *_COLUMNS), lines)
+        lines = (line for one in predicted for line in zip(*_columns(one).values(), strict=True))
+        _write_csv(path, (*predicted[0].which, *_COLUMNS), lines)
         return
     import pyarrow
     import pyarrow.parquet
 
-    kinds = {name: _kind([one.which[name] for one in judged]) for name in judged[0].which} | dict.fromkeys(
+    kinds = {name: _kind([one.which[name] for one in predicted]) for name in predicted[0].which} | dict.fromkeys(
         _COLUMNS, "string"
     )
     schema = pyarrow.schema({**kinds, "probability": pyarrow.float64()})
     with replacing(path) as handle, pyarrow.parquet.ParquetWriter(handle, schema) as writer:
-        for one in judged:
+        for one in predicted:
             which = {name: str(value) if kinds[name] == "string" else value for name, value in one.which.items()}
             writer.write_table(pyarrow.table(_columns(replace(one, which=which)), schema=schema))
 
@@ -86,7 +86,7 @@ def _kind(values: Sequence[Any]) -> str:
     return "int64" if all(isinstance(value, int) for value in values) else "string"
 
 
-def _columns(one: Judged) -> dict[str, list[Any]]:
+def _columns(one: Predicted) -> dict[str, list[Any]]:
     names = [printable(name) for name in one.classes]
     return {
         **{name: [value] * len(one.ids) for name, value in one.which.items()},
@@ -97,30 +97,30 @@ def _columns(one: Judged) -> dict[str, list[Any]]:
     }
 
 
-def save_per_class(path: _Path, judged: Sequence[Judged]) -> None:
+def save_per_class(path: _Path, predicted: Sequence[Predicted]) -> None:
     """Replace `path` by a CSV of what `which` names, then `class, n_test, correct, top1`; a class without test images
     has no accuracy.
     """
 
     def lines() -> Iterator[list[Any]]:
-        for one in judged:
+        for one in predicted:
             for row in per_class_rows(one.confusion, [printable(name) for name in one.classes]):
                 yield [*one.which.values(), *row.values()]
 
-    _write_csv(path, (*judged[0].which, "class", "n_test", "correct", "top1"), lines())
+    _write_csv(path, (*predicted[0].which, "class", "n_test", "correct", "top1"), lines())
 
 
-def save_confusion(path: _Path, judged: Sequence[Judged]) -> None:
+def save_confusion(path: _Path, predicted: Sequence[Predicted]) -> None:
     """Replace `path` by a CSV of confusion matrices: what `which` names, the true class, and a column per predicted
     class.
     """
-    names = [printable(name) for name in judged[0].classes]
+    names = [printable(name) for name in predicted[0].classes]
     lines = (
         [*one.which.values(), name, *counts]
-        for one in judged
+        for one in predicted
         for name, counts in zip(names, one.confusion.tolist(), strict=True)
     )
-    _write_csv(path, (*judged[0].which, "true \\ predicted", *names), lines)
+    _write_csv(path, (*predicted[0].which, "true \\ predicted", *names), lines)
 
 
 def _write_csv(path: _Path, header: Iterable[str], lines: Iterable[Iterable[Any]]) -> None:

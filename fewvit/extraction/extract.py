@@ -130,7 +130,7 @@ class _Extraction:
                 self.memory.save()
         self.report.seconds = self._elapsed()
         self.report.cached = len(self.dataset) - len(self.bad) - self.report.computed
-        self._judge()
+        self._require_enough()
         return self._gather()
 
     def _recall(self) -> list[int]:
@@ -295,7 +295,7 @@ class _Extraction:
                 Progress(done, len(self.dataset), report.computed, self._elapsed(), report.waiting, report.modelling)
             )
 
-    def _judge(self) -> None:
+    def _require_enough(self) -> None:
         """Raise BadImages when more images failed than allowed."""
         for row in sorted(self.bad):
             label = int(self.dataset.labels[row])

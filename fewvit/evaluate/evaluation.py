@@ -17,8 +17,8 @@ _CHUNK_BYTES = 8 << 20  # of class scores at once
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One classifier on one test set; class numbers are those of the feature set."""
+class Evaluation:
+    """What one classifier gives on one test set; class numbers are those of the feature set."""
 
     rank: np.ndarray  # (Q,) place of the true class, 0 = first
     predictions: np.ndarray  # (Q,)
@@ -36,8 +36,11 @@ class Verdict:
         }
 
 
-def judge(estimator: Any, test: FeatureSet, temperature: float) -> Verdict:
-    """The verdict on every test row, a chunk at a time unless the estimator looks at all of them together."""
+def evaluate_estimator(estimator: Any, test: FeatureSet, temperature: float) -> Evaluation:
+    """How a fitted estimator does on every row of `test`, its probabilities calibrated by `temperature` (see `scale`).
+
+    A chunk of rows at a time, unless the estimator looks at all of them together.
+    """
     known = np.asarray(estimator.classes_)
     column = np.searchsorted(known, test.labels).clip(max=len(known) - 1)
     column[known[column] != test.labels] = -1  # a class that had no labelled image
@@ -49,7 +52,7 @@ def judge(estimator: Any, test: FeatureSet, temperature: float) -> Verdict:
         rank[part] = np.where(column[part] >= 0, rank_of_target(shares, column[part].clip(min=0)), NEVER)
         best[part] = shares.argmax(axis=1)
         confidence[part] = largest_share(shares, temperature)
-    return Verdict(rank, known[best], confidence)
+    return Evaluation(rank, known[best], confidence)
 
 
 def _parts(estimator: Any, rows: int, classes: int) -> Iterator[slice]:
