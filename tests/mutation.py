@@ -95,7 +95,8 @@ VIEWS = {
 }
 FEATURES = {
     "extraction/cache": ["tests/test_cache.py"],
-    "images": ["tests/test_images.py"],
+    "images/__init__": ["tests/test_images.py"],
+    "images/pillow": ["tests/test_images.py"],
     "headers": ["tests/test_headers.py"],
     "models/vit": ["tests/test_vit.py", "-k", "not (auto or openvino or packed or engine or as_many or read_from)"],
 }

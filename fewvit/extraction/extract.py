@@ -18,11 +18,12 @@ import numpy as np
 
 from ..datasets import Dataset
 from ..digests import DigestMemory
-from ..errors import BadImages, NumericalError, ResourceError, counted, printable
+from ..errors import BadImages, NumericalError, counted, printable
 from ..features import FeatureSet
 from ..images import POLICIES_DIFFER, BadImage, decode
 from ..models.products import settle_threads
 from .cache import Cache, FeatureStore
+from .encoding import start_encoding
 from .pipeline import Pipeline
 from .work import Progress, Report, Work, allowed_bad
 
@@ -343,30 +344,3 @@ def _single_threaded() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-def start_encoding(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipeline: Pipeline) -> Tensor:
-    """Features (batch_size, D) of uint8 pixels (n, H, W, 3); on a GPU they are still being computed when this returns.
-
-    A smaller batch is padded to `batch_size` and the padding's rows come last, so a row never depends on its
-    neighbours.
-    """
-    import torch
-
-    if len(pixels) < batch_size:
-        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch_size - len(pixels), axis=0)])
-    device = next(backbone.parameters()).device
-    mean, std = (
-        torch.tensor(values, device=device).view(1, 3, 1, 1)
-        for values in (pipeline.preprocess.mean, pipeline.preprocess.std)
-    )
-    images = torch.from_numpy(pixels)
-    try:
-        if device.type == "cuda":
-            images = images.pin_memory().to(device, non_blocking=True)
-        images = images.permute(0, 3, 1, 2).contiguous().float()  # planes first, while a pixel is one byte
-        return backbone.encode(images.div_(255).sub_(mean).div_(std))
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"out of GPU memory with a batch of {batch_size}", fix=f"Try --batch-size {max(1, batch_size // 2)}."
-        ) from error

@@ -3,39 +3,39 @@
 `pil` gives the official pixels bit for bit: what `Image.open(f).convert("RGB")` and torchvision's Resize and CenterCrop
 give, EXIF ignored, alpha dropped, 16-bit grey saturated. `fast` is what a viewer shows: EXIF orientation applied, white
 under transparency, 16-bit grey scaled; it is 2.5 times faster on JPEG, at a mean difference of 0.004 grey levels where
-neither of the three occurs. Under both policies a picture is measured by its header before it is decoded, and one that
+neither of the three occurs. Under both policies an image is measured by its header before it is decoded, and one that
 is damaged or cut short is a `BadImage`.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import re
-import types
-import warnings
 from collections.abc import Callable
 from enum import IntFlag
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from .errors import MissingExtra, UnknownName, printable
-from .headers import _webp_size, exif_orientation, jpeg_header
-from .preprocess import Preprocess
+from ..errors import MissingExtra, UnknownName, printable
+from ..headers import exif_orientation, jpeg_header
+from ..preprocess import Preprocess
+from .pillow import FORMATS as FORMATS
+from .pillow import BadImage as BadImage
+from .pillow import open_wholly
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 POLICIES = ("fast", "pil")
 MAX_PIXELS = 64_000_000  # Pillow keeps RGB in 4 bytes per pixel and converting needs a second copy: half a gigabyte
-# what may be decoded, whatever a file is called; Pillow reads more
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
-_PILLOW = re.compile(r"PIL\.")  # its modules
-# of what this file does to pixels: raise it whenever they change, so that cached features are not mistaken for new ones
+# of what this package does to pixels: raise it whenever they change, so that cached features are not mistaken for new ones
 _REVISION = 1
 
 
 class Note(IntFlag):
-    """What a reader of the features may want to know about one picture; the same under both policies."""
+    """What a reader of the features may want to know about one image; the same under both policies."""
 
     TURNED = 1  # its EXIF orientation is not 1
     TRANSPARENT = 2  # at least one pixel is not opaque
@@ -43,25 +43,14 @@ class Note(IntFlag):
     FIRST_FRAME = 8  # there are more frames; the first one was taken
 
 
-# with one of these, `fast` and `pil` show different pictures
+# with one of these, `fast` and `pil` show different images
 POLICIES_DIFFER = Note.TURNED | Note.TRANSPARENT | Note.SIXTEEN_BIT
-
-
-class BadImage(Exception):  # no member of FewvitError: whoever reads images decides how many bad ones are an error
-    """One picture that cannot be decoded; `reason` is one short line.
-
-    Caught image by image. Keep the reason, not the exception: its traceback holds the picture.
-    """
-
-    def __init__(self, reason: str):
-        self.reason = reason
-        super().__init__(reason)
 
 
 def decode(
     data: bytes, preprocess: Preprocess, policy: str = "fast", max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, int]:
-    """The picture's uint8 RGB pixels (crop_h, crop_w, 3), and its `Note` bits. May be called from many threads at once.
+    """The image's uint8 RGB pixels (crop_h, crop_w, 3), and its `Note` bits. May be called from many threads at once.
 
     Raises BadImage for whatever cannot be decoded, whichever exception the decoder raised, and for more than
     `max_pixels` pixels.
@@ -75,11 +64,11 @@ def decode(
             _refuse_large(header.height, header.width, preprocess, max_pixels)
             pixels, orientation, notes = read_jpeg(data), header.orientation, Note(0)
         else:
-            picture = _open(data, preprocess, max_pixels)
-            orientation, notes = exif_orientation(picture.info.get("exif", b"")), _notes(picture)
+            image = open_wholly(data, lambda h, w: _refuse_large(h, w, preprocess, max_pixels))
+            orientation, notes = exif_orientation(image.info.get("exif", b"")), _notes(image)
             if policy == "pil":
-                return _official(picture, preprocess), int(notes | _turned(orientation))
-            pixels = _rgb_as_seen(picture)
+                return _official(image, preprocess), int(notes | _turned(orientation))
+            pixels = _rgb_as_seen(image)
         return _cover_and_crop(pixels, preprocess, orientation), int(notes | _turned(orientation))
     except BadImage:
         raise
@@ -89,7 +78,7 @@ def decode(
 
 
 def decode_whole(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The picture's uint8 RGB pixels (H, W, 3) under the policy `fast`, neither resized nor cropped.
+    """The image's uint8 RGB pixels (H, W, 3) under the policy `fast`, neither resized nor cropped.
 
     May be called from many threads at once. Raises BadImage as `decode` does.
     """
@@ -99,8 +88,8 @@ def decode_whole(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             _refuse_large(header.height, header.width, _AS_IT_IS, max_pixels)
             pixels, orientation = _jpeg_reader()(data), header.orientation
         else:
-            picture = _open(data, _AS_IT_IS, max_pixels)
-            pixels, orientation = _rgb_as_seen(picture), exif_orientation(picture.info.get("exif", b""))
+            image = open_wholly(data, lambda h, w: _refuse_large(h, w, _AS_IT_IS, max_pixels))
+            pixels, orientation = _rgb_as_seen(image), exif_orientation(image.info.get("exif", b""))
         return np.ascontiguousarray(_turn(pixels, orientation))
     except BadImage:
         raise
@@ -150,7 +139,7 @@ def center_crop(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
 
 
 def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: int) -> None:
-    """Raise BadImage for a picture of too many pixels, as its header has it, or of too many once resized (1 x 60,000 at
+    """Raise BadImage for an image of too many pixels, as its header has it, or of too many once resized (1 x 60,000 at
     256 is 4 gigapixels).
     """
     if height * width > max_pixels:
@@ -217,150 +206,54 @@ def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
 
 
-def _rgb_as_seen(picture: Any) -> np.ndarray:
-    """RGB (H, W, 3) of a loaded Pillow picture, white under transparency, 16-bit grey scaled; writable."""
+def _rgb_as_seen(image: Image) -> np.ndarray:
+    """RGB (H, W, 3) of a loaded Pillow image, white under transparency, 16-bit grey scaled; writable."""
     from PIL import Image
 
-    if _is_sixteen_bit(picture):
-        grey = _EIGHT_BIT[np.asarray(picture)]  # (H, W)
-        grey[_clear_grey(picture)] = 255
+    if _is_sixteen_bit(image):
+        grey = _EIGHT_BIT[np.asarray(image)]  # (H, W)
+        grey[_clear_grey(image)] = 255
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if picture.has_transparency_data:
-        layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
-        picture = Image.new("RGB", layer.size, (255, 255, 255))
-        picture.paste(layer, mask=layer)
-    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    if image.has_transparency_data:
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", layer.size, (255, 255, 255))
+        image.paste(layer, mask=layer)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 _EIGHT_BIT = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)  # v / 257 rounded: 65535 is 255
 
 
-def _is_sixteen_bit(picture: Any) -> bool:
+def _is_sixteen_bit(image: Image) -> bool:
     # Pillow scales such PGM to 0..65535
-    return picture.mode.startswith("I;16") or (picture.format == "PPM" and picture.mode == "I")
+    return image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
 
 
-def _clear_grey(picture: Any) -> np.ndarray:
+def _clear_grey(image: Image) -> np.ndarray:
     """(H, W) bool: which 16-bit grey pixels have the one value that a PNG may declare transparent."""
-    return np.asarray(picture) == picture.info.get("transparency", -1)
+    return np.asarray(image) == image.info.get("transparency", -1)
 
 
-def _official(picture: Any, preprocess: Preprocess) -> np.ndarray:
+def _official(image: Image, preprocess: Preprocess) -> np.ndarray:
     """(crop_h, crop_w, 3): what convert("RGB") and torchvision's Resize and CenterCrop make of a loaded Pillow image."""
     from PIL import Image
 
-    rgb = picture.convert("RGB")
+    rgb = image.convert("RGB")
     height, width = covering_size(rgb.height, rgb.width, preprocess.cover)
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling[preprocess.interpolation.upper()])
     return center_crop(np.asarray(rgb), preprocess.crop)
 
 
-def _open(data: bytes, preprocess: Preprocess, max_pixels: int) -> Any:
-    """The Pillow picture in `data`, loaded.
-
-    Raises BadImage for an unknown format, too many pixels, a cut file or 32-bit values. The plug-in is called, not
-    Image.open: that one warns about sizes, and warnings cannot be caught in threads.
-    """
-    _refuse_large(*_webp_size(data), preprocess, max_pixels)
-    opener = _opener(data[:16])
-    _hide_pillow_warnings()
-    picture = opener(io.BytesIO(data), "")
-    _refuse_large(picture.height, picture.width, preprocess, max_pixels)
-    if picture.mode == "F" or (picture.mode == "I" and picture.format != "PPM"):
-        kind = "float" if picture.mode == "F" else "32-bit integer"
-        raise BadImage(f"{kind} values: which is black and which is white is not said; save it with 8 or 16 bits")
-    if picture.format == "PNG" and data.rfind(b"IEND\xaeB`\x82") < 0:  # Pillow does without; a cut file should not pass
-        raise BadImage("cut short: PNG without its end")
-    _load_wholly(picture)
-    return picture
-
-
-def _opener(prefix: bytes) -> Callable[[io.BytesIO, str], Any]:
-    """The Pillow plug-in that a file's first bytes call for, if its format is one of `FORMATS`."""
-    if not prefix:
-        raise BadImage("empty file")
-    for name, (factory, accept) in _plugins().items():
-        answer = accept(prefix)
-        if isinstance(answer, str):  # the format is known, its decoder is not built in
-            raise BadImage(f"{name}: {answer}")
-        if answer:
-            return factory
-    raise BadImage(
-        f"not an image of a known format ({', '.join(FORMATS)}); starts with "
-        f"'{printable(prefix[:8].decode('latin-1'))}'"
-    )
-
-
-@functools.cache
-def _plugins() -> dict[str, tuple[Any, Any]]:
-    """Format name -> (plug-in, test of the first 16 bytes), of the formats that may be decoded."""
-    from PIL import Image
-
-    Image.init()
-    return {name: Image.OPEN[name] for name in FORMATS if name in Image.OPEN}
-
-
-def _load_wholly(picture: Any) -> None:
-    """Decode a Pillow picture; a file that ends too soon or is damaged raises, whatever ImageFile.LOAD_TRUNCATED_IMAGES
-    says.
-
-    Another library may have set that flag for the process. So reading past the end raises here, and Pillow's own loop
-    runs with the flag as it was delivered; the global is neither trusted nor changed, since threads of that library may
-    be at work.
-    """
-    from PIL import ImageFile, JpegImagePlugin
-
-    # JPEG's load_read invents an end marker under the flag, so it is passed over
-    read = (
-        picture.load_read
-        if hasattr(picture, "load_read") and not isinstance(picture, JpegImagePlugin.JpegImageFile)
-        else None
-    )
-
-    def read_or_raise(size: int) -> bytes:
-        block = read(size) if read else picture.fp.read(size)
-        if not block:
-            raise BadImage("cut short: the file ends before the picture does")
-        return block
-
-    picture.load_read = read_or_raise
-    try:
-        if type(picture).load is ImageFile.ImageFile.load:
-            _strict_load()(picture)
-        else:  # TIFF, WebP, AVIF: decoders that know no such flag
-            picture.load()
-    finally:
-        del picture.load_read  # the function holds the picture: the pixels would wait for the garbage collector
-
-
-@functools.cache
-def _strict_load() -> Callable[[Any], Any]:
-    """ImageFile.load with LOAD_TRUNCATED_IMAGES = False in its globals."""
-    from PIL import ImageFile
-
-    return types.FunctionType(ImageFile.ImageFile.load.__code__, {**vars(ImageFile), "LOAD_TRUNCATED_IMAGES": False})
-
-
-def _hide_pillow_warnings() -> None:
-    """Hide what Pillow's modules say about odd metadata, from now on; its DecompressionBombWarning is of another kind
-    and stays.
-
-    `warnings.catch_warnings` replaces the filters of all threads, so one filter is added and stays.
-    """
-    if not any(kind == "ignore" and module == _PILLOW for kind, _, _, module, _ in warnings.filters):
-        warnings.filterwarnings("ignore", category=UserWarning, module=_PILLOW.pattern)
-
-
-def _notes(picture: Any) -> Note:
-    """The notes on a loaded Pillow picture, but for its orientation."""
-    # the second picture of a JPEG (format MPO) is a preview or a gain map, no frame
-    notes = Note.FIRST_FRAME if getattr(picture, "is_animated", False) and picture.format != "MPO" else Note(0)
-    if _is_sixteen_bit(picture):
-        notes |= Note.SIXTEEN_BIT | (Note.TRANSPARENT if _clear_grey(picture).any() else Note(0))
-    elif picture.has_transparency_data:
-        layer = picture if picture.mode in ("RGBA", "LA") else picture.convert("RGBA")
-        notes |= Note.TRANSPARENT if layer.getchannel("A").getextrema()[0] < 255 else Note(0)
+def _notes(image: Image) -> Note:
+    """The notes on a loaded Pillow image, but for its orientation."""
+    # the second image of a JPEG (format MPO) is a preview or a gain map, no frame
+    notes = Note.FIRST_FRAME if getattr(image, "is_animated", False) and image.format != "MPO" else Note(0)
+    if _is_sixteen_bit(image):
+        notes |= Note.SIXTEEN_BIT | (Note.TRANSPARENT if _clear_grey(image).any() else Note(0))
+    elif image.has_transparency_data:
+        layer = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+        notes |= Note.TRANSPARENT if cast("tuple[int, int]", layer.getchannel("A").getextrema())[0] < 255 else Note(0)
     return notes
 
 
