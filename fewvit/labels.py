@@ -23,13 +23,16 @@ class Listed(Protocol):
     """Images by name and class: a data set, the features of one, or a source of either."""
 
     @property
-    def ids(self) -> Sequence[str]: ...
+    def ids(self) -> Sequence[str]:
+        """N ids, paths relative to the source."""
 
     @property
-    def labels(self) -> np.ndarray: ...  # (N,) int64, -1 = unlabelled
+    def labels(self) -> np.ndarray:
+        """Places in `classes` (N,) int64, -1 = unlabelled."""
 
     @property
-    def classes(self) -> Sequence[str]: ...
+    def classes(self) -> Sequence[str]:
+        """C class names."""
 
 
 _Set = TypeVar("_Set", bound=Listed)

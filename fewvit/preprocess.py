@@ -28,6 +28,7 @@ class Preprocess:
             raise UnknownName("interpolation", self.interpolation, ("bicubic", "bilinear"))
 
     def to_dict(self) -> dict[str, Any]:
+        """Field -> value, for manifests and cache keys."""
         return asdict(self)
 
 

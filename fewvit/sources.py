@@ -45,13 +45,16 @@ class Source(Listed, Protocol):
     """Images or features. Names and classes are known before any image is read."""
 
     @property
-    def name(self) -> str: ...  # for result rows
+    def name(self) -> str:
+        """The name of the data set, for result rows."""
 
     @property
-    def place(self) -> str: ...  # as the user wrote it
+    def place(self) -> str:
+        """The source as the user wrote it."""
 
     @property
-    def images(self) -> Dataset | None: ...  # None: features were given
+    def images(self) -> Dataset | None:
+        """The data set; None where features were given."""
 
     def fingerprint(self, pipeline: Pipeline | None) -> str:
         """That of the features that `features` gives for this pipeline; empty: unknown."""
@@ -63,7 +66,8 @@ class Source(Listed, Protocol):
         """
 
     @property
-    def known_classes(self) -> Sequence[str]: ...  # that can be learnt from it, by name
+    def known_classes(self) -> Sequence[str]:
+        """Names of the classes that can be learnt from it."""
 
     def numbered_as(self, train: Listed) -> Source:
         """The source with its labels renumbered to the classes of `train`. Raises DataError as `labels.align`."""
@@ -79,31 +83,42 @@ class ImageSource:
 
     @property
     def name(self) -> str:
+        """The name of the data set."""
         return self.images.name
 
     @property
     def ids(self) -> Sequence[str]:
+        """N ids of the data set."""
         return self.images.ids
 
     @property
     def labels(self) -> np.ndarray:
+        """Places in `classes` (N,) int64, -1 = unlabelled."""
         return self.images.labels
 
     @property
     def classes(self) -> Sequence[str]:
+        """C class names."""
         return self.images.classes
 
     def fingerprint(self, pipeline: Pipeline | None) -> str:
+        """The pipeline's: it decides what the features will be. Raises TypeError for none."""
         return _required(pipeline).fingerprint
 
     def features(self, pipeline: Pipeline | None) -> FeatureSet:
+        """One row per image that can be decoded, computed or from the cache.
+
+        Raises as `extract`, TypeError for no pipeline.
+        """
         return self.extractor.features(_required(pipeline), self.images)
 
     @property
     def known_classes(self) -> Sequence[str]:
+        """Every class of the data set; where that was allowed, also one without images."""
         return self.images.classes  # without images where that was allowed
 
     def numbered_as(self, train: Listed) -> ImageSource:
+        """The images with labels that count the classes of `train`. Raises DataError as `labels.align`."""
         return replace(self, images=align(train, self.images))
 
 
@@ -117,31 +132,39 @@ class FeatureSource:
 
     @property
     def name(self) -> str:
+        """The name of the set that the file holds."""
         return self.given.name
 
     @property
     def ids(self) -> Sequence[str]:
+        """N ids."""
         return self.given.ids
 
     @property
     def labels(self) -> np.ndarray:
+        """Places in `classes` (N,) int64, -1 = unlabelled."""
         return self.given.labels
 
     @property
     def classes(self) -> Sequence[str]:
+        """C class names."""
         return self.given.classes
 
     def fingerprint(self, pipeline: Pipeline | None) -> str:
+        """The file's, whatever the pipeline; empty where it carries none."""
         return self.given.fingerprint
 
     def features(self, pipeline: Pipeline | None) -> FeatureSet:
+        """The features (N, D) as they were read, whatever the pipeline."""
         return self.given
 
     @property
     def known_classes(self) -> Sequence[str]:
+        """The classes that a labelled row is of: the file may name more."""
         return with_images(self.given)  # a file may name more
 
     def numbered_as(self, train: Listed) -> FeatureSource:
+        """The features with labels that count the classes of `train`. Raises DataError as `labels.align`."""
         return replace(self, given=align(train, self.given))
 
 
@@ -160,6 +183,7 @@ class Sources:
 
     @property
     def sides(self) -> tuple[Source, ...]:
+        """The source to learn from, and the one to be tested on where there is one."""
         return (self.train,) if self.test is None else (self.train, self.test)
 
     @property

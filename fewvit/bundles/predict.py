@@ -23,6 +23,7 @@ class Predictions(Result):
     """One row per image; the table shows every column, also one that never varies."""
 
     def to_table(self, width: int = WIDTH) -> list[list[str]]:
+        """Cells as text, the header first, a line per image; `width` is not looked at, since no column is left out."""
         return (
             [list(self.rows[0]), *([_cell(value) for value in row.values()] for row in self.rows)]
             if self.rows

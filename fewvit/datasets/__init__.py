@@ -118,11 +118,14 @@ class _Selected:
 class Reader(Protocol):
     """Where the bytes of a data set come from. Called from several threads at once."""
 
-    def read(self, i: int) -> bytes: ...
+    def read(self, i: int) -> bytes:
+        """The bytes of image `i`, undecoded. Raises OSError as the operating system does."""
 
-    def identity(self, i: int) -> bytes | None: ...
+    def identity(self, i: int) -> bytes | None:
+        """40 bytes that change when the file of image `i` does, as `Dataset.identity`; None where nothing tells."""
 
-    def place(self, i: int) -> str | None: ...
+    def place(self, i: int) -> str | None:
+        """Where image `i` lies, for messages: its path, or that of what holds it with its name there; or None."""
 
 
 def open_dataset(source: str, listing: Listing | None = None) -> Dataset:

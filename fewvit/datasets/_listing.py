@@ -60,17 +60,21 @@ class FileReader:
     identities: bytes  # as in Tree
 
     def read(self, i: int) -> bytes:
+        """The bytes of file `i`. Raises OSError as the operating system does."""
         with open(os.path.join(self.root, self.ids[i]), "rb", buffering=0) as handle:
             return handle.read()
 
     def identity(self, i: int) -> bytes | None:
+        """The 40 bytes of file `i` when it was listed, as `Dataset.identity`."""
         return self.identities[40 * i : 40 * i + 40]
 
     def place(self, i: int) -> str | None:
+        """The path of file `i`."""
         return os.path.join(self.root, self.ids[i])
 
 
 def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image: by its ending, in any case of letters."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 

@@ -31,10 +31,12 @@ class Archive:
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether the path goes to a `.zip` file, or on into one."""
         return _split(source) is not None
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """The images of the archive, or of the folder in it, read in place. Raises DataError as `Format.open`."""
         content = _source_content(source)
         ids = sorted(content.images, key=os.fsencode)
         folders = content.top_folders()

@@ -24,23 +24,25 @@ class Digits:
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether the source is `digits`, `digits/train` or `digits/test`."""
         return source in _ROWS
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """The digits of that part, in the order of their ids. `listing` changes nothing."""
         from sklearn.datasets import load_digits
 
         digits, rows = load_digits(), _ROWS[source]
         grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), from 0..16
         ids = [f"digit/{row:04d}" for row in range(len(grey))]
         return Dataset(
-            "digits", ids[rows], digits.target[rows].astype(np.int64), list("0123456789"), _Pictures(grey[rows])
+            "digits", ids[rows], digits.target[rows].astype(np.int64), list("0123456789"), _Images(grey[rows])
         )
 
 
 @dataclass(frozen=True)
-class _Pictures:
-    """Grey pictures (N, H, W) uint8, given as PNG."""
+class _Images:
+    """Grey images (N, H, W) uint8, given as PNG."""
 
     grey: np.ndarray
 

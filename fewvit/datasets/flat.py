@@ -24,10 +24,15 @@ class Flat:
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether an image lies directly in the folder, or it is Tiny-ImageNet's `val`."""
         return kind_of_folder(source) == "flat" or _is_tiny_imagenet_val(source)
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """The images below the folder, labelled where a list of the ground truth is found.
+
+        Raises DataError as `Format.open`.
+        """
         tree = image_tree(source, listing.follow_links)
         refuse_nothing(source, tree.ids, tree.left_out)
         folders = sorted({os.path.dirname(name) for name in tree.ids}, key=os.fsencode)

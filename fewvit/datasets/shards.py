@@ -48,12 +48,17 @@ class Shards:
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether it is a tar file, a pattern of them, or a folder that holds tar files and no image."""
         if source.lower().endswith(_TAR):
             return bool(_BRACES.search(source)) or os.path.isfile(source)
         return kind_of_folder(source) == "shards"
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """The samples that have an image, labelled.
+
+        Raises DataError as `Format.open`, also for damaged and compressed shards.
+        """
         left_out: Counter[str] = Counter()
         samples: list[_Sample] = []
         paths = _paths(source)

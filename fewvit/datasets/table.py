@@ -24,10 +24,15 @@ class Table:
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether it is a file that ends in .csv, .tsv or .parquet."""
         return source.lower().endswith((".csv", ".tsv", ".parquet")) and os.path.isfile(source)
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """A row per image, by the bytes of its path.
+
+        Raises DataError as `Format.open`, MissingExtra without pyarrow.
+        """
         try:
             rows = _read_parquet(source) if source.lower().endswith(".parquet") else _read_text(source)
         except OSError as error:

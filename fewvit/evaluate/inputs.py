@@ -54,6 +54,7 @@ class Inputs:
 
     @property
     def sides(self) -> tuple[FeatureSet, ...]:
+        """The features of the train set, and of the test set where there is one."""
         return (self.train,) if self.test is None else (self.train, self.test)
 
     @property

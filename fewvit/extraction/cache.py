@@ -44,7 +44,7 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache folder: feature stores, digests of files, weights, accepted licences, what bare files turned out to be."""
+    """The cache folder: feature stores, digests of files, weights, accepted licences, what bare files are."""
 
     folder: Path
 
@@ -53,6 +53,7 @@ class Cache:
         return FeatureStore(self.folder / "features" / key_digest(key)[:32], key)
 
     def digests(self, *, rehash: bool = False) -> DigestMemory:
+        """The digests of files seen before, by file identity; with `rehash` what was remembered is not used."""
         return DigestMemory(self.folder / "digests", rehash=rehash)
 
     @property

@@ -80,6 +80,7 @@ class Pipeline:
 
     @property
     def fingerprint(self) -> str:
+        """sha256 of `key` in hex: equal for pipelines that give equal features, whatever they are called."""
         return key_digest(self.key)
 
     @property

@@ -48,6 +48,7 @@ class Report:
 
     @property
     def images_per_second(self) -> float | None:
+        """Images through the model per second of work, starting left out; None where none was computed."""
         return self.computed / self.seconds if self.computed and self.seconds else None
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 POLICIES = ("fast", "pil")
 MAX_PIXELS = 64_000_000  # Pillow keeps RGB in 4 bytes per pixel and converting needs a second copy: half a gigabyte
-# of what this package does to pixels: raise it whenever they change, so that cached features are not mistaken for new ones
+# of what this package does to pixels: raise it whenever they change, so that cached features are not taken for new ones
 _REVISION = 1
 
 
@@ -235,7 +235,7 @@ def _clear_grey(image: Image) -> np.ndarray:
 
 
 def _official(image: Image, preprocess: Preprocess) -> np.ndarray:
-    """(crop_h, crop_w, 3): what convert("RGB") and torchvision's Resize and CenterCrop make of a loaded Pillow image."""
+    """(crop_h, crop_w, 3): what convert("RGB") and torchvision's Resize and CenterCrop make of a Pillow image."""
     from PIL import Image
 
     rgb = image.convert("RGB")

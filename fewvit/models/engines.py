@@ -98,6 +98,7 @@ class AutocastBackbone(Backbone):
         self._context: Callable[[], Any] = lambda: torch.autocast(device.split(":")[0], dtype=dtype)
 
     def encode(self, images: Tensor) -> Tensor:
+        """Features (B, D) float32 of normalised images (B, 3, H, W)."""
         with self._context():
             return super().encode(images)
 
@@ -130,6 +131,7 @@ class PackedLinear(nn.Module):
         self.bias = bias.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """act(x W^T + b) (..., out) of x (..., in), computed and returned in the precision of the packed weight."""
         return packed_product(x.to(self.dtype), self.weight, self.bias, self.activation)
 
     def add_to(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -154,6 +156,7 @@ class PackedBlock(nn.Module):
         self.fc2 = PackedLinear(block.mlp.fc2, dtype, scale=gammas[1])
 
     def forward(self, x: Tensor) -> Tensor:
+        """The tokens (B, T, D) after the block."""
         b, t, d = x.shape
         q, k, v = (
             self.attn.qkv(self.norm1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)

@@ -38,6 +38,7 @@ class BackboneSpec:
 
     @property
     def is_random(self) -> bool:
+        """Whether the weights are drawn from `seed` and not read from a file."""
         return self.weights_sha256 == "random"
 
     def advice(self, task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
