@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .errors import DataError, UsageError, counted
+from .results import Row
 from .seeds import generator
 
 ENOUGH = 2000  # held-out rows that settle one number; with many images one fold has them, and one fit is enough
@@ -42,6 +43,24 @@ def below_the_largest(probabilities: np.ndarray) -> np.ndarray:
 # ---- the temperature
 
 
+class Estimator(Protocol):
+    """A classifier in scikit-learn's style, as far as an evaluation uses one; what else it does, its `Traits` say."""
+
+    classes_: np.ndarray  # (C,) ascending; columns of `predict_proba`, after `fit`
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Estimator:
+        """Itself, fitted on rows X (N, D) with labels y (N,). Raises ValueError for what cannot be fitted."""
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """The label (Q,) of each row of X (Q, D)."""
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Class probabilities (Q, C) of rows X (Q, D)."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Option -> value, as they were given to the constructor."""
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """What estimators say about rows that they were not fitted on."""
@@ -52,7 +71,7 @@ class HeldOut:
 
 
 def cross_validated_temperature(
-    make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0
+    make: Callable[[], Estimator], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0
 ) -> float:
     """The temperature for `scale` that fits what estimators of `make` say about held-out rows of X (N, D) with labels y
     (N,).
@@ -63,7 +82,7 @@ def cross_validated_temperature(
     return best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0
 
 
-def held_out(make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0) -> HeldOut:
+def held_out(make: Callable[[], Estimator], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0) -> HeldOut:
     """Each row's probabilities from an estimator of `make` that was fitted without the row's fold; no more folds once
     ENOUGH rows are judged.
     """
@@ -167,7 +186,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, n_classes: int
     return np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def per_class_rows(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+def per_class_rows(confusion: np.ndarray, classes: Sequence[str]) -> list[Row]:
     """For each class its name, `n_test`, `correct` and `top1` in percent; None for a class without test images."""
     counts, correct = confusion.sum(axis=1).tolist(), confusion.diagonal().tolist()
     return [

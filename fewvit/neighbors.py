@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .cpu import in_threads, wide_openblas
 from .errors import DataError, NumericalError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # (queries, k) -> scores and rows (Q, k)
 
 METRICS = ("cosine", "dot", "euclidean")
 GPU_MAX_K = 2048  # GPU_MAX_SELECTION_K of FAISS
@@ -225,7 +231,7 @@ def faiss_is_here() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     """FAISS, with the widest kernels of the CPU. Raises ImportError."""
     with wide_openblas():
         import faiss
@@ -275,7 +281,7 @@ def _torch_device(device: str) -> str:
     return "cuda" if device == "auto" else device
 
 
-def _faiss(rows: np.ndarray, metric: str, device: str) -> Any:
+def _faiss(rows: np.ndarray, metric: str, device: str) -> _Search:
     faiss = _library()
     kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
 
@@ -286,7 +292,7 @@ def _faiss(rows: np.ndarray, metric: str, device: str) -> Any:
     return search
 
 
-def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> Any:
+def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> _Search:
     faiss = _library()
     number = int(device.partition(":")[2] or 0)
     resources = faiss.StandardGpuResources()
@@ -295,7 +301,7 @@ def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> Any:
     config.device = number
     index = (faiss.GpuIndexFlatL2 if metric == "euclidean" else faiss.GpuIndexFlatIP)(resources, rows.shape[1], config)
     index.add(rows)
-    fallback: list[Any] = []
+    fallback: list[_Search] = []
 
     def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if k > GPU_MAX_K:
@@ -308,7 +314,7 @@ def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> Any:
     return search
 
 
-def _torch(rows: np.ndarray, metric: str, device: str) -> Any:
+def _torch(rows: np.ndarray, metric: str, device: str) -> _Search:
     import torch
 
     bank = torch.from_numpy(rows).to(device)
@@ -326,11 +332,11 @@ def _torch(rows: np.ndarray, metric: str, device: str) -> Any:
     return search
 
 
-def _torch_topk(queries: Any, bank: Any, squares: Any, k: int, block: int) -> tuple[Any, Any]:
+def _torch_topk(queries: Tensor, bank: Tensor, squares: Tensor | None, k: int, block: int) -> tuple[Tensor, Tensor]:
     """Best k of the blocks' best k, so that the whole score matrix never exists."""
     import torch
 
-    best: tuple[Any, Any] | None = None
+    best: tuple[Tensor, Tensor] | None = None
     for start in range(0, len(bank), block):
         part = bank[start : start + block]
         scores = queries @ part.T

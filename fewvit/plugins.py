@@ -24,7 +24,7 @@ def names(kind: str) -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / kind).glob("*.py") if not path.stem.startswith("_"))
 
 
-def find(kind: str, name: str) -> Any:
+def find(kind: str, name: str) -> type[Any]:
     """The one public class of `fewvit/<kind>/<name>.py`; hyphens are accepted. Raises UnknownName."""
     stem = name.replace("-", "_")
     if stem not in names(kind):

@@ -43,6 +43,9 @@ _GIVEN = ("dataset", "backbone")  # what the user named, so is missed least
 _GAP = "  "  # between two columns
 WIDTH = 100  # characters of a table's line, where columns can be left out
 
+Row = dict[str, Any]  # one measurement: column -> value
+Facts = dict[str, Any]  # what a run's manifest says: name -> anything that JSON holds
+
 
 @dataclass(frozen=True)
 class Result:
@@ -111,7 +114,7 @@ def _ordered(columns: Mapping[str, None]) -> list[str]:
     return [c for c in _COLUMNS if c in columns] + [c for c in columns if c not in _COLUMNS]
 
 
-def _cell(value: Any, *, two_decimals: bool = False) -> str:
+def _cell(value: object, *, two_decimals: bool = False) -> str:
     if value is None:
         return ""
     if not isinstance(value, float):
@@ -134,6 +137,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def manifest(**facts: Any) -> dict[str, Any]:
+def manifest(**facts: Any) -> Facts:
     """The run's manifest: the facts given, then versions, platform and the command line."""
     return {**facts, "versions": versions(), "platform": platform.platform(), "argv": list(sys.argv)}

@@ -1,5 +1,6 @@
-"""Where evaluations begin: a source is images or features, and answers one question, `features(pipeline)`, whichever it
-is.
+"""Where evaluations begin: a source, images or features, answers one question, `features(pipeline)`, in its own way.
+
+One file because opening what a user named, its two kinds and their pairing are one story, read from below to above.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration import scale
+from ..calibration import Estimator, scale
 from ..classifiers import classifiers, traits_of
 from ..errors import FingerprintMismatch, NumericalError, UsageError, counted
 from ..features import FeatureSet
@@ -34,7 +34,7 @@ class Bundle:
     """A classifier fitted on rows whose labels are numbers in `classes`."""
 
     classifier: str  # the plug-in's name
-    estimator: Any
+    estimator: Estimator
     classes: Sequence[str]
     counts: Sequence[int]  # images per class it was fitted on
     width: int  # columns of its features
@@ -95,7 +95,8 @@ class Bundle:
         self.require_growth()
         counts = np.bincount(labels, minlength=len(classes))
         counts[: len(self.counts)] += np.asarray(self.counts, counts.dtype)
-        estimator, support = self.estimator, self.support
+        support = self.support
+        estimator: Any = self.estimator  # `add` is no method of every one
         if support is not None:
             support = (np.concatenate([support[0], features]), np.concatenate([support[1], labels]))
             estimator.fit(*support)
@@ -132,7 +133,7 @@ def row_digests(features: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
-def keeps_support(estimator: Any) -> bool:
+def keeps_support(estimator: Estimator | type[Any]) -> bool:
     """Whether a bundle of it stores the rows it was fitted on, to fit it again: it declares `keeps = "support"`, as
     what it holds is no array.
     """

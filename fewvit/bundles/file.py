@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import DataError, FewvitError, IntegrityError, UsageError, from_os_error, printable
 from ..extraction.pipeline import FeatureOptions
@@ -108,11 +109,11 @@ def _packed(value: Any, name: str, arrays: dict[str, np.ndarray], classifier: st
     )
 
 
-def _plain(value: Any) -> np.ndarray:
+def _plain(value: ArrayLike) -> np.ndarray:
     return np.array(value, order="C")
 
 
-def _order(value: Any) -> str:
+def _order(value: np.ndarray | np.generic) -> str:
     return "F" if np.ndim(value) > 1 and value.flags.f_contiguous and not value.flags.c_contiguous else "C"
 
 

@@ -24,7 +24,7 @@ from ..metrics import rank_of_target, top_k_accuracy
 from ..models.resolve import is_path
 from ..options import options_of
 from ..plugins import find
-from ..results import manifest
+from ..results import Facts, Row, manifest
 from ..sources import is_features
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .file import replace_bundle, save_bundle
@@ -50,7 +50,7 @@ def check_threshold(threshold: float) -> None:
         raise UsageError(f"--threshold {threshold} is no share between 0 and 1")
 
 
-def check_classifier(name: str) -> Any:
+def check_classifier(name: str) -> type[Any]:
     """The estimator's class. Raises UnknownName, and UsageError for one that cannot classify new images one by one."""
     kind = find("classifiers", name)
     traits = traits_of(kind)
@@ -247,7 +247,7 @@ def features_for(
     return inputs
 
 
-def _rows(inputs: Inputs, bundle: Bundle, held: HeldOut | None) -> list[dict[str, Any]]:
+def _rows(inputs: Inputs, bundle: Bundle, held: HeldOut | None) -> list[Row]:
     columns = {**inputs.labels, "method": bundle.classifier}
     found: dict[str, float] = {
         "images": sum(bundle.counts),
@@ -268,7 +268,7 @@ def _rows(inputs: Inputs, bundle: Bundle, held: HeldOut | None) -> list[dict[str
     return rows
 
 
-def _facts(inputs: Inputs, bundle: Bundle, sha256: str, seed: int) -> dict[str, Any]:
+def _facts(inputs: Inputs, bundle: Bundle, sha256: str, seed: int) -> Facts:
     facts = {
         "bundle_sha256": sha256,
         "options": bundle.estimator.get_params(deep=False),

@@ -11,7 +11,7 @@ from ..datasets import Listing
 from ..errors import counted, printable
 from ..evaluate.inputs import FeatureReader
 from ..features import FeatureSet
-from ..results import WIDTH, Result, manifest
+from ..results import WIDTH, Facts, Result, Row, manifest
 from .bundle import Bundle
 from .fit import check_threshold, features_for
 
@@ -31,11 +31,11 @@ class Predictions(Result):
         )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else printable(value)
 
 
-def predict_rows(bundle: Bundle, features: FeatureSet, threshold: float | None = None) -> Iterator[dict[str, Any]]:
+def predict_rows(bundle: Bundle, features: FeatureSet, threshold: float | None = None) -> Iterator[Row]:
     """For each image `id`, `label` (`unknown` where the confidence is below the threshold), `confidence`, and the
     `best` and `second` class.
 
@@ -65,13 +65,13 @@ def _targets(bundle: Bundle, features: FeatureSet) -> list[str | None]:
     return names if set(names) & set(bundle.classes) else []
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, threshold: float) -> dict[str, Any]:
+def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, threshold: float) -> Facts:
     """How many predictions are below the threshold; of `labelled` images, whose class the bundle knows, `top1`: percent
     whose best is right.
     """
     classes = set(bundle.classes)
     known = [row for row in rows if row.get("target") in classes]
-    found: dict[str, Any] = {"unknown": sum(row["confidence"] < threshold for row in rows)}
+    found: Facts = {"unknown": sum(row["confidence"] < threshold for row in rows)}
     if known:
         found |= {"labelled": len(known), "top1": 100 * sum(row["best"] == row["target"] for row in known) / len(known)}
     return found

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from ..files import sweep
 
@@ -70,7 +70,7 @@ class PartialFile:
                 return self.size() > 0
         return False
 
-    def open(self, key: str | None, start: int) -> Any:
+    def open(self, key: str | None, start: int) -> BinaryIO:
         """A handle at byte `start`.
 
         Never in append mode: two writers of one part must put the same bytes to the same places.

@@ -131,7 +131,7 @@ class Reader(Protocol):
 def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
     """The data set behind `source`, in whatever format it is. Raises DataError if nothing is there or nothing fits."""
     for name in plugins.names("datasets"):
-        format_: Format = plugins.find("datasets", name)
+        format_: type[Format] = plugins.find("datasets", name)
         if format_.accepts(source):
             return format_.open(source, listing or Listing())
     if not Path(source).exists():

@@ -7,7 +7,6 @@ import itertools
 import os
 import stat
 from collections.abc import Sequence
-from typing import Any
 
 from ..digests import identity_of
 from ..errors import DataError, MissingExtra, are, counted, from_os_error, printable
@@ -92,7 +91,7 @@ def _read_parquet(source: str) -> Rows:
     ]
 
 
-def _text(label: Any) -> str | None:
+def _text(label: object) -> str | None:
     """A class name: 3.0 is '3', as pandas writes integers beside missing values; None, NaN and '' are no label."""
     if label is None or label == "" or label != label:
         return None

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from ..calibration import Estimator
 from ..classifiers import traits_of
 from ..cpu import in_threads
 from ..datasets import Listing
@@ -18,8 +19,12 @@ from ..features import FeatureSet
 from ..labels import labelled
 from ..metrics import mean_and_interval
 from ..plugins import find
+from ..results import Row
 from .episode_draws import Episodes, draw_episodes, read_classes, read_runs, require_runs
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BLOCK_BYTES = 4 << 20  # features of the episodes that are computed at once stay in the CPU's cache
 
@@ -45,7 +50,7 @@ def run_episodes(
     options: EpisodeOptions,
     say: Callable[[str], None],
     skips: Callable[[list[dict[str, str]]], None],
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> Found:
     """Rows of every backbone, layer, number of shots and classifier, and the run's manifest: what `fewvit episodes`
     prints.
     """
@@ -70,7 +75,7 @@ def run_episodes(
 
 def evaluate_episodes(
     features: FeatureSet, options: EpisodeOptions, say: Callable[[str], None] = lambda line: None
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Result rows (without the columns that name data and backbone): one mean for each number of shots and classifier.
 
     Raises UsageError for options that cannot be, DataError for too few classes or images and for unlabelled ones,
@@ -155,14 +160,16 @@ def _require_images(
         )
 
 
-def accuracies(features: np.ndarray, episodes: Episodes, estimator: Any, method: str) -> np.ndarray:
+def accuracies(features: np.ndarray, episodes: Episodes, estimator: Estimator, method: str) -> np.ndarray:
     """Percent (E,) of each episode's queries that the classifier gets right."""
     rows = episodes.support.shape[1] + episodes.queries.shape[1]
     size = max(1, _BLOCK_BYTES // (4 * rows * features.shape[1]))
     blocks = [_part(episodes, slice(start, start + size)) for start in range(0, len(episodes), size)]
     if traits_of(estimator).batched:
         with _one_torch_thread():
-            found = list(in_threads(lambda block: _predict_batch(features, block, estimator, method), blocks))
+            found = list(
+                in_threads(lambda block: _predict_batch(features, block, cast(_Batched, estimator), method), blocks)
+            )
     else:
         found = [_predict_each(features, block, estimator, method) for block in blocks]
     return 100.0 * (np.concatenate(found) == episodes.query_labels).mean(axis=1)
@@ -190,7 +197,14 @@ def _part(episodes: Episodes, part: slice) -> Episodes:
     return Episodes(e.support[part], e.support_labels[part], e.queries[part], e.query_labels[part], e.ways)
 
 
-def _predict_batch(features: np.ndarray, episodes: Episodes, estimator: Any, method: str) -> np.ndarray:
+class _Batched(Protocol):
+    """A classifier that takes many episodes at once, as its traits say."""
+
+    def probabilities(self, support: Tensor, labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
+        """Class probabilities (E, q, n_classes) of support (E, n, D) with labels (E, n), and queries (E, q, D)."""
+
+
+def _predict_batch(features: np.ndarray, episodes: Episodes, estimator: _Batched, method: str) -> np.ndarray:
     """Predicted labels (E, q), all episodes at once; the first class on a tie."""
     import torch
 
@@ -203,7 +217,7 @@ def _predict_batch(features: np.ndarray, episodes: Episodes, estimator: Any, met
     return shares.argmax(axis=2)
 
 
-def _predict_each(features: np.ndarray, episodes: Episodes, estimator: Any, method: str) -> np.ndarray:
+def _predict_each(features: np.ndarray, episodes: Episodes, estimator: Estimator, method: str) -> np.ndarray:
     """Predicted labels (E, q), one fit after another."""
     try:
         return np.stack(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..calibration import below_the_largest, expected_calibration_error
+from ..calibration import Estimator, below_the_largest, expected_calibration_error
 from ..classifiers import traits_of
 from ..features import FeatureSet
 from ..metrics import NEVER, rank_of_target, top_k_accuracy
@@ -36,7 +35,7 @@ class Evaluation:
         }
 
 
-def evaluate_estimator(estimator: Any, test: FeatureSet, temperature: float) -> Evaluation:
+def evaluate_estimator(estimator: Estimator, test: FeatureSet, temperature: float) -> Evaluation:
     """How a fitted estimator does on every row of `test`, its probabilities calibrated by `temperature` (see `scale`).
 
     A chunk of rows at a time, unless the estimator looks at all of them together.
@@ -55,7 +54,7 @@ def evaluate_estimator(estimator: Any, test: FeatureSet, temperature: float) -> 
     return Evaluation(rank, known[best], confidence)
 
 
-def _parts(estimator: Any, rows: int, classes: int) -> Iterator[slice]:
+def _parts(estimator: Estimator, rows: int, classes: int) -> Iterator[slice]:
     size = rows if traits_of(estimator).transductive else max(64, _CHUNK_BYTES // (8 * classes))
     for start in range(0, rows, max(1, size)):
         yield slice(start, start + size)

@@ -8,7 +8,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..datasets import Listing
 from ..digests import DigestMemory
@@ -20,7 +19,7 @@ from ..extraction.work import Work, describe, whole
 from ..features import FeatureSet
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
-from ..results import manifest
+from ..results import Facts, Row, manifest
 from ..sources import Extractor, Given, Say, Sources, open_source, open_sources
 
 
@@ -58,7 +57,7 @@ class Inputs:
         return (self.train,) if self.test is None else (self.train, self.test)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """What the run's manifest tells of the features."""
         if self.pipeline is None:
             return {"fingerprint": self.train.fingerprint}
@@ -88,9 +87,9 @@ class Inputs:
         return self.protocol or self.train.protocol or protocol_of(self.train.backbone)
 
     @property
-    def labels(self) -> dict[str, Any]:
+    def labels(self) -> Row:
         """Columns that every row of these inputs carries."""
-        columns: dict[str, Any] = {"dataset": (self.test or self.train).name, "backbone": self.backbone}
+        columns: Row = {"dataset": (self.test or self.train).name, "backbone": self.backbone}
         if (self.pipeline is not None and self.pipeline.spec.is_random) or any(
             side.weights == "random" for side in self.sides
         ):
@@ -184,7 +183,7 @@ class FeatureReader:
             self.say(f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'} not used: features come from {files}")
 
 
-Found = tuple[list[dict[str, Any]], dict[str, Any]]  # result rows, and facts for the run's manifest
+Found = tuple[list[Row], Facts]  # result rows, and facts for the run's manifest
 
 
 def measured(
@@ -202,8 +201,8 @@ def measured(
     the extraction. Its second argument is the backbone's name where there are several, else empty.
     """
     names = reader.backbones.names
-    rows: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
+    rows: list[Row] = []
+    runs: list[Row] = []
     for inputs in reader.each(sets, task) if isinstance(sets, Sources) else sets:
         skips(inputs.skipped)
         several = len(names) > 1 and inputs.pipeline is not None
@@ -218,7 +217,7 @@ def measured(
     return rows, manifest(**shared, seed=seed)
 
 
-def by_layer(inputs: Inputs) -> Iterator[tuple[dict[str, Any], FeatureSet, FeatureSet | None]]:
+def by_layer(inputs: Inputs) -> Iterator[tuple[Row, FeatureSet, FeatureSet | None]]:
     """The sets as they are, or with `--layers each` one pair per block, oldest first."""
     if inputs.pipeline is None or not inputs.pipeline.each:
         yield {}, inputs.train, inputs.test

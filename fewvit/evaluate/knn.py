@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from ..features import FeatureSet, require_one_backbone, shared_rows
 from ..labels import align, labelled, require_classes
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
+from ..results import Row
 from ..sources import Given, Sources
 from ..splits import Split, dependence, dinov2_subset, identical
 from ..vote import check_temperature, votes_at
@@ -49,7 +49,7 @@ class Score:
 
 def evaluate_knn(
     train: FeatureSet, test: FeatureSet | None, options: KNNOptions, say: Callable[[str], None] = lambda line: None
-) -> tuple[list[dict[str, Any]], float]:
+) -> tuple[list[Row], float]:
     """Result rows (without the columns that name data and backbone) and the seconds of search and vote.
 
     Raises UsageError for a k above the bank's size and for options that exclude each other, DataError for unlabelled or
@@ -106,9 +106,7 @@ def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]
     return [k for k in KS if k <= bank] or [bank]
 
 
-def _rows(
-    train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
+def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]) -> Iterator[Row]:
     alone = options.leave_one_out
     ks = _ks(options, len(train) - alone, say)
     for score in score_knn(train, test, ks, options.temperatures, leave_one_out=alone, device=options.device):
@@ -126,7 +124,7 @@ def _rows(
 
 def _few_shot_rows(
     train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Each trial, then its mean: DINOv2's n-per-class times tries, with k in {10, 20, 100, 200, n} up to n."""
     for n in options.shots:
         ks = sorted({k for k in (*(options.ks or KS), n) if k <= n})
@@ -153,7 +151,7 @@ def _few_shot_rows(
             yield {**_few(k, temperature, n, metric, len(bank), len(test)), **mean, **spread}
 
 
-def _few(k: int, temperature: float, shots: int, metric: str, n_train: int, n_test: int) -> dict[str, Any]:
+def _few(k: int, temperature: float, shots: int, metric: str, n_train: int, n_test: int) -> Row:
     return {
         "method": "knn",
         "k": k,
@@ -214,7 +212,7 @@ def run_knn(
             say(advice)
         if inputs.skipped:
             say(f"accuracy is over the remaining images: {counted(len(inputs.skipped), 'was', 'were')} left out")
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         seconds = 0.0
         for extra, train, test in by_layer(inputs):
             found, took = evaluate_knn(train, test, options, say)

@@ -16,6 +16,7 @@ from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, shared_rows
 from ..labels import labelled, require_classes
 from ..metrics import mean_and_interval
+from ..results import Facts, Row
 from ..sources import Given
 from ..splits import dependence, identical
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
@@ -34,7 +35,7 @@ def run_lowshot(
     say: Callable[[str], None],
     skips: Callable[[list[dict[str, str]]], None],
     tuner_of: Callable[[Inputs], Tuner] | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> Found:
     """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest.
 
     `tuner_of` gives what trains last blocks on the images behind the features, where that was asked for.
@@ -50,8 +51,8 @@ def run_lowshot(
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("lowshot", methods=methods)):
             say(advice)
         started = time.perf_counter()
-        rows: list[dict[str, Any]] = []
-        notes: dict[str, Any] = {}
+        rows: list[Row] = []
+        notes: Facts = {}
         for extra, train, test in by_layer(inputs):
             protocol = options.protocol or inputs.known_protocol
             where = {**({"backbone": printable(name)} if name else {}), **extra}
@@ -75,7 +76,7 @@ def evaluate_lowshot(
     say: Callable[[str], None] = lambda line: None,
     *,
     tuner: Tuner | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> Found:
     """Result rows (without the columns that name data and backbone) and what the manifest should tell of the
     classifiers.
 
@@ -95,7 +96,7 @@ def _evaluate(
     say: Callable[[str], None],
     tuner: Tuner | None,
     where: Mapping[str, Any],
-) -> tuple[list[dict[str, Any]], dict[str, Any], list[Predicted]]:
+) -> tuple[list[Row], Facts, list[Predicted]]:
     """As `evaluate_lowshot`, and what is to be saved, under the columns `where` that tell backbone and layer apart."""
     train, test = labelled(train, "train", say), labelled(test, "test", say)
     require_classes(train)
@@ -120,8 +121,8 @@ def _evaluate(
     if options.save_split is not None:
         save_splits(options.save_split, splits, train)
         say(f"wrote {options.save_split}")
-    rows: list[dict[str, Any]] = []
-    chosen: dict[str, Any] = {}
+    rows: list[Row] = []
+    chosen: Facts = {}
     predicted: list[Predicted] = []
     for cells in cells_of(train, test, splits, options, protocol, say, tuner):
         if any(_files(options)):  # they take memory
@@ -151,7 +152,7 @@ def _required(test: FeatureSet | None) -> FeatureSet:
     return test
 
 
-def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[dict[str, Any]]:
+def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[Row]:
     """Every trial, then the mean with its interval; for each metric."""
     metrics = [cell.evaluation.metrics(test.labels) for cell in cells]
     for name in metrics[0]:
@@ -164,8 +165,8 @@ def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[dict[str, Any]]:
         yield {**_columns(cells[0], test), "trial": "mean", "metric": name, "value": mean, **spread}
 
 
-def _columns(cell: Cell, test: FeatureSet) -> dict[str, Any]:
-    columns: dict[str, Any] = {
+def _columns(cell: Cell, test: FeatureSet) -> Row:
+    columns: Row = {
         "method": cell.method,
         "shots": cell.split.shots,
         "n_train": len(cell.split.train),
@@ -176,9 +177,9 @@ def _columns(cell: Cell, test: FeatureSet) -> dict[str, Any]:
     return columns
 
 
-def _facts(cells: Sequence[Cell]) -> dict[str, Any]:
+def _facts(cells: Sequence[Cell]) -> Facts:
     """What was chosen, for the manifest: calibration temperature, and the classifier's own facts."""
-    chosen: dict[str, Any] = {}
+    chosen: Facts = {}
     for cell in cells:
         facts = {name: value if isinstance(value, str) else float(value) for name, value in cell.facts.items()}
         chosen[f"{cell.method}, {cell.split.name}, trial {cell.split.trial}"] = {
@@ -207,9 +208,7 @@ def _save(predicted: Sequence[Predicted], options: LowShotOptions, say: Callable
             say(f"wrote {path}")
 
 
-def _with_published(
-    rows: Sequence[dict[str, Any]], inputs: Inputs, options: LowShotOptions
-) -> Iterator[dict[str, Any]]:
+def _with_published(rows: Sequence[Row], inputs: Inputs, options: LowShotOptions) -> Iterator[Row]:
     """Beside measured means, the paper's numbers: for its own weights, on ImageNet-1k, with the published lists."""
     published: Mapping[Any, Any] = {}
     official = (

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..backbones import ClassifierPreset
-from ..calibration import cross_validated_temperature
+from ..calibration import Estimator, cross_validated_temperature
 from ..classifiers import traits_of
 from ..extraction.protocols import find_protocol, protocols
 from ..features import FeatureSet
@@ -29,7 +29,7 @@ _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
 class Tuned:
     """What training on one split came to."""
 
-    estimator: Any  # on the features below
+    estimator: Estimator  # on the features below
     test: FeatureSet  # the test images as the tuned network sees them
     temperature: float
     why: str  # which hyper-parameters, and how they were chosen
@@ -52,7 +52,7 @@ class Cell:
 
     method: str
     split: Split
-    estimator: Any
+    estimator: Estimator
     evaluation: Evaluation
     temperature: float
     facts: Mapping[str, Any]  # for the manifest: what was chosen, and why
@@ -92,7 +92,7 @@ def _cells(
     traits = traits_of(find("classifiers", method))
     makes = [factory(method, settings, len(split.train), split, options, protocol) for split in splits]
     sets = [(train.features[split.train], train.labels[split.train]) for split in splits]
-    estimators = [make() for make in makes]
+    estimators: list[Any] = [make() for make in makes]  # whose attributes their traits name
     try:
         traits.fit_together(estimators, sets)
     except ValueError as error:
@@ -148,13 +148,13 @@ def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test:
     return cells
 
 
-def _temperature(make: Callable[[], Any], estimator: Any, x: np.ndarray, y: np.ndarray, seed: int) -> float:
+def _temperature(make: Callable[[], Estimator], estimator: Estimator, x: np.ndarray, y: np.ndarray, seed: int) -> float:
     return cross_validated_temperature(lambda: _loosened(make(), estimator), x, y, seed=seed)
 
 
 def factory(
     method: str, settings: Mapping[str, Any], rows: int, split: Split, options: LowShotOptions, protocol: str
-) -> Callable[[], Any]:
+) -> Callable[[], Estimator]:
     """What makes the unfitted classifier: its own defaults, then the protocol's, then the user's."""
     kind = find("classifiers", method)
     takes, penalty = options_of(kind), traits_of(kind).penalty
@@ -167,7 +167,7 @@ def factory(
     return lambda: kind(**{**values, **settings})
 
 
-def _loosened(estimator: Any, fitted: Any) -> Any:
+def _loosened(estimator: Any, fitted: Any) -> Estimator:  # their options are looked up by name
     """The classifier for the folds that choose a temperature: its penalty as settled on all labelled rows, solved less
     exactly.
     """

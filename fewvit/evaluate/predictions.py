@@ -18,6 +18,7 @@ from ..errors import MissingExtra, UsageError, printable
 from ..files import replacing
 
 _Path = str | os.PathLike[str]
+_Line = Iterable[object]  # the cells of one line of a CSV
 
 
 _COLUMNS = ("id", "label", "prediction", "probability")
@@ -81,7 +82,7 @@ def save_predictions(path: _Path, predicted: Sequence[Predicted]) -> None:
             writer.write_table(pyarrow.table(_columns(replace(one, which=which)), schema=schema))
 
 
-def _kind(values: Sequence[Any]) -> str:
+def _kind(values: Sequence[object]) -> str:
     """The type of a column: numbers, unless one of the values is a name such as `1%`."""
     return "int64" if all(isinstance(value, int) for value in values) else "string"
 
@@ -102,7 +103,7 @@ def save_per_class(path: _Path, predicted: Sequence[Predicted]) -> None:
     has no accuracy.
     """
 
-    def lines() -> Iterator[list[Any]]:
+    def lines() -> Iterator[_Line]:
         for one in predicted:
             for row in per_class_rows(one.confusion, [printable(name) for name in one.classes]):
                 yield [*one.which.values(), *row.values()]
@@ -123,7 +124,7 @@ def save_confusion(path: _Path, predicted: Sequence[Predicted]) -> None:
     _write_csv(path, (*predicted[0].which, "true \\ predicted", *names), lines)
 
 
-def _write_csv(path: _Path, header: Iterable[str], lines: Iterable[Iterable[Any]]) -> None:
+def _write_csv(path: _Path, header: Iterable[str], lines: Iterable[_Line]) -> None:
     with replacing(path, "w") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)

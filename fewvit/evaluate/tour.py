@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +12,13 @@ from ..errors import counted
 from ..features import FeatureSet
 from ..results import manifest
 from ..sources import Given
-from .inputs import FeatureReader
+from .inputs import FeatureReader, Found
 from .knn import KNNOptions, evaluate_knn
 
 _KS = (1, 5, 20)
 
 
-def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def tour(reader: FeatureReader, say: Callable[[str], None]) -> Found:
     """Rows of k-NN on the digits: with the backbone's features, and with raw pixels beside them."""
     started = time.perf_counter()
     say("1. The data: the 1797 handwritten digits that scikit-learn carries, 1198 to learn from, 599 to judge by.")

@@ -17,10 +17,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class FeatureStore:
         rows["digest"] = np.frombuffer(b"".join(digests), "V32")
         rows["notes"] = notes
         content = np.ascontiguousarray(features, dtype="<f4")
-        pieces = [_npy_header(content), content.data.cast("B")]
+        pieces: list[bytes | memoryview] = [_npy_header(content), content.data.cast("B")]
         if not (self.folder / "key.json").exists():
             write_json(self.folder / "key.json", dict(self.key))
             sweep(self.folder, _DAY_S, time.time())
@@ -293,14 +294,14 @@ def _hasher() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="sha256")
 
 
-def _sha256(pieces: list[Any]) -> str:
+def _sha256(pieces: Sequence[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
 
 
-def _fill(view: memoryview, handle: Any) -> None:
+def _fill(view: memoryview, handle: FileIO) -> None:
     """Read from `handle` until `view` is full; a file that ends before is an OSError."""
     done = 0
     while done < len(view):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import Architecture, families, recognisable
+from ..backbones import Architecture, Family, Trunk, families, recognisable
 from ..errors import CheckpointError, UsageError, printable
 from ..files import require_writable, write_json
 from .spec import BUNDLE_SCHEMA, Access, BackboneSpec
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _INSPECTION = 2  # raise when what is remembered of a bare file changes its meaning
 
 
-def _checked_key(kind: Any, checkpoint_key: str | None) -> str | None:
+def _checked_key(kind: type[Family], checkpoint_key: str | None) -> str | None:
     if checkpoint_key and kind.checkpoint_keys and checkpoint_key not in kind.checkpoint_keys:
         raise UsageError(
             f"--checkpoint-key {checkpoint_key}: a {kind.__name__} file holds {' and '.join(kind.checkpoint_keys)}"
@@ -133,7 +133,7 @@ def _is_bundle(file: Path) -> bool:
         return False
 
 
-def trunk_of(kind: Any, tree: Mapping[str, Any], file: Path, checkpoint_key: str | None) -> Any:
+def trunk_of(kind: type[Family], tree: Mapping[str, Any], file: Path, checkpoint_key: str | None) -> Trunk:
     """The family's trunk in `tree`; a network that is not there is a CheckpointError."""
     try:
         return kind.trunk(tree, checkpoint_key)

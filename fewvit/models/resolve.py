@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import BUNDLED, OFFLINE, Architecture, Variant, families, family_of_registry, find_variant, variants
+from ..backbones import (
+    BUNDLED,
+    OFFLINE,
+    Architecture,
+    Family,
+    Variant,
+    families,
+    family_of_registry,
+    find_variant,
+    variants,
+)
 from ..errors import CheckpointError, Unobtainable, UsageError
 from ..preprocess import Preprocess
 from ..runs.folder import ANEW, RunFolder
@@ -215,7 +225,7 @@ def _of_variant(
     return BackboneSpec(**common, file=file, weights_sha256=_digest(file, memory, "" if weights else variant.sha256))
 
 
-def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Path:
+def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Access) -> Path:
     """The variant's file: found, or downloaded once its licence is accepted."""
     from ..checkpoints.finding import obtain
 

@@ -16,6 +16,7 @@ from ..backbones import Architecture, position_rule
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from ..extraction.pipeline import Pipeline
     from .spec import BackboneSpec
 
 EPS = 1e-6  # every LayerNorm of the official models; 1e-5 moves DINO's features by 4e-2
@@ -218,7 +219,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.model: Any = model
         self.spec, self.readout = spec, readout
-        self.pipeline: Any = None  # how its features come about (transform, precision), as load_backbone settled it
+        self.pipeline: Pipeline | None = (
+            None  # how its features come about (transform, precision), as load_backbone settled it
+        )
         self.eval()
         self.requires_grad_(False)
 
