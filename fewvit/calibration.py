@@ -22,11 +22,11 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 100.0
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (Q, C) proportional to p^(1 / temperature): above 1 they even out, below 1 they sharpen; their
-    order stays.
+    """Probabilities (Q, C) proportional to p^(1 / temperature): above 1 they even out, below 1 they sharpen.
 
-    What is 0, such as a class without a vote, stays 0. Source: Guo et al. 2017, section 4.2, with log p for the logits,
-    which differ from them by a constant per row.
+    Their order stays, and what is 0, such as a class without a vote, stays 0. Raises UsageError for a temperature that
+    is not above 0. Source: Guo et al. 2017, section 4.2, with log p for the logits, which differ from them by a
+    constant per row.
     """
     if not 0 < temperature < np.inf:
         raise UsageError(f"temperature {temperature} cannot scale probabilities; it is a number above 0")
@@ -63,7 +63,7 @@ class Estimator(Protocol):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What estimators say about rows that they were not fitted on."""
+    """Probabilities of rows from estimators that were not fitted on them."""
 
     rows: np.ndarray  # (m,) row numbers, fold by fold; empty when no class has two images
     probabilities: np.ndarray  # (m, C), columns in the order of the sorted classes
@@ -73,18 +73,19 @@ class HeldOut:
 def cross_validated_temperature(
     make: Callable[[], Estimator], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0
 ) -> float:
-    """The temperature for `scale` that fits what estimators of `make` say about held-out rows of X (N, D) with labels y
-    (N,).
+    """The temperature for `scale` that fits the probabilities of held-out rows of X (N, D), with labels y (N,).
 
-    1.0 when no class has two images: nothing can be held out then, and the probabilities stay as they are.
+    They come from estimators of `make`, each fitted on the other rows. 1.0 when no class has two images: nothing can be
+    held out then, and the probabilities stay as they are.
     """
-    judged = held_out(make, X, y, folds=folds, seed=seed)
-    return best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0
+    held = held_out(make, X, y, folds=folds, seed=seed)
+    return best_temperature(held.probabilities, held.labels) if len(held.rows) else 1.0
 
 
 def held_out(make: Callable[[], Estimator], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0) -> HeldOut:
-    """Each row's probabilities from an estimator of `make` that was fitted without the row's fold; no more folds once
-    ENOUGH rows are judged.
+    """Each row's probabilities from an estimator of `make` that was fitted without the row's fold.
+
+    X is (N, D), y (N,). No more folds are held out once there are ENOUGH rows.
     """
     X, (classes, labels) = np.asarray(X), np.unique(y, return_inverse=True)
     fold = stratified_folds(labels, folds, seed)
@@ -119,8 +120,7 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature whose confidence tells best which of the predictions for labels (m,) are right, within 0.0001 to
-    100.
+    """The temperature, from 0.0001 to 100, whose confidences say best which predictions for labels (m,) are right.
 
     Minimises -mean[t log c + (1 - t) log(1 - c)], c being a row's largest scaled probability of (m, C), and t its
     prediction's being right. It is the confidence that is shown and rejected by; a likelihood over all classes has no

@@ -37,7 +37,7 @@ def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> 
 
 @lru_cache(maxsize=1)
 def cpu_flags() -> frozenset[str]:
-    """The vendor and the feature flags, as Linux tells them; empty elsewhere."""
+    """The vendor and the feature flags, as Linux reports them; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -53,8 +53,8 @@ class DigestMemory:
     def get(self, identity: bytes) -> bytes | None:
         """The 32-byte sha256 of the file that has this identity, or None if it was never read.
 
-        None too where two digests were stored: `--rehash` found that the file had changed unseen, and only the file can
-        tell which holds.
+        None too where two digests are stored: `--rehash` found that the file had changed unseen, and only reading it
+        again shows which one is right.
         """
         if identity in self._fresh:
             return self._fresh[identity]
@@ -164,7 +164,7 @@ def content_digest(dataset: Dataset, memory: DigestMemory) -> str:
             try:
                 known = hashlib.sha256(dataset.read(row)).digest()
             except OSError as error:
-                known = str(error.errno).encode()  # it is told when features are made
+                known = str(error.errno).encode()  # the reading of features raises for it
             else:
                 found = identities[row]
                 if found is not None:

@@ -167,8 +167,9 @@ def _reason(error: Exception) -> str:
 
 
 def shared_rows(train: FeatureSet, test: FeatureSet) -> int:
-    """How many test rows equal a train row, as the features of one image do; constant rows, and less than four columns,
-    are not counted.
+    """The number of test rows that equal a train row, as the features of one image do.
+
+    Constant rows are not counted; 0 for less than four columns.
     """
     if min(train.features.shape[1], test.features.shape[1]) < 4:
         return 0

@@ -89,9 +89,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise DataError, ResourceError on a full disk, unless files can be made in a folder of the cache; it is made if
-    it is not there.
-    """
+    """Raise DataError, ResourceError on a full disk, unless files can be made in a folder of the cache, new or old."""
     probe = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)

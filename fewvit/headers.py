@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class JpegHeader(NamedTuple):
-    """What a JPEG's header says of its picture."""
+    """What a JPEG's header says of its image."""
 
     height: int  # pixels, as stored
     width: int
@@ -67,9 +67,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of a WebP file, whose decoder reserves the canvas when it is made; (1, 1) for any other file or a
-    damaged one.
-    """
+    """(height, width) of a WebP file, whose decoder reserves the canvas when it is made; (1, 1) for any other bytes."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return 1, 1
     if data[12:16] == b"VP8X":

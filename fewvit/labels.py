@@ -39,8 +39,7 @@ _Set = TypeVar("_Set", bound=Listed)
 
 
 def align(train: Listed, test: _Set) -> _Set:
-    """`test`, a frozen dataclass, with its labels renumbered to the classes of `train`, so that equal labels mean equal
-    names.
+    """`test`, a frozen dataclass, with its labels renumbered to the classes of `train`: equal labels mean equal names.
 
     Unlabelled images stay unlabelled; classes without test images are fine. Raises DataError as
     `require_known_classes`.
@@ -102,7 +101,7 @@ def require_labels(images: Listed, side: str) -> None:
 
 
 def labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
-    """The rows that have a label; how many have none is said. `side` as in `require_labels`, which it raises as."""
+    """The rows that have a label, after a line on how many have none. `side` and errors as in `require_labels`."""
     require_labels(features, side)
     known = np.flatnonzero(features.labels >= 0)
     if len(known) == len(features):

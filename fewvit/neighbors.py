@@ -240,8 +240,8 @@ def _library() -> ModuleType:
 
 @lru_cache(maxsize=1)
 def faiss_gpu_works() -> bool:
-    """Whether FAISS has kernels for the GPU that is here: a search among 64 vectors, since an unfit wheel installs
-    without complaint.
+    """Whether FAISS has kernels for the GPU here, by a search among 64 vectors: an unfit wheel installs without an
+    error.
     """
     faiss = _library()
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:

@@ -69,8 +69,9 @@ def settings_for(kind: str, plugins: Sequence[str], settings: Iterable[Setting])
 
 
 def typed(setting: Setting, kind: Any) -> Any:
-    """The value as the annotation wants it: bool, int, float, str, a Literal, or one of several. Raises UsageError, for
-    NaN and Inf too.
+    """The value as the annotation wants it: bool, int, float, str, a Literal, or one of several.
+
+    Raises UsageError, for NaN and Inf too.
     """
     wanted = (
         typing.get_args(kind)

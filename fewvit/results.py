@@ -49,7 +49,7 @@ Facts = dict[str, Any]  # what a run's manifest says: name -> anything that JSON
 
 @dataclass(frozen=True)
 class Result:
-    """What a command found: rows of one measurement each, and how they came about."""
+    """What a command found: rows of one measurement each, and the manifest of the run that made them."""
 
     task: str
     rows: Sequence[Mapping[str, Any]]
@@ -77,12 +77,12 @@ class Result:
         """Cells as text, the header first: one line per measurement, accuracies with two decimals.
 
         A table wider than `width` characters leaves out columns that never vary until it fits: data and backbone, then
-        the widest; `left_out` tells them. Always there are the numbers found, that weights are random, and how many
-        pictures were skipped.
+        the widest; `left_out` gives them. Always there are the numbers found, that weights are random, and how many
+        images were skipped.
         """
         columns = self._cells()
-        told = {*_FOUND, "weights", *(["skipped"] if any(row.get("skipped") for row in self.rows) else [])}
-        constant = [c for c, cells in columns.items() if c not in told and len(set(cells)) == 1]
+        needed = {*_FOUND, "weights", *(["skipped"] if any(row.get("skipped") for row in self.rows) else [])}
+        constant = [c for c, cells in columns.items() if c not in needed and len(set(cells)) == 1]
         for name in sorted(constant, key=lambda c: (c not in _GIVEN, -_width(c, columns[c]))):
             if sum(_width(c, cells) + len(_GAP) for c, cells in columns.items()) - len(_GAP) <= width:
                 break

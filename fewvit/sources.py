@@ -29,16 +29,14 @@ Check = Callable[[Listed], None]  # of names and classes, before any image is re
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns images into features: where they are kept, how the work is done, and the digests of files that are
-    known.
-    """
+    """What turns images into features: the cache, how the work is done, and the known digests of files."""
 
     cache: Cache | None
     work: Work
     memory: DigestMemory
 
     def features(self, pipeline: Pipeline, dataset: Dataset) -> FeatureSet:
-        """Features of a data set, with the report of how they came about. Raises as `extract`."""
+        """Features of a data set, with the report of their extraction. Raises as `extract`."""
         return extract(pipeline, dataset, self.cache, self.work, memory=self.memory)
 
 
@@ -265,7 +263,7 @@ def is_features(source: str | None) -> bool:
 
 
 def open_source(source: str, listing: Listing, extractor: Extractor, say: Say, *, unlabelled: bool = False) -> Source:
-    """The source of that name, after what a user should know of its listing was said.
+    """The source of that name, after a line for each thing that a user should know of its listing.
 
     `unlabelled`: a features file may lack labels. Raises DataError for what is missing, empty or no source.
     """
@@ -307,8 +305,9 @@ def open_pair(given: Given, say: Say = lambda line: None) -> tuple[Dataset, Data
 
 
 def require_source(source: str | None, flag: str = "--data") -> str:
-    """The source, or UsageError naming the flag; a path that is not there is a DataError here, before any backbone is
-    opened.
+    """The source. Raises UsageError, naming the flag, for none, and DataError for a features file that is not there.
+
+    To be called before any backbone is opened.
     """
     if not source:
         raise UsageError(f"no images: give {flag} SRC")

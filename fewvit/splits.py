@@ -150,9 +150,9 @@ def dependence(splits: Sequence[Split]) -> str | None:
 def dinov2_subset(labels: np.ndarray, shots: int, trial: int, classes: Sequence[str] = ()) -> np.ndarray:
     """Row numbers of DINOv2's n-per-class subset: classes ascending, in each the first `shots` of a random permutation.
 
-    The generator is torch's, seeded with the trial, as in DINOv2's k-NN evaluation: its published few-shot numbers hang
-    on that stream. Unlabelled rows (-1) are left out. Raises UsageError for less than one shot, DataError naming the
-    classes that have fewer images, by their number if no `classes` are given.
+    The generator is torch's, seeded with the trial, as in DINOv2's k-NN evaluation: its published few-shot numbers
+    depend on that stream. Unlabelled rows (-1) are left out. Raises UsageError for less than one shot, DataError naming
+    the classes that have fewer images, by their number if no `classes` are given.
     """
     if shots < 1:
         raise UsageError(f"{shots} images per class are nothing to learn from; ask for one or more")

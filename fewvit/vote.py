@@ -34,8 +34,7 @@ def weighted_vote(neighbors: Neighbors, labels: np.ndarray, n_classes: int, temp
 def votes_at(
     neighbors: Neighbors, labels: np.ndarray, n_classes: int, temperature: float, ks: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(k, class scores (Q, C)) for each k, ascending; the same array grows from one k to the next, so use it before
-    going on.
+    """(k, class scores (Q, C)) for each k, ascending; the one array grows from k to k, so use it before going on.
 
     Raises UnlabelledNeighbor if a label is -1, UsageError for labels beyond `n_classes` and for more neighbours than
     there are.

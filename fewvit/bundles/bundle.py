@@ -96,7 +96,7 @@ class Bundle:
         counts = np.bincount(labels, minlength=len(classes))
         counts[: len(self.counts)] += np.asarray(self.counts, counts.dtype)
         support = self.support
-        estimator: Any = self.estimator  # `add` is no method of every one
+        estimator: Any = self.estimator  # `add` is a method of those that grow
         if support is not None:
             support = (np.concatenate([support[0], features]), np.concatenate([support[1], labels]))
             estimator.fit(*support)
@@ -113,9 +113,7 @@ class Bundle:
         return new if self.seen is None else np.concatenate([self.seen, new])
 
     def holds(self, features: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Whether each row (N, D) is in the bundle already, to the last bit and under the same class's name; (N,) of
-        bool.
-        """
+        """(N,) bool: whether each row (N, D) is in the bundle already, bit for bit and under the same class's name."""
         seen = self.seen
         if self.support is not None:
             seen = row_digests(self.support[0], [self.classes[c] for c in self.support[1]])
@@ -134,7 +132,7 @@ def row_digests(features: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def keeps_support(estimator: Estimator | type[Any]) -> bool:
-    """Whether a bundle of it stores the rows it was fitted on, to fit it again: it declares `keeps = "support"`, as
-    what it holds is no array.
+    """Whether a bundle stores the rows that the classifier was fitted on, to fit it again: it declares
+    `keeps = "support"` because what it learnt cannot be stored as arrays.
     """
     return traits_of(estimator).keeps == "support"

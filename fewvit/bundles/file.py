@@ -1,6 +1,4 @@
-"""A bundle on disk: written whole, read without running any code, and refused with a reason where it is another file or
-a damaged one.
-"""
+"""A bundle on disk: written whole, read without running any code; a damaged or other file is refused with a reason."""
 
 from __future__ import annotations
 
@@ -81,8 +79,9 @@ def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
 
 
 def _packed(value: Any, name: str, arrays: dict[str, np.ndarray], classifier: str) -> dict[str, Any]:
-    """A value as JSON; arrays and tensors go to `arrays` under `name`, with their order in memory, on which a sum's
-    last bit hangs.
+    """A value as JSON; arrays and tensors go to `arrays` under `name`.
+
+    Their order in memory is kept, since the last bit of a sum depends on it.
     """
     if isinstance(value, float) and not math.isfinite(value):
         value = np.float64(value)  # JSON has no such number
@@ -231,7 +230,7 @@ def _no_file(path: Path) -> DataError:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Raise IntegrityError for a file that is known to be something else: features, a picture, a table, weights."""
+    """Raise IntegrityError for a file that is known to be something else: features, an image, a table, weights."""
     from ..checkpoints.kinds import foreign_kind
 
     try:

@@ -1,6 +1,4 @@
-"""What `fewvit fit` does: labelled images or features in, a classifier bundle out; or more images into a bundle that is
-there.
-"""
+"""What `fewvit fit` does: labelled images or features in, a classifier bundle out; or more images into an old one."""
 
 from __future__ import annotations
 
@@ -56,8 +54,8 @@ def check_classifier(name: str) -> type[Any]:
     traits = traits_of(kind)
     if traits.transductive:
         raise UsageError(
-            f"{name} is transductive: it labels a whole set of images at once, so one image's label would hang on "
-            "its company",
+            f"{name} is transductive: it labels a whole set of images at once, so one image's label would "
+            "depend on the others",
             fix="Fit an inductive classifier, such as logistic, centroid or knn.",
         )
     if traits.needs != "features":
@@ -77,8 +75,10 @@ def run_fit(
     say: Say,
     skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
-    """Fit, calibrate and write a bundle: rows of what it was fitted on and how it does on held-out images, and the
-    run's manifest.
+    """Fit, calibrate and write a bundle; rows on its training images and held-out accuracy, and the run's manifest.
+
+    Raises UsageError for several backbones or `--layers each`, and as `check_threshold`, `check_classifier` and
+    `fit_bundle`.
     """
     check_threshold(request.threshold)
     check_classifier(request.classifier)
@@ -181,10 +181,8 @@ def run_add(
 ) -> Found:
     """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones.
 
-    The calibration stays.
-
-    Images whose features it holds already, of the same class, are left out. Raises IntegrityError when another process
-    changed the file since `bundle` was read from it.
+    The calibration stays. Images whose features it holds already, of the same class, are left out. Raises
+    IntegrityError when another process changed the file since `bundle` was read from it.
     """
     bundle.require_growth()
     inputs = features_for(bundle, reader, source, listing, say)
@@ -204,12 +202,12 @@ def run_add(
 
 
 def _without_held(bundle: Bundle, features: FeatureSet, say: Say) -> FeatureSet:
-    """The rows that the bundle does not hold yet; how many it holds is said."""
+    """The rows that the bundle does not hold yet, after a line on how many it holds."""
     held = bundle.holds(features.features, [features.classes[c] for c in features.labels])
     if not held.any():
         return features
-    said = f"{np.count_nonzero(held)} of {counted(len(held), 'image')}"
-    say(f"{said} left out: the bundle holds the same features under the same class already")
+    share = f"{np.count_nonzero(held)} of {counted(len(held), 'image')}"
+    say(f"{share} left out: the bundle holds the same features under the same class already")
     return features.select(np.flatnonzero(~held))
 
 

@@ -66,8 +66,8 @@ def _targets(bundle: Bundle, features: FeatureSet) -> list[str | None]:
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, threshold: float) -> Facts:
-    """How many predictions are below the threshold; of `labelled` images, whose class the bundle knows, `top1`: percent
-    whose best is right.
+    """`unknown`, the number of predictions below the threshold; for images `labelled` with a class of the bundle also
+    `top1`, the percentage whose best class is right.
     """
     classes = set(bundle.classes)
     known = [row for row in rows if row.get("target") in classes]
@@ -77,7 +77,7 @@ def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, threshold: float
     return found
 
 
-def _told(found: Mapping[str, Any], images: int, threshold: float) -> Iterator[str]:
+def _notes(found: Mapping[str, Any], images: int, threshold: float) -> Iterator[str]:
     """What `_summary` found, in words."""
     yield f"{found['unknown']} of {counted(images, 'image')} below the threshold of {threshold:g}, so `unknown`"
     if "top1" in found:
@@ -103,7 +103,7 @@ def run_predict(
     skips(inputs.skipped)
     rows = list(predict_rows(bundle, inputs.train, threshold))
     found = _summary(rows, bundle, threshold)
-    for line in _told(found, len(rows), threshold):
+    for line in _notes(found, len(rows), threshold):
         say(line)
     facts = {"classifier": bundle.classifier, "threshold": threshold, **found, "temperature": bundle.temperature}
     return Predictions("predict", rows, manifest(**inputs.facts, **facts))

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 
 def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> None:
-    """Nothing; raises CheckpointError naming the first tensors that hold NaN or Inf, or no plain numbers at all.
-
-    One pass.
-    """
+    """Raise CheckpointError naming the first tensors that hold NaN or Inf, or no plain numbers at all; one pass."""
     import torch
 
     unfit = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
@@ -40,8 +37,7 @@ def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> 
 def fill(
     module: nn.Module, tensors: dict[str, Tensor], file: str | os.PathLike[str], ignorable: Sequence[str] = ()
 ) -> None:
-    """Nothing; every parameter and persistent buffer of `module` then holds a copy of its namesake, in the module's
-    dtype.
+    """Copy into every parameter and persistent buffer of `module` the tensor of its name, in the module's dtype.
 
     `ignorable` are patterns (`head.*`) of names that may be left over. Raises CheckpointError with the first five
     mismatches and their counts, before anything is copied.

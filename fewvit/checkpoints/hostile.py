@@ -22,9 +22,7 @@ _ALLOWING = threading.Lock()  # torch keeps one list of allowed globals for the 
 
 
 def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, check_crc: bool) -> None:
-    """Nothing; raises CheckpointError unless the zip is whole, was written by torch.save and its records have the bytes
-    they had then.
-    """
+    """Raise CheckpointError unless the zip is whole, written by torch.save, and its records have not changed since."""
     try:
         archive = zipfile.ZipFile(handle)
         names = {name.rpartition("/")[2] for name in archive.namelist()}
@@ -51,7 +49,7 @@ def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, c
 
 
 def _check_records(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> None:
-    """Nothing; raises CheckpointError when some records differ from their CRC-32, which torch.load never looks at.
+    """Raise CheckpointError when some records differ from their CRC-32, which torch.load never looks at.
 
     When all of them differ, the writer had CRCs switched off (`torch.serialization.set_crc32_options`): accepted.
     """
@@ -99,8 +97,9 @@ def _read_torch(handle: IO[bytes], path: str | os.PathLike[str], kind: str) -> A
 
 
 def _foreign_globals(handle: IO[bytes]) -> list[str]:
-    """The globals named in a torch zip that are not allowed, without loading; none if the pickle is unreadable: loading
-    will say why.
+    """The globals named in a torch zip that are not allowed, found without loading it.
+
+    None if the pickle is unreadable: loading it will raise.
     """
     import torch
 
@@ -122,9 +121,7 @@ def _refusal(names: list[str], path: str | os.PathLike[str]) -> CheckpointError:
 
 @contextlib.contextmanager
 def _only_allowed_globals() -> Iterator[None]:
-    """Within the block torch.load accepts the one allow-list and nothing that other libraries added to the process's
-    list.
-    """
+    """Within the block torch.load accepts our allow-list alone, not what other libraries added to torch's."""
     from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals, safe_globals
 
     allowed: list[Any] = [

@@ -50,9 +50,9 @@ class Answer:
 
     @property
     def key(self) -> str | None:
-        """What names the content that a server sends: a hash of its ETag and size; None where it does not tell."""
-        told = self.validator and self.total
-        return hashlib.sha256(f"{self.validator} {self.total}".encode()).hexdigest()[:16] if told else None
+        """What names the content that a server sends: a hash of its ETag and size; None where one is missing."""
+        known = self.validator and self.total
+        return hashlib.sha256(f"{self.validator} {self.total}".encode()).hexdigest()[:16] if known else None
 
 
 class SetbackError(Exception):
@@ -175,7 +175,7 @@ def _number(text: str | None) -> int | None:
 def read(response: Body, most: int) -> bytes:
     """The next bytes as soon as there are some; empty at the end.
 
-    Network errors become setbacks, to be told from those of the disk.
+    Raises SetbackError for network errors, so that they are not taken for those of the disk.
     """
     try:
         return bytes(response.read1(most))

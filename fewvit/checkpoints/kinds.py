@@ -24,8 +24,8 @@ def foreign_kind(head: bytes) -> str | None:
         return "a tar archive; unpack it, the weights are a file inside"
     if head.startswith(b"version https://git-lfs"):
         oid, size = re.search(rb"oid sha256:([0-9a-f]{64})", head), re.search(rb"size (\d+)", head)
-        told = f" for {int(size[1]):,} bytes with sha256 {oid[1][:16].decode()}…" if oid and size else ""
-        return f"a Git-LFS pointer{told}; `git lfs pull` fetches the weights"
+        size_and_digest = f" for {int(size[1]):,} bytes with sha256 {oid[1][:16].decode()}…" if oid and size else ""
+        return f"a Git-LFS pointer{size_and_digest}; `git lfs pull` fetches the weights"
     return _text_kind(head)
 
 
@@ -34,9 +34,9 @@ _MAGIC = {
     b"BZh": "a bzip2 file; unpack it first",
     b"\xfd7zXZ": "an xz file; unpack it first",
     b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"GIF8": "a GIF picture",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
     b"%PDF": "a PDF document",
     b"\x89HDF": "an HDF5 file; fewvit reads torch and safetensors files",
     b"\x93NUMPY": "a NumPy array; fewvit reads torch and safetensors files",

@@ -24,7 +24,7 @@ AGAIN = "Delete it and fetch it again (`fewvit backbones fetch NAME`), or get it
 
 
 def require_file(path: str | os.PathLike[str]) -> None:
-    """Nothing; raises DataError unless `path` is a regular file that can be opened."""
+    """Raise DataError unless `path` is a regular file that can be opened."""
     with _opened(path):
         pass
 

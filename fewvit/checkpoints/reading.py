@@ -75,7 +75,7 @@ def _read_safetensors(handle: IO[bytes], path: str | os.PathLike[str], size: int
 
 
 def _check_header(handle: IO[bytes], path: str | os.PathLike[str], size: int) -> None:
-    """Nothing; raises CheckpointError unless the header fits in the file, is JSON and names each tensor once."""
+    """Raise CheckpointError unless the header fits in the file, is JSON and names each tensor once."""
     handle.seek(0)
     length = int.from_bytes(handle.read(8), "little")
     if length > _MAX_HEADER:

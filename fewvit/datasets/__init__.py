@@ -76,7 +76,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """sha256 over ids, labels and classes: equal for equal listings, whatever the pictures hold."""
+        """sha256 over ids, labels and classes: equal for equal listings, whatever the images hold."""
         text = "\0".join([*self.ids, "", *self.classes]).encode("utf-8", "surrogateescape")
         return hashlib.sha256(text + np.ascontiguousarray(self.labels, dtype="<i8").tobytes()).hexdigest()
 
@@ -122,7 +122,7 @@ class Reader(Protocol):
         """The bytes of image `i`, undecoded. Raises OSError as the operating system does."""
 
     def identity(self, i: int) -> bytes | None:
-        """40 bytes that change when the file of image `i` does, as `Dataset.identity`; None where nothing tells."""
+        """40 bytes that change when the file of image `i` does, as `Dataset.identity`; None where nothing shows it."""
 
     def place(self, i: int) -> str | None:
         """Where image `i` lies, for messages: its path, or that of what holds it with its name there; or None."""

@@ -113,7 +113,7 @@ def image_tree(root: str, follow_links: bool) -> Tree:
     """Every image below `root`, once.
 
     Real paths come before any link, so a link never renames a file; links stay under the root unless `follow_links`.
-    Opens no file. Raises DataError for a folder that cannot be listed: how many pictures it hides is not known.
+    Opens no file. Raises DataError for a folder that cannot be listed: how many images are in it is not known.
     """
     walk = _Walk(os.path.realpath(root), follow_links)
     try:

@@ -98,7 +98,7 @@ def read_runs(source: str, ids: Sequence[str]) -> Episodes:
     """One episode per run of a folder or zip of Omniglot's one-shot runs; every training image is a class of its own.
 
     Source: Lake et al. 2015: 20 runs of 20-way 1-shot. Lines of `class_labels.txt` read `run01/test/item01.png
-    run01/training/class01.png`: a query, and the training image of its class. Raises DataError for a missing picture.
+    run01/training/class01.png`: a query, and the training image of its class. Raises DataError for a missing image.
     """
     row = {name: i for i, name in enumerate(ids)}
     runs = [_one_run(*run, row) for run in _label_files(source)]
@@ -157,10 +157,10 @@ def _one_run(path: str, text: str, row: Mapping[str, int]) -> tuple[np.ndarray, 
 
 
 def _row_of(name: str, above: str, row: Mapping[str, int], path: str) -> int:
-    """The row of a picture whose id may lack leading folders that hold nothing else."""
+    """The row of an image whose id may lack leading folders that hold nothing else."""
     candidate = f"{above}/{name}" if above else name
     while candidate not in row:
         _, slash, candidate = candidate.partition("/")
         if not slash:
-            raise DataError(f"the picture {printable(name)} is not among the images", file=path)
+            raise DataError(f"{printable(name)} is not among the images", file=path)
     return row[candidate]

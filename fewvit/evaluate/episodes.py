@@ -51,8 +51,9 @@ def run_episodes(
     say: Callable[[str], None],
     skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
-    """Rows of every backbone, layer, number of shots and classifier, and the run's manifest: what `fewvit episodes`
-    prints.
+    """Rows of every backbone, layer, number of shots and classifier, and the run's manifest, as `fewvit episodes` has.
+
+    Raises as `evaluate_episodes`, and DataError for runs that cannot be read.
     """
     check_options(options)
     if options.runs is not None:

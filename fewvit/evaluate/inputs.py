@@ -1,6 +1,4 @@
-"""What an evaluation works on: backbones, one after another, and what each makes of the sources, with a manifest of how
-that came about.
-"""
+"""What an evaluation works on: backbones, one after another, and the features and manifest that each gives."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ class Backbones:
     checkpoint_key: str | None = None
     family: str | None = None
     seed: int = 0
-    asked: bool = False  # the user named them; what is not needed is then said
+    asked: bool = False  # the user named them: then a line says where they are not needed
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Inputs:
 
     @property
     def facts(self) -> Facts:
-        """What the run's manifest tells of the features."""
+        """What the run's manifest says of the features."""
         if self.pipeline is None:
             return {"fingerprint": self.train.fingerprint}
         reports = [side.report for side in self.sides if side.report is not None]
@@ -81,8 +79,9 @@ class Inputs:
 
     @property
     def known_protocol(self) -> str:
-        """The preset whose classifiers fit these features: of given ones what their file says, or their backbone's
-        family; else empty.
+        """The preset whose classifiers fit these features; empty where it is unknown.
+
+        Of given features it is the one that their file names, or else that of their backbone's family.
         """
         return self.protocol or self.train.protocol or protocol_of(self.train.backbone)
 
@@ -123,9 +122,7 @@ class FeatureReader:
         return Sources(open_source(source, listing, self.extractor, self.say, unlabelled=unlabelled))
 
     def pair(self, given: Given) -> Sources:
-        """A source to learn from and one to be tested on, under one numbering of classes; either may be a features
-        file.
-        """
+        """A source to learn from and one to be tested on, images or features, under one numbering of classes."""
         return open_sources(given, self.extractor, self.say)
 
     def each(self, sources: Sources, task: str = "") -> Iterator[Inputs]:
@@ -169,7 +166,7 @@ class FeatureReader:
         )
 
     def _say_unused(self, sources: Sources) -> None:
-        """Say what was asked of the backbone that has nothing to do: the sources hold features already."""
+        """Say which options of the backbone change nothing: the sources hold features already."""
         asked = {
             "--backbone": ",".join(self.backbones.names) if self.backbones.asked else None,
             "--pool": self.options.pool,
@@ -197,7 +194,7 @@ def measured(
     """Rows of every backbone, with the columns that name data and backbone, and the run's manifest.
 
     `sets` are the sources, or what each backbone makes of them where a command has a way of its own. `measure` gives
-    the rows of one backbone, without these columns, and what the manifest should tell; `seconds` in it join those of
+    the rows of one backbone, without these columns, and what the manifest should say; `seconds` in it join those of
     the extraction. Its second argument is the backbone's name where there are several, else empty.
     """
     names = reader.backbones.names

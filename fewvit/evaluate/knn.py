@@ -60,7 +60,7 @@ def evaluate_knn(
     if test is not None and (shared := shared_rows(train, test)):
         say(
             f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
-            "pictures?"
+            "images?"
         )
     if test is not None:
         require_one_backbone(train, test)
@@ -76,13 +76,13 @@ def _check(options: KNNOptions, test: FeatureSet | None) -> None:
         check_temperature(temperature)
     if test is None and not options.leave_one_out:
         raise UsageError(
-            "there is no test set", fix="Give --test, or --leave-one-out to judge each image by the others."
+            "there is no test set", fix="Give --test, or --leave-one-out to classify each image by the others."
         )
     if options.leave_one_out and test is not None:
-        raise UsageError("--leave-one-out judges one set by itself, so there can be no test set")
+        raise UsageError("--leave-one-out evaluates one set on itself, so there can be no test set")
     if options.leave_one_out and options.shots:
         raise UsageError(
-            "--shots needs a test set: with --leave-one-out the drawn images would be judged by themselves"
+            "--shots needs a test set: with --leave-one-out the drawn images would be evaluated on themselves"
         )
     if options.trials != 1 and not options.shots:
         raise UsageError("--trials goes with --shots: without it there is one bank, and nothing to draw")
@@ -172,9 +172,7 @@ def score_knn(
     leave_one_out: bool = False,
     device: str = "auto",
 ) -> list[Score]:
-    """Top-1 and top-5 for each temperature and k, from one search for the largest k, chunk by chunk: memory stays
-    bounded.
-    """
+    """Top-1 and top-5 in percent for each temperature and k, from one search for the largest k, chunk by chunk."""
     bank = Bank(train.features, device=device)
     n_classes = len(train.classes)
     ranks: dict[tuple[float, int], list[np.ndarray]] = {(t, k): [] for t in temperatures for k in ks}
@@ -225,7 +223,7 @@ def run_knn(
 
 
 def _alone(reader: FeatureReader, given: Given) -> Sources:
-    """The one source whose images are judged by one another."""
+    """The one source whose images are classified by one another."""
     if given.test is not None or (given.data is None) == (given.train is None):
-        raise UsageError("--leave-one-out judges one set: give it in --data or --train, and no --test")
+        raise UsageError("--leave-one-out evaluates one set: give it in --data or --train, and no --test")
     return reader.one(str(given.data or given.train), given.listing)

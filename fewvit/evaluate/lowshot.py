@@ -77,8 +77,7 @@ def evaluate_lowshot(
     *,
     tuner: Tuner | None = None,
 ) -> Found:
-    """Result rows (without the columns that name data and backbone) and what the manifest should tell of the
-    classifiers.
+    """Result rows (without the columns that name data and backbone) and the classifiers' facts for the manifest.
 
     Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or
     cross-validation inside the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
@@ -97,7 +96,7 @@ def _evaluate(
     tuner: Tuner | None,
     where: Mapping[str, Any],
 ) -> tuple[list[Row], Facts, list[Predicted]]:
-    """As `evaluate_lowshot`, and what is to be saved, under the columns `where` that tell backbone and layer apart."""
+    """As `evaluate_lowshot`, and the predictions to be saved, under columns `where` of backbone and layer."""
     train, test = labelled(train, "train", say), labelled(test, "test", say)
     require_classes(train)
     train.require_finite()
@@ -105,7 +104,7 @@ def _evaluate(
     if shared := shared_rows(train, test):
         say(
             f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
-            "pictures?"
+            "images?"
         )
     splits = splits_of(train, options, say)
     for split in splits:

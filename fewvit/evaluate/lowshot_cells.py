@@ -1,6 +1,4 @@
-"""One classifier on one split: made as the protocol and the user want it, fitted on the labelled rows, calibrated,
-evaluated.
-"""
+"""One classifier on one split: made as protocol and user want, fitted on the labelled rows, calibrated, evaluated."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
 
 @dataclass(frozen=True)
 class Tuned:
-    """What training on one split came to."""
+    """The result of training on one split."""
 
     estimator: Estimator  # on the features below
     test: FeatureSet  # the test images as the tuned network sees them
@@ -40,10 +38,10 @@ class Tuner(Protocol):
 
     @property
     def name(self) -> str:
-        """What result rows call it, as they call a classifier."""
+        """Its name in result rows, as a classifier has one."""
 
     def fit(self, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> Iterator[Tuned]:
-        """What came out for each split of the rows of `train`."""
+        """The result for each split of the rows of `train`, in their order."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def _cells(
     for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
         temperature = 1.0
         if options.calibrate and not traits.transductive:
-            # the folds hang on the images, not on how they came
+            # the folds depend on the images, not on their order
             by_name = np.argsort([train.ids[row] for row in split.train])
             temperature = _temperature(make, estimator, x[by_name], y[by_name], options.seed)
         facts = {name: getattr(estimator, attribute) for name, attribute in traits.facts.items()}
@@ -117,7 +115,7 @@ def _cells(
 def _source_of_penalty(
     method: str, settings: Mapping[str, Any], options: LowShotOptions, protocol: str, split: Split
 ) -> str:
-    """Where the penalty of a classifier comes from that did not choose its own: who gave it, or whose it is."""
+    """Where the penalty of a classifier comes from that did not choose it: an option, the protocol, or a default."""
     traits = traits_of(find("classifiers", method))
     if traits.penalty in settings:
         return "given by --set"
@@ -130,11 +128,11 @@ def _source_of_penalty(
 def _preset(method: str, protocol: str, shots: int | str) -> ClassifierPreset:
     """What the protocol gives a classifier; nothing where no protocol is known.
 
-    Raises UnknownName where the penalty hangs on it.
+    Raises UnknownName for an unknown one where the penalty depends on it.
     """
     name = method.replace("-", "_")
-    hangs = bool(traits_of(find("classifiers", method)).penalty)
-    if not protocol or (not hangs and protocol not in protocols()):
+    has_penalty = bool(traits_of(find("classifiers", method)).penalty)
+    if not protocol or (not has_penalty and protocol not in protocols()):
         return ClassifierPreset(name)
     return find_protocol(protocol).preset_of(name, shots)
 
@@ -168,9 +166,7 @@ def factory(
 
 
 def _loosened(estimator: Any, fitted: Any) -> Estimator:  # their options are looked up by name
-    """The classifier for the folds that choose a temperature: its penalty as settled on all labelled rows, solved less
-    exactly.
-    """
+    """The classifier for the folds that choose a temperature: the penalty of all labelled rows, solved less exactly."""
     takes, penalty = options_of(type(estimator)), traits_of(estimator).penalty
     if "k" in takes:
         estimator.set_params(k=max(1, min(estimator.k, len(fitted.classes_))))

@@ -1,6 +1,4 @@
-"""Predictions image by image, accuracy by class and confusion, as files for other programs: one long table for all
-classifiers and trials.
-"""
+"""Predictions, accuracy by class and confusion, as files for other programs: one long table for all classifiers."""
 
 from __future__ import annotations
 
@@ -44,8 +42,8 @@ class Predicted:
 
 
 def check_predictions_path(path: _Path) -> None:
-    """Raise UsageError unless `save_predictions` knows the ending, MissingExtra for Parquet without pyarrow: to be told
-    before the work.
+    """Raise UsageError unless `save_predictions` knows the ending, MissingExtra for Parquet without pyarrow: to be
+    called before the work.
     """
     if not str(path).lower().endswith((".csv", ".parquet")):
         raise UsageError("predictions are written as .parquet or .csv", file=path)

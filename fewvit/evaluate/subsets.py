@@ -37,8 +37,8 @@ def read_splits(
     another.
 
     A list has one file name per line. How many shots it is follows from its lines, not from its name: a published
-    5-shot list is called 3imgs_class.txt. The same images given twice are one trial, and `say` is told. Raises
-    DataError counting and naming images that `train` has not, unless `allow_fewer`.
+    5-shot list is called 3imgs_class.txt. The same images given twice are one trial, and `say` gets a line on it.
+    Raises DataError counting and naming images that `train` has not, unless `allow_fewer`.
     """
     splits: list[Split] = []
     known: dict[tuple[int | str, frozenset[int]], str] = {}  # shots and rows -> the file that had them first

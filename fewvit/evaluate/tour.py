@@ -21,7 +21,7 @@ _KS = (1, 5, 20)
 def tour(reader: FeatureReader, say: Callable[[str], None]) -> Found:
     """Rows of k-NN on the digits: with the backbone's features, and with raw pixels beside them."""
     started = time.perf_counter()
-    say("1. The data: the 1797 handwritten digits that scikit-learn carries, 1198 to learn from, 599 to judge by.")
+    say("1. The data: the 1797 handwritten digits that scikit-learn carries, 1198 to learn from, 599 to test on.")
     inputs = next(reader.each(reader.pair(Given("digits"))))
     if inputs.pipeline is None or inputs.test is None:
         raise TypeError("the tour reads images")

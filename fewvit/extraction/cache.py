@@ -1,5 +1,4 @@
-"""The content-addressed feature store: one folder per pipeline, in it rows addressed by the digest of the image's
-bytes.
+"""The content-addressed feature store: a folder per pipeline, with rows addressed by the digest of the image's bytes.
 
 A shard is two files of one name, the digest of its content: `.npy` with the features and, written last, `.rows` with a
 line of JSON (sizes, sha256 of the features) and the digests of the images. Only the last one makes a shard exist,
@@ -127,9 +126,7 @@ class FeatureStore:
         return len(self._rows)
 
     def require_writable(self) -> None:
-        """Raise DataError, ResourceError on a full disk, unless shards can be written: to be asked before the work, not
-        after it.
-        """
+        """Raise DataError, ResourceError on a full disk, unless shards can be written: to be called before the work."""
         require_writable(self.folder.parent)
 
     def put(self, digests: list[bytes], notes: list[int], features: np.ndarray) -> None:

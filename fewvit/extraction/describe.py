@@ -110,7 +110,7 @@ def run_facts(run: Path) -> Facts:
 
 
 def _origin(what: Mapping[str, Any]) -> str:
-    """How a run came about, in a few words."""
+    """The command that made a run, in a few words."""
     if what["command"] == "finetune":
         return f"fewvit finetune, mode {what['mode']}, {counted(what['shots'], 'image')} per class"
     return f"fewvit pretrain {what['method']}, preset {what['preset']}"
@@ -122,8 +122,8 @@ _MEASURED = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuning",
 def readable(facts: Facts) -> Facts:
     """The facts of a variant for people: the published numbers as lines, what is empty left out."""
     lines = list(_published_lines(facts["published"]))
-    told = {**facts, "published": [f"{what.ljust(max(len(w) for w, _ in lines))}  {number}" for what, number in lines]}
-    return {name: value for name, value in told.items() if value not in ("", [])}
+    shown = {**facts, "published": [f"{what.ljust(max(len(w) for w, _ in lines))}  {number}" for what, number in lines]}
+    return {name: value for name, value in shown.items() if value not in ("", [])}
 
 
 def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -167,7 +167,7 @@ class _Extraction:
         self._tell(len(self.dataset))
 
     def _prepare(self) -> None:
-        """Import what computes and decodes, and settle the batch: what is over now is no part of the speed."""
+        """Import what computes and decodes, and settle the batch size; that time is not counted in the speed."""
         from ..models.engines import resolve_device
 
         self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
@@ -178,7 +178,7 @@ class _Extraction:
         self.report.starting = time.perf_counter() - self.started
 
     def _built(self) -> Backbone:
-        """The backbone; building it is no part of the speed."""
+        """The backbone; the time of building it is not counted in the speed."""
         if self.backbone is None:
             before = time.perf_counter()
             self.backbone = self.build()
@@ -212,7 +212,7 @@ class _Extraction:
                     yield from items
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-                torch.set_num_threads(threads)  # threads that begin later get what was said last
+                torch.set_num_threads(threads)  # threads that begin later get the number that was set last
 
     def _decode_all(self, rows: Sequence[int]) -> list[_Decoded]:
         return [self._decode(row) for row in rows]
@@ -245,9 +245,7 @@ class _Extraction:
                 self.store.put_bad(item.digest, self.dataset.ids[item.row], item.reason)
 
     def _forward(self, backbone: Backbone, batch: list[_Decoded]) -> None:
-        """Start one batch, and take over the one before: on a GPU the next batch is put together while this one is
-        computed.
-        """
+        """Start one batch, and take over the one before: a GPU computes it while the next one is put together."""
         before = time.perf_counter()
         pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
         started = start_encoding(backbone, pixels, self.batch_size, self.pipeline)

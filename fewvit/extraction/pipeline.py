@@ -1,5 +1,4 @@
-"""What turns an image's bytes into a feature, settled before any of it runs: backbone, readout, transform, decoder,
-precision.
+"""From an image's bytes to a feature, settled before any of it runs: backbone, readout, transform, decoder, precision.
 
 Its key names the feature store, so that whatever can change a feature is in it. No torch unless the precision asks for
 it.
@@ -105,8 +104,7 @@ class Pipeline:
 
 
 def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipeline:
-    """The pipeline of a backbone under these options; `lowshot` is a task for which a protocol may have a transform of
-    its own.
+    """The pipeline of a backbone under these options; for the task `lowshot` a protocol may have another transform.
 
     Raises UsageError for what the backbone or the family's rule cannot do.
     """
@@ -169,8 +167,9 @@ TOKENS = {"cls": "class token", "mean": "mean patch token"}  # by `pool`
 
 
 def other_token(pipeline: Pipeline, options: FeatureOptions) -> str | None:
-    """A note where nobody asked for a token and a fine-tuned backbone has another one than its protocol reads of
-    others.
+    """A note for a fine-tuned backbone whose token is not the one that its protocol reads of others; else None.
+
+    None too where the user asked for a token.
     """
     spec, usual = pipeline.spec, pipeline.protocol.pool
     if not spec.tuned or options.pool is not None or usual in ("", pipeline.pool):
@@ -204,9 +203,7 @@ def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[
 
 
 def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
-    """The pooling asked for, or the one that the model is made for; a model without class token (or norm for it)
-    refuses cls.
-    """
+    """The pooling asked for, or the model's own; a model without a class token, or a norm for it, refuses cls."""
     architecture = spec.architecture
     mean_only = architecture.final_norm == "fc_norm" or _without_class_token(architecture.timm)
     pool = asked or protocol.pool or ("mean" if _mean_by_default(architecture.timm) else "cls")

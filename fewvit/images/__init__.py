@@ -128,8 +128,9 @@ def covering_size(height: int, width: int, cover: tuple[int, int]) -> tuple[int,
 
 
 def center_crop(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
-    """The middle (crop_h, crop_w, 3) of (H, W, 3), as torchvision's CenterCrop: what is missing is black, offsets are
-    rounded half to even.
+    """The middle (crop_h, crop_w, 3) of (H, W, 3), as torchvision's CenterCrop.
+
+    What is missing is black; offsets are rounded half to even.
     """
     missing = [max(0, want - have) for want, have in zip(crop, pixels.shape, strict=False)]
     if any(missing):
@@ -139,9 +140,7 @@ def center_crop(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
 
 
 def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: int) -> None:
-    """Raise BadImage for an image of too many pixels, as its header has it, or of too many once resized (1 x 60,000 at
-    256 is 4 gigapixels).
-    """
+    """Raise BadImage for too many pixels, as the header has them or once resized (1 x 60,000 at 256: 4 gigapixels)."""
     if height * width > max_pixels:
         raise BadImage(f"{width} x {height} pixels, more than --max-pixels {max_pixels}")
     if height <= 0 or width <= 0:

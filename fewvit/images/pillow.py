@@ -47,7 +47,7 @@ def open_wholly(data: bytes, admit: Callable[[int, int], None]) -> Image:
     admit(image.height, image.width)
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         kind = "float" if image.mode == "F" else "32-bit integer"
-        raise BadImage(f"{kind} values: which is black and which is white is not said; save it with 8 or 16 bits")
+        raise BadImage(f"{kind} values: nothing says which is black and which is white; save it with 8 or 16 bits")
     if image.format == "PNG" and data.rfind(b"IEND\xaeB`\x82") < 0:  # Pillow does without; a cut file should not pass
         raise BadImage("cut short: PNG without its end")
     _load_wholly(image)

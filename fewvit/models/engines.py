@@ -1,8 +1,8 @@
 """Faster ways to run the same frozen blocks: packed oneDNN layers on CPUs, OpenVINO for bf16, autocast on GPUs.
 
 torch's fp32 matrix product takes MKL's AVX2 path on AMD CPUs, 2.3 times slower than oneDNN's AVX-512 path in the same
-wheel (benchmarks/forward.py); and on every CPU MKL's last digits may hang on a token's place in the batch, oneDNN's do
-not (see `products`). Packing weights for oneDNN uses a private operator, so it is tried before it is trusted.
+wheel (benchmarks/forward.py); and on every CPU MKL's last digits may depend on a token's place in the batch, oneDNN's
+do not (see `products`). Packing weights for oneDNN uses a private operator, so it is tried before it is trusted.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ class OpenVinoBackbone(Backbone):
             import openvino
         except ImportError as error:
             raise MissingExtra("the openvino engine is not installed", fix="pip install 'fewvit[openvino]'") from error
-        self._core, self._size, self._compiled = openvino.Core(), size, {}  # type: tuple[Any, tuple[int, int], dict[int, Any]]
+        self._core, self._size = openvino.Core(), size
+        self._compiled: dict[int, Any] = {}  # batch size -> the compiled model
         hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
         self._config = {
             "INFERENCE_PRECISION_HINT": hint,

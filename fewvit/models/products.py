@@ -2,7 +2,7 @@
 of a block.
 
 BLAS libraries (MKL behind torch, OpenBLAS behind NumPy) take other kernels for a matrix's last rows, for few rows, and
-for memory that lies otherwise, so that the last digits of a row hang on its neighbours. oneDNN's kernels add a row's
+for memory that lies otherwise, so that the last digits of a row depend on its neighbours. oneDNN's kernels add a row's
 terms up in one order wherever it stands in a matrix of the same shape; so what must be a function of the row alone goes
 through them, a block of one shape at a time (`of_rows`).
 """
@@ -57,9 +57,9 @@ def in_blocks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> 
 def settle_threads() -> int:
     """How many threads this process computes with; from now on, whatever other threads of it say for themselves.
 
-    Sums may end in other digits on another number of threads. Unless told, torch asks when a thread first computes, and
-    gets what any thread was last told, such as the 1 of those that decode; and MKL chooses for itself until any thread
-    was told. To be called where computing begins, in the thread that computes.
+    Sums may end in other digits on another number of threads. If none was set, torch asks when a thread first computes,
+    and gets what was last set in any thread, such as the 1 of those that decode; and MKL chooses for itself until it
+    was set in any thread. To be called where computing begins, in the thread that computes.
     """
     import torch
 
@@ -88,8 +88,8 @@ def _times(constant: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def aligned(x: Tensor) -> Tensor:
-    """x, or where it does not begin at a border of 64 bytes, as NumPy's memory may, a copy that does: MKL's last digits
-    hang on it.
+    """x, or a copy where it does not begin at a multiple of 64 bytes, as NumPy's memory may: MKL's last digits depend
+    on it.
     """
     return x if x.device.type != "cpu" or x.data_ptr() % 64 == 0 else x.clone()
 

@@ -124,7 +124,7 @@ def _protocol_of(run: RunFolder, made: Mapping[str, Any]) -> str:
 
 
 def run_backbone(family: str, protocol: str, architecture: Architecture, preprocess: Preprocess) -> dict[str, Any]:
-    """What a run's manifest says of the backbone that it makes; `protocol` where its family is not there to tell.
+    """What a run's manifest says of the backbone that it makes; `protocol` where its family has no file here.
 
     `resolve` reads it.
     """

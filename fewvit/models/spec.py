@@ -42,9 +42,7 @@ class BackboneSpec:
         return self.weights_sha256 == "random"
 
     def advice(self, task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
-        """What its family tells a user before it is judged so, as in `Family.advice`; of a fine-tuned one there is
-        nothing to tell.
-        """
+        """What its family advises before it is evaluated so, as in `Family.advice`; None for a fine-tuned one."""
         return (
             None if self.tuned else family_of(self.family).advice(task, pool=pool, protocol=protocol, methods=methods)
         )

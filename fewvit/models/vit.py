@@ -150,9 +150,7 @@ class VisionTransformer(nn.Module):
 
 
 class TimmModel(nn.Module):
-    """A model of timm behind the same four questions, for the baselines: Swin and others without a class token
-    included.
-    """
+    """A model of timm behind the same calls, for the baselines: also Swin and others without a class token."""
 
     trunk: Any
 
@@ -238,8 +236,9 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor, layers: int = 1) -> list[Tensor]:
-        """Tokens (B, T, D) after the final norm of the last `layers` blocks, oldest first: class token, registers,
-        patches.
+        """Tokens (B, T, D), after the final norm, of the last `layers` blocks, oldest first; (B, 3, H, W) images.
+
+        A row is class token, registers, patches. Raises UsageError for several layers of a timm model.
         """
         if isinstance(self.model, TimmModel):
             if layers > 1:
@@ -256,8 +255,9 @@ class Backbone(nn.Module):
 
 
 def resize_positions(table: Tensor, architecture: Architecture, rows: int, columns: int) -> Tensor:
-    """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's part is
-    untouched.
+    """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's stays.
+
+    Raises UsageError where the rule gives another number of patches.
     """
     rule, grid = position_rule(architecture.positions), architecture.grid
     if rule.serves(grid, rows, columns):
@@ -272,9 +272,7 @@ def resize_positions(table: Tensor, architecture: Architecture, rows: int, colum
 
 
 def randomise(model: nn.Module, seed: int) -> None:
-    """Fill every parameter as the official ViTs are initialised: normal with std 0.02, truncated; zero biases; norms at
-    identity.
-    """
+    """Fill every parameter as the official ViTs start: truncated normal, std 0.02; zero biases; norms at identity."""
     stream = torch.Generator().manual_seed(seed)
     norms = tuple(kind for kind in (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm))
     skipped = {
