@@ -101,8 +101,7 @@ def held_out(make: Callable[[], Estimator], X: np.ndarray, y: np.ndarray, *, fol
 
 
 def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold (N,) in which each row is held out, -1 for never; sizes differ by one at most, in all and within each
-    class.
+    """The fold (N,) that each row is held out in, -1 for never; sizes differ by at most one, in all and in each class.
 
     A class with fewer images than folds is held out in as many folds as it has images, and a single image never is:
     each class keeps at least one image in the rest of every fold.

@@ -34,9 +34,7 @@ def identity_of(status: os.stat_result) -> bytes:
 
 
 def part_identity(container: bytes, number: int) -> bytes:
-    """40 bytes for one part of a file, such as a member of an archive: they change whenever the file's own identity
-    does.
-    """
+    """40 bytes for one part of a file, such as a member of an archive: they change with the file's own identity."""
     # the last 8 bytes stay ctime_ns
     return hashlib.sha256(container + number.to_bytes(8, "little")).digest() + container[32:40]
 

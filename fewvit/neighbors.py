@@ -240,9 +240,7 @@ def _library() -> ModuleType:
 
 @lru_cache(maxsize=1)
 def faiss_gpu_works() -> bool:
-    """Whether FAISS has kernels for the GPU here, by a search among 64 vectors: an unfit wheel installs without an
-    error.
-    """
+    """Whether FAISS has kernels for the GPU here, by a search of 64 vectors: an unfit wheel installs without error."""
     faiss = _library()
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         return False

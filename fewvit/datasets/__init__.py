@@ -63,15 +63,11 @@ class Dataset:
         return self.reader.read(i)
 
     def place(self, i: int) -> str:
-        """Where image `i` lies: its path, or the path of what holds it and its name there; its id where it lies in no
-        file.
-        """
+        """Where image `i` lies: its path, or that of what holds it with its name there; its id if it is in no file."""
         return self.reader.place(i) or self.ids[i]
 
     def identity(self, i: int) -> bytes | None:
-        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None when nothing
-        does.
-        """
+        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None if none do."""
         return self.reader.identity(i)
 
     @property

@@ -110,9 +110,7 @@ def _refuse_columns(source: str, names: Sequence[str]) -> None:
 
 
 def _refuse_separator(source: str, names: Sequence[str]) -> None:
-    """Raise DataError for a first line that is one column under the separator of the file's ending, and several under
-    another one.
-    """
+    """Raise DataError for a first line that is one column with the separator of the file's ending, not with another."""
     word = next((word for mark, word in _SEPARATORS.items() if mark in names[0]), None) if len(names) == 1 else None
     if word is not None:
         raise DataError(

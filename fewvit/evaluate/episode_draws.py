@@ -112,9 +112,7 @@ def read_runs(source: str, ids: Sequence[str]) -> Episodes:
 
 
 def require_runs(source: str) -> None:
-    """Raise DataError for what is there and holds no runs, before its images are listed by rules that are not made for
-    runs.
-    """
+    """Raise DataError for what is there and holds no runs, before its images are listed by rules not made for runs."""
     if os.path.exists(source) and not any(True for _ in _label_files(source)):
         raise _no_runs(source)
 

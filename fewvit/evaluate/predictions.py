@@ -42,8 +42,9 @@ class Predicted:
 
 
 def check_predictions_path(path: _Path) -> None:
-    """Raise UsageError unless `save_predictions` knows the ending, MissingExtra for Parquet without pyarrow: to be
-    called before the work.
+    """Raise UsageError unless `save_predictions` knows the ending, MissingExtra for Parquet without pyarrow.
+
+    To be called before the work.
     """
     if not str(path).lower().endswith((".csv", ".parquet")):
         raise UsageError("predictions are written as .parquet or .csv", file=path)
@@ -110,9 +111,7 @@ def save_per_class(path: _Path, predicted: Sequence[Predicted]) -> None:
 
 
 def save_confusion(path: _Path, predicted: Sequence[Predicted]) -> None:
-    """Replace `path` by a CSV of confusion matrices: what `which` names, the true class, and a column per predicted
-    class.
-    """
+    """Replace `path` by a CSV of confusion matrices: what `which` names, the true class, a column per predicted one."""
     names = [printable(name) for name in predicted[0].classes]
     lines = (
         [*one.which.values(), name, *counts]

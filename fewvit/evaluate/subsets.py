@@ -33,8 +33,7 @@ def save_splits(path: str | os.PathLike[str], splits: Sequence[Split], train: Li
 def read_splits(
     paths: Sequence[str], train: Listed, *, allow_fewer: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> list[Split]:
-    """The splits in list files and split tables, in their order; lists of as many images per class are trials of one
-    another.
+    """The splits in list files and split tables, in their order; lists with equal shots are trials of one another.
 
     A list has one file name per line. How many shots it is follows from its lines, not from its name: a published
     5-shot list is called 3imgs_class.txt. The same images given twice are one trial, and `say` gets a line on it.

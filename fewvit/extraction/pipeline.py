@@ -143,8 +143,7 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
 
 
 def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
-    """A note where nobody asked for a size and images have more than four times the patches that the backbone's
-    position table has.
+    """A note where no size was asked for and images have over four times the patches of the backbone's position table.
 
     So it is with the bare file of a backbone that was trained on small images: without a run's manifest it takes the
     protocol's 224 pixels.

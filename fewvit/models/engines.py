@@ -50,9 +50,7 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 def choose_engine(precision: str, device: str, *, plain_vit: bool = True) -> str:
-    """The engine that `auto` means: OpenVINO for bf16 on a CPU if installed, else packed layers where they run, else
-    eager.
-    """
+    """What `auto` means: OpenVINO for bf16 on a CPU if installed, else packed layers where they run, else eager."""
     if device != "cpu" or not plain_vit:
         return "eager"
     if precision == "bf16" and importlib.util.find_spec("openvino"):

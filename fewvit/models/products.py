@@ -88,9 +88,7 @@ def _times(constant: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def aligned(x: Tensor) -> Tensor:
-    """x, or a copy where it does not begin at a multiple of 64 bytes, as NumPy's memory may: MKL's last digits depend
-    on it.
-    """
+    """x, or a copy where it does not begin at a multiple of 64 bytes, on which MKL's last digits depend."""
     return x if x.device.type != "cpu" or x.data_ptr() % 64 == 0 else x.clone()
 
 

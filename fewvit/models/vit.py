@@ -86,9 +86,7 @@ class VisionTransformer(nn.Module):
         return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Input tokens (B, 1+R+N, D) of images (B, 3, H, W): class token, registers, patches; registers get no
-        position.
-        """
+        """Input tokens (B, 1+R+N, D) of images (B, 3, H, W): class token, registers (without position), patches."""
         a = self.architecture
         height, width = images.shape[-2:]
         a.check_size(height, width)
