@@ -67,7 +67,7 @@ class Dataset:
         return self.reader.place(i) or self.ids[i]
 
     def identity(self, i: int) -> bytes | None:
-        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None if none do."""
+        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does, or None."""
         return self.reader.identity(i)
 
     @property
