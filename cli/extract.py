@@ -40,11 +40,11 @@ def extract(
         raise UsageError(f"--out {output.out}: features are written as .npz")
     source = reader(model, layout, access, place, features, work, screen, max_bad="1%")
 
-    from fewvit.evaluate.extracted import extract_rows
+    from fewvit.evaluate.extraction import run_extract
     from fewvit.results import Result
     from fewvit.sources import require_source
 
-    rows, facts, kept, skipped = extract_rows(
+    rows, facts, kept, skipped = run_extract(
         source, require_source(data), listing(listed), to_file=output.out is not None
     )
     screen.skipped(skipped, output.out)

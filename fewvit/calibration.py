@@ -7,23 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from .errors import DataError, UsageError, counted
+from .results import Row
 from .seeds import generator
 
 ENOUGH = 2000  # held-out rows that settle one number; with many images one fold has them, and one fit is enough
-# Of `best_temperature`. So low, because the cosines of some backbones differ in the third decimal only: a softmax over them is all but even.
+# Of `best_temperature`. So low, because the cosines of some backbones differ in the third decimal only: a softmax over
+# them is all but even.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 100.0
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (Q, C) proportional to p^(1 / temperature): above 1 they even out, below 1 they sharpen; their order stays.
+    """Probabilities (Q, C) proportional to p^(1 / temperature): above 1 they even out, below 1 they sharpen.
 
-    What is 0, such as a class without a vote, stays 0. Source: Guo et al. 2017, section 4.2, with log p for the logits, which
-    differ from them by a constant per row.
+    Their order stays, and what is 0, such as a class without a vote, stays 0. Raises UsageError for a temperature that
+    is not above 0. Source: Guo et al. 2017, section 4.2, with log p for the logits, which differ from them by a
+    constant per row.
     """
     if not 0 < temperature < np.inf:
         raise UsageError(f"temperature {temperature} cannot scale probabilities; it is a number above 0")
@@ -40,9 +43,27 @@ def below_the_largest(probabilities: np.ndarray) -> np.ndarray:
 # ---- the temperature
 
 
+class Estimator(Protocol):
+    """A classifier in scikit-learn's style, as far as an evaluation uses one; what else it does, its `Traits` say."""
+
+    classes_: np.ndarray  # (C,) ascending; columns of `predict_proba`, after `fit`
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Estimator:
+        """Itself, fitted on rows X (N, D) with labels y (N,). Raises ValueError for what cannot be fitted."""
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """The label (Q,) of each row of X (Q, D)."""
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Class probabilities (Q, C) of rows X (Q, D)."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Option -> value, as they were given to the constructor."""
+
+
 @dataclass(frozen=True)
 class HeldOut:
-    """What estimators say about rows that they were not fitted on."""
+    """Probabilities of rows from estimators that were not fitted on them."""
 
     rows: np.ndarray  # (m,) row numbers, fold by fold; empty when no class has two images
     probabilities: np.ndarray  # (m, C), columns in the order of the sorted classes
@@ -50,18 +71,22 @@ class HeldOut:
 
 
 def cross_validated_temperature(
-    make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0
+    make: Callable[[], Estimator], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0
 ) -> float:
-    """The temperature for `scale` that fits what estimators of `make` say about held-out rows of X (N, D) with labels y (N,).
+    """The temperature for `scale` that fits the probabilities of held-out rows of X (N, D), with labels y (N,).
 
-    1.0 when no class has two images: nothing can be held out then, and the probabilities stay as they are.
+    They come from estimators of `make`, each fitted on the other rows. 1.0 when no class has two images: nothing can be
+    held out then, and the probabilities stay as they are.
     """
-    judged = held_out(make, X, y, folds=folds, seed=seed)
-    return best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0
+    held = held_out(make, X, y, folds=folds, seed=seed)
+    return best_temperature(held.probabilities, held.labels) if len(held.rows) else 1.0
 
 
-def held_out(make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0) -> HeldOut:
-    """Each row's probabilities from an estimator of `make` that was fitted without the row's fold; no more folds once ENOUGH rows are judged."""
+def held_out(make: Callable[[], Estimator], X: np.ndarray, y: np.ndarray, *, folds: int = 5, seed: int = 0) -> HeldOut:
+    """Each row's probabilities from an estimator of `make` that was fitted without the row's fold.
+
+    X is (N, D), y (N,). No more folds are held out once there are ENOUGH rows.
+    """
     X, (classes, labels) = np.asarray(X), np.unique(y, return_inverse=True)
     fold = stratified_folds(labels, folds, seed)
     rows, probabilities = np.zeros(0, np.int64), np.zeros((0, len(classes)))
@@ -76,10 +101,10 @@ def held_out(make: Callable[[], Any], X: np.ndarray, y: np.ndarray, *, folds: in
 
 
 def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold (N,) in which each row is held out, -1 for never; sizes differ by one at most, in all and within each class.
+    """The fold (N,) that each row is held out in, -1 for never; sizes differ by at most one, in all and in each class.
 
-    A class with fewer images than folds is held out in as many folds as it has images, and a single image never is: each
-    class keeps at least one image in the rest of every fold.
+    A class with fewer images than folds is held out in as many folds as it has images, and a single image never is:
+    each class keeps at least one image in the rest of every fold.
     """
     if folds < 2:
         raise UsageError(f"{counted(folds, 'fold holds', 'folds hold')} nothing out; use 2 or more")
@@ -94,12 +119,12 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature whose confidence tells best which of the predictions for labels (m,) are right, within 0.0001 to 100.
+    """The temperature, from 0.0001 to 100, whose confidences say best which predictions for labels (m,) are right.
 
-    Minimises -mean[t log c + (1 - t) log(1 - c)], c being a row's largest scaled probability of (m, C), and t its prediction's being
-    right. It is the confidence that is shown and rejected by; a likelihood over all classes has no number for a true class without
-    a vote. t is 1 - e and e instead of 1 and 0, e = 1 / (m + 2), as Platt (1999) does: where a few held-out images are all
-    right, the bare loss would ask for certainty.
+    Minimises -mean[t log c + (1 - t) log(1 - c)], c being a row's largest scaled probability of (m, C), and t its
+    prediction's being right. It is the confidence that is shown and rejected by; a likelihood over all classes has no
+    number for a true class without a vote. t is 1 - e and e instead of 1 and 0, e = 1 / (m + 2), as Platt (1999) does:
+    where a few held-out images are all right, the bare loss would ask for certainty.
     """
     right = probabilities.argmax(axis=1) == labels
     spread = 1 / (len(labels) + 2)
@@ -160,7 +185,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, n_classes: int
     return np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def per_class_rows(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+def per_class_rows(confusion: np.ndarray, classes: Sequence[str]) -> list[Row]:
     """For each class its name, `n_test`, `correct` and `top1` in percent; None for a class without test images."""
     counts, correct = confusion.sum(axis=1).tolist(), confusion.diagonal().tolist()
     return [

@@ -1,6 +1,8 @@
-"""What a file's bytes were when it had this identity: sha256 remembered under (device, inode, size, mtime_ns, ctime_ns).
+"""What a file's bytes were when it had this identity: sha256 remembered under (device, inode, size, mtime_ns,
+ctime_ns).
 
-Immutable record files whose name is the digest of their content: writers never conflict, and a damaged one is simply not believed.
+Immutable record files whose name is the digest of their content: writers never conflict, and a damaged one is simply
+not believed.
 """
 
 from __future__ import annotations
@@ -32,10 +34,9 @@ def identity_of(status: os.stat_result) -> bytes:
 
 
 def part_identity(container: bytes, number: int) -> bytes:
-    """40 bytes for one part of a file, such as a member of an archive: they change whenever the file's own identity does."""
-    return (
-        hashlib.sha256(container + number.to_bytes(8, "little")).digest() + container[32:40]
-    )  # the last 8 bytes stay ctime_ns
+    """40 bytes for one part of a file, such as a member of an archive: they change with the file's own identity."""
+    # the last 8 bytes stay ctime_ns
+    return hashlib.sha256(container + number.to_bytes(8, "little")).digest() + container[32:40]
 
 
 class DigestMemory:
@@ -50,7 +51,8 @@ class DigestMemory:
     def get(self, identity: bytes) -> bytes | None:
         """The 32-byte sha256 of the file that has this identity, or None if it was never read.
 
-        None too where two digests were stored: `--rehash` found that the file had changed unseen, and only the file can tell which holds.
+        None too where two digests are stored: `--rehash` found that the file had changed unseen, and only reading it
+        again shows which one is right.
         """
         if identity in self._fresh:
             return self._fresh[identity]
@@ -70,9 +72,8 @@ class DigestMemory:
         found: list[bytes | None] = [None] * len(identities)
         wanted = np.frombuffer(b"".join(identities[i] or b"" for i in asked), "<i8").reshape(-1, 5)
         first, last = (np.searchsorted(self._mixed, _mix(wanted), side) for side in ("left", "right"))
-        hit = np.flatnonzero(
-            last - first == 1
-        )  # several records, or a key that two identities share, are left to `get`
+        # several records, or a key that two identities share, are left to `get`
+        hit = np.flatnonzero(last - first == 1)
         hit = hit[(self._stored["identity"][first[hit]] == wanted[hit]).all(axis=1)]
         digests = self._stored["digest"][first[hit]].tobytes()
         for place, row in enumerate(hit.tolist()):
@@ -161,7 +162,7 @@ def content_digest(dataset: Dataset, memory: DigestMemory) -> str:
             try:
                 known = hashlib.sha256(dataset.read(row)).digest()
             except OSError as error:
-                known = str(error.errno).encode()  # it is told when features are made
+                known = str(error.errno).encode()  # the reading of features raises for it
             else:
                 found = identities[row]
                 if found is not None:

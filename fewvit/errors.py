@@ -39,6 +39,8 @@ class FewvitError(Exception):
 
 
 class UsageError(FewvitError):
+    """The command or the call is wrong; exit code 2."""
+
     exit_code = 2
 
 
@@ -61,50 +63,58 @@ class UnknownName(UsageError):
 
 
 class LicenseRequired(UsageError):
-    pass
+    """Weights whose licence must be accepted first."""
 
 
 class Unobtainable(UsageError):
-    pass
+    """Weights that are neither here nor to be downloaded now."""
 
 
 class MissingExtra(UsageError):
-    pass
+    """An optional dependency that is not installed."""
 
 
 class DataError(FewvitError):
+    """The input images, labels or tables are wrong or missing; exit code 3."""
+
     exit_code = 3
 
 
 class BadImages(DataError):
-    pass
+    """More images cannot be decoded than are allowed."""
 
 
 class UnlabelledNeighbor(DataError):
-    pass
+    """A vote over rows of which one has no label."""
 
 
 class IntegrityError(FewvitError):
+    """Bytes are not what they should be; exit code 4."""
+
     exit_code = 4
 
 
 class CheckpointError(IntegrityError):
-    pass
+    """A weights file that is damaged, hostile, foreign or of another architecture."""
 
 
 class CacheError(IntegrityError):
-    pass
+    """A stored shard that is not what its manifest says."""
 
 
 class FingerprintMismatch(IntegrityError):
-    pass
+    """Features of two backbones or transforms that meet."""
 
 
 class NumericalError(FewvitError):
+    """NaN or Inf where numbers must be; exit code 5."""
+
     exit_code = 5
 
 
 class ResourceError(FewvitError):
+    """Disk or memory is exhausted; exit code 6."""
+
     exit_code = 6
 
 

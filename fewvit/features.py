@@ -31,19 +31,20 @@ class FeatureSet:
     backbone: str = ""  # what made the features; empty: unknown
     weights: str = ""  # sha256 of its weights, or `random`
     protocol: str = ""  # name of the preset that made them; empty: unknown
-    report: Report | None = field(
-        default=None, compare=False
-    )  # of the extraction that gave them; None: they come from a file
+    # of the extraction that gave them; None: they come from a file
+    report: Report | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.features)
         if self.features.ndim != 2 or np.shape(self.labels) != (n,) or len(self.ids) != n:
             raise DataError(
-                f"features {self.features.shape}, labels {np.shape(self.labels)} and {counted(len(self.ids), 'id')} do not belong together"
+                f"features {self.features.shape}, labels {np.shape(self.labels)} and {counted(len(self.ids), 'id')} "
+                "do not belong together"
             )
         if n and (self.labels.min() < -1 or self.labels.max() >= len(self.classes)):
             raise DataError(
-                f"labels run from {self.labels.min()} to {self.labels.max()}, but there {are(len(self.classes))} {counted(len(self.classes), 'class', 'classes')}"
+                f"labels run from {self.labels.min()} to {self.labels.max()}, but there {are(len(self.classes))} "
+                f"{counted(len(self.classes), 'class', 'classes')}"
             )
 
     def __len__(self) -> int:
@@ -65,7 +66,9 @@ class FeatureSet:
                 )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Replace `path` by an uncompressed `.npz` with `features`, `labels`, `ids`, `classes`, and one text each: `fingerprint`, `name`, `backbone`, `weights`, `protocol`."""
+        """Replace `path` by an uncompressed `.npz` with `features`, `labels`, `ids`, `classes`, and one text each:
+        `fingerprint`, `name`, `backbone`, `weights`, `protocol`.
+        """
         arrays: dict[str, Any] = {
             "features": np.asarray(self.features, dtype=np.float32),
             "labels": np.asarray(self.labels, dtype=np.int64),
@@ -79,7 +82,10 @@ class FeatureSet:
 
     @staticmethod
     def load(path: str | os.PathLike[str], *, unlabelled: bool = False) -> FeatureSet:
-        """The set in an `.npz` written by `save` or with the same keys; `unlabelled`: it may lack labels. Raises DataError or NumericalError."""
+        """The set in an `.npz` written by `save` or with the same keys; `unlabelled`: it may lack labels.
+
+        Raises DataError or NumericalError.
+        """
         arrays = _read_arrays(Path(path))
         if unlabelled and "features" in arrays:
             arrays.setdefault("labels", np.full(len(np.atleast_1d(arrays["features"])), -1))
@@ -161,14 +167,15 @@ def _reason(error: Exception) -> str:
 
 
 def shared_rows(train: FeatureSet, test: FeatureSet) -> int:
-    """How many test rows equal a train row, as the features of one image do; constant rows, and less than four columns, are not counted."""
+    """The number of test rows that equal a train row, as the features of one image do.
+
+    Constant rows are not counted; 0 for less than four columns.
+    """
     if min(train.features.shape[1], test.features.shape[1]) < 4:
         return 0
     keys = [_key(side.features) for side in (train, test)]
-    known, asked = (
-        np.isin(keys[0], keys[1]),
-        np.isin(keys[1], keys[0]),
-    )  # by their first columns; few are left to compare whole
+    # by their first columns; few are left to compare whole
+    known, asked = (np.isin(keys[0], keys[1]), np.isin(keys[1], keys[0]))
     rows = {row.tobytes() for row in train.features[known] if row.min() < row.max()}
     return sum(row.tobytes() in rows for row in test.features[asked])
 
@@ -183,7 +190,8 @@ def require_one_fingerprint(train: str, test: str) -> None:
     """Raise FingerprintMismatch where both sides have a fingerprint and the two differ."""
     if train and test and train != test:
         raise FingerprintMismatch(
-            f"train features are of {train[:12]}, test features of {test[:12]}: another backbone, transform or precision",
+            f"train features are of {train[:12]}, test features of {test[:12]}: another backbone, transform or "
+            "precision",
             fix="Extract both sides with the same options.",
         )
 
@@ -192,6 +200,7 @@ def require_one_backbone(train: FeatureSet, test: FeatureSet) -> None:
     """Raise FingerprintMismatch for widths that differ, and as `require_one_fingerprint`."""
     if train.features.shape[1] != test.features.shape[1]:
         raise FingerprintMismatch(
-            f"train features have {counted(train.features.shape[1], 'column')}, test features {test.features.shape[1]}: they are not of one backbone"
+            f"train features have {counted(train.features.shape[1], 'column')}, test features "
+            f"{test.features.shape[1]}: they are not of one backbone"
         )
     require_one_fingerprint(train.fingerprint, test.fingerprint)

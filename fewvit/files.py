@@ -1,6 +1,7 @@
 """The only module that replaces a file: unique temporary name, fsync, rename, fsync of the folder.
 
-A reader sees the old file or the new one, never a part. What stands in several files is committed by the one written last.
+A reader sees the old file or the new one, never a part. What stands in several files is committed by the one written
+last.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def replacing(
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     """While the block runs no other process is in such a block for the same `path`; others wait.
 
-    The lock is a hidden file beside it, held by flock and so released by the system when a process dies. It is removed by its
-    holder, hence the look whether what was waited for is still the file of that name.
+    The lock is a hidden file beside it, held by flock and so released by the system when a process dies. It is removed
+    by its holder, hence the look whether what was waited for is still the file of that name.
     """
     import fcntl
 
@@ -88,7 +89,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise DataError, ResourceError on a full disk, unless files can be made in a folder of the cache; it is made if it is not there."""
+    """Raise DataError, ResourceError on a full disk, unless files can be made in a folder of the cache, new or old."""
     probe = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)

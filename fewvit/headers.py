@@ -1,4 +1,7 @@
-"""What the first bytes of an image file say: size, components, orientation; read without decoding. Standard library only."""
+"""What the first bytes of an image file say: size, components, orientation; read without decoding.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import NamedTuple
 
 
 class JpegHeader(NamedTuple):
-    """What a JPEG's header says of its picture."""
+    """What a JPEG's header says of its image."""
 
     height: int  # pixels, as stored
     width: int
@@ -19,7 +22,10 @@ _SKIPPED = frozenset({0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})  # tabl
 
 
 def jpeg_header(data: bytes) -> JpegHeader | None:
-    """Size and orientation of a plain JPEG: 8 bits, one or three components, well-formed up to its first scan. None for anything else."""
+    """Size and orientation of a plain JPEG: 8 bits, one or three components, well-formed up to its first scan.
+
+    None for anything else.
+    """
     if data[:3] != b"\xff\xd8\xff":
         return None
     at, size, exif = 2, None, b""
@@ -61,7 +67,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of a WebP file, whose decoder reserves the canvas when it is made; (1, 1) for any other file or a damaged one."""
+    """(height, width) of a WebP file, whose decoder reserves the canvas when it is made; (1, 1) for any other bytes."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return 1, 1
     if data[12:16] == b"VP8X":

@@ -1,4 +1,7 @@
-"""Images by name and class, and what every evaluation asks of their labels: one check and one wording each. NumPy only."""
+"""Images by name and class, and what every evaluation asks of their labels: one check and one wording each.
+
+NumPy only.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,26 @@ class Listed(Protocol):
     """Images by name and class: a data set, the features of one, or a source of either."""
 
     @property
-    def ids(self) -> Sequence[str]: ...
+    def ids(self) -> Sequence[str]:
+        """N ids, paths relative to the source."""
 
     @property
-    def labels(self) -> np.ndarray: ...  # (N,) int64, -1 = unlabelled
+    def labels(self) -> np.ndarray:
+        """Places in `classes` (N,) int64, -1 = unlabelled."""
 
     @property
-    def classes(self) -> Sequence[str]: ...
+    def classes(self) -> Sequence[str]:
+        """C class names."""
 
 
 _Set = TypeVar("_Set", bound=Listed)
 
 
 def align(train: Listed, test: _Set) -> _Set:
-    """`test`, a frozen dataclass, with its labels renumbered to the classes of `train`, so that equal labels mean equal names.
+    """`test`, a frozen dataclass, with its labels renumbered to the classes of `train`: equal labels mean equal names.
 
-    Unlabelled images stay unlabelled; classes without test images are fine. Raises DataError as `require_known_classes`.
+    Unlabelled images stay unlabelled; classes without test images are fine. Raises DataError as
+    `require_known_classes`.
     """
     require_known_classes(train, test, train.classes)
     if list(train.classes) == list(test.classes):
@@ -48,7 +55,9 @@ def align(train: Listed, test: _Set) -> _Set:
 
 
 def require_known_classes(train: Listed, test: Listed, known: Sequence[str]) -> None:
-    """Raise DataError for test images of a class that is not `known`, and where `train` has no label at all though `test` has some."""
+    """Raise DataError for test images of a class that is not `known`, and where `train` has no label at all though
+    `test` has some.
+    """
     used = [test.classes[c] for c in np.unique(test.labels[test.labels >= 0])]
     if used:
         require_labels(train, "train")
@@ -56,7 +65,8 @@ def require_known_classes(train: Listed, test: Listed, known: Sequence[str]) -> 
     if unknown:
         shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
         raise DataError(
-            f"{counted(len(unknown), 'class of the test set is', 'classes of the test set are')} not in the training set: {shown}",
+            f"{counted(len(unknown), 'class of the test set is', 'classes of the test set are')} not in the training "
+            f"set: {shown}",
             fix=_nameless(train, test)
             or f"It has images of {counted(len(known), 'class', 'classes')}; names must agree letter by letter.",
         )
@@ -68,12 +78,17 @@ def with_images(images: Listed) -> list[str]:
 
 
 def _nameless(train: Listed, test: Listed) -> str | None:
-    """What to do where one side's classes are bare numbers, as those of a features file without `classes`, and the other's are not."""
+    """What to do where one side's classes are bare numbers, as those of a features file without `classes`, and the
+    other's are not.
+    """
     numbers = [list(side.classes) == [str(c) for c in range(len(side.classes))] for side in (train, test)]
     if numbers[0] == numbers[1]:
         return None
     side = "training" if numbers[0] else "test"
-    return f"The classes of the {side} features are bare numbers, as where a features file has no array `classes`: give it one with their names."
+    return (
+        f"The classes of the {side} features are bare numbers, as where a features file has no array `classes`: "
+        "give it one with their names."
+    )
 
 
 def require_labels(images: Listed, side: str) -> None:
@@ -86,7 +101,7 @@ def require_labels(images: Listed, side: str) -> None:
 
 
 def labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
-    """The rows that have a label; how many have none is said. `side` as in `require_labels`, which it raises as."""
+    """The rows that have a label, after a line on how many have none. `side` and errors as in `require_labels`."""
     require_labels(features, side)
     known = np.flatnonzero(features.labels >= 0)
     if len(known) == len(features):

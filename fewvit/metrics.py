@@ -14,15 +14,14 @@ NEVER = 1 << 40  # the place of a class that has no vote: behind every k, howeve
 def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Place (Q,) of each row's target class, 0 = best, among `scores` (Q, C): ties go to the lower class number.
 
-    A class with score 0 has no vote and is never a hit: its place is `NEVER`. Without this, the classes behind the last voted
-    one stand in arbitrary order, and DINO's and DINOv2's top-5 count some of them.
+    A class with score 0 has no vote and is never a hit: its place is `NEVER`. Without this, the classes behind the last
+    voted one stand in arbitrary order, and DINO's and DINOv2's top-5 count some of them.
     """
     n_classes = scores.shape[1]
     own = np.take_along_axis(scores, targets[:, None], axis=1)  # (Q, 1)
     rank = np.count_nonzero(scores > own, axis=1)
-    tied = np.flatnonzero(
-        np.count_nonzero(scores >= own, axis=1) - rank > 1
-    )  # few rows: not worth another pass over all
+    # few rows: not worth another pass over all
+    tied = np.flatnonzero(np.count_nonzero(scores >= own, axis=1) - rank > 1)
     rank[tied] += ((scores[tied] == own[tied]) & (np.arange(n_classes) < targets[tied, None])).sum(axis=1)
     return np.where(own[:, 0] > 0, rank, NEVER)
 
@@ -35,7 +34,8 @@ def top_k_accuracy(rank: np.ndarray, k: int) -> float:
 
 
 def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float]]:
-    """`mean` over trials, in percent; with two or more also `std` (ddof 1) and `ci95`, Student's t interval of the mean within 0 and 100.
+    """`mean` over trials, in percent; with two or more also `std` (ddof 1) and `ci95`, Student's t interval of the mean
+    within 0 and 100.
 
     Raises DataError for no trials.
     """

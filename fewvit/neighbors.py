@@ -1,22 +1,30 @@
 """Exact nearest neighbours: the only module that imports FAISS, and the owner of normalisation.
 
-Scores are higher = nearer for every metric, rows come best first, and equal scores are ordered by row, exactly, across the k-th
-place too. FAISS's own order on ties depends on blocking, so whatever lies within rounding of a tie is scored again in float64.
+Scores are higher = nearer for every metric, rows come best first, and equal scores are ordered by row, exactly, across
+the k-th place too. FAISS's own order on ties depends on blocking, so whatever lies within rounding of a tie is scored
+again in float64. One file because the search and the correction of its ties rest on the same normalised rows, and FAISS
+is imported nowhere else.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .cpu import in_threads, wide_openblas
 from .errors import DataError, NumericalError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # (queries, k) -> scores and rows (Q, k)
 
 METRICS = ("cosine", "dot", "euclidean")
 GPU_MAX_K = 2048  # GPU_MAX_SELECTION_K of FAISS
@@ -53,9 +61,8 @@ def normalise(features: np.ndarray, first_row: int = 0) -> np.ndarray:
                 f"row {first_row + start + int(np.flatnonzero(~np.isfinite(length))[0])} of the features is not finite"
             )
         length[length == 0] = 1
-        np.divide(
-            part, length[:, None], out=rows[start : start + _BLOCK_ROWS], casting="same_kind"
-        )  # in float64, rounded once
+        # in float64, rounded once
+        np.divide(part, length[:, None], out=rows[start : start + _BLOCK_ROWS], casting="same_kind")
 
     list(in_threads(block, range(0, len(given), _BLOCK_ROWS)))
     return rows
@@ -224,7 +231,7 @@ def faiss_is_here() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     """FAISS, with the widest kernels of the CPU. Raises ImportError."""
     with wide_openblas():
         import faiss
@@ -233,7 +240,7 @@ def _library() -> Any:
 
 @lru_cache(maxsize=1)
 def faiss_gpu_works() -> bool:
-    """Whether FAISS has kernels for the GPU that is here: a search among 64 vectors, since an unfit wheel installs without complaint."""
+    """Whether FAISS has kernels for the GPU here, by a search of 64 vectors: an unfit wheel installs without error."""
     faiss = _library()
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         return False
@@ -272,7 +279,7 @@ def _torch_device(device: str) -> str:
     return "cuda" if device == "auto" else device
 
 
-def _faiss(rows: np.ndarray, metric: str, device: str) -> Any:
+def _faiss(rows: np.ndarray, metric: str, device: str) -> _Search:
     faiss = _library()
     kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
 
@@ -283,7 +290,7 @@ def _faiss(rows: np.ndarray, metric: str, device: str) -> Any:
     return search
 
 
-def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> Any:
+def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> _Search:
     faiss = _library()
     number = int(device.partition(":")[2] or 0)
     resources = faiss.StandardGpuResources()
@@ -292,7 +299,7 @@ def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> Any:
     config.device = number
     index = (faiss.GpuIndexFlatL2 if metric == "euclidean" else faiss.GpuIndexFlatIP)(resources, rows.shape[1], config)
     index.add(rows)
-    fallback: list[Any] = []
+    fallback: list[_Search] = []
 
     def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if k > GPU_MAX_K:
@@ -305,7 +312,7 @@ def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> Any:
     return search
 
 
-def _torch(rows: np.ndarray, metric: str, device: str) -> Any:
+def _torch(rows: np.ndarray, metric: str, device: str) -> _Search:
     import torch
 
     bank = torch.from_numpy(rows).to(device)
@@ -323,11 +330,11 @@ def _torch(rows: np.ndarray, metric: str, device: str) -> Any:
     return search
 
 
-def _torch_topk(queries: Any, bank: Any, squares: Any, k: int, block: int) -> tuple[Any, Any]:
+def _torch_topk(queries: Tensor, bank: Tensor, squares: Tensor | None, k: int, block: int) -> tuple[Tensor, Tensor]:
     """Best k of the blocks' best k, so that the whole score matrix never exists."""
     import torch
 
-    best: tuple[Any, Any] | None = None
+    best: tuple[Tensor, Tensor] | None = None
     for start in range(0, len(bank), block):
         part = bank[start : start + block]
         scores = queries @ part.T

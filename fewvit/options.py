@@ -44,15 +44,16 @@ def options_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 def settings_for(kind: str, plugins: Sequence[str], settings: Iterable[Setting]) -> dict[str, dict[str, Any]]:
     """Constructor arguments of each chosen plug-in: {"knn": {"k": 5}, …}.
 
-    Raises UnknownName for a plug-in or an option that is not there, UsageError for a plug-in that was not chosen and for
-    values of another type.
+    Raises UnknownName for a plug-in or an option that is not there, UsageError for a plug-in that was not chosen and
+    for values of another type.
     """
     factories = {name.replace("-", "_"): find(kind, name) for name in plugins}
     chosen: dict[str, dict[str, Any]] = {name: {} for name in factories}
     for setting in settings:
         if setting.plugin and setting.plugin not in factories:
             raise UsageError(
-                f"--set {setting.plugin}.{setting.name}: {setting.plugin} is not among the chosen {', '.join(factories)}"
+                f"--set {setting.plugin}.{setting.name}: {setting.plugin} is not among the chosen "
+                f"{', '.join(factories)}"
             )
         named = [setting.plugin] if setting.plugin else list(factories)
         having = [name for name in named if setting.name in options_of(factories[name])]
@@ -68,7 +69,10 @@ def settings_for(kind: str, plugins: Sequence[str], settings: Iterable[Setting])
 
 
 def typed(setting: Setting, kind: Any) -> Any:
-    """The value as the annotation wants it: bool, int, float, str, a Literal, or one of several. Raises UsageError, for NaN and Inf too."""
+    """The value as the annotation wants it: bool, int, float, str, a Literal, or one of several.
+
+    Raises UsageError, for NaN and Inf too.
+    """
     wanted = (
         typing.get_args(kind)
         if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union

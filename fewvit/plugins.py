@@ -1,6 +1,7 @@
 """A plug-in is a file: `fewvit/<kind>/<name>.py` with exactly one public class.
 
-Nothing is registered: the folder is the list. There are four kinds; what each one's class has to say stands in its package.
+Nothing is registered: the folder is the list. There are four kinds; what each one's class has to say stands in its
+package.
 
 `backbones`     families: what shares a file layout, with its protocol and its advice; inherits from `backbones.Family`
 `classifiers`   scikit-learn style estimators; what they declare besides is `classifiers.Traits`
@@ -23,7 +24,7 @@ def names(kind: str) -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / kind).glob("*.py") if not path.stem.startswith("_"))
 
 
-def find(kind: str, name: str) -> Any:
+def find(kind: str, name: str) -> type[Any]:
     """The one public class of `fewvit/<kind>/<name>.py`; hyphens are accepted. Raises UnknownName."""
     stem = name.replace("-", "_")
     if stem not in names(kind):

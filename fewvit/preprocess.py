@@ -1,4 +1,7 @@
-"""The transform of a protocol, as numbers: which pixels of an image reach the backbone, and how they are normalised. No NumPy."""
+"""The transform of a protocol, as numbers: which pixels of an image reach the backbone, and how they are normalised.
+
+No NumPy.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ class Preprocess:
             raise UnknownName("interpolation", self.interpolation, ("bicubic", "bilinear"))
 
     def to_dict(self) -> dict[str, Any]:
+        """Field -> value, for manifests and cache keys."""
         return asdict(self)
 
 

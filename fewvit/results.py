@@ -43,10 +43,13 @@ _GIVEN = ("dataset", "backbone")  # what the user named, so is missed least
 _GAP = "  "  # between two columns
 WIDTH = 100  # characters of a table's line, where columns can be left out
 
+Row = dict[str, Any]  # one measurement: column -> value
+Facts = dict[str, Any]  # what a run's manifest says: name -> anything that JSON holds
+
 
 @dataclass(frozen=True)
 class Result:
-    """What a command found: rows of one measurement each, and how they came about."""
+    """What a command found: rows of one measurement each, and the manifest of the run that made them."""
 
     task: str
     rows: Sequence[Mapping[str, Any]]
@@ -73,12 +76,13 @@ class Result:
     def to_table(self, width: int = WIDTH) -> list[list[str]]:
         """Cells as text, the header first: one line per measurement, accuracies with two decimals.
 
-        A table wider than `width` characters leaves out columns that never vary until it fits: data and backbone, then the widest;
-        `left_out` tells them. Always there are the numbers found, that weights are random, and how many pictures were skipped.
+        A table wider than `width` characters leaves out columns that never vary until it fits: data and backbone, then
+        the widest; `left_out` gives them. Always there are the numbers found, that weights are random, and how many
+        images were skipped.
         """
         columns = self._cells()
-        told = {*_FOUND, "weights", *(["skipped"] if any(row.get("skipped") for row in self.rows) else [])}
-        constant = [c for c, cells in columns.items() if c not in told and len(set(cells)) == 1]
+        needed = {*_FOUND, "weights", *(["skipped"] if any(row.get("skipped") for row in self.rows) else [])}
+        constant = [c for c, cells in columns.items() if c not in needed and len(set(cells)) == 1]
         for name in sorted(constant, key=lambda c: (c not in _GIVEN, -_width(c, columns[c]))):
             if sum(_width(c, cells) + len(_GAP) for c, cells in columns.items()) - len(_GAP) <= width:
                 break
@@ -110,7 +114,7 @@ def _ordered(columns: Mapping[str, None]) -> list[str]:
     return [c for c in _COLUMNS if c in columns] + [c for c in columns if c not in _COLUMNS]
 
 
-def _cell(value: Any, *, two_decimals: bool = False) -> str:
+def _cell(value: object, *, two_decimals: bool = False) -> str:
     if value is None:
         return ""
     if not isinstance(value, float):
@@ -133,6 +137,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def manifest(**facts: Any) -> dict[str, Any]:
+def manifest(**facts: Any) -> Facts:
     """The run's manifest: the facts given, then versions, platform and the command line."""
     return {**facts, "versions": versions(), "platform": platform.platform(), "argv": list(sys.argv)}

@@ -1,4 +1,7 @@
-"""Where evaluations begin: a source is images or features, and answers one question, `features(pipeline)`, whichever it is."""
+"""Where evaluations begin: a source, images or features, answers one question, `features(pipeline)`, in its own way.
+
+One file because opening what a user named, its two kinds and their pairing are one story, read from below to above.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,14 @@ Check = Callable[[Listed], None]  # of names and classes, before any image is re
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns images into features: where they are kept, how the work is done, and the digests of files that are known."""
+    """What turns images into features: the cache, how the work is done, and the known digests of files."""
 
     cache: Cache | None
     work: Work
     memory: DigestMemory
 
     def features(self, pipeline: Pipeline, dataset: Dataset) -> FeatureSet:
-        """Features of a data set, with the report of how they came about. Raises as `extract`."""
+        """Features of a data set, with the report of their extraction. Raises as `extract`."""
         return extract(pipeline, dataset, self.cache, self.work, memory=self.memory)
 
 
@@ -41,22 +44,29 @@ class Source(Listed, Protocol):
     """Images or features. Names and classes are known before any image is read."""
 
     @property
-    def name(self) -> str: ...  # for result rows
+    def name(self) -> str:
+        """The name of the data set, for result rows."""
 
     @property
-    def place(self) -> str: ...  # as the user wrote it
+    def place(self) -> str:
+        """The source as the user wrote it."""
 
     @property
-    def images(self) -> Dataset | None: ...  # None: features were given
+    def images(self) -> Dataset | None:
+        """The data set; None where features were given."""
 
     def fingerprint(self, pipeline: Pipeline | None) -> str:
         """That of the features that `features` gives for this pipeline; empty: unknown."""
 
     def features(self, pipeline: Pipeline | None) -> FeatureSet:
-        """One row per image. Features that were given are what they are; `pipeline` may be None where no source has images."""
+        """One row per image.
+
+        Features that were given are what they are; `pipeline` may be None where no source has images.
+        """
 
     @property
-    def known_classes(self) -> Sequence[str]: ...  # that can be learnt from it, by name
+    def known_classes(self) -> Sequence[str]:
+        """Names of the classes that can be learnt from it."""
 
     def numbered_as(self, train: Listed) -> Source:
         """The source with its labels renumbered to the classes of `train`. Raises DataError as `labels.align`."""
@@ -72,31 +82,42 @@ class ImageSource:
 
     @property
     def name(self) -> str:
+        """The name of the data set."""
         return self.images.name
 
     @property
     def ids(self) -> Sequence[str]:
+        """N ids of the data set."""
         return self.images.ids
 
     @property
     def labels(self) -> np.ndarray:
+        """Places in `classes` (N,) int64, -1 = unlabelled."""
         return self.images.labels
 
     @property
     def classes(self) -> Sequence[str]:
+        """C class names."""
         return self.images.classes
 
     def fingerprint(self, pipeline: Pipeline | None) -> str:
+        """The pipeline's: it decides what the features will be. Raises TypeError for none."""
         return _required(pipeline).fingerprint
 
     def features(self, pipeline: Pipeline | None) -> FeatureSet:
+        """One row per image that can be decoded, computed or from the cache.
+
+        Raises as `extract`, TypeError for no pipeline.
+        """
         return self.extractor.features(_required(pipeline), self.images)
 
     @property
     def known_classes(self) -> Sequence[str]:
+        """Every class of the data set; where that was allowed, also one without images."""
         return self.images.classes  # without images where that was allowed
 
     def numbered_as(self, train: Listed) -> ImageSource:
+        """The images with labels that count the classes of `train`. Raises DataError as `labels.align`."""
         return replace(self, images=align(train, self.images))
 
 
@@ -110,31 +131,39 @@ class FeatureSource:
 
     @property
     def name(self) -> str:
+        """The name of the set that the file holds."""
         return self.given.name
 
     @property
     def ids(self) -> Sequence[str]:
+        """N ids."""
         return self.given.ids
 
     @property
     def labels(self) -> np.ndarray:
+        """Places in `classes` (N,) int64, -1 = unlabelled."""
         return self.given.labels
 
     @property
     def classes(self) -> Sequence[str]:
+        """C class names."""
         return self.given.classes
 
     def fingerprint(self, pipeline: Pipeline | None) -> str:
+        """The file's, whatever the pipeline; empty where it carries none."""
         return self.given.fingerprint
 
     def features(self, pipeline: Pipeline | None) -> FeatureSet:
+        """The features (N, D) as they were read, whatever the pipeline."""
         return self.given
 
     @property
     def known_classes(self) -> Sequence[str]:
+        """The classes that a labelled row is of: the file may name more."""
         return with_images(self.given)  # a file may name more
 
     def numbered_as(self, train: Listed) -> FeatureSource:
+        """The features with labels that count the classes of `train`. Raises DataError as `labels.align`."""
         return replace(self, given=align(train, self.given))
 
 
@@ -153,6 +182,7 @@ class Sources:
 
     @property
     def sides(self) -> tuple[Source, ...]:
+        """The source to learn from, and the one to be tested on where there is one."""
         return (self.train,) if self.test is None else (self.train, self.test)
 
     @property
@@ -167,7 +197,10 @@ class Sources:
         return found if len(found) == len(self.sides) else None
 
     def features(self, pipeline: Pipeline | None) -> tuple[FeatureSet, FeatureSet | None]:
-        """The features of both sides. Raises FingerprintMismatch where they are not of one backbone: before any image is read if that is known."""
+        """The features of both sides.
+
+        Raises FingerprintMismatch where they are not of one backbone: before any image is read if that is known.
+        """
         if self.test is None:
             return self.train.features(pipeline), None
         require_one_fingerprint(*(side.fingerprint(pipeline) for side in (self.train, self.test)))
@@ -230,9 +263,9 @@ def is_features(source: str | None) -> bool:
 
 
 def open_source(source: str, listing: Listing, extractor: Extractor, say: Say, *, unlabelled: bool = False) -> Source:
-    """The source of that name, after what a user should know of its listing was said. `unlabelled`: a features file may lack labels.
+    """The source of that name, after a line for each thing that a user should know of its listing.
 
-    Raises DataError for what is missing, empty or no source.
+    `unlabelled`: a features file may lack labels. Raises DataError for what is missing, empty or no source.
     """
     if is_features(source):
         return FeatureSource(source, FeatureSet.load(source, unlabelled=unlabelled))
@@ -240,7 +273,10 @@ def open_source(source: str, listing: Listing, extractor: Extractor, say: Say, *
 
 
 def open_sources(given: Given, extractor: Extractor, say: Say) -> Sources:
-    """A train and a test source under one numbering of classes. Raises UsageError, and DataError as `open_source` and `paired`."""
+    """A train and a test source under one numbering of classes.
+
+    Raises UsageError, and DataError as `open_source` and `paired`.
+    """
     train, test, notes = given.sides()
     sources = paired(
         open_source(train, given.listing, extractor, say), open_source(test, given.listing, extractor, say)
@@ -250,13 +286,17 @@ def open_sources(given: Given, extractor: Extractor, say: Say) -> Sources:
     for side in sources.sides:
         if side.images is None and not side.fingerprint(None):
             say(
-                f"{side.place} carries no fingerprint, so nothing shows that its features belong to the other side's backbone"
+                f"{side.place} carries no fingerprint, so nothing shows that its features belong to the other side's "
+                "backbone"
             )
     return sources
 
 
 def open_pair(given: Given, say: Say = lambda line: None) -> tuple[Dataset, Dataset]:
-    """The data sets to learn from and to be tested on, for what needs images on both sides. Raises as `open_sources`."""
+    """The data sets to learn from and to be tested on, for what needs images on both sides.
+
+    Raises as `open_sources`.
+    """
     train, test, notes = given.sides()
     train_set, test_set = (announce(open_dataset(side, given.listing), say) for side in (train, test))
     for note in notes:
@@ -265,7 +305,10 @@ def open_pair(given: Given, say: Say = lambda line: None) -> tuple[Dataset, Data
 
 
 def require_source(source: str | None, flag: str = "--data") -> str:
-    """The source, or UsageError naming the flag; a path that is not there is a DataError here, before any backbone is opened."""
+    """The source. Raises UsageError, naming the flag, for none, and DataError for a features file that is not there.
+
+    To be called before any backbone is opened.
+    """
     if not source:
         raise UsageError(f"no images: give {flag} SRC")
     if is_features(source) and not Path(source).exists():

@@ -45,14 +45,16 @@ def n_per_class(
 ) -> list[Split]:
     """Splits of `shots` images per class, for each of `trials` trials.
 
-    Within a trial the smaller set is part of the larger one. Trials share no image while a class has enough: trial t takes block t,
-    of max(5, largest shots) images, of one permutation per class; a block that does not fit is drawn afresh. The permutation
-    depends on the seed and the class's name alone, so other classes change nothing. Raises UsageError for less than one shot or
-    trial, DataError listing the classes that have fewer images, unless `allow_fewer` keeps what they have.
+    Within a trial the smaller set is part of the larger one. Trials share no image while a class has enough: trial t
+    takes block t, of max(5, largest shots) images, of one permutation per class; a block that does not fit is drawn
+    afresh. The permutation depends on the seed and the class's name alone, so other classes change nothing. Raises
+    UsageError for less than one shot or trial, DataError listing the classes that have fewer images, unless
+    `allow_fewer` keeps what they have.
     """
     if not shots or min(shots) < 1 or trials < 1:
         raise UsageError(
-            f"{counted(min(shots, default=0), 'image')} per class in {counted(trials, 'trial')}: nothing to learn from; ask for one or more"
+            f"{counted(min(shots, default=0), 'image')} per class in {counted(trials, 'trial')}: nothing to learn "
+            "from; ask for one or more"
         )
     sets = _by_class(labels)
     short = {classes[c]: len(rows) for c, rows in sets.items() if len(rows) < max(shots)}
@@ -139,15 +141,18 @@ def dependence(splits: Sequence[Split]) -> str | None:
     alone = disjoint(splits)
     if alone == len(splits):
         return None
-    return f"{splits[0].name}: trials share labelled images, only {alone} of the {len(splits)} are disjoint: the interval is too narrow"
+    return (
+        f"{splits[0].name}: trials share labelled images, only {alone} of the {len(splits)} are disjoint: the "
+        "interval is too narrow"
+    )
 
 
 def dinov2_subset(labels: np.ndarray, shots: int, trial: int, classes: Sequence[str] = ()) -> np.ndarray:
     """Row numbers of DINOv2's n-per-class subset: classes ascending, in each the first `shots` of a random permutation.
 
-    The generator is torch's, seeded with the trial, as in DINOv2's k-NN evaluation: its published few-shot numbers hang on
-    that stream. Unlabelled rows (-1) are left out. Raises UsageError for less than one shot,
-    DataError naming the classes that have fewer images, by their number if no `classes` are given.
+    The generator is torch's, seeded with the trial, as in DINOv2's k-NN evaluation: its published few-shot numbers
+    depend on that stream. Unlabelled rows (-1) are left out. Raises UsageError for less than one shot, DataError naming
+    the classes that have fewer images, by their number if no `classes` are given.
     """
     if shots < 1:
         raise UsageError(f"{shots} images per class are nothing to learn from; ask for one or more")

@@ -23,7 +23,8 @@ def check_temperature(temperature: float) -> None:
 def weighted_vote(neighbors: Neighbors, labels: np.ndarray, n_classes: int, temperature: float) -> np.ndarray:
     """Class scores (Q, C): the sum of exp(similarity / temperature) over the neighbours of each class.
 
-    Source: Wu et al. 2018, section 3.4; Caron et al. 2021, appendix. Raises as `votes_at`, and UsageError for a temperature below 0.002.
+    Source: Wu et al. 2018, section 3.4; Caron et al. 2021, appendix. Raises as `votes_at`, and UsageError for a
+    temperature below 0.002.
     """
     check_temperature(temperature)
     k = neighbors.rows.shape[1]
@@ -33,13 +34,15 @@ def weighted_vote(neighbors: Neighbors, labels: np.ndarray, n_classes: int, temp
 def votes_at(
     neighbors: Neighbors, labels: np.ndarray, n_classes: int, temperature: float, ks: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(k, class scores (Q, C)) for each k, ascending; the same array grows from one k to the next, so use it before going on.
+    """(k, class scores (Q, C)) for each k, ascending; the one array grows from k to k, so use it before going on.
 
-    Raises UnlabelledNeighbor if a label is -1, UsageError for labels beyond `n_classes` and for more neighbours than there are.
+    Raises UnlabelledNeighbor if a label is -1, UsageError for labels beyond `n_classes` and for more neighbours than
+    there are.
     """
     if not all(1 <= k <= neighbors.rows.shape[1] for k in ks):
         raise UsageError(
-            f"votes of {', '.join(map(str, ks))} neighbours asked where {counted(neighbors.rows.shape[1], 'was', 'were')} searched"
+            f"votes of {', '.join(map(str, ks))} neighbours asked where "
+            f"{counted(neighbors.rows.shape[1], 'was', 'were')} searched"
         )
     near = labels[neighbors.rows]  # (Q, k)
     if near.size and near.min() < 0:
@@ -49,7 +52,8 @@ def votes_at(
         )
     if near.size and near.max() >= n_classes:
         raise UsageError(
-            f"label {near.max()} is among the neighbours, but there {are(n_classes)} {counted(n_classes, 'class', 'classes')}"
+            f"label {near.max()} is among the neighbours, but there {are(n_classes)} "
+            f"{counted(n_classes, 'class', 'classes')}"
         )
     weight = np.exp(neighbors.scores.astype(np.float64) / temperature)  # (Q, k)
     cell = near + np.arange(len(near))[:, None] * n_classes  # place in the flat score table

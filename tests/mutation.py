@@ -96,7 +96,8 @@ VIEWS = {
 }
 FEATURES = {
     "extraction/cache": ["tests/test_cache.py"],
-    "images": ["tests/test_images.py"],
+    "images/__init__": ["tests/test_images.py"],
+    "images/pillow": ["tests/test_images.py"],
     "headers": ["tests/test_headers.py"],
     "preprocess": ["tests/test_preprocess.py"],
     "models/vit": ["tests/test_vit.py", "-k", "not (auto or openvino or packed or engine or as_many or read_from)"],
@@ -114,10 +115,10 @@ EVALUATION = {
     "evaluate/lowshot_options": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
     "evaluate/episodes": ["tests/test_evaluate_episodes.py", "tests/cli/test_episodes.py"],
     "evaluate/episode_draws": ["tests/test_evaluate_episodes.py"],
-    "evaluate/judge": [
+    "evaluate/evaluation": [
         "tests/test_evaluate_lowshot.py",
         "-k",
-        "verdict or share or without_support or transductive or rows_are",
+        "an_evaluation or share or without_support or transductive or rows_are",
     ],
     "bundles/predict": [
         _FIT_PREDICT,

@@ -297,7 +297,7 @@ def test_what_is_no_bundle_is_told_apart(path, tmp_path):
     with pytest.raises(IntegrityError, match=r"not a bundle but plain text \(id,label"):
         load_bundle(path)
     path.write_bytes(jpeg(3))
-    with pytest.raises(IntegrityError, match=r"not a bundle but a JPEG picture\n.*comes first"):
+    with pytest.raises(IntegrityError, match=r"not a bundle but a JPEG image\n.*comes first"):
         load_bundle(path)
     features(11, 5).save(tmp_path / "f.npz")
     with pytest.raises(IntegrityError, match="not a bundle but a features file"):

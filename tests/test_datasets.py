@@ -677,7 +677,7 @@ def test_every_source_is_accepted_by_one_format_only(tmp_path):
         "shards": os.path.dirname(shard(tmp_path / "shards" / "d-0.tar", FIRST)),
         "archive": packed(tmp_path / "x.zip", named("a/1.jpg")),
         "digits": "digits",
-        "picture": tree(tmp_path / "one", named("photo.JPG")) + "/photo.JPG",
+        "single_image": tree(tmp_path / "one", named("photo.JPG")) + "/photo.JPG",
     }
     assert set(sources) <= set(plugins.names("datasets"))
     for kind, source in sources.items():

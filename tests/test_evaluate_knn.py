@@ -262,7 +262,7 @@ def test_more_shots_than_a_class_has_images_are_a_data_error():
     [
         (None, {}, "no test set"),
         (TEST, {"leave_one_out": True}, "no test set"),
-        (None, {"leave_one_out": True, "shots": (1,)}, "judged by themselves"),
+        (None, {"leave_one_out": True, "shots": (1,)}, "evaluated on themselves"),
         (TEST, {"shots": (1,), "trials": 0}, "0 trials"),
         (TEST, {"shots": (0,)}, "0 images per class"),
         (TEST, {"temperatures": (0.07, 0.001)}, "temperature 0.001"),

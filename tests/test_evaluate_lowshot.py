@@ -17,7 +17,7 @@ from fewvit.classifiers.knn import KNNClassifier
 from fewvit.classifiers.logistic import LogisticRegression
 from fewvit.errors import DataError, NumericalError, UsageError
 from fewvit.evaluate import lowshot, lowshot_cells
-from fewvit.evaluate.judge import judge, largest_share
+from fewvit.evaluate.evaluation import evaluate_estimator, largest_share
 from fewvit.evaluate.lowshot import evaluate_lowshot
 from fewvit.evaluate.lowshot_cells import factory
 from fewvit.evaluate.lowshot_options import LowShotOptions, require_splits
@@ -326,24 +326,24 @@ def test_on_other_data_or_weights_there_is_no_number_of_the_papers(other):
 # ---- judging
 
 
-def test_a_verdict_in_chunks_is_the_whole_one(train, test, monkeypatch):
+def test_an_evaluation_in_chunks_is_the_whole_one(train, test, monkeypatch):
     model = LogisticRegression().fit(train.features, train.labels)
     shares = model.predict_proba(test.features)
     for size in (1 << 23, 1):
-        monkeypatch.setattr("fewvit.evaluate.judge._CHUNK_BYTES", size)
-        verdict = judge(model, test, 2.5)
+        monkeypatch.setattr("fewvit.evaluate.evaluation._CHUNK_BYTES", size)
+        evaluation = evaluate_estimator(model, test, 2.5)
         order = np.argsort(-shares, axis=1, kind="stable")
-        assert verdict.rank.tolist() == [
+        assert evaluation.rank.tolist() == [
             int(np.flatnonzero(row == label)[0]) for row, label in zip(order, test.labels, strict=True)
         ]
         scaled = scale(shares, 2.5)
-        np.testing.assert_allclose(verdict.confidence, scaled.max(axis=1), rtol=1e-5)
-        assert verdict.metrics(test.labels)["ece"] == pytest.approx(
+        np.testing.assert_allclose(evaluation.confidence, scaled.max(axis=1), rtol=1e-5)
+        assert evaluation.metrics(test.labels)["ece"] == pytest.approx(
             expected_calibration_error(scaled, test.labels), abs=1e-3
         )
 
 
-def test_a_verdict_takes_as_many_rows_at_a_time_as_its_bytes_hold_and_64_at_least(train, monkeypatch):
+def test_an_evaluation_takes_as_many_rows_at_a_time_as_its_bytes_hold_and_64_at_least(train, monkeypatch):
     """Five classes of eight bytes make 40 bytes a row."""
 
     class Recording(Centroid):
@@ -356,19 +356,19 @@ def test_a_verdict_takes_as_many_rows_at_a_time_as_its_bytes_hold_and_64_at_leas
 
     many = features(31, 3)  # 155 rows
     for kind, size, wanted in ((Recording, 40 * 71, [71, 71, 13]), (Recording, 1, [64, 64, 27]), (Together, 1, [155])):
-        monkeypatch.setattr("fewvit.evaluate.judge._CHUNK_BYTES", size)
+        monkeypatch.setattr("fewvit.evaluate.evaluation._CHUNK_BYTES", size)
         asked: list[int] = []
-        judge(kind().fit(train.features, train.labels), many, 1.0)
+        evaluate_estimator(kind().fit(train.features, train.labels), many, 1.0)
         assert asked == wanted
 
 
 @pytest.mark.parametrize("missing", [0, 3, 4])
 def test_a_class_without_support_is_never_right(missing, train, test):
     known = train.select(np.flatnonzero(train.labels != missing))
-    verdict = judge(Centroid().fit(known.features, known.labels), test, 1.0)
-    assert (verdict.rank[test.labels == missing] == NEVER).all()
-    assert missing not in verdict.predictions
-    assert verdict.metrics(test.labels)["top5"] == pytest.approx(80.0)
+    evaluation = evaluate_estimator(Centroid().fit(known.features, known.labels), test, 1.0)
+    assert (evaluation.rank[test.labels == missing] == NEVER).all()
+    assert missing not in evaluation.predictions
+    assert evaluation.metrics(test.labels)["top5"] == pytest.approx(80.0)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0, 7.0])

@@ -13,7 +13,13 @@ import pytest
 from fewvit import files
 from fewvit.errors import MissingExtra, ResourceError, UsageError
 from fewvit.evaluate import predictions
-from fewvit.evaluate.predictions import Judged, check_predictions_path, save_confusion, save_per_class, save_predictions
+from fewvit.evaluate.predictions import (
+    Predicted,
+    check_predictions_path,
+    save_confusion,
+    save_per_class,
+    save_predictions,
+)
 
 ESCAPED = ["cat/1.jpg", "caf\\udce9/2.jpg", 'a,"b"/3.jpg', "owl/4\\n.jpg", "5.jpg"]
 IDS = ["cat/1.jpg", "caf\udce9/2.jpg", 'a,"b"/3.jpg', "owl/4\n.jpg", "5.jpg"]
@@ -29,12 +35,12 @@ WANTED = [
 ]
 
 
-def judged(which, rows=slice(None)) -> Judged:
-    return Judged(which, IDS[rows], LABELS[rows], PREDICTIONS[rows], PROBABILITIES[rows], CLASSES)
+def predicted(which, rows=slice(None)) -> Predicted:
+    return Predicted(which, IDS[rows], LABELS[rows], PREDICTIONS[rows], PROBABILITIES[rows], CLASSES)
 
 
 def save(path) -> None:
-    save_predictions(path, [judged({})])
+    save_predictions(path, [predicted({})])
 
 
 def lines(path) -> list[list[str]]:
@@ -58,8 +64,8 @@ def test_csv_holds_the_same_to_the_last_digit(tmp_path):
 
 def test_several_classifiers_and_trials_make_one_long_table(tmp_path):
     several = [
-        judged({"method": "knn", "shots": 2, "trial": 0}),
-        judged({"method": "ridge", "shots": "1%", "trial": 1}, slice(1, 3)),
+        predicted({"method": "knn", "shots": 2, "trial": 0}),
+        predicted({"method": "ridge", "shots": "1%", "trial": 1}, slice(1, 3)),
     ]
     save_predictions(tmp_path / "p.csv", several)
     save_predictions(tmp_path / "p.parquet", several)
@@ -79,7 +85,7 @@ def test_several_classifiers_and_trials_make_one_long_table(tmp_path):
 
 
 def test_no_image_at_all_gives_a_table_with_columns_and_types(tmp_path):
-    nothing = judged({}, slice(0))
+    nothing = predicted({}, slice(0))
     save_predictions(tmp_path / "p.parquet", [nothing])
     schema = pyarrow.parquet.read_schema(tmp_path / "p.parquet")
     assert [str(kind) for kind in schema.types] == ["string", "string", "string", "double"]
@@ -102,7 +108,7 @@ def test_without_pyarrow_parquet_is_refused_and_csv_is_not(tmp_path, monkeypatch
 
 
 def test_accuracy_by_class_and_confusion_are_tables(tmp_path):
-    several = [judged({"trial": 3}), judged({"trial": 7}, slice(1, 2))]
+    several = [predicted({"trial": 3}), predicted({"trial": 7}, slice(1, 2))]
     save_per_class(tmp_path / "c.csv", several)
     assert lines(tmp_path / "c.csv") == [
         ["trial", "class", "n_test", "correct", "top1"],

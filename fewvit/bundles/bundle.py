@@ -1,8 +1,9 @@
 """A fitted classifier with all that is needed to use it on new images, as one file.
 
-A bundle is a safetensors file: the fitted arrays are its tensors, the manifest is the JSON text in its header. One file, so that
-it is replaced by one rename, mailed whole, and never half there; safetensors, so that reading it runs no code. The manifest's
-sha256 covers itself and every array. Backbone weights are not in it: they are found again by name or file, and by digest.
+A bundle is a safetensors file: the fitted arrays are its tensors, the manifest is the JSON text in its header. One
+file, so that it is replaced by one rename, mailed whole, and never half there; safetensors, so that reading it runs no
+code. The manifest's sha256 covers itself and every array. Backbone weights are not in it: they are found again by name
+or file, and by digest.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration import scale
+from ..calibration import Estimator, scale
 from ..classifiers import classifiers, traits_of
 from ..errors import FingerprintMismatch, NumericalError, UsageError, counted
 from ..features import FeatureSet
@@ -33,7 +34,7 @@ class Bundle:
     """A classifier fitted on rows whose labels are numbers in `classes`."""
 
     classifier: str  # the plug-in's name
-    estimator: Any
+    estimator: Estimator
     classes: Sequence[str]
     counts: Sequence[int]  # images per class it was fitted on
     width: int  # columns of its features
@@ -41,20 +42,20 @@ class Bundle:
     recipe: Recipe | None = None  # None: it was fitted on a features file
     temperature: float = 1.0  # for `calibration.scale`
     threshold: float = THRESHOLD
-    support: tuple[np.ndarray, np.ndarray] | None = (
-        None  # (N, D) and (N,): of a classifier that declares `keeps = "support"`
-    )
-    seen: np.ndarray | None = (
-        None  # (N, 16) uint8, digests of the rows it took, of a classifier that grows without keeping them; None: not kept
-    )
-    calibrated_on: int | None = (
-        None  # images that were held out in turn for the temperature; None: written before this was kept
-    )
+    # (N, D) and (N,): of a classifier that declares `keeps = "support"`
+    support: tuple[np.ndarray, np.ndarray] | None = None
+    # (N, 16) uint8, digests of the rows it took, of a classifier that grows without keeping them; None: not kept
+    seen: np.ndarray | None = None
+    # images that were held out in turn for the temperature; None: written before this was kept
+    calibrated_on: int | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=versions)  # of the packages it was fitted with
     sha256: str = ""  # the manifest's, of the file it was read from; empty: it was fitted here
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities (Q, C) of features (Q, D), columns in the order of `classes`, before calibration. Raises NumericalError for NaN."""
+        """Class probabilities (Q, C) of features (Q, D), columns in the order of `classes`, before calibration.
+
+        Raises NumericalError for NaN.
+        """
         probabilities = np.asarray(self.estimator.predict_proba(features))
         if not np.isfinite(probabilities).all():
             raise NumericalError(f"{self.classifier} gives probabilities that are NaN or Inf")
@@ -72,7 +73,8 @@ class Bundle:
             )
         if self.fingerprint and features.fingerprint and self.fingerprint != features.fingerprint:
             raise FingerprintMismatch(
-                f"the bundle was fitted on features of {self.fingerprint[:12]}, these are of {features.fingerprint[:12]}: another backbone, transform or precision",
+                f"the bundle was fitted on features of {self.fingerprint[:12]}, these are of "
+                f"{features.fingerprint[:12]}: another backbone, transform or precision",
                 fix="Extract them with the options that the bundle was fitted with.",
             )
 
@@ -93,7 +95,8 @@ class Bundle:
         self.require_growth()
         counts = np.bincount(labels, minlength=len(classes))
         counts[: len(self.counts)] += np.asarray(self.counts, counts.dtype)
-        estimator, support = self.estimator, self.support
+        support = self.support
+        estimator: Any = self.estimator  # `add` is a method of those that grow
         if support is not None:
             support = (np.concatenate([support[0], features]), np.concatenate([support[1], labels]))
             estimator.fit(*support)
@@ -110,7 +113,7 @@ class Bundle:
         return new if self.seen is None else np.concatenate([self.seen, new])
 
     def holds(self, features: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Whether each row (N, D) is in the bundle already, to the last bit and under the same class's name; (N,) of bool."""
+        """(N,) bool: whether each row (N, D) is in the bundle already, bit for bit and under the same class's name."""
         seen = self.seen
         if self.support is not None:
             seen = row_digests(self.support[0], [self.classes[c] for c in self.support[1]])
@@ -128,6 +131,8 @@ def row_digests(features: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
-def keeps_support(estimator: Any) -> bool:
-    """Whether a bundle of it stores the rows it was fitted on, to fit it again: it declares `keeps = "support"`, as what it holds is no array."""
+def keeps_support(estimator: Estimator | type[Any]) -> bool:
+    """Whether a bundle stores the rows that the classifier was fitted on, to fit it again: it declares
+    `keeps = "support"` because what it learnt cannot be stored as arrays.
+    """
     return traits_of(estimator).keeps == "support"

@@ -1,4 +1,4 @@
-"""A bundle on disk: written whole, read without running any code, and refused with a reason where it is another file or a damaged one."""
+"""A bundle on disk: written whole, read without running any code; a damaged or other file is refused with a reason."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import DataError, FewvitError, IntegrityError, UsageError, from_os_error, printable
 from ..extraction.pipeline import FeatureOptions
@@ -29,7 +30,8 @@ from .recipe import Recipe
 def replace_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
     """Replace the file that the bundle was read from before it grew; the new sha256.
 
-    Raises IntegrityError, and leaves the file alone, when it is another one by now: what a second process added would be lost.
+    Raises IntegrityError, and leaves the file alone, when it is another one by now: what a second process added would
+    be lost.
     """
     with locked(path):
         try:
@@ -46,7 +48,10 @@ def replace_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
 
 
 def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
-    """Replace `path` by the bundle; its sha256. Raises UsageError for a classifier with a fitted attribute that no file can hold."""
+    """Replace `path` by the bundle; its sha256.
+
+    Raises UsageError for a classifier with a fitted attribute that no file can hold.
+    """
     import safetensors.numpy
 
     arrays: dict[str, np.ndarray] = {}
@@ -74,7 +79,10 @@ def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
 
 
 def _packed(value: Any, name: str, arrays: dict[str, np.ndarray], classifier: str) -> dict[str, Any]:
-    """A value as JSON; arrays and tensors go to `arrays` under `name`, with their order in memory, on which a sum's last bit hangs."""
+    """A value as JSON; arrays and tensors go to `arrays` under `name`.
+
+    Their order in memory is kept, since the last bit of a sum depends on it.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         value = np.float64(value)  # JSON has no such number
     if type(value).__module__.startswith("torch") and hasattr(value, "detach"):
@@ -95,15 +103,16 @@ def _packed(value: Any, name: str, arrays: dict[str, np.ndarray], classifier: st
         return {"record": f"{type(value).__module__.rpartition('.')[2]}.{type(value).__name__}", "fields": fields}
     raise UsageError(
         f"{classifier} holds a {type(value).__name__} ({name}), which no bundle can store",
-        fix='A classifier of arrays, tensors and numbers can be stored; another declares `keeps = "support"` to be fitted again.',
+        fix='A classifier of arrays, tensors and numbers can be stored; another declares `keeps = "support"` to be '
+        "fitted again.",
     )
 
 
-def _plain(value: Any) -> np.ndarray:
+def _plain(value: ArrayLike) -> np.ndarray:
     return np.array(value, order="C")
 
 
-def _order(value: Any) -> str:
+def _order(value: np.ndarray | np.generic) -> str:
     return "F" if np.ndim(value) > 1 and value.flags.f_contiguous and not value.flags.c_contiguous else "C"
 
 
@@ -118,7 +127,10 @@ def _digest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> st
 
 
 def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle:
-    """The bundle in a file; its classifier computes on `device`, if it has a choice. Raises DataError when there is none, IntegrityError for a damaged, foreign or newer one."""
+    """The bundle in a file; its classifier computes on `device`, if it has a choice.
+
+    Raises DataError when there is none, IntegrityError for a damaged, foreign or newer one.
+    """
     manifest, arrays = _read(Path(path))
     try:
         kind = find("classifiers", manifest["classifier"])
@@ -153,7 +165,9 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
 
 
 def _at_home(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with the backbone of the run that the bundle lies in, if it is a run's own: both may have been moved or copied."""
+    """The recipe with the backbone of the run that the bundle lies in, if it is a run's own: both may have been moved
+    or copied.
+    """
     run = run_of_classifier(path)
     return recipe if run is None else dataclasses.replace(recipe, backbone=str(run.path))
 
@@ -216,7 +230,7 @@ def _no_file(path: Path) -> DataError:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Raise IntegrityError for a file that is known to be something else: features, a picture, a table, weights."""
+    """Raise IntegrityError for a file that is known to be something else: features, an image, a table, weights."""
     from ..checkpoints.kinds import foreign_kind
 
     try:
@@ -269,9 +283,8 @@ def _unpacked(packed: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> An
         module, _, name = packed["record"].rpartition(".")
         kind = getattr(importlib.import_module(f"fewvit.classifiers.{module}"), name)
         if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-            raise TypeError(
-                f"{packed['record']} is no record of values"
-            )  # nothing else is called by a name that a file gives
+            # nothing else is called by a name that a file gives
+            raise TypeError(f"{packed['record']} is no record of values")
         return kind(**{k: _unpacked(v, arrays) for k, v in packed["fields"].items()})
     array = np.array(arrays[packed["array"]], order=packed["order"])
     if packed["as"] == "tensor":

@@ -1,4 +1,4 @@
-"""What `fewvit fit` does: labelled images or features in, a classifier bundle out; or more images into a bundle that is there."""
+"""What `fewvit fit` does: labelled images or features in, a classifier bundle out; or more images into an old one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..metrics import rank_of_target, top_k_accuracy
 from ..models.resolve import is_path
 from ..options import options_of
 from ..plugins import find
-from ..results import manifest
+from ..results import Facts, Row, manifest
 from ..sources import is_features
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .file import replace_bundle, save_bundle
@@ -48,13 +48,14 @@ def check_threshold(threshold: float) -> None:
         raise UsageError(f"--threshold {threshold} is no share between 0 and 1")
 
 
-def check_classifier(name: str) -> Any:
-    """The estimator's class. Raises UnknownName, and UsageError for one that cannot judge new images one by one."""
+def check_classifier(name: str) -> type[Any]:
+    """The estimator's class. Raises UnknownName, and UsageError for one that cannot classify new images one by one."""
     kind = find("classifiers", name)
     traits = traits_of(kind)
     if traits.transductive:
         raise UsageError(
-            f"{name} is transductive: it labels a whole set of images at once, so one image's label would hang on its company",
+            f"{name} is transductive: it labels a whole set of images at once, so one image's label would "
+            "depend on the others",
             fix="Fit an inductive classifier, such as logistic, centroid or knn.",
         )
     if traits.needs != "features":
@@ -74,7 +75,11 @@ def run_fit(
     say: Say,
     skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
-    """Fit, calibrate and write a bundle: rows of what it was fitted on and how it does on held-out images, and the run's manifest."""
+    """Fit, calibrate and write a bundle; rows on its training images and held-out accuracy, and the run's manifest.
+
+    Raises UsageError for several backbones or `--layers each`, and as `check_threshold`, `check_classifier` and
+    `fit_bundle`.
+    """
     check_threshold(request.threshold)
     check_classifier(request.classifier)
     if len(reader.backbones.names) > 1:
@@ -86,10 +91,10 @@ def run_fit(
     [inputs] = reader.each(reader.one(source, listing))
     skips(inputs.skipped)
     recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
-    bundle, judged = fit_bundle(inputs.train, request, recipe, say)
+    bundle, held = fit_bundle(inputs.train, request, recipe, say)
     sha256 = save_bundle(out, bundle)
     say(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
-    return _rows(inputs, bundle, judged), _facts(inputs, bundle, sha256, request.seed)
+    return _rows(inputs, bundle, held), _facts(inputs, bundle, sha256, request.seed)
 
 
 def fit_bundle(
@@ -110,10 +115,10 @@ def fit_bundle(
     except ValueError as error:
         raise unfit(request.classifier, error) from error
     try:
-        judged = held_out(lambda: kind(**options), rows, labels, seed=request.seed)
+        held = held_out(lambda: kind(**options), rows, labels, seed=request.seed)
     except ValueError as error:
         raise unfit(f"{request.classifier}, calibrated on a fifth that is held out", error) from error
-    if not len(judged.rows):
+    if not len(held.rows):
         say("one image per class: nothing can be held out, so confidences are not calibrated")
     kept = keeps_support(estimator)
     bundle = Bundle(
@@ -124,13 +129,13 @@ def fit_bundle(
         rows.shape[1],
         features.fingerprint,
         recipe,
-        best_temperature(judged.probabilities, judged.labels) if len(judged.rows) else 1.0,
+        best_temperature(held.probabilities, held.labels) if len(held.rows) else 1.0,
         request.threshold,
         (rows, labels) if kept else None,
         row_digests(rows, [classes[c] for c in labels]) if traits_of(kind).grows and not kept else None,
-        len(judged.rows),
+        len(held.rows),
     )
-    return bundle, judged
+    return bundle, held
 
 
 def _numbered(features: FeatureSet, say: Say) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -174,10 +179,10 @@ def run_add(
     say: Say,
     skips: Callable[[list[dict[str, str]]], None],
 ) -> Found:
-    """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones. The calibration stays.
+    """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones.
 
-    Images whose features it holds already, of the same class, are left out. Raises IntegrityError when another process changed the file
-    since `bundle` was read from it.
+    The calibration stays. Images whose features it holds already, of the same class, are left out. Raises
+    IntegrityError when another process changed the file since `bundle` was read from it.
     """
     bundle.require_growth()
     inputs = features_for(bundle, reader, source, listing, say)
@@ -197,12 +202,12 @@ def run_add(
 
 
 def _without_held(bundle: Bundle, features: FeatureSet, say: Say) -> FeatureSet:
-    """The rows that the bundle does not hold yet; how many it holds is said."""
+    """The rows that the bundle does not hold yet, after a line on how many it holds."""
     held = bundle.holds(features.features, [features.classes[c] for c in features.labels])
     if not held.any():
         return features
-    said = f"{np.count_nonzero(held)} of {counted(len(held), 'image')}"
-    say(f"{said} left out: the bundle holds the same features under the same class already")
+    share = f"{np.count_nonzero(held)} of {counted(len(held), 'image')}"
+    say(f"{share} left out: the bundle holds the same features under the same class already")
     return features.select(np.flatnonzero(~held))
 
 
@@ -218,7 +223,10 @@ def _calibration(bundle: Bundle) -> str:
 def features_for(
     bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say, *, unlabelled: bool = False
 ) -> Inputs:
-    """The features of a source, made as the bundle's were; no image is read before that is known. Raises FingerprintMismatch."""
+    """The features of a source, made as the bundle's were; no image is read before that is known.
+
+    Raises FingerprintMismatch.
+    """
     if is_features(source):
         [inputs] = reader.each(reader.one(source, listing, unlabelled=unlabelled))
         bundle.require(inputs.train)
@@ -237,7 +245,7 @@ def features_for(
     return inputs
 
 
-def _rows(inputs: Inputs, bundle: Bundle, judged: HeldOut | None) -> list[dict[str, Any]]:
+def _rows(inputs: Inputs, bundle: Bundle, held: HeldOut | None) -> list[Row]:
     columns = {**inputs.labels, "method": bundle.classifier}
     found: dict[str, float] = {
         "images": sum(bundle.counts),
@@ -245,20 +253,20 @@ def _rows(inputs: Inputs, bundle: Bundle, judged: HeldOut | None) -> list[dict[s
         "calibration_temperature": bundle.temperature,
     }
     rows = [{**columns, "metric": metric, "value": value} for metric, value in found.items()]
-    if judged is not None and len(judged.rows):
-        scaled = scale(judged.probabilities, bundle.temperature)
+    if held is not None and len(held.rows):
+        scaled = scale(held.probabilities, bundle.temperature)
         values = {
-            "top1": top_k_accuracy(rank_of_target(judged.probabilities, judged.labels), 1),
-            "ece": expected_calibration_error(scaled, judged.labels),
+            "top1": top_k_accuracy(rank_of_target(held.probabilities, held.labels), 1),
+            "ece": expected_calibration_error(scaled, held.labels),
         }
         rows += [
-            {**columns, "metric": m, "value": v, "n_test": len(judged.rows), "judged_on": "held-out images"}
+            {**columns, "metric": m, "value": v, "n_test": len(held.rows), "judged_on": "held-out images"}
             for m, v in values.items()
         ]
     return rows
 
 
-def _facts(inputs: Inputs, bundle: Bundle, sha256: str, seed: int) -> dict[str, Any]:
+def _facts(inputs: Inputs, bundle: Bundle, sha256: str, seed: int) -> Facts:
     facts = {
         "bundle_sha256": sha256,
         "options": bundle.estimator.get_params(deep=False),

@@ -11,7 +11,7 @@ from ..datasets import Listing
 from ..errors import counted, printable
 from ..evaluate.inputs import FeatureReader
 from ..features import FeatureSet
-from ..results import WIDTH, Result, manifest
+from ..results import WIDTH, Facts, Result, Row, manifest
 from .bundle import Bundle
 from .fit import check_threshold, features_for
 
@@ -23,6 +23,7 @@ class Predictions(Result):
     """One row per image; the table shows every column, also one that never varies."""
 
     def to_table(self, width: int = WIDTH) -> list[list[str]]:
+        """Cells as text, the header first, a line per image; `width` is not looked at, since no column is left out."""
         return (
             [list(self.rows[0]), *([_cell(value) for value in row.values()] for row in self.rows)]
             if self.rows
@@ -30,12 +31,13 @@ class Predictions(Result):
         )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else printable(value)
 
 
-def predict_rows(bundle: Bundle, features: FeatureSet, threshold: float | None = None) -> Iterator[dict[str, Any]]:
-    """For each image `id`, `label` (`unknown` where the confidence is below the threshold), `confidence`, and the `best` and `second` class.
+def predict_rows(bundle: Bundle, features: FeatureSet, threshold: float | None = None) -> Iterator[Row]:
+    """For each image `id`, `label` (`unknown` where the confidence is below the threshold), `confidence`, and the
+    `best` and `second` class.
 
     Where images are labelled with classes of the bundle, every row has a `target`, which is None without a label.
     """
@@ -63,23 +65,25 @@ def _targets(bundle: Bundle, features: FeatureSet) -> list[str | None]:
     return names if set(names) & set(bundle.classes) else []
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, threshold: float) -> dict[str, Any]:
-    """How many predictions are below the threshold; of `labelled` images, whose class the bundle knows, `top1`: percent whose best is right."""
+def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, threshold: float) -> Facts:
+    """`unknown`, the number of predictions below the threshold; for images `labelled` with a class of the bundle also
+    `top1`, the percentage whose best class is right.
+    """
     classes = set(bundle.classes)
     known = [row for row in rows if row.get("target") in classes]
-    found: dict[str, Any] = {"unknown": sum(row["confidence"] < threshold for row in rows)}
+    found: Facts = {"unknown": sum(row["confidence"] < threshold for row in rows)}
     if known:
         found |= {"labelled": len(known), "top1": 100 * sum(row["best"] == row["target"] for row in known) / len(known)}
     return found
 
 
-def _told(found: Mapping[str, Any], images: int, threshold: float) -> Iterator[str]:
+def _notes(found: Mapping[str, Any], images: int, threshold: float) -> Iterator[str]:
     """What `_summary` found, in words."""
     yield f"{found['unknown']} of {counted(images, 'image')} below the threshold of {threshold:g}, so `unknown`"
     if "top1" in found:
         yield (
-            f"{found['top1']:.2f} % of the {counted(found['labelled'], 'image')} labelled with the bundle's classes have "
-            "their class as best, whatever the confidence"
+            f"{found['top1']:.2f} % of the {counted(found['labelled'], 'image')} labelled with the bundle's classes "
+            "have their class as best, whatever the confidence"
         )
 
 
@@ -99,7 +103,7 @@ def run_predict(
     skips(inputs.skipped)
     rows = list(predict_rows(bundle, inputs.train, threshold))
     found = _summary(rows, bundle, threshold)
-    for line in _told(found, len(rows), threshold):
+    for line in _notes(found, len(rows), threshold):
         say(line)
     facts = {"classifier": bundle.classifier, "threshold": threshold, **found, "temperature": bundle.temperature}
     return Predictions("predict", rows, manifest(**inputs.facts, **facts))

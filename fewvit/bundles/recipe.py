@@ -31,7 +31,7 @@ class Recipe:
     license: str
 
     def located(self, weights: str | None, cache_dir: Path) -> Recipe:
-        """The recipe with weights that are here: those given, where they lay when fitting, or a file of that name among the weights.
+        """The recipe with weights that are here: those given, or where they lay when fitting, or found by file name.
 
         Raises Unobtainable for a file that is nowhere; a named variant without a file of its own is looked for by name.
         """
@@ -45,7 +45,7 @@ class Recipe:
         return dataclasses.replace(self, backbone=here) if bare else dataclasses.replace(self, weights=here)
 
     def require_backbone(self, name: str, weights: str | None, checkpoint_key: str | None) -> None:
-        """Raise FingerprintMismatch where a variant cannot be the bundle's backbone whatever its weights are: so before any are fetched for it."""
+        """Raise FingerprintMismatch for a variant that cannot be the bundle's backbone, before weights are fetched."""
         if name not in variants() or weights is not None:
             return
         family, variant = find_variant(name)
@@ -59,11 +59,15 @@ class Recipe:
     def _mismatch(self, what: str, name: str) -> FingerprintMismatch:
         return FingerprintMismatch(
             f"{what} than {name}",
-            fix=f"It needs {Path(self.backbone).name} with weights {self.weights_sha256[:16]}; say where they are with --weights FILE.",
+            fix=f"It needs {Path(self.backbone).name} with weights {self.weights_sha256[:16]}; say where they are "
+            "with --weights FILE.",
         )
 
     def require(self, pipeline: Pipeline, say: Callable[[str], None] = lambda line: None) -> None:
-        """Raise FingerprintMismatch unless the pipeline makes the same features; other versions of the decoder or engine are told only."""
+        """Raise FingerprintMismatch unless the pipeline makes the same features.
+
+        Another version of the decoder or engine is no error: `say` gets a line on it.
+        """
         own, other = (json.loads(json.dumps(dict(key))) for key in (self.key, pipeline.key))
         differing = [name for name in own if name in _DECISIVE and own[name] != other.get(name)]
         if _kind(own["precision"]) != _kind(other["precision"]):
@@ -75,7 +79,8 @@ class Recipe:
         for name in ("decoder", "precision"):
             if own[name] != other[name]:
                 say(
-                    f"fitted with {name} {own[name]}, now it is {other[name]}: confidences may differ in their last digits"
+                    f"fitted with {name} {own[name]}, now it is {other[name]}: confidences may differ in their last "
+                    "digits"
                 )
 
 

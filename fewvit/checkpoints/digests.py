@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import os
 import re
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from ..errors import CheckpointError, DataError, from_os_error, printable
 from ..files import replacing
@@ -15,10 +16,12 @@ from .opening import _again, _opened
 
 
 def verify_file(path: str | os.PathLike[str], sha256: str | None, pin: bool, md5_prefix: str | None = None) -> str:
-    """The sha256 of a file, in hex, after it was compared with whatever is known of it: `sha256`, the start of its md5, or the pin.
+    """The sha256 of a file, in hex, after it was compared with whatever is known of it: `sha256`, the start of its md5,
+    or the pin.
 
-    Without a published `sha256` and with `pin`, the first digest seen is kept in `<file>.sha256`, in the format of sha256sum, and every
-    later one must equal it; in a folder that cannot be written there is no pin. Raises CheckpointError naming both digests.
+    Without a published `sha256` and with `pin`, the first digest seen is kept in `<file>.sha256`, in the format of
+    sha256sum, and every later one must equal it; in a folder that cannot be written there is no pin. Raises
+    CheckpointError naming both digests.
     """
     with _opened(path) as handle:
         if md5_prefix is not None:
@@ -32,7 +35,10 @@ def verify_file(path: str | os.PathLike[str], sha256: str | None, pin: bool, md5
 
 
 def pinned_digest(path: str | os.PathLike[str]) -> str | None:
-    """The sha256 that was pinned for `path` when it was first seen, or None. Raises CheckpointError when the pin is unreadable."""
+    """The sha256 that was pinned for `path` when it was first seen, or None.
+
+    Raises CheckpointError when the pin is unreadable.
+    """
     pin = _pin_of(Path(path))
     try:
         words = pin.read_text("utf-8", errors="replace").split()
@@ -45,9 +51,9 @@ def pinned_digest(path: str | os.PathLike[str]) -> str | None:
     return words[0].lower()
 
 
-def _hashed(handle: IO[bytes], algorithm: str) -> str:
+def _hashed(handle: BufferedReader, algorithm: str) -> str:
     handle.seek(0)
-    return hashlib.file_digest(handle, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
+    return hashlib.file_digest(handle, partial(hashlib.new, algorithm, usedforsecurity=False)).hexdigest()
 
 
 def _refuse_other_digest(path: str | os.PathLike[str], found: str, expected: str, algorithm: str = "sha256") -> None:
@@ -67,10 +73,8 @@ def _pin_of(path: Path) -> Path:
 def _compare_with_pin(path: Path, found: str) -> None:
     pinned = pinned_digest(path)
     if pinned is None:
-        with (
-            contextlib.suppress(DataError),
-            replacing(_pin_of(path), "w") as handle,
-        ):  # a shared folder may be read-only
+        # a shared folder may be read-only
+        with contextlib.suppress(DataError), replacing(_pin_of(path), "w") as handle:
             handle.write(f"{found}  {path.name}\n")
     elif pinned != found:
         fix = f"If you replaced the file on purpose, delete {printable(_pin_of(path))}; if not, fetch the file again."

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -247,9 +248,7 @@ def _mismatch(path: Path, sha256: str | None, md5_prefix: str | None) -> str | N
     for algorithm, expected in (("sha256", sha256), ("md5", md5_prefix)):
         if expected is not None:
             with open(path, "rb") as handle:
-                found = hashlib.file_digest(
-                    handle, lambda name=algorithm: hashlib.new(name, usedforsecurity=False)
-                ).hexdigest()  # type: ignore[misc]
+                found = hashlib.file_digest(handle, partial(hashlib.new, algorithm, usedforsecurity=False)).hexdigest()
             if not found.startswith(expected.lower()):
                 return f"{algorithm} {found}, expected {expected.lower()}"
     return None

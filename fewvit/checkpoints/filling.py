@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> None:
-    """Nothing; raises CheckpointError naming the first tensors that hold NaN or Inf, or no plain numbers at all. One pass."""
+    """Raise CheckpointError naming the first tensors that hold NaN or Inf, or no plain numbers at all; one pass."""
     import torch
 
     unfit = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
@@ -27,7 +27,8 @@ def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> 
     if bad:
         what = "NaN" if bool(torch.isnan(_summable(tensors[bad[0]])).any()) else "Inf"
         raise CheckpointError(
-            f"{what} in {_some(bad)} of {counted(len(tensors), 'tensor')}: damaged, or saved by a run that had diverged",
+            f"{what} in {_some(bad)} of {counted(len(tensors), 'tensor')}: damaged, or saved by a run that had "
+            "diverged",
             file=file,
             fix=_again(file),
         )
@@ -36,10 +37,10 @@ def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> 
 def fill(
     module: nn.Module, tensors: dict[str, Tensor], file: str | os.PathLike[str], ignorable: Sequence[str] = ()
 ) -> None:
-    """Nothing; every parameter and persistent buffer of `module` then holds a copy of its namesake, in the module's dtype.
+    """Copy into every parameter and persistent buffer of `module` the tensor of its name, in the module's dtype.
 
-    `ignorable` are patterns (`head.*`) of names that may be left over. Raises CheckpointError with the first five mismatches and their
-    counts, before anything is copied.
+    `ignorable` are patterns (`head.*`) of names that may be left over. Raises CheckpointError with the first five
+    mismatches and their counts, before anything is copied.
     """
     import torch
 
@@ -104,7 +105,10 @@ def _listed(mismatches: dict[str, list[str]]) -> str:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or Inf. The sum says yes for nearly every tensor, at twice the speed; it may itself overflow."""
+    """Whether no value is NaN or Inf.
+
+    The sum says yes for nearly every tensor, at twice the speed; it may itself overflow.
+    """
     import torch
 
     if not (tensor.is_floating_point() or tensor.is_complex()):

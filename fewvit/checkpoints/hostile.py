@@ -22,7 +22,7 @@ _ALLOWING = threading.Lock()  # torch keeps one list of allowed globals for the 
 
 
 def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, check_crc: bool) -> None:
-    """Nothing; raises CheckpointError unless the zip is whole, was written by torch.save and its records have the bytes they had then."""
+    """Raise CheckpointError unless the zip is whole, written by torch.save, and its records have not changed since."""
     try:
         archive = zipfile.ZipFile(handle)
         names = {name.rpartition("/")[2] for name in archive.namelist()}
@@ -49,7 +49,7 @@ def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, c
 
 
 def _check_records(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> None:
-    """Nothing; raises CheckpointError when some records differ from their CRC-32, which torch.load never looks at.
+    """Raise CheckpointError when some records differ from their CRC-32, which torch.load never looks at.
 
     When all of them differ, the writer had CRCs switched off (`torch.serialization.set_crc32_options`): accepted.
     """
@@ -57,7 +57,8 @@ def _check_records(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> No
     damaged = [info.filename for info in records if not _is_intact(archive, info)]
     if 0 < len(damaged) < len(records):
         raise CheckpointError(
-            f"damaged: record {_some([printable(name) for name in damaged])} of {len(records)} is not what was written (CRC-32)",
+            f"damaged: record {_some([printable(name) for name in damaged])} of {len(records)} is not what was "
+            "written (CRC-32)",
             file=path,
             fix=_again(path),
         )
@@ -96,7 +97,10 @@ def _read_torch(handle: IO[bytes], path: str | os.PathLike[str], kind: str) -> A
 
 
 def _foreign_globals(handle: IO[bytes]) -> list[str]:
-    """The globals named in a torch zip that are not allowed, without loading; none if the pickle is unreadable: loading will say why."""
+    """The globals named in a torch zip that are not allowed, found without loading it.
+
+    None if the pickle is unreadable: loading it will raise.
+    """
     import torch
 
     handle.seek(0)
@@ -108,7 +112,8 @@ def _foreign_globals(handle: IO[bytes]) -> list[str]:
 
 def _refusal(names: list[str], path: str | os.PathLike[str]) -> CheckpointError:
     return CheckpointError(
-        f"refused: it asks to call {_some([printable(name)[:80] for name in names], 5)}, which is not on the allow-list",
+        f"refused: it asks to call {_some([printable(name)[:80] for name in names], 5)}, which is not on the "
+        "allow-list",
         file=path,
         fix=_NEVER,
     )
@@ -116,7 +121,7 @@ def _refusal(names: list[str], path: str | os.PathLike[str]) -> CheckpointError:
 
 @contextlib.contextmanager
 def _only_allowed_globals() -> Iterator[None]:
-    """Within the block torch.load accepts the one allow-list and nothing that other libraries added to the process's list."""
+    """Within the block torch.load accepts our allow-list alone, not what other libraries added to torch's."""
     from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals, safe_globals
 
     allowed: list[Any] = [
@@ -142,7 +147,8 @@ class _NoNumberError(ValueError):
 class _numpy_dtype:  # noqa: N801  stands in for the function numpy.dtype
     """A numeric dtype as a pickle describes it: `code` (`f8`) and byte order. NumPy takes it wherever it takes a dtype.
 
-    NumPy's own `dtype.__setstate__` takes its flags from the file, also the one for "these are pointers" (observed); so no file reaches it.
+    NumPy's own `dtype.__setstate__` takes its flags from the file, also the one for "these are pointers" (observed); so
+    no file reaches it.
     """
 
     _CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])

@@ -13,7 +13,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from email.message import Message
+from typing import Protocol, cast
 from urllib.parse import urljoin, urlsplit
 
 from ..errors import Unobtainable, printable
@@ -21,20 +22,37 @@ from ..errors import Unobtainable, printable
 _REDIRECTS = 5
 
 
+class Body(Protocol):
+    """What is read of a response."""
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes, as soon as there are some; empty at the end."""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+class _Response(Body, Protocol):
+    """A response with its headers, an error's too."""
+
+    status: int
+    headers: Message
+
+
 @dataclass(frozen=True)
 class Answer:
     """A response whose headers are read: it sends the file's bytes from `start` on."""
 
-    response: Any  # http.client.HTTPResponse, or an empty stream where all is here already
+    response: Body  # of http.client, or an empty stream where all is here already
     start: int
     total: int | None  # bytes of the whole file
     validator: str | None  # a strong ETag, or the date of the last change: names this very content
 
     @property
     def key(self) -> str | None:
-        """What names the content that a server sends: a hash of its ETag and size; None where it does not tell."""
-        told = self.validator and self.total
-        return hashlib.sha256(f"{self.validator} {self.total}".encode()).hexdigest()[:16] if told else None
+        """What names the content that a server sends: a hash of its ETag and size; None where one is missing."""
+        known = self.validator and self.total
+        return hashlib.sha256(f"{self.validator} {self.total}".encode()).hexdigest()[:16] if known else None
 
 
 class SetbackError(Exception):
@@ -51,7 +69,7 @@ class SetbackError(Exception):
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Lets redirections come back as answers: each address is checked first, and a token stays with its host."""
 
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+    def redirect_request(self, *args: object, **kwargs: object) -> None:
         return None
 
 
@@ -90,8 +108,8 @@ def _is_loopback(host: str) -> bool:
 def ask(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDirector, timeout_s: float) -> Answer:
     """The answer at the end of the redirections.
 
-    Raises SetbackError, and Unobtainable where asking again would not help. An `Authorization` among the headers is for the
-    first host alone.
+    Raises SetbackError, and Unobtainable where asking again would not help. An `Authorization` among the headers is for
+    the first host alone.
     """
     here = url
     for _ in range(_REDIRECTS + 1):
@@ -107,12 +125,12 @@ def ask(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDire
     raise Unobtainable(f"more than {_REDIRECTS} redirections", file=url)
 
 
-def _open(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDirector, timeout_s: float) -> Any:
+def _open(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDirector, timeout_s: float) -> _Response:
     """The response to one request, with its headers, whatever its status."""
     try:
-        return opening.open(urllib.request.Request(url, headers=dict(headers)), timeout=timeout_s)
+        return cast(_Response, opening.open(urllib.request.Request(url, headers=dict(headers)), timeout=timeout_s))
     except urllib.error.HTTPError as error:
-        return error
+        return cast(_Response, error)
     except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: odd addresses
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)):
@@ -120,7 +138,7 @@ def _open(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDi
         raise SetbackError(f"no answer ({why(reason)})") from error
 
 
-def _understood(url: str, response: Any) -> Answer:
+def _understood(url: str, response: _Response) -> Answer:
     """What the final response's status and headers say."""
     status, headers = response.status, response.headers
     if status not in (200, 206):
@@ -136,7 +154,7 @@ def _understood(url: str, response: Any) -> Answer:
     return Answer(response, start, total, _validator(headers))
 
 
-def _validator(headers: Any) -> str | None:
+def _validator(headers: Message) -> str | None:
     """What If-Range takes: a strong ETag, or the date of the last change where there is no ETag at all."""
     etag = headers.get("ETag")
     if etag is None:
@@ -154,10 +172,10 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
-def read(response: Any, most: int) -> bytes:
+def read(response: Body, most: int) -> bytes:
     """The next bytes as soon as there are some; empty at the end.
 
-    Network errors become setbacks, to be told from those of the disk.
+    Raises SetbackError for network errors, so that they are not taken for those of the disk.
     """
     try:
         return bytes(response.read1(most))

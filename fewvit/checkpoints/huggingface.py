@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: who may have them, where they are, and what their digest is, from `huggingface_hub`.
+"""Files of the Hugging Face hub, by `huggingface_hub`: who may download them, where they are, what their digest is.
 
 Its settings hold: `HF_ENDPOINT`, `HF_TOKEN` or the token that `hf auth login` stored, and `HF_HOME`, whose files are
 used where they are. Its own download does not bring the bytes: it begins anew after a kill, and compares no digest.
@@ -66,8 +66,8 @@ def fetch_from_hub(
 ) -> Path:
     """`target`, holding what the hub has; without `sha256` the digest that the hub announces is compared.
 
-    Raises what `fetch` raises, Unobtainable also where the terms of the repository must be accepted first and where there
-    is no such file or none for this token; UsageError for a name that no repository can have.
+    Raises what `fetch` raises, Unobtainable also where the terms of the repository must be accepted first and where
+    there is no such file or none for this token; UsageError for a name that no repository can have.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
@@ -104,13 +104,13 @@ def _facts(file: HubFile, url: str, target: Path, patience: Patience) -> HfFileM
             status = error.response.status_code
             if status not in (408, 429) and status < 500:
                 raise _refusal(error, file, url, target) from error
-            told = f"the hub answered {status}"
+            reason = f"the hub answered {status}"
         except (HTTPError, OSError) as error:
-            told = f"the hub cannot be reached ({why(error)})"
+            reason = f"the hub cannot be reached ({why(error)})"
             if not type(error).__name__.endswith(_PASSING):
-                raise by_hand(f"{url}: {told}", target, None) from error
+                raise by_hand(f"{url}: {reason}", target, None) from error
         time.sleep(patience.wait_s * 2**fruitless)
-    raise by_hand(f"{url}: {told}", target, None)
+    raise by_hand(f"{url}: {reason}", target, None)
 
 
 def _refusal(error: Exception, file: HubFile, url: str, target: Path) -> Unobtainable:

@@ -1,4 +1,6 @@
-"""What kind of file this is, by its first bytes: torch's zip, torch's old format, safetensors, or something else by its name."""
+"""What kind of file this is, by its first bytes: torch's zip, torch's old format, safetensors, or something else by its
+name.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from .opening import _HEAD, _LEGACY, _again
 
 
 def foreign_kind(head: bytes) -> str | None:
-    """What a file is that begins with `head` and can be no weights file: "a web page (its title: …)", "a gzip file"; None if it may be one."""
+    """What a file is that begins with `head` and can be no weights file: "a web page (its title: …)", "a gzip file";
+    None if it may be one.
+    """
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
@@ -20,8 +24,8 @@ def foreign_kind(head: bytes) -> str | None:
         return "a tar archive; unpack it, the weights are a file inside"
     if head.startswith(b"version https://git-lfs"):
         oid, size = re.search(rb"oid sha256:([0-9a-f]{64})", head), re.search(rb"size (\d+)", head)
-        told = f" for {int(size[1]):,} bytes with sha256 {oid[1][:16].decode()}…" if oid and size else ""
-        return f"a Git-LFS pointer{told}; `git lfs pull` fetches the weights"
+        size_and_digest = f" for {int(size[1]):,} bytes with sha256 {oid[1][:16].decode()}…" if oid and size else ""
+        return f"a Git-LFS pointer{size_and_digest}; `git lfs pull` fetches the weights"
     return _text_kind(head)
 
 
@@ -30,9 +34,9 @@ _MAGIC = {
     b"BZh": "a bzip2 file; unpack it first",
     b"\xfd7zXZ": "an xz file; unpack it first",
     b"\x28\xb5\x2f\xfd": "a zstd file; unpack it first",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
-    b"GIF8": "a GIF picture",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
     b"%PDF": "a PDF document",
     b"\x89HDF": "an HDF5 file; fewvit reads torch and safetensors files",
     b"\x93NUMPY": "a NumPy array; fewvit reads torch and safetensors files",

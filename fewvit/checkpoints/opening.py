@@ -6,8 +6,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from ..errors import DataError, from_os_error, printable
 from ..runs.folder import ANEW
@@ -23,7 +24,7 @@ AGAIN = "Delete it and fetch it again (`fewvit backbones fetch NAME`), or get it
 
 
 def require_file(path: str | os.PathLike[str]) -> None:
-    """Nothing; raises DataError unless `path` is a regular file that can be opened."""
+    """Raise DataError unless `path` is a regular file that can be opened."""
     with _opened(path):
         pass
 
@@ -34,7 +35,7 @@ def _again(path: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def _opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would wait for ever
             raise DataError(

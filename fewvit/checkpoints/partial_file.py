@@ -1,8 +1,8 @@
-"""The file that a download grows in: whose it is, of which content it is the beginning, and who may go on with it.
+"""The file that a download grows in: its owner, the content that it is the beginning of, and who may continue it.
 
-It is called `.<name>.<what the server sends>.<host>-<pid>.part`. One whose process is dead is taken over by a rename. No
-lock is needed for that: writers of one part write the same bytes to the same places, and size and digest are checked on
-the disk before the last rename.
+It is called `.<name>.<what the server sends>.<host>-<pid>.part`. One whose process is dead is taken over by a rename.
+No lock is needed for that: writers of one part write the same bytes to the same places, and size and digest are checked
+on the disk before the last rename.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from ..files import sweep
 
@@ -27,7 +27,7 @@ class PartialFile:
     def __init__(self, target: Path) -> None:
         self.target = target
         self.path: Path | None = None
-        self.key: str | None = None  # names the content that it is a part of, as far as the server tells
+        self.key: str | None = None  # names the content that it is a part of, as far as the server says
         self.validator: str | None = None  # of that content, for If-Range
         self.total: int | None = None  # bytes of that content
 
@@ -70,7 +70,7 @@ class PartialFile:
                 return self.size() > 0
         return False
 
-    def open(self, key: str | None, start: int) -> Any:
+    def open(self, key: str | None, start: int) -> BinaryIO:
         """A handle at byte `start`.
 
         Never in append mode: two writers of one part must put the same bytes to the same places.

@@ -1,6 +1,8 @@
-"""A weights file, opened without ever running what is in it: the tree of its tensors, or one error that says what the file is.
+"""A weights file, opened without ever running what is in it: the tree of its tensors, or one error that says what the
+file is.
 
-Three doors: `verify_file` (are these the published bytes?), `read_checkpoint` (what is in them?), `fill` (do they fit this module, all of them?).
+Three doors: `verify_file` (are these the published bytes?), `read_checkpoint` (what is in them?), `fill` (do they fit
+this module, all of them?).
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ _MAX_HEADER = 16 << 20  # bytes of a safetensors header; that of a ViT-g with op
 def read_checkpoint(
     path: str | os.PathLike[str], expected_sha256: str | None = None, expected_bytes: int | None = None
 ) -> dict[Any, Any]:
-    """The tree in a .pth, .pt, .tar or .safetensors file, on the CPU, sharing no memory with the file; safetensors give a flat dict.
+    """The tree in a .pth, .pt, .tar or .safetensors file, on the CPU, sharing no memory with the file; safetensors give
+    a flat dict.
 
-    What the file is, its first bytes say, never its name. Everything is read through one open file, so that the bytes checked are
-    the bytes loaded. Raises DataError when there is no such file, CheckpointError for whatever is wrong inside it.
+    What the file is, its first bytes say, never its name. Everything is read through one open file, so that the bytes
+    checked are the bytes loaded. Raises DataError when there is no such file, CheckpointError for whatever is wrong
+    inside it.
     """
     with _opened(path) as handle:
         size = os.fstat(handle.fileno()).st_size
@@ -38,9 +42,8 @@ def read_checkpoint(
             _refuse_other_digest(path, _hashed(handle, "sha256"), expected_sha256)
         kind = _kind(handle, path, size)
         if kind == "zip":
-            _check_archive(
-                handle, path, size, check_crc=expected_sha256 is None
-            )  # a matching sha256 vouches for more than CRCs do
+            # a matching sha256 vouches for more than CRCs do
+            _check_archive(handle, path, size, check_crc=expected_sha256 is None)
         tree = _read_safetensors(handle, path, size) if kind == "safetensors" else _read_torch(handle, path, kind)
     if not isinstance(tree, dict):
         raise CheckpointError(f"holds a {type(tree).__name__} where a dict of tensors was expected", file=path)
@@ -72,7 +75,7 @@ def _read_safetensors(handle: IO[bytes], path: str | os.PathLike[str], size: int
 
 
 def _check_header(handle: IO[bytes], path: str | os.PathLike[str], size: int) -> None:
-    """Nothing; raises CheckpointError unless the header fits in the file, is JSON and names each tensor once."""
+    """Raise CheckpointError unless the header fits in the file, is JSON and names each tensor once."""
     handle.seek(0)
     length = int.from_bytes(handle.read(8), "little")
     if length > _MAX_HEADER:
@@ -102,7 +105,10 @@ def _check_header(handle: IO[bytes], path: str | os.PathLike[str], size: int) ->
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs as a dict. Two readers may choose differently between two values of one name, so a repeated name is an error."""
+    """The pairs as a dict.
+
+    Two readers may choose differently between two values of one name, so a repeated name is an error.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]

@@ -1,6 +1,7 @@
 """Input formats: one file each, found by what a source looks like.
 
-A source (`SRC`) is a folder of class folders, a flat folder, one image, a CSV/TSV/Parquet table, WebDataset shards, a zip archive or `digits`.
+A source (`SRC`) is a folder of class folders, a flat folder, one image, a CSV/TSV/Parquet table, WebDataset shards, a
+zip archive or `digits`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images by row number, with labels. An id is a path relative to the source; the order is the order of the ids' bytes."""
+    """Images by row number, with labels.
+
+    An id is a path relative to the source; the order is the order of the ids' bytes.
+    """
 
     name: str  # what result rows call it
     ids: Sequence[str]  # N; odd bytes of file names as surrogates
@@ -48,9 +52,8 @@ class Dataset:
     reader: Reader
     left_out: dict[str, int] = field(default_factory=dict)  # reason -> how many entries of the source were passed over
     notes: Sequence[str] = ()  # what a user should know about the source, a line each
-    examples: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # reason -> the first names of those entries, where they are known
+    # reason -> the first names of those entries, where they are known
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,16 +63,16 @@ class Dataset:
         return self.reader.read(i)
 
     def place(self, i: int) -> str:
-        """Where image `i` lies: its path, or the path of what holds it and its name there; its id where it lies in no file."""
+        """Where image `i` lies: its path, or that of what holds it with its name there; its id if it is in no file."""
         return self.reader.place(i) or self.ids[i]
 
     def identity(self, i: int) -> bytes | None:
-        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does; None when nothing does."""
+        """40 bytes (device, inode, size, mtime_ns, ctime_ns as int64) that change when the file does, or None."""
         return self.reader.identity(i)
 
     @property
     def digest(self) -> str:
-        """sha256 over ids, labels and classes: equal for equal listings, whatever the pictures hold."""
+        """sha256 over ids, labels and classes: equal for equal listings, whatever the images hold."""
         text = "\0".join([*self.ids, "", *self.classes]).encode("utf-8", "surrogateescape")
         return hashlib.sha256(text + np.ascontiguousarray(self.labels, dtype="<i8").tobytes()).hexdigest()
 
@@ -111,17 +114,20 @@ class _Selected:
 class Reader(Protocol):
     """Where the bytes of a data set come from. Called from several threads at once."""
 
-    def read(self, i: int) -> bytes: ...
+    def read(self, i: int) -> bytes:
+        """The bytes of image `i`, undecoded. Raises OSError as the operating system does."""
 
-    def identity(self, i: int) -> bytes | None: ...
+    def identity(self, i: int) -> bytes | None:
+        """40 bytes that change when the file of image `i` does, as `Dataset.identity`; None where nothing shows it."""
 
-    def place(self, i: int) -> str | None: ...
+    def place(self, i: int) -> str | None:
+        """Where image `i` lies, for messages: its path, or that of what holds it with its name there; or None."""
 
 
 def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
     """The data set behind `source`, in whatever format it is. Raises DataError if nothing is there or nothing fits."""
     for name in plugins.names("datasets"):
-        format_: Format = plugins.find("datasets", name)
+        format_: type[Format] = plugins.find("datasets", name)
         if format_.accepts(source):
             return format_.open(source, listing or Listing())
     if not Path(source).exists():

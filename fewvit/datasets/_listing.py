@@ -60,17 +60,21 @@ class FileReader:
     identities: bytes  # as in Tree
 
     def read(self, i: int) -> bytes:
+        """The bytes of file `i`. Raises OSError as the operating system does."""
         with open(os.path.join(self.root, self.ids[i]), "rb", buffering=0) as handle:
             return handle.read()
 
     def identity(self, i: int) -> bytes | None:
+        """The 40 bytes of file `i` when it was listed, as `Dataset.identity`."""
         return self.identities[40 * i : 40 * i + 40]
 
     def place(self, i: int) -> str | None:
+        """The path of file `i`."""
         return os.path.join(self.root, self.ids[i])
 
 
 def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image: by its ending, in any case of letters."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
@@ -82,7 +86,9 @@ def unwanted(name: str) -> str | None:
 
 
 def kind_of_folder(path: str) -> str | None:
-    """`flat` with an image directly in it, else `folder` with a sub-folder, else `shards` with a tar file, else `folder`; None for no folder."""
+    """`flat` with an image directly in it, else `folder` with a sub-folder, else `shards` with a tar file, else
+    `folder`; None for no folder.
+    """
     if not os.path.isdir(path):
         return None
     kind = None
@@ -104,9 +110,10 @@ def kind_of_folder(path: str) -> str | None:
 
 
 def image_tree(root: str, follow_links: bool) -> Tree:
-    """Every image below `root`, once. Real paths come before any link, so a link never renames a file; links stay under the root unless `follow_links`.
+    """Every image below `root`, once.
 
-    Opens no file. Raises DataError for a folder that cannot be listed: how many pictures it hides is not known.
+    Real paths come before any link, so a link never renames a file; links stay under the root unless `follow_links`.
+    Opens no file. Raises DataError for a folder that cannot be listed: how many images are in it is not known.
     """
     walk = _Walk(os.path.realpath(root), follow_links)
     try:
@@ -168,9 +175,8 @@ class _Walk:
                         folders.append((child, entry.path))
                     else:
                         self.leave(OTHER if entry.is_file() else IRREGULAR, child)
-        for child, status in sorted(
-            files, key=lambda file: os.fsencode(file[0])
-        ):  # of two hard links the first name counts
+        # of two hard links the first name counts
+        for child, status in sorted(files, key=lambda file: os.fsencode(file[0])):
             self.add(child, status)
 
     def follow(self, name: str, path: str) -> None:
@@ -206,7 +212,7 @@ class _Walk:
         return True
 
 
-# ---- from paths to classes --------------------------------------------------------------------------------------------------------
+# ---- from paths to classes -------------------------------------------------------------------------------------------
 
 
 def name_of(source: str) -> str:
@@ -226,8 +232,8 @@ def class_folders(
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Labels (N,), class names and notes of images in class folders: the first folder of an id is its class.
 
-    `folders` are all folders of the root. Raises DataError for images beside the class folders, for a folder without an image, and for
-    two sets instead of classes.
+    `folders` are all folders of the root. Raises DataError for images beside the class folders, for a folder without an
+    image, and for two sets instead of classes.
     """
     of_image = [name.partition("/")[0] if "/" in name else None for name in ids]
     used = {name for name in of_image if name is not None}
@@ -302,5 +308,6 @@ def _only_one(ids: Sequence[str], classes: Sequence[str]) -> list[str]:
     if len(classes) != 1 or len(below) < 2:
         return []
     return [
-        f"one class, {printable(classes[0])}, with images in {len(below)} sub-folders; if these are the classes, give {printable(classes[0])} as the source"
+        f"one class, {printable(classes[0])}, with images in {len(below)} sub-folders; if these are the classes, "
+        f"give {printable(classes[0])} as the source"
     ]

@@ -1,4 +1,7 @@
-"""A zip archive of class folders, or of images; `file.zip/train` is the folder `train` in it. Read in place, by offset."""
+"""A zip archive of class folders, or of images; `file.zip/train` is the folder `train` in it.
+
+Read in place, by offset.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,19 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Archive:
-    """A `.zip`, or a folder in it. A top folder that only holds one folder after another is passed through: ids start at the class folders."""
+    """A `.zip`, or a folder in it.
+
+    A top folder that only holds one folder after another is passed through: ids start at the class folders.
+    """
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether the path goes to a `.zip` file, or on into one."""
         return _split(source) is not None
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """The images of the archive, or of the folder in it, read in place. Raises DataError as `Format.open`."""
         content = _source_content(source)
         ids = sorted(content.images, key=os.fsencode)
         folders = content.top_folders()
@@ -83,7 +91,10 @@ def _split(source: str) -> tuple[str, str] | None:
 
 
 def _source_content(source: str) -> _Content:
-    """What a source means: the folder it names, as written or below the wrapping folders. Raises DataError if there is none."""
+    """What a source means: the folder it names, as written or below the wrapping folders.
+
+    Raises DataError if there is none.
+    """
     path, inside = _split(source) or (source, "")
     content = _content(path)
     unwrapped = content.without_wrapping()
@@ -152,7 +163,10 @@ def _parents(name: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads members by offset. The file is opened each time (10 us): no handle is shared by threads or inherited by a fork."""
+    """Reads members by offset.
+
+    The file is opened each time (10 us): no handle is shared by threads or inherited by a fork.
+    """
 
     path: str
     members: list[zipfile.ZipInfo]

@@ -18,20 +18,30 @@ _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 class Flat:
-    """`root/image.jpg`, as ImageNet's validation images come; also Tiny-ImageNet's `val`, whose images are in `val/images`."""
+    """`root/image.jpg`, as ImageNet's validation images come; also Tiny-ImageNet's `val`, whose images are in
+    `val/images`.
+    """
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether an image lies directly in the folder, or it is Tiny-ImageNet's `val`."""
         return kind_of_folder(source) == "flat" or _is_tiny_imagenet_val(source)
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """The images below the folder, labelled where a list of the ground truth is found.
+
+        Raises DataError as `Format.open`.
+        """
         tree = image_tree(source, listing.follow_links)
         refuse_nothing(source, tree.ids, tree.left_out)
         folders = sorted({os.path.dirname(name) for name in tree.ids}, key=os.fsencode)
         if len(folders) > 1:
             loose = next((name for name in tree.ids if "/" not in name), tree.ids[0])
-            what = f"images directly in the folder ({printable(loose)}, …) and in sub-folders ({some([f for f in folders if f], 3)})"
+            what = (
+                f"images directly in the folder ({printable(loose)}, …) and in sub-folders "
+                f"({some([f for f in folders if f], 3)})"
+            )
             raise DataError(
                 what, file=source, fix="Move the loose images into a class folder, or the sub-folders elsewhere."
             )
@@ -47,7 +57,7 @@ def _is_tiny_imagenet_val(source: str) -> bool:
     )
 
 
-# ---- ground-truth lists -----------------------------------------------------------------------------------------------------------
+# ---- ground-truth lists ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,9 @@ class _Truth:
 
 
 def _labels(source: str, ids: list[str]) -> tuple[np.ndarray, list[str], list[str]]:
-    """Labels (N,), classes and notes: by the list in the folder, else by one in its parent that names at least one of the images."""
+    """Labels (N,), classes and notes: by the list in the folder, else by one in its parent that names at least one of
+    the images.
+    """
     own = _find_truth(source, ids)
     if own:
         return _apply(own, ids)
@@ -78,7 +90,10 @@ def _labels(source: str, ids: list[str]) -> tuple[np.ndarray, list[str], list[st
 
 
 def _find_truth(folder: str, ids: list[str]) -> _Truth | None:
-    """The list in `folder`, by the first of the known names; None if there is none. Raises DataError for one that cannot be read."""
+    """The list in `folder`, by the first of the known names; None if there is none.
+
+    Raises DataError for one that cannot be read.
+    """
     for name, read in _LISTS.items():
         path = os.path.join(folder, name)
         if os.path.isfile(path):

@@ -13,10 +13,12 @@ class Folder:
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether it is a folder with a folder in it, or an empty one, and no image directly in it."""
         return kind_of_folder(source) == "folder"
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """The images below the class folders. Raises DataError as `Format.open`."""
         tree = image_tree(source, listing.follow_links)
         refuse_nothing(source, tree.ids, tree.left_out)
         labels, classes, notes = class_folders(source, tree.ids, tree.folders, listing.allow_empty_class)

@@ -1,4 +1,7 @@
-"""WebDataset shards: tar files whose members share a key up to the first dot of the base name. Read in place, by offset."""
+"""WebDataset shards: tar files whose members share a key up to the first dot of the base name.
+
+Read in place, by offset.
+"""
 
 from __future__ import annotations
 
@@ -37,19 +40,25 @@ _SECOND = "second image of a sample"
 
 
 class Shards:
-    """A `.tar` file, a folder of them, or `name-{000..012}.tar`. The label is in `key.cls`, or `label` in `key.json`; the id is `shard/key.ext`.
+    """A `.tar` file, a folder of them, or `name-{000..012}.tar`.
 
-    Labels that are numbers index the lines of a `classes.txt` beside the shards, or are class names as they stand.
+    The label is in `key.cls`, or `label` in `key.json`; the id is `shard/key.ext`. Labels that are numbers index the
+    lines of a `classes.txt` beside the shards, or are class names as they stand.
     """
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether it is a tar file, a pattern of them, or a folder that holds tar files and no image."""
         if source.lower().endswith(_TAR):
             return bool(_BRACES.search(source)) or os.path.isfile(source)
         return kind_of_folder(source) == "shards"
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """The samples that have an image, labelled.
+
+        Raises DataError as `Format.open`, also for damaged and compressed shards.
+        """
         left_out: Counter[str] = Counter()
         samples: list[_Sample] = []
         paths = _paths(source)
@@ -215,7 +224,9 @@ def _label(path: str, member: tarfile.TarInfo, extension: str) -> str | None:
 
 
 def _classes(labels: Sequence[str | None], shard: str) -> tuple[np.ndarray, list[str]]:
-    """Labels (N,) and class names: numbers index classes.txt if there is one, and are sorted as numbers; other labels are sorted as text."""
+    """Labels (N,) and class names: numbers index classes.txt if there is one, and are sorted as numbers; other labels
+    are sorted as text.
+    """
     given = {label for label in labels if label is not None}
     if not given or not all(label.isascii() and label.isdigit() for label in given):
         return numbered(labels)

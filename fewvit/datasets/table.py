@@ -7,7 +7,6 @@ import itertools
 import os
 import stat
 from collections.abc import Sequence
-from typing import Any
 
 from ..digests import identity_of
 from ..errors import DataError, MissingExtra, are, counted, from_os_error, printable
@@ -15,23 +14,24 @@ from . import Dataset, Listing
 from ._listing import FileReader, name_of, numbered, some, twins
 
 Rows = list[tuple[str, str | None]]  # path as written, class name
-_SEPARATORS = {
-    ";": "semicolons",
-    "\t": "tabs",
-    "|": "vertical bars",
-    ",": "commas",
-}  # what programs put between columns
+# what programs put between columns
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
 
 
 class Table:
-    """Paths are relative to the table's folder, or absolute; an id is the path as written; an empty label is no label."""
+    """Paths are relative to the table's folder, or absolute; an id is the path as written; an empty label is none."""
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether it is a file that ends in .csv, .tsv or .parquet."""
         return source.lower().endswith((".csv", ".tsv", ".parquet")) and os.path.isfile(source)
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """A row per image, by the bytes of its path.
+
+        Raises DataError as `Format.open`, MissingExtra without pyarrow.
+        """
         try:
             rows = _read_parquet(source) if source.lower().endswith(".parquet") else _read_text(source)
         except OSError as error:
@@ -91,7 +91,7 @@ def _read_parquet(source: str) -> Rows:
     ]
 
 
-def _text(label: Any) -> str | None:
+def _text(label: object) -> str | None:
     """A class name: 3.0 is '3', as pandas writes integers beside missing values; None, NaN and '' are no label."""
     if label is None or label == "" or label != label:
         return None
@@ -110,7 +110,7 @@ def _refuse_columns(source: str, names: Sequence[str]) -> None:
 
 
 def _refuse_separator(source: str, names: Sequence[str]) -> None:
-    """Raise DataError for a first line that is one column under the separator of the file's ending, and several under another one."""
+    """Raise DataError for a first line that is one column with the separator of the file's ending, not with another."""
     word = next((word for mark, word in _SEPARATORS.items() if mark in names[0]), None) if len(names) == 1 else None
     if word is not None:
         raise DataError(

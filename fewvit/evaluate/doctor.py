@@ -98,7 +98,8 @@ def _torch() -> Iterator[Finding]:
     yield Finding(
         "torch",
         "ok",
-        f"{torch.__version__} ({build}), {counted(torch.get_num_threads(), 'compute thread')}, {torch.backends.cpu.get_cpu_capability()}",
+        f"{torch.__version__} ({build}), {counted(torch.get_num_threads(), 'compute thread')}, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
     )
     engines = ", ".join(f"{precision}: {choose_engine(precision, 'cpu')}" for precision in ("fp32", "bf16"))
     yield Finding("CPU engines", "ok", f"{engines}; --precision auto is {resolve_precision('auto', 'cpu')}")
@@ -118,7 +119,8 @@ def _torch() -> Iterator[Finding]:
         yield Finding(
             f"GPU {number}",
             "ok",
-            f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, compute {facts.major}.{facts.minor}; torch is built for {' '.join(built_for)}",
+            f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, compute {facts.major}.{facts.minor}; torch is "
+            f"built for {' '.join(built_for)}",
         )
         a = torch.arange(64.0, device=f"cuda:{number}").view(8, 8)
         right = torch.equal((a @ a).cpu(), a.cpu() @ a.cpu())

@@ -41,7 +41,10 @@ class Episodes:
 
 
 def read_classes(file: str, number: Mapping[str, int]) -> list[int]:
-    """Numbers of the classes in a text file, one per line: its name, or its name and words about it. Raises DataError for one without a number."""
+    """Numbers of the classes in a text file, one per line: its name, or its name and words about it.
+
+    Raises DataError for one without a number.
+    """
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -53,7 +56,8 @@ def read_classes(file: str, number: Mapping[str, int]) -> list[int]:
     if unknown or not names:
         shown = ", ".join(map(printable, unknown[:5])) + (" …" if len(unknown) > 5 else "")
         what = (
-            f"{len(unknown)} of its {counted(len(names), 'class', 'classes')} {'has' if len(unknown) == 1 else 'have'} no images here: {shown}"
+            f"{len(unknown)} of its {counted(len(names), 'class', 'classes')} "
+            f"{'has' if len(unknown) == 1 else 'have'} no images here: {shown}"
             if names
             else "names no class"
         )
@@ -72,8 +76,8 @@ def draw_episodes(
 ) -> Episodes:
     """Episodes 0..count-1 of a seed, from the rows of each class; an episode depends on its number and the seed alone.
 
-    Queries are drawn before support, so that the same episode with more shots has the same queries and a support that begins
-    with the smaller one.
+    Queries are drawn before support, so that the same episode with more shots has the same queries and a support that
+    begins with the smaller one.
     """
     drawn = [_draw(members, ways, shots, queries, generator("episode", seed, number)) for number in range(count)]
     labels = [np.tile(np.repeat(np.arange(ways), each), (count, 1)) for each in (shots, queries)]
@@ -94,7 +98,7 @@ def read_runs(source: str, ids: Sequence[str]) -> Episodes:
     """One episode per run of a folder or zip of Omniglot's one-shot runs; every training image is a class of its own.
 
     Source: Lake et al. 2015: 20 runs of 20-way 1-shot. Lines of `class_labels.txt` read `run01/test/item01.png
-    run01/training/class01.png`: a query, and the training image of its class. Raises DataError for a missing picture.
+    run01/training/class01.png`: a query, and the training image of its class. Raises DataError for a missing image.
     """
     row = {name: i for i, name in enumerate(ids)}
     runs = [_one_run(*run, row) for run in _label_files(source)]
@@ -108,7 +112,7 @@ def read_runs(source: str, ids: Sequence[str]) -> Episodes:
 
 
 def require_runs(source: str) -> None:
-    """Raise DataError for what is there and holds no runs, before its images are listed by rules that are not made for runs."""
+    """Raise DataError for what is there and holds no runs, before its images are listed by rules not made for runs."""
     if os.path.exists(source) and not any(True for _ in _label_files(source)):
         raise _no_runs(source)
 
@@ -138,7 +142,7 @@ def _label_files(source: str) -> Iterator[tuple[str, str]]:
 
 
 def _one_run(path: str, text: str, row: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the training images (W,) and of the queries (q,), and the queries' places among the training images (q,)."""
+    """Rows of the training images (W,) and of the queries (q,), and the training image (q,) that each query matches."""
     above = path.rpartition("/")[0].rpartition("/")[0]  # the folder that holds run01
     pairs = [line.split() for line in text.splitlines() if line.strip()]
     bad = next((words for words in pairs if len(words) != 2), None)
@@ -151,10 +155,10 @@ def _one_run(path: str, text: str, row: Mapping[str, int]) -> tuple[np.ndarray, 
 
 
 def _row_of(name: str, above: str, row: Mapping[str, int], path: str) -> int:
-    """The row of a picture whose id may lack leading folders that hold nothing else."""
+    """The row of an image whose id may lack leading folders that hold nothing else."""
     candidate = f"{above}/{name}" if above else name
     while candidate not in row:
         _, slash, candidate = candidate.partition("/")
         if not slash:
-            raise DataError(f"the picture {printable(name)} is not among the images", file=path)
+            raise DataError(f"{printable(name)} is not among the images", file=path)
     return row[candidate]

@@ -1,4 +1,4 @@
-"""Episodes: N-way K-shot tasks drawn from one set, or the published runs of Omniglot, and the mean accuracy over them."""
+"""Episodes: N-way K-shot tasks drawn from one set, or Omniglot's published runs, and the mean accuracy over them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from ..calibration import Estimator
 from ..classifiers import traits_of
 from ..cpu import in_threads
 from ..datasets import Listing
@@ -18,8 +19,12 @@ from ..features import FeatureSet
 from ..labels import labelled
 from ..metrics import mean_and_interval
 from ..plugins import find
+from ..results import Row
 from .episode_draws import Episodes, draw_episodes, read_classes, read_runs, require_runs
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BLOCK_BYTES = 4 << 20  # features of the episodes that are computed at once stay in the CPU's cache
 
@@ -45,8 +50,11 @@ def run_episodes(
     options: EpisodeOptions,
     say: Callable[[str], None],
     skips: Callable[[list[dict[str, str]]], None],
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of every backbone, layer, number of shots and classifier, and the run's manifest: what `fewvit episodes` prints."""
+) -> Found:
+    """Rows of every backbone, layer, number of shots and classifier, and the run's manifest, as `fewvit episodes` has.
+
+    Raises as `evaluate_episodes`, and DataError for runs that cannot be read.
+    """
     check_options(options)
     if options.runs is not None:
         require_runs(options.runs)
@@ -68,11 +76,11 @@ def run_episodes(
 
 def evaluate_episodes(
     features: FeatureSet, options: EpisodeOptions, say: Callable[[str], None] = lambda line: None
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Result rows (without the columns that name data and backbone): one mean for each number of shots and classifier.
 
-    Raises UsageError for options that cannot be, DataError for too few classes or images and for unlabelled ones, NumericalError
-    for features that are not finite.
+    Raises UsageError for options that cannot be, DataError for too few classes or images and for unlabelled ones,
+    NumericalError for features that are not finite.
     """
     check_options(options)
     features.require_finite()
@@ -146,20 +154,23 @@ def _require_images(
     if small:
         least = min(small, key=lambda c: small[c])
         raise DataError(
-            f"{len(small)} of {counted(len(members), 'class', 'classes')} {'has' if len(small) == 1 else 'have'} fewer than {shots} + {options.queries} images; "
-            f"the smallest, {printable(classes[least])}, has {small[least]}",
+            f"{len(small)} of {counted(len(members), 'class', 'classes')} {'has' if len(small) == 1 else 'have'} "
+            f"fewer than {shots} + {options.queries} images; the smallest, {printable(classes[least])}, has "
+            f"{small[least]}",
             fix="Ask for fewer --shots or --queries, or name the larger classes in --classes FILE.",
         )
 
 
-def accuracies(features: np.ndarray, episodes: Episodes, estimator: Any, method: str) -> np.ndarray:
+def accuracies(features: np.ndarray, episodes: Episodes, estimator: Estimator, method: str) -> np.ndarray:
     """Percent (E,) of each episode's queries that the classifier gets right."""
     rows = episodes.support.shape[1] + episodes.queries.shape[1]
     size = max(1, _BLOCK_BYTES // (4 * rows * features.shape[1]))
     blocks = [_part(episodes, slice(start, start + size)) for start in range(0, len(episodes), size)]
     if traits_of(estimator).batched:
         with _one_torch_thread():
-            found = list(in_threads(lambda block: _predict_batch(features, block, estimator, method), blocks))
+            found = list(
+                in_threads(lambda block: _predict_batch(features, block, cast(_Batched, estimator), method), blocks)
+            )
     else:
         found = [_predict_each(features, block, estimator, method) for block in blocks]
     return 100.0 * (np.concatenate(found) == episodes.query_labels).mean(axis=1)
@@ -169,7 +180,8 @@ def accuracies(features: np.ndarray, episodes: Episodes, estimator: Any, method:
 def _one_torch_thread() -> Iterator[None]:
     """While threads take a block of episodes each, torch does not split a block's small steps among threads of its own.
 
-    Such threads wait for each other at every step: 600 episodes took 2.5 s so and 0.2 s on one thread, on two cores with other work.
+    Such threads wait for each other at every step: 600 episodes took 2.5 s so and 0.2 s on one thread, on two cores
+    with other work.
     """
     import torch
 
@@ -186,7 +198,14 @@ def _part(episodes: Episodes, part: slice) -> Episodes:
     return Episodes(e.support[part], e.support_labels[part], e.queries[part], e.query_labels[part], e.ways)
 
 
-def _predict_batch(features: np.ndarray, episodes: Episodes, estimator: Any, method: str) -> np.ndarray:
+class _Batched(Protocol):
+    """A classifier that takes many episodes at once, as its traits say."""
+
+    def probabilities(self, support: Tensor, labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
+        """Class probabilities (E, q, n_classes) of support (E, n, D) with labels (E, n), and queries (E, q, D)."""
+
+
+def _predict_batch(features: np.ndarray, episodes: Episodes, estimator: _Batched, method: str) -> np.ndarray:
     """Predicted labels (E, q), all episodes at once; the first class on a tie."""
     import torch
 
@@ -199,7 +218,7 @@ def _predict_batch(features: np.ndarray, episodes: Episodes, estimator: Any, met
     return shares.argmax(axis=2)
 
 
-def _predict_each(features: np.ndarray, episodes: Episodes, estimator: Any, method: str) -> np.ndarray:
+def _predict_each(features: np.ndarray, episodes: Episodes, estimator: Estimator, method: str) -> np.ndarray:
     """Predicted labels (E, q), one fit after another."""
     try:
         return np.stack(

@@ -1,4 +1,4 @@
-"""What an evaluation works on: backbones, one after another, and what each makes of the sources, with a manifest of how that came about."""
+"""What an evaluation works on: backbones, one after another, and the features and manifest that each gives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..datasets import Listing
 from ..digests import DigestMemory
@@ -18,7 +17,7 @@ from ..extraction.work import Work, describe, whole
 from ..features import FeatureSet
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
-from ..results import manifest
+from ..results import Facts, Row, manifest
 from ..sources import Extractor, Given, Say, Sources, open_source, open_sources
 
 
@@ -32,7 +31,7 @@ class Backbones:
     checkpoint_key: str | None = None
     family: str | None = None
     seed: int = 0
-    asked: bool = False  # the user named them; what is not needed is then said
+    asked: bool = False  # the user named them: then a line says where they are not needed
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,12 @@ class Inputs:
 
     @property
     def sides(self) -> tuple[FeatureSet, ...]:
+        """The features of the train set, and of the test set where there is one."""
         return (self.train,) if self.test is None else (self.train, self.test)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What the run's manifest tells of the features."""
+    def facts(self) -> Facts:
+        """What the run's manifest says of the features."""
         if self.pipeline is None:
             return {"fingerprint": self.train.fingerprint}
         reports = [side.report for side in self.sides if side.report is not None]
@@ -79,13 +79,16 @@ class Inputs:
 
     @property
     def known_protocol(self) -> str:
-        """The preset whose classifiers fit these features: of given ones what their file says, or their backbone's family; else empty."""
+        """The preset whose classifiers fit these features; empty where it is unknown.
+
+        Of given features it is the one that their file names, or else that of their backbone's family.
+        """
         return self.protocol or self.train.protocol or protocol_of(self.train.backbone)
 
     @property
-    def labels(self) -> dict[str, Any]:
+    def labels(self) -> Row:
         """Columns that every row of these inputs carries."""
-        columns: dict[str, Any] = {"dataset": (self.test or self.train).name, "backbone": self.backbone}
+        columns: Row = {"dataset": (self.test or self.train).name, "backbone": self.backbone}
         if (self.pipeline is not None and self.pipeline.spec.is_random) or any(
             side.weights == "random" for side in self.sides
         ):
@@ -119,11 +122,14 @@ class FeatureReader:
         return Sources(open_source(source, listing, self.extractor, self.say, unlabelled=unlabelled))
 
     def pair(self, given: Given) -> Sources:
-        """A source to learn from and one to be tested on, under one numbering of classes; either may be a features file."""
+        """A source to learn from and one to be tested on, images or features, under one numbering of classes."""
         return open_sources(given, self.extractor, self.say)
 
     def each(self, sources: Sources, task: str = "") -> Iterator[Inputs]:
-        """What each backbone in turn makes of the sources; without images no backbone is asked. `task` as in `pipeline.settle`."""
+        """What each backbone in turn makes of the sources; without images no backbone is asked.
+
+        `task` as in `pipeline.settle`.
+        """
         if not sources.have_images:
             self._say_unused(sources)
             yield self.inputs(sources, None)
@@ -160,7 +166,7 @@ class FeatureReader:
         )
 
     def _say_unused(self, sources: Sources) -> None:
-        """Say what was asked of the backbone that has nothing to do: the sources hold features already."""
+        """Say which options of the backbone change nothing: the sources hold features already."""
         asked = {
             "--backbone": ",".join(self.backbones.names) if self.backbones.asked else None,
             "--pool": self.options.pool,
@@ -174,7 +180,7 @@ class FeatureReader:
             self.say(f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'} not used: features come from {files}")
 
 
-Found = tuple[list[dict[str, Any]], dict[str, Any]]  # result rows, and facts for the run's manifest
+Found = tuple[list[Row], Facts]  # result rows, and facts for the run's manifest
 
 
 def measured(
@@ -187,12 +193,13 @@ def measured(
 ) -> Found:
     """Rows of every backbone, with the columns that name data and backbone, and the run's manifest.
 
-    `sets` are the sources, or what each backbone makes of them where a command has a way of its own. `measure` gives the rows of one backbone, without these columns, and what the manifest should tell; `seconds` in it join those of the
-    extraction. Its second argument is the backbone's name where there are several, else empty.
+    `sets` are the sources, or what each backbone makes of them where a command has a way of its own. `measure` gives
+    the rows of one backbone, without these columns, and what the manifest should say; `seconds` in it join those of
+    the extraction. Its second argument is the backbone's name where there are several, else empty.
     """
     names = reader.backbones.names
-    rows: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
+    rows: list[Row] = []
+    runs: list[Row] = []
     for inputs in reader.each(sets, task) if isinstance(sets, Sources) else sets:
         skips(inputs.skipped)
         several = len(names) > 1 and inputs.pipeline is not None
@@ -207,7 +214,7 @@ def measured(
     return rows, manifest(**shared, seed=seed)
 
 
-def by_layer(inputs: Inputs) -> Iterator[tuple[dict[str, Any], FeatureSet, FeatureSet | None]]:
+def by_layer(inputs: Inputs) -> Iterator[tuple[Row, FeatureSet, FeatureSet | None]]:
     """The sets as they are, or with `--layers each` one pair per block, oldest first."""
     if inputs.pipeline is None or not inputs.pipeline.each:
         yield {}, inputs.train, inputs.test

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from ..features import FeatureSet, require_one_backbone, shared_rows
 from ..labels import align, labelled, require_classes
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
+from ..results import Row
 from ..sources import Given, Sources
 from ..splits import Split, dependence, dinov2_subset, identical
 from ..vote import check_temperature, votes_at
@@ -49,17 +49,18 @@ class Score:
 
 def evaluate_knn(
     train: FeatureSet, test: FeatureSet | None, options: KNNOptions, say: Callable[[str], None] = lambda line: None
-) -> tuple[list[dict[str, Any]], float]:
+) -> tuple[list[Row], float]:
     """Result rows (without the columns that name data and backbone) and the seconds of search and vote.
 
-    Raises UsageError for a k above the bank's size and for options that exclude each other, DataError for unlabelled or one-class data
-    and for test classes that train has not.
+    Raises UsageError for a k above the bank's size and for options that exclude each other, DataError for unlabelled or
+    one-class data and for test classes that train has not.
     """
     _check(options, test)
     train = labelled(train, "train", say)
     if test is not None and (shared := shared_rows(train, test)):
         say(
-            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?"
+            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
+            "images?"
         )
     if test is not None:
         require_one_backbone(train, test)
@@ -75,13 +76,13 @@ def _check(options: KNNOptions, test: FeatureSet | None) -> None:
         check_temperature(temperature)
     if test is None and not options.leave_one_out:
         raise UsageError(
-            "there is no test set", fix="Give --test, or --leave-one-out to judge each image by the others."
+            "there is no test set", fix="Give --test, or --leave-one-out to classify each image by the others."
         )
     if options.leave_one_out and test is not None:
-        raise UsageError("--leave-one-out judges one set by itself, so there can be no test set")
+        raise UsageError("--leave-one-out evaluates one set on itself, so there can be no test set")
     if options.leave_one_out and options.shots:
         raise UsageError(
-            "--shots needs a test set: with --leave-one-out the drawn images would be judged by themselves"
+            "--shots needs a test set: with --leave-one-out the drawn images would be evaluated on themselves"
         )
     if options.trials != 1 and not options.shots:
         raise UsageError("--trials goes with --shots: without it there is one bank, and nothing to draw")
@@ -105,9 +106,7 @@ def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]
     return [k for k in KS if k <= bank] or [bank]
 
 
-def _rows(
-    train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
+def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]) -> Iterator[Row]:
     alone = options.leave_one_out
     ks = _ks(options, len(train) - alone, say)
     for score in score_knn(train, test, ks, options.temperatures, leave_one_out=alone, device=options.device):
@@ -125,7 +124,7 @@ def _rows(
 
 def _few_shot_rows(
     train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Each trial, then its mean: DINOv2's n-per-class times tries, with k in {10, 20, 100, 200, n} up to n."""
     for n in options.shots:
         ks = sorted({k for k in (*(options.ks or KS), n) if k <= n})
@@ -152,7 +151,7 @@ def _few_shot_rows(
             yield {**_few(k, temperature, n, metric, len(bank), len(test)), **mean, **spread}
 
 
-def _few(k: int, temperature: float, shots: int, metric: str, n_train: int, n_test: int) -> dict[str, Any]:
+def _few(k: int, temperature: float, shots: int, metric: str, n_train: int, n_test: int) -> Row:
     return {
         "method": "knn",
         "k": k,
@@ -173,7 +172,7 @@ def score_knn(
     leave_one_out: bool = False,
     device: str = "auto",
 ) -> list[Score]:
-    """Top-1 and top-5 for each temperature and k, from one search for the largest k, chunk by chunk: memory stays bounded."""
+    """Top-1 and top-5 in percent for each temperature and k, from one search for the largest k, chunk by chunk."""
     bank = Bank(train.features, device=device)
     n_classes = len(train.classes)
     ranks: dict[tuple[float, int], list[np.ndarray]] = {(t, k): [] for t in temperatures for k in ks}
@@ -211,7 +210,7 @@ def run_knn(
             say(advice)
         if inputs.skipped:
             say(f"accuracy is over the remaining images: {counted(len(inputs.skipped), 'was', 'were')} left out")
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         seconds = 0.0
         for extra, train, test in by_layer(inputs):
             found, took = evaluate_knn(train, test, options, say)
@@ -224,7 +223,7 @@ def run_knn(
 
 
 def _alone(reader: FeatureReader, given: Given) -> Sources:
-    """The one source whose images are judged by one another."""
+    """The one source whose images are classified by one another."""
     if given.test is not None or (given.data is None) == (given.train is None):
-        raise UsageError("--leave-one-out judges one set: give it in --data or --train, and no --test")
+        raise UsageError("--leave-one-out evaluates one set: give it in --data or --train, and no --test")
     return reader.one(str(given.data or given.train), given.listing)

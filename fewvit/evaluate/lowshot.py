@@ -1,4 +1,7 @@
-"""Low-shot evaluation: classifiers fitted on a few labelled images per class, over trials. Source: Assran et al. 2022, section 4.1."""
+"""Low-shot evaluation: classifiers fitted on a few labelled images per class, over trials.
+
+Source: Assran et al. 2022, section 4.1.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, shared_rows
 from ..labels import labelled, require_classes
 from ..metrics import mean_and_interval
+from ..results import Facts, Row
 from ..sources import Given
 from ..splits import dependence, identical
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 from .lowshot_cells import Cell, Tuner, cells_of
 from .lowshot_options import LowShotOptions, by_shots, check_options, require_splits, splits_of
-from .predictions import Judged, save_confusion, save_per_class, save_predictions
+from .predictions import Predicted, save_confusion, save_per_class, save_predictions
 from .subsets import save_splits
 
 _IMAGENET_TEST = 50_000
@@ -31,7 +35,7 @@ def run_lowshot(
     say: Callable[[str], None],
     skips: Callable[[list[dict[str, str]]], None],
     tuner_of: Callable[[Inputs], Tuner] | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> Found:
     """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest.
 
     `tuner_of` gives what trains last blocks on the images behind the features, where that was asked for.
@@ -39,7 +43,7 @@ def run_lowshot(
 
     check_options(options)
     say = _once(say)  # not again for every layer and backbone
-    judged: list[Judged] = []
+    predicted: list[Predicted] = []
 
     def measure(inputs: Inputs, name: str) -> Found:
         tuner = tuner_of(inputs) if tuner_of is not None else None
@@ -47,20 +51,20 @@ def run_lowshot(
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("lowshot", methods=methods)):
             say(advice)
         started = time.perf_counter()
-        rows: list[dict[str, Any]] = []
-        notes: dict[str, Any] = {}
+        rows: list[Row] = []
+        notes: Facts = {}
         for extra, train, test in by_layer(inputs):
             protocol = options.protocol or inputs.known_protocol
             where = {**({"backbone": printable(name)} if name else {}), **extra}
-            found, notes, said = _evaluate(train, _required(test), options, protocol, say, tuner, where)
-            judged.extend(said)
+            found, notes, new = _evaluate(train, _required(test), options, protocol, say, tuner, where)
+            predicted.extend(new)
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
         return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
 
     sources = reader.pair(given)
     require_splits(sources.train, options)
     found = measured(reader, sources, measure, skips, options.seed, "lowshot")
-    _save(judged, options, say)
+    _save(predicted, options, say)
     return found
 
 
@@ -72,14 +76,14 @@ def evaluate_lowshot(
     say: Callable[[str], None] = lambda line: None,
     *,
     tuner: Tuner | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Result rows (without the columns that name data and backbone) and what the manifest should tell of the classifiers.
+) -> Found:
+    """Result rows (without the columns that name data and backbone) and the classifiers' facts for the manifest.
 
-    Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or cross-validation inside
-    the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
+    Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or
+    cross-validation inside the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
     """
-    rows, notes, judged = _evaluate(train, test, options, protocol, _once(say), tuner, {})
-    _save(judged, options, say)
+    rows, notes, predicted = _evaluate(train, test, options, protocol, _once(say), tuner, {})
+    _save(predicted, options, say)
     return rows, notes
 
 
@@ -91,22 +95,24 @@ def _evaluate(
     say: Callable[[str], None],
     tuner: Tuner | None,
     where: Mapping[str, Any],
-) -> tuple[list[dict[str, Any]], dict[str, Any], list[Judged]]:
-    """As `evaluate_lowshot`, and what is to be saved, under the columns `where` that tell backbone and layer apart."""
+) -> tuple[list[Row], Facts, list[Predicted]]:
+    """As `evaluate_lowshot`, and the predictions to be saved, under columns `where` of backbone and layer."""
     train, test = labelled(train, "train", say), labelled(test, "test", say)
     require_classes(train)
     train.require_finite()
     test.require_finite()
     if shared := shared_rows(train, test):
         say(
-            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same pictures?"
+            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
+            "images?"
         )
     splits = splits_of(train, options, say)
     for split in splits:
         low, high, classes = split.per_class(train.labels)
         counts = str(low) if low == high else f"{low} to {high}"
         say(
-            f"{split.name}, trial {split.trial}: {counted(len(split.train), 'image')}, {counts} of each of {counted(classes, 'class', 'classes')}"
+            f"{split.name}, trial {split.trial}: {counted(len(split.train), 'image')}, {counts} of each of "
+            f"{counted(classes, 'class', 'classes')}"
         )
     for alike in by_shots(splits):
         if wrong := dependence(alike):
@@ -114,24 +120,24 @@ def _evaluate(
     if options.save_split is not None:
         save_splits(options.save_split, splits, train)
         say(f"wrote {options.save_split}")
-    rows: list[dict[str, Any]] = []
-    chosen: dict[str, Any] = {}
-    judged: list[Judged] = []
+    rows: list[Row] = []
+    chosen: Facts = {}
+    predicted: list[Predicted] = []
     for cells in cells_of(train, test, splits, options, protocol, say, tuner):
         if any(_files(options)):  # they take memory
-            judged += [_judged(cell, test, where) for cell in cells]
+            predicted += [_predicted(cell, test, where) for cell in cells]
         rows += _rows(cells, test)
-        chosen |= _told(cells)
-    return rows, {"classifiers": chosen}, judged
+        chosen |= _facts(cells)
+    return rows, {"classifiers": chosen}, predicted
 
 
 def _once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """The same, but silent at a line that it has said."""
-    heard: set[str] = set()
+    """A `say` that passes each line on once only."""
+    passed: set[str] = set()
 
     def first(line: str) -> None:
-        if line not in heard:
-            heard.add(line)
+        if line not in passed:
+            passed.add(line)
             say(line)
 
     return first
@@ -145,22 +151,21 @@ def _required(test: FeatureSet | None) -> FeatureSet:
     return test
 
 
-def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[dict[str, Any]]:
+def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[Row]:
     """Every trial, then the mean with its interval; for each metric."""
-    metrics = [cell.verdict.metrics(test.labels) for cell in cells]
+    metrics = [cell.evaluation.metrics(test.labels) for cell in cells]
     for name in metrics[0]:
         for cell, values in zip(cells, metrics, strict=True):
             yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name]}
         summary = mean_and_interval([values[name] for values in metrics])
         mean = summary.pop("mean")
-        spread = (
-            {} if identical([cell.split for cell in cells]) else summary
-        )  # one draw, repeated, says nothing of others
+        # one draw, repeated, says nothing of others
+        spread = {} if identical([cell.split for cell in cells]) else summary
         yield {**_columns(cells[0], test), "trial": "mean", "metric": name, "value": mean, **spread}
 
 
-def _columns(cell: Cell, test: FeatureSet) -> dict[str, Any]:
-    columns: dict[str, Any] = {
+def _columns(cell: Cell, test: FeatureSet) -> Row:
+    columns: Row = {
         "method": cell.method,
         "shots": cell.split.shots,
         "n_train": len(cell.split.train),
@@ -171,38 +176,38 @@ def _columns(cell: Cell, test: FeatureSet) -> dict[str, Any]:
     return columns
 
 
-def _told(cells: Sequence[Cell]) -> dict[str, Any]:
+def _facts(cells: Sequence[Cell]) -> Facts:
     """What was chosen, for the manifest: calibration temperature, and the classifier's own facts."""
-    told: dict[str, Any] = {}
+    chosen: Facts = {}
     for cell in cells:
         facts = {name: value if isinstance(value, str) else float(value) for name, value in cell.facts.items()}
-        told[f"{cell.method}, {cell.split.name}, trial {cell.split.trial}"] = {
+        chosen[f"{cell.method}, {cell.split.name}, trial {cell.split.trial}"] = {
             "temperature": round(cell.temperature, 4),
             **facts,
         }
-    return told
+    return chosen
 
 
-def _judged(cell: Cell, test: FeatureSet, where: Mapping[str, Any]) -> Judged:
+def _predicted(cell: Cell, test: FeatureSet, where: Mapping[str, Any]) -> Predicted:
     which = {**where, "method": cell.method, "shots": cell.split.shots, "trial": cell.split.trial}
-    return Judged(which, test.ids, test.labels, cell.verdict.predictions, cell.verdict.confidence, test.classes)
+    return Predicted(
+        which, test.ids, test.labels, cell.evaluation.predictions, cell.evaluation.confidence, test.classes
+    )
 
 
 def _files(options: LowShotOptions) -> tuple[Path | None, Path | None, Path | None]:
     return options.save_predictions, options.save_per_class, options.save_confusion
 
 
-def _save(judged: Sequence[Judged], options: LowShotOptions, say: Callable[[str], None]) -> None:
+def _save(predicted: Sequence[Predicted], options: LowShotOptions, say: Callable[[str], None]) -> None:
     """Write the files asked for, each one table of all classifiers and trials, and name them."""
     for path, save in zip(_files(options), (save_predictions, save_per_class, save_confusion), strict=True):
         if path is not None:
-            save(path, judged)
+            save(path, predicted)
             say(f"wrote {path}")
 
 
-def _with_published(
-    rows: Sequence[dict[str, Any]], inputs: Inputs, options: LowShotOptions
-) -> Iterator[dict[str, Any]]:
+def _with_published(rows: Sequence[Row], inputs: Inputs, options: LowShotOptions) -> Iterator[Row]:
     """Beside measured means, the paper's numbers: for its own weights, on ImageNet-1k, with the published lists."""
     published: Mapping[Any, Any] = {}
     official = (

@@ -1,4 +1,4 @@
-"""One classifier on one split: made as the protocol and the user want it, fitted on the labelled rows, calibrated, evaluated."""
+"""One classifier on one split: made as protocol and user want, fitted on the labelled rows, calibrated, evaluated."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..backbones import ClassifierPreset
-from ..calibration import cross_validated_temperature
+from ..calibration import Estimator, cross_validated_temperature
 from ..classifiers import traits_of
 from ..extraction.protocols import find_protocol, protocols
 from ..features import FeatureSet
 from ..options import options_of
 from ..plugins import find
 from ..splits import Split
+from .evaluation import Evaluation, evaluate_estimator
 from .inputs import unfit
-from .judge import Verdict, judge
 from .lowshot_options import LowShotOptions, by_shots
 
 _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
@@ -25,9 +25,9 @@ _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
 
 @dataclass(frozen=True)
 class Tuned:
-    """What training on one split came to."""
+    """The result of training on one split."""
 
-    estimator: Any  # on the features below
+    estimator: Estimator  # on the features below
     test: FeatureSet  # the test images as the tuned network sees them
     temperature: float
     why: str  # which hyper-parameters, and how they were chosen
@@ -38,10 +38,10 @@ class Tuner(Protocol):
 
     @property
     def name(self) -> str:
-        """What result rows call it, as they call a classifier."""
+        """Its name in result rows, as a classifier has one."""
 
     def fit(self, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> Iterator[Tuned]:
-        """What came out for each split of the rows of `train`."""
+        """The result for each split of the rows of `train`, in their order."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Cell:
 
     method: str
     split: Split
-    estimator: Any
-    verdict: Verdict
+    estimator: Estimator
+    evaluation: Evaluation
     temperature: float
     facts: Mapping[str, Any]  # for the manifest: what was chosen, and why
 
@@ -86,11 +86,11 @@ def _cells(
     options: LowShotOptions,
     protocol: str,
 ) -> list[Cell]:
-    """Fit on the labelled rows of each split, then judge; nothing of the test set but its features is in reach of the fits."""
+    """The classifier fitted on the labelled rows of each split and evaluated; no fit sees anything of the test set."""
     traits = traits_of(find("classifiers", method))
     makes = [factory(method, settings, len(split.train), split, options, protocol) for split in splits]
     sets = [(train.features[split.train], train.labels[split.train]) for split in splits]
-    estimators = [make() for make in makes]
+    estimators: list[Any] = [make() for make in makes]  # whose attributes their traits name
     try:
         traits.fit_together(estimators, sets)
     except ValueError as error:
@@ -102,19 +102,20 @@ def _cells(
     for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
         temperature = 1.0
         if options.calibrate and not traits.transductive:
-            by_name = np.argsort(
-                [train.ids[row] for row in split.train]
-            )  # the folds hang on the images, not on how they came
+            # the folds depend on the images, not on their order
+            by_name = np.argsort([train.ids[row] for row in split.train])
             temperature = _temperature(make, estimator, x[by_name], y[by_name], options.seed)
         facts = {name: getattr(estimator, attribute) for name, attribute in traits.facts.items()}
-        cells.append(Cell(method, split, estimator, judge(estimator, test, temperature), temperature, facts))
+        cells.append(
+            Cell(method, split, estimator, evaluate_estimator(estimator, test, temperature), temperature, facts)
+        )
     return cells
 
 
 def _source_of_penalty(
     method: str, settings: Mapping[str, Any], options: LowShotOptions, protocol: str, split: Split
 ) -> str:
-    """Where the penalty of a classifier comes from that did not choose its own: who gave it, or whose it is."""
+    """Where the penalty of a classifier comes from that did not choose it: an option, the protocol, or a default."""
     traits = traits_of(find("classifiers", method))
     if traits.penalty in settings:
         return "given by --set"
@@ -125,10 +126,13 @@ def _source_of_penalty(
 
 
 def _preset(method: str, protocol: str, shots: int | str) -> ClassifierPreset:
-    """What the protocol gives a classifier; nothing where no protocol is known. Raises UnknownName where the penalty hangs on it."""
+    """What the protocol gives a classifier; nothing where no protocol is known.
+
+    Raises UnknownName for an unknown one where the penalty depends on it.
+    """
     name = method.replace("-", "_")
-    hangs = bool(traits_of(find("classifiers", method)).penalty)
-    if not protocol or (not hangs and protocol not in protocols()):
+    has_penalty = bool(traits_of(find("classifiers", method)).penalty)
+    if not protocol or (not has_penalty and protocol not in protocols()):
         return ClassifierPreset(name)
     return find_protocol(protocol).preset_of(name, shots)
 
@@ -137,18 +141,18 @@ def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test:
     """As `_cells`, with a network of its own for each split; the test images go through these."""
     cells = []
     for split, tuned in zip(splits, tuner.fit(splits, train, test), strict=True):
-        verdict = judge(tuned.estimator, tuned.test, tuned.temperature)
-        cells.append(Cell(tuner.name, split, tuned.estimator, verdict, tuned.temperature, {"why": tuned.why}))
+        evaluation = evaluate_estimator(tuned.estimator, tuned.test, tuned.temperature)
+        cells.append(Cell(tuner.name, split, tuned.estimator, evaluation, tuned.temperature, {"why": tuned.why}))
     return cells
 
 
-def _temperature(make: Callable[[], Any], estimator: Any, x: np.ndarray, y: np.ndarray, seed: int) -> float:
+def _temperature(make: Callable[[], Estimator], estimator: Estimator, x: np.ndarray, y: np.ndarray, seed: int) -> float:
     return cross_validated_temperature(lambda: _loosened(make(), estimator), x, y, seed=seed)
 
 
 def factory(
     method: str, settings: Mapping[str, Any], rows: int, split: Split, options: LowShotOptions, protocol: str
-) -> Callable[[], Any]:
+) -> Callable[[], Estimator]:
     """What makes the unfitted classifier: its own defaults, then the protocol's, then the user's."""
     kind = find("classifiers", method)
     takes, penalty = options_of(kind), traits_of(kind).penalty
@@ -161,8 +165,8 @@ def factory(
     return lambda: kind(**{**values, **settings})
 
 
-def _loosened(estimator: Any, fitted: Any) -> Any:
-    """The classifier for the folds that choose a temperature: its penalty as settled on all labelled rows, solved less exactly."""
+def _loosened(estimator: Any, fitted: Any) -> Estimator:  # their options are looked up by name
+    """The classifier for the folds that choose a temperature: the penalty of all labelled rows, solved less exactly."""
     takes, penalty = options_of(type(estimator)), traits_of(estimator).penalty
     if "k" in takes:
         estimator.set_params(k=max(1, min(estimator.k, len(fitted.classes_))))

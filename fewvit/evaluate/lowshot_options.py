@@ -28,9 +28,8 @@ class LowShotOptions:
     percents: Sequence[float] = ()
     trials: int = 3
     subsets: Sequence[str] = ()  # files; they take the place of drawn splits
-    settings: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: {name: {} for name in CLASSIFIERS}
-    )  # classifier -> options
+    # classifier -> options
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {name: {} for name in CLASSIFIERS})
     lambd: float | None = None  # of the logistic regression; None: the protocol's
     protocol: str = ""  # whose logistic regression; empty: that of the features
     allow_fewer: bool = False
@@ -74,6 +73,10 @@ def require_splits(images: Listed, options: LowShotOptions) -> None:
 
 
 def splits_of(train: Listed, options: LowShotOptions, say: Callable[[str], None]) -> list[Split]:
+    """The labelled rows of each trial that the options ask for: read from files, or drawn from the labels of `train`.
+
+    Raises UsageError for options that ask for nothing, and as `read_splits`, `n_per_class` and `percent_per_class`.
+    """
     if options.subsets:
         return read_splits(options.subsets, train, allow_fewer=options.allow_fewer, say=say)
     splits: list[Split] = []

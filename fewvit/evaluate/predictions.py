@@ -1,4 +1,4 @@
-"""Predictions image by image, accuracy by class and confusion, as files for other programs: one long table for all classifiers and trials."""
+"""Predictions, accuracy by class and confusion, as files for other programs: one long table for all classifiers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..errors import MissingExtra, UsageError, printable
 from ..files import replacing
 
 _Path = str | os.PathLike[str]
+_Line = Iterable[object]  # the cells of one line of a CSV
 
 
 _COLUMNS = ("id", "label", "prediction", "probability")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What one classifier said of the test images; class numbers are places in `classes`."""
+class Predicted:
+    """What one classifier predicted for the test images; class numbers are places in `classes`."""
 
-    which: Mapping[
-        str, Any
-    ]  # method, shots, trial, …: the columns that stand first; the same ones in everything that shares a file
+    # method, shots, trial, …: the columns that stand first; the same ones in everything that shares a file
+    which: Mapping[str, Any]
     ids: Sequence[str]  # Q
     labels: np.ndarray  # (Q,) -1 = unlabelled
     predictions: np.ndarray  # (Q,)
@@ -42,7 +42,10 @@ class Judged:
 
 
 def check_predictions_path(path: _Path) -> None:
-    """Raise UsageError unless `save_predictions` knows the ending, MissingExtra for Parquet without pyarrow: to be told before the work."""
+    """Raise UsageError unless `save_predictions` knows the ending, MissingExtra for Parquet without pyarrow.
+
+    To be called before the work.
+    """
     if not str(path).lower().endswith((".csv", ".parquet")):
         raise UsageError("predictions are written as .parquet or .csv", file=path)
     if not str(path).lower().endswith(".csv") and importlib.util.find_spec("pyarrow") is None:
@@ -53,36 +56,37 @@ def check_predictions_path(path: _Path) -> None:
         )
 
 
-def save_predictions(path: _Path, judged: Sequence[Judged]) -> None:
-    """Replace `path` by a table, one row per image of each: what `which` names, then `id, label, prediction, probability`.
+def save_predictions(path: _Path, predicted: Sequence[Predicted]) -> None:
+    """Replace `path` by a table, one row per image of each: what `which` names, then
+    `id, label, prediction, probability`.
 
-    Parquet, or (.csv) CSV. Labels and predictions are written as names; an unlabelled image has none. Bytes that are no UTF-8 are
-    shown as escapes.
+    Parquet, or (.csv) CSV. Labels and predictions are written as names; an unlabelled image has none. Bytes that are no
+    UTF-8 are shown as escapes.
     """
     check_predictions_path(path)
     if str(path).lower().endswith(".csv"):
-        lines = (line for one in judged for line in zip(*_columns(one).values(), strict=True))
-        _write_csv(path, (*judged[0].which, *_COLUMNS), lines)
+        lines = (line for one in predicted for line in zip(*_columns(one).values(), strict=True))
+        _write_csv(path, (*predicted[0].which, *_COLUMNS), lines)
         return
     import pyarrow
     import pyarrow.parquet
 
-    kinds = {name: _kind([one.which[name] for one in judged]) for name in judged[0].which} | dict.fromkeys(
+    kinds = {name: _kind([one.which[name] for one in predicted]) for name in predicted[0].which} | dict.fromkeys(
         _COLUMNS, "string"
     )
     schema = pyarrow.schema({**kinds, "probability": pyarrow.float64()})
     with replacing(path) as handle, pyarrow.parquet.ParquetWriter(handle, schema) as writer:
-        for one in judged:
+        for one in predicted:
             which = {name: str(value) if kinds[name] == "string" else value for name, value in one.which.items()}
             writer.write_table(pyarrow.table(_columns(replace(one, which=which)), schema=schema))
 
 
-def _kind(values: Sequence[Any]) -> str:
+def _kind(values: Sequence[object]) -> str:
     """The type of a column: numbers, unless one of the values is a name such as `1%`."""
     return "int64" if all(isinstance(value, int) for value in values) else "string"
 
 
-def _columns(one: Judged) -> dict[str, list[Any]]:
+def _columns(one: Predicted) -> dict[str, list[Any]]:
     names = [printable(name) for name in one.classes]
     return {
         **{name: [value] * len(one.ids) for name, value in one.which.items()},
@@ -93,29 +97,31 @@ def _columns(one: Judged) -> dict[str, list[Any]]:
     }
 
 
-def save_per_class(path: _Path, judged: Sequence[Judged]) -> None:
-    """Replace `path` by a CSV of what `which` names, then `class, n_test, correct, top1`; a class without test images has no accuracy."""
+def save_per_class(path: _Path, predicted: Sequence[Predicted]) -> None:
+    """Replace `path` by a CSV of what `which` names, then `class, n_test, correct, top1`; a class without test images
+    has no accuracy.
+    """
 
-    def lines() -> Iterator[list[Any]]:
-        for one in judged:
+    def lines() -> Iterator[_Line]:
+        for one in predicted:
             for row in per_class_rows(one.confusion, [printable(name) for name in one.classes]):
                 yield [*one.which.values(), *row.values()]
 
-    _write_csv(path, (*judged[0].which, "class", "n_test", "correct", "top1"), lines())
+    _write_csv(path, (*predicted[0].which, "class", "n_test", "correct", "top1"), lines())
 
 
-def save_confusion(path: _Path, judged: Sequence[Judged]) -> None:
-    """Replace `path` by a CSV of confusion matrices: what `which` names, the true class, and a column per predicted class."""
-    names = [printable(name) for name in judged[0].classes]
+def save_confusion(path: _Path, predicted: Sequence[Predicted]) -> None:
+    """Replace `path` by a CSV of confusion matrices: what `which` names, the true class, a column per predicted one."""
+    names = [printable(name) for name in predicted[0].classes]
     lines = (
         [*one.which.values(), name, *counts]
-        for one in judged
+        for one in predicted
         for name, counts in zip(names, one.confusion.tolist(), strict=True)
     )
-    _write_csv(path, (*judged[0].which, "true \\ predicted", *names), lines)
+    _write_csv(path, (*predicted[0].which, "true \\ predicted", *names), lines)
 
 
-def _write_csv(path: _Path, header: Iterable[str], lines: Iterable[Iterable[Any]]) -> None:
+def _write_csv(path: _Path, header: Iterable[str], lines: Iterable[_Line]) -> None:
     with replacing(path, "w") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(header)

@@ -33,11 +33,11 @@ def save_splits(path: str | os.PathLike[str], splits: Sequence[Split], train: Li
 def read_splits(
     paths: Sequence[str], train: Listed, *, allow_fewer: bool = False, say: Callable[[str], None] = lambda line: None
 ) -> list[Split]:
-    """The splits in list files and split tables, in their order; lists of as many images per class are trials of one another.
+    """The splits in list files and split tables, in their order; lists with equal shots are trials of one another.
 
-    A list has one file name per line. How many shots it is follows from its lines, not from its name: a published 5-shot list
-    is called 3imgs_class.txt. The same images given twice are one trial, and `say` is told. Raises DataError counting and naming
-    images that `train` has not, unless `allow_fewer`.
+    A list has one file name per line. How many shots it is follows from its lines, not from its name: a published
+    5-shot list is called 3imgs_class.txt. The same images given twice are one trial, and `say` gets a line on it.
+    Raises DataError counting and naming images that `train` has not, unless `allow_fewer`.
     """
     splits: list[Split] = []
     known: dict[tuple[int | str, frozenset[int]], str] = {}  # shots and rows -> the file that had them first
@@ -47,10 +47,8 @@ def read_splits(
         for (shots, trial), wanted in found.items():
             rows = _rows(wanted, train, path, allow_fewer, say)
             name = _shots_of(rows, train, path) if shots == "" else int(shots) if shots.isdecimal() else shots
-            key = (
-                "" if shots == "" and isinstance(name, str) else name,
-                frozenset(rows.tolist()),
-            )  # not by what a list is called
+            # not by what a list is called
+            key = ("" if shots == "" and isinstance(name, str) else name, frozenset(rows.tolist()))
             if key in known:
                 what = path if shots == "" else f"{path}, shots {shots}, trial {trial}"
                 say(f"{what}: the same images as in {known[key]}, counted once")
@@ -133,13 +131,15 @@ def _rows(
     if missing and not (allow_fewer and rows):
         shown = ", ".join(map(printable, missing[:5]))
         raise DataError(
-            f"{len(missing)} of its {counted(len(wanted), 'image')} {are(len(missing))} not among the train images: {shown}{' …' if len(missing) > 5 else ''}",
+            f"{len(missing)} of its {counted(len(wanted), 'image')} {are(len(missing))} not among the train images: "
+            f"{shown}{' …' if len(missing) > 5 else ''}",
             file=path,
             fix="Is it a list of another data set? --allow-fewer goes on without them.",
         )
     if missing:
         say(
-            f"{path}: {len(missing)} of {counted(len(wanted), 'listed image')} {are(len(missing))} not there and left out"
+            f"{path}: {len(missing)} of {counted(len(wanted), 'listed image')} {are(len(missing))} not there and "
+            "left out"
         )
     if len(set(rows)) < len(rows):
         raise DataError(

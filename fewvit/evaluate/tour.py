@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -13,16 +12,16 @@ from ..errors import counted
 from ..features import FeatureSet
 from ..results import manifest
 from ..sources import Given
-from .inputs import FeatureReader
+from .inputs import FeatureReader, Found
 from .knn import KNNOptions, evaluate_knn
 
 _KS = (1, 5, 20)
 
 
-def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def tour(reader: FeatureReader, say: Callable[[str], None]) -> Found:
     """Rows of k-NN on the digits: with the backbone's features, and with raw pixels beside them."""
     started = time.perf_counter()
-    say("1. The data: the 1797 handwritten digits that scikit-learn carries, 1198 to learn from, 599 to judge by.")
+    say("1. The data: the 1797 handwritten digits that scikit-learn carries, 1198 to learn from, 599 to test on.")
     inputs = next(reader.each(reader.pair(Given("digits"))))
     if inputs.pipeline is None or inputs.test is None:
         raise TypeError("the tour reads images")
@@ -36,7 +35,8 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[s
     facts = inputs.facts
     speed = f"{facts['images_per_second']:.0f} images/s" if facts.get("images_per_second") else "all from the cache"
     say(
-        f"3. Features: {counted(facts['images'], 'image')}, {facts['computed']} computed now ({speed}), {facts['cached']} from the cache. Run it again and none is computed."
+        f"3. Features: {counted(facts['images'], 'image')}, {facts['computed']} computed now ({speed}), "
+        f"{facts['cached']} from the cache. Run it again and none is computed."
     )
     options = KNNOptions(ks=_KS)
     rows = [{**inputs.labels, **row} for row in evaluate_knn(inputs.train, inputs.test, options)[0]]
@@ -46,10 +46,12 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> tuple[list[dict[s
         for row in evaluate_knn(train, test, options)[0]
     ]
     say(
-        f"4. k-NN: weighted votes of the k nearest digits; chance is 10 %. {time.perf_counter() - started:.1f} s in all."
+        f"4. k-NN: weighted votes of the k nearest digits; chance is 10 %. {time.perf_counter() - started:.1f} s in "
+        "all."
     )
     say(
-        "   Raw pixels win here: these digits are all of one size and in one place, as photographs, which backbones are for, never are."
+        "   Raw pixels win here: these digits are all of one size and in one place, as photographs, which backbones "
+        "are for, never are."
     )
     return rows, manifest(**facts)
 

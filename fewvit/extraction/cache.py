@@ -1,8 +1,9 @@
-"""The content-addressed feature store: one folder per pipeline, in it rows addressed by the digest of the image's bytes.
+"""The content-addressed feature store: a folder per pipeline, with rows addressed by the digest of the image's bytes.
 
-A shard is two files of one name, the digest of its content: `.npy` with the features and, written last, `.rows` with a line of JSON
-(sizes, sha256 of the features) and the digests of the images. Only the last one makes a shard exist, nothing is ever rewritten, and equal work has equal names:
-writers need no lock, and a kill loses at most the rows that were not yet in a shard.
+A shard is two files of one name, the digest of its content: `.npy` with the features and, written last, `.rows` with a
+line of JSON (sizes, sha256 of the features) and the digests of the images. Only the last one makes a shard exist,
+nothing is ever rewritten, and equal work has equal names: writers need no lock, and a kill loses at most the rows that
+were not yet in a shard.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache folder: feature stores, digests of files, weights, licences accepted, what bare files turned out to be."""
+    """The cache folder: feature stores, digests of files, weights, accepted licences, what bare files are."""
 
     folder: Path
 
@@ -51,6 +53,7 @@ class Cache:
         return FeatureStore(self.folder / "features" / key_digest(key)[:32], key)
 
     def digests(self, *, rehash: bool = False) -> DigestMemory:
+        """The digests of files seen before, by file identity; with `rehash` what was remembered is not used."""
         return DigestMemory(self.folder / "digests", rehash=rehash)
 
     @property
@@ -123,7 +126,7 @@ class FeatureStore:
         return len(self._rows)
 
     def require_writable(self) -> None:
-        """Raise DataError, ResourceError on a full disk, unless shards can be written: to be asked before the work, not after it."""
+        """Raise DataError, ResourceError on a full disk, unless shards can be written: to be called before the work."""
         require_writable(self.folder.parent)
 
     def put(self, digests: list[bytes], notes: list[int], features: np.ndarray) -> None:
@@ -132,7 +135,7 @@ class FeatureStore:
         rows["digest"] = np.frombuffer(b"".join(digests), "V32")
         rows["notes"] = notes
         content = np.ascontiguousarray(features, dtype="<f4")
-        pieces = [_npy_header(content), content.data.cast("B")]
+        pieces: list[bytes | memoryview] = [_npy_header(content), content.data.cast("B")]
         if not (self.folder / "key.json").exists():
             write_json(self.folder / "key.json", dict(self.key))
             sweep(self.folder, _DAY_S, time.time())
@@ -156,7 +159,8 @@ class FeatureStore:
     def gather(self, digests: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Features (n, D) float32 and notes (n,) of images that are all in the store, in their order.
 
-        Raises CacheError if a shard is not what its manifest says, KeyError, the first digest in hex, for one that is in none.
+        Raises CacheError if a shard is not what its manifest says, KeyError, the first digest in hex, for one that is
+        in none.
         """
         try:
             numbers = self._numbers(digests)
@@ -172,9 +176,8 @@ class FeatureStore:
             rows = numbers[wanted] - self._starts[shard]
             notes[wanted] = self._notes[shard][rows]
             if len(rows) == facts["count"] and _is_run(rows) and _is_run(wanted):
-                self._array(
-                    name, facts, out=features[wanted[0] : wanted[-1] + 1]
-                )  # a whole shard: read where it belongs
+                # a whole shard: read where it belongs
+                self._array(name, facts, out=features[wanted[0] : wanted[-1] + 1])
             else:
                 features[wanted] = self._array(name, facts)[rows]
         return features, notes
@@ -288,14 +291,14 @@ def _hasher() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="sha256")
 
 
-def _sha256(pieces: list[Any]) -> str:
+def _sha256(pieces: Sequence[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
 
 
-def _fill(view: memoryview, handle: Any) -> None:
+def _fill(view: memoryview, handle: FileIO) -> None:
     """Read from `handle` until `view` is full; a file that ends before is an OSError."""
     done = 0
     while done < len(view):

@@ -39,10 +39,10 @@ def load_backbone(
 ) -> Backbone:
     """The frozen backbone behind a variant's name, `timm:NAME`, `hf:ORG/NAME` or a weights file.
 
-    `weights` is a file or `random`; `engine` is auto, eager, packed or openvino (eager keeps the parameters as they are in the
-    file). Its `encode` reads what
-    the family's default protocol reads, unless `protocol`, `pool` or `layers` say otherwise. Published
-    numbers to expect stand in `backbone.spec.published`. Raises UnknownName, Unobtainable, LicenseRequired, CheckpointError.
+    `weights` is a file or `random`; `engine` is auto, eager, packed or openvino (eager keeps the parameters as they are
+    in the file). Its `encode` reads what the family's default protocol reads, unless `protocol`, `pool` or `layers` say
+    otherwise. Published numbers to expect stand in `backbone.spec.published`. Raises UnknownName, Unobtainable,
+    LicenseRequired, CheckpointError.
     """
     from ..models.engines import resolve_device
 
@@ -92,8 +92,8 @@ def extract_features(
 ) -> FeatureSet:
     """Features of every image of `source` by a backbone of `load_backbone`, through the cache.
 
-    Raises DataError, BadImages (more images than `max_bad` cannot be decoded), NumericalError, and UsageError for a backbone
-    that was put together by hand: nothing says then what its features are.
+    Raises DataError, BadImages (more images than `max_bad` cannot be decoded), NumericalError, and UsageError for a
+    backbone that was put together by hand: nothing says then what its features are.
     """
     if isinstance(backbone, str | os.PathLike):
         raise UsageError(

@@ -6,17 +6,21 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backbones import Variant, families, find_variant
 from ..digests import DigestMemory
 from ..errors import DataError, UsageError, counted
 from ..models.files import inspect_file, recognise, trunk_of
 from ..models.resolve import resolve
-from ..models.spec import Access
+from ..models.spec import Access, BackboneSpec
+from ..results import Facts, Row
 from ..runs.folder import RunFolder
 from .cache import Cache
 from .pipeline import FeatureOptions, settle
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _OUTLINE = 12  # lines of a mapping table unless all are asked for
 _CONTRADICTION = (
@@ -24,14 +28,14 @@ _CONTRADICTION = (
 )
 
 
-def variant_rows() -> list[dict[str, Any]]:
+def variant_rows() -> list[Row]:
     """One row per named backbone."""
     return [
         _row(name, family, variant) for family, kind in families().items() for name, variant in kind.variants.items()
     ]
 
 
-def _row(name: str, family: str, variant: Variant) -> dict[str, Any]:
+def _row(name: str, family: str, variant: Variant) -> Facts:
     a, published = variant.architecture, dict(variant.published)
     shots = published.get("lowshot", {})
     numbers = {
@@ -50,7 +54,7 @@ def _row(name: str, family: str, variant: Variant) -> dict[str, Any]:
     }
 
 
-def variant_facts(name: str) -> dict[str, Any]:
+def variant_facts(name: str) -> Facts:
     """Everything the table holds about one variant."""
     family, variant = find_variant(name)
     kind = families()[family]
@@ -69,7 +73,7 @@ def variant_facts(name: str) -> dict[str, Any]:
     }
 
 
-def run_facts(run: Path) -> dict[str, Any]:
+def run_facts(run: Path) -> Facts:
     """What came out of a run of `fewvit pretrain` or `fewvit finetune`, and how it is read as a backbone.
 
     Raises UsageError for a file, DataError for a folder that is not there, is no such run or has made nothing yet.
@@ -84,9 +88,8 @@ def run_facts(run: Path) -> dict[str, Any]:
         raise DataError("no such run", file=run, fix="`fewvit backbones list` has the names.")
     folder = RunFolder(run)
     made, what, result = folder.backbone(), (folder.manifest() or {})["what"], folder.result()
-    spec = resolve(
-        os.path.join(run, ""), Access(Path(), offline=True), DigestMemory(), weights="random"
-    )  # nothing of the weights is read
+    # nothing of the weights is read
+    spec = resolve(os.path.join(run, ""), Access(Path(), offline=True), DigestMemory(), weights="random")
     pipeline = settle(spec, FeatureOptions())
     base = made.get("base", {})
     return {
@@ -107,7 +110,7 @@ def run_facts(run: Path) -> dict[str, Any]:
 
 
 def _origin(what: Mapping[str, Any]) -> str:
-    """How a run came about, in a few words."""
+    """The command that made a run, in a few words."""
     if what["command"] == "finetune":
         return f"fewvit finetune, mode {what['mode']}, {counted(what['shots'], 'image')} per class"
     return f"fewvit pretrain {what['method']}, preset {what['preset']}"
@@ -116,11 +119,11 @@ def _origin(what: Mapping[str, Any]) -> str:
 _MEASURED = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuning", "1%": "1 % of the labels"}
 
 
-def readable(facts: dict[str, Any]) -> dict[str, Any]:
+def readable(facts: Facts) -> Facts:
     """The facts of a variant for people: the published numbers as lines, what is empty left out."""
     lines = list(_published_lines(facts["published"]))
-    told = {**facts, "published": [f"{what.ljust(max(len(w) for w, _ in lines))}  {number}" for what, number in lines]}
-    return {name: value for name, value in told.items() if value not in ("", [])}
+    shown = {**facts, "published": [f"{what.ljust(max(len(w) for w, _ in lines))}  {number}" for what, number in lines]}
+    return {name: value for name, value in shown.items() if value not in ("", [])}
 
 
 def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -134,8 +137,11 @@ def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def file_facts(
     file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None, family: str | None, whole: bool
-) -> dict[str, Any]:
-    """What a weights file is: family, architecture, mapping of its tensors, what is left aside. Raises CheckpointError."""
+) -> Facts:
+    """What a weights file is: family, architecture, mapping of its tensors, what is left aside.
+
+    Raises CheckpointError.
+    """
     from ..checkpoints.filling import require_finite
     from ..checkpoints.opening import require_file
     from ..checkpoints.reading import read_checkpoint
@@ -172,7 +178,7 @@ def file_facts(
     }
 
 
-def _prove_fit(spec: Any, tensors: dict[str, Any], file: Path) -> None:
+def _prove_fit(spec: BackboneSpec, tensors: dict[str, Tensor], file: Path) -> None:
     """Every tensor of the trunk has its place and its shape, tried on a module whose memory was never initialised."""
     import torch
 
@@ -192,7 +198,7 @@ def _outline(lines: list[str]) -> list[str]:
     )
 
 
-def cache_rows(cache: Cache) -> list[dict[str, Any]]:
+def cache_rows(cache: Cache) -> list[Row]:
     """One row per feature store."""
     rows = []
     for store in cache.stores():
@@ -215,7 +221,7 @@ def cache_rows(cache: Cache) -> list[dict[str, Any]]:
     return rows
 
 
-def cache_total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def cache_total(rows: Sequence[Mapping[str, Any]]) -> Facts:
     """The line below those of `cache_rows`: how many stores, their images and megabytes."""
     images, megabytes = (sum(row[column] for row in rows) for column in ("images", "megabytes"))
     return {"backbone": f"total of {counted(len(rows), 'store')}", "images": images, "megabytes": round(megabytes, 3)}

@@ -18,11 +18,12 @@ import numpy as np
 
 from ..datasets import Dataset
 from ..digests import DigestMemory
-from ..errors import BadImages, NumericalError, ResourceError, counted, printable
+from ..errors import BadImages, NumericalError, counted, printable
 from ..features import FeatureSet
 from ..images import POLICIES_DIFFER, BadImage, decode
 from ..models.products import settle_threads
 from .cache import Cache, FeatureStore
+from .encoding import start_encoding
 from .pipeline import Pipeline
 from .work import Progress, Report, Work, allowed_bad
 
@@ -36,10 +37,8 @@ _SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small e
 _FLUSH_S = 30.0  # a slow machine commits at least this often
 _SHOWN_BAD = 3  # paths in the error
 _TASK = 4  # images per task of the decoding pool
-_BATCH = {
-    "cpu": 8,
-    "gpu": 256,
-}  # on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
+# on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
+_BATCH = {"cpu": 8, "gpu": 256}
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,10 @@ def extract(
     memory: DigestMemory | None = None,
     build: Callable[[], Backbone] | None = None,
 ) -> FeatureSet:
-    """Features of a data set, and as their `report` what happened on the way. The backbone is built only if the store lacks a row.
+    """Features of a data set, and as their `report` what happened on the way.
 
-    Raises BadImages when more images are undecodable than `work.max_bad` allows: what was computed stays stored.
+    The backbone is built only if the store lacks a row. Raises BadImages when more images are undecodable than
+    `work.max_bad` allows: what was computed stays stored.
     """
     if cache is None:
         import tempfile
@@ -131,7 +131,7 @@ class _Extraction:
                 self.memory.save()
         self.report.seconds = self._elapsed()
         self.report.cached = len(self.dataset) - len(self.bad) - self.report.computed
-        self._judge()
+        self._require_enough()
         return self._gather()
 
     def _recall(self) -> list[int]:
@@ -167,19 +167,18 @@ class _Extraction:
         self._tell(len(self.dataset))
 
     def _prepare(self) -> None:
-        """Import what computes and decodes, and settle the batch: what is over now is no part of the speed."""
+        """Import what computes and decodes, and settle the batch size; that time is not counted in the speed."""
         from ..models.engines import resolve_device
 
         self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
         self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
         with contextlib.suppress(BadImage):
-            decode(
-                b"?", self.pipeline.preprocess, self.pipeline.decode
-            )  # decoders are imported with the first image, even with none
+            # decoders are imported with the first image, even with none
+            decode(b"?", self.pipeline.preprocess, self.pipeline.decode)
         self.report.starting = time.perf_counter() - self.started
 
     def _built(self) -> Backbone:
-        """The backbone; building it is no part of the speed."""
+        """The backbone; the time of building it is not counted in the speed."""
         if self.backbone is None:
             before = time.perf_counter()
             self.backbone = self.build()
@@ -213,7 +212,7 @@ class _Extraction:
                     yield from items
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-                torch.set_num_threads(threads)  # threads that begin later get what was said last
+                torch.set_num_threads(threads)  # threads that begin later get the number that was set last
 
     def _decode_all(self, rows: Sequence[int]) -> list[_Decoded]:
         return [self._decode(row) for row in rows]
@@ -246,7 +245,7 @@ class _Extraction:
                 self.store.put_bad(item.digest, self.dataset.ids[item.row], item.reason)
 
     def _forward(self, backbone: Backbone, batch: list[_Decoded]) -> None:
-        """Start one batch, and take over the one before: on a GPU the next batch is put together while this one is computed."""
+        """Start one batch, and take over the one before: a GPU computes it while the next one is put together."""
         before = time.perf_counter()
         pixels = np.stack([item.pixels for item in batch if item.pixels is not None])
         started = start_encoding(backbone, pixels, self.batch_size, self.pipeline)
@@ -295,7 +294,7 @@ class _Extraction:
                 Progress(done, len(self.dataset), report.computed, self._elapsed(), report.waiting, report.modelling)
             )
 
-    def _judge(self) -> None:
+    def _require_enough(self) -> None:
         """Raise BadImages when more images failed than allowed."""
         for row in sorted(self.bad):
             label = int(self.dataset.labels[row])
@@ -312,8 +311,9 @@ class _Extraction:
         first = sorted(self.bad)[:_SHOWN_BAD]
         shown = "; ".join(f"{printable(self.dataset.place(row))} ({self.bad[row]})" for row in first)
         error = BadImages(
-            f"{len(self.bad)} of {counted(len(self.dataset), 'image')} of {printable(self.dataset.name)} cannot be decoded, "
-            f"{allowed} {'is' if allowed == 1 else 'are'} allowed: {shown}{' …' if len(self.bad) > len(first) else ''}",
+            f"{len(self.bad)} of {counted(len(self.dataset), 'image')} of {printable(self.dataset.name)} cannot be "
+            f"decoded, {allowed} {'is' if allowed == 1 else 'are'} allowed: "
+            f"{shown}{' …' if len(self.bad) > len(first) else ''}",
             fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%. What was computed is kept.",
         )
         error.skipped = self.report.skipped  # type: ignore[attr-defined]
@@ -342,29 +342,3 @@ def _single_threaded() -> None:
     import torch
 
     torch.set_num_threads(1)
-
-
-def start_encoding(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipeline: Pipeline) -> Tensor:
-    """Features (batch_size, D) of uint8 pixels (n, H, W, 3); on a GPU they are still being computed when this returns.
-
-    A smaller batch is padded to `batch_size` and the padding's rows come last, so a row never depends on its neighbours.
-    """
-    import torch
-
-    if len(pixels) < batch_size:
-        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], batch_size - len(pixels), axis=0)])
-    device = next(backbone.parameters()).device
-    mean, std = (
-        torch.tensor(values, device=device).view(1, 3, 1, 1)
-        for values in (pipeline.preprocess.mean, pipeline.preprocess.std)
-    )
-    images = torch.from_numpy(pixels)
-    try:
-        if device.type == "cuda":
-            images = images.pin_memory().to(device, non_blocking=True)
-        images = images.permute(0, 3, 1, 2).contiguous().float()  # planes first, while a pixel is one byte
-        return backbone.encode(images.div_(255).sub_(mean).div_(std))
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"out of GPU memory with a batch of {batch_size}", fix=f"Try --batch-size {max(1, batch_size // 2)}."
-        ) from error

@@ -1,6 +1,7 @@
-"""What turns an image's bytes into a feature, settled before any of it runs: backbone, readout, transform, decoder, precision.
+"""From an image's bytes to a feature, settled before any of it runs: backbone, readout, transform, decoder, precision.
 
-Its key names the feature store, so that whatever can change a feature is in it. No torch unless the precision asks for it.
+Its key names the feature store, so that whatever can change a feature is in it. No torch unless the precision asks for
+it.
 """
 
 from __future__ import annotations
@@ -73,10 +74,12 @@ class Pipeline:
         from ..models.engines import choose_engine, resolve_device
 
         device = resolve_device(self.device)
-        return f"{self.precision}-{choose_engine(self.precision, device, plain_vit=not self.spec.architecture.timm)}-{device.partition(':')[0]}"
+        engine = choose_engine(self.precision, device, plain_vit=not self.spec.architecture.timm)
+        return f"{self.precision}-{engine}-{device.partition(':')[0]}"
 
     @property
     def fingerprint(self) -> str:
+        """sha256 of `key` in hex: equal for pipelines that give equal features, whatever they are called."""
         return key_digest(self.key)
 
     @property
@@ -101,7 +104,7 @@ class Pipeline:
 
 
 def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipeline:
-    """The pipeline of a backbone under these options; `lowshot` is a task for which a protocol may have a transform of its own.
+    """The pipeline of a backbone under these options; for the task `lowshot` a protocol may have another transform.
 
     Raises UsageError for what the backbone or the family's rule cannot do.
     """
@@ -113,7 +116,8 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
     spec.architecture.check_size(*preprocess.crop)
     if protocol.norm == "none" and spec.architecture.timm:
         raise UsageError(
-            f"--protocol {protocol.name} reads tokens before the final norm; timm's models, such as {spec.name}, give them after it"
+            f"--protocol {protocol.name} reads tokens before the final norm; timm's models, such as {spec.name}, "
+            "give them after it"
         )
     layers, each = _layers(options.layers, protocol, spec)
     pool = _pool(options.pool, protocol, spec)
@@ -139,9 +143,10 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
 
 
 def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
-    """A note where nobody asked for a size and images have more than four times the patches that the backbone's position table has.
+    """A note where no size was asked for and images have over four times the patches of the backbone's position table.
 
-    So it is with the bare file of a backbone that was trained on small images: without a run's manifest it takes the protocol's 224 pixels.
+    So it is with the bare file of a backbone that was trained on small images: without a run's manifest it takes the
+    protocol's 224 pixels.
     """
     own = pipeline.spec.architecture
     if options.img_size is not None or own.timm:
@@ -152,8 +157,8 @@ def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
         return None
     trained = own.grid * own.patch
     return (
-        f"{pipeline.spec.name} was trained at {trained} px and reads images at {height}x{width} px here, as {patches} patches in place of "
-        f"{own.grid**2}; --img-size {trained} takes its own size, and is faster"
+        f"{pipeline.spec.name} was trained at {trained} px and reads images at {height}x{width} px here, as "
+        f"{patches} patches in place of {own.grid**2}; --img-size {trained} takes its own size, and is faster"
     )
 
 
@@ -161,13 +166,16 @@ TOKENS = {"cls": "class token", "mean": "mean patch token"}  # by `pool`
 
 
 def other_token(pipeline: Pipeline, options: FeatureOptions) -> str | None:
-    """A note where nobody asked for a token and a fine-tuned backbone has another one than its protocol reads of others."""
+    """A note for a fine-tuned backbone whose token is not the one that its protocol reads of others; else None.
+
+    None too where the user asked for a token.
+    """
     spec, usual = pipeline.spec, pipeline.protocol.pool
     if not spec.tuned or options.pool is not None or usual in ("", pipeline.pool):
         return None
     return (
-        f"{spec.name} was fine-tuned to be read by its {TOKENS[pipeline.pool]}, where {pipeline.protocol.name} reads the {TOKENS[usual]} "
-        f"of other backbones; --pool {pipeline.pool} reads those so too"
+        f"{spec.name} was fine-tuned to be read by its {TOKENS[pipeline.pool]}, where {pipeline.protocol.name} reads "
+        f"the {TOKENS[usual]} of other backbones; --pool {pipeline.pool} reads those so too"
     )
 
 
@@ -194,7 +202,7 @@ def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[
 
 
 def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
-    """The pooling asked for, or the one that the model is made for; a model without class token (or norm for it) refuses cls."""
+    """The pooling asked for, or the model's own; a model without a class token, or a norm for it, refuses cls."""
     architecture = spec.architecture
     mean_only = architecture.final_norm == "fc_norm" or _without_class_token(architecture.timm)
     pool = asked or protocol.pool or ("mean" if _mean_by_default(architecture.timm) else "cls")
@@ -203,7 +211,8 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
     _check_choice("--pool", pool, POOLS)
     if pool != "mean" and mean_only:
         raise UsageError(
-            f"--pool {pool}: {spec.name} has no class token to read ({'its one norm is over the mean patch token' if architecture.final_norm == 'fc_norm' else 'by design'})",
+            f"--pool {pool}: {spec.name} has no class token to read "
+            f"({'its one norm is over the mean patch token' if architecture.final_norm == 'fc_norm' else 'by design'})",
             fix="Use --pool mean.",
         )
     if pool == "cls+dist" and "distilled" not in architecture.timm:

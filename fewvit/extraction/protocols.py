@@ -1,6 +1,8 @@
-"""Every frozen preset by its name: those that the families bring, and those of pretraining methods that have no family here. No torch.
+"""Every frozen preset by its name: those that the families bring, and those of pretraining methods that have no family
+here. No torch.
 
-A protocol never changes; a better one gets the next number. What one holds stands in its family's file, `backbones/NAME.py`.
+A protocol never changes; a better one gets the next number. What one holds stands in its family's file,
+`backbones/NAME.py`.
 """
 
 from __future__ import annotations

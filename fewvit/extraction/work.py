@@ -48,11 +48,15 @@ class Report:
 
     @property
     def images_per_second(self) -> float | None:
+        """Images through the model per second of work, starting left out; None where none was computed."""
         return self.computed / self.seconds if self.computed and self.seconds else None
 
 
 def allowed_bad(text: str, total: int) -> int:
-    """How many undecodable images `--max-bad` allows: `N`, or `P%` of the set (and never more than 1000). Raises UsageError."""
+    """How many undecodable images `--max-bad` allows: `N`, or `P%` of the set (and never more than 1000).
+
+    Raises UsageError.
+    """
     try:
         if text.endswith("%"):
             return min(1000, int(float(text[:-1]) / 100 * total))

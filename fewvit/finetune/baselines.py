@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -47,5 +47,5 @@ def logistic(plan: Plan, rows: int) -> LogisticRegression:
     """The protocol's logistic regression for so many labelled images, not fitted yet."""
     options = LowShotOptions(device=plan.effort.device, seed=plan.request.seed)
     split = Split(np.zeros(0, np.int64), plan.request.shots)
-    estimator: LogisticRegression = factory("logistic", {}, rows, split, options, plan.pipeline.protocol.name)()
-    return estimator
+    make = factory("logistic", {}, rows, split, options, plan.pipeline.protocol.name)
+    return cast("LogisticRegression", make())

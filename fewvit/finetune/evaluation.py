@@ -13,9 +13,9 @@ from ..bundles.file import load_bundle, save_bundle
 from ..bundles.fit import recipe_of as bundle_recipe
 from ..digests import content_digest
 from ..errors import counted
+from ..evaluate.evaluation import evaluate_estimator
 from ..evaluate.inputs import Backbones
-from ..evaluate.judge import judge
-from ..evaluate.predictions import Judged, save_predictions
+from ..evaluate.predictions import Predicted, save_predictions
 from ..extraction.pipeline import TOKENS, FeatureOptions, Pipeline, settle
 from ..features import FeatureSet
 from ..labels import labelled
@@ -36,11 +36,13 @@ def evaluate_tuned(
     """Rows of the fine-tuned model, read back from its folder as every command does, and facts for the manifest."""
     request = plan.request
     pipeline, test = _test_features(plan)
-    verdict = judge(classifier_of(plan, labelled, task.head, labelled.present), test, chosen.temperature)
+    evaluation = evaluate_estimator(
+        classifier_of(plan, labelled, task.head, labelled.present), test, chosen.temperature
+    )
     _save_bundle(plan, labelled, task.head, pipeline, chosen)
     columns = {"method": request.mode, "shots": request.shots, "n_train": len(labelled.labels), "n_test": len(test)}
     rows = [
-        {**columns, "trial": request.trial, "metric": m, "value": v} for m, v in verdict.metrics(test.labels).items()
+        {**columns, "trial": request.trial, "metric": m, "value": v} for m, v in evaluation.metrics(test.labels).items()
     ]
     return rows, {
         "chosen": {
@@ -64,10 +66,10 @@ def save_test_predictions(plan: Plan, path: Path) -> None:
     numbers = {name: number for number, name in enumerate(plan.support_set.classes)}
     bundle.estimator.classes_ = np.array([numbers[name] for name in bundle.classes])  # as the data set counts them
     _, test = _test_features(plan)
-    verdict = judge(bundle.estimator, test, bundle.temperature)
+    evaluation = evaluate_estimator(bundle.estimator, test, bundle.temperature)
     which = {"method": request.mode, "shots": request.shots, "trial": request.trial}
     save_predictions(
-        path, [Judged(which, test.ids, test.labels, verdict.predictions, verdict.confidence, test.classes)]
+        path, [Predicted(which, test.ids, test.labels, evaluation.predictions, evaluation.confidence, test.classes)]
     )
     plan.say(f"wrote {path}")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluate.inputs import Found
-from ..evaluate.predictions import Judged, save_predictions
+from ..evaluate.predictions import Predicted, save_predictions
 from ..features import FeatureSet
 from ..files import sha256_of
 from ..metrics import rank_of_target, top_k_accuracy
@@ -48,14 +48,14 @@ def train_and_evaluate(training: Training) -> tuple[Found, np.ndarray]:
     return (_with_published(training, rows), facts), scores
 
 
-def write_predictions(path: Path | None, predictions: Sequence[Judged], say: Callable[[str], None]) -> None:
+def write_predictions(path: Path | None, predictions: Sequence[Predicted], say: Callable[[str], None]) -> None:
     """Write the predictions where they are asked for, and name the file."""
     if path is not None and predictions:
         save_predictions(path, predictions)
         say(f"wrote {path}")
 
 
-def predictions_of(scores: np.ndarray, test: FeatureSet, backbone: str) -> Judged:
+def predictions_of(scores: np.ndarray, test: FeatureSet, backbone: str) -> Predicted:
     """What class scores (n, C) say of the test images, with their softmax for probabilities.
 
     `backbone` is empty where there is only one.
@@ -63,7 +63,7 @@ def predictions_of(scores: np.ndarray, test: FeatureSet, backbone: str) -> Judge
     below = scores - scores.max(axis=1, keepdims=True)
     odds = np.exp(below).sum(axis=1, dtype=np.float64)  # (n,) of all classes to the predicted one
     which = {**({"backbone": backbone} if backbone else {}), "method": "linear"}
-    return Judged(which, test.ids, test.labels, scores.argmax(axis=1), 1 / odds, test.classes)
+    return Predicted(which, test.ids, test.labels, scores.argmax(axis=1), 1 / odds, test.classes)
 
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

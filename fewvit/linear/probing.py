@@ -15,7 +15,7 @@ from ..datasets import Dataset
 from ..digests import content_digest
 from ..errors import UsageError
 from ..evaluate.inputs import Found, Inputs
-from ..evaluate.predictions import Judged
+from ..evaluate.predictions import Predicted
 from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet, shared_rows
 from ..labels import labelled, require_classes
@@ -47,7 +47,7 @@ class Probing:
         self._begin: Callable[[], None] = lambda: None  # what is left to be done before training
         # head and result of a run that has ended, where predictions are asked for
         self._finished: tuple[Path, Result] | None = None
-        self.predicted: list[Judged] = []  # the chosen heads' predictions for the test images, backbone by backbone
+        self.predicted: list[Predicted] = []  # the chosen heads' predictions for the test images, backbone by backbone
 
     def inputs(self) -> Iterator[Inputs]:
         """The features of every backbone. Raises FinishedRun.

@@ -1,8 +1,9 @@
 """What fine-tuning changed of a trunk, as tensors that are merged into the trunk it was trained on.
 
-An adapter file is a safetensors file of two kinds of entries: `NAME`, a tensor that takes the place of the trunk's own, and the three
-of a low-rank update (LoRA, Hu et al. 2021): `LAYER.lora_a` (r, in), `LAYER.lora_b` (out, r) and `LAYER.lora_scale` (), with which
-W becomes W + scale x B A. Layers bear timm's names; `blocks.0.attn.q`, `.k` and `.v` are thirds of the rows of `blocks.0.attn.qkv`.
+An adapter file is a safetensors file of two kinds of entries: `NAME`, a tensor that takes the place of the trunk's own,
+and the three of a low-rank update (LoRA, Hu et al. 2021): `LAYER.lora_a` (r, in), `LAYER.lora_b` (out, r) and
+`LAYER.lora_scale` (), with which W becomes W + scale x B A. Layers bear timm's names; `blocks.0.attn.q`, `.k` and `.v`
+are thirds of the rows of `blocks.0.attn.qkv`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..backbones import families, family_of
 from ..errors import CheckpointError
@@ -11,7 +11,9 @@ from .files import trunk_of
 from .spec import BackboneSpec
 
 if TYPE_CHECKING:
-    from .vit import Backbone, Readout
+    from torch import Tensor, nn
+
+    from .vit import Backbone, Readout, TimmModel, VisionTransformer
 
 
 def build(
@@ -23,7 +25,10 @@ def build(
     precision: str = "fp32",
     engine: str = "auto",
 ) -> Backbone:
-    """The module of a spec, every tensor filled from its file, frozen, on `device`. Raises CheckpointError for a partial fit."""
+    """The module of a spec, every tensor filled from its file, frozen, on `device`.
+
+    Raises CheckpointError for a partial fit.
+    """
     from .engines import accelerate
     from .vit import Backbone, TimmModel, VisionTransformer
 
@@ -33,7 +38,7 @@ def build(
     return accelerate(Backbone(model, spec, readout), size, device=device, precision=precision, engine=engine)
 
 
-def _start(model: Any, spec: BackboneSpec) -> None:
+def _start(model: VisionTransformer | TimmModel, spec: BackboneSpec) -> None:
     """Give every tensor of the model its value: drawn, from the file, or the base's after its adapter."""
     from .vit import TimmModel, randomise
 
@@ -55,7 +60,7 @@ def _start(model: Any, spec: BackboneSpec) -> None:
         _fill(model.trunk if isinstance(model, TimmModel) else model, spec)
 
 
-def _fill(module: Any, spec: BackboneSpec) -> None:
+def _fill(module: nn.Module, spec: BackboneSpec) -> None:
     from ..checkpoints.filling import fill, require_finite
     from ..checkpoints.reading import read_checkpoint
 
@@ -77,7 +82,7 @@ def _fill(module: Any, spec: BackboneSpec) -> None:
     require_finite(dict(module.named_parameters()), file)
 
 
-def _as_timm(module: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+def _as_timm(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors after timm's own conversion of older layouts and position tables (fused names, other image sizes)."""
     import sys
 

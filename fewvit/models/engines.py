@@ -1,8 +1,8 @@
 """Faster ways to run the same frozen blocks: packed oneDNN layers on CPUs, OpenVINO for bf16, autocast on GPUs.
 
-torch's fp32 matrix product takes MKL's AVX2 path on AMD CPUs, 2.3 times slower than oneDNN's AVX-512 path in the same wheel
-(benchmarks/forward.py); and on every CPU MKL's last digits may hang on a token's place in the batch, oneDNN's do not (see `products`).
-Packing weights for oneDNN uses a private operator, so it is tried before it is trusted.
+torch's fp32 matrix product takes MKL's AVX2 path on AMD CPUs, 2.3 times slower than oneDNN's AVX-512 path in the same
+wheel (benchmarks/forward.py); and on every CPU MKL's last digits may depend on a token's place in the batch, oneDNN's
+do not (see `products`). Packing weights for oneDNN uses a private operator, so it is tried before it is trusted.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 def choose_engine(precision: str, device: str, *, plain_vit: bool = True) -> str:
-    """The engine that `auto` means: OpenVINO for bf16 on a CPU if installed, else packed layers where they run, else eager."""
+    """What `auto` means: OpenVINO for bf16 on a CPU if installed, else packed layers where they run, else eager."""
     if device != "cpu" or not plain_vit:
         return "eager"
     if precision == "bf16" and importlib.util.find_spec("openvino"):
@@ -96,6 +96,7 @@ class AutocastBackbone(Backbone):
         self._context: Callable[[], Any] = lambda: torch.autocast(device.split(":")[0], dtype=dtype)
 
     def encode(self, images: Tensor) -> Tensor:
+        """Features (B, D) float32 of normalised images (B, 3, H, W)."""
         with self._context():
             return super().encode(images)
 
@@ -106,7 +107,10 @@ class PackedBackbone(Backbone):
     """A few images at a time, whatever the batch: their tokens then stay in the CPU's caches from layer to layer."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features (B, D) of images (B, 3, H, W). Each part has as many images as the others, so that an image's place does not count."""
+        """Features (B, D) of images (B, 3, H, W).
+
+        Each part has as many images as the others, so that an image's place does not count.
+        """
         return in_blocks(super().encode, images, min(_CACHED_IMAGES, max(1, len(images))))
 
     forward = encode
@@ -125,6 +129,7 @@ class PackedLinear(nn.Module):
         self.bias = bias.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """act(x W^T + b) (..., out) of x (..., in), computed and returned in the precision of the packed weight."""
         return packed_product(x.to(self.dtype), self.weight, self.bias, self.activation)
 
     def add_to(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -142,14 +147,14 @@ class PackedBlock(nn.Module):
         self.norm1, self.norm2, self.heads = block.norm1, block.norm2, block.attn.num_heads
         self.swiglu = block.mlp.fc1.out_features == 2 * block.mlp.fc2.in_features
         gammas = [getattr(scale, "gamma", None) for scale in (block.ls1, block.ls2)]
-        self.attn = SimpleNamespace(
-            qkv=PackedLinear(block.attn.qkv, dtype)
-        )  # under the name that attention maps look for
+        # under the name that attention maps look for
+        self.attn = SimpleNamespace(qkv=PackedLinear(block.attn.qkv, dtype))
         self.proj = PackedLinear(block.attn.proj, dtype, scale=gammas[0])
         self.fc1 = PackedLinear(block.mlp.fc1, dtype, activation="none" if self.swiglu else "gelu")
         self.fc2 = PackedLinear(block.mlp.fc2, dtype, scale=gammas[1])
 
     def forward(self, x: Tensor) -> Tensor:
+        """The tokens (B, T, D) after the block."""
         b, t, d = x.shape
         q, k, v = (
             self.attn.qkv(self.norm1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
@@ -172,7 +177,8 @@ class OpenVinoBackbone(Backbone):
             import openvino
         except ImportError as error:
             raise MissingExtra("the openvino engine is not installed", fix="pip install 'fewvit[openvino]'") from error
-        self._core, self._size, self._compiled = openvino.Core(), size, {}  # type: tuple[Any, tuple[int, int], dict[int, Any]]
+        self._core, self._size = openvino.Core(), size
+        self._compiled: dict[int, Any] = {}  # batch size -> the compiled model
         hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
         self._config = {
             "INFERENCE_PRECISION_HINT": hint,
@@ -185,7 +191,8 @@ class OpenVinoBackbone(Backbone):
         """Features (B, D) float32 of images (B, 3, H, W)."""
         if tuple(images.shape[-2:]) != self._size:
             raise UsageError(
-                f"this backbone was compiled for {self._size[0]}x{self._size[1]} pixels, not {images.shape[-2]}x{images.shape[-1]}"
+                f"this backbone was compiled for {self._size[0]}x{self._size[1]} pixels, not "
+                f"{images.shape[-2]}x{images.shape[-1]}"
             )
         return in_blocks(self._encode, images, min(_CACHED_IMAGES, max(1, len(images))))
 
@@ -199,9 +206,8 @@ class OpenVinoBackbone(Backbone):
         import openvino
 
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # the tracer warns of every size it turns into a constant; that is the intent
+            # the tracer warns of every size it turns into a constant; that is the intent
+            warnings.simplefilter("ignore")
             with _settled_positions(self.model, self._size):
                 graph = openvino.convert_model(
                     _Reading(self.model, self.readout),
@@ -214,7 +220,9 @@ class OpenVinoBackbone(Backbone):
 
 @contextlib.contextmanager
 def _settled_positions(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
-    """Within the block the position table is a constant: OpenVINO's bicubic gives features that are wrong by 1e-2 where the table is resized."""
+    """Within the block the position table is a constant: OpenVINO's bicubic gives features that are wrong by 1e-2 where
+    the table is resized.
+    """
     if not isinstance(model, VisionTransformer):
         yield
         return

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import Architecture, families, recognisable
+from ..backbones import Architecture, Family, Trunk, families, recognisable
 from ..errors import CheckpointError, UsageError, printable
 from ..files import require_writable, write_json
 from .spec import BUNDLE_SCHEMA, Access, BackboneSpec
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _INSPECTION = 2  # raise when what is remembered of a bare file changes its meaning
 
 
-def _checked_key(kind: Any, checkpoint_key: str | None) -> str | None:
+def _checked_key(kind: type[Family], checkpoint_key: str | None) -> str | None:
     if checkpoint_key and kind.checkpoint_keys and checkpoint_key not in kind.checkpoint_keys:
         raise UsageError(
             f"--checkpoint-key {checkpoint_key}: a {kind.__name__} file holds {' and '.join(kind.checkpoint_keys)}"
@@ -32,7 +32,7 @@ _FETCH = "The file is damaged or another one; remove it and fetch it again."
 
 
 def _digest(file: Path, memory: DigestMemory, expected: str, fix: str = _FETCH) -> str:
-    """The file's sha256, remembered by its identity; compared with the registry's, or its run's, where that is known."""
+    """The file's sha256, remembered by its identity; compared with the registry's or its run's where that is known."""
     from ..checkpoints.opening import require_file
 
     require_file(file)
@@ -49,7 +49,10 @@ def _digest(file: Path, memory: DigestMemory, expected: str, fix: str = _FETCH) 
 def inspect_file(
     file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None = None, family: str | None = None
 ) -> BackboneSpec:
-    """The spec of a bare weights file: its family by layout, its architecture by shapes. Remembered by the file's sha256."""
+    """The spec of a bare weights file: its family by layout, its architecture by shapes.
+
+    Remembered by the file's sha256.
+    """
     digest = _digest(file, memory, "")
     remembered = access.cache_dir / "backbones" / f"{digest[:32]}-{family or 'auto'}-{checkpoint_key or 'default'}.json"
     known = _recall(remembered, digest)
@@ -113,7 +116,8 @@ def recognise(tree: Mapping[str, Any], file: Path, family: str | None = None) ->
         raise CheckpointError(
             f"not a layout that is known (it starts with {shown})",
             file=file,
-            fix=f"For a file of timm's layout give --backbone timm:NAME --weights FILE; to force a family use --family {'|'.join(recognisable())}.",
+            fix="For a file of timm's layout give --backbone timm:NAME --weights FILE; to force a family use "
+            f"--family {'|'.join(recognisable())}.",
         )
     return fitting[0]
 
@@ -129,7 +133,7 @@ def _is_bundle(file: Path) -> bool:
         return False
 
 
-def trunk_of(kind: Any, tree: Mapping[str, Any], file: Path, checkpoint_key: str | None) -> Any:
+def trunk_of(kind: type[Family], tree: Mapping[str, Any], file: Path, checkpoint_key: str | None) -> Trunk:
     """The family's trunk in `tree`; a network that is not there is a CheckpointError."""
     try:
         return kind.trunk(tree, checkpoint_key)

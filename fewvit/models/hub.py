@@ -1,4 +1,7 @@
-"""Backbones that are named by another registry: `timm:NAME` and `hf:ORG/NAME`. What was learnt of them is kept in the cache."""
+"""Backbones that are named by another registry: `timm:NAME` and `hf:ORG/NAME`.
+
+What was learnt of them is kept in the cache.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ _HUB = "https://huggingface.co"
 
 
 def timm_variant(name: str, access: Access) -> Variant:
-    """The table row that timm's own configuration of a model amounts to. Remembered, since asking timm costs seconds."""
+    """The table row that timm's own configuration of a model amounts to.
+
+    Remembered, since asking timm costs seconds.
+    """
     import importlib.metadata
 
     version = importlib.metadata.version("timm")

@@ -1,8 +1,10 @@
-"""Matrix products on CPUs by oneDNN's kernels: as wide as the CPU allows on every maker's, and the same for every row of a block.
+"""Matrix products on CPUs by oneDNN's kernels: as wide as the CPU allows on every maker's, and the same for every row
+of a block.
 
-BLAS libraries (MKL behind torch, OpenBLAS behind NumPy) take other kernels for a matrix's last rows, for few rows, and for memory that lies
-otherwise, so that the last digits of a row hang on its neighbours. oneDNN's kernels add a row's terms up in one order wherever it stands in
-a matrix of the same shape; so what must be a function of the row alone goes through them, a block of one shape at a time (`of_rows`).
+BLAS libraries (MKL behind torch, OpenBLAS behind NumPy) take other kernels for a matrix's last rows, for few rows, and
+for memory that lies otherwise, so that the last digits of a row depend on its neighbours. oneDNN's kernels add a row's
+terms up in one order wherever it stands in a matrix of the same shape; so what must be a function of the row alone goes
+through them, a block of one shape at a time (`of_rows`).
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ BLOCK_ROWS = 64  # of one product: few are soon done, and enough that the weight
 
 
 def of_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b (n, C) of x (n, D), weight (C, D), bias (C,), without gradients; a row's answer is a function of that row alone.
+    """x W^T + b (n, C) of x (n, D), weight (C, D), bias (C,), without gradients; a row's answer is a function of that
+    row alone.
 
-    The same bits whatever the other rows are, how many, in which order and where in memory: on a CPU, in float32, with oneDNN in torch. In
-    float64, on a GPU and without oneDNN they are close only, to the rounding of D additions.
+    The same bits whatever the other rows are, how many, in which order and where in memory: on a CPU, in float32, with
+    oneDNN in torch. In float64, on a GPU and without oneDNN they are close only, to the rounding of D additions.
     """
     import torch
 
@@ -36,7 +39,9 @@ def of_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def in_blocks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-    """`function` of rows (n, ...), always `size` of them at a time: the last block is filled up with its last row, whose answers are cut off."""
+    """`function` of rows (n, ...), always `size` of them at a time: the last block is filled up with its last row,
+    whose answers are cut off.
+    """
     import torch
 
     found = []
@@ -52,9 +57,9 @@ def in_blocks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> 
 def settle_threads() -> int:
     """How many threads this process computes with; from now on, whatever other threads of it say for themselves.
 
-    Sums may end in other digits on another number of threads. Unless told, torch asks when a thread first computes, and gets what any
-    thread was last told, such as the 1 of those that decode; and MKL chooses for itself until any thread was told. To be called where
-    computing begins, in the thread that computes.
+    Sums may end in other digits on another number of threads. If none was set, torch asks when a thread first computes,
+    and gets what was last set in any thread, such as the 1 of those that decode; and MKL chooses for itself until it
+    was set in any thread. To be called where computing begins, in the thread that computes.
     """
     import torch
 
@@ -83,7 +88,7 @@ def _times(constant: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def aligned(x: Tensor) -> Tensor:
-    """x, or where it does not begin at a border of 64 bytes, as NumPy's memory may, a copy that does: MKL's last digits hang on it."""
+    """x, or a copy where it does not begin at a multiple of 64 bytes, on which MKL's last digits depend."""
     return x if x.device.type != "cpu" or x.data_ptr() % 64 == 0 else x.clone()
 
 

@@ -1,4 +1,7 @@
-"""From what a user calls a backbone to its `BackboneSpec`, and from that to the module. No torch until a module is built."""
+"""From what a user calls a backbone to its `BackboneSpec`, and from that to the module.
+
+No torch until a module is built.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import BUNDLED, OFFLINE, Architecture, Variant, families, family_of_registry, find_variant, variants
+from ..backbones import (
+    BUNDLED,
+    OFFLINE,
+    Architecture,
+    Family,
+    Variant,
+    families,
+    family_of_registry,
+    find_variant,
+    variants,
+)
 from ..errors import CheckpointError, Unobtainable, UsageError
 from ..preprocess import Preprocess
 from ..runs.folder import ANEW, RunFolder
@@ -63,7 +76,9 @@ def resolve(
 
 
 def is_path(name: str) -> bool:
-    """Whether a backbone is given as a file or run folder rather than by name; a variant's name is one even where a file is called so too."""
+    """Whether a backbone is given as a file or run folder rather than by name; a variant's name is one even where a
+    file is called so too.
+    """
     if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")):
         return True
     return (Path(name).is_file() or (Path(name) / "manifest.json").is_file()) and name not in variants()
@@ -92,20 +107,27 @@ def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: 
 
 
 def _protocol_of(run: RunFolder, made: Mapping[str, Any]) -> str:
-    """The preset that a run's backbone is read by. Raises CheckpointError for a family that is not here and names none."""
+    """The preset that a run's backbone is read by.
+
+    Raises CheckpointError for a family that is not here and names none.
+    """
     if made["family"] in families():
         return families()[made["family"]].protocol
     if "protocol" not in made:
         raise CheckpointError(
             f"a backbone of the family {made['family']}, which is not known here",
             file=run.path,
-            fix=f"Known are {', '.join(families())}; another version of fewvit, or a file that was added to it, knows more.",
+            fix=f"Known are {', '.join(families())}; another version of fewvit, or a file that was added to it, "
+            "knows more.",
         )
     return str(made["protocol"])
 
 
 def run_backbone(family: str, protocol: str, architecture: Architecture, preprocess: Preprocess) -> dict[str, Any]:
-    """What a run's manifest says of the backbone that it makes; `protocol` where its family is not there to tell. `resolve` reads it."""
+    """What a run's manifest says of the backbone that it makes; `protocol` where its family has no file here.
+
+    `resolve` reads it.
+    """
     named = {} if family in families() else {"protocol": protocol}
     return {
         "family": family,
@@ -118,7 +140,10 @@ def run_backbone(family: str, protocol: str, architecture: Architecture, preproc
 def origin_of(
     spec: BackboneSpec, name: str, *, weights: str | None, checkpoint_key: str | None, family: str | None, seed: int
 ) -> dict[str, Any]:
-    """How a backbone is found again from anywhere: what it was asked for with, and its digest. As JSON; `_base_of` reads it."""
+    """How a backbone is found again from anywhere: what it was asked for with, and its digest.
+
+    As JSON; `_base_of` reads it.
+    """
     file = is_path(name) and not name.startswith(("timm:", "hf:"))
     return {
         "name": os.path.abspath(name) if file else name,
@@ -148,7 +173,8 @@ def _base_of(run: RunFolder, origin: Mapping[str, Any], access: Access, memory: 
     )
     if spec.fingerprint != origin["fingerprint"]:
         raise CheckpointError(
-            f"its sha256 is {spec.weights_sha256[:16]}…, but {run.path} was trained on {origin['weights_sha256'][:16]}…",
+            f"its sha256 is {spec.weights_sha256[:16]}…, but {run.path} was trained on "
+            f"{origin['weights_sha256'][:16]}…",
             file=spec.file or name,
             fix="Put back the weights that the run began with.",
         )
@@ -199,7 +225,7 @@ def _of_variant(
     return BackboneSpec(**common, file=file, weights_sha256=_digest(file, memory, "" if weights else variant.sha256))
 
 
-def obtain_variant(name: str, kind: Any, variant: Variant, access: Access) -> Path:
+def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Access) -> Path:
     """The variant's file: found, or downloaded once its licence is accepted."""
     from ..checkpoints.finding import obtain
 

@@ -17,7 +17,10 @@ BUNDLE_SCHEMA = "fewvit.bundle"  # the entry that a classifier bundle has in its
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Which backbone, exactly. Names, errors and cache keys come from here; the module is built on a cache miss only."""
+    """Which backbone, exactly.
+
+    Names, errors and cache keys come from here; the module is built on a cache miss only.
+    """
 
     name: str  # a variant, or the file's name
     family: str
@@ -35,10 +38,11 @@ class BackboneSpec:
 
     @property
     def is_random(self) -> bool:
+        """Whether the weights are drawn from `seed` and not read from a file."""
         return self.weights_sha256 == "random"
 
     def advice(self, task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
-        """What its family tells a user before it is judged so, as in `Family.advice`; of a fine-tuned one there is nothing to tell."""
+        """What its family advises before it is evaluated so, as in `Family.advice`; None for a fine-tuned one."""
         return (
             None if self.tuned else family_of(self.family).advice(task, pool=pool, protocol=protocol, methods=methods)
         )

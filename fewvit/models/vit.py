@@ -1,4 +1,6 @@
-"""The frozen ViT: timm's blocks under each family's own token assembly, positions and norms; and what is read out of it."""
+"""The frozen ViT: timm's blocks under each family's own token assembly, positions and norms; and what is read out of
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from ..backbones import Architecture, position_rule
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from ..extraction.pipeline import Pipeline
     from .spec import BackboneSpec
 
 EPS = 1e-6  # every LayerNorm of the official models; 1e-5 moves DINO's features by 4e-2
@@ -25,8 +28,8 @@ class Readout:
 
     pool: str = "cls"  # cls, mean, cls+mean, cls+dist
     layers: int = 1  # class tokens (or patch means) of the last N blocks, oldest first
-    # final norm over class tokens, or none (MSN), while patch means are taken after the final norm; or fresh: a patch mean of the raw
-    # tokens under a norm that has learnt nothing (MAE's linear probe of patch means)
+    # final norm over class tokens, or none (MSN), while patch means are taken after the final norm; or fresh: a patch
+    # mean of the raw tokens under a norm that has learnt nothing (MAE's linear probe of patch means)
     norm: str = "final"
 
     def width(self, channels: int) -> int:
@@ -36,7 +39,7 @@ class Readout:
 
 
 class VisionTransformer(nn.Module):
-    """A pre-norm ViT whose parameters carry the names of DINO's files (and DINOv2's `register_tokens`, `ls1`, `ls2`)."""
+    """A pre-norm ViT whose parameters have the names of DINO's files (and DINOv2's `register_tokens`, `ls1`, `ls2`)."""
 
     patch_embed: Any
     norm: Any  # or fc_norm, never both
@@ -83,7 +86,7 @@ class VisionTransformer(nn.Module):
         return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Input tokens (B, 1+R+N, D) of images (B, 3, H, W): class token, registers, patches; registers get no position."""
+        """Input tokens (B, 1+R+N, D) of images (B, 3, H, W): class token, registers (without position), patches."""
         a = self.architecture
         height, width = images.shape[-2:]
         a.check_size(height, width)
@@ -145,7 +148,7 @@ class VisionTransformer(nn.Module):
 
 
 class TimmModel(nn.Module):
-    """A model of timm behind the same four questions, for the baselines: Swin and others without a class token included."""
+    """A model of timm behind the same calls, for the baselines: also Swin and others without a class token."""
 
     trunk: Any
 
@@ -212,7 +215,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.model: Any = model
         self.spec, self.readout = spec, readout
-        self.pipeline: Any = None  # how its features come about (transform, precision), as load_backbone settled it
+        self.pipeline: Pipeline | None = (
+            None  # how its features come about (transform, precision), as load_backbone settled it
+        )
         self.eval()
         self.requires_grad_(False)
 
@@ -229,7 +234,10 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor, layers: int = 1) -> list[Tensor]:
-        """Tokens (B, T, D) after the final norm of the last `layers` blocks, oldest first: class token, registers, patches."""
+        """Tokens (B, T, D), after the final norm, of the last `layers` blocks, oldest first; (B, 3, H, W) images.
+
+        A row is class token, registers, patches. Raises UsageError for several layers of a timm model.
+        """
         if isinstance(self.model, TimmModel):
             if layers > 1:
                 raise UsageError(f"tokens of several layers are not available for {self.model.architecture.timm}")
@@ -245,20 +253,24 @@ class Backbone(nn.Module):
 
 
 def resize_positions(table: Tensor, architecture: Architecture, rows: int, columns: int) -> Tensor:
-    """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's part is untouched."""
+    """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's stays.
+
+    Raises UsageError where the rule gives another number of patches.
+    """
     rule, grid = position_rule(architecture.positions), architecture.grid
     if rule.serves(grid, rows, columns):
         return table
     resized = rule.resized(table[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2).float(), rows, columns)
     if resized.shape[-2:] != (rows, columns):
         raise UsageError(
-            f"the {architecture.positions} position rule gives {tuple(resized.shape[-2:])} patches where {rows}x{columns} are needed; choose another --img-size"
+            f"the {architecture.positions} position rule gives {tuple(resized.shape[-2:])} patches where "
+            f"{rows}x{columns} are needed; choose another --img-size"
         )
     return torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
 def randomise(model: nn.Module, seed: int) -> None:
-    """Fill every parameter as the official ViTs are initialised: normal with std 0.02, truncated; zero biases; norms at identity."""
+    """Fill every parameter as the official ViTs start: truncated normal, std 0.02; zero biases; norms at identity."""
     stream = torch.Generator().manual_seed(seed)
     norms = tuple(kind for kind in (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm))
     skipped = {

@@ -26,4 +26,4 @@ def test_left_alone_there_is_one_set_and_no_test_set(fewvit, files, given):
         "knn", *(word for name in given for word in (f"--{name}", files[1])), "--leave-one-out", "--k", "3"
     )
     assert code == 2
-    assert "--leave-one-out judges one set" in err
+    assert "--leave-one-out evaluates one set" in err

@@ -11,15 +11,17 @@ from . import Dataset, Listing
 from ._listing import FileReader, is_image, name_of
 
 
-class Picture:
+class SingleImage:
     """`image.jpg`, or a file with any other ending of an image; its id is its name."""
 
     @staticmethod
     def accepts(source: str) -> bool:
+        """Whether it is a file that is called as an image."""
         return is_image(source) and os.path.isfile(source)
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
+        """A data set of this one image, unlabelled. `listing` changes nothing."""
         folder, name = os.path.split(os.path.abspath(source))
         reader = FileReader(folder, [name], identity_of(os.stat(source)))
         return Dataset(name_of(source), [name], np.full(1, -1, np.int64), [], reader)

@@ -1,18 +1,17 @@
-"""What `fewvit extract` gives: one set of features per backbone, with a row that says how many."""
+"""What `fewvit extract` does: one set of features per backbone, and a row with their number and width."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from ..datasets import Listing
 from ..errors import UsageError
 from ..features import FeatureSet
+from ..results import Facts, Row
 from .inputs import FeatureReader, Found, Inputs, measured
 
 
-def extract_rows(
+def run_extract(
     reader: FeatureReader, source: str, listing: Listing, *, to_file: bool
-) -> tuple[list[dict[str, Any]], dict[str, Any], FeatureSet, list[dict[str, str]]]:
+) -> tuple[list[Row], Facts, FeatureSet, list[dict[str, str]]]:
     """Rows, the run's manifest, the last backbone's features and the skipped images.
 
     Raises UsageError where one file would have to hold several feature sets.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ..calibration import below_the_largest, expected_calibration_error
+from ..calibration import Estimator, below_the_largest, expected_calibration_error
 from ..classifiers import traits_of
 from ..features import FeatureSet
 from ..metrics import NEVER, rank_of_target, top_k_accuracy
@@ -17,8 +16,8 @@ _CHUNK_BYTES = 8 << 20  # of class scores at once
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One classifier on one test set; class numbers are those of the feature set."""
+class Evaluation:
+    """What one classifier gives on one test set; class numbers are those of the feature set."""
 
     rank: np.ndarray  # (Q,) place of the true class, 0 = first
     predictions: np.ndarray  # (Q,)
@@ -27,9 +26,8 @@ class Verdict:
     def metrics(self, labels: np.ndarray) -> dict[str, float]:
         """top1, top5 and ece, in percent."""
         right = self.predictions == labels
-        both = np.stack(
-            [self.confidence, np.zeros_like(self.confidence)], axis=1
-        )  # the prediction, and everything else
+        # the prediction, and everything else
+        both = np.stack([self.confidence, np.zeros_like(self.confidence)], axis=1)
         return {
             "top1": top_k_accuracy(self.rank, 1),
             "top5": top_k_accuracy(self.rank, 5),
@@ -37,8 +35,11 @@ class Verdict:
         }
 
 
-def judge(estimator: Any, test: FeatureSet, temperature: float) -> Verdict:
-    """The verdict on every test row, a chunk at a time unless the estimator looks at all of them together."""
+def evaluate_estimator(estimator: Estimator, test: FeatureSet, temperature: float) -> Evaluation:
+    """How a fitted estimator does on every row of `test`, its probabilities calibrated by `temperature` (see `scale`).
+
+    A chunk of rows at a time, unless the estimator looks at all of them together.
+    """
     known = np.asarray(estimator.classes_)
     column = np.searchsorted(known, test.labels).clip(max=len(known) - 1)
     column[known[column] != test.labels] = -1  # a class that had no labelled image
@@ -50,10 +51,10 @@ def judge(estimator: Any, test: FeatureSet, temperature: float) -> Verdict:
         rank[part] = np.where(column[part] >= 0, rank_of_target(shares, column[part].clip(min=0)), NEVER)
         best[part] = shares.argmax(axis=1)
         confidence[part] = largest_share(shares, temperature)
-    return Verdict(rank, known[best], confidence)
+    return Evaluation(rank, known[best], confidence)
 
 
-def _parts(estimator: Any, rows: int, classes: int) -> Iterator[slice]:
+def _parts(estimator: Estimator, rows: int, classes: int) -> Iterator[slice]:
     size = rows if traits_of(estimator).transductive else max(64, _CHUNK_BYTES // (8 * classes))
     for start in range(0, rows, max(1, size)):
         yield slice(start, start + size)
