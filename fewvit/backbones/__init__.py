@@ -69,9 +69,8 @@ class PositionRule:
     """
 
     resized: Callable[[Any, int, int], Any]  # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
-    by_count: bool = (
-        False  # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
-    )
+    # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
+    by_count: bool = False
     only_squares: str = ""  # said of other shapes, with the size after it; empty: it covers them
 
     def serves(self, grid: int, rows: int, columns: int) -> bool:
@@ -104,9 +103,8 @@ class Protocol:
     norm: str = "final"  # of class tokens: final, or none
     ks: tuple[int, ...] = KS
     temperature: float = TEMPERATURE
-    lowshot_cover: tuple[int, int] | None = (
-        None  # of the resize before low-shot evaluation, where it is not that of everything else
-    )
+    # of the resize before low-shot evaluation, where it is not that of everything else
+    lowshot_cover: tuple[int, int] | None = None
     classifiers: tuple[ClassifierPreset, ...] = ()  # those that it gives options; others keep their own
 
     @property
@@ -173,18 +171,14 @@ class Family:
     protocols: ClassVar[tuple[Protocol, ...]] = ()  # the presets that it brings
     variants: ClassVar[Mapping[str, Variant]] = {}
     checkpoint_keys: ClassVar[tuple[str, ...]] = ()  # networks a file may hold, the default first; empty: just one
-    positions: ClassVar[
-        Mapping[str, PositionRule]
-    ] = {}  # the position rules that it brings, by the names that architectures call them
-    model_types: ClassVar[
-        tuple[str, ...]
-    ] = ()  # of transformers' models whose weights are this family's under other names
-    registry: ClassVar[str] = (
-        ""  # whose models these are, named REGISTRY:NAME, where no file of theirs tells which model it is of
-    )
-    full_tuning: ClassVar[
-        Mapping[str, Any]
-    ] = {}  # options of `finetune --mode full` in which its authors differ from what others take
+    # the position rules that it brings, by the names that architectures call them
+    positions: ClassVar[Mapping[str, PositionRule]] = {}
+    # of transformers' models whose weights are this family's under other names
+    model_types: ClassVar[tuple[str, ...]] = ()
+    # whose models these are, named REGISTRY:NAME, where no file of theirs tells which model it is of
+    registry: ClassVar[str] = ""
+    # options of `finetune --mode full` in which its authors differ from what others take
+    full_tuning: ClassVar[Mapping[str, Any]] = {}
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:

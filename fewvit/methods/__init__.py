@@ -32,9 +32,8 @@ class Method(Recipe):
     """
 
     family: ClassVar[str]  # whose layout and protocol its encoder has; a name of its own where `protocol` is given
-    protocol: ClassVar[Protocol | None] = (
-        None  # what its encoder is read by, where its family has no file in `backbones/`
-    )
+    # what its encoder is read by, where its family has no file in `backbones/`
+    protocol: ClassVar[Protocol | None] = None
     pool: ClassVar[str] = ""  # tokens that the monitor reads; empty: the protocol's
     # folder of a run for what its task's `figures(images (B, 3, H, W), seed)` shows of watched images: rows by name,
     # each uint8 (B, H, W, 3); empty: it has none

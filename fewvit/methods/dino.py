@@ -52,9 +52,8 @@ class Dino(Method):
     hidden: int = 2048  # width of the head's two hidden layers
     bottleneck: int = 256  # width before the last layer
     use_bn_in_head: bool = False  # BatchNorm after each hidden layer
-    norm_last_layer: bool = (
-        True  # whether the last layer's row gains stay 1; off, results are better where training is stable
-    )
+    # whether the last layer's row gains stay 1; off, results are better where training is stable
+    norm_last_layer: bool = True
     freeze_last_layer: int = 1  # epochs during which the last layer gets no gradient
     student_temperature: float = 0.1  # its logits are divided by it
     teacher_temperature: float = 0.07  # the same, after warm-up

@@ -77,10 +77,11 @@ class Msn(Method):
     weight_decay: float = 0.04
     final_weight_decay: float | None = 0.4
     clip: float = 3.0  # of the anchor network's gradient as a whole; prototypes are never clipped
+    # of the target's weights: start and end of a line that the run leaves at 80 %
     momentum: tuple[float, float] = (
         0.996,
         1.0,
-    )  # of the target's weights: start and end of a line that the run leaves at 80 %
+    )
     patch_drop: float = 0.15  # share of patches left out of random anchors
     temperature: float = 0.1  # tau, of the softmax over prototypes
     sharpening: tuple[float, float] = (0.25, 0.25)  # T, targets are p^(1/T): start and end of a line as of `momentum`
