@@ -1,8 +1,10 @@
-"""One fine-tuning step of ViT-S/16 at batch 32 on a CPU: MAE's official way and ours, then what low-rank updates and recomputing change.
+"""One fine-tuning step of ViT-S/16 at batch 32 on a CPU: MAE's official way and ours.
 
-A step is what comes between two batches: forward, loss with soft targets, backward, the gradient's norm, AdamW in groups with layer
-decay. Images are made before. Memory is counted: what a forward keeps for backward, parameters apart, and the optimizer's moments and
-gradients; and measured as the growth of a process of its own.
+Then what low-rank updates and recomputing change.
+
+A step is what comes between two batches: forward, loss with soft targets, backward, the gradient's norm, AdamW in
+groups with layer decay. Images are made before. Memory is counted: what a forward keeps for backward, parameters apart,
+and the optimizer's moments and gradients; and measured as the growth of a process of its own.
 """
 
 from __future__ import annotations
@@ -34,9 +36,8 @@ from .official_training import blocks, parameters, patches
 WHAT = "Fine-tuning step on a CPU, ViT-S/16 at 224 px, images per second"
 OFFICIAL, FULL, BF16 = "official step fp32", "full", "full, bf16"
 QKV, MLP = "LoRA qkv", "LoRA qkv and MLP"
-VARIANTS: dict[
-    str, tuple[str, dict[str, Any], bool]
-] = {  # name -> mode, changes of the recipe, whether blocks are computed again
+# name -> mode, changes of the recipe, whether blocks are computed again
+VARIANTS: dict[str, tuple[str, dict[str, Any], bool]] = {
     FULL: ("full", {}, False),
     BF16: ("full", {"precision": "bf16"}, False),
     "full, recomputed": ("full", {}, True),
@@ -72,7 +73,7 @@ def task_of(variant: str, batch: int, quick: bool) -> Tuning:
 
 
 def batch_of(task: Tuning, batch: int, number: int) -> list[Tensor]:
-    """Random pictures, or for `last-block` the tokens that go into it, and soft targets."""
+    """Random images, or for `last-block` the tokens that go into it, and soft targets."""
     stream = torch.Generator().manual_seed(number)
     size = task.recipe.views[0].size
     targets = soft_targets(torch.randint(CLASSES, (batch,), generator=stream), CLASSES, 0.1)
@@ -83,7 +84,10 @@ def batch_of(task: Tuning, batch: int, number: int) -> list[Tensor]:
 
 
 class OfficialStep:
-    """One iteration of MAE's fine-tuning script in fp32, mixing apart: eager blocks, groups with layer decay, the gradient's norm, AdamW."""
+    """One iteration of MAE's fine-tuning script in fp32, mixing apart.
+
+    Eager blocks, groups with layer decay, the gradient's norm, AdamW.
+    """
 
     def __init__(self, task: Tuning):
         self.task, self.heads = task, task.recipe.architecture.heads

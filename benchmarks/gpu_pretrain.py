@@ -1,4 +1,7 @@
-"""A part of `benchmarks.gpu_check`: whole pretraining steps on a GPU, views made there, beside the time that their products alone would take."""
+"""A part of `benchmarks.gpu_check`.
+
+Whole pretraining steps on a GPU, views made there, beside the time that their products alone would take.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from fewvit.views.crops import make_views
 from .measure import Claim, Outcome, rounded
 
 PRESETS = {"dino": "paper/vits16", "msn": "paper/vits16", "mae": "paper/vitb16"}
-_EDGE = 256  # pixels of the pictures that views are cut from
+_EDGE = 256  # pixels of the images that views are cut from
 
 
 def pretraining(sizes: Any) -> Outcome:
@@ -64,7 +67,7 @@ def _speed(method: str, preset: str, batch: int, sizes: Any, compiled: bool) -> 
     task = recipe.task().to(sizes.device).train()
     order = Order(64 * batch, batch, recipe.epochs, seed=0)
     run, never = Run(task, order, Execution(sizes.device, compile=compiled)), Stopping()
-    pictures = torch.randint(
+    images = torch.randint(
         0, 256, (batch, 3, _EDGE, _EDGE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     warm_up, measured = (1, 2) if sizes.device == "cpu" else (8, 30)
@@ -73,14 +76,17 @@ def _speed(method: str, preset: str, batch: int, sizes: Any, compiled: bool) -> 
             _wait(sizes.device)
             started = time.perf_counter()
         step = order.step(i)
-        views = make_views(pictures, recipe.views, seed=0, epoch=0, rows=step.rows, device=sizes.device)
+        views = make_views(images, recipe.views, seed=0, epoch=0, rows=step.rows, device=sizes.device)
         run.step(step, step, views, never)
     _wait(sizes.device)
     return measured * batch / (time.perf_counter() - started), _flops(method, task)
 
 
 def _flops(method: str, task: Any) -> float:
-    """Operations of the trunks' products for one image: forward once where nothing is learnt, three times (with backward) where it is."""
+    """Operations of the trunks' products for one image.
+
+    Forward once where nothing is learnt, three times (with backward) where it is.
+    """
     recipe, a = task.recipe, task.recipe.architecture
     cells = [(view.size // a.patch) ** 2 for view in recipe.views for _ in range(view.count)]
     if method == "dino":

@@ -2,8 +2,9 @@
 
     python -m benchmarks.learned RUN [RUN ...]
 
-k-NN, a linear probe (DINOv2's grid on cached features) and 1/2/5 labels per class on Tiny-ImageNet's validation images (200 classes) and on
-the digits that scikit-learn carries, and 20-way 1-shot episodes on Omniglot. Images come from $FEWVIT_SHARED/data. A run is a folder of `fewvit pretrain`, or a backbone's name.
+k-NN, a linear probe (DINOv2's grid on cached features) and 1/2/5 labels per class on Tiny-ImageNet's validation images
+(200 classes) and on the digits that scikit-learn carries, and 20-way 1-shot episodes on Omniglot. Images come from
+$FEWVIT_SHARED/data. A run is a folder of `fewvit pretrain`, or a backbone's name.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from fewvit_cli.main import run as fewvit
 from .measure import RESULTS, machine, versions
 
 _RANDOM = "random: "  # before a run's name: its architecture untrained
-_PIXELS = 32  # side of the pictures that count as raw pixels; smaller ones are better neighbours than 64
+_PIXELS = 32  # side of the images that count as raw pixels; smaller ones are better neighbours than 64
 
 
 def sources() -> dict[str, tuple[str, str]]:
@@ -61,7 +62,7 @@ def command(*words: Any) -> dict[str, Any]:
 
 
 def raw_pixels(source: str, file: Path) -> None:
-    """A features file of the pictures themselves, shrunk."""
+    """A features file of the images themselves, shrunk."""
     dataset, shown = open_dataset(source), Preprocess(cover=(_PIXELS, _PIXELS), crop=(_PIXELS, _PIXELS))
     pixels = np.stack([decode(dataset.read(i), shown)[0].reshape(-1) for i in range(len(dataset))]).astype(np.float32)
     FeatureSet(

@@ -1,7 +1,8 @@
 """The official procedures, written from their description: the peers of every comparison.
 
-Sources: Caron et al. 2021 with its appendix, and the evaluation settings of facebookresearch/dino as documented: resize 256 bicubic,
-centre 224; pre-norm ViT with plain attention; k-NN with weights exp(similarity / 0.07) for k = 10, 20, 100, 200, one pass each.
+Sources: Caron et al. 2021 with its appendix, and the evaluation settings of facebookresearch/dino as documented: resize
+256 bicubic, centre 224; pre-norm ViT with plain attention; k-NN with weights exp(similarity / 0.07) for k = 10, 20,
+100, 200, one pass each.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def pil_pixels(data: bytes):
-    """The official pixels of an image file, as a Pillow picture of 224 x 224."""
+    """The official pixels of an image file, as a Pillow image of 224 x 224."""
     from PIL import Image
     from torchvision.transforms import functional as tv
 
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    return tv.center_crop(tv.resize(picture, 256, interpolation=tv.InterpolationMode.BICUBIC), 224)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    return tv.center_crop(tv.resize(image, 256, interpolation=tv.InterpolationMode.BICUBIC), 224)
 
 
 def pil_tensor(data: bytes) -> Tensor:
@@ -41,9 +42,8 @@ def vit_forward(weights: Mapping[str, Tensor], images: Tensor, heads: int) -> Te
         .flatten(2)
         .transpose(1, 2)
     )
-    x = (
-        torch.cat([weights["cls_token"].expand(len(images), -1, -1), patches], dim=1) + weights["pos_embed"]
-    )  # (B, T, D)
+    # (B, T, D)
+    x = torch.cat([weights["cls_token"].expand(len(images), -1, -1), patches], dim=1) + weights["pos_embed"]
     x = blocks(x, weights, "blocks.", heads)
     return F.layer_norm(x, x.shape[-1:], weights["norm.weight"], weights["norm.bias"], 1e-6)[:, 0]
 
@@ -70,14 +70,20 @@ def blocks(x: Tensor, weights: Mapping[str, Tensor], prefix: str, heads: int) ->
 def knn_evaluation(
     train: Tensor, labels: Tensor, test: Tensor, targets: Tensor, n_classes: int
 ) -> dict[int, tuple[float, float]]:
-    """k -> (top-1, top-5) in percent of unit-length features (N, D) and (Q, D): the classifier runs once for each k, as the official script does."""
+    """k -> (top-1, top-5) in percent of unit-length features (N, D) and (Q, D).
+
+    The classifier runs once for each k, as the official script does.
+    """
     return {k: knn_classifier(train, labels, test, targets, k, n_classes) for k in KS}
 
 
 def knn_classifier(
     train: Tensor, labels: Tensor, test: Tensor, targets: Tensor, k: int, n_classes: int
 ) -> tuple[float, float]:
-    """Top-1 and top-5 in percent. Queries go in 100 chunks; each neighbour's class becomes a one-hot row, weighted and summed; all classes are sorted."""
+    """Top-1 and top-5 in percent.
+
+    Queries go in 100 chunks; each neighbour's class becomes a one-hot row, weighted and summed; all classes are sorted.
+    """
     bank = train.t()
     size = len(test) // 100
     one_hot = torch.zeros(size * k, n_classes, device=train.device)

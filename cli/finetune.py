@@ -66,7 +66,7 @@ def finetune(
         str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels. Default: 224.")
     ] = None,
     decode: Annotated[
-        str, typer.Option("--decode", metavar="fast|pil", help="How pictures are decoded, as for `lowshot`.")
+        str, typer.Option("--decode", metavar="fast|pil", help="How images are decoded, as for `lowshot`.")
     ] = "fast",
     save_predictions: Annotated[
         Path | None,
@@ -134,7 +134,7 @@ def finetune(
 
 def _one(shots: str) -> int:
     """The number that --shots says. Raises UsageError for several."""
-    found = numbers(shots, "--shots")
+    found = numbers(shots, "--shots", int)
     if len(found) != 1:
         raise UsageError(
             f"--shots {shots!r}: a run fine-tunes on one number of labelled images per class",

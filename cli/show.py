@@ -58,7 +58,8 @@ class Screen:
         left = (p.total - p.done) / speed if speed else 0.0
         pace = "decoding" if p.waiting > p.modelling else "the model"
         share = 100 * max(p.waiting, p.modelling) / max(p.waiting + p.modelling, 1e-9)
-        text = f"{p.done}/{p.total} images  {speed:.1f} images/s  {_duration(left)} left  {pace} takes {share:.0f} % of the time"
+        rate = f"{speed:.1f} images/s"
+        text = f"{p.done}/{p.total} images  {rate}  {_duration(left)} left  {pace} takes {share:.0f} % of the time"
         if self._live:
             sys.stderr.write("\r\x1b[K" + text)
             self._open_line = True
@@ -89,7 +90,7 @@ class Screen:
             self._open_line = True
 
     def skipped(self, skipped: Sequence[dict[str, str]], beside: Path | None = None) -> None:
-        """Each skipped picture, the first twenty by name; all of them as records beside an output file."""
+        """Each skipped image, the first twenty by name; all of them as records beside an output file."""
         for record in skipped[:_SHOWN_SKIPS]:
             side = f"{record['side']} image " if "side" in record else ""
             self.say(f"skipped {side}{record['id']}: {record['reason']}")
@@ -106,7 +107,10 @@ class Screen:
                     handle.writelines(json.dumps(record) + "\n" for record in skipped)
 
     def result(self, result: Result, *, shown: Sequence[Mapping[str, Any]] | None = None) -> None:
-        """The result on stdout in the format asked for, and in --out if given. `shown`: the rows of the table, if not all."""
+        """The result on stdout in the format asked for, and in --out if given.
+
+        `shown`: the rows of the table, if not all.
+        """
         self._end_line()
         if self.output.format == "json":
             sys.stdout.write(result.to_json() + "\n")
@@ -122,7 +126,7 @@ class Screen:
             self.say(f"wrote {self.output.out}")
 
     def result_of_trials(self, result: Result) -> None:
-        """As `result`; the table has the means alone unless --verbose, and of one trial, which is its own mean, it does not speak of trials."""
+        """As `result`; unless --verbose the table has the means alone, and no trials where there was one."""
         means = [row for row in result.rows if row.get("trial") == "mean"]
         if not means or self.output.verbose or self.output.format != "table":
             self.result(result)
@@ -174,7 +178,7 @@ class Screen:
             else:
                 sys.stdout.write(f"{name.ljust(width)}  {_text(value)}\n")
 
-    def table(self, cells: Sequence[Sequence[Any]]) -> None:
+    def table(self, cells: Sequence[Sequence[object]]) -> None:
         """Columns of text on stdout, the first line being their names; numbers to the right."""
         lines = [[str(cell) for cell in line] for line in cells]
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -211,7 +215,7 @@ class TrainingLine:
         self._screen.line(f"{what}  {text}".lstrip(), left, done=p.step == p.total)
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> object:
     """A value as one cell: dictionaries and lists spelled out, without what is empty in them; numbers as they are."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(part)}" for name, part in value.items() if part != "")

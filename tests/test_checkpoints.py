@@ -248,7 +248,7 @@ def test_a_numpy_scalar_of_the_wrong_length_or_of_no_bytes_is_refused(tmp_path):
             read_checkpoint(tmp_path / "x.pth")
 
 
-def picture(kind):
+def image(kind):
     stream = io.BytesIO()
     Image.new("RGB", (16, 16)).save(stream, kind)
     return stream.getvalue()
@@ -300,8 +300,8 @@ FOREIGN = {
     "text, then a zero": (b"4" * 211 + bytes(1), "no file that torch wrote"),
     "long text, then zeros": (b"4" * 40009 + bytes(1 << 15), "no file that torch wrote"),
     "gzip": (gzip.compress(b"x" * 999), "gzip"),
-    "png": (picture("PNG"), "PNG image"),
-    "jpeg": (picture("JPEG"), "JPEG image"),
+    "png": (image("PNG"), "PNG image"),
+    "jpeg": (image("JPEG"), "JPEG image"),
     "tar": (archive_of(lambda s: tarfile.TarFile(fileobj=s, mode="w"), inside=b"x" * 99), "tar archive"),
     "old tar": (old_tar(b"x" * 99), "tar archive"),
     "start of a tar": (bytes(257) + b"ustar", "tar archive"),
@@ -597,8 +597,8 @@ def test_a_misfit_lists_counts_and_five_of_each_kind_in_turn_and_copies_nothing(
     text = str(error.value)
     assert "2 of another shape, 2 missing, 2 unexpected" in text
     assert (
-        "0.weight has (5, 7), want (7, 5); missing 0.bias; unexpected head.weight; 1.running_mean has (11,), want (7,); missing 1.bias; …"
-        in text
+        "0.weight has (5, 7), want (7, 5); missing 0.bias; unexpected head.weight; 1.running_mean has (11,), "
+        "want (7,); missing 1.bias; …" in text
     )
     assert equal(before, net.state_dict())
 

@@ -1,4 +1,7 @@
-"""MSN: what anchors see, how targets are made, what follows a step; by hand, by brute force, in limit cases and over two processes."""
+"""MSN: what anchors see, how targets are made, what follows a step.
+
+By hand, by brute force, in limit cases and over two processes.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,10 @@ def test_targets_are_balanced_over_the_batches_of_all_processes(monkeypatch):
 
 
 def test_a_prototype_that_no_target_is_near_is_balanced_without_a_division_by_zero():
-    """All targets at one prototype: with T = 0.2 another one's share is e^-100, which float32 holds with a few bits and T = 0.1 not at all."""
+    """All targets at one prototype.
+
+    With T = 0.2 another one's share is e^-100, which float32 holds with a few bits and T = 0.1 not at all.
+    """
     prototypes = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     log_p = log_assignments(torch.tensor([[1.0, 0.0]] * 4), prototypes, 0.1)
     for sharpening in (0.2, 0.1, 0.05):
@@ -192,10 +198,10 @@ def test_random_anchors_do_not_see_the_patches_left_out_and_focal_anchors_see_al
     assert kept is not None
     hidden = torch.ones(25, dtype=torch.bool)
     hidden[kept] = False
-    picture = hidden.view(5, 5).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    image = hidden.view(5, 5).repeat_interleave(4, 0).repeat_interleave(4, 1)
     with torch.no_grad():
         plain = msn.project(given[1:], kept)
-        same = msn.project([torch.where(picture, 100.0, v) if v.shape[-1] == 20 else v for v in given[1:]], kept)
+        same = msn.project([torch.where(image, 100.0, v) if v.shape[-1] == 20 else v for v in given[1:]], kept)
         changed = msn.project([v + 1 if v.shape[-1] == 12 else v for v in given[1:]], kept)
     assert torch.equal(plain, same)
     assert torch.equal(plain[:12], changed[:12])  # and each kind of view has a BatchNorm batch of its own
@@ -258,7 +264,10 @@ def test_in_bf16_the_loss_and_its_targets_stay_float32(msn, monkeypatch):
 
 
 def test_the_learning_rate_warms_up_over_epochs_of_steps_and_both_its_ends_are_scaled_with_the_batch():
-    """Peak 0.1 and start 0.02 for 14 images are halved for 7; 1.6 epochs of 5 steps are 8; schedules go on to 1.25 times the 15 steps."""
+    """Peak 0.1 and start 0.02 for 14 images are halved for 7; 1.6 epochs of 5 steps are 8.
+
+    Schedules go on to 1.25 times the 15 steps.
+    """
     made = MsnTask(dataclasses.replace(RECIPE, lr=0.1, lr_batch=14, start_lr=0.02, warmup_epochs=1.6))
     told = [made.schedule(step(index)) for index in range(15)]
     assert [told[index]["lr"] for index in (0, 3, 6, 7)] == pytest.approx([0.015, 0.03, 0.045, 0.05])
@@ -429,7 +438,8 @@ from fewvit.training.recipe import Step, View
 def gradients(rank, world):
     views = (View(20, (0.3, 1.0)), View(20, (0.3, 1.0)), View(12, (0.05, 0.3), count=2))
     recipe = Msn(architecture=Architecture(24, 2, 3, 4, grid=5, positions="msn"), views=views, epochs=3, batch_size=8,
-                        warmup_epochs=1, prototypes=11, projector_width=17, out_width=13, entropy_weight=0.3, patch_drop=0.3)
+                        warmup_epochs=1, prototypes=11, projector_width=17, out_width=13, entropy_weight=0.3,
+                        patch_drop=0.3)
     torch.manual_seed(7)
     method = MsnTask(recipe).train()
     with torch.no_grad():

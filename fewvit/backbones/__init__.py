@@ -1,8 +1,11 @@
-"""Backbone families: one file each, holding a table of variants and all that is the family's own. No torch and no NumPy at import.
+"""Backbone families: one file each, holding a table of variants and all that is the family's own.
 
-A family is what shares a file layout. Its class says how such a file is recognised, which tensors are the trunk and under which names
-they go into `fewvit.models.vit.VisionTransformer` (DINO's names, which timm shares); which protocol it is read by, how its position
-table is resized, and what a user should know before judging it. Adding a family is adding a file.
+No torch and no NumPy at import.
+
+A family is what shares a file layout. Its class says how such a file is recognised, which tensors are the trunk and
+under which names they go into `fewvit.models.vit.VisionTransformer` (DINO's names, which timm shares); which protocol
+it is read by, how its position table is resized, and what a user should know before judging it. Adding a family is
+adding a file.
 """
 
 from __future__ import annotations
@@ -11,11 +14,14 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import plugins
 from ..errors import UnknownName, UsageError
 from ..preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 BUNDLED = Path(__file__).parent.parent / "weights"  # files that come with the package
@@ -42,14 +48,15 @@ class Architecture:
     timm: str = ""  # build this model of timm instead
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise UsageError when an input of this many pixels does not fit the family's rule, naming the nearest sizes that do."""
+        """Raise UsageError, naming the nearest sizes, when an input of this many pixels does not fit."""
         if self.timm:
             return
         for pixels in (height, width):
             if pixels % self.patch or pixels < self.patch:
                 low = max(pixels // self.patch, 1) * self.patch
                 raise UsageError(
-                    f"an image size of {pixels} is not a multiple of the patch size {self.patch}; the nearest are {low} and {low + self.patch}"
+                    f"an image size of {pixels} is not a multiple of the patch size {self.patch}; the nearest are "
+                    f"{low} and {low + self.patch}"
                 )
         rows, columns = height // self.patch, width // self.patch
         rule = position_rule(self.positions)
@@ -59,9 +66,13 @@ class Architecture:
 
 @dataclass(frozen=True)
 class PositionRule:
-    """How a table of grid x grid positions serves images of rows x columns patches; one for all families that read it alike."""
+    """How a table of grid x grid positions serves images of rows x columns patches.
 
-    resized: Callable[[Any, int, int], Any]  # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
+    One for all families that read it alike.
+    """
+
+    # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
+    resized: Callable[[Tensor, int, int], Tensor]
     # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
     by_count: bool = False
     only_squares: str = ""  # said of other shapes, with the size after it; empty: it covers them
@@ -85,8 +96,8 @@ class ClassifierPreset:
 class Protocol:
     """A named, versioned preset: how a paper turns an image into a feature, and what its classifiers are.
 
-    `pool` empty means the model's own: class token where there is one, else mean. Sources: the evaluation scripts of the official
-    repositories.
+    `pool` empty means the model's own: class token where there is one, else mean. Sources: the evaluation scripts of
+    the official repositories.
     """
 
     name: str
@@ -102,6 +113,7 @@ class Protocol:
 
     @property
     def family(self) -> str:
+        """The family that brings it: what stands before the slash of its name."""
         return self.name.partition("/")[0]
 
     def transform(self, task: str = "") -> Preprocess:
@@ -111,7 +123,10 @@ class Protocol:
         return self.preprocess
 
     def preset_of(self, classifier: str, shots: int | str) -> ClassifierPreset:
-        """What it gives a classifier for so many labelled images per class, or for a list such as 1%; nothing where it has nothing."""
+        """What it gives a classifier for so many labelled images per class, or for a list such as 1%.
+
+        Nothing where it has nothing.
+        """
         own = [
             one for one in self.classifiers if one.classifier == classifier and (not one.only or str(shots) in one.only)
         ]
@@ -134,6 +149,7 @@ class Variant:
 
     @property
     def file_name(self) -> str:
+        """The name of its weights file, in the package or at the end of its URL."""
         return self.bundled or self.url.rsplit("/", 1)[-1]
 
 
@@ -141,15 +157,18 @@ class Variant:
 class Trunk:
     """What a weights file gives: the trunk under the module's names, and what was left aside."""
 
-    tensors: dict[str, Any]  # name in the module -> torch.Tensor
+    tensors: dict[str, Tensor]  # name in the module -> tensor
     mapping: dict[str, str]  # name in the module -> name in the file
     dropped: list[str]  # names in the file that are no part of the trunk (heads, decoder, optimizer)
 
 
 class Family:
-    """What a file in this folder says: one public class that inherits from this one. What has no value here, it has to say.
+    """What a file in this folder says: one public class that inherits from this one.
 
-    As it stands here it is the layout of a run whose pretraining method has no file in this folder: a plain ViT under the module's names.
+    What has no value here, it has to say.
+
+    As it stands here it is the layout of a run whose pretraining method has no file in this folder: a plain ViT under
+    the module's names.
     """
 
     license: ClassVar[str]
@@ -178,14 +197,18 @@ class Family:
         return Trunk(dict(tree), {name: name for name in tree}, [])
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
-        """The architecture that the trunk's shapes spell. Raises KeyError or ValueError for what is none of this family."""
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
+        """The architecture that the trunk's shapes spell.
+
+        Raises KeyError or ValueError for what is none of this family.
+        """
         raise ValueError("its layout does not say which architecture it is of")
 
     @staticmethod
     def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
-        """What to tell a user before frozen backbones of this family are judged: by `knn`, `lowshot` or `linear`, with this pooling,
-        the linear probe of this protocol, or these classifiers. None: nothing.
+        """What to tell a user before frozen backbones of this family are evaluated, or None.
+
+        `task` is `knn`, `lowshot` or `linear`; with this pooling, this protocol's linear probe, or these classifiers.
         """
         return None
 

@@ -1,4 +1,7 @@
-"""Official ViT weights under the names that transformers gives them, turned back. Read from that library's conversion tables."""
+"""Official ViT weights under the names that transformers gives them, turned back.
+
+Read from that library's conversion tables.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _NAMES = [
 ]
 
 
-def is_transformers(tensors: Mapping[str, Any]) -> bool:
+def is_transformers(tensors: Mapping[str, object]) -> bool:
     """Whether flat tensors carry transformers' names."""
     return any(str(name).endswith("embeddings.cls_token") for name in tensors)
 

@@ -1,12 +1,18 @@
-"""DINO (Caron et al. 2021): self-distillation with no labels. Files of facebookresearch/dino; iBOT's teacher files share the layout."""
+"""DINO (Caron et al. 2021): self-distillation with no labels.
+
+Files of facebookresearch/dino; iBOT's teacher files share the layout.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/dino"
 
@@ -23,7 +29,7 @@ def _base(patch: int) -> Architecture:
     return Architecture(768, 12, 12, patch, grid=224 // patch)
 
 
-def _with_offset(table: Any, rows: int, columns: int) -> Any:
+def _with_offset(table: Tensor, rows: int, columns: int) -> Tensor:
     """Bicubic, by the official code's scale factors: torch samples at other coordinates than for the size."""
     import torch.nn.functional as F
 
@@ -92,6 +98,7 @@ class Dino(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
+        """Whether it is a whole DINO checkpoint (teacher, student), or a bare ViT that no other family claims."""
         if isinstance(tree.get("teacher"), Mapping):
             return "dino_loss" in tree or (isinstance(tree.get("student"), Mapping) and not _is_dinov2(tree["teacher"]))
         flat = tree["state_dict"] if isinstance(tree.get("state_dict"), Mapping) else tree
@@ -103,6 +110,10 @@ class Dino(Family):
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        """The teacher's trunk unless another network is asked for; heads are left aside.
+
+        Raises KeyError for a network that is not there.
+        """
         nested = checkpoint_key or next(
             (key for key in ("teacher", "state_dict") if isinstance(tree.get(key), Mapping)), None
         )
@@ -110,9 +121,10 @@ class Dino(Family):
         return split_trunk(network(tree, nested), prefixes=("module.", "backbone."), aside=("head.*",))
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
+        """A ViT with DINO's position rule. Raises KeyError or ValueError where the shapes are no ViT's."""
         return infer_vit(tensors, "dino")
 
 
-def _is_dinov2(tensors: Mapping[str, Any]) -> bool:
+def _is_dinov2(tensors: Mapping[str, object]) -> bool:
     return any(str(name).endswith(("ls1.gamma", "register_tokens", "mask_token")) for name in tensors)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import infer_vit, network, split_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/dinov2"
 _SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "g": (1536, 40, 24)}
@@ -37,7 +40,7 @@ def _variant(size: str, registers: bool) -> Variant:
     )
 
 
-def _antialiased(table: Any, rows: int, columns: int) -> Any:
+def _antialiased(table: Tensor, rows: int, columns: int) -> Tensor:
     import torch.nn.functional as F
 
     return F.interpolate(table, size=(rows, columns), mode="bicubic", antialias=True)
@@ -70,6 +73,7 @@ class Dinov2(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
+        """Whether its blocks have layer scales and it has a mask token, bare or under `teacher`."""
         flat = tree["teacher"] if isinstance(tree.get("teacher"), Mapping) else tree
         return any(str(name).endswith(".ls1.gamma") for name in flat) and any(
             str(name).endswith("mask_token") for name in flat
@@ -77,9 +81,14 @@ class Dinov2(Family):
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        """The teacher's trunk, blocks numbered through and SwiGLU's layers under timm's names; heads are left aside.
+
+        Raises KeyError for a network that is not there.
+        """
         nested = checkpoint_key or ("teacher" if isinstance(tree.get("teacher"), Mapping) else None)
         renames = {
-            r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",  # chunked files number the chunk first and the block as in the whole
+            # chunked files number the chunk first and the block as in the whole
+            r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",
             r"\.mlp\.w12\.": ".mlp.fc1.",
             r"\.mlp\.w3\.": ".mlp.fc2.",
         }
@@ -91,6 +100,10 @@ class Dinov2(Family):
         )
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
+        """A ViT with DINO's position rule, or with antialiasing where it has registers.
+
+        Raises KeyError or ValueError.
+        """
         # the register models are the ones trained with antialiased, offset-free position resizing
         return infer_vit(tensors, "antialias" if "register_tokens" in tensors else "dino")

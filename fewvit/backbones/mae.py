@@ -1,12 +1,18 @@
-"""MAE (He et al. 2022): masked autoencoders. Files of facebookresearch/mae: `{"model": …}`, with or without decoder, or fine-tuned."""
+"""MAE (He et al. 2022): masked autoencoders.
+
+Files of facebookresearch/mae: `{"model": …}`, with or without decoder, or fine-tuned.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import NON_COMMERCIAL, Architecture, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/mae"
 _BASE_16 = Architecture(768, 12, 12, 16, positions="mae")
@@ -18,7 +24,7 @@ def _tuned(architecture: Architecture) -> Architecture:
     return Architecture(**{**vars(architecture), "final_norm": "fc_norm"})
 
 
-def _resized(table: Any, rows: int, columns: int) -> Any:
+def _resized(table: Tensor, rows: int, columns: int) -> Tensor:
     import torch.nn.functional as F
 
     return F.interpolate(table, size=(rows, columns), mode="bicubic")
@@ -71,7 +77,8 @@ class Mae(Family):
             Architecture(192, 6, 3, 8, grid=8, positions="mae"),
             bundled="fewvit_tiny.safetensors",
             sha256="92976b45e35094b3d15484b13dba1efae5634ea3baa403a4ae7e7e011535dedb",
-            note="comes with fewvit, a stand-in where no weights can be had: recipes/fewvit_tiny.toml, ten epochs of Tiny-ImageNet at 64 px",
+            note="comes with fewvit, a stand-in where no weights can be had: recipes/fewvit_tiny.toml, ten "
+            "epochs of Tiny-ImageNet at 64 px",
             preprocess={"cover": (64, 64), "crop": (64, 64)},
             license="Apache-2.0",
         ),
@@ -120,6 +127,7 @@ class Mae(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
+        """Whether it is a ViT under `model`, or one with MAE's decoder or fine-tuned norm; DeiT's files are not."""
         flat = tree["model"] if isinstance(tree.get("model"), Mapping) else tree
         if not has_vit_trunk(flat) or any("ls1.gamma" in str(name) for name in flat):
             return False
@@ -129,24 +137,37 @@ class Mae(Family):
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        """The encoder; decoder, mask token and classifier are left aside.
+
+        Raises KeyError for a network that is not there.
+        """
         nested = checkpoint_key or ("model" if isinstance(tree.get("model"), Mapping) else None)
         return split_trunk(network(tree, nested), prefixes=("module.",), aside=("decoder*", "mask_token", "head.*"))
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
+        """A ViT with MAE's position rule. Raises KeyError or ValueError where the shapes are no ViT's."""
         return infer_vit(tensors, "mae")
 
     @staticmethod
     def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
+        """What frozen MAE features are poor at, and what to use instead; None where nothing is to be said."""
         if task == "knn" and pool == "cls":
-            return "MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by fine-tuning"
+            return (
+                "MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by "
+                "fine-tuning"
+            )
         if task == "lowshot" and "last-block" not in methods:
-            return "linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and --layers each"
+            return (
+                "linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and "
+                "--layers each"
+            )
         if task == "linear" and protocol != "mae/1":
             return "MAE's linear probe is --protocol mae/1: its features need the BatchNorm that comes with it"
         return None
 
     @staticmethod
     def lowshot_method(architecture: Architecture, shots: int | str) -> str:
+        """`logistic` or `last-block`: the classifier of MSN's low-shot table for this MAE and so many shots."""
         # MSN's authors train MAE's last block, but for one image per class and for the largest model
         return "logistic" if shots == 1 or architecture.patch == _HUGE_14.patch else "last-block"

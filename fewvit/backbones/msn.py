@@ -1,14 +1,20 @@
-"""MSN (Assran et al. 2022): masked siamese networks. Files of facebookresearch/msn: `.pth.tar` with `target_encoder`."""
+"""MSN (Assran et al. 2022): masked siamese networks.
+
+Files of facebookresearch/msn: `.pth.tar` with `target_encoder`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..preprocess import Preprocess
 from . import NON_COMMERCIAL, Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import infer_vit, network, split_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/msn"
 
@@ -17,7 +23,7 @@ def _architecture(width: int, depth: int, patch: int) -> Architecture:
     return Architecture(width, depth, width // 64, patch, grid=224 // patch, positions="msn")
 
 
-def _by_one_factor(table: Any, rows: int, columns: int) -> Any:
+def _by_one_factor(table: Tensor, rows: int, columns: int) -> Tensor:
     """Bicubic, with one factor for both sides that the number of patches gives."""
     import torch.nn.functional as F
 
@@ -81,14 +87,20 @@ class Msn(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
+        """Whether it holds a `target_encoder`."""
         return isinstance(tree.get("target_encoder"), Mapping)
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        """The target encoder unless another network is asked for; the projector is left aside.
+
+        Raises KeyError for a network that is not there.
+        """
         # `fc` is the projector (its BatchNorm buffers included), not a classifier
         nested = checkpoint_key or ("target_encoder" if "target_encoder" in tree else None)
         return split_trunk(network(tree, nested), prefixes=("module.",), aside=("fc.*",))
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
+        """A ViT with MSN's position rule. Raises KeyError or ValueError where the shapes are no ViT's."""
         return infer_vit(tensors, "msn")

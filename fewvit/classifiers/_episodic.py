@@ -1,7 +1,7 @@
-"""What few-shot classifiers share: one core over a batch of episodes, and scikit-learn's three names over a batch of one.
+"""What few-shot classifiers share: a core over a batch of episodes, scikit-learn's three names over a batch of one.
 
-An episode is a labelled support set and the queries to be classified by it. A classifier states its paper in two functions,
-`learn` (what is kept of the support) and `judge` (probabilities of the queries), both over E episodes at once.
+An episode is a labelled support set and the queries to be classified by it. A classifier states its paper in two
+functions, `learn` (what is kept of the support) and `class_probabilities` (of the queries), over E episodes at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -21,6 +21,7 @@ from ..neighbors import Bank
 from ._labels import numbered
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
 _DTYPES = [np.float64, np.float32]  # what is given in float32 is computed in float32
@@ -49,10 +50,10 @@ class Support:
 
 
 class EpisodicClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier that is told its support and judges queries, for one episode or for many at once.
+    """A classifier that learns from a support set and classifies queries, for one episode or for many at once.
 
-    A transductive one takes the rows of one `predict` call for one query set and lets them inform each other; an inductive one
-    judges each row by itself.
+    A transductive one takes the rows of one `predict` call for one query set and lets them inform each other; an
+    inductive one classifies each row by itself.
     """
 
     needs: ClassVar[str] = "features"
@@ -63,7 +64,7 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
         """What is kept of the support; all of it where a method needs it beside the queries."""
         return support
 
-    def judge(self, learnt: Any, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Any, queries: Tensor) -> Tensor:
         """Class probabilities (E, q, C) of `queries` (E, q, D), from what `learn` returned."""
         raise NotImplementedError
 
@@ -71,7 +72,7 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
         """Raise UsageError for an option that cannot be."""
 
     def probabilities(self, support: Tensor, labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
-        """Class probabilities (E, q, C) of E episodes: support (E, n, D), labels (n,) or (E, n) in 0..C-1, queries (E, q, D).
+        """Class probabilities (E, q, C) of E episodes: support (E, n, D), labels (n,) or (E, n), queries (E, q, D).
 
         Raises UsageError for an option that cannot be, and for a class without support.
         """
@@ -81,32 +82,35 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(
                 "a class of an episode has no support", fix="Number the classes 0..C-1 and give each at least one row."
             )
-        return self.judge(self.learn(own), queries)
+        return self.class_probabilities(self.learn(own), queries)
 
-    def fit(self, X: Any, y: Any) -> Any:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn from rows (N, D) and their labels (N,)."""
         import torch
 
-        X, y = validate_data(self, X, y, dtype=_DTYPES)
+        rows, given = validate_data(self, X, y, dtype=_DTYPES)
         self.check_options()
-        self.classes_, labels = numbered(y)
-        self._n_support, self._dtype = len(X), X.dtype
-        self._learnt = self.learn(Support(torch.tensor(X)[None], torch.tensor(labels)[None], len(self.classes_)))
+        self.classes_, labels = numbered(given)
+        self._n_support, self._dtype = len(rows), rows.dtype
+        self._learnt = self.learn(Support(torch.tensor(rows)[None], torch.tensor(labels)[None], len(self.classes_)))
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Class probabilities (Q, C), in the order of `classes_`."""
         import torch
 
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=self._dtype)
-        size = len(X) if self.transductive else max(64, _TABLE_ENTRIES // max(self._n_support, len(self.classes_)))
+        queries = validate_data(self, X, reset=False, dtype=self._dtype)
+        size = (
+            len(queries) if self.transductive else max(64, _TABLE_ENTRIES // max(self._n_support, len(self.classes_)))
+        )
         blocks = [
-            self.judge(self._learnt, torch.tensor(X[start : start + size])[None])[0] for start in range(0, len(X), size)
+            self.class_probabilities(self._learnt, torch.tensor(queries[start : start + size])[None])[0]
+            for start in range(0, len(queries), size)
         ]
         return torch.cat(blocks).double().numpy()
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """The most probable class (Q,); the first in `classes_` on a tie."""
         shares = self.predict_proba(X)
         return self.classes_[shares.argmax(axis=1)]
@@ -125,7 +129,8 @@ def unit(rows: Tensor) -> Tensor:
 def inner_products(queries: Tensor, others: Tensor) -> Tensor:
     """Inner products (E, q, n) of `queries` (E, q, D) with `others` (E, n, D).
 
-    Where there is one episode, as in `predict_proba`, those of a query are a function of that query alone (see `products.of_rows`).
+    Where there is one episode, as in `predict_proba`, those of a query are a function of that query alone (see
+    `products.of_rows`).
     """
     if len(queries) == len(others) == 1:
         return of_rows(queries[0], others[0])[None]
@@ -138,7 +143,10 @@ def class_means(rows: Tensor, support: Support) -> Tensor:
 
 
 def shifted(queries: Tensor, support: Tensor) -> Tensor:
-    """Queries (E, q, D) moved so that their mean is the support's: Liu et al. 2020's xi, the bias between the two sets, is gone."""
+    """Queries (E, q, D) moved so that their mean is the support's (E, n, D).
+
+    Liu et al. 2020's xi, the bias between the two sets, is gone.
+    """
     return queries + support.mean(dim=1, keepdim=True) - queries.mean(dim=1, keepdim=True)
 
 

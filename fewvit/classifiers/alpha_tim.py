@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 class AlphaTIM(EpisodicClassifier):
     """Class weights that fit the support and make the queries' classes certain one by one and diverse as a whole.
 
-    Source: Veilleux et al. 2021, section 4: cross-entropy of the support minus the alpha-mutual information of the queries and
-    their classes, in Tsallis entropies H(p) = (1 - sum p^alpha) / (alpha - 1), by Adam from the class means. Probabilities are
-    those of Boudiaf et al. 2020 (TIM), equation 1: p ∝ exp(-tau/2 |w - z|²) on rows of unit length. Transductive.
+    Source: Veilleux et al. 2021, section 4: cross-entropy of the support minus the alpha-mutual information of the
+    queries and their classes, in Tsallis entropies H(p) = (1 - sum p^alpha) / (alpha - 1), by Adam from the class
+    means. Probabilities are those of Boudiaf et al. 2020 (TIM), equation 1: p ∝ exp(-tau/2 |w - z|²) on rows of unit
+    length. Transductive.
 
     The defaults are the authors' for one shot. TIM is `alpha=1` with a support weight and a conditional weight of 0.1.
     """
@@ -32,7 +33,8 @@ class AlphaTIM(EpisodicClassifier):
         marginal_weight: float = 1.0,
         conditional_weight: float = 1.0,
     ):
-        self.alpha = alpha  # 1: Shannon's entropies; larger ones bear less balanced queries. The authors': 2 for one shot, 7 for five
+        # 1: Shannon's entropies; larger ones bear less balanced queries. The authors': 2 for one shot, 7 for five
+        self.alpha = alpha
         self.tau = tau  # sharpness
         self.learning_rate = learning_rate
         self.steps = steps
@@ -41,10 +43,12 @@ class AlphaTIM(EpisodicClassifier):
         self.conditional_weight = conditional_weight  # of the queries' mean entropy, which is to be small
 
     def check_options(self) -> None:
+        """Raise UsageError where alpha, tau or the learning rate is not above 0, or `steps` is below 0."""
         require_above(0, alpha=self.alpha, tau=self.tau, learning_rate=self.learning_rate)
         require_at_least(0, steps=self.steps)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D) under the class weights that `steps` of Adam came to."""
         import torch
 
         support = unit(learnt.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from sklearn.utils.validation import validate_data
@@ -14,6 +14,7 @@ from ._episodic import EpisodicClassifier, Support, inner_products, nearness, re
 from ._labels import numbered
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
 
@@ -30,7 +31,8 @@ class Centroid(EpisodicClassifier):
     """The class whose mean is nearest: rows of unit length, class mean, unit length again, cosine.
 
     Source: Wang et al. 2019 (SimpleShot), section 3.2; Snell et al. 2017, equations 1 and 2. SimpleShot's variants are
-    `metric="euclidean"` with `normalise=False` (UN), with `normalise=True` (L2N), and with `centering="base"` besides (CL2N).
+    `metric="euclidean"` with `normalise=False` (UN), with `normalise=True` (L2N), and with `centering="base"` besides
+    (CL2N).
     """
 
     grows: ClassVar[bool] = True
@@ -46,14 +48,13 @@ class Centroid(EpisodicClassifier):
         self.metric = metric  # cosine to the mean's direction, or squared distance to the mean itself
         self.normalise = normalise  # rows to unit length, after centering
         self.centering = centering  # what is subtracted: nothing, the support's mean, or that of the base classes
-        self.base = (
-            base  # features file (.npz) of the base classes; in Python also an array (D,), their mean, or (N, D)
-        )
-        self.temperature = (
-            temperature  # probabilities are the softmax of nearness / temperature; 0.1 as in Chen et al. 2021
-        )
+        # features file (.npz) of the base classes; in Python also an array (D,), their mean, or (N, D)
+        self.base = base
+        # probabilities are the softmax of nearness / temperature; 0.1 as in Chen et al. 2021
+        self.temperature = temperature
 
     def check_options(self) -> None:
+        """Raise UsageError for an unknown metric or centring, a temperature of 0 or less, or a lone `base`."""
         require_one_of(("cosine", "euclidean"), metric=self.metric)
         require_one_of(("none", "support", "base"), centering=self.centering)
         require_above(0, temperature=self.temperature)
@@ -63,16 +64,18 @@ class Centroid(EpisodicClassifier):
             )
 
     def learn(self, support: Support) -> _ClassSums:
+        """The sums (E, C, D) and counts (E, C) of the centred rows by class, and the centre (E or 1, 1, D)."""
         centre = self._centre(support.rows)
         return _ClassSums(centre, support.one_hot.mT @ self._prepared(support.rows, centre), support.counts)
 
-    def judge(self, learnt: _ClassSums, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: _ClassSums, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): the softmax of their nearness to the class means."""
         means = learnt.sums / learnt.counts[..., None]  # (E, C, D)
         queries = self._prepared(queries, learnt.centre)
         scores = inner_products(unit(queries), unit(means)) if self.metric == "cosine" else nearness(queries, means)
         return (scores / self.temperature).softmax(dim=2)
 
-    def add(self, X: Any, y: Any) -> Centroid:
+    def add(self, X: ArrayLike, y: ArrayLike) -> Centroid:
         """Take more rows (N, D) with labels (N,), of known or of new classes, as if they had been there when fitting.
 
         Only with `centering="support"` is it not quite the same: the centre stays the mean of the rows of `fit`.
@@ -81,11 +84,11 @@ class Centroid(EpisodicClassifier):
 
         if not hasattr(self, "_learnt"):
             return self.fit(X, y)
-        X, y = validate_data(self, X, y, reset=False, dtype=self._dtype)
+        more_rows, labels = validate_data(self, X, y, reset=False, dtype=self._dtype)
         old = self._learnt
-        known, self.classes_ = self.classes_, np.union1d(self.classes_, numbered(y)[0])
-        rows = self._prepared(torch.tensor(X)[None], old.centre)
-        more = Support(rows, torch.tensor(np.searchsorted(self.classes_, y))[None], len(self.classes_))
+        known, self.classes_ = self.classes_, np.union1d(self.classes_, numbered(labels)[0])
+        rows = self._prepared(torch.tensor(more_rows)[None], old.centre)
+        more = Support(rows, torch.tensor(np.searchsorted(self.classes_, labels))[None], len(self.classes_))
         sums, counts = more.one_hot.mT @ rows, more.counts
         at = torch.tensor(np.searchsorted(self.classes_, known))  # where the known classes stand now
         self._learnt = _ClassSums(old.centre, sums.index_add(1, at, old.sums), counts.index_add(1, at, old.counts))
@@ -102,7 +105,7 @@ class Centroid(EpisodicClassifier):
         return unit(rows - centre) if self.normalise else rows - centre
 
 
-def _base_mean(base: Any, width: int) -> np.ndarray:
+def _base_mean(base: str | ArrayLike | None, width: int) -> np.ndarray:
     """The mean row (D,) of a features file, of rows (N, D), or that row itself."""
     rows = FeatureSet.load(base).features if isinstance(base, str) else np.asarray(base, dtype=np.float64)
     mean = np.atleast_2d(rows).mean(axis=0, dtype=np.float64)

@@ -17,8 +17,9 @@ _CG_TOLERANCE = 1e-10  # of the residual, relative
 class LabelPropagation(EpisodicClassifier):
     """F = (1 - alpha S)⁻¹ Y on the symmetric k-nearest-neighbour graph, each query's row of F made to sum to one.
 
-    Source: Zhou et al. 2004, section 2: S = D^(-1/2) W D^(-1/2), W = exp(-|x - x'|² / 2 sigma²), here between rows of unit length
-    of which one is among the k nearest of the other. Transductive. A query that no label reaches is uniform.
+    Source: Zhou et al. 2004, section 2: S = D^(-1/2) W D^(-1/2), W = exp(-|x - x'|² / 2 sigma²), here between rows of
+    unit length of which one is among the k nearest of the other. Transductive. A query that no label reaches is
+    uniform.
     """
 
     transductive: ClassVar[bool] = True
@@ -29,13 +30,15 @@ class LabelPropagation(EpisodicClassifier):
         self.sigma = sigma  # width of the kernel; None: the root of the mean squared distance between neighbours
 
     def check_options(self) -> None:
+        """Raise UsageError where k is below 1, alpha outside [0, 1), or sigma not above 0."""
         require_at_least(1, k=self.k)
         if not 0 <= self.alpha < 1:
             raise UsageError(f"alpha = {self.alpha} must be at least 0 and below 1")
         if self.sigma is not None:
             require_above(0, sigma=self.sigma)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): their rows of F; uniform where no label reaches."""
         import torch
 
         near, cosines = neighbor_lists(torch.cat([learnt.rows, queries], dim=1), self.k)
@@ -67,7 +70,10 @@ def _solve_dense(near: Tensor, weights: Tensor, labels: Tensor, alpha: float) ->
 
 
 def _solve_sparse(near: Tensor, weights: Tensor, labels: Tensor, alpha: float) -> Tensor:
-    """The same with sparse matrices, episode by episode and class by class; the system is symmetric and positive definite."""
+    """The same with sparse matrices, episode by episode and class by class.
+
+    The system is symmetric and positive definite.
+    """
     import numpy as np
     import torch
     from scipy import sparse

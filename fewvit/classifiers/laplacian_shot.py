@@ -24,8 +24,8 @@ _SHARPNESS = 10.0  # of the weights of rectification: the number in the authors'
 class LaplacianShot(EpisodicClassifier):
     """Assignments that weigh the squared distance to each prototype against agreement with the k nearest other queries.
 
-    Source: Ziko et al. 2020, equation 1 and the updates of algorithm 1, y ∝ exp(-a + lambda W y), on rows of unit length,
-    with the paper's rectified prototypes. Without them and with `lambd=0` it is SimpleShot's L2N. Transductive.
+    Source: Ziko et al. 2020, equation 1 and the updates of algorithm 1, y ∝ exp(-a + lambda W y), on rows of unit
+    length, with the paper's rectified prototypes. Without them and with `lambd=0` it is SimpleShot's L2N. Transductive.
 
     The paper takes the mean of its base classes off every row first; here that is left to who has base classes.
     """
@@ -36,16 +36,17 @@ class LaplacianShot(EpisodicClassifier):
         self.lambd = lambd  # lambda, the weight of agreement; the paper tunes it on other classes, between 0.1 and 1.5
         self.k = k  # other queries; the paper has 3, the authors' code counts the query itself among its 3
         self.steps = steps  # updates; the paper's stop by 20
-        self.rectify = (
-            rectify  # queries are moved onto the support and take part in the prototypes; false: means of the support
-        )
+        # queries are moved onto the support and take part in the prototypes; false: means of the support
+        self.rectify = rectify
 
     def check_options(self) -> None:
+        """Raise UsageError where lambda or `steps` is below 0, or k below 1."""
         require_at_least(0, lambd=self.lambd)
         require_at_least(1, k=self.k)
         require_at_least(0, steps=self.steps)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): the assignments after `steps` updates of algorithm 1."""
         near, _ = neighbor_lists(queries, self.k)  # (E, q, k)
         support, queries = unit(learnt.rows), unit(queries)
         prototypes = class_means(support, learnt)
@@ -60,10 +61,10 @@ class LaplacianShot(EpisodicClassifier):
 
 
 def _rectified(support: Tensor, queries: Tensor, means: Tensor, labelled: Support) -> Tensor:
-    """Prototypes (E, C, D): the mean over a class's support and the queries nearest to it of rows that count as much as they are sure.
+    """Prototypes (E, C, D): the weighted mean over a class's support and the queries nearest to it.
 
-    How sure a row is of its class is the class's share of softmax(10 cosines to the means). These weights do not sum to one: the
-    prototype of a class with doubtful members is the shorter.
+    Rows count as much as they are sure. How sure a row is of its class is the class's share of softmax(10 cosines to
+    the means). These weights do not sum to one: the prototype of a class with doubtful members is the shorter.
     """
     import torch
 

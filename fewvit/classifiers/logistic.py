@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -16,20 +16,25 @@ from ._labels import numbered
 from ._softmax_batches import batches_pay, solve_together
 from ._softmax_regression import Solution, penalty_path, solve
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 GRID = tuple(10.0**power for power in np.arange(-4, 1.5, 0.5))  # lambdas that cross-validation tries
-DINOV2_GRID = tuple(
-    10.0 ** -float(power) for power in np.linspace(-6, 5, 45)
-)  # lambda = 1 / C of the values of C that DINOv2 tries
+# lambda = 1 / C of the values of C that DINOv2 tries
+DINOV2_GRID = tuple(10.0 ** -float(power) for power in np.linspace(-6, 5, 45))
 _ENOUGH = 200  # held-out rows that are judged, where one tenth has fewer
 _FALLBACK = 0.0025  # lambda where nothing can be held out
 _CHUNK_BYTES = 16 << 20  # of scores that are turned into probabilities at once
 
 
 class LogisticRegression(ClassifierMixin, BaseEstimator):
-    """Minimises (1/n) sum_i -log softmax(W x_i)[y_i] + (lambda / 2n) ||W||^2, each x_i centred over its own coordinates and of unit length.
+    """Minimises (1/n) sum_i -log softmax(W x_i)[y_i] + (lambda / 2n) ||W||^2.
 
-    Source: Assran et al. 2022, appendix (MSN's logistic evaluation); equals scikit-learn's LogisticRegression at C = 1 / lambda on
-    the same rows. Stops when the duality gap is below `tol` of the objective; raises NumericalError when it does not get there.
+    Each x_i is centred over its own coordinates and of unit length.
+
+    Source: Assran et al. 2022, appendix (MSN's logistic evaluation); equals scikit-learn's LogisticRegression with
+    C = 1 / lambda on the same rows. Stops when the duality gap is below `tol` of the objective; raises NumericalError
+    when it does not get there.
     """
 
     needs: ClassVar[str] = "features"
@@ -57,18 +62,20 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self.dtype = dtype
         self.device = device
         self.seed = seed  # of the folds; 0 is DINOv2's tenth
-        self.selection = (
-            selection  # folds: 11 values by 5-fold cross-validation; tenth: DINOv2's 45 values of C on a random tenth
-        )
+        # folds: 11 values by 5-fold cross-validation; tenth: DINOv2's 45 values of C on a random tenth
+        self.selection = selection
 
-    def fit(self, X: Any, y: Any) -> LogisticRegression:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> LogisticRegression:
         """Find W for rows (n, D) and labels (n,)."""
         self.fit_together([self], [(X, y)])
         return self
 
     @staticmethod
-    def fit_together(estimators: Sequence[LogisticRegression], sets: Sequence[tuple[Any, Any]]) -> None:
-        """Fit each estimator on its own (X, y); on a GPU problems of one shape are solved as one. Their options are the same but for lambda."""
+    def fit_together(estimators: Sequence[LogisticRegression], sets: Sequence[tuple[ArrayLike, ArrayLike]]) -> None:
+        """Fit each estimator on its own (X, y); on a GPU problems of one shape are solved as one.
+
+        Their options are the same but for lambda.
+        """
         taken = [estimator._taken(X, y) for estimator, (X, y) in zip(estimators, sets, strict=True)]
         for n_classes in {len(estimator.classes_) for estimator in estimators}:
             group = [i for i, estimator in enumerate(estimators) if len(estimator.classes_) == n_classes]
@@ -79,7 +86,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
     @staticmethod
     def summary(estimators: Sequence[LogisticRegression], shots: str) -> str:
-        """The line that tells the lambda of regressions fitted on as many images per class, which are called `shots`."""
+        """The line on the lambda of regressions fitted on as many images per class, which are called `shots`."""
         lambdas = [one.lambd_ for one in estimators]
         same = len({(one.lambd_, one.why_) for one in estimators}) == 1
         which = "" if estimators[0].lambd is not None else f", {shots}"
@@ -90,13 +97,13 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         )
         return f"logistic regression{which}: lambda {how}"
 
-    def _taken(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _taken(self, X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """The rows as they are fitted and their labels' numbers; classes and lambda are settled."""
-        X, y = validate_data(
+        rows, labels = validate_data(
             self, X, y, dtype=(np.float64 if self.dtype == "float64" else np.float32), ensure_min_samples=1
         )
-        self.classes_, numbers = numbered(y)
-        rows = self._prepared(X)
+        self.classes_, numbers = numbered(labels)
+        rows = self._prepared(rows)
         self.lambd_, self.why_ = self._chosen(rows, numbers)
         return rows, numbers
 
@@ -104,13 +111,16 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self.coef_, self.intercept_ = solution.weights, solution.intercept  # (C, D), (C,)
         self.objective_, self.gap_, self.n_iter_ = solution.objective, solution.gap, solution.iterations
 
-    def _logits(self, X: Any) -> np.ndarray:
-        """Logits (Q, C), each row's a function of that row alone; in float64 to the last digit or two (see `products.of_rows`)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=self.coef_.dtype)
-        return _scores(self._prepared(X), self.coef_, self.intercept_)
+    def _logits(self, X: ArrayLike) -> np.ndarray:
+        """Logits (Q, C), each row's a function of that row alone.
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+        In float64 to the last digit or two (see `products.of_rows`).
+        """
+        check_is_fitted(self)
+        queries = validate_data(self, X, reset=False, dtype=self.coef_.dtype)
+        return _scores(self._prepared(queries), self.coef_, self.intercept_)
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Class probabilities (Q, C), in the order of `classes_`."""
         logits = self._logits(X)
         shares = np.empty(logits.shape)
@@ -121,7 +131,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             shares[start : start + step] = part / part.sum(axis=1, keepdims=True)
         return shares
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """The most probable class (Q,); the first in `classes_` on a tie."""
         best = self._logits(X).argmax(axis=1)
         return self.classes_[best]
@@ -131,9 +141,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             return X
         rows = X - X.mean(axis=1, keepdims=True) if self.rows == "centred" else X
         length = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, None]
-        flat = length <= 1e-6 * np.abs(X).max(
-            axis=1, keepdims=True, initial=0
-        )  # constant rows: centring leaves rounding only
+        # constant rows: centring leaves rounding only
+        flat = length <= 1e-6 * np.abs(X).max(axis=1, keepdims=True, initial=0)
         return np.where(flat, 0, rows / np.where(flat, 1, length)).astype(X.dtype)
 
     def _solved(
@@ -160,7 +169,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         for solution in found:
             if not solution.converged:
                 raise NumericalError(
-                    f"logistic regression stopped after {counted(solution.iterations, 'iteration')} at a relative gap of {solution.gap:.2g}, above tol = {self.tol:g}",
+                    f"logistic regression stopped after {counted(solution.iterations, 'iteration')} at a relative "
+                    f"gap of {solution.gap:.2g}, above tol = {self.tol:g}",
                     fix="Raise max_iter, use dtype=float64, or a larger lambda.",
                 )
         return found
@@ -191,10 +201,11 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         return lambd, f"best of {len(GRID)} by {folds}-fold cross-validation, {100 * best / len(rows):.1f} % right"
 
     def _by_tenths(self, rows: np.ndarray, numbers: np.ndarray, n_classes: int) -> tuple[float, str]:
-        """The best lambda of DINOV2_GRID on the first tenth of a permutation, and on further tenths until enough rows are judged.
+        """The best lambda of DINOV2_GRID on the first tenth of a permutation, and how it was chosen.
 
-        Source: dinov2 `eval/log_regression.py`, which has one tenth of 1.28 million images. The 45 searches are rough ones (see
-        `penalty_path`) and together as long as one exact fit: predictions settle long before the gap closes.
+        Further tenths are taken until enough rows are held out.
+        Source: dinov2 `eval/log_regression.py`, which has one tenth of 1.28 million images. The 45 searches are rough
+        ones (see `penalty_path`) and together as long as one exact fit: predictions settle long before the gap closes.
         """
         import torch
 

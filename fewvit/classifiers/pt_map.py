@@ -25,14 +25,15 @@ _EPSILON = 1e-6  # keeps the power of a zero away from its steep start
 class PTMAP(EpisodicClassifier):
     """Sinkhorn's plan between queries and classes, in turn with class centres that move towards their share of it.
 
-    Source: Hu et al. 2021 (Leveraging the Feature Distribution in Transfer-based Few-Shot Learning), equation 2 and algorithm 1.
-    Transductive. It presumes the class proportions of the queries: those of the support, which in an episode means all equal.
-    One query alone is therefore uniform.
+    Source: Hu et al. 2021 (Leveraging the Feature Distribution in Transfer-based Few-Shot Learning), equation 2 and
+    algorithm 1. Transductive. It presumes the class proportions of the queries: those of the support, which in an
+    episode means all equal. One query alone is therefore uniform.
 
     beta, lambda, alpha and the number of moves are those of the authors' code.
 
-    The paper's features come out of a ReLU; a ViT's are negative as often as positive. `negative="signed"` transforms the
-    magnitude and keeps the sign, which is the paper's formula wherever that is defined; `"refuse"` raises NumericalError.
+    The paper's features come out of a ReLU; a ViT's are negative as often as positive. `negative="signed"` transforms
+    the magnitude and keeps the sign, which is the paper's formula wherever that is defined; `"refuse"` raises
+    NumericalError.
     """
 
     transductive: ClassVar[bool] = True
@@ -49,21 +50,25 @@ class PTMAP(EpisodicClassifier):
     ):
         self.beta = beta  # exponent of the power transform
         self.negative = negative
-        self.centering = (
-            centering  # support and queries each lose their own mean: in the authors' code, not in their formulas
-        )
+        # support and queries each lose their own mean: in the authors' code, not in their formulas
+        self.centering = centering
         self.lambd = lambd  # lambda: sharpness of the plan
         self.step = step  # alpha of algorithm 1: how far the centres move at once
         self.steps = steps  # moves
         self.sinkhorn_steps = sinkhorn_steps  # rounds of row and column scaling for each plan; 20 are enough for 5 ways
 
     def check_options(self) -> None:
+        """Raise UsageError for an unknown `negative`, and for a number that its formula cannot take."""
         require_one_of(("signed", "refuse"), negative=self.negative)
         require_above(0, beta=self.beta, lambd=self.lambd, step=self.step)
         require_at_least(0, steps=self.steps)
         require_at_least(1, sinkhorn_steps=self.sinkhorn_steps)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): the last plan.
+
+        Raises NumericalError for negative features where `negative` is `refuse`.
+        """
         support, queries = self._transformed(learnt.rows), self._transformed(queries)
         counts = learnt.counts
         mass = counts * queries.shape[1] / counts.sum(dim=1, keepdim=True)  # (E, C): queries that each class is to get
@@ -91,8 +96,8 @@ class PTMAP(EpisodicClassifier):
 def sinkhorn(affinity: Tensor, mass: Tensor, steps: int) -> Tensor:
     """The plan (E, q, C) of the form exp(affinity + u + v) whose rows sum to 1 and whose columns sum to `mass` (E, C).
 
-    Source: Cuturi 2013, algorithm 1, in float64. Rows sum to 1 exactly, columns to `mass` as closely as `steps` rounds bring them;
-    a class whose affinities all lie more than 700 below the best of their rows gets nothing.
+    Source: Cuturi 2013, algorithm 1, in float64. Rows sum to 1 exactly, columns to `mass` as closely as `steps` rounds
+    bring them; a class whose affinities all lie more than 700 below the best of their rows gets nothing.
     """
     import torch
 

@@ -18,7 +18,10 @@ _BLOCK_ROWS = 1024  # whose leave-one-out residuals are computed at once, while 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Centred rows X (E, n, D) in their principal axes: Z = X V, whose columns are orthogonal. One-hot labels Y less their mean."""
+    """Centred rows X (E, n, D) in their principal axes.
+
+    Z = X V, whose columns are orthogonal. One-hot labels Y less their mean.
+    """
 
     V: Tensor  # (E, D, r)
     Z: Tensor  # (E, n, r)
@@ -42,31 +45,37 @@ class _Linear:
 
 
 class Ridge(EpisodicClassifier):
-    """Closed-form ridge regression of one-hot labels on rows of unit length, with an unpenalised offset; the largest score wins.
+    """Closed-form ridge regression of one-hot labels on rows of unit length, with an unpenalised offset.
 
-    Source: Bertinetto et al. 2019 (R2-D2), equation 6, with the dual form where rows are fewer than columns; leave-one-out
-    residuals (y - ŷ) / (1 - h) by Allen 1974. Computed in float64: 1 - h loses digits where alpha is small.
+    The largest score wins.
+
+    Source: Bertinetto et al. 2019 (R2-D2), equation 6, with the dual form where rows are fewer than columns;
+    leave-one-out residuals (y - ŷ) / (1 - h) by Allen 1974. Computed in float64: 1 - h loses digits where alpha is
+    small.
     """
 
     def __init__(self, alpha: float | None = None, temperature: float = 0.1):
-        self.alpha = (
-            alpha  # None: that of 0.0001, 0.000316, ..., 1000 with the smallest squared leave-one-out residuals
-        )
-        self.temperature = temperature  # probabilities are the softmax of scores / temperature; a score is near 1 for its class, else 0
+        # None: that of 0.0001, 0.000316, ..., 1000 with the smallest squared leave-one-out residuals
+        self.alpha = alpha
+        # probabilities are the softmax of scores / temperature; a score is near 1 for its class, else 0
+        self.temperature = temperature
 
     def check_options(self) -> None:
+        """Raise UsageError where the temperature or alpha is not above 0."""
         require_above(0, temperature=self.temperature)
         if self.alpha is not None:
             require_above(0, alpha=self.alpha)
 
     def learn(self, support: Support) -> _Linear:
+        """The regression on the support, with the alpha given or, for each episode, the best by leave-one-out."""
         rows, shares = unit(support.rows.double()), support.counts.double() / support.labels.shape[1]
         centre = rows.mean(dim=1, keepdim=True)
         axes = _axes(rows - centre, support.labels, shares)
         alpha = shares.new_full((len(rows),), self.alpha) if self.alpha is not None else _best_alpha(axes)
         return _Linear(centre, axes.fitted(alpha), shares[:, None])
 
-    def judge(self, learnt: _Linear, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: _Linear, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): the softmax of the regression's scores."""
         scores = (unit(queries.double()) - learnt.centre) @ learnt.weights + learnt.offset
         return (scores / self.temperature).softmax(dim=2)
 
@@ -82,9 +91,8 @@ def _axes(X: Tensor, labels: Tensor, shares: Tensor) -> _Axes:
         values, U = torch.linalg.eigh(X @ X.mT)
         length = values.clamp_min(1e-300).sqrt()[:, None]
         V, Z = X.mT @ U / length, U * length
-    sums = Z.new_zeros((len(Z), shares.shape[1], Z.shape[2])).scatter_add_(
-        1, labels[..., None].expand(Z.shape), Z
-    )  # (E, C, r)
+    # (E, C, r)
+    sums = Z.new_zeros((len(Z), shares.shape[1], Z.shape[2])).scatter_add_(1, labels[..., None].expand(Z.shape), Z)
     ZY = (sums - shares[..., None] * Z.sum(dim=1, keepdim=True)).mT
     return _Axes(V, Z, values.clamp_min(0), labels, shares, ZY)
 
@@ -95,10 +103,11 @@ def _best_alpha(axes: _Axes) -> Tensor:
 
 
 def _left_out(axes: _Axes) -> Tensor:
-    """Sums (A, E), for each alpha, of the squared residuals of each row under the regression on all others, offset included.
+    """Sums (A, E) for each alpha: each row's squared residual under the regression on all others, offset included.
 
-    With S = 1 / (values + alpha), row i of Z being z and of Y being y, its prediction is p = YᵀZ S z. What is needed of it are
-    y·p and p·p, and no (n, C) table of predictions for each alpha: a sixth of the time for 13,000 rows of 1000 classes.
+    With S = 1 / (values + alpha), row i of Z being z and of Y being y, its prediction is p = YᵀZ S z. What is needed of
+    it are y·p and p·p, and no (n, C) table of predictions for each alpha: a sixth of the time for 13,000 rows of 1000
+    classes.
     """
     import torch
 

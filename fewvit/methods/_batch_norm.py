@@ -9,9 +9,13 @@ from ..training.distributed import mean_over_processes, world_size
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm whose statistics are those of all processes' batches, on every device; torch's own synchronised one needs a GPU."""
+    """BatchNorm whose statistics are those of all processes' batches, on every device.
+
+    torch's own synchronised one needs a GPU.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Rows (B, D) normalised by the statistics of all processes' rows, or in evaluation by the running ones."""
         if world_size() == 1 or not self.training:
             return super().forward(x)
         values, n = x.float(), len(x) * world_size()

@@ -1,4 +1,7 @@
-"""MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners"): what decides a run, the paper's recipes, and small ones."""
+"""MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners").
+
+What decides a run, the paper's recipes, and small ones.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +62,7 @@ class Mae(Method):
     presets: ClassVar[Mapping[str, Mae]]
 
     def task(self) -> Pretraining:
+        """A new `MaeTask`. Raises UsageError for a recipe that cannot be trained."""
         from ._mae_task import MaeTask
 
         return MaeTask(self)

@@ -18,7 +18,7 @@ from fewvit.backbones import Architecture
 from fewvit.features import FeatureSet
 from fewvit_cli import main as cli
 
-from pictures import folder_of, jpeg, tiny_weights
+from made_images import folder_of, jpeg, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_out_also_keeps_the_result_in_a_file(fewvit, tmp_path):
     assert (tmp_path / "r.json").read_text() == out
 
 
-def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weights, images, tmp_path):
+def test_skipped_images_are_named_and_recorded_beside_the_output(fewvit, weights, images, tmp_path):
     import shutil
 
     shutil.copytree(images / "val", tmp_path / "v")
@@ -208,7 +208,7 @@ def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weigh
     assert "accuracy is over the remaining images" in err
 
 
-def test_a_skipped_picture_of_two_sets_tells_its_side(fewvit, weights, images, tmp_path):
+def test_a_skipped_image_of_two_sets_tells_its_side(fewvit, weights, images, tmp_path):
     import shutil
 
     shutil.copytree(images, tmp_path / "both")
@@ -222,7 +222,7 @@ def test_a_skipped_picture_of_two_sets_tells_its_side(fewvit, weights, images, t
     assert r"starts with 'hi\n'" in err
 
 
-def test_the_number_of_skipped_pictures_stands_in_every_row_and_in_the_table(fewvit, weights, images, tmp_path):
+def test_the_number_of_skipped_images_stands_in_every_row_and_in_the_table(fewvit, weights, images, tmp_path):
     import shutil
 
     shutil.copytree(images / "val", tmp_path / "v")
@@ -558,7 +558,12 @@ def test_help_and_usage_errors_import_nothing_heavy(tmp_path):
     import subprocess
     import sys
 
-    script = "import sys; from fewvit_cli.main import run\nfor words in (['--help'], ['knn', '--bogus'], ['knn', '-m', 'dino_vitb61', '--data', 'x']): run(words)\nprint(sorted({'torch', 'timm', 'torchvision', 'numpy', 'faiss', 'sklearn', 'PIL'} & set(sys.modules)), file=sys.stderr)"
+    script = (
+        "import sys; from fewvit_cli.main import run\n"
+        "for words in (['--help'], ['knn', '--bogus'], ['knn', '-m', 'dino_vitb61', '--data', 'x']): run(words)\n"
+        "heavy = {'torch', 'timm', 'torchvision', 'numpy', 'faiss', 'sklearn', 'PIL'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
@@ -571,7 +576,10 @@ def test_a_warm_knn_imports_neither_torch_nor_timm_nor_torchvision(weights, imag
     time.sleep(0.15)  # files younger than a tenth of a second are read again
     words = ["knn", "-m", str(weights), "--data", str(images), "--k", "1"]
     assert cli.run(words) == 0
-    script = f"import sys; from fewvit_cli.main import run\nassert run({words!r}) == 0\nprint(sorted({{'torch', 'timm', 'torchvision', 'sklearn'}} & set(sys.modules)), file=sys.stderr)"
+    script = (
+        f"import sys; from fewvit_cli.main import run\nassert run({words!r}) == 0\n"
+        "print(sorted({'torch', 'timm', 'torchvision', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip().splitlines()[-1] == "[]"
 

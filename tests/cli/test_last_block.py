@@ -10,7 +10,7 @@ import pytest
 
 from fewvit.finetune import last_block
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 CLASSES = {"a": 7, "b": 6, "c": 9}
 QUICK = ("--set", "last-block.epochs=2")
@@ -142,9 +142,8 @@ def test_a_signal_ends_the_command_and_the_same_command_goes_on(lowshot, monkeyp
         return (real(trainings)[0], number) if len(calls) == 2 else real(trainings)
 
     monkeypatch.setattr(last_block, "choose", once)
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # what a shell starts in the background ignores it
+    # what a shell starts in the background ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code, found, _ = lowshot("--shots", 2, "--trials", 2, *QUICK)
     finally:

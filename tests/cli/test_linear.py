@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from fewvit.runs.folder import RunFolder
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 RUN = "import sys; from fewvit_cli.main import run; code = run(sys.argv[1:]); sys.stdout.flush(); sys.exit(code)"
 
@@ -161,8 +161,8 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
     assert code == 0, err
     assert "nothing could be held out" in err
     assert (
-        "learning rate 1 is taken after the last epoch, nearest to 2.56, which is for batches of 2 what the protocol's 0.005 is"
-        in err
+        "learning rate 1 is taken after the last epoch, nearest to 2.56, which is for batches of 2 what the "
+        "protocol's 0.005 is" in err
     )
     assert result["run"]["linear"]["default_lr"] == pytest.approx(0.005 * 1024 / 2)
     assert (result["rows"][0]["lr"], result["rows"][0]["selected_on"], result["rows"][0]["epochs"]) == (
@@ -228,7 +228,7 @@ def test_a_finished_run_gives_its_result_again_and_refuses_other_arguments(fewvi
     assert other["rows"][0]["lr"] == 0.1
 
 
-def test_pictures_that_changed_under_their_names_are_told_where_they_would_count(fewvit, place, words, tmp_path):
+def test_images_that_changed_under_their_names_are_told_where_they_would_count(fewvit, place, words, tmp_path):
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(place / "data", data)
     words = ("--data", data, *words[2:], "--out", out)
@@ -599,7 +599,7 @@ def test_saved_predictions_are_those_of_the_chosen_heads_formula_and_a_finished_
 
 
 def test_saved_predictions_of_a_finished_run_read_the_columns_that_its_head_does(fewvit, words, tmp_path):
-    """The head of the class token alone, which lies behind that of the block before it in what the backbone was asked for."""
+    """The head of the class token alone, behind that of the block before it in what the backbone was asked for."""
     out, first, later = (tmp_path / name for name in ("run", "first.csv", "later.csv"))
     more = ("--protocol", "dinov2/1", "--lr", 0.1, "--pool", "cls", "--out", out)
     code, trained, err = run(fewvit, *words, *more, "--save-predictions", first)

@@ -1,4 +1,4 @@
-"""Output files: none replaces what is read or what another program wrote, and a command's own earlier output is replaced."""
+"""Output files: none replaces what is read or what another program wrote; a command's own earlier one is replaced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from fewvit.features import FeatureSet
 
-from pictures import folder_of, jpeg, tiny_weights
+from made_images import folder_of, jpeg, tiny_weights
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,7 @@
-"""Fine-tuning through the command line under real faults: kill -9 in the search, in a save and in the last training, signals, a full disk, several processes."""
+"""Fine-tuning through the command line under real faults.
+
+Kill -9 in the search, in a save and in the last training, signals, a full disk, several processes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 RUN = "import sys; from fewvit_cli.main import run; code = run(sys.argv[1:]); sys.stdout.flush(); sys.exit(code)"
 # the process dies while the tensors of the third checkpoint are being written

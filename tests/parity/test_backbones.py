@@ -131,7 +131,7 @@ def backbone_of(spec_of) -> Callable[[str, str], Backbone]:
 
 @pytest.fixture(scope="module")
 def images(parity) -> Mapping[str, torch.Tensor]:
-    """The eight pictures (8, 3, 224, 224), normalised, under DINO's and MSN's transform."""
+    """The eight images (8, 3, 224, 224), normalised, under DINO's and MSN's transform."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     pixels = {
         kind: torch.from_numpy(parity.arrays("preprocess.npz")[kind]).permute(0, 3, 1, 2) for kind in ("dino", "msn")
@@ -151,7 +151,10 @@ def per_layer(features: torch.Tensor, depth: int) -> torch.Tensor:
 
 
 def multi_scale(backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
-    """DINO's `utils.multi_scale`: scales 1, 1/sqrt 2, 1/2. 158 pixels hold 9 whole patches; the convolution never sees the rest."""
+    """DINO's `utils.multi_scale`: scales 1, 1/sqrt 2, 1/2.
+
+    158 pixels hold 9 whole patches; the convolution never sees the rest.
+    """
     total = torch.zeros(1)
     for scale in (1, 1 / math.sqrt(2), 1 / 2):
         small = (

@@ -1,4 +1,7 @@
-"""MSN's pretraining against what the official code gave: loss and gradients, Sinkhorn, patch dropping, schedules, groups, and one whole step."""
+"""MSN's pretraining against what the official code gave.
+
+Loss and gradients, Sinkhorn, patch dropping, schedules, groups, and one whole step.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def msn(stored) -> MsnTask:
 
 @pytest.fixture(scope="module")
 def images(parity) -> torch.Tensor:
-    """The eight pictures (8, 3, 224, 224) under MSN's transform."""
+    """The eight images (8, 3, 224, 224) under MSN's transform."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return (torch.from_numpy(parity.arrays("preprocess.npz")["msn"]).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
@@ -123,9 +126,8 @@ def test_balancing_is_the_official_sinkhorn(parity):
 
 
 def test_the_trunk_sees_the_patches_that_it_is_given(parity, msn, images):
-    kept = (
-        torch.from_numpy(parity.arrays("features.npz")["msn.target_encoder/s224/masked_kept_tokens"]) - 1
-    )  # stored with the class token
+    # stored with the class token
+    kept = torch.from_numpy(parity.arrays("features.npz")["msn.target_encoder/s224/masked_kept_tokens"]) - 1
     with torch.no_grad():
         found = msn.encoder().encode(images, kept)[:, 0].numpy()
     parity.check("features.npz", "msn.target_encoder/s224/masked_patch_drop_0.15", found)
