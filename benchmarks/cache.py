@@ -1,10 +1,11 @@
 """The feature cache against raw files: 200,000 x 384 float32 written and read, with and without the digest.
 
-Raw files are `tofile` and `fromfile`. The goals are about what a core has to do, so they are measured in a memory file system
-(/dev/shm), where syncing costs nothing; reading there is reading from the page cache. The same writes follow in $TMPDIR, synced on
-every side: there the disk decides, and the cache, which promises that a committed shard survives a power loss, syncs four times per
-shard; the peer beside the one raw file is then as many raw files as there are shards, each synced once.
-`without digest`: sha256 sees only the ends of the content while writing, and the shards have been checked before while reading.
+Raw files are `tofile` and `fromfile`. The goals are about what a core has to do, so they are measured in a memory file
+system (/dev/shm), where syncing costs nothing; reading there is reading from the page cache. The same writes follow in
+$TMPDIR, synced on every side: there the disk decides, and the cache, which promises that a committed shard survives a
+power loss, syncs four times per shard; the peer beside the one raw file is then as many raw files as there are shards,
+each synced once. `without digest`: sha256 sees only the ends of the content while writing, and the shards have been
+checked before while reading.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Decode, resize, crop on one core: DINO's PIL transform, torchvision v2, simplejpeg with torch, and ours.
 
-`pixels`: from the bytes of a file to uint8 pixels (224, 224, 3), on every side; the files as they are, and written again at quality
-90, because the gain depends on their weight: Huffman decoding takes the same time on every side. `batch`: on to the model's input,
-32 images normalised in float32, where ours leaves the normalisation to the whole batch as fewvit.extraction.extract does.
+`pixels`: from the bytes of a file to uint8 pixels (224, 224, 3), on every side; the files as they are, and written
+again at quality 90, because the gain depends on their weight: Huffman decoding takes the same time on every side.
+`batch`: on to the model's input, 32 images normalised in float32, where ours leaves the normalisation to the whole
+batch as fewvit.extraction.extract does.
 """
 
 from __future__ import annotations

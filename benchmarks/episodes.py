@@ -1,8 +1,8 @@
-"""Episodes of 5 ways and 15 queries: easyfsl's classifiers, one episode after another, and ours, blocks of episodes at once.
+"""Episodes of 5 ways and 15 queries: easyfsl's classifiers, one by one, and ours, blocks of episodes at once.
 
-Both get the same features and the same episodes: drawing is not timed, and no network runs. easyfsl is taken where it is
-installed (`pip install --no-deps easyfsl`); without it ours is measured by the clock alone. The whole command is timed in a process
-of its own, imports, reading and drawing included.
+Both get the same features and the same episodes: drawing is not timed, and no network runs. easyfsl is taken where it
+is installed (`pip install --no-deps easyfsl`); without it ours is measured by the clock alone. The whole command is
+timed in a process of its own, imports, reading and drawing included.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .measure import Claim, Outcome, cores, main, round_robin
 
 WHAT = "5-way episodes of 15 queries per class, width 384, all cores"
 CLASSES, PER_CLASS, WIDTH, SHOTS = 64, 60, 384, 5
-# classifier -> (our options, easyfsl's class of the same method and its options); its PTMAP is left out, for its plan's rows do not
-# sum to one (version 1.5.0) and what it answers is near chance
+# classifier -> (our options, easyfsl's class of the same method and its options); its PTMAP is left out, for its plan's
+# rows do not sum to one (version 1.5.0) and what it answers is near chance
 METHODS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "centroid": ({"metric": "euclidean"}, "PrototypicalNetworks", {"feature_normalization": 2}),
     "bd_cspn": ({}, "BDCSPN", {"feature_normalization": 2}),
@@ -38,7 +38,10 @@ METHODS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 
 
 def clustered() -> FeatureSet:
-    """Features as behind a ReLU, around 64 class centres; about nine in ten queries are nearest to the mean of their class."""
+    """Features as behind a ReLU, around 64 class centres.
+
+    About nine in ten queries are nearest to the mean of their class.
+    """
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(CLASSES), PER_CLASS)
     features = np.maximum(

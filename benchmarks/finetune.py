@@ -1,8 +1,10 @@
-"""One fine-tuning step of ViT-S/16 at batch 32 on a CPU: MAE's official way and ours, then what low-rank updates and recomputing change.
+"""One fine-tuning step of ViT-S/16 at batch 32 on a CPU: MAE's official way and ours.
 
-A step is what comes between two batches: forward, loss with soft targets, backward, the gradient's norm, AdamW in groups with layer
-decay. Images are made before. Memory is counted: what a forward keeps for backward, parameters apart, and the optimizer's moments and
-gradients; and measured as the growth of a process of its own.
+Then what low-rank updates and recomputing change.
+
+A step is what comes between two batches: forward, loss with soft targets, backward, the gradient's norm, AdamW in
+groups with layer decay. Images are made before. Memory is counted: what a forward keeps for backward, parameters apart,
+and the optimizer's moments and gradients; and measured as the growth of a process of its own.
 """
 
 from __future__ import annotations
@@ -83,7 +85,10 @@ def batch_of(task: Tuning, batch: int, number: int) -> list[Tensor]:
 
 
 class OfficialStep:
-    """One iteration of MAE's fine-tuning script in fp32, mixing apart: eager blocks, groups with layer decay, the gradient's norm, AdamW."""
+    """One iteration of MAE's fine-tuning script in fp32, mixing apart.
+
+    Eager blocks, groups with layer decay, the gradient's norm, AdamW.
+    """
 
     def __init__(self, task: Tuning):
         self.task, self.heads = task, task.recipe.architecture.heads

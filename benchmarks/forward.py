@@ -1,7 +1,7 @@
-"""The forward pass of ViT-S/16 and B/16 on a CPU: the official code's arithmetic, timm, OpenVINO, and ours in fp32 and bf16.
+"""The forward pass of ViT-S/16 and B/16 on a CPU: official arithmetic, timm, OpenVINO, and ours in fp32 and bf16.
 
-All variants hold the same random weights and see the same normalised images; features are normed class tokens. Errors and cosines
-are against timm eager in fp32.
+All variants hold the same random weights and see the same normalised images; features are normed class tokens. Errors
+and cosines are against timm eager in fp32.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def variants(name: str, batch: int) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def openvino_forward(model: torch.nn.Module, batch: int, precision: str) -> Callable[[Tensor], Tensor]:
-    """timm's model compiled by OpenVINO as its documentation shows, for one batch size and as many threads as torch uses."""
+    """timm's model compiled by OpenVINO as its documentation shows, for one batch size and torch's threads."""
     import openvino
 
     shape = [batch, 3, 224, 224]

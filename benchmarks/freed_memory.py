@@ -1,4 +1,6 @@
-"""Training steps on a CPU with malloc as glibc sets it, and with freed memory kept in the process: time, page faults, resident memory.
+"""Training steps on a CPU with malloc as glibc sets it, and with freed memory kept in the process.
+
+Measured are time, page faults and resident memory.
 
 Each way has a process of its own, since the setting cannot be taken back; they take turns.
 """

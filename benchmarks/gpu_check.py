@@ -1,9 +1,9 @@
 """What needs a GPU: parity with the CPU, exact neighbours, the speed of extraction and of ImageNet's k-NN.
 
-`python3 -m benchmarks.gpu_check [PART ...]`, from the root of the repository, installed or not (PYTHONPATH=.). Without a GPU it says
-so and ends with 0. FAISS is used where it has kernels for the GPU; without it torch stands in, and the results say which one it was.
-Results go to benchmarks/results/gpu_PART.json and into the folder $OUT if that is set. `--rehearse` runs every part on the CPU in tiny
-sizes and writes nothing: a test of this script.
+`python3 -m benchmarks.gpu_check [PART ...]`, from the root of the repository, installed or not (PYTHONPATH=.). Without
+a GPU it says so and ends with 0. FAISS is used where it has kernels for the GPU; without it torch stands in, and the
+results say which one it was. Results go to benchmarks/results/gpu_PART.json and into the folder $OUT if that is set.
+`--rehearse` runs every part on the CPU in tiny sizes and writes nothing: a test of this script.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Sizes:
 REHEARSAL = Sizes("cpu", 4, ("dino_vitt16",), 48, 4, (3000, 20), 2500, (3000, 200, 32), 2, 10)
 
 
-# ---- features ------------------------------------------------------------------------------------------------------------------
+# ---- features ------------------------------------------------------------------------------------------------------
 
 
 def features(sizes: Sizes) -> Outcome:
@@ -114,11 +114,14 @@ def _noise(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, size=(count, 224, 224, 3), dtype=np.uint8)
 
 
-# ---- neighbours ----------------------------------------------------------------------------------------------------------------
+# ---- neighbours ----------------------------------------------------------------------------------------------------
 
 
 def neighbors(sizes: Sizes) -> Outcome:
-    """Rows found on the GPU beside a float64 brute force on the CPU: with repeated rows, so that ties must be settled."""
+    """Rows found on the GPU beside a float64 brute force on the CPU.
+
+    With repeated rows, so that ties must be settled.
+    """
     bank_size, query_count = sizes.small
     random = np.random.default_rng(0)
     bank = random.normal(size=(bank_size, 384)).astype(np.float32)
@@ -159,7 +162,10 @@ def neighbors(sizes: Sizes) -> Outcome:
 
 
 def imagenet_knn(sizes: Sizes) -> Outcome:
-    """k = 10, 20, 100, 200 at ImageNet's size: DINO's classifier on the GPU in four passes, and ours from arrays in main memory."""
+    """k = 10, 20, 100, 200 at ImageNet's size.
+
+    DINO's classifier on the GPU in four passes, and ours from arrays in main memory.
+    """
     bank, queries, width = sizes.large
     n_classes = min(_IMAGENET_CLASSES, bank // 20)
     train, test = (_clustered(n, width, seed, n_classes, sizes.device) for seed, n in ((1, bank), (2, queries)))
@@ -239,11 +245,14 @@ def _wait(tensor: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
-# ---- logistic regression -------------------------------------------------------------------------------------------------------
+# ---- logistic regression -------------------------------------------------------------------------------------------
 
 
 def logistic(sizes: Sizes) -> Outcome:
-    """Nine low-shot trials (1, 2 and 5 shots, three of each) fitted one after the other and together; the optimum is that of a CPU."""
+    """Nine low-shot trials (1, 2 and 5 shots, three of each) fitted one after the other and together.
+
+    The optimum is that of a CPU.
+    """
     trials = [support(sizes.classes, shots, 384, seed) for shots in (1, 2, 5) for seed in range(3)]
 
     def alone(_: Any) -> list[Solution]:
@@ -265,7 +274,7 @@ def logistic(sizes: Sizes) -> Outcome:
     return Outcome(claims, timing.rows(names[0], len(trials)))
 
 
-# ---- extraction ----------------------------------------------------------------------------------------------------------------
+# ---- extraction ----------------------------------------------------------------------------------------------------
 
 
 def extraction(sizes: Sizes) -> Outcome:
@@ -327,7 +336,7 @@ def _write_pictures(folder: Path, sizes: Sizes) -> None:
 
 
 def _stages(dataset: Any, images: Path, folder: Path, sizes: Sizes, precision: str) -> tuple[Any, float]:
-    """Timing of the whole, of decoding alone and of the model alone, and the share of the slower stage's speed that the whole has."""
+    """Timing of the whole, of decoding and of the model alone, and the whole's share of the slower stage's speed."""
     from fewvit.extraction.cache import Cache
     from fewvit.extraction.extract import extract
     from fewvit.extraction.pipeline import FeatureOptions, settle
@@ -378,7 +387,7 @@ def _stages(dataset: Any, images: Path, folder: Path, sizes: Sizes, precision: s
 
 
 def _official_speed(images: Path, dataset: Any, sizes: Sizes) -> float:
-    """Images per second of PIL in worker processes and a plain fp32 forward pass on the GPU, on a quarter of the images."""
+    """Images per second of PIL in worker processes and a plain fp32 forward on the GPU, on a quarter of the images."""
     from .pipeline import Files
 
     weights = _backbone(sizes.models[0], sizes.device, "fp32", engine="eager")
@@ -394,7 +403,7 @@ def _official_speed(images: Path, dataset: Any, sizes: Sizes) -> float:
     return len(paths) / (time.perf_counter() - started)
 
 
-# ---- the command ---------------------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------------------------
 
 PARTS: dict[str, tuple[Callable[[Sizes], Outcome], str]] = {
     "features": (features, "features on a GPU beside the CPU's"),

@@ -1,4 +1,7 @@
-"""A part of `benchmarks.gpu_check`: whole pretraining steps on a GPU, views made there, beside the time that their products alone would take."""
+"""A part of `benchmarks.gpu_check`.
+
+Whole pretraining steps on a GPU, views made there, beside the time that their products alone would take.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,10 @@ def _speed(method: str, preset: str, batch: int, sizes: Any, compiled: bool) -> 
 
 
 def _flops(method: str, task: Any) -> float:
-    """Operations of the trunks' products for one image: forward once where nothing is learnt, three times (with backward) where it is."""
+    """Operations of the trunks' products for one image.
+
+    Forward once where nothing is learnt, three times (with backward) where it is.
+    """
     recipe, a = task.recipe, task.recipe.architecture
     cells = [(view.size // a.patch) ** 2 for view in recipe.views for _ in range(view.count)]
     if method == "dino":

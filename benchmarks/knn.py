@@ -1,9 +1,9 @@
-"""k-NN evaluation for k = 10, 20, 100, 200: DINO's classifier, FAISS, scikit-learn and ours; accuracy side by side, and memory.
+"""k-NN evaluation for k = 10, 20, 100, 200: DINO's classifier, FAISS, scikit-learn and ours; accuracy and memory.
 
-DINO's classifier runs once for each k. FAISS is its flat search alone: vectors normalised, database added, k = 200, no vote; once as it
-comes, in a process of its own, and once beside fewvit, which on AMD CPUs makes it take wider kernels than it would.
-scikit-learn is one KNeighborsClassifier with k = 200 on a fifth of the queries, times five. Ours starts from raw features: it
-copies and normalises the bank, searches, settles ties, and votes for all k.
+DINO's classifier runs once for each k. FAISS is its flat search alone: vectors normalised, database added, k = 200, no
+vote; once as it comes, in a process of its own, and once beside fewvit, which on AMD CPUs makes it take wider kernels
+than it would. scikit-learn is one KNeighborsClassifier with k = 200 on a fifth of the queries, times five. Ours starts
+from raw features: it copies and normalises the bank, searches, settles ties, and votes for all k.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def compare(bank: int, queries: int, rounds: int) -> tuple[list[Claim], list[dic
     return claims, timing.rows(DINO, queries), facts
 
 
-# ---- memory --------------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------------------------
 
 
 def search_memory(variant: str, bank: int, queries: int) -> int:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.learned RUN [RUN ...]
 
-k-NN, a linear probe (DINOv2's grid on cached features) and 1/2/5 labels per class on Tiny-ImageNet's validation images (200 classes) and on
-the digits that scikit-learn carries, and 20-way 1-shot episodes on Omniglot. Images come from $FEWVIT_SHARED/data. A run is a folder of `fewvit pretrain`, or a backbone's name.
+k-NN, a linear probe (DINOv2's grid on cached features) and 1/2/5 labels per class on Tiny-ImageNet's validation images
+(200 classes) and on the digits that scikit-learn carries, and 20-way 1-shot episodes on Omniglot. Images come from
+$FEWVIT_SHARED/data. A run is a folder of `fewvit pretrain`, or a backbone's name.
 """
 
 from __future__ import annotations

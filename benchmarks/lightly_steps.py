@@ -1,6 +1,7 @@
-"""Training steps of DINO, MAE and MSN put together from lightly's parts (extra `bench`), as its documentation puts them together on timm's ViT.
+"""Training steps of DINO, MAE and MSN built from lightly's parts (extra `bench`), on timm's ViT, as it documents.
 
-The shapes are those of our task. Weights start as lightly starts them: what is compared is the time of a step, not its loss.
+The shapes are those of our task. Weights start as lightly starts them: what is compared is the time of a step, not its
+loss.
 """
 
 from __future__ import annotations

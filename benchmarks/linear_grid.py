@@ -1,8 +1,9 @@
-"""A grid of linear heads on cached features: DINOv2's way, a module and a loss for each head, and ours, a matrix for each input.
+"""A grid of linear heads on cached features: DINOv2's way, a module for each head, and ours, a matrix for each input.
 
-A step is what comes between two batches: scores, losses, gradients and the SGD step of every head. Ours is the whole step of the training loop.
-Each way takes many steps before the next one's turn, as it does when it trains alone: their weights together fit into no cache.
-Both ways take the same steps from the same weights too, and their losses are compared.
+A step is what comes between two batches: scores, losses, gradients and the SGD step of every head. Ours is the whole
+step of the training loop. Each way takes many steps before the next one's turn, as it does when it trains alone: their
+weights together fit into no cache. Both ways take the same steps from the same weights too, and their losses are
+compared.
 """
 
 from __future__ import annotations
@@ -54,7 +55,10 @@ def ours(heads: HeadGrid, batch: int) -> Callable[[int, Tensor, Tensor], float]:
 
 
 def dinov2(start: HeadGrid) -> Callable[[int, Tensor, Tensor], float]:
-    """DINOv2's `eval/linear.py`: all heads in a ModuleDict, the losses summed, one SGD with a group for each head, a cosine schedule."""
+    """DINOv2's `eval/linear.py`.
+
+    All heads in a ModuleDict, the losses summed, one SGD with a group for each head, a cosine schedule.
+    """
     heads = nn.ModuleDict()
     for place, one in enumerate(start.inputs):
         for rate in range(len(DINOV2_LRS)):

@@ -1,8 +1,10 @@
-"""MSN's logistic regression on 1000 classes: scikit-learn's L-BFGS, cyanure at MSN's settings where it is installed, and ours.
+"""MSN's logistic regression on 1000 classes: scikit-learn's L-BFGS, cyanure at MSN's settings, and ours.
 
-Each side has to reach an objective within 1e-6 of the optimum (found in float64 beforehand): scikit-learn gets the largest tolerance
-that does, from a ladder, found before the clock runs; ours stops by itself at its default. cyanure stops as MSN's script lets it, and
-its gap stands in the row; it runs in a process of its own, since in ours torch's products are wrong once it has run. Features are synthetic: class centres under a power-law spectrum and a rotation, with a common offset.
+Each side has to reach an objective within 1e-6 of the optimum (found in float64 beforehand): scikit-learn gets the
+largest tolerance that does, from a ladder, found before the clock runs; ours stops by itself at its default. cyanure
+stops as MSN's script lets it, and its gap stands in the row; it runs in a process of its own, since in ours torch's
+products are wrong once it has run. Features are synthetic: class centres under a power-law spectrum and a rotation,
+with a common offset.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ def sklearn(x: np.ndarray, y: np.ndarray, tol: float) -> np.ndarray:
 
 
 def cyanure(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The estimator behind MSN's script: multinomial logistic loss, L2 penalty lambda / n, tolerance 1e-3, 300 epochs at most."""
+    """The estimator behind MSN's script.
+
+    Multinomial logistic loss, L2 penalty lambda / n, tolerance 1e-3, 300 epochs at most.
+    """
     from cyanure.estimators import Classifier
 
     model = Classifier(

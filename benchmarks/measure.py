@@ -1,7 +1,7 @@
 """What every benchmark shares: timing in rounds, memory, the machine's record and the result file.
 
-Variants run in one process and take turns, item by item and round after round. A ratio is the median over the rounds of peer's
-seconds / ours: a machine that is slow for a while is slow for both sides of the same round.
+Variants run in one process and take turns, item by item and round after round. A ratio is the median over the rounds of
+peer's seconds / ours: a machine that is slow for a while is slow for both sides of the same round.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PACKAGES = (
 T = TypeVar("T")
 
 
-# ---- seconds -------------------------------------------------------------------------------------------------------------------
+# ---- seconds -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Timing:
         )
 
     def rows(self, peer: str, count: int | None = None, **columns: Any) -> list[dict[str, Any]]:
-        """One row per variant: seconds, ratio to `peer`, and how many of `count` images (or queries) pass per second."""
+        """One row per variant: seconds, ratio to `peer`, and images (or queries), `count` of them, per second."""
         rows = []
         for variant, seconds in self.seconds.items():
             speed = {"per_second": rounded(count / min(seconds))} if count else {}
@@ -88,8 +88,8 @@ def round_robin(
 ) -> Timing:
     """Time every variant on every item, once per round; a round's seconds are summed over the items.
 
-    The variants take turns item by item, each time another one first, so that a disturbance hits all of them. `warm_up`: each
-    runs once on the first item before, untimed.
+    The variants take turns item by item, each time another one first, so that a disturbance hits all of them.
+    `warm_up`: each runs once on the first item before, untimed.
     """
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -110,7 +110,7 @@ def round_robin(
     return Timing(seconds)
 
 
-# ---- memory --------------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------------------------
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
@@ -121,7 +121,10 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
 
 @contextmanager
 def worker(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> Iterator[Callable[[], Any]]:
-    """A process that keeps what `prepare(*arguments)` returns and calls it when told: for libraries as they are when fewvit is not there."""
+    """A process that keeps what `prepare(*arguments)` returns and calls it when told.
+
+    For libraries as they are when fewvit is not there.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         pool.submit(_prepare, prepare, arguments).result()
         yield lambda: pool.submit(_work).result()
@@ -139,7 +142,7 @@ def _work() -> Any:
 
 
 def peak_growth(work: Callable[[], Any]) -> int:
-    """Bytes by which the resident memory of this process stood, at its highest during `work`, above what it was before (Linux)."""
+    """Bytes by which this process's resident memory grew, at its highest, during `work` (Linux)."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
@@ -153,7 +156,7 @@ def _resident(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
-# ---- results -------------------------------------------------------------------------------------------------------------------
+# ---- results -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,10 @@ class Outcome:
 
 
 def main(name: str, what: str, measure: Callable[[bool], Outcome]) -> None:
-    """Run one benchmark from the command line: print its rows and claims, and replace results/NAME.json unless it was a quick run."""
+    """Run one benchmark from the command line.
+
+    Print its rows and claims, and replace results/NAME.json unless it was a quick run.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=what)
     parser.add_argument(
         "--quick",
@@ -207,7 +213,10 @@ def main(name: str, what: str, measure: Callable[[bool], Outcome]) -> None:
 
 
 def write(path: Path, name: str, what: str, outcome: Outcome, *, quick: bool, load: float) -> None:
-    """Replace a result file. It names no host and no path: the CPU's model, its cores and memory, the system and the versions say enough."""
+    """Replace a result file.
+
+    It names no host and no path: the CPU's model, its cores and memory, the system and the versions say enough.
+    """
     from fewvit.files import write_json
 
     claims = [{**asdict(claim), "value": rounded(claim.value), "met": claim.met} for claim in outcome.claims]
@@ -284,7 +293,12 @@ def _cpu() -> str:
     facts = {key.strip(): value.strip() for key, value in fields.items()}
     wide = ", AVX-512" if "avx512f" in facts.get("flags", "").split() else ""
     bf16 = ", bf16" if "avx512_bf16" in facts.get("flags", "").split() else ""
-    return f"{facts.get('model name', platform.machine())} (family {facts.get('cpu family', '?')}, model {facts.get('model', '?')}{wide}{bf16})"
+    name, family, model = (
+        facts.get("model name", platform.machine()),
+        facts.get("cpu family", "?"),
+        facts.get("model", "?"),
+    )
+    return f"{name} (family {family}, model {model}{wide}{bf16})"
 
 
 def _gpu() -> str | None:

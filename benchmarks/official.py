@@ -1,7 +1,8 @@
 """The official procedures, written from their description: the peers of every comparison.
 
-Sources: Caron et al. 2021 with its appendix, and the evaluation settings of facebookresearch/dino as documented: resize 256 bicubic,
-centre 224; pre-norm ViT with plain attention; k-NN with weights exp(similarity / 0.07) for k = 10, 20, 100, 200, one pass each.
+Sources: Caron et al. 2021 with its appendix, and the evaluation settings of facebookresearch/dino as documented: resize
+256 bicubic, centre 224; pre-norm ViT with plain attention; k-NN with weights exp(similarity / 0.07) for k = 10, 20,
+100, 200, one pass each.
 """
 
 from __future__ import annotations
@@ -70,14 +71,20 @@ def blocks(x: Tensor, weights: Mapping[str, Tensor], prefix: str, heads: int) ->
 def knn_evaluation(
     train: Tensor, labels: Tensor, test: Tensor, targets: Tensor, n_classes: int
 ) -> dict[int, tuple[float, float]]:
-    """k -> (top-1, top-5) in percent of unit-length features (N, D) and (Q, D): the classifier runs once for each k, as the official script does."""
+    """k -> (top-1, top-5) in percent of unit-length features (N, D) and (Q, D).
+
+    The classifier runs once for each k, as the official script does.
+    """
     return {k: knn_classifier(train, labels, test, targets, k, n_classes) for k in KS}
 
 
 def knn_classifier(
     train: Tensor, labels: Tensor, test: Tensor, targets: Tensor, k: int, n_classes: int
 ) -> tuple[float, float]:
-    """Top-1 and top-5 in percent. Queries go in 100 chunks; each neighbour's class becomes a one-hot row, weighted and summed; all classes are sorted."""
+    """Top-1 and top-5 in percent.
+
+    Queries go in 100 chunks; each neighbour's class becomes a one-hot row, weighted and summed; all classes are sorted.
+    """
     bank = train.t()
     size = len(test) // 100
     one_hot = torch.zeros(size * k, n_classes, device=train.device)

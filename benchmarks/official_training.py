@@ -1,4 +1,6 @@
-"""The official training steps of DINO, MAE and MSN, written from their description: eager blocks with plain attention, loops over crops and tensors.
+"""The official training steps of DINO, MAE and MSN, written from their description.
+
+Eager blocks with plain attention, loops over crops and tensors.
 
 Sources: the papers with their appendices and the training scripts of facebookresearch/dino, mae and msn as documented.
 Networks are dictionaries of parameters under fewvit's names, so that both sides begin with the same weights.
@@ -19,7 +21,7 @@ Weights = Mapping[str, Tensor]
 
 
 def patches(images: Tensor, weights: Weights, prefix: str = "") -> Tensor:
-    """Patch tokens (B, N, D) with their positions, which are resized by a factor as DINO does where the image is smaller."""
+    """Patch tokens (B, N, D) with their positions, resized by a factor as DINO does where the image is smaller."""
     kernel = weights[f"{prefix}patch_embed.proj.weight"]
     x = F.conv2d(images, kernel, weights[f"{prefix}patch_embed.proj.bias"], stride=kernel.shape[-1])
     rows, columns = x.shape[-2:]

@@ -22,7 +22,10 @@ _TYPICAL = {(500, 375), (375, 500)}  # the commonest size in ImageNet, and close
 
 
 def jpegs(count: int, *, typical: bool = False) -> tuple[list[bytes], str]:
-    """At most `count` JPEG files as bytes and a phrase that says what they are; `typical`: only those of 500 x 375 pixels."""
+    """At most `count` JPEG files as bytes and a phrase that says what they are.
+
+    `typical`: only those of 500 x 375 pixels.
+    """
     if _ARCHIVE.exists():
         files, kind = _real(count, typical), "ImageNet files"
     else:
@@ -32,7 +35,7 @@ def jpegs(count: int, *, typical: bool = False) -> tuple[list[bytes], str]:
 
 
 def as_input(pixels: np.ndarray, device: str = "cpu") -> Tensor:
-    """The model's input (B, 3, H, W) float32 of uint8 pixels (B, H, W, 3), normalised on the device as extraction does."""
+    """The model's input (B, 3, H, W) float32 of uint8 pixels (B, H, W, 3), normalised on the device."""
     import torch
 
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))

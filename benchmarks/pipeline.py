@@ -1,9 +1,9 @@
-"""Images to cached features on a CPU: the whole extraction beside its two stages alone, and its memory for N and 4 N images.
+"""Images to cached features on a CPU: the whole extraction beside its two stages alone, and its memory.
 
-Both stages use all cores, so the least that the whole can take is their sum. Decoding alone reads and decodes with as many threads
-as extraction does and throws the pixels away; the model alone takes decoded batches from memory. The whole lists nothing (the data
-set is open) and builds nothing (the backbone is loaded), but reads, hashes, decodes, normalises, runs the model, and commits shards
-to a fresh cache in every round.
+Both stages use all cores, so the least that the whole can take is their sum. Decoding alone reads and decodes with as
+many threads as extraction does and throws the pixels away; the model alone takes decoded batches from memory. The whole
+lists nothing (the data set is open) and builds nothing (the backbone is loaded), but reads, hashes, decodes,
+normalises, runs the model, and commits shards to a fresh cache in every round.
 """
 
 from __future__ import annotations
@@ -129,11 +129,11 @@ def _write(folder: Path, files: list[bytes]) -> None:
         path.write_bytes(data)
 
 
-# ---- memory --------------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------------------------
 
 
 def extraction_memory(images: str, cache: str, warm_up: str) -> tuple[int, int]:
-    """Bytes of peak growth while the folder `images` is listed and extracted with a one-block ViT, and bytes of the features.
+    """Bytes of peak growth while `images` is listed and extracted with a one-block ViT, and bytes of the features.
 
     The folder `warm_up` goes first, so that libraries and thread stacks are not counted.
     """
@@ -158,7 +158,10 @@ def extraction_memory(images: str, cache: str, warm_up: str) -> tuple[int, int]:
 
 
 def measure_memory(count: int, repeats: int) -> tuple[list[Claim], dict[str, Any]]:
-    """Peak memory for `count` and for four times as many images: medians over processes, since the allocator's heaps differ from one to the next."""
+    """Peak memory for `count` and for four times as many images.
+
+    Medians over processes, since the allocator's heaps differ from one to the next.
+    """
     counts = (count, 4 * count)
     growth: dict[int, list[int]] = {n: [] for n in counts}
     features = {}

@@ -1,7 +1,10 @@
-"""One training step of DINO, MAE and MSN on a CPU: the official way, lightly's and ours, on the same views; the first and ours on the same weights.
+"""One training step of DINO, MAE and MSN on a CPU: the official way, lightly's and ours, on the same views.
 
-A step is what comes between two batches: both networks forward, backward, clipping, AdamW, moving average, centre. Views are made
-before. The trajectories are compared too: losses of the official way and of ours in fp32, step by step from the same start.
+The official way and ours start from the same weights.
+
+A step is what comes between two batches: both networks forward, backward, clipping, AdamW, moving average, centre.
+Views are made before. The trajectories are compared too: losses of the official way and of ours in fp32, step by step
+from the same start.
 """
 
 from __future__ import annotations
@@ -38,7 +41,10 @@ IMAGES = 4096  # of a pretended data set, which decides the length of schedules 
 
 
 def task_of(method: str, batch: int, precision: str = "fp32") -> Any:
-    """A method on ViT-Ti/4 at 32 pixels, with 2 global and 6 local crops where it has crops; always the same weights."""
+    """A method on ViT-Ti/4 at 32 pixels, with 2 global and 6 local crops where it has crops.
+
+    Always the same weights.
+    """
     kind = find("methods", method)
     recipe = dataclasses.replace(
         kind.presets["small/32"], batch_size=batch, precision=precision, epochs=4, warmup_epochs=1

@@ -1,4 +1,7 @@
-"""All benchmarks in turn, each in a process of its own, then the table: `python -m benchmarks.run_all [--quick] [NAME ...]`."""
+"""All benchmarks in turn, each in a process of its own, then the table.
+
+`python -m benchmarks.run_all [--quick] [NAME ...]`.
+"""
 
 from __future__ import annotations
 

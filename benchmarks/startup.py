@@ -1,9 +1,11 @@
-"""How long a command takes before it works: help, usage errors, and `fewvit knn` on a warm cache; and what it imports on the way.
+"""How long a command takes before it works: help, usage errors, and `fewvit knn` on a warm cache.
 
-Every timing is a process of its own. The peer is what an evaluation script of the official kind imports before it reads its first
-argument: torch, torchvision and timm. The warm cache holds 20,000 images: files of one pixel each, listed and recognised by their
-identity like any others, with random features stored under their digests; so the listing, the digest memory, the store with
-its checks, the search and the vote are all in the time, and no image is decoded.
+And what it imports on the way.
+
+Every timing is a process of its own. The peer is what an evaluation script of the official kind imports before it reads
+its first argument: torch, torchvision and timm. The warm cache holds 20,000 images: files of one pixel each, listed and
+recognised by their identity like any others, with random features stored under their digests; so the listing, the
+digest memory, the store with its checks, the search and the vote are all in the time, and no image is decoded.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ _REPORT = """
 import sys
 from fewvit_cli.main import run
 code = run(sys.argv[1:])
-sys.stderr.write("imported " + ",".join(m for m in ("torch", "torchvision", "timm", "faiss", "sklearn", "PIL", "scipy") if m in sys.modules) + "\\n")
+heavy = ("torch", "torchvision", "timm", "faiss", "sklearn", "PIL", "scipy")
+sys.stderr.write("imported " + ",".join(m for m in heavy if m in sys.modules) + "\\n")
 sys.exit(code)
 """
 
@@ -63,7 +66,10 @@ def _run(command: Sequence[str], expected: int) -> None:
 
 
 def warm_cache(folder: Path, count: int) -> list[str]:
-    """Write `count` images for train and for test and fill a cache with random features for them; the arguments of `fewvit knn` on it."""
+    """Write `count` images for train and for test and fill a cache with random features for them.
+
+    Returns the arguments of `fewvit knn` on it.
+    """
     from fewvit.datasets import open_dataset
     from fewvit.extraction.cache import Cache
     from fewvit.extraction.pipeline import FeatureOptions, settle

@@ -28,7 +28,7 @@ _VERDICT = {True: "met", False: "**missed**", None: ""}
 
 
 def table(folder: Path = RESULTS) -> str:
-    """Markdown: one line per claim of every result file, goals and misses included, then when and on what it was measured."""
+    """Markdown: one line per claim of every result file, goals and misses included, then when and where."""
     results = _results(folder)
     if not results:
         return "Nothing has been measured yet: run `make bench`."
@@ -53,14 +53,18 @@ def learned(folder: Path = RESULTS) -> str:
         begun = f" from {run['init']}" if run["init"] else ""
         curve = ", ".join(f"{value:.2f}" for value in run["knn_by_epoch"])
         lines.append(
-            f"* `{name}`: {run['method'].upper()}{begun}, {run['epochs']} epochs of {run['images']} images, {run['hours']:.2f} hours; "
+            f"* `{name}`: {run['method'].upper()}{begun}, {run['epochs']} epochs of {run['images']} images, "
+            f"{run['hours']:.2f} hours; "
             f"k-NN among held-out images after each epoch: {curve}"
         )
     return "\n".join(lines)
 
 
 def tuned(folder: Path = RESULTS) -> str:
-    """Markdown: top-1 of the frozen baselines and of each mode over the draws, and what each draw gained over logistic regression."""
+    """Markdown: top-1 of the frozen baselines and of each mode over the draws.
+
+    And what each draw gained over logistic regression.
+    """
     file = folder / "tuned.json"
     if not file.exists():
         return "Nothing has been measured yet: run `python -m benchmarks.tuned RUNS`."
@@ -92,7 +96,8 @@ def headlines(folder: Path = RESULTS) -> str:
     def value(key: tuple[str, str, str]) -> float:
         if key not in claims:
             raise SystemExit(
-                f"results/{key[0]}.json has no claim {key[1]!r} against {key[2]!r}: measure it, or change benchmarks/table.py."
+                f"results/{key[0]}.json has no claim {key[1]!r} against {key[2]!r}: measure it, or change "
+                "benchmarks/table.py."
             )
         return float(claims[key]["value"])
 
@@ -108,7 +113,8 @@ def headlines(folder: Path = RESULTS) -> str:
     ]
     lines = [
         f"Images to features on a CPU: {times(_PIPELINE)} as fast as DINO's way (DataLoader, PIL, plain forward). "
-        f"With all features in the cache, `fewvit knn` on 10,000 + 10,000 images takes {_number(value(_WARM), 's')}, start-up included.",
+        "With all features in the cache, `fewvit knn` on 10,000 + 10,000 images takes "
+        f"{_number(value(_WARM), 's')}, start-up included.",
         f"k-NN with four values of k on 50,000 × 5,000 features: {times(_KNN)} as fast as DINO's classifier; "
         f"top-1 and top-5 differ by at most {_number(max(map(value, _SAME)), 'points')}.",
         f"MSN's logistic regression, 1000 classes, one image each: {times(_LOGISTIC)} as fast as scikit-learn "
@@ -141,7 +147,8 @@ def _results(folder: Path) -> list[dict[str, Any]]:
 
 
 def _line(claim: Mapping[str, Any]) -> str:
-    return f"| {claim['what']} | {claim['against']} | {_number(claim['value'], claim['unit'])} | {_goal(claim)} | {_VERDICT[claim['met']]} |"
+    number = _number(claim["value"], claim["unit"])
+    return f"| {claim['what']} | {claim['against']} | {number} | {_goal(claim)} | {_VERDICT[claim['met']]} |"
 
 
 def _goal(claim: Mapping[str, Any]) -> str:
@@ -172,7 +179,8 @@ def _origins(results: Iterable[Mapping[str, Any]]) -> list[str]:
         dates = sorted({result["date"] for result in group})
         when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
         lines.append(
-            f"{', '.join(result['name'] for result in group)}: {when}, {', '.join(hardware)}; {', '.join(f'{k} {v}' for k, v in versions.items())}."
+            f"{', '.join(result['name'] for result in group)}: {when}, {', '.join(hardware)}; "
+            f"{', '.join(f'{k} {v}' for k, v in versions.items())}."
         )
     return lines
 
@@ -208,7 +216,8 @@ def main() -> int:
     if options.check:
         for path in stale:
             print(
-                f"{path.relative_to(ROOT)} shows other numbers than results/*.json; run `python -m benchmarks.table --write`.",
+                f"{path.relative_to(ROOT)} shows other numbers than results/*.json; run `python -m "
+                "benchmarks.table --write`.",
                 file=sys.stderr,
             )
         return 1 if stale else 0

@@ -1,9 +1,11 @@
-"""What fine-tuning on five labels a class gives, beside the frozen baselines on the same images: Tiny-ImageNet, three draws of each.
+"""What fine-tuning on five labels a class gives, beside the frozen baselines on the same images.
+
+Tiny-ImageNet, three draws of each.
 
     python -m benchmarks.tuned RUNS
 
-RUNS is the folder in which the runs are kept, so that it can go on. Images come from $FEWVIT_SHARED/data. `full` has 30 epochs instead of 100,
-for the sake of the hours that it takes on CPUs; all train in bf16.
+RUNS is the folder in which the runs are kept, so that it can go on. Images come from $FEWVIT_SHARED/data. `full` has 30
+epochs instead of 100, for the sake of the hours that it takes on CPUs; all train in bf16.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Random views of decoded pictures on one core: the official PIL pipeline, torchvision v2 on tensors, lightly's transform, and ours.
+"""Random views of decoded images on one core: the official PIL pipeline, torchvision v2, lightly's, and ours.
 
-An item is a batch of decoded pictures; what comes out is one normalised float32 batch for each crop. Peers make crop by crop, each
-with draws of its own, as their data loaders do, and stack them; ours makes the batch. The peers' transforms are written from the
-published settings of DINO and MAE. torchvision's Gaussian blur wants the width of its kernel: 13, as wide as Pillow's at radius 2.
+An item is a batch of decoded pictures; what comes out is one normalised float32 batch for each crop. Peers make crop by
+crop, each with draws of its own, as their data loaders do, and stack them; ours makes the batch. The peers' transforms
+are written from the published settings of DINO and MAE. torchvision's Gaussian blur wants the width of its kernel: 13,
+as wide as Pillow's at radius 2.
 """
 
 from __future__ import annotations

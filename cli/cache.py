@@ -21,7 +21,7 @@ def cache() -> None:
 
 @command(app)
 def info(place: Place, output: Output) -> None:
-    """What is stored: for which backbone and protocol, how it was computed, how many images, how many bytes, and the total."""
+    """What is stored: for which backbone and protocol, how it was computed, how many images and bytes; the total."""
     from fewvit.extraction.cache import Cache, default_cache_dir
     from fewvit.extraction.describe import cache_rows, cache_total
 

@@ -22,7 +22,10 @@ def settings_of(classifiers: Classifiers, default: str) -> dict[str, dict[str, A
 def settings_with_last_block(
     classifiers: Classifiers, default: str
 ) -> tuple[dict[str, dict[str, Any]], list[Setting] | None]:
-    """As `settings_of`, and what --set says of the last block's training; None where `last-block` is not among the classifiers."""
+    """As `settings_of`, and what --set says of the last block's training.
+
+    None where `last-block` is not among the classifiers.
+    """
     names = [name.replace("-", "_") for name in (classifiers.classifier or default).split(",") if name]
     if "last_block" not in names:
         return settings_of(classifiers, default), None
@@ -59,7 +62,10 @@ def listed_classifiers() -> list[dict[str, Any]]:
                 "about": about,
             }
         )
-    about = "The last transformer block and a classifier, trained on the labelled images; of `lowshot` alone. Source: Assran et al. 2022."
+    about = (
+        "The last transformer block and a classifier, trained on the labelled images; of `lowshot` alone. "
+        "Source: Assran et al. 2022."
+    )
     options = "those of `fewvit finetune --mode last-block`: epochs, lr, batch_size, weight_decay, …"
     rows.append({"classifier": "last-block", "transductive": "no", "options": options, "about": about})
     return rows

@@ -33,7 +33,8 @@ def extract(
 ) -> None:
     """Turn images into features.
 
-    --out FILE.npz gets `features` float32 (N, D), `labels`, `ids`, `classes`; without it they are only put into the cache.
+    --out FILE.npz gets `features` float32 (N, D), `labels`, `ids`, `classes`; without it they are only put into the
+    cache.
     """
     screen = Screen(output)
     if output.out is not None and output.out.suffix != ".npz":

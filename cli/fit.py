@@ -52,7 +52,8 @@ def fit(
 ) -> None:
     """Labelled images in, a classifier bundle out, for `predict`.
 
-    --out BUNDLE gets one file with the fitted classifier (default: logistic), its calibration, and how its features are made.
+    --out BUNDLE gets one file with the fitted classifier (default: logistic), its calibration, and how its features are
+    made.
     """
     screen = Screen(output)
     if output.out is None:
@@ -68,7 +69,8 @@ def fit(
 
         if classifiers.classifier is not None or classifiers.set or threshold is not None:
             raise UsageError(
-                "--add keeps the bundle's classifier, options and threshold; leave --classifier, --set and --threshold out"
+                "--add keeps the bundle's classifier, options and threshold; leave --classifier, --set and "
+                "--threshold out"
             )
         own = _as_the_bundle(model, layout, features)
         bundle = load_bundle(output.out, device=features.device)

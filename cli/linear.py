@@ -44,7 +44,8 @@ def linear(
         bool,
         typer.Option(
             "--augment/--cached",
-            help="Random crops through the backbone in every epoch, as the papers did; or features made once, in minutes.",
+            help="Random crops through the backbone in every epoch, as the papers did; or features made once, in "
+            "minutes.",
         ),
     ] = False,
     lr: Annotated[

@@ -33,7 +33,10 @@ COMMANDS = {
     "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
 }
 _RUNS = ("finetune", "linear", "pretrain")  # what they do is in the folder --out
-EPILOG = "Every command takes --help. Sources are folders, images, tables, shards, zip archives, `digits` or features (.npz)."
+EPILOG = (
+    "Every command takes --help. "
+    "Sources are folders, images, tables, shards, zip archives, `digits` or features (.npz)."
+)
 
 
 # names that DINO's, DINOv2's and MSN's scripts taught people; accepted, but not shown
@@ -167,7 +170,8 @@ def _unforeseen(error: Exception, argv: Sequence[str]) -> int:
         known = from_os_error(error, "running " + (argv[0] if argv else "fewvit"))
         return _tell(str(known), known.exit_code, argv)
     return _tell(
-        f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n  Run it again with --debug for the details, and please report it.",
+        f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n  Run it "
+        "again with --debug for the details, and please report it.",
         1,
         argv,
     )

@@ -1,4 +1,7 @@
-"""The files that commands write: what stands in each kind, and what none of them may replace. All is told before any work is done."""
+"""The files that commands write: what stands in each kind, and what none of them may replace.
+
+All is told before any work is done.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class Kind:
 
 
 def check_outputs(values: Mapping[str, Any], out: Kind | None) -> None:
-    """Raise UsageError for an output that is one of the inputs, that another output names too, or where something else stands.
+    """Raise UsageError for an output that is an input, that another output names too, or where something else stands.
 
     `values`: a command's parameters by their names; `out`: what its --out is.
     """
@@ -90,7 +93,8 @@ def _check_beside(flag: str, path: Path, values: Mapping[str, Any]) -> None:
             parts = [source / part for part in _PARTS if (source / part).is_dir()] or [source]
             if any(Path(os.path.realpath(part)) in place.parents for part in parts):
                 raise UsageError(
-                    f"{flag} lies among the images of {_READ[name]} {printable(source)}, where it would be taken for a class",
+                    f"{flag} lies among the images of {_READ[name]} {printable(source)}, where it would be taken "
+                    "for a class",
                     file=path,
                     fix=f"Give {flag} a place outside.",
                 )

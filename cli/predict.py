@@ -47,7 +47,8 @@ def predict(
 ) -> None:
     """Label new images with a bundle: class or `unknown`, and calibrated confidence.
 
-    Images whose labels are classes of the bundle have them beside the prediction, as `target`, and their accuracy is told.
+    Images whose labels are classes of the bundle have them beside the prediction, as `target`, and their accuracy is
+    told.
     """
     screen = Screen(output)
 
@@ -75,7 +76,10 @@ def bundle_reader(
     work: Work,
     screen: Screen,
 ) -> FeatureReader:
-    """What makes features as the bundle's were made; of a features file, or for a bundle of one, there is nothing to make."""
+    """What makes features as the bundle's were made.
+
+    Of a features file, or for a bundle of one, there is nothing to make.
+    """
     from fewvit.extraction.cache import default_cache_dir
     from fewvit.sources import is_features
 

@@ -133,7 +133,10 @@ def run_folder(output: Output) -> Path:
 
 
 def show_run(screen: Screen, result: Result | None, stopped: int | None, *, kept: bool = True) -> None:
-    """The result of a run, if this process has it; or after a signal how the run goes on, and the exit code that says so."""
+    """The result of a run, if this process has it.
+
+    Or after a signal how the run goes on, and the exit code that says so.
+    """
     if stopped is None:
         if result is not None:
             screen.result(result)

@@ -1,4 +1,7 @@
-"""Options that several commands take, spelled once. A command's parameter of one of these types is replaced by its fields."""
+"""Options that several commands take, spelled once.
+
+A command's parameter of one of these types is replaced by its fields.
+"""
 
 from __future__ import annotations
 
@@ -258,10 +261,10 @@ class Output:
 def command(
     app: typer.Typer, called: str | None = None, *, out: Kind | None = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function whose parameters may be of the types above: each is spread into its options and put together again.
+    """Register a function whose parameters may be of the types above: each is spread into its options and rebuilt.
 
-    Help shows what is the command's own before what many share. `out` is what its --out writes; without it there is none. No output
-    may replace an input: that is checked here.
+    Help shows what is the command's own before what many share. `out` is what its --out writes; without it there is
+    none. No output may replace an input: that is checked here.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -324,7 +327,10 @@ def single() -> typer.Typer:
 
 
 def given(context: typer.Context, names: Container[str]) -> list[str]:
-    """Which of these parameters stand on the command line, as its flags; a --config only changes what the others default to."""
+    """Which of these parameters stand on the command line, as its flags.
+
+    A --config only changes what the others default to.
+    """
     flags = []
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")

@@ -58,7 +58,8 @@ class Screen:
         left = (p.total - p.done) / speed if speed else 0.0
         pace = "decoding" if p.waiting > p.modelling else "the model"
         share = 100 * max(p.waiting, p.modelling) / max(p.waiting + p.modelling, 1e-9)
-        text = f"{p.done}/{p.total} images  {speed:.1f} images/s  {_duration(left)} left  {pace} takes {share:.0f} % of the time"
+        rate = f"{speed:.1f} images/s"
+        text = f"{p.done}/{p.total} images  {rate}  {_duration(left)} left  {pace} takes {share:.0f} % of the time"
         if self._live:
             sys.stderr.write("\r\x1b[K" + text)
             self._open_line = True
@@ -106,7 +107,10 @@ class Screen:
                     handle.writelines(json.dumps(record) + "\n" for record in skipped)
 
     def result(self, result: Result, *, shown: Sequence[Mapping[str, Any]] | None = None) -> None:
-        """The result on stdout in the format asked for, and in --out if given. `shown`: the rows of the table, if not all."""
+        """The result on stdout in the format asked for, and in --out if given.
+
+        `shown`: the rows of the table, if not all.
+        """
         self._end_line()
         if self.output.format == "json":
             sys.stdout.write(result.to_json() + "\n")
@@ -122,7 +126,7 @@ class Screen:
             self.say(f"wrote {self.output.out}")
 
     def result_of_trials(self, result: Result) -> None:
-        """As `result`; the table has the means alone unless --verbose, and of one trial, which is its own mean, it does not speak of trials."""
+        """As `result`; unless --verbose the table has the means alone, and no trials where there was one."""
         means = [row for row in result.rows if row.get("trial") == "mean"]
         if not means or self.output.verbose or self.output.format != "table":
             self.result(result)

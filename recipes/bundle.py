@@ -1,9 +1,11 @@
-"""From a finished pretraining run to the weights that come with the package: the encoder in fp16, and a manifest beside it.
+"""From a finished pretraining run to the weights that come with the package.
+
+They are the encoder in fp16, and a manifest beside it.
 
     python recipes/bundle.py RUN NAME        writes fewvit/weights/NAME.safetensors and NAME.json
 
-The manifest holds everything that decided the run (recipe, data, seed), what its monitor saw at the end, and the file's sha256,
-which goes into the variant's row in `fewvit/backbones/`.
+The manifest holds everything that decided the run (recipe, data, seed), what its monitor saw at the end, and the file's
+sha256, which goes into the variant's row in `fewvit/backbones/`.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def python() -> Python:
-    """`python(code, *args, check=True, options=(), **env)` runs code in a new interpreter that finds this fewvit, warnings as errors."""
+    """`python(code, *args, check=True, options=(), **env)` runs code in a new interpreter, warnings as errors."""
 
     def run(
         code: str, *args: object, check: bool = True, options: tuple[str, ...] = (), **env: str

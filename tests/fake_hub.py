@@ -1,4 +1,7 @@
-"""A Hugging Face hub on this machine: repositories that are open, gated, private or broken, and the other host that sends large files."""
+"""A Hugging Face hub on this machine.
+
+Repositories that are open, gated, private or broken, and the other host that sends large files.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The repositories by their names, and what was asked: (method, file or `cdn`, Range, token) of each request, in order."""
+    """The repositories by their names, and what was asked.
+
+    (method, file or `cdn`, Range, token) of each request, in order.
+    """
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -157,7 +163,7 @@ def running_hub() -> Iterator[Hub]:
 
 
 def point_to(hub: Hub, setattr_: Callable[..., None], home: str) -> None:
-    """Make `huggingface_hub`, which reads its settings when it is imported, ask this hub, and keep its files and token in `home`."""
+    """Make `huggingface_hub`, which reads its settings at import, ask this hub and keep files and token in `home`."""
     from huggingface_hub import constants
 
     setattr_(constants, "ENDPOINT", hub.url)

@@ -1,10 +1,10 @@
-"""How many small errors in what computes the tests notice: cosmic-ray's mutants of some modules, a seeded sample of them.
+"""How many small errors the tests notice: cosmic-ray's mutants of some modules, a seeded sample of them.
 
     python -m tests.mutation [--seed 0] [--sample 220] [--module NAME]
 
-Each mutant is written to a copy of the repository, where the module's own tests then run; the working tree is never touched.
-Prints the rate of each module and the diff of every mutant that no test noticed; exits 1 below 85 % of all, or below 90 % of a module that
-is not one of the numeric core.
+Each mutant is written to a copy of the repository, where the module's own tests then run; the working tree is never
+touched. Prints the rate of each module and the diff of every mutant that no test noticed; exits 1 below 85 % of all, or
+below 90 % of a module that is not one of the numeric core.
 """
 
 from __future__ import annotations
@@ -165,7 +165,10 @@ def path_of(module: str) -> str:
 
 
 def skipped_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """The parts of a module that are not mutated: annotations, imports for the type checker, and what is named above."""
+    """The parts of a module that are not mutated.
+
+    Annotations, imports for the type checker, and what is named above.
+    """
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(name=name) if name in SKIPPED_FUNCTIONS:
@@ -192,7 +195,7 @@ def mutations(module: str) -> list[MutationSpec]:
 
 
 def mutated(source: str, one: MutationSpec) -> str | None:
-    """The mutated file; None where cosmic-ray fails (at `except module.Error`) or Python itself complains (of `x is 0`)."""
+    """The mutated file; None where cosmic-ray fails (at `except module.Error`) or Python complains (of `x is 0`)."""
     try:
         text = mutate_code(source, get_operator(one.operator_name)(**one.operator_args), one.occurrence)
     except AttributeError:
@@ -275,7 +278,10 @@ class Copy:
 
 
 def limit_of(copy: Copy, module: str) -> float:
-    """Five times what the tests take without a mutant, and twenty seconds. Raises RuntimeError when they fail even so."""
+    """Five times what the tests take without a mutant, and twenty seconds.
+
+    Raises RuntimeError when they fail even so.
+    """
     start = time.monotonic()
     if copy.outcome(module, 600) != "survived":
         raise RuntimeError(
@@ -319,7 +325,7 @@ def row(name: str, count: Counter[str], since: float) -> str:
 
 
 def main() -> int:
-    """The exit code: 1 when the tests notice less than WANTED percent of all mutants, or less than WANTED_OF_EACH of a newer module's."""
+    """The exit code: 1 when too few mutants are noticed: below WANTED percent, or WANTED_OF_EACH in a newer module."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
     parser.add_argument("--seed", type=int, default=0, help="which sample is drawn")
     parser.add_argument("--sample", type=int, default=220, help="how many mutants of all modules")

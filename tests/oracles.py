@@ -1,4 +1,7 @@
-"""Slow and obvious second opinions: brute force, and formulas written out by hand. No function of fewvit is called here."""
+"""Slow and obvious second opinions: brute force, and formulas written out by hand.
+
+No function of fewvit is called here.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ def brute_votes(
 
 
 def place(votes: Sequence[float], target: int) -> int:
-    """Place of the target class, 0 = best: higher vote first, then lower number; a class without a vote is last of all."""
+    """Place of the target class, 0 = best: higher vote first, then lower number.
+
+    A class without a vote is last of all.
+    """
     if votes[target] == 0:
         return 1 << 40
     order = sorted(range(len(votes)), key=lambda c: (-votes[c], c))
@@ -88,7 +94,7 @@ def cubic(distance: float, a: float) -> float:
 
 
 def bicubic_weights(n_in: int, n_out: int, factor: float) -> np.ndarray:
-    """Weights (n_out, n_in) of torch's bicubic along one axis, sampled at (i + 1/2) / factor - 1/2, edges repeated (a = -3/4)."""
+    """Weights (n_out, n_in) of torch's bicubic (a = -3/4) on one axis at (i + 1/2) / factor - 1/2, edges repeated."""
     weights = np.zeros((n_out, n_in))
     for i in range(n_out):
         at = (i + 0.5) / factor - 0.5
@@ -99,7 +105,10 @@ def bicubic_weights(n_in: int, n_out: int, factor: float) -> np.ndarray:
 
 
 def antialiased_bicubic_weights(n_in: int, n_out: int) -> np.ndarray:
-    """The same with torch's antialias: Pillow's filter, a = -1/2, widened when shrinking, normalised, edges left out."""
+    """The same with torch's antialias.
+
+    Pillow's filter, a = -1/2, widened when shrinking, normalised, edges left out.
+    """
     scale = n_in / n_out
     wide = max(scale, 1.0)
     weights = np.zeros((n_out, n_in))
@@ -113,7 +122,10 @@ def antialiased_bicubic_weights(n_in: int, n_out: int) -> np.ndarray:
 
 
 def resized_positions(table: np.ndarray, rule: str, rows: int, columns: int) -> np.ndarray:
-    """A position table (1, 1+N, D) under a family's rule, sample by sample in float64; always resized, even to its own size."""
+    """A position table (1, 1+N, D) under a family's rule, sample by sample in float64.
+
+    Always resized, even to its own size.
+    """
     grid = math.isqrt(table.shape[1] - 1)
     cells = table[0, 1:].reshape(grid, grid, -1).astype(np.float64)
     axes = []

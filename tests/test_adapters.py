@@ -1,4 +1,4 @@
-"""What a mode trains of a trunk, low-rank updates against dense algebra, and adapters merged into the trunk they were trained on."""
+"""What a mode trains of a trunk, low-rank updates against dense algebra, and adapters merged into their trunk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The shape of the house, read from its import statements: layers, what waits for torch, and what must never stand anywhere."""
+"""The shape of the house, read from its import statements.
+
+Layers, what waits for torch, and what must never stand anywhere.
+"""
 
 from __future__ import annotations
 

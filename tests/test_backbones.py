@@ -307,7 +307,21 @@ def test_a_layout_is_recognised_by_exactly_one_family(kind):
     assert recognise(made, Path("x.pth")) == family
 
 
-@pytest.mark.parametrize("file", ["dino_backbone.pth", "dino_full.pth", "msn.pth.tar", "mae_pretrain.pth", "mae_full.pth", "mae_finetuned.pth", "dinov2.pth", "dinov2_reg4.pth", "dinov2_swiglu.pth", "dinov2_teacher_chunked.pth"])  # fmt: skip
+@pytest.mark.parametrize(
+    "file",
+    [
+        "dino_backbone.pth",
+        "dino_full.pth",
+        "msn.pth.tar",
+        "mae_pretrain.pth",
+        "mae_full.pth",
+        "mae_finetuned.pth",
+        "dinov2.pth",
+        "dinov2_reg4.pth",
+        "dinov2_swiglu.pth",
+        "dinov2_teacher_chunked.pth",
+    ],
+)
 def test_an_official_file_is_recognised_by_exactly_one_family(file, parity):
     from fewvit.checkpoints.reading import read_checkpoint
 

@@ -11,7 +11,10 @@ from fewvit.methods._batch_norm import BatchNorm
 
 @pytest.mark.parametrize("half", [slice(0, 7), slice(7, 14)])
 def test_half_a_batch_is_normed_by_the_statistics_of_the_whole(half, monkeypatch):
-    """The process asks for two means over all processes: of its rows, then of their squared distance from the first answer."""
+    """The process asks for two means over all processes.
+
+    Of its rows, then of their squared distance from the first answer.
+    """
     stream = torch.Generator().manual_seed(3)
     whole = 3 * torch.randn(14, 5, generator=stream) + 2
     plain, own = torch.nn.BatchNorm1d(5), BatchNorm(5)

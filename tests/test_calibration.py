@@ -217,7 +217,8 @@ def test_an_overconfident_estimator_is_cooled_down_and_its_error_on_new_data_fal
 
 
 def test_calibration_error_by_hand():
-    # bins of 15: 0.96 and 1.0 fall into the last (14/15, 1], 0.6 lies on the edge of (8/15, 9/15], 0.7 in (10/15, 11/15]
+    # bins of 15: 0.96 and 1.0 fall into the last (14/15, 1], 0.6 lies on the edge of (8/15, 9/15], 0.7 in (10/15,
+    # 11/15]
     p = np.array([[0.96, 0.04], [0.0, 1.0], [0.6, 0.4], [0.3, 0.7]])
     labels = np.array([0, 0, 1, 1])
     wanted = (
@@ -228,7 +229,10 @@ def test_calibration_error_by_hand():
 
 
 def test_there_are_fifteen_bins_unless_another_number_is_asked_for():
-    """0.61 and 0.66 lie in (9/15, 10/15], which ends between 10 bins' edges; 0.67 in the bin above, which 10 bins join with 0.66's."""
+    """0.61 and 0.66 lie in (9/15, 10/15], which ends between 10 bins' edges.
+
+    0.67 in the bin above, which 10 bins join with 0.66's.
+    """
     p = np.array([[0.61, 0.39], [0.66, 0.34], [0.67, 0.33]])
     labels = np.array([0, 0, 1])  # right, right, wrong
     wanted = (abs(2 - (0.61 + 0.66)) + abs(0 - 0.67)) / 3

@@ -597,8 +597,8 @@ def test_a_misfit_lists_counts_and_five_of_each_kind_in_turn_and_copies_nothing(
     text = str(error.value)
     assert "2 of another shape, 2 missing, 2 unexpected" in text
     assert (
-        "0.weight has (5, 7), want (7, 5); missing 0.bias; unexpected head.weight; 1.running_mean has (11,), want (7,); missing 1.bias; …"
-        in text
+        "0.weight has (5, 7), want (7, 5); missing 0.bias; unexpected head.weight; 1.running_mean has (11,), "
+        "want (7,); missing 1.bias; …" in text
     )
     assert equal(before, net.state_dict())
 

@@ -131,7 +131,10 @@ MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def freed(how: str, **settings: str) -> tuple[str, int, int]:
-    """In a process of its own: what `keep_freed_memory` said, how many of ten large blocks came straight from the system, and the MiB kept."""
+    """In a process of its own.
+
+    What `keep_freed_memory` said, how many of ten large blocks came straight from the system, and the MiB kept.
+    """
     clean = {name: value for name, value in os.environ.items() if name not in MALLOC}
     done = subprocess.run(
         [sys.executable, "-c", FREED, how], env=clean | settings, capture_output=True, text=True, check=True

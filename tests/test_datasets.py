@@ -1,4 +1,7 @@
-"""Every input format against trees, tables and archives written by hand; classes are unbalanced and no label equals a row number."""
+"""Every input format against trees, tables and archives written by hand.
+
+Classes are unbalanced and no label equals a row number.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def contents(dataset: Dataset) -> dict[str, tuple[str | None, bytes]]:
     return {id_: (name, dataset.read(i)) for i, (id_, name) in enumerate(zip(dataset.ids, names, strict=True))}
 
 
-# ---- folders ------------------------------------------------------------------------------------------------------------------------
+# ---- folders -------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_class_folders_is_listed_by_bytes_with_its_sub_folders(tmp_path):
@@ -140,7 +143,7 @@ def test_twenty_thousand_files_are_listed_within_a_second(tmp_path):
     assert seconds < 1, f"{seconds:.2f} s"  # 0.15 s on the machine it was written on
 
 
-# ---- flat folders and ground-truth lists ----------------------------------------------------------------------------------------------
+# ---- flat folders and ground-truth lists ---------------------------------------------------------------------------
 
 FLAT = named("v_3.JPEG", "v_1.JPEG", "v_2.JPEG", "v_10.JPEG")
 TRUTH = {"v_1.JPEG": "n07", "v_10.JPEG": "n03", "v_2.JPEG": "n07", "v_3.JPEG": "n05"}
@@ -268,7 +271,7 @@ def test_a_list_that_is_none_is_refused(tmp_path, text):
         open_dataset(tree(tmp_path, {**FLAT, "val.txt": text}))
 
 
-# ---- tables -------------------------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------------------------
 
 
 def table_rows(tmp_path: Path) -> tuple[list[tuple[str, str]], dict[str, tuple[str | None, bytes]]]:
@@ -366,7 +369,7 @@ def test_parquet_needs_pyarrow_and_a_parquet_file(tmp_path, monkeypatch):
         open_dataset(source)
 
 
-# ---- shards -------------------------------------------------------------------------------------------------------------------------
+# ---- shards --------------------------------------------------------------------------------------------------------
 
 
 def shard(path: Path, members: dict[str, bytes | str], **options: object) -> str:
@@ -467,7 +470,7 @@ def test_compressed_and_missing_shards_are_refused_with_advice(tmp_path):
         open_dataset(str(tmp_path / "d-{00..02}.tar"))
 
 
-# ---- archives -----------------------------------------------------------------------------------------------------------------------
+# ---- archives ------------------------------------------------------------------------------------------------------
 
 
 def packed(path: Path, names: dict[str, bytes | str], compression: int = zipfile.ZIP_DEFLATED) -> str:
@@ -576,7 +579,7 @@ def test_a_flipped_bit_in_a_stored_member_is_found(tmp_path):
         open_dataset(source).read(0)
 
 
-# ---- digits -------------------------------------------------------------------------------------------------------------------------
+# ---- digits --------------------------------------------------------------------------------------------------------
 
 
 def test_digits_are_scikit_learns_rows_as_pictures():
@@ -601,7 +604,7 @@ def test_a_folder_called_digits_is_asked_for_by_a_path(tmp_path, monkeypatch):
     assert len(open_dataset("digits")) == 1797
 
 
-# ---- pairs --------------------------------------------------------------------------------------------------------------------------
+# ---- pairs ---------------------------------------------------------------------------------------------------------
 
 PAIR = named("train/a/1.jpg", "train/b/2.jpg", "train/c/3.jpg", "train/c/4.jpg", "val/c/5.jpg", "val/b/6.jpg")
 
@@ -666,7 +669,7 @@ def test_unlabelled_test_images_stay_unlabelled(tmp_path):
         align(open_dataset(str(tmp_path / "flat")), train)
 
 
-# ---- all formats --------------------------------------------------------------------------------------------------------------------
+# ---- all formats ---------------------------------------------------------------------------------------------------
 
 
 def test_every_source_is_accepted_by_one_format_only(tmp_path):

@@ -546,8 +546,8 @@ LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,
 
 def test_a_disk_that_fills_up_ends_in_a_resource_error_and_the_part_is_removed(server, tmp_path):
     code = (
-        LIMITED
-        + "from fewvit.errors import ResourceError\ntry:\n    exec(sys.argv.pop(1))\nexcept ResourceError as error:\n    print(error, file=sys.stderr); sys.exit(error.exit_code)"
+        LIMITED + "from fewvit.errors import ResourceError\ntry:\n    exec(sys.argv.pop(1))\nexcept ResourceError as "
+        "error:\n    print(error, file=sys.stderr); sys.exit(error.exit_code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", "import sys; " + code, FETCHING, f"{server.url}/good", str(tmp_path / "w.pth"), ""],

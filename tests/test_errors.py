@@ -10,7 +10,8 @@ import pytest
 from fewvit import errors
 from fewvit.errors import DataError, FewvitError, ResourceError, UnknownName, are, counted, from_os_error
 
-# what scripts rely on: usage, licence, unknown or unobtainable backbone, missing extra; data; integrity; numbers; disk and memory
+# what scripts rely on: usage, licence, unknown or unobtainable backbone, missing extra; data; integrity; numbers; disk
+# and memory
 EXIT_CODES = {
     **dict.fromkeys(("UsageError", "UnknownName", "LicenseRequired", "Unobtainable", "MissingExtra"), 2),
     **dict.fromkeys(("DataError", "BadImages", "UnlabelledNeighbor"), 3),

@@ -1,4 +1,4 @@
-"""Feature sets: what survives a file, which files are refused and by which words, and how two sets are brought together."""
+"""Feature sets: what survives a file, which files are refused and by which words, and how two sets are paired."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Few-shot classifiers against their papers' equations, written out with loops in NumPy, and in the limits where they are known."""
+"""Few-shot classifiers against their papers' equations, in loops of NumPy, and in the limits where they are known."""
 
 from __future__ import annotations
 
@@ -480,7 +480,10 @@ def test_bd_cspn_is_shift_then_weighted_means_of_support_and_surest_queries(cand
 
 
 def rectified_by_hand(support, names, queries):
-    """Ziko et al.'s prototypes, row by row: the mean of what is labelled or nearest, each row times its share of softmax(10 cosines)."""
+    """Ziko et al.'s prototypes, row by row.
+
+    The mean of what is labelled or nearest, each row times its share of softmax(10 cosines).
+    """
     means = means_by_hand(support, names)
 
     def shares(row):
@@ -534,7 +537,7 @@ def test_laplacian_shot_without_updates_is_the_softmax_of_the_distances():
 
 
 def test_the_rows_agreement_is_with_are_those_nearest_in_angle_whatever_their_length():
-    """A hand calculation: two classes on the axes, a doubtful query whose one neighbour in angle is sure of the first class."""
+    """By hand: two classes on the axes, a doubtful query whose one neighbour in angle is sure of the first class."""
     rows, asked = np.eye(2), np.array([[1.0, 1.001], [3.0, 1.0], [0.9, 1.3]])
     own = -squared_distances(unit(asked), rows)
     y = softmax(own)

@@ -1,4 +1,7 @@
-"""Backbones of other registries: timm's configuration, the hub's two kinds of repositories, and transformers' names turned back."""
+"""Backbones of other registries.
+
+Timm's configuration, the hub's two kinds of repositories, and transformers' names turned back.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Files of the hub, against one on this machine: who gets them, what is compared, what is kept, and what is said where there is none."""
+"""Files of the hub, against one on this machine.
+
+Who gets them, what is compared, what is kept, and what is said where there is none.
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ both = pytest.mark.parametrize("policy", POLICIES)
 
 
 def smooth(height: int = 53, width: int = 41) -> np.ndarray:
-    """RGB (H, W, 3) without symmetry and without sharp edges, so that lossy formats and resampling stay within 2 levels."""
+    """RGB (H, W, 3) without symmetry or sharp edges, so that lossy formats and resampling stay within 2 levels."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([255 * y / height, 255 * x / width, 120 + 100 * np.sin(x / 9) * np.cos(y / 11)], axis=2).astype(
         np.uint8
@@ -94,7 +94,7 @@ def real_images() -> list[bytes]:
         return [archive.read(name) for name in archive.namelist() if name.endswith(".JPEG")]
 
 
-# ---- pixels -------------------------------------------------------------------------------------------------------------------
+# ---- pixels --------------------------------------------------------------------------------------------------------
 
 
 @needs_images
@@ -185,7 +185,7 @@ def test_other_colour_modes_become_rgb_as_pillow_converts_them(mode, policy):
     assert distance(decode(data, SMALL, policy)[0], official(data, SMALL)) <= 1
 
 
-# ---- where the policies differ --------------------------------------------------------------------------------------------------
+# ---- where the policies differ -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -319,7 +319,7 @@ def test_of_an_animation_the_first_frame_is_taken_and_that_is_noted(kind, policy
     assert notes == Note.FIRST_FRAME
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------------------------
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -491,7 +491,7 @@ def test_the_header_is_asked_first_by_every_format():
                 decode(data, SMALL, policy, max_pixels=7)
 
 
-# ---- being called -----------------------------------------------------------------------------------------------------------------
+# ---- being called --------------------------------------------------------------------------------------------------
 
 
 def test_many_threads_get_what_one_gets_and_no_warning_comes_out():

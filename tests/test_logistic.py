@@ -65,7 +65,10 @@ def test_the_optimum_is_scikit_learns_at_c_of_one_over_lambda(lambd, width, inte
 
 @pytest.mark.parametrize("lambd", [0.01, 1.0, 100.0, 1e4])
 def test_far_from_the_origin_and_with_uneven_classes_the_optimum_is_scikit_learns(lambd):
-    """A constant has no penalty: it must neither be forgotten under a strong one nor fight with W over the rows' mean."""
+    """A constant has no penalty.
+
+    It must neither be forgotten under a strong one nor fight with W over the rows' mean.
+    """
     x, y = clustered(classes=5, shots=7)
     x, y = 30 + x[y != 3].astype(np.float64), y[y != 3]
     x, y = np.concatenate([x, x[y == 10][:5] + 0.1]), np.concatenate([y, np.full(5, 10)])
@@ -294,7 +297,10 @@ def test_under_the_strongest_penalty_weights_point_to_the_class_means_and_not_no
 
 @pytest.mark.parametrize("flat", [0.0, -1e-300])
 def test_rounding_that_bends_the_curve_upside_down_ends_a_search_where_it_is(flat, monkeypatch):
-    """With float32 and next to no penalty the curvature along a line can be rounding, of either sign: such a step has no length."""
+    """With float32 and next to no penalty the curvature along a line can be rounding, of either sign.
+
+    Such a step has no length.
+    """
     x, y = clustered()
     rows, numbers = prepared(x), np.unique(y, return_inverse=True)[1]
     real, calls = softmax_regression._Problem.along, []

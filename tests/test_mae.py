@@ -1,4 +1,7 @@
-"""MAE: what the encoder may see, what the loss counts, what pictures show; by hand, by brute force and by invariance."""
+"""MAE: what the encoder may see, what the loss counts, what pictures show.
+
+By hand, by brute force and by invariance.
+"""
 
 from __future__ import annotations
 

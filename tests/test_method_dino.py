@@ -1,4 +1,7 @@
-"""DINO as a method: what the official outputs do not show. Brute force over pairs of crops, updates by hand, presets against the paper's table."""
+"""DINO as a method: what the official outputs do not show.
+
+Brute force over pairs of crops, updates by hand, presets against the paper's table.
+"""
 
 from __future__ import annotations
 
@@ -340,7 +343,8 @@ def test_everything_that_the_next_step_depends_on_is_in_the_state():
 
 # ---- presets
 
-# epochs, batch, peak lr, final lr, first and last teacher temperature and warm-up epochs, clip, gains fixed, epochs frozen (fact sheet F1)
+# epochs, batch, peak lr, final lr, first and last teacher temperature and warm-up epochs, clip, gains fixed, epochs
+# frozen (fact sheet F1)
 RELEASED = {
     "paper/vits16": (800, 1024, 2e-3, 1e-5, 0.04, 0.07, 30, 0.0, False, 1),
     "paper/vits8": (800, 1024, 2e-3, 1e-5, 0.04, 0.07, 30, 0.0, False, 1),

@@ -166,8 +166,10 @@ def test_what_is_erased_depends_on_seed_epoch_and_row_not_on_the_batch():
 # ---- RandAugment
 
 TIMMS = {  # ours -> timm's name in the policy `inc1`
-    "auto_contrast": "AutoContrast", "equalize": "Equalize", "invert": "Invert", "rotate": "Rotate", "posterize": "PosterizeIncreasing",
-    "solarize": "SolarizeIncreasing", "solarize_add": "SolarizeAdd", "color": "ColorIncreasing", "contrast": "ContrastIncreasing",
+    "auto_contrast": "AutoContrast", "equalize": "Equalize", "invert": "Invert", "rotate": "Rotate",
+    "posterize": "PosterizeIncreasing",
+    "solarize": "SolarizeIncreasing", "solarize_add": "SolarizeAdd", "color": "ColorIncreasing",
+    "contrast": "ContrastIncreasing",
     "brightness": "BrightnessIncreasing", "sharpness": "SharpnessIncreasing", "shear_x": "ShearX", "shear_y": "ShearY",
     "translate_x_rel": "TranslateXRel", "translate_y_rel": "TranslateYRel",
 }  # fmt: skip

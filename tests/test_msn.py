@@ -1,4 +1,7 @@
-"""MSN: what anchors see, how targets are made, what follows a step; by hand, by brute force, in limit cases and over two processes."""
+"""MSN: what anchors see, how targets are made, what follows a step.
+
+By hand, by brute force, in limit cases and over two processes.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,10 @@ def test_targets_are_balanced_over_the_batches_of_all_processes(monkeypatch):
 
 
 def test_a_prototype_that_no_target_is_near_is_balanced_without_a_division_by_zero():
-    """All targets at one prototype: with T = 0.2 another one's share is e^-100, which float32 holds with a few bits and T = 0.1 not at all."""
+    """All targets at one prototype.
+
+    With T = 0.2 another one's share is e^-100, which float32 holds with a few bits and T = 0.1 not at all.
+    """
     prototypes = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     log_p = log_assignments(torch.tensor([[1.0, 0.0]] * 4), prototypes, 0.1)
     for sharpening in (0.2, 0.1, 0.05):
@@ -429,7 +435,8 @@ from fewvit.training.recipe import Step, View
 def gradients(rank, world):
     views = (View(20, (0.3, 1.0)), View(20, (0.3, 1.0)), View(12, (0.05, 0.3), count=2))
     recipe = Msn(architecture=Architecture(24, 2, 3, 4, grid=5, positions="msn"), views=views, epochs=3, batch_size=8,
-                        warmup_epochs=1, prototypes=11, projector_width=17, out_width=13, entropy_weight=0.3, patch_drop=0.3)
+                        warmup_epochs=1, prototypes=11, projector_width=17, out_width=13, entropy_weight=0.3,
+                        patch_drop=0.3)
     torch.manual_seed(7)
     method = MsnTask(recipe).train()
     with torch.no_grad():

@@ -25,7 +25,10 @@ def cloud(n: int, d: int, seed: int = 3) -> np.ndarray:
 
 
 def lattice(n: int, d: int = 3, seed: int = 7) -> np.ndarray:
-    """Vectors of {-1, 0, 1}: few different ones, so ties reach across any k, and dot products are exact. Zero rows included."""
+    """Vectors of {-1, 0, 1}: few different ones, so ties reach across any k, and dot products are exact.
+
+    Zero rows included.
+    """
     return np.random.default_rng(seed).integers(-1, 2, (n, d)).astype(np.float32)
 
 

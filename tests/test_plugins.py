@@ -1,4 +1,6 @@
-"""A plug-in is a file: the contract over every one of every kind, and a new one of each that is found without touching another file."""
+"""A plug-in is a file: the contract over every one of every kind.
+
+And a new one of each kind, which is found without touching another file."""
 
 from __future__ import annotations
 
@@ -262,7 +264,7 @@ def smallest(name: str) -> Method:
 
 
 def one_step(recipe: Method, seed: int) -> tuple[Any, torch.Tensor, dict[str, torch.Tensor]]:
-    """A task of this seed after one step of plain gradient descent on random views, its loss and its gradients by name."""
+    """A task of this seed after one step of gradient descent on random views, its loss and its gradients by name."""
     torch.manual_seed(seed)
     task: Any = recipe.task().train()
     step = Step(index=1, steps_per_epoch=7, epochs=recipe.epochs, seed=seed, rows=np.array([11, 2, 5, 3]))
@@ -505,10 +507,12 @@ class Lines:
     @staticmethod
     def open(source, listing):
         with open(source) as file:
-            rows = sorted((line.split(maxsplit=1)[::-1] for line in file.read().splitlines()), key=lambda row: row[0].encode())
+            lines = file.read().splitlines()
+        rows = sorted((line.split(maxsplit=1)[::-1] for line in lines), key=lambda row: row[0].encode())
         classes = sorted({label for _, label in rows})
         ids = [name for name, _ in rows]
-        return Dataset(name_of(source), ids, np.array([classes.index(label) for _, label in rows]), classes, _Files(os.path.dirname(source), ids))
+        labels = np.array([classes.index(label) for _, label in rows])
+        return Dataset(name_of(source), ids, labels, classes, _Files(os.path.dirname(source), ids))
 
 class _Files:
     def __init__(self, root, ids):
@@ -539,7 +543,8 @@ class Ijepa(Family):
     license = "CC-BY-NC-4.0"
     source = "https://example.com/ijepa"
     protocol = "ijepa/1"
-    protocols = (Protocol("ijepa/1", Preprocess((36, 36), (32, 32)), pool="mean", classifiers=(ClassifierPreset("logistic", {"lambd": 0.7}, "mine"),)),)
+    _logistic = ClassifierPreset("logistic", {"lambd": 0.7}, "mine")
+    protocols = (Protocol("ijepa/1", Preprocess((36, 36), (32, 32)), pool="mean", classifiers=(_logistic,)),)
     positions = {"nearest": PositionRule(_nearest)}
     model_types = ("ijepa",)
     variants = {"ijepa_tiny": Variant(Architecture(64, 1, 1, 16, grid=4, positions="nearest"), "https://example.com/ijepa.pth")}
@@ -608,7 +613,8 @@ class Colour(Method):
 
             def schedule(self, step):
                 r = self.recipe
-                return {"lr": mae_lr(step.index / step.steps_per_epoch, step.epochs, r.warmup_epochs, r.peak_lr, 0.0), "weight_decay": 0.0}
+                lr = mae_lr(step.index / step.steps_per_epoch, step.epochs, r.warmup_epochs, r.peak_lr, 0.0)
+                return {"lr": lr, "weight_decay": 0.0}
 
             def clip(self):
                 return clip_all(self.parameters(), self.recipe.clip)
@@ -634,7 +640,10 @@ class Colour(Method):
 
 
 Colour.presets = {
-    "small/32": Colour(architecture=Architecture(64, 2, 1, 8, grid=4), views=(View(32, (0.5, 1.0)),), epochs=2, batch_size=4, lr=1e-3, warmup_epochs=0)
+    "small/32": Colour(
+        architecture=Architecture(64, 2, 1, 8, grid=4), views=(View(32, (0.5, 1.0)),),
+        epochs=2, batch_size=4, lr=1e-3, warmup_epochs=0,
+    )
 }
 '''
 COMMANDS = """
@@ -669,7 +678,10 @@ def package(tmp_path) -> Path:
 
 @pytest.fixture
 def commands(package, python):
-    """`commands(kind, file, text, *lines)`: stdout and stderr of command lines, where one file was added to the package."""
+    """`commands(kind, file, text, *lines)`.
+
+    Stdout and stderr of command lines, where one file was added to the package.
+    """
 
     def run(kind: str, file: str, text: str, *lines: list[object]) -> tuple[str, str]:
         (package / "fewvit" / kind / file).write_text(text)

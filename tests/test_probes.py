@@ -1,4 +1,4 @@
-"""Linear probes: the protocols' numbers, what heads read, and a grid of heads against each head trained by itself, the plain way."""
+"""Linear probes: the protocols' numbers, what heads read, and a grid of heads against each trained by itself."""
 
 from __future__ import annotations
 

@@ -236,7 +236,10 @@ def test_versions_are_those_that_are_installed(monkeypatch):
 
 
 def test_versions_import_nothing(python):
-    code = "import sys; from fewvit.results import versions; versions(); print(sorted({'torch', 'numpy', 'faiss'} & set(sys.modules)))"
+    code = (
+        "import sys; from fewvit.results import versions; versions(); "
+        "print(sorted({'torch', 'numpy', 'faiss'} & set(sys.modules)))"
+    )
     assert python(code).stdout.strip() == "[]"
 
 

@@ -1,4 +1,4 @@
-"""Schedules, value by value, against the curves that the official code of DINO, MSN and MAE gave, and their limit cases by hand."""
+"""Schedules, value by value, against the official curves of DINO, MSN and MAE, and their limit cases by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Problems solved together beside the same ones solved alone: objective, weights, iterations, and what leaves the batch when."""
+"""Problems solved together beside the same ones solved alone.
+
+Objective, weights, iterations, and what leaves the batch when.
+"""
 
 from __future__ import annotations
 

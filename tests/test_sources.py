@@ -1,4 +1,6 @@
-"""Sources: images and features answer one question in one way, alone and in pairs, and say what is wrong before an image is read."""
+"""Sources: images and features answer one question in one way, alone and in pairs.
+
+They say what is wrong before an image is read."""
 
 from __future__ import annotations
 
@@ -116,7 +118,7 @@ def test_a_test_class_without_train_images_is_refused_in_the_same_words_for_imag
         open_sources(Given(None, train, test), extractor, silent)
 
 
-def test_a_class_that_a_features_file_names_without_a_row_cannot_be_learnt_and_an_empty_class_that_was_allowed_is_no_error(
+def test_a_class_of_a_features_file_without_a_row_cannot_be_learnt_but_an_allowed_empty_class_is_no_error(
     extractor, tmp_path
 ):
     train = saved(tmp_path / "a.npz", FeatureSet(np.eye(2, 5), np.array([0, 0]), ["a", "b"], ["cat", "dog"]))

@@ -1,4 +1,7 @@
-"""Which rows are labelled: nested, disjoint, by seed and class name alone; DINOv2's subset beside its own lines of code."""
+"""Which rows are labelled: nested, disjoint, by seed and class name alone.
+
+DINOv2's subset beside its own lines of code.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from fewvit.splits import Split, dinov2_subset, disjoint, identical, n_per_class
 
 
 def official(labels: np.ndarray, n_per_class: int, seed: int) -> list[int]:
-    """dinov2 `eval/knn.py`: `torch.manual_seed(seed)`, then `create_class_indices_mapping` and `filter_train`, written out."""
+    """dinov2 `eval/knn.py`.
+
+    `torch.manual_seed(seed)`, then `create_class_indices_mapping` and `filter_train`, written out.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unique, inverse = np.unique(labels, return_inverse=True)

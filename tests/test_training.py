@@ -1,4 +1,7 @@
-"""The training engine on a task small enough to compute by hand: order, checkpoints, log, and a run that is killed at any step."""
+"""The training engine on a task small enough to compute by hand.
+
+Order, checkpoints, log, and a run that is killed at any step.
+"""
 
 from __future__ import annotations
 
@@ -179,7 +182,10 @@ def test_parts_of_a_batch_add_up_to_the_gradient_of_the_whole(tmp_path):
 
 
 def test_the_gradient_of_a_batch_in_parts_is_the_mean_of_the_parts_and_not_their_sum(tmp_path):
-    """Adam divides a gradient by its own size, so only a rule that does not tells the mean from the sum: here plain descent, w -= lr g."""
+    """Adam divides a gradient by its own size, so only a rule that does not tells the mean from the sum.
+
+    Here plain descent, w -= lr g.
+    """
 
     class Descent(Regression):
         def forward(self, inputs, step):
@@ -462,17 +468,20 @@ def test_a_loss_scale_in_use_skips_gradients_that_are_not_finite_and_no_loss(tmp
         (
             7,
             1,
-            "a batch of 7 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is, or take --batch-size 3.",
+            "a batch of 7 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it "
+            "is, or take --batch-size 3.",
         ),
         (
             7,
             3,
-            "a batch of 7 in 3 parts\n  Compute it in smaller parts with --accumulate 6: the batch stays what it is, or take --batch-size 3.",
+            "a batch of 7 in 3 parts\n  Compute it in smaller parts with --accumulate 6: the batch stays what it "
+            "is, or take --batch-size 3.",
         ),
         (
             2,
             1,
-            "a batch of 2 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it is, or take --batch-size 1.",
+            "a batch of 2 in 1 part\n  Compute it in smaller parts with --accumulate 2: the batch stays what it "
+            "is, or take --batch-size 1.",
         ),
         (
             1,
@@ -485,7 +494,8 @@ def test_a_batch_without_room_is_told_in_how_many_parts_or_how_small_it_may_fit(
     class Large(Regression):
         def forward(self, inputs, step):
             raise RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+                "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried to "
+                "allocate 9 bytes"
             )
 
     with pytest.raises(ResourceError) as error:

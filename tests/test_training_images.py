@@ -66,7 +66,7 @@ def png(pixels: np.ndarray, **options: object) -> bytes:
     return file.getvalue()
 
 
-# ---- where pictures are kept ------------------------------------------------------------------------------------------------------
+# ---- where pictures are kept ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sizes", [[(47, 61)] * 7, SIZES], ids=["one size", "many sizes"])
@@ -141,7 +141,7 @@ def test_a_full_disk_is_an_error_of_resources(count, tmp_path, monkeypatch):
         TrainingImages(dataset_of([jpeg(0, (7, 11))] * count), workers=1, memory_bytes=0, folder=tmp_path)
 
 
-# ---- what cannot be decoded -------------------------------------------------------------------------------------------------------
+# ---- what cannot be decoded ----------------------------------------------------------------------------------------
 
 
 def test_small_pictures_that_cannot_be_decoded_are_named_at_the_start_and_skipped():
@@ -175,7 +175,7 @@ def test_a_picture_of_more_pixels_than_allowed_cannot_be_decoded():
     assert "max-pixels" in pictures.skipped[0]["reason"]
 
 
-# ---- whole pictures ---------------------------------------------------------------------------------------------------------------
+# ---- whole pictures ------------------------------------------------------------------------------------------------
 
 
 def test_grey_pictures_have_three_equal_channels(tmp_path):

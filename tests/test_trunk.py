@@ -1,4 +1,7 @@
-"""The ViT that is trained: the frozen one's features, any patches left out, any crops joined, any image's branches dropped."""
+"""The ViT that is trained.
+
+The frozen one's features, any patches left out, any crops joined, any image's branches dropped.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ def branch(block, tokens: Tensor, which: int) -> Tensor:
 
 
 def by_hand(trunk: Trunk, image: Tensor, patches: list[int] | None = None, scales: Tensor | None = None) -> Tensor:
-    """Tokens (T, D) of one image: its patches embedded one by one, positions added, those wanted put together, block after block."""
+    """Tokens (T, D) of one image.
+
+    Its patches embedded one by one, positions added, those wanted put together, block after block.
+    """
     a = trunk.architecture
     side = image.shape[-1] // a.patch
     table = trunk.positions(*image.shape[-2:])[0]

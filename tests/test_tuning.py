@@ -1,4 +1,7 @@
-"""A network while it is fine-tuned: its classifier, its loss, tokens that are computed once, and what the engine gives it."""
+"""A network while it is fine-tuned.
+
+Its classifier, its loss, tokens that are computed once, and what the engine gives it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Views beside torchvision's transforms on Pillow pictures: the same pixels for the same draws, and draws of the same distribution."""
+"""Views beside torchvision's transforms on Pillow pictures.
+
+The same pixels for the same draws, and draws of the same distribution.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def levels(view: torch.Tensor) -> np.ndarray:
 
 
 def pillow_view(pixels: np.ndarray, view: View, drawn: Drawn, i: int, j: int) -> torch.Tensor:
-    """Crop j of picture i as the published pipelines make it, from what was drawn instead of random numbers of their own."""
+    """Crop j of image i as the published pipelines make it, from what was drawn instead of their own random numbers."""
     top, left, height, width = drawn.boxes[i, j].tolist()
     mode = official.InterpolationMode(view.interpolation)
     image = official.resized_crop(Image.fromarray(pixels), top, left, height, width, (view.size, view.size), mode)
@@ -68,7 +71,7 @@ def pillow_view(pixels: np.ndarray, view: View, drawn: Drawn, i: int, j: int) ->
     return official.normalize(official.to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)
 
 
-# ---- the same draws give the same pixels -----------------------------------------------------------------------------------------
+# ---- the same draws give the same pixels ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,7 +173,7 @@ def test_grey_and_solarisation_are_pillows_bit_for_bit():
     "radii", [(0.11, 0.53, 1.39), (1.43, 1.71, 1.97), (0.13, 1.01, 1.99, 3.31)], ids=["narrow", "wide", "mixed"]
 )
 def test_blur_is_pillows_bit_for_bit_edges_included(radii):
-    """Chance radii: at 1/2 or 1 the weights are simple fractions, sums lie halfway between levels, and Pillow's fixed point rounds down."""
+    """Chance radii: at 1/2 or 1 sums lie halfway between levels, and Pillow's fixed point rounds down."""
     pillow, ours = batch_of(*range(len(radii)))
     colours.blur(ours, torch.from_numpy(colours.blur_boxes(np.array(radii))))
     np.testing.assert_array_equal(
@@ -220,7 +223,7 @@ def test_a_crop_by_products_knows_nothing_of_the_canvas_around_its_picture():
     assert torch.equal(alone, beside[:2])
 
 
-# ---- the draws are torchvision's in distribution ---------------------------------------------------------------------------------
+# ---- the draws are torchvision's in distribution -------------------------------------------------------------------
 
 DRAWS = 4001
 
@@ -334,7 +337,7 @@ def test_crops_of_one_picture_and_neighbouring_pictures_are_independent():
     assert abs(np.corrcoef(areas[1:, 0], areas[:-1, 0])[0, 1]) < 4 / math.sqrt(DRAWS)
 
 
-# ---- a view is a function of its picture, seed, epoch, row and number -------------------------------------------------------------
+# ---- a view is a function of its picture, seed, epoch, row and number ----------------------------------------------
 
 KINDS = (GLOBAL, LOCAL)
 
@@ -444,7 +447,7 @@ def test_some_of_what_was_drawn_is_the_draw_of_some():
 
 
 def test_a_gpu_gets_as_many_pictures_at_a_time_as_views_and_canvas_leave_room_for(monkeypatch):
-    """By hand: 3 x 47^2 = 6627 values of a view, so two pictures of up to 2000 pixels fit into 14,000, and larger ones must go alone."""
+    """By hand: 3 x 47^2 = 6627 values a view: two images of up to 2000 pixels fit in 14,000, larger ones go alone."""
     monkeypatch.setattr(views_module, "_GPU_VALUES", 14_000)
     monkeypatch.setattr(views_module, "_CPU_VALUES", 7_000)
     sizes = np.array(

@@ -1,4 +1,7 @@
-"""The ViT and the engines that run it: positions by hand, shapes and counts of the fact sheet, and rows that depend on nothing but their image."""
+"""The ViT and the engines that run it.
+
+Positions by hand, shapes and counts of the fact sheet, and rows that depend on nothing but their image.
+"""
 
 from __future__ import annotations
 
@@ -184,7 +187,7 @@ def test_a_variant_has_as_many_parameters_as_the_fact_sheet_says(name):
 
 
 def _dinov1_like(name: str) -> float:
-    """Millions of parameters of the same width and depth with DINO's patches of 16 and table of 14 x 14, no scales and registers."""
+    """Millions of parameters at the same width and depth with DINO's 16-pixel patches and 14 x 14 table, no scales."""
     a = PLAIN[name].architecture
     with torch.device("meta"):
         return sum(p.numel() for p in VisionTransformer(Architecture(a.width, a.depth, a.heads, 16)).parameters()) / 1e6

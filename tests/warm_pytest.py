@@ -2,9 +2,10 @@
 
     python tests/warm_pytest.py
 
-A line on stdin is a request in JSON: `words`, what stands after `pytest`, and `limit`, seconds. A line on stdout answers
-it: `survived` when all tests pass, `killed` when one fails, `hung` after the limit. The tests run in the current folder.
-Starting an interpreter and importing torch takes longer than most modules' tests; fewvit itself is imported by each fork.
+A line on stdin is a request in JSON: `words`, what stands after `pytest`, and `limit`, seconds. A line on stdout
+answers it: `survived` when all tests pass, `killed` when one fails, `hung` after the limit. The tests run in the
+current folder. Starting an interpreter and importing torch takes longer than most modules' tests; fewvit itself is
+imported by each fork.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""Backbone families: one file each, holding a table of variants and all that is the family's own. No torch and no NumPy at import.
+"""Backbone families: one file each, holding a table of variants and all that is the family's own.
 
-A family is what shares a file layout. Its class says how such a file is recognised, which tensors are the trunk and under which names
-they go into `fewvit.models.vit.VisionTransformer` (DINO's names, which timm shares); which protocol it is read by, how its position
-table is resized, and what a user should know before judging it. Adding a family is adding a file.
+No torch and no NumPy at import.
+
+A family is what shares a file layout. Its class says how such a file is recognised, which tensors are the trunk and
+under which names they go into `fewvit.models.vit.VisionTransformer` (DINO's names, which timm shares); which protocol
+it is read by, how its position table is resized, and what a user should know before judging it. Adding a family is
+adding a file.
 """
 
 from __future__ import annotations
@@ -42,14 +45,15 @@ class Architecture:
     timm: str = ""  # build this model of timm instead
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise UsageError when an input of this many pixels does not fit the family's rule, naming the nearest sizes that do."""
+        """Raise UsageError, naming the nearest sizes, when an input of this many pixels does not fit."""
         if self.timm:
             return
         for pixels in (height, width):
             if pixels % self.patch or pixels < self.patch:
                 low = max(pixels // self.patch, 1) * self.patch
                 raise UsageError(
-                    f"an image size of {pixels} is not a multiple of the patch size {self.patch}; the nearest are {low} and {low + self.patch}"
+                    f"an image size of {pixels} is not a multiple of the patch size {self.patch}; the nearest are "
+                    f"{low} and {low + self.patch}"
                 )
         rows, columns = height // self.patch, width // self.patch
         rule = position_rule(self.positions)
@@ -59,7 +63,10 @@ class Architecture:
 
 @dataclass(frozen=True)
 class PositionRule:
-    """How a table of grid x grid positions serves images of rows x columns patches; one for all families that read it alike."""
+    """How a table of grid x grid positions serves images of rows x columns patches.
+
+    One for all families that read it alike.
+    """
 
     resized: Callable[[Any, int, int], Any]  # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
     # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
@@ -85,8 +92,8 @@ class ClassifierPreset:
 class Protocol:
     """A named, versioned preset: how a paper turns an image into a feature, and what its classifiers are.
 
-    `pool` empty means the model's own: class token where there is one, else mean. Sources: the evaluation scripts of the official
-    repositories.
+    `pool` empty means the model's own: class token where there is one, else mean. Sources: the evaluation scripts of
+    the official repositories.
     """
 
     name: str
@@ -111,7 +118,10 @@ class Protocol:
         return self.preprocess
 
     def preset_of(self, classifier: str, shots: int | str) -> ClassifierPreset:
-        """What it gives a classifier for so many labelled images per class, or for a list such as 1%; nothing where it has nothing."""
+        """What it gives a classifier for so many labelled images per class, or for a list such as 1%.
+
+        Nothing where it has nothing.
+        """
         own = [
             one for one in self.classifiers if one.classifier == classifier and (not one.only or str(shots) in one.only)
         ]
@@ -147,9 +157,12 @@ class Trunk:
 
 
 class Family:
-    """What a file in this folder says: one public class that inherits from this one. What has no value here, it has to say.
+    """What a file in this folder says: one public class that inherits from this one.
 
-    As it stands here it is the layout of a run whose pretraining method has no file in this folder: a plain ViT under the module's names.
+    What has no value here, it has to say.
+
+    As it stands here it is the layout of a run whose pretraining method has no file in this folder: a plain ViT under
+    the module's names.
     """
 
     license: ClassVar[str]
@@ -179,13 +192,17 @@ class Family:
 
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:
-        """The architecture that the trunk's shapes spell. Raises KeyError or ValueError for what is none of this family."""
+        """The architecture that the trunk's shapes spell.
+
+        Raises KeyError or ValueError for what is none of this family.
+        """
         raise ValueError("its layout does not say which architecture it is of")
 
     @staticmethod
     def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
-        """What to tell a user before frozen backbones of this family are judged: by `knn`, `lowshot` or `linear`, with this pooling,
-        the linear probe of this protocol, or these classifiers. None: nothing.
+        """What to tell a user before frozen backbones of this family are evaluated, or None.
+
+        `task` is `knn`, `lowshot` or `linear`; with this pooling, this protocol's linear probe, or these classifiers.
         """
         return None
 

@@ -10,7 +10,8 @@ from typing import Any
 from . import Architecture, Trunk
 from ._transformers import is_transformers, official_names
 
-# width -> heads where it is not width / 64: MAE's and I-JEPA's ViT-H has 16 heads of 80, and a load with 20 would not fail
+# width -> heads where it is not width / 64: MAE's and I-JEPA's ViT-H has 16 heads of 80, and a load with 20 would not
+# fail
 _HEADS = {1280: 16}
 
 
@@ -70,7 +71,10 @@ def has_vit_trunk(tensors: Mapping[str, Any]) -> bool:
 
 
 def infer_vit(tensors: Mapping[str, Any], positions: str) -> Architecture:
-    """Width, depth, patch and table size as the shapes say; heads from the width. Raises KeyError or ValueError for what is no ViT."""
+    """Width, depth, patch and table size as the shapes say; heads from the width.
+
+    Raises KeyError or ValueError for what is no ViT.
+    """
     width, channels, patch, patch_w = (int(n) for n in tensors["patch_embed.proj.weight"].shape)
     if channels != 3 or patch != patch_w:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""Official ViT weights under the names that transformers gives them, turned back. Read from that library's conversion tables."""
+"""Official ViT weights under the names that transformers gives them, turned back.
+
+Read from that library's conversion tables.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""DINO (Caron et al. 2021): self-distillation with no labels. Files of facebookresearch/dino; iBOT's teacher files share the layout."""
+"""DINO (Caron et al. 2021): self-distillation with no labels.
+
+Files of facebookresearch/dino; iBOT's teacher files share the layout.
+"""
 
 from __future__ import annotations
 

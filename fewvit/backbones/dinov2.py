@@ -79,7 +79,8 @@ class Dinov2(Family):
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
         nested = checkpoint_key or ("teacher" if isinstance(tree.get("teacher"), Mapping) else None)
         renames = {
-            r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",  # chunked files number the chunk first and the block as in the whole
+            # chunked files number the chunk first and the block as in the whole
+            r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",
             r"\.mlp\.w12\.": ".mlp.fc1.",
             r"\.mlp\.w3\.": ".mlp.fc2.",
         }

@@ -1,4 +1,7 @@
-"""MAE (He et al. 2022): masked autoencoders. Files of facebookresearch/mae: `{"model": …}`, with or without decoder, or fine-tuned."""
+"""MAE (He et al. 2022): masked autoencoders.
+
+Files of facebookresearch/mae: `{"model": …}`, with or without decoder, or fine-tuned.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,8 @@ class Mae(Family):
             Architecture(192, 6, 3, 8, grid=8, positions="mae"),
             bundled="fewvit_tiny.safetensors",
             sha256="92976b45e35094b3d15484b13dba1efae5634ea3baa403a4ae7e7e011535dedb",
-            note="comes with fewvit, a stand-in where no weights can be had: recipes/fewvit_tiny.toml, ten epochs of Tiny-ImageNet at 64 px",
+            note="comes with fewvit, a stand-in where no weights can be had: recipes/fewvit_tiny.toml, ten "
+            "epochs of Tiny-ImageNet at 64 px",
             preprocess={"cover": (64, 64), "crop": (64, 64)},
             license="Apache-2.0",
         ),
@@ -139,9 +143,15 @@ class Mae(Family):
     @staticmethod
     def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
         if task == "knn" and pool == "cls":
-            return "MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by fine-tuning"
+            return (
+                "MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by "
+                "fine-tuning"
+            )
         if task == "lowshot" and "last-block" not in methods:
-            return "linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and --layers each"
+            return (
+                "linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and "
+                "--layers each"
+            )
         if task == "linear" and protocol != "mae/1":
             return "MAE's linear probe is --protocol mae/1: its features need the BatchNorm that comes with it"
         return None

@@ -1,4 +1,7 @@
-"""MSN (Assran et al. 2022): masked siamese networks. Files of facebookresearch/msn: `.pth.tar` with `target_encoder`."""
+"""MSN (Assran et al. 2022): masked siamese networks.
+
+Files of facebookresearch/msn: `.pth.tar` with `target_encoder`.
+"""
 
 from __future__ import annotations
 

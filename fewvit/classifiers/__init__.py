@@ -1,7 +1,9 @@
-"""Classifiers on frozen features: one file each, in scikit-learn's style. `fit(X, y)`, `predict`, `predict_proba`, `classes_`.
+"""Classifiers on frozen features: one file each, in scikit-learn's style.
 
-What else an evaluation wants to know of one it declares, as attributes of its class: `Traits`. What a protocol gives it stands with the
-protocol, in `backbones/NAME.py`.
+`fit(X, y)`, `predict`, `predict_proba`, `classes_`.
+
+What else an evaluation wants to know of one it declares, as attributes of its class: `Traits`. What a protocol gives it
+stands with the protocol, in `backbones/NAME.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ def _nothing_chosen(estimators: Sequence[Any], shots: str) -> str:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a classifier declares of itself by class attributes of these names; one that says nothing, as scikit-learn's do, has these."""
+    """What a classifier declares of itself by class attributes of these names.
+
+    One that says nothing, as scikit-learn's do, has these.
+    """
 
     needs: str = "features"  # (N, D), one row per image; or tokens (N, T, D)
     transductive: bool = False  # whether the rows of one `predict_proba` inform each other

@@ -1,7 +1,8 @@
-"""What few-shot classifiers share: one core over a batch of episodes, and scikit-learn's three names over a batch of one.
+"""What few-shot classifiers share: a core over a batch of episodes, scikit-learn's three names over a batch of one.
 
-An episode is a labelled support set and the queries to be classified by it. A classifier states its paper in two functions,
-`learn` (what is kept of the support) and `judge` (probabilities of the queries), both over E episodes at once.
+An episode is a labelled support set and the queries to be classified by it. A classifier states its paper in two
+functions, `learn` (what is kept of the support) and `judge` (probabilities of the queries), both over E episodes at
+once.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Support:
 class EpisodicClassifier(ClassifierMixin, BaseEstimator):
     """A classifier that is told its support and judges queries, for one episode or for many at once.
 
-    A transductive one takes the rows of one `predict` call for one query set and lets them inform each other; an inductive one
-    judges each row by itself.
+    A transductive one takes the rows of one `predict` call for one query set and lets them inform each other; an
+    inductive one judges each row by itself.
     """
 
     needs: ClassVar[str] = "features"
@@ -71,7 +72,7 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
         """Raise UsageError for an option that cannot be."""
 
     def probabilities(self, support: Tensor, labels: Tensor, queries: Tensor, n_classes: int) -> Tensor:
-        """Class probabilities (E, q, C) of E episodes: support (E, n, D), labels (n,) or (E, n) in 0..C-1, queries (E, q, D).
+        """Class probabilities (E, q, C) of E episodes: support (E, n, D), labels (n,) or (E, n), queries (E, q, D).
 
         Raises UsageError for an option that cannot be, and for a class without support.
         """
@@ -125,7 +126,8 @@ def unit(rows: Tensor) -> Tensor:
 def inner_products(queries: Tensor, others: Tensor) -> Tensor:
     """Inner products (E, q, n) of `queries` (E, q, D) with `others` (E, n, D).
 
-    Where there is one episode, as in `predict_proba`, those of a query are a function of that query alone (see `products.of_rows`).
+    Where there is one episode, as in `predict_proba`, those of a query are a function of that query alone (see
+    `products.of_rows`).
     """
     if len(queries) == len(others) == 1:
         return of_rows(queries[0], others[0])[None]
@@ -138,7 +140,10 @@ def class_means(rows: Tensor, support: Support) -> Tensor:
 
 
 def shifted(queries: Tensor, support: Tensor) -> Tensor:
-    """Queries (E, q, D) moved so that their mean is the support's: Liu et al. 2020's xi, the bias between the two sets, is gone."""
+    """Queries (E, q, D) moved so that their mean is the support's (E, n, D).
+
+    Liu et al. 2020's xi, the bias between the two sets, is gone.
+    """
     return queries + support.mean(dim=1, keepdim=True) - queries.mean(dim=1, keepdim=True)
 
 

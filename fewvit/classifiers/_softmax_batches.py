@@ -1,7 +1,9 @@
-"""Several multinomial logistic regressions at once: what `softmax_regression` solves one by one, for a GPU, which one problem does not fill.
+"""Several multinomial logistic regressions at once, for a GPU, which one problem does not fill.
 
-Objective, bound of the gap and search are the same ones; every problem has its own step lengths and leaves the batch when it is solved.
-On a CPU they are solved one after the other: see `batches_pay`.
+The same problems that `softmax_regression` solves one by one.
+
+Objective, bound of the gap and search are the same ones; every problem has its own step lengths and leaves the batch
+when it is solved. On a CPU they are solved one after the other: see `batches_pay`.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
 def batches_pay(device: str) -> bool:
     """Whether problems are better solved together than one after the other.
 
-    On a CPU a trial of 5,000 logits or more takes up to twice as long in a batch. Smaller ones take half as long, but that is milliseconds,
-    and a trial's last bits should not depend on how many trials there are.
+    On a CPU a trial of 5,000 logits or more takes up to twice as long in a batch. Smaller ones take half as long, but
+    that is milliseconds, and a trial's last bits should not depend on how many trials there are.
     """
     return device != "cpu"
 
@@ -54,7 +56,8 @@ def solve_together(
 ) -> list[Solution]:
     """A Solution for each (features (n, D), labels (n,)) and its lambda, as `softmax_regression.solve` gives it.
 
-    Problems of one shape are solved as one; the same set under several lambdas is stored once. What float32 cannot finish is solved alone.
+    Problems of one shape are solved as one; the same set under several lambdas is stored once. What float32 cannot
+    finish is solved alone.
     """
     unique = {id(one): loaded(*one, intercept, dtype, device) for one in sets}
     shapes: dict[tuple[int, ...], list[int]] = {}
@@ -71,7 +74,10 @@ def solve_together(
 
 
 class _Batch:
-    """B problems of one shape: rows (B, n, D), or (1, n, D) where they share them; everything of a W is (B, C, D) or (B, C, n)."""
+    """B problems of one shape: rows (B, n, D), or (1, n, D) where they share them.
+
+    Everything of a W is (B, C, D) or (B, C, n).
+    """
 
     def __init__(
         self, parts: Sequence[tuple[Tensor, Tensor, Frame]], n_classes: int, lambdas: Sequence[float], free_columns: int

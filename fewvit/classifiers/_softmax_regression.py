@@ -4,8 +4,8 @@
 
 With g the gradient at W, Fenchel duality gives P(W) - D = ||g||^2 / (2 mu), D being the dual value at the predicted
 probabilities: an upper bound of what is missing to the optimum that costs nothing, so it is what the solver stops on.
-Method: limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4) in the span of the features, with a Newton step along each
-direction: the logits are linear in W, so the curvature along a direction costs no matrix product of its own.
+Method: limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4) in the span of the features, with a Newton step
+along each direction: the logits are linear in W, so the curvature along a direction costs no matrix product of its own.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def solve(
     """The minimiser W (C, D) for features (n, D) and labels (n,) in 0..C-1, to a relative gap of `tol`.
 
     What float32 cannot reach is finished in float64.
-    `intercept` adds a constant per class that is not penalised. The bound of the gap then holds but for the constants, whose part is
-    estimated by their curvature.
+    `intercept` adds a constant per class that is not penalised. The bound of the gap then holds but for the constants,
+    whose part is estimated by their curvature.
     """
     import torch
 
@@ -113,7 +113,7 @@ class Frame:
     shift: Tensor | None  # (D,), subtracted from every row, which a constant makes up for; None: there is no constant
 
     def leave(self, weights: Tensor, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-        """W (C, D) and the constants (C,) in the features' own coordinates, of weights (C, r), or (C, r + 1) with a constant."""
+        """W (C, D) and constants (C,) in the features' coordinates, of weights (C, r), (C, r + 1) with a constant."""
         import torch
 
         constant = torch.zeros_like(weights[:, 0]) if self.shift is None else weights[:, -1]
@@ -131,8 +131,8 @@ def loaded(
 ) -> tuple[Tensor, Tensor, Frame]:
     """The rows (n, r) in the frame of the search, with a column of ones for a constant, and the labels (n,).
 
-    With a constant the rows are moved to their mean, which changes no prediction and no penalty: far from the origin, W and the
-    constant would pull against each other, and the search would take ten times as long.
+    With a constant the rows are moved to their mean, which changes no prediction and no penalty: far from the origin, W
+    and the constant would pull against each other, and the search would take ten times as long.
     """
     import torch
 
@@ -145,7 +145,10 @@ def loaded(
 
 
 def _in_span(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The features (n, D) in an orthonormal basis (D, n) of their span where that is smaller: the penalty keeps W inside it."""
+    """The features (n, D) in an orthonormal basis (D, n) of their span where that is smaller, and the basis.
+
+    The penalty keeps W inside the span.
+    """
     import torch
 
     if len(x) >= x.shape[1]:
@@ -157,8 +160,8 @@ def _in_span(x: Tensor) -> tuple[Tensor, Tensor | None]:
 class _Problem:
     """P along lines in W (C, D), by way of the logits, which are linear in W.
 
-    The rows stand in blocks, and so does everything that has a column per row, (C, b) each: a block stays in the CPU's cache
-    from the product to the residuals.
+    The rows stand in blocks, and so does everything that has a column per row, (C, b) each: a block stays in the CPU's
+    cache from the product to the residuals.
     """
 
     def __init__(self, x: Tensor, y: Tensor, n_classes: int, mu: float, free_columns: int):
@@ -217,14 +220,18 @@ def bound(gradient: Tensor, penalised: int, mu: Any, mu_free: Any) -> Tensor:
     """A bound () of what is missing to the optimum where the gradient is (C, D): ||g||^2 / 2 mu.
 
     (B,) of B problems, whose gradients are (B, C, D) and whose mu are (B,).
-    Constants have no mu but `mu_free`: with even probabilities, where strong penalties keep them, the curvature along them is 1 / C.
+    Constants have no mu but `mu_free`: with even probabilities, where strong penalties keep them, the curvature along
+    them is 1 / C.
     """
     squares = gradient.square().sum(dim=-2).double()  # of each column
     return squares[..., :penalised].sum(dim=-1) / (2 * mu) + squares[..., penalised:].sum(dim=-1) / (2 * mu_free)
 
 
 def exact_objective(x: Tensor, y: Tensor, weights: Tensor, mu: float, penalised: int) -> float:
-    """P(W) in float64, a block of rows at a time: float32 knows small losses to five digits only. The first `penalised` columns are."""
+    """P(W) in float64, a block of rows at a time: float32 knows small losses to five digits only.
+
+    The penalty is on the first `penalised` columns.
+    """
     wide, loss = weights.double(), 0.0
     for start in range(0, len(x), _EXACT_ROWS):
         part = slice(start, start + _EXACT_ROWS)
@@ -236,8 +243,8 @@ def exact_objective(x: Tensor, y: Tensor, weights: Tensor, mu: float, penalised:
 def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> tuple[Tensor, float, int]:
     """(W, bound of the relative gap, iterations) from the weights given; stops early where rounding leaves no way down.
 
-    At least one step is taken: under a strong penalty W = 0 is within any tolerance of the optimum and tells no classes apart; the
-    first step turns W to where the optimum points.
+    At least one step is taken: under a strong penalty W = 0 is within any tolerance of the optimum and tells no classes
+    apart; the first step turns W to where the optimum points.
     """
     logits = problem.logits(weights)
     value, gradient, probabilities = problem.at(logits, weights)

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 class AlphaTIM(EpisodicClassifier):
     """Class weights that fit the support and make the queries' classes certain one by one and diverse as a whole.
 
-    Source: Veilleux et al. 2021, section 4: cross-entropy of the support minus the alpha-mutual information of the queries and
-    their classes, in Tsallis entropies H(p) = (1 - sum p^alpha) / (alpha - 1), by Adam from the class means. Probabilities are
-    those of Boudiaf et al. 2020 (TIM), equation 1: p ∝ exp(-tau/2 |w - z|²) on rows of unit length. Transductive.
+    Source: Veilleux et al. 2021, section 4: cross-entropy of the support minus the alpha-mutual information of the
+    queries and their classes, in Tsallis entropies H(p) = (1 - sum p^alpha) / (alpha - 1), by Adam from the class
+    means. Probabilities are those of Boudiaf et al. 2020 (TIM), equation 1: p ∝ exp(-tau/2 |w - z|²) on rows of unit
+    length. Transductive.
 
     The defaults are the authors' for one shot. TIM is `alpha=1` with a support weight and a conditional weight of 0.1.
     """
@@ -32,7 +33,8 @@ class AlphaTIM(EpisodicClassifier):
         marginal_weight: float = 1.0,
         conditional_weight: float = 1.0,
     ):
-        self.alpha = alpha  # 1: Shannon's entropies; larger ones bear less balanced queries. The authors': 2 for one shot, 7 for five
+        # 1: Shannon's entropies; larger ones bear less balanced queries. The authors': 2 for one shot, 7 for five
+        self.alpha = alpha
         self.tau = tau  # sharpness
         self.learning_rate = learning_rate
         self.steps = steps

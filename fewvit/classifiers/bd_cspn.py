@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class BDCSPN(EpisodicClassifier):
-    """Cosine to prototypes that are corrected for both of few-shot learning's biases, between support and queries and within a class.
+    """Cosine to prototypes corrected for two biases: between support and queries, and within a class.
 
     Source: Liu et al. 2020 (Prototype Rectification for Few-Shot Learning), section 3. Transductive.
     """

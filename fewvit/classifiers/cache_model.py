@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class CacheModel(EpisodicClassifier):
     """Labels of all support rows, weighted by the affinity exp(-beta (1 - cosine)) and made to sum to one.
 
-    Source: Zhang et al. 2022 (Tip-Adapter), equations 5 and 6 without the zero-shot term, for there is no text encoder here.
+    Source: Zhang et al. 2022 (Tip-Adapter), equations 5 and 6 without the zero-shot term, for there is no text encoder
+    here.
     """
 
     def __init__(self, beta: float = 5.5):

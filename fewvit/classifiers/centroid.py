@@ -30,7 +30,8 @@ class Centroid(EpisodicClassifier):
     """The class whose mean is nearest: rows of unit length, class mean, unit length again, cosine.
 
     Source: Wang et al. 2019 (SimpleShot), section 3.2; Snell et al. 2017, equations 1 and 2. SimpleShot's variants are
-    `metric="euclidean"` with `normalise=False` (UN), with `normalise=True` (L2N), and with `centering="base"` besides (CL2N).
+    `metric="euclidean"` with `normalise=False` (UN), with `normalise=True` (L2N), and with `centering="base"` besides
+    (CL2N).
     """
 
     grows: ClassVar[bool] = True

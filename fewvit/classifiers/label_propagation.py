@@ -17,8 +17,9 @@ _CG_TOLERANCE = 1e-10  # of the residual, relative
 class LabelPropagation(EpisodicClassifier):
     """F = (1 - alpha S)⁻¹ Y on the symmetric k-nearest-neighbour graph, each query's row of F made to sum to one.
 
-    Source: Zhou et al. 2004, section 2: S = D^(-1/2) W D^(-1/2), W = exp(-|x - x'|² / 2 sigma²), here between rows of unit length
-    of which one is among the k nearest of the other. Transductive. A query that no label reaches is uniform.
+    Source: Zhou et al. 2004, section 2: S = D^(-1/2) W D^(-1/2), W = exp(-|x - x'|² / 2 sigma²), here between rows of
+    unit length of which one is among the k nearest of the other. Transductive. A query that no label reaches is
+    uniform.
     """
 
     transductive: ClassVar[bool] = True
@@ -67,7 +68,10 @@ def _solve_dense(near: Tensor, weights: Tensor, labels: Tensor, alpha: float) ->
 
 
 def _solve_sparse(near: Tensor, weights: Tensor, labels: Tensor, alpha: float) -> Tensor:
-    """The same with sparse matrices, episode by episode and class by class; the system is symmetric and positive definite."""
+    """The same with sparse matrices, episode by episode and class by class.
+
+    The system is symmetric and positive definite.
+    """
     import numpy as np
     import torch
     from scipy import sparse

@@ -24,8 +24,8 @@ _SHARPNESS = 10.0  # of the weights of rectification: the number in the authors'
 class LaplacianShot(EpisodicClassifier):
     """Assignments that weigh the squared distance to each prototype against agreement with the k nearest other queries.
 
-    Source: Ziko et al. 2020, equation 1 and the updates of algorithm 1, y ∝ exp(-a + lambda W y), on rows of unit length,
-    with the paper's rectified prototypes. Without them and with `lambd=0` it is SimpleShot's L2N. Transductive.
+    Source: Ziko et al. 2020, equation 1 and the updates of algorithm 1, y ∝ exp(-a + lambda W y), on rows of unit
+    length, with the paper's rectified prototypes. Without them and with `lambd=0` it is SimpleShot's L2N. Transductive.
 
     The paper takes the mean of its base classes off every row first; here that is left to who has base classes.
     """
@@ -60,10 +60,10 @@ class LaplacianShot(EpisodicClassifier):
 
 
 def _rectified(support: Tensor, queries: Tensor, means: Tensor, labelled: Support) -> Tensor:
-    """Prototypes (E, C, D): the mean over a class's support and the queries nearest to it of rows that count as much as they are sure.
+    """Prototypes (E, C, D): the weighted mean over a class's support and the queries nearest to it.
 
-    How sure a row is of its class is the class's share of softmax(10 cosines to the means). These weights do not sum to one: the
-    prototype of a class with doubtful members is the shorter.
+    Rows count as much as they are sure. How sure a row is of its class is the class's share of softmax(10 cosines to
+    the means). These weights do not sum to one: the prototype of a class with doubtful members is the shorter.
     """
     import torch
 

@@ -26,10 +26,13 @@ _CHUNK_BYTES = 16 << 20  # of scores that are turned into probabilities at once
 
 
 class LogisticRegression(ClassifierMixin, BaseEstimator):
-    """Minimises (1/n) sum_i -log softmax(W x_i)[y_i] + (lambda / 2n) ||W||^2, each x_i centred over its own coordinates and of unit length.
+    """Minimises (1/n) sum_i -log softmax(W x_i)[y_i] + (lambda / 2n) ||W||^2.
 
-    Source: Assran et al. 2022, appendix (MSN's logistic evaluation); equals scikit-learn's LogisticRegression at C = 1 / lambda on
-    the same rows. Stops when the duality gap is below `tol` of the objective; raises NumericalError when it does not get there.
+    Each x_i is centred over its own coordinates and of unit length.
+
+    Source: Assran et al. 2022, appendix (MSN's logistic evaluation); equals scikit-learn's LogisticRegression with
+    C = 1 / lambda on the same rows. Stops when the duality gap is below `tol` of the objective; raises NumericalError
+    when it does not get there.
     """
 
     needs: ClassVar[str] = "features"
@@ -68,7 +71,10 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
     @staticmethod
     def fit_together(estimators: Sequence[LogisticRegression], sets: Sequence[tuple[Any, Any]]) -> None:
-        """Fit each estimator on its own (X, y); on a GPU problems of one shape are solved as one. Their options are the same but for lambda."""
+        """Fit each estimator on its own (X, y); on a GPU problems of one shape are solved as one.
+
+        Their options are the same but for lambda.
+        """
         taken = [estimator._taken(X, y) for estimator, (X, y) in zip(estimators, sets, strict=True)]
         for n_classes in {len(estimator.classes_) for estimator in estimators}:
             group = [i for i, estimator in enumerate(estimators) if len(estimator.classes_) == n_classes]
@@ -79,7 +85,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
     @staticmethod
     def summary(estimators: Sequence[LogisticRegression], shots: str) -> str:
-        """The line that tells the lambda of regressions fitted on as many images per class, which are called `shots`."""
+        """The line on the lambda of regressions fitted on as many images per class, which are called `shots`."""
         lambdas = [one.lambd_ for one in estimators]
         same = len({(one.lambd_, one.why_) for one in estimators}) == 1
         which = "" if estimators[0].lambd is not None else f", {shots}"
@@ -105,7 +111,10 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self.objective_, self.gap_, self.n_iter_ = solution.objective, solution.gap, solution.iterations
 
     def _logits(self, X: Any) -> np.ndarray:
-        """Logits (Q, C), each row's a function of that row alone; in float64 to the last digit or two (see `products.of_rows`)."""
+        """Logits (Q, C), each row's a function of that row alone.
+
+        In float64 to the last digit or two (see `products.of_rows`).
+        """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=self.coef_.dtype)
         return _scores(self._prepared(X), self.coef_, self.intercept_)
@@ -160,7 +169,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         for solution in found:
             if not solution.converged:
                 raise NumericalError(
-                    f"logistic regression stopped after {counted(solution.iterations, 'iteration')} at a relative gap of {solution.gap:.2g}, above tol = {self.tol:g}",
+                    f"logistic regression stopped after {counted(solution.iterations, 'iteration')} at a relative "
+                    f"gap of {solution.gap:.2g}, above tol = {self.tol:g}",
                     fix="Raise max_iter, use dtype=float64, or a larger lambda.",
                 )
         return found
@@ -191,10 +201,11 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         return lambd, f"best of {len(GRID)} by {folds}-fold cross-validation, {100 * best / len(rows):.1f} % right"
 
     def _by_tenths(self, rows: np.ndarray, numbers: np.ndarray, n_classes: int) -> tuple[float, str]:
-        """The best lambda of DINOV2_GRID on the first tenth of a permutation, and on further tenths until enough rows are judged.
+        """The best lambda of DINOV2_GRID on the first tenth of a permutation, and how it was chosen.
 
-        Source: dinov2 `eval/log_regression.py`, which has one tenth of 1.28 million images. The 45 searches are rough ones (see
-        `penalty_path`) and together as long as one exact fit: predictions settle long before the gap closes.
+        Further tenths are taken until enough rows are held out.
+        Source: dinov2 `eval/log_regression.py`, which has one tenth of 1.28 million images. The 45 searches are rough
+        ones (see `penalty_path`) and together as long as one exact fit: predictions settle long before the gap closes.
         """
         import torch
 

@@ -25,14 +25,15 @@ _EPSILON = 1e-6  # keeps the power of a zero away from its steep start
 class PTMAP(EpisodicClassifier):
     """Sinkhorn's plan between queries and classes, in turn with class centres that move towards their share of it.
 
-    Source: Hu et al. 2021 (Leveraging the Feature Distribution in Transfer-based Few-Shot Learning), equation 2 and algorithm 1.
-    Transductive. It presumes the class proportions of the queries: those of the support, which in an episode means all equal.
-    One query alone is therefore uniform.
+    Source: Hu et al. 2021 (Leveraging the Feature Distribution in Transfer-based Few-Shot Learning), equation 2 and
+    algorithm 1. Transductive. It presumes the class proportions of the queries: those of the support, which in an
+    episode means all equal. One query alone is therefore uniform.
 
     beta, lambda, alpha and the number of moves are those of the authors' code.
 
-    The paper's features come out of a ReLU; a ViT's are negative as often as positive. `negative="signed"` transforms the
-    magnitude and keeps the sign, which is the paper's formula wherever that is defined; `"refuse"` raises NumericalError.
+    The paper's features come out of a ReLU; a ViT's are negative as often as positive. `negative="signed"` transforms
+    the magnitude and keeps the sign, which is the paper's formula wherever that is defined; `"refuse"` raises
+    NumericalError.
     """
 
     transductive: ClassVar[bool] = True
@@ -91,8 +92,8 @@ class PTMAP(EpisodicClassifier):
 def sinkhorn(affinity: Tensor, mass: Tensor, steps: int) -> Tensor:
     """The plan (E, q, C) of the form exp(affinity + u + v) whose rows sum to 1 and whose columns sum to `mass` (E, C).
 
-    Source: Cuturi 2013, algorithm 1, in float64. Rows sum to 1 exactly, columns to `mass` as closely as `steps` rounds bring them;
-    a class whose affinities all lie more than 700 below the best of their rows gets nothing.
+    Source: Cuturi 2013, algorithm 1, in float64. Rows sum to 1 exactly, columns to `mass` as closely as `steps` rounds
+    bring them; a class whose affinities all lie more than 700 below the best of their rows gets nothing.
     """
     import torch
 

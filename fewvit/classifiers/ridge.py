@@ -18,7 +18,10 @@ _BLOCK_ROWS = 1024  # whose leave-one-out residuals are computed at once, while 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Centred rows X (E, n, D) in their principal axes: Z = X V, whose columns are orthogonal. One-hot labels Y less their mean."""
+    """Centred rows X (E, n, D) in their principal axes.
+
+    Z = X V, whose columns are orthogonal. One-hot labels Y less their mean.
+    """
 
     V: Tensor  # (E, D, r)
     Z: Tensor  # (E, n, r)
@@ -42,17 +45,21 @@ class _Linear:
 
 
 class Ridge(EpisodicClassifier):
-    """Closed-form ridge regression of one-hot labels on rows of unit length, with an unpenalised offset; the largest score wins.
+    """Closed-form ridge regression of one-hot labels on rows of unit length, with an unpenalised offset.
 
-    Source: Bertinetto et al. 2019 (R2-D2), equation 6, with the dual form where rows are fewer than columns; leave-one-out
-    residuals (y - ŷ) / (1 - h) by Allen 1974. Computed in float64: 1 - h loses digits where alpha is small.
+    The largest score wins.
+
+    Source: Bertinetto et al. 2019 (R2-D2), equation 6, with the dual form where rows are fewer than columns;
+    leave-one-out residuals (y - ŷ) / (1 - h) by Allen 1974. Computed in float64: 1 - h loses digits where alpha is
+    small.
     """
 
     def __init__(self, alpha: float | None = None, temperature: float = 0.1):
         self.alpha = (
             alpha  # None: that of 0.0001, 0.000316, ..., 1000 with the smallest squared leave-one-out residuals
         )
-        self.temperature = temperature  # probabilities are the softmax of scores / temperature; a score is near 1 for its class, else 0
+        # probabilities are the softmax of scores / temperature; a score is near 1 for its class, else 0
+        self.temperature = temperature
 
     def check_options(self) -> None:
         require_above(0, temperature=self.temperature)
@@ -95,10 +102,11 @@ def _best_alpha(axes: _Axes) -> Tensor:
 
 
 def _left_out(axes: _Axes) -> Tensor:
-    """Sums (A, E), for each alpha, of the squared residuals of each row under the regression on all others, offset included.
+    """Sums (A, E) for each alpha: each row's squared residual under the regression on all others, offset included.
 
-    With S = 1 / (values + alpha), row i of Z being z and of Y being y, its prediction is p = YᵀZ S z. What is needed of it are
-    y·p and p·p, and no (n, C) table of predictions for each alpha: a sixth of the time for 13,000 rows of 1000 classes.
+    With S = 1 / (values + alpha), row i of Z being z and of Y being y, its prediction is p = YᵀZ S z. What is needed of
+    it are y·p and p·p, and no (n, C) table of predictions for each alpha: a sixth of the time for 13,000 rows of 1000
+    classes.
     """
     import torch
 

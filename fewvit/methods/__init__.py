@@ -1,8 +1,10 @@
-"""Pretraining methods, one file each: everything that distinguishes DINO, MSN and MAE, and nothing that they share. No torch and no NumPy at import.
+"""Pretraining methods, one file each: everything that distinguishes DINO, MSN and MAE, and nothing that they share.
 
-A method's class is its recipe: an instance is one run's settings, `presets` are the named ones, `task` makes the network that is trained.
-What is made of torch stands in a twin, `_NAME_task.py`, or inside `task`, so that a misspelt preset is told, and `--preset list`
-answered, without waiting for torch.
+No torch and no NumPy at import.
+
+A method's class is its recipe: an instance is one run's settings, `presets` are the named ones, `task` makes the
+network that is trained. What is made of torch stands in a twin, `_NAME_task.py`, or inside `task`, so that a misspelt
+preset is told, and `--preset list` answered, without waiting for torch.
 """
 
 from __future__ import annotations
@@ -24,19 +26,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Recipe):
-    """What a file in this folder says: one public class that inherits from this one; its fields are options of `--set`."""
+    """What a file in this folder says: one public class that inherits from this one.
+
+    Its fields are options of `--set`.
+    """
 
     family: ClassVar[str]  # whose layout and protocol its encoder has; a name of its own where `protocol` is given
     # what its encoder is read by, where its family has no file in `backbones/`
     protocol: ClassVar[Protocol | None] = None
     pool: ClassVar[str] = ""  # tokens that the monitor reads; empty: the protocol's
-    # folder of a run for what its task's `figures(images (B, 3, H, W), seed)` shows of watched images: rows by name, each uint8
-    # (B, H, W, 3); empty: it has none
+    # folder of a run for what its task's `figures(images (B, 3, H, W), seed)` shows of watched images: rows by name,
+    # each uint8 (B, H, W, 3); empty: it has none
     figures: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Any]]  # its instances by name, as `small/64`
 
     def task(self) -> Pretraining:
-        """The network to train, its weights drawn from torch's own generator. Raises UsageError for a recipe that cannot be trained."""
+        """The network to train, its weights drawn from torch's own generator.
+
+        Raises UsageError for a recipe that cannot be trained.
+        """
         raise NotImplementedError
 
 
@@ -51,7 +59,10 @@ class Pretraining(Task, typing.Protocol):
         """The trunk that is evaluated: a `VisionTransformer`, as a part of the task."""
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the trunk of released weights, every tensor of it. Raises CheckpointError when it is of another architecture."""
+        """Take the trunk of released weights, every tensor of it.
+
+        Raises CheckpointError when it is of another architecture.
+        """
 
     def official(self) -> dict[str, Any]:
         """What a checkpoint of the official code holds, but for the optimizer and where the run stands."""

@@ -9,7 +9,10 @@ from ..training.distributed import mean_over_processes, world_size
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """BatchNorm whose statistics are those of all processes' batches, on every device; torch's own synchronised one needs a GPU."""
+    """BatchNorm whose statistics are those of all processes' batches, on every device.
+
+    torch's own synchronised one needs a GPU.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if world_size() == 1 or not self.training:

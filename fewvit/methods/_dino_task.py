@@ -1,4 +1,7 @@
-"""DINO (Caron et al. 2021): a student learns to predict, from any crop of an image, what a slowly following teacher sees in another."""
+"""DINO (Caron et al. 2021).
+
+A student learns to predict, from any crop of an image, what a slowly following teacher sees in another.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +78,8 @@ class DinoTask(nn.Module):
     def loss(self, student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean cross-entropy H(teacher's global crop, student's other crop), and the targets' entropies in nats.
 
-        `student` (V B, K) and `teacher` (2 B, K) are logits, crop by crop. The teacher's logits are remembered for the centre, which
-        moves after the update: this batch still has the old one.
+        `student` (V B, K) and `teacher` (2 B, K) are logits, crop by crop. The teacher's logits are remembered for the
+        centre, which moves after the update: this batch still has the old one.
         """
         b = len(teacher) // GLOBALS
         with torch.no_grad():
@@ -112,7 +115,10 @@ class DinoTask(nn.Module):
         return self.teacher.backbone
 
     def official(self) -> dict[str, Any]:
-        """What an official checkpoint holds besides the optimizer; names are those that DDP gives, to the teacher only where it has BatchNorm."""
+        """What an official checkpoint holds besides the optimizer.
+
+        Names are those that DDP gives, to the teacher only where it has BatchNorm.
+        """
         wrapped = "module." if self.recipe.use_bn_in_head else ""
         return {
             "student": {f"module.{name}": tensor for name, tensor in self.student.state_dict().items()},
@@ -147,7 +153,7 @@ class _Network(nn.Module):
 
 
 class _Head(nn.Module):
-    """Class tokens (B, D) -> logits (B, K): three layers, unit length, then the cosines with K directions times their gains.
+    """Class tokens (B, D) -> logits (B, K): three layers, unit length, cosines with K directions times their gains.
 
     With BatchNorm the statistics are those of all crops that come together, in the teacher too: it stays in train mode.
     """
@@ -169,7 +175,7 @@ class _Head(nn.Module):
 
 
 class _Directions(nn.Module):
-    """A linear layer without bias whose rows are `weight_v` brought to the lengths `weight_g`, under weight_norm's names."""
+    """A linear layer without bias; its rows are `weight_v` brought to the lengths `weight_g`, weight_norm's names."""
 
     def __init__(self, inputs: int, outputs: int, gains: bool):
         super().__init__()
@@ -185,8 +191,8 @@ class _Directions(nn.Module):
 def _mean_cross_entropy(predicted: Tensor, targets: Tensor) -> Tensor:
     """The mean over the images, and over all pairs of a target crop g and another crop v != g, of -<t_g, log p_v>.
 
-    `predicted` log p (V, B, K); `targets` t (G, B, K), which belong to the first G crops. The sum over pairs is the product of the two
-    sums over crops less the G pairs with g = v: one pass instead of G (V - 1).
+    `predicted` log p (V, B, K); `targets` t (G, B, K), which belong to the first G crops. The sum over pairs is the
+    product of the two sums over crops less the G pairs with g = v: one pass instead of G (V - 1).
     """
     (v, b, _), g = predicted.shape, len(targets)
     agreement = (targets.sum(dim=0) * predicted.sum(dim=0)).sum() - (targets * predicted[:g]).sum()

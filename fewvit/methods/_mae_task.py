@@ -1,4 +1,7 @@
-"""MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners"): from a quarter of the patches, the pixels of the rest."""
+"""MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners").
+
+From a quarter of the patches, the pixels of the rest.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ class MaeTask(nn.Module):
         return self.loss(images, pixels, mask), {}
 
     def groups(self) -> list[ParameterGroup]:
-        """Parameters with and without weight decay; class token and mask token decay, position tables are not trained."""
+        """Parameters with and without weight decay.
+
+        Class token and mask token decay, position tables are not trained.
+        """
         return decay_groups(self._named())
 
     def schedule(self, step: Step) -> dict[str, float]:
@@ -86,7 +92,10 @@ class MaeTask(nn.Module):
         self.trunk.start_from(tensors)
 
     def start_from_official(self, tree: Mapping[str, Any]) -> None:
-        """Take everything that a full MAE checkpoint holds, the decoder included. Raises CheckpointError for another layout or size."""
+        """Take everything that a full MAE checkpoint holds, the decoder included.
+
+        Raises CheckpointError for another layout or size.
+        """
         tensors, file = tree.get("model"), "the MAE checkpoint"
         if not isinstance(tensors, Mapping) or "decoder_embed.weight" not in tensors:
             raise CheckpointError(
@@ -109,7 +118,10 @@ class MaeTask(nn.Module):
         return torch.from_numpy(uniforms(step.seed, step.epoch, step.rows, "mask", patches)).to(device)
 
     def predict(self, images: Tensor, noise: Tensor, scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Predicted patches (B, N, 3 P²) and the mask (B, N) of patches that were hidden: those with the largest noise (B, N)."""
+        """Predicted patches (B, N, 3 P²) and the mask (B, N) of patches that were hidden.
+
+        Hidden are those with the largest noise (B, N).
+        """
         keep, restore, mask = random_masking(noise, self.recipe.mask_ratio)
         latent = self.trunk.norm(self.trunk.encode(images, keep, scales))
         return self.decode(latent, restore), mask
@@ -126,7 +138,10 @@ class MaeTask(nn.Module):
         return self.decoder_pred(self.decoder_norm(tokens))[:, 1:]
 
     def loss(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
-        """The mean over hidden patches of the mean squared error (); prediction (B, N, 3 P²), mask (B, N) 1 where hidden."""
+        """The mean over hidden patches of the mean squared error ().
+
+        Prediction (B, N, 3 P²), mask (B, N) 1 where hidden.
+        """
         target = patchify(images, self.recipe.architecture.patch).float()
         if self.recipe.normalised_pixels:
             mean, deviation = _statistics(target)
@@ -135,16 +150,19 @@ class MaeTask(nn.Module):
         return (error * mask).sum() / mask.sum()
 
     def figures(self, images: Tensor, seed: int) -> dict[str, np.ndarray]:
-        """`reconstructions` of normalised images (B, 3, H, W); which patches are hidden is a function of the seed alone."""
+        """`reconstructions` of normalised images (B, 3, H, W).
+
+        Which patches are hidden is a function of the seed alone.
+        """
         noise = uniforms(seed, 0, np.arange(len(images)), "shown", self.recipe.architecture.grid**2)
         return self.reconstructions(images, torch.from_numpy(noise).to(images.device))
 
     @torch.no_grad()
     def reconstructions(self, images: Tensor, noise: Tensor) -> dict[str, np.ndarray]:
-        """`original`, `masked` (hidden patches grey) and `reconstruction` (hidden patches as drawn), uint8 (B, H, W, 3).
+        """`original`, `masked` (hidden patches grey), `reconstruction` (hidden patches as drawn), uint8 (B, H, W, 3).
 
-        Images (B, 3, H, W) are normalised as for training, noise (B, N) says which patches are hidden. A prediction of normalised
-        pixels gets back its patch's mean and deviation, which the model never saw.
+        Images (B, 3, H, W) are normalised as for training, noise (B, N) says which patches are hidden. A prediction of
+        normalised pixels gets back its patch's mean and deviation, which the model never saw.
         """
         patch = self.recipe.architecture.patch
         prediction, mask = self.predict(images, noise)
@@ -165,7 +183,10 @@ class MaeTask(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Linears and the flattened patch convolution Xavier-uniform, zero biases; class and mask token normal; fixed positions."""
+        """Linears and the flattened patch convolution Xavier-uniform, zero biases; class and mask token normal.
+
+        Fixed positions.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -177,11 +198,14 @@ class MaeTask(nn.Module):
             table.copy_(torch.from_numpy(sincos_positions(table.shape[-1], self.recipe.architecture.grid))[None])
 
 
-# --- patches, masks, positions --------------------------------------------------------------------------------------------------
+# --- patches, masks, positions --------------------------------------------------------------------------------------
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """Patches (B, N, 3 P²) of images (B, 3, H, W), row by row; inside a patch row, column, channel, the channel fastest."""
+    """Patches (B, N, 3 P²) of images (B, 3, H, W), row by row.
+
+    Inside a patch row, column, channel, the channel fastest.
+    """
     b, c, height, width = images.shape
     cells = images.reshape(b, c, height // patch, patch, width // patch, patch)
     return cells.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, patch * patch * c)
@@ -199,7 +223,7 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
 
 
 def random_masking(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The patches with least noise (B, K) in its order, each patch's place in that order (B, N), and 1.0 for the rest (B, N)."""
+    """The patches of least noise (B, K) in its order, each patch's place in it (B, N), 1.0 for the rest (B, N)."""
     order = noise.argsort(dim=1, stable=True)
     restore = order.argsort(dim=1)
     kept = int(noise.shape[1] * (1 - ratio))
@@ -209,7 +233,8 @@ def random_masking(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor]
 def sincos_positions(width: int, grid: int, class_token: bool = True) -> np.ndarray:
     """The fixed position table float64 (1 + grid², width), the class token's row zero; without it (grid², width).
 
-    The first half of the channels is the column's, the second the row's, though the official code's names say otherwise.
+    The first half of the channels is the column's, the second the row's, though the official code's names say
+    otherwise.
     """
     frequency = 10000.0 ** -(np.arange(width // 4) / (width / 4))  # omega_k
     angle = np.arange(grid)[:, None] * frequency  # (grid, D/4)
@@ -250,7 +275,8 @@ def _check(recipe: Mae) -> None:
         raise UsageError("MAE trains on one view of each image")
     if size != a.grid * a.patch:
         raise UsageError(
-            f"a view of {size} pixels does not have the {a.grid}x{a.grid} patches of {a.patch} that the decoder's positions stand for"
+            f"a view of {size} pixels does not have the {a.grid}x{a.grid} patches of {a.patch} that the decoder's "
+            "positions stand for"
         )
     if not 0 < recipe.mask_ratio < 1 or int(a.grid**2 * (1 - recipe.mask_ratio)) < 1:
         raise UsageError(

@@ -1,4 +1,7 @@
-"""MSN (Assran et al. 2022, "Masked Siamese Networks for Label-Efficient Learning"): views with patches left out find the prototypes of the whole."""
+"""MSN (Assran et al. 2022, "Masked Siamese Networks for Label-Efficient Learning").
+
+Views with patches left out find the prototypes of the whole.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,10 @@ if TYPE_CHECKING:
 
 
 class MsnTask(nn.Module):
-    """An anchor network that sees parts of an image, and its moving average that sees all of it, agree about prototypes.
+    """An anchor network that sees parts of an image, and its moving average that sees all, agree about prototypes.
 
-    The target is the average of weights, sharpened and balanced over the batch; nothing else keeps the prototypes from being one.
+    The target is the average of weights, sharpened and balanced over the batch; nothing else keeps the prototypes from
+    being one.
     """
 
     def __init__(self, recipe: Msn):
@@ -72,7 +76,7 @@ class MsnTask(nn.Module):
         return loss, {name: part.detach() for name, part in parts.items()} | _target_facts(targets)
 
     def groups(self) -> list[ParameterGroup]:
-        """The anchor network with and without weight decay, then the prototypes, whose gradients are summed over processes."""
+        """The anchor network with and without weight decay; the prototypes, their gradients summed over processes."""
         network = decay_groups(self._named_anchor())
         return [*network, {"params": [self.prototypes], "names": ["prototypes"], "decays": False, "reduce": "sum"}]
 
@@ -89,7 +93,10 @@ class MsnTask(nn.Module):
         }
 
     def clip(self) -> Tensor:
-        """The norm of the anchor network's gradient before it was clipped to the recipe's; the prototypes' is left as it is."""
+        """The norm of the anchor network's gradient before it was clipped to the recipe's.
+
+        The prototypes' is left as it is.
+        """
         return clip_all(self.anchor.parameters(), self.recipe.clip)
 
     def before_update(self, step: Step) -> None:
@@ -153,8 +160,8 @@ class MsnTask(nn.Module):
     def project(self, anchors: Sequence[Tensor], keep: Tensor | None, scales: Sequence[Tensor] | None = None) -> Tensor:
         """Projections (V B, out) of the anchors, view by view; of random anchors only the patches `keep` (K,) are seen.
 
-        Each kind of view is a batch of its own for the projector's BatchNorm, as in the official forward over a list. `scales` are
-        the factors of drop path for each view.
+        Each kind of view is a batch of its own for the projector's BatchNorm, as in the official forward over a list.
+        `scales` are the factors of drop path for each view.
         """
         found, start = [], 0
         for kind, view in enumerate(self.recipe.views[1:]):
@@ -177,11 +184,11 @@ class MsnTask(nn.Module):
         return ((_official(name), parameter) for name, parameter in self.anchor.named_parameters())
 
 
-# --- the loss, formula by formula -----------------------------------------------------------------------------------------------
+# --- the loss, formula by formula -----------------------------------------------------------------------------------
 
 
 def log_assignments(features: Tensor, prototypes: Tensor, temperature: float, smoothing: float = 0.0) -> Tensor:
-    """log p (B, K): softmax of the cosines between features (B, D) and prototypes (K, D) over `temperature`, in float32."""
+    """log p (B, K): softmax of the cosines of features (B, D) and prototypes (K, D) over `temperature`, in float32."""
     cosines = F.normalize(features.float(), dim=1) @ F.normalize(prototypes.float(), dim=1).T
     log_p = F.log_softmax(cosines / temperature, dim=1)
     if not smoothing:
@@ -208,7 +215,10 @@ def balanced(p: Tensor, rounds: int = 3) -> Tensor:
 
 
 def loss_parts(log_p: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """`cross_entropy` H(t, p), `memax` log K - H(mean p), `anchor_entropy` mean H(p); log p (V B, K) view by view, targets (B, K)."""
+    """`cross_entropy` H(t, p), `memax` log K - H(mean p), `anchor_entropy` mean H(p).
+
+    Of log p (V B, K), view by view, and targets (B, K).
+    """
     views, prototypes = len(log_p) // len(targets), log_p.shape[1]
     targets = targets.to(log_p.dtype).repeat(views, 1)
     p = log_p.exp()
@@ -230,7 +240,7 @@ def _target_facts(targets: Tensor) -> dict[str, Tensor]:
     }
 
 
-# --- networks -------------------------------------------------------------------------------------------------------------------
+# --- networks -------------------------------------------------------------------------------------------------------
 
 
 class _Network(nn.Module):
@@ -254,7 +264,10 @@ class _Network(nn.Module):
         _initialise(self)
 
     def forward(self, images: Tensor, keep: Tensor | None = None, scales: Tensor | None = None) -> Tensor:
-        """Projections (B, out) of images (B, 3, H, W), seen through the patches `keep` (K,); drop path where `scales` (B, 2L) are."""
+        """Projections (B, out) of images (B, 3, H, W), seen through the patches `keep` (K,).
+
+        With drop path where `scales` (B, 2L) are given.
+        """
         return self.fc(self.trunk.class_token(self._whole_patches(images), keep, scales))
 
     def _whole_patches(self, images: Tensor) -> Tensor:
@@ -274,7 +287,10 @@ class _Prototypes(nn.Module):
 
 @torch.no_grad()
 def _initialise(network: _Network) -> None:
-    """Linears, class token and positions truncated normal with std 0.02, zero biases; the patch convolution Kaiming-normal."""
+    """Linears, class token and positions truncated normal with std 0.02, zero biases.
+
+    The patch convolution Kaiming-normal.
+    """
     start_linears(network)
     for tokens in (network.trunk.cls_token, network.trunk.pos_embed):
         nn.init.trunc_normal_(tokens, std=0.02)
@@ -296,7 +312,8 @@ def _check(recipe: Msn) -> None:
     """Raise UsageError for a recipe that cannot be trained."""
     if len(recipe.views) < 2 or recipe.views[0].count != 1:
         raise UsageError(
-            "MSN needs one target view and at least one kind of anchor: views are (target, random anchors, focal anchors, ...)"
+            "MSN needs one target view and at least one kind of anchor: views are (target, random anchors, focal "
+            "anchors, ...)"
         )
     if not 0 <= recipe.patch_drop < 1:
         raise UsageError(

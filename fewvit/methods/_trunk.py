@@ -1,4 +1,7 @@
-"""The ViT while it is trained: patches may be left out, crops of several sizes go through together, branches are dropped per image."""
+"""The ViT while it is trained.
+
+Patches may be left out, crops of several sizes go through together, branches are dropped per image.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,16 @@ from ..views.draws import uniforms
 
 
 class Trunk(VisionTransformer):
-    """A ViT with the parameters and positions of `VisionTransformer`; in the deepest block a branch is dropped with `drop_path`."""
+    """A ViT with the parameters and positions of `VisionTransformer`.
+
+    A branch of the deepest block is dropped with probability `drop_path`.
+    """
 
     def __init__(self, architecture: Architecture, drop_path: float = 0.0):
         super().__init__(architecture)
         self.drop_rates = np.linspace(0, drop_path, architecture.depth)  # by block, as DINO has them
-        self.recompute = False  # whether backward computes each block again rather than keep its inside: half the memory, a third more time
+        # whether backward computes each block again rather than keep its inside: half the memory, a third more time
+        self.recompute = False
         if drop_path:
             for block in self.blocks:
                 block.drop_path1, block.drop_path2 = _Branch(), _Branch()
@@ -32,8 +39,8 @@ class Trunk(VisionTransformer):
     def encode(self, images: Tensor, keep: Tensor | None = None, scales: Tensor | None = None) -> Tensor:
         """Tokens (B, 1+R+K, D) of images (B, 3, H, W) after the last block, before the final norm.
 
-        `keep` (K,) or (B, K) are the numbers of the patches that go in, for all images or for each; positions are added before, and
-        class token and registers always stay. `scales` (B, 2L) is from `draw_scales`.
+        `keep` (K,) or (B, K) are the numbers of the patches that go in, for all images or for each; positions are added
+        before, and class token and registers always stay. `scales` (B, 2L) is from `draw_scales`.
         """
         tokens = self.embed(images)
         if keep is not None:
@@ -55,7 +62,10 @@ class Trunk(VisionTransformer):
         return self.norm(self.encode(images, keep, scales)[:, 0])
 
     def crops(self, images: Sequence[Tensor], scales: Sequence[Tensor] | None = None) -> Tensor:
-        """Class tokens (sum of all B, D) after the final norm, crop by crop as given; neighbours of one size go through as one batch."""
+        """Class tokens (sum of all B, D) after the final norm, crop by crop as given.
+
+        Neighbours of one size go through as one batch.
+        """
         found, start = [], 0
         for _, same in groupby(images, key=lambda crop: crop.shape[-2:]):
             end = start + len(list(same))
@@ -65,7 +75,10 @@ class Trunk(VisionTransformer):
         return torch.cat(found)
 
     def draw_scales(self, step: Step, crops: int, device: torch.device) -> list[Tensor] | None:
-        """For each crop the factors (B, 2L) of the images' branches, 0 or 1 / (1 - rate): functions of (seed, epoch, row, crop)."""
+        """For each crop the factors (B, 2L) of the images' branches, 0 or 1 / (1 - rate).
+
+        Functions of (seed, epoch, row, crop).
+        """
         if not self.drop_rates.any():
             return None
         share = 1 - self.drop_rates.repeat(2)  # two branches per block
@@ -107,7 +120,10 @@ def _chosen(patches: Tensor, keep: Tensor) -> Tensor:
 
 
 def start_linears(module: nn.Module, std: float = 0.02) -> None:
-    """Every linear layer of `module` drawn from a normal with this deviation, its bias zero; from torch's own generator."""
+    """Every linear layer of `module` drawn from a normal with this deviation, its bias zero.
+
+    From torch's own generator.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=std)

@@ -32,7 +32,7 @@ def _views(
 
 @dataclass(frozen=True, kw_only=True)
 class Dino(Method):
-    """A student predicts, from any crop of an image, what a slowly following teacher sees in another (Caron et al. 2021).
+    """A student predicts from any crop of an image what a slowly following teacher sees in another; Caron et al. 2021.
 
     The defaults are what the released runs share, or else the official script's.
     """
@@ -77,10 +77,11 @@ def _vit(variant: str) -> Architecture:
 def _small(width: int, patch: int, size: int, depth: int = 12) -> Dino:
     """For few thousand to few hundred thousand small images.
 
-    Crops of less than 8 % of so few pixels show nothing, so the scales start higher; few images need few outputs, and fixed gains are
-    the stable choice; drop path only costs a small model that trains for a short time. Short runs came to targets that were even, or all
-    the same, from which nothing is learnt; what keeps them apart is a teacher that stays sharper than others begin, BatchNorm in the head,
-    which tells class tokens apart that are all but alike at the start, and a last layer that learns from the first step.
+    Crops of less than 8 % of so few pixels show nothing, so the scales start higher; few images need few outputs, and
+    fixed gains are the stable choice; drop path only costs a small model that trains for a short time. Short runs came
+    to targets that were even, or all the same, from which nothing is learnt; what keeps them apart is a teacher that
+    stays sharper than others begin, BatchNorm in the head, which tells class tokens apart that are all but alike at the
+    start, and a last layer that learns from the first step.
     """
     return Dino(
         architecture=Architecture(width, depth, width // 64, patch, grid=size // patch),
@@ -99,8 +100,8 @@ def _small(width: int, patch: int, size: int, depth: int = 12) -> Dino:
     )
 
 
-# Sources: the B runs' published arguments; for the S runs the paper's appendix and the authors' answers in the repository, and S/16's
-# value wherever none is known of S/8.
+# Sources: the B runs' published arguments; for the S runs the paper's appendix and the authors' answers in the
+# repository, and S/16's value wherever none is known of S/8.
 Dino.presets = {
     "paper/vits16": Dino(
         architecture=_vit("dino_vits16"), epochs=800, min_lr=1e-5, clip=0.0, norm_last_layer=False, precision="fp16"

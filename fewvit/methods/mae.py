@@ -1,4 +1,7 @@
-"""MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners"): what decides a run, the paper's recipes, and small ones."""
+"""MAE (He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners").
+
+What decides a run, the paper's recipes, and small ones.
+"""
 
 from __future__ import annotations
 

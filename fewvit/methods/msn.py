@@ -1,4 +1,7 @@
-"""MSN (Assran et al. 2022, "Masked Siamese Networks for Label-Efficient Learning"): what decides a run, the released weights' recipes, and small ones."""
+"""MSN (Assran et al. 2022, "Masked Siamese Networks for Label-Efficient Learning").
+
+What decides a run, the released weights' recipes, and small ones.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from . import Method, Pretraining
 
 
 def _views(size: int, focal: int, focal_count: int) -> tuple[View, ...]:
-    """A target, one random anchor and `focal_count` focal ones; a blur of the paper's 2 pixels at 224 blurs small images as much."""
+    """A target, one random anchor and `focal_count` focal ones.
+
+    A blur of the paper's 2 pixels at 224 blurs small images as much.
+    """
     radius = (0.1 * size / 224, 2.0 * size / 224)
     colours: dict[str, Any] = {
         "interpolation": "bilinear",
@@ -56,8 +62,9 @@ def _small(size: int, patch: int, width: int = 192, focal: int = 16, depth: int 
 class Msn(Method):
     """Views with patches left out find the prototypes of the whole image (Assran et al. 2022).
 
-    Views in this order: one target, the random anchors (patches are left out of these alone), focal anchors. Defaults are those of the
-    released ViT-S/16. Its published 67.2 % (1 % of the labels) comes from memax_weight=5, sinkhorn=false.
+    Views in this order: one target, the random anchors (patches are left out of these alone), focal anchors. Defaults
+    are those of the released ViT-S/16. Its published 67.2 % (1 % of the labels) comes from memax_weight=5,
+    sinkhorn=false.
     """
 
     family: ClassVar[str] = "msn"

@@ -558,7 +558,12 @@ def test_help_and_usage_errors_import_nothing_heavy(tmp_path):
     import subprocess
     import sys
 
-    script = "import sys; from fewvit_cli.main import run\nfor words in (['--help'], ['knn', '--bogus'], ['knn', '-m', 'dino_vitb61', '--data', 'x']): run(words)\nprint(sorted({'torch', 'timm', 'torchvision', 'numpy', 'faiss', 'sklearn', 'PIL'} & set(sys.modules)), file=sys.stderr)"
+    script = (
+        "import sys; from fewvit_cli.main import run\n"
+        "for words in (['--help'], ['knn', '--bogus'], ['knn', '-m', 'dino_vitb61', '--data', 'x']): run(words)\n"
+        "heavy = {'torch', 'timm', 'torchvision', 'numpy', 'faiss', 'sklearn', 'PIL'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
@@ -571,7 +576,10 @@ def test_a_warm_knn_imports_neither_torch_nor_timm_nor_torchvision(weights, imag
     time.sleep(0.15)  # files younger than a tenth of a second are read again
     words = ["knn", "-m", str(weights), "--data", str(images), "--k", "1"]
     assert cli.run(words) == 0
-    script = f"import sys; from fewvit_cli.main import run\nassert run({words!r}) == 0\nprint(sorted({{'torch', 'timm', 'torchvision', 'sklearn'}} & set(sys.modules)), file=sys.stderr)"
+    script = (
+        f"import sys; from fewvit_cli.main import run\nassert run({words!r}) == 0\n"
+        "print(sorted({'torch', 'timm', 'torchvision', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip().splitlines()[-1] == "[]"
 

@@ -567,7 +567,10 @@ def test_what_makes_no_sense_is_refused_with_2(tune, tmp_path, words, said):
 def test_a_run_that_came_to_nothing_may_be_begun_with_other_arguments_unless_it_is_under_way(
     fewvit, tune, place, tmp_path, monkeypatch
 ):
-    """Whoever corrects an argument after an early failure is not sent to another folder; who forgot a run in another window is."""
+    """Whoever corrects an argument after an early failure is not sent to another folder.
+
+    Who forgot a run in another window is.
+    """
     from fewvit import finetune
     from fewvit.errors import DataError
 

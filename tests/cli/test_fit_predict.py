@@ -1,4 +1,7 @@
-"""`fewvit fit` and `fewvit predict`: from labelled pictures to labels, and every way in which the two do not fit together."""
+"""`fewvit fit` and `fewvit predict`.
+
+From labelled pictures to labels, and every way in which the two do not fit together.
+"""
 
 from __future__ import annotations
 

@@ -161,8 +161,8 @@ def test_one_image_of_each_class_leaves_the_protocols_default(fewvit, place, tmp
     assert code == 0, err
     assert "nothing could be held out" in err
     assert (
-        "learning rate 1 is taken after the last epoch, nearest to 2.56, which is for batches of 2 what the protocol's 0.005 is"
-        in err
+        "learning rate 1 is taken after the last epoch, nearest to 2.56, which is for batches of 2 what the "
+        "protocol's 0.005 is" in err
     )
     assert result["run"]["linear"]["default_lr"] == pytest.approx(0.005 * 1024 / 2)
     assert (result["rows"][0]["lr"], result["rows"][0]["selected_on"], result["rows"][0]["epochs"]) == (
@@ -599,7 +599,7 @@ def test_saved_predictions_are_those_of_the_chosen_heads_formula_and_a_finished_
 
 
 def test_saved_predictions_of_a_finished_run_read_the_columns_that_its_head_does(fewvit, words, tmp_path):
-    """The head of the class token alone, which lies behind that of the block before it in what the backbone was asked for."""
+    """The head of the class token alone, behind that of the block before it in what the backbone was asked for."""
     out, first, later = (tmp_path / name for name in ("run", "first.csv", "later.csv"))
     more = ("--protocol", "dinov2/1", "--lr", 0.1, "--pool", "cls", "--out", out)
     code, trained, err = run(fewvit, *words, *more, "--save-predictions", first)

@@ -1,4 +1,4 @@
-"""Output files: none replaces what is read or what another program wrote, and a command's own earlier output is replaced."""
+"""Output files: none replaces what is read or what another program wrote; a command's own earlier one is replaced."""
 
 from __future__ import annotations
 

@@ -97,7 +97,8 @@ def test_the_exported_official_file_gives_the_features_of_the_run(fewvit, method
         assert code == 0, err
         with np.load(tmp_path / f"{name}.npz") as file:
             found.append(file["features"])
-    # the file's protocol resizes to 36 pixels first, the run's shows whole pictures: so compare the networks, not the pixels
+    # the file's protocol resizes to 36 pixels first, the run's shows whole pictures: so compare the networks, not the
+    # pixels
     assert found[0].shape == found[1].shape
     import torch
 

@@ -1,4 +1,7 @@
-"""Fine-tuning through the command line under real faults: kill -9 in the search, in a save and in the last training, signals, a full disk, several processes."""
+"""Fine-tuning through the command line under real faults.
+
+Kill -9 in the search, in a save and in the last training, signals, a full disk, several processes.
+"""
 
 from __future__ import annotations
 

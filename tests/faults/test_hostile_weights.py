@@ -99,7 +99,10 @@ def test_the_payload_of_these_tests_does_run_in_a_loader_without_protection(tmp_
 
 
 def corrupted(data, number):
-    """The file's bytes with one seeded fault: bits flipped, a cut, a run of zeros, or a number of the first KiB replaced."""
+    """The file's bytes with one seeded fault.
+
+    Bits flipped, a cut, a run of zeros, or a number of the first KiB replaced.
+    """
     generator = torch.Generator().manual_seed(number)
 
     def draw(most):

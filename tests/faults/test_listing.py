@@ -1,4 +1,7 @@
-"""What a real disk holds besides pictures: pipes, loops, links, odd names. Nothing hangs, nothing is listed twice, nothing goes uncounted."""
+"""What a real disk holds besides pictures: pipes, loops, links, odd names.
+
+Nothing hangs, nothing is listed twice, nothing goes uncounted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pretraining through the command line under real faults: kill -9 between steps and within a save, signals, full disk, other arguments, several processes."""
+"""Pretraining through the command line under real faults.
+
+Kill -9 between steps and within a save, signals, full disk, other arguments, several processes.
+"""
 
 from __future__ import annotations
 

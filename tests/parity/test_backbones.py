@@ -151,7 +151,10 @@ def per_layer(features: torch.Tensor, depth: int) -> torch.Tensor:
 
 
 def multi_scale(backbone: Backbone, x: torch.Tensor) -> torch.Tensor:
-    """DINO's `utils.multi_scale`: scales 1, 1/sqrt 2, 1/2. 158 pixels hold 9 whole patches; the convolution never sees the rest."""
+    """DINO's `utils.multi_scale`: scales 1, 1/sqrt 2, 1/2.
+
+    158 pixels hold 9 whole patches; the convolution never sees the rest.
+    """
     total = torch.zeros(1)
     for scale in (1, 1 / math.sqrt(2), 1 / 2):
         small = (

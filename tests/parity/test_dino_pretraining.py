@@ -1,4 +1,7 @@
-"""DINO's pretraining against the official code: networks on several crops, the loss and its centre, and two training steps from its checkpoint."""
+"""DINO's pretraining against the official code.
+
+Networks on several crops, the loss and its centre, and two training steps from its checkpoint.
+"""
 
 from __future__ import annotations
 

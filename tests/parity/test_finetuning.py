@@ -1,4 +1,7 @@
-"""Fine-tuning against the official code of MAE: parameter groups with their layer decay, learning rates, the fine-tuned network's logits."""
+"""Fine-tuning against the official code of MAE.
+
+Parameter groups with their layer decay, learning rates, the fine-tuned network's logits.
+"""
 
 from __future__ import annotations
 

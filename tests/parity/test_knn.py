@@ -1,4 +1,4 @@
-"""k-NN votes, predictions and accuracies, against what DINO's `eval_knn.py` and DINOv2's `eval/knn.py` gave for the same features."""
+"""k-NN votes, predictions, accuracies beside DINO's `eval_knn.py` and DINOv2's `eval/knn.py` on the same features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""MAE's pretraining against what the official code gave: patches, masks, predictions, loss and gradients, positions, and a short run."""
+"""MAE's pretraining against what the official code gave.
+
+Patches, masks, predictions, loss and gradients, positions, and a short run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""MSN's pretraining against what the official code gave: loss and gradients, Sinkhorn, patch dropping, schedules, groups, and one whole step."""
+"""MSN's pretraining against what the official code gave.
+
+Loss and gradients, Sinkhorn, patch dropping, schedules, groups, and one whole step.
+"""
 
 from __future__ import annotations
 
