@@ -36,9 +36,8 @@ from .official_training import blocks, parameters, patches
 WHAT = "Fine-tuning step on a CPU, ViT-S/16 at 224 px, images per second"
 OFFICIAL, FULL, BF16 = "official step fp32", "full", "full, bf16"
 QKV, MLP = "LoRA qkv", "LoRA qkv and MLP"
-VARIANTS: dict[
-    str, tuple[str, dict[str, Any], bool]
-] = {  # name -> mode, changes of the recipe, whether blocks are computed again
+# name -> mode, changes of the recipe, whether blocks are computed again
+VARIANTS: dict[str, tuple[str, dict[str, Any], bool]] = {
     FULL: ("full", {}, False),
     BF16: ("full", {"precision": "bf16"}, False),
     "full, recomputed": ("full", {}, True),

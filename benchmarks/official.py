@@ -42,9 +42,8 @@ def vit_forward(weights: Mapping[str, Tensor], images: Tensor, heads: int) -> Te
         .flatten(2)
         .transpose(1, 2)
     )
-    x = (
-        torch.cat([weights["cls_token"].expand(len(images), -1, -1), patches], dim=1) + weights["pos_embed"]
-    )  # (B, T, D)
+    # (B, T, D)
+    x = torch.cat([weights["cls_token"].expand(len(images), -1, -1), patches], dim=1) + weights["pos_embed"]
     x = blocks(x, weights, "blocks.", heads)
     return F.layer_norm(x, x.shape[-1:], weights["norm.weight"], weights["norm.bias"], 1e-6)[:, 0]
 

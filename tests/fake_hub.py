@@ -25,9 +25,8 @@ class Repository:
 
     files: dict[str, bytes]
     access: str = "open"  # or gated, private
-    announced: bytes | None = (
-        None  # what the digest of large files is computed of, where it is not that of what is sent
-    )
+    # what the digest of large files is computed of, where it is not that of what is sent
+    announced: bytes | None = None
     cut: int | None = None  # bytes after which the first body ends
     slow: bool = False
     dropped: int = 0  # requests that get no answer before the first that does

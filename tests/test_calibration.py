@@ -221,9 +221,8 @@ def test_calibration_error_by_hand():
     # 11/15]
     p = np.array([[0.96, 0.04], [0.0, 1.0], [0.6, 0.4], [0.3, 0.7]])
     labels = np.array([0, 0, 1, 1])
-    wanted = (
-        abs(1 - (0.96 + 1.0)) + abs(0 - 0.6) + abs(1 - 0.7)
-    ) / 4  # one of two right at 0.96 + 1.0; wrong at 0.6; right at 0.7
+    # one of two right at 0.96 + 1.0; wrong at 0.6; right at 0.7
+    wanted = (abs(1 - (0.96 + 1.0)) + abs(0 - 0.6) + abs(1 - 0.7)) / 4
     assert expected_calibration_error(p, labels) == pytest.approx(100 * wanted)
     assert expected_calibration_error(p, labels, bins=1) == pytest.approx(100 * abs(2 - (0.96 + 1.0 + 0.6 + 0.7)) / 4)
 
@@ -289,9 +288,8 @@ def test_features_that_all_point_one_way_are_calibrated_too():
 
     draw = np.random.default_rng(0)
     y = np.repeat(np.arange(4), 40)
-    x = (100 * np.ones(16) + draw.normal(size=(4, 16))[y] + 0.5 * draw.normal(size=(160, 16))).astype(
-        np.float32
-    )  # cosines above 0.999
+    # cosines above 0.999
+    x = (100 * np.ones(16) + draw.normal(size=(4, 16))[y] + 0.5 * draw.normal(size=(160, 16))).astype(np.float32)
     half = np.arange(160) % 2 == 0
     estimator = Centroid().fit(x[half], y[half])
     temperature = cross_validated_temperature(Centroid, x[half], y[half])

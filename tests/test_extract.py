@@ -130,9 +130,8 @@ def test_bad_pictures_leave_the_others_bit_equal_and_are_named(pipeline, picture
         extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="2"))
     assert caught.value.exit_code == 3
     assert all(name in str(caught.value) for name in ("3 of 16", "cat/001x.jpg", "dog/zero.jpg", "dog/text.png"))
-    kept = extract(
-        pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="3"), build=forbidden
-    )  # the work was kept
+    # the work was kept
+    kept = extract(pipeline, open_dataset(str(pictures)), cache, Work(batch_size=4, max_bad="3"), build=forbidden)
     report = kept.report
     assert kept.features.tobytes() == clean.features.tobytes()
     assert kept.labels.tolist() == clean.labels.tolist()

@@ -126,9 +126,8 @@ def test_the_pixels_of_the_official_codes_come_out():
 @pytest.mark.parametrize("size", [(7, 61), (61, 7), (31, 31), (200, 37), (36, 37), (211, 67), (1, 1)])
 @pytest.mark.parametrize("cover", [23, 31, 37])
 def test_resizing_cropping_and_padding_round_as_torchvision_does(size, cover):
-    preprocess = Preprocess(
-        cover=(cover, cover), crop=(31, 31)
-    )  # a cover of 23 is padded to the crop, which torchvision does with black
+    # a cover of 23 is padded to the crop, which torchvision does with black
+    preprocess = Preprocess(cover=(cover, cover), crop=(31, 31))
     data = encoded(smooth(*size), "PNG")
     assert np.array_equal(decode(data, preprocess, "pil")[0], official(data, preprocess))
     assert (
@@ -496,15 +495,13 @@ def test_the_header_is_asked_first_by_every_format():
 
 def test_many_threads_get_what_one_gets_and_no_warning_comes_out():
     turned = encoded(smooth(), "JPEG", exif=exif(6))
-    palette = encoded(
-        Image.fromarray(smooth()).convert("P"), "PNG", transparency=bytes([0, 9, 255])
-    )  # Pillow warns when it is converted
+    # Pillow warns when it is converted
+    palette = encoded(Image.fromarray(smooth()).convert("P"), "PNG", transparency=bytes([0, 9, 255]))
     odd_tiff = encoded(smooth(), "TIFF", software="x" * 97).replace(
         struct.pack("<HHI", 0x0131, 2, 98), struct.pack("<HHI", 0x0131, 2, 1 << 20)
     )
-    wrong_apng = png(
-        41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"acTL", bytes(8))
-    )  # and about this animation of no frames
+    # and about this animation of no frames
+    wrong_apng = png(41, 53, depth=8, rows=bytes(42 * 53), before=chunk(b"acTL", bytes(8)))
     kinds = [
         turned,
         palette,

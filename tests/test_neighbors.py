@@ -164,9 +164,8 @@ def test_scores_are_computed_again_for_as_many_rows_as_the_cache_holds(width, mo
     monkeypatch.setattr(
         Bank, "_pairwise", lambda bank, queries, rows: (taken.append(len(rows)), real(bank, queries, rows))[1]
     )
-    features = np.tile(
-        cloud(1, width), (6007, 1)
-    )  # all alike: whatever was fetched is scored again, and then the whole bank
+    # all alike: whatever was fetched is scored again, and then the whole bank
+    features = np.tile(cloud(1, width), (6007, 1))
     bank = Bank(features, device="cpu", engine="torch")
     bank.search(features[:503], 3)
     fitting = (1 << 18) // (width * 24)  # a product, its two factors, in float64

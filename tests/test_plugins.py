@@ -794,9 +794,8 @@ def test_a_new_data_format_is_one_file(commands, package):
 
 def test_a_new_family_is_one_file(commands, package):
     images = folder_of(package / "images", {"a": 3, "b": 4})
-    model = VisionTransformer(
-        find_method("dino").presets["small/32"].architecture
-    )  # any: its layout is what is looked at
+    # any: its layout is what is looked at
+    model = VisionTransformer(find_method("dino").presets["small/32"].architecture)
     torch.save({"ijepa": model.state_dict()}, package / "x.pth")
     mine = ["--backbone", "ijepa_tiny", "--weights", "random"]
     out, err = commands(

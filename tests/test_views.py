@@ -153,9 +153,8 @@ def test_each_image_has_its_own_hue():
 
 
 def test_grey_levels_of_chance_colours_are_pillows_bit_for_bit():
-    pixels = np.random.default_rng(5).integers(
-        0, 256, (701, 701, 3), dtype=np.uint8
-    )  # some lie within 1/65536 of a half
+    # some lie within 1/65536 of a half
+    pixels = np.random.default_rng(5).integers(0, 256, (701, 701, 3), dtype=np.uint8)
     found = colours.grey_levels(tensor(pixels)[None].float())[0, 0]
     np.testing.assert_array_equal(found, np.asarray(Image.fromarray(pixels).convert("L")))
 
@@ -204,9 +203,8 @@ def test_crops_are_torchvisions_resized_crops_of_pillow_pictures(way, size, mode
             Image.fromarray(pixels[i]), *boxes[i, j].tolist(), (size, size), official.InterpolationMode(mode)
         )
         distance = np.abs(found[i, j] - as_levels([official.hflip(crop) if flips[i, j] else crop])[0])
-        wide = (
-            boxes[i, j, 3] >= boxes[i, j, 2]
-        )  # Pillow 13 takes columns before rows where a box is tall: other values are clipped between
+        # Pillow 13 takes columns before rows where a box is tall: other values are clipped between
+        wide = boxes[i, j, 3] >= boxes[i, j, 2]
         assert distance.mean() < (0.03 if wide else 0.2)
         assert distance.max() <= (2 if wide else 10)
     assert set(np.unique(found % 1)) == {0.0}
@@ -258,9 +256,8 @@ def test_boxes_have_the_distribution_of_random_resized_crop(size, scale):
 
 @pytest.mark.parametrize("size", [(30, 300), (300, 30), (1, 60), (60, 1), (1, 1), (40, 41)])
 def test_where_no_box_fits_the_largest_central_one_is_torchvisions(size):
-    peer = transforms.RandomResizedCrop.get_params(
-        torch.empty(3, *size), [7.0, 8.0], [3 / 4, 4 / 3]
-    )  # seven times the area never fits
+    # seven times the area never fits
+    peer = transforms.RandomResizedCrop.get_params(torch.empty(3, *size), [7.0, 8.0], [3 / 4, 4 / 3])
     assert drawn_of(View(8, (7.0, 8.0)), size, 1).boxes[0, 0].tolist() == list(peer)
 
 

@@ -37,17 +37,14 @@ class Traits:
     keeps: str = "state"  # what a bundle stores: what it learnt, or `support`: the rows themselves, to fit it on again
     grows: bool = False  # whether `add(X, y)` takes more rows and classes
     batched: bool = False  # whether `probabilities(support, labels, queries, n_classes)` judges many episodes at once
-    penalty: str = (
-        ""  # its option that --lambd means; once fitted, its value is in NAME_ and where it came from in `why_`
-    )
+    # its option that --lambd means; once fitted, its value is in NAME_ and where it came from in `why_`
+    penalty: str = ""
     default_penalty_of: str = ""  # whose the penalty is where a protocol has none
     facts: Mapping[str, str] = field(default_factory=dict)  # name in a run's manifest -> the fitted attribute
-    fit_together: Callable[[Sequence[Any], Sequence[tuple[Any, Any]]], None] = (
-        _one_by_one  # each estimator on its own (X, y)
-    )
-    summary: Callable[[Sequence[Any], str], str] = (
-        _nothing_chosen  # a line on what fits of as many images, called so, came to
-    )
+    # each estimator on its own (X, y)
+    fit_together: Callable[[Sequence[Any], Sequence[tuple[Any, Any]]], None] = _one_by_one
+    # a line on what fits of as many images, called so, came to
+    summary: Callable[[Sequence[Any], str], str] = _nothing_chosen
 
 
 def classifiers() -> dict[str, Any]:

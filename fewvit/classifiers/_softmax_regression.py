@@ -299,12 +299,10 @@ class Memory:
 
     def __init__(self, dot: Callable[[Tensor, Tensor], Any], plus: Callable[[Tensor, Any, Tensor], object]) -> None:
         self.dot, self.plus = dot, plus
-        self.pairs: list[
-            tuple[Tensor, Tensor, Any]
-        ] = []  # step and change of the gradient, 1 / (step . change); oldest first
-        self.scale: Any = (
-            None  # step . change / change . change of the newest pair: the inverse Hessian across all of them
-        )
+        # step and change of the gradient, 1 / (step . change); oldest first
+        self.pairs: list[tuple[Tensor, Tensor, Any]] = []
+        # step . change / change . change of the newest pair: the inverse Hessian across all of them
+        self.scale: Any = None
 
     def add(self, step: Tensor, change: Tensor, inverse: Any, scale: Any) -> None:
         """Remember a pair, and forget the oldest of more than MEMORY."""

@@ -47,12 +47,10 @@ class Centroid(EpisodicClassifier):
         self.metric = metric  # cosine to the mean's direction, or squared distance to the mean itself
         self.normalise = normalise  # rows to unit length, after centering
         self.centering = centering  # what is subtracted: nothing, the support's mean, or that of the base classes
-        self.base = (
-            base  # features file (.npz) of the base classes; in Python also an array (D,), their mean, or (N, D)
-        )
-        self.temperature = (
-            temperature  # probabilities are the softmax of nearness / temperature; 0.1 as in Chen et al. 2021
-        )
+        # features file (.npz) of the base classes; in Python also an array (D,), their mean, or (N, D)
+        self.base = base
+        # probabilities are the softmax of nearness / temperature; 0.1 as in Chen et al. 2021
+        self.temperature = temperature
 
     def check_options(self) -> None:
         require_one_of(("cosine", "euclidean"), metric=self.metric)

@@ -36,9 +36,8 @@ class LaplacianShot(EpisodicClassifier):
         self.lambd = lambd  # lambda, the weight of agreement; the paper tunes it on other classes, between 0.1 and 1.5
         self.k = k  # other queries; the paper has 3, the authors' code counts the query itself among its 3
         self.steps = steps  # updates; the paper's stop by 20
-        self.rectify = (
-            rectify  # queries are moved onto the support and take part in the prototypes; false: means of the support
-        )
+        # queries are moved onto the support and take part in the prototypes; false: means of the support
+        self.rectify = rectify
 
     def check_options(self) -> None:
         require_at_least(0, lambd=self.lambd)

@@ -17,9 +17,8 @@ from ._softmax_batches import batches_pay, solve_together
 from ._softmax_regression import Solution, penalty_path, solve
 
 GRID = tuple(10.0**power for power in np.arange(-4, 1.5, 0.5))  # lambdas that cross-validation tries
-DINOV2_GRID = tuple(
-    10.0 ** -float(power) for power in np.linspace(-6, 5, 45)
-)  # lambda = 1 / C of the values of C that DINOv2 tries
+# lambda = 1 / C of the values of C that DINOv2 tries
+DINOV2_GRID = tuple(10.0 ** -float(power) for power in np.linspace(-6, 5, 45))
 _ENOUGH = 200  # held-out rows that are judged, where one tenth has fewer
 _FALLBACK = 0.0025  # lambda where nothing can be held out
 _CHUNK_BYTES = 16 << 20  # of scores that are turned into probabilities at once
@@ -60,9 +59,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self.dtype = dtype
         self.device = device
         self.seed = seed  # of the folds; 0 is DINOv2's tenth
-        self.selection = (
-            selection  # folds: 11 values by 5-fold cross-validation; tenth: DINOv2's 45 values of C on a random tenth
-        )
+        # folds: 11 values by 5-fold cross-validation; tenth: DINOv2's 45 values of C on a random tenth
+        self.selection = selection
 
     def fit(self, X: Any, y: Any) -> LogisticRegression:
         """Find W for rows (n, D) and labels (n,)."""
@@ -140,9 +138,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             return X
         rows = X - X.mean(axis=1, keepdims=True) if self.rows == "centred" else X
         length = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, None]
-        flat = length <= 1e-6 * np.abs(X).max(
-            axis=1, keepdims=True, initial=0
-        )  # constant rows: centring leaves rounding only
+        # constant rows: centring leaves rounding only
+        flat = length <= 1e-6 * np.abs(X).max(axis=1, keepdims=True, initial=0)
         return np.where(flat, 0, rows / np.where(flat, 1, length)).astype(X.dtype)
 
     def _solved(

@@ -50,9 +50,8 @@ class PTMAP(EpisodicClassifier):
     ):
         self.beta = beta  # exponent of the power transform
         self.negative = negative
-        self.centering = (
-            centering  # support and queries each lose their own mean: in the authors' code, not in their formulas
-        )
+        # support and queries each lose their own mean: in the authors' code, not in their formulas
+        self.centering = centering
         self.lambd = lambd  # lambda: sharpness of the plan
         self.step = step  # alpha of algorithm 1: how far the centres move at once
         self.steps = steps  # moves

@@ -55,9 +55,8 @@ class Ridge(EpisodicClassifier):
     """
 
     def __init__(self, alpha: float | None = None, temperature: float = 0.1):
-        self.alpha = (
-            alpha  # None: that of 0.0001, 0.000316, ..., 1000 with the smallest squared leave-one-out residuals
-        )
+        # None: that of 0.0001, 0.000316, ..., 1000 with the smallest squared leave-one-out residuals
+        self.alpha = alpha
         # probabilities are the softmax of scores / temperature; a score is near 1 for its class, else 0
         self.temperature = temperature
 
@@ -89,9 +88,8 @@ def _axes(X: Tensor, labels: Tensor, shares: Tensor) -> _Axes:
         values, U = torch.linalg.eigh(X @ X.mT)
         length = values.clamp_min(1e-300).sqrt()[:, None]
         V, Z = X.mT @ U / length, U * length
-    sums = Z.new_zeros((len(Z), shares.shape[1], Z.shape[2])).scatter_add_(
-        1, labels[..., None].expand(Z.shape), Z
-    )  # (E, C, r)
+    # (E, C, r)
+    sums = Z.new_zeros((len(Z), shares.shape[1], Z.shape[2])).scatter_add_(1, labels[..., None].expand(Z.shape), Z)
     ZY = (sums - shares[..., None] * Z.sum(dim=1, keepdim=True)).mT
     return _Axes(V, Z, values.clamp_min(0), labels, shares, ZY)
 

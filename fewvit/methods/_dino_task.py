@@ -180,9 +180,8 @@ class _Directions(nn.Module):
     def __init__(self, inputs: int, outputs: int, gains: bool):
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=gains)
-        self.weight_v = nn.Parameter(
-            torch.empty(outputs, inputs).uniform_(-(inputs**-0.5), inputs**-0.5)
-        )  # as nn.Linear starts
+        # as nn.Linear starts
+        self.weight_v = nn.Parameter(torch.empty(outputs, inputs).uniform_(-(inputs**-0.5), inputs**-0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))

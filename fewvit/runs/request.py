@@ -90,9 +90,8 @@ def recipe_changes(
     return found | {name: getattr(changes, name) for name in flags if getattr(changes, name) is not None}
 
 
-_BOUNDS: Mapping[
-    str, tuple[Callable[[float], bool], str]
-] = {  # in words -> whether a number is so, and the options that have to be
+# in words -> whether a number is so, and the options that have to be
+_BOUNDS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "above 0": (
         lambda value: value > 0,
         "lr alpha temperature student_temperature teacher_temperature warmup_teacher_temperature",

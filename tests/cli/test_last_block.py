@@ -142,9 +142,8 @@ def test_a_signal_ends_the_command_and_the_same_command_goes_on(lowshot, monkeyp
         return (real(trainings)[0], number) if len(calls) == 2 else real(trainings)
 
     monkeypatch.setattr(last_block, "choose", once)
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # what a shell starts in the background ignores it
+    # what a shell starts in the background ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code, found, _ = lowshot("--shots", 2, "--trials", 2, *QUICK)
     finally:

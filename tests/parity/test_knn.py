@@ -56,9 +56,8 @@ def test_no_stored_array_is_forgotten(stored):
 def test_votes_rank_and_score_classes_as_dino_and_dinov2_do(stored, parity, engine):
     near = Bank(stored.train.features, engine=engine).search(stored.test.features, max(KS))
     votes = {k: scores.copy() for k, scores in votes_at(near, stored.train.labels, N_CLASSES, T, KS)}
-    whole = votes[max(KS)].sum(
-        axis=1, keepdims=True
-    )  # DINOv2's softmax runs over the largest k, whichever k is then kept
+    # DINOv2's softmax runs over the largest k, whichever k is then kept
+    whole = votes[max(KS)].sum(axis=1, keepdims=True)
     for k in KS:
         prediction = votes[k].argmax(axis=1)
         parity.check("knn.npz", f"dino/k{k}/pred", prediction)

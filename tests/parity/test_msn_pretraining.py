@@ -126,9 +126,8 @@ def test_balancing_is_the_official_sinkhorn(parity):
 
 
 def test_the_trunk_sees_the_patches_that_it_is_given(parity, msn, images):
-    kept = (
-        torch.from_numpy(parity.arrays("features.npz")["msn.target_encoder/s224/masked_kept_tokens"]) - 1
-    )  # stored with the class token
+    # stored with the class token
+    kept = torch.from_numpy(parity.arrays("features.npz")["msn.target_encoder/s224/masked_kept_tokens"]) - 1
     with torch.no_grad():
         found = msn.encoder().encode(images, kept)[:, 0].numpy()
     parity.check("features.npz", "msn.target_encoder/s224/masked_patch_drop_0.15", found)
