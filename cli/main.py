@@ -63,15 +63,18 @@ class LazyCommands(TyperGroup):
     """Imports a command's module when the command is used, so that help and usage errors cost nothing."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands, in the order that help lists them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, its module imported now; None for a name that is none."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f".{cmd_name}", __package__)
         return typer.main.get_command(module.app)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """click's (name, command, rest of the words). Raises UnknownName for a command that is none."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from fewvit.errors import UnknownName
 
@@ -79,6 +82,7 @@ class LazyCommands(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the table of commands into the help, from their names and lines alone."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

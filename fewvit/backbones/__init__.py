@@ -109,6 +109,7 @@ class Protocol:
 
     @property
     def family(self) -> str:
+        """The family that brings it: what stands before the slash of its name."""
         return self.name.partition("/")[0]
 
     def transform(self, task: str = "") -> Preprocess:
@@ -144,6 +145,7 @@ class Variant:
 
     @property
     def file_name(self) -> str:
+        """The name of its weights file, in the package or at the end of its URL."""
         return self.bundled or self.url.rsplit("/", 1)[-1]
 
 

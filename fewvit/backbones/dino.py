@@ -95,6 +95,7 @@ class Dino(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
+        """Whether it is a whole DINO checkpoint (teacher, student), or a bare ViT that no other family claims."""
         if isinstance(tree.get("teacher"), Mapping):
             return "dino_loss" in tree or (isinstance(tree.get("student"), Mapping) and not _is_dinov2(tree["teacher"]))
         flat = tree["state_dict"] if isinstance(tree.get("state_dict"), Mapping) else tree
@@ -106,6 +107,10 @@ class Dino(Family):
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        """The teacher's trunk unless another network is asked for; heads are left aside.
+
+        Raises KeyError for a network that is not there.
+        """
         nested = checkpoint_key or next(
             (key for key in ("teacher", "state_dict") if isinstance(tree.get(key), Mapping)), None
         )
@@ -114,6 +119,7 @@ class Dino(Family):
 
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:
+        """A ViT with DINO's position rule. Raises KeyError or ValueError where the shapes are no ViT's."""
         return infer_vit(tensors, "dino")
 
 

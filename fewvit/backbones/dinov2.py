@@ -70,6 +70,7 @@ class Dinov2(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
+        """Whether its blocks have layer scales and it has a mask token, bare or under `teacher`."""
         flat = tree["teacher"] if isinstance(tree.get("teacher"), Mapping) else tree
         return any(str(name).endswith(".ls1.gamma") for name in flat) and any(
             str(name).endswith("mask_token") for name in flat
@@ -77,6 +78,10 @@ class Dinov2(Family):
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        """The teacher's trunk, blocks numbered through and SwiGLU's layers under timm's names; heads are left aside.
+
+        Raises KeyError for a network that is not there.
+        """
         nested = checkpoint_key or ("teacher" if isinstance(tree.get("teacher"), Mapping) else None)
         renames = {
             # chunked files number the chunk first and the block as in the whole
@@ -93,5 +98,9 @@ class Dinov2(Family):
 
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:
+        """A ViT with DINO's position rule, or with antialiasing where it has registers.
+
+        Raises KeyError or ValueError.
+        """
         # the register models are the ones trained with antialiased, offset-free position resizing
         return infer_vit(tensors, "antialias" if "register_tokens" in tensors else "dino")

@@ -124,6 +124,7 @@ class Mae(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
+        """Whether it is a ViT under `model`, or one with MAE's decoder or fine-tuned norm; DeiT's files are not."""
         flat = tree["model"] if isinstance(tree.get("model"), Mapping) else tree
         if not has_vit_trunk(flat) or any("ls1.gamma" in str(name) for name in flat):
             return False
@@ -133,15 +134,21 @@ class Mae(Family):
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        """The encoder; decoder, mask token and classifier are left aside.
+
+        Raises KeyError for a network that is not there.
+        """
         nested = checkpoint_key or ("model" if isinstance(tree.get("model"), Mapping) else None)
         return split_trunk(network(tree, nested), prefixes=("module.",), aside=("decoder*", "mask_token", "head.*"))
 
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:
+        """A ViT with MAE's position rule. Raises KeyError or ValueError where the shapes are no ViT's."""
         return infer_vit(tensors, "mae")
 
     @staticmethod
     def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
+        """What frozen MAE features are poor at, and what to use instead; None where nothing is to be said."""
         if task == "knn" and pool == "cls":
             return (
                 "MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by "
@@ -158,5 +165,6 @@ class Mae(Family):
 
     @staticmethod
     def lowshot_method(architecture: Architecture, shots: int | str) -> str:
+        """`logistic` or `last-block`: the classifier of MSN's low-shot table for this MAE and so many shots."""
         # MSN's authors train MAE's last block, but for one image per class and for the largest model
         return "logistic" if shots == 1 or architecture.patch == _HUGE_14.patch else "last-block"

@@ -84,14 +84,20 @@ class Msn(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
+        """Whether it holds a `target_encoder`."""
         return isinstance(tree.get("target_encoder"), Mapping)
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        """The target encoder unless another network is asked for; the projector is left aside.
+
+        Raises KeyError for a network that is not there.
+        """
         # `fc` is the projector (its BatchNorm buffers included), not a classifier
         nested = checkpoint_key or ("target_encoder" if "target_encoder" in tree else None)
         return split_trunk(network(tree, nested), prefixes=("module.",), aside=("fc.*",))
 
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:
+        """A ViT with MSN's position rule. Raises KeyError or ValueError where the shapes are no ViT's."""
         return infer_vit(tensors, "msn")

@@ -81,11 +81,16 @@ class Supervised(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
-        # A file of timm's layout does not say which normalisation its model wants; it is only taken beside a name.
+        """Never: a file of timm's layout is read as this family only where a model's name was given with it."""
+        # a file of timm's layout does not say which normalisation its model wants
         return False
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
+        """The trunk; classifiers and what is computed anew on loading are left aside.
+
+        Raises KeyError for a network that is not there.
+        """
         nested = checkpoint_key or next(
             (key for key in ("state_dict", "model") if isinstance(tree.get(key), Mapping)), None
         )
@@ -97,4 +102,5 @@ class Supervised(Family):
 
     @staticmethod
     def infer(tensors: Mapping[str, Any]) -> Architecture:
+        """Nothing: raises ValueError, since a file in timm's layout does not name its model."""
         raise ValueError("a file in timm's layout does not name its model; give --backbone timm:NAME --weights FILE")

@@ -1,8 +1,7 @@
 """What few-shot classifiers share: a core over a batch of episodes, scikit-learn's three names over a batch of one.
 
 An episode is a labelled support set and the queries to be classified by it. A classifier states its paper in two
-functions, `learn` (what is kept of the support) and `judge` (probabilities of the queries), both over E episodes at
-once.
+functions, `learn` (what is kept of the support) and `class_probabilities` (of the queries), over E episodes at once.
 """
 
 from __future__ import annotations
@@ -50,10 +49,10 @@ class Support:
 
 
 class EpisodicClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier that is told its support and judges queries, for one episode or for many at once.
+    """A classifier that learns from a support set and classifies queries, for one episode or for many at once.
 
     A transductive one takes the rows of one `predict` call for one query set and lets them inform each other; an
-    inductive one judges each row by itself.
+    inductive one classifies each row by itself.
     """
 
     needs: ClassVar[str] = "features"
@@ -64,7 +63,7 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
         """What is kept of the support; all of it where a method needs it beside the queries."""
         return support
 
-    def judge(self, learnt: Any, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Any, queries: Tensor) -> Tensor:
         """Class probabilities (E, q, C) of `queries` (E, q, D), from what `learn` returned."""
         raise NotImplementedError
 
@@ -82,7 +81,7 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
             raise UsageError(
                 "a class of an episode has no support", fix="Number the classes 0..C-1 and give each at least one row."
             )
-        return self.judge(self.learn(own), queries)
+        return self.class_probabilities(self.learn(own), queries)
 
     def fit(self, X: Any, y: Any) -> Any:
         """Learn from rows (N, D) and their labels (N,)."""
@@ -103,7 +102,8 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
         X = validate_data(self, X, reset=False, dtype=self._dtype)
         size = len(X) if self.transductive else max(64, _TABLE_ENTRIES // max(self._n_support, len(self.classes_)))
         blocks = [
-            self.judge(self._learnt, torch.tensor(X[start : start + size])[None])[0] for start in range(0, len(X), size)
+            self.class_probabilities(self._learnt, torch.tensor(X[start : start + size])[None])[0]
+            for start in range(0, len(X), size)
         ]
         return torch.cat(blocks).double().numpy()
 

@@ -43,10 +43,12 @@ class AlphaTIM(EpisodicClassifier):
         self.conditional_weight = conditional_weight  # of the queries' mean entropy, which is to be small
 
     def check_options(self) -> None:
+        """Raise UsageError where alpha, tau or the learning rate is not above 0, or `steps` is below 0."""
         require_above(0, alpha=self.alpha, tau=self.tau, learning_rate=self.learning_rate)
         require_at_least(0, steps=self.steps)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D) under the class weights that `steps` of Adam came to."""
         import torch
 
         support = unit(learnt.rows)

@@ -24,11 +24,13 @@ class BDCSPN(EpisodicClassifier):
         self.temperature = temperature  # probabilities are the softmax of cosine / temperature
 
     def check_options(self) -> None:
+        """Raise UsageError where the temperature is not above 0, or `candidates` or epsilon is below 0."""
         require_at_least(0, candidates=self.candidates)
         require_at_least(0, epsilon=self.epsilon)
         require_above(0, temperature=self.temperature)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): the softmax of cosines to the rectified prototypes."""
         import torch
 
         support, queries = unit(learnt.rows), unit(queries)

@@ -21,9 +21,11 @@ class CacheModel(EpisodicClassifier):
         self.beta = beta  # sharpness; 5.5 is the paper's
 
     def check_options(self) -> None:
+        """Raise UsageError where beta is not above 0."""
         require_above(0, beta=self.beta)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): each class's share of the affinities to the support."""
         cosines = inner_products(unit(queries), unit(learnt.rows))  # (E, q, n)
         affinity = (self.beta * cosines).softmax(dim=2)  # exp(-beta (1 - cosine)), divided by its sum over the cache
         return inner_products(affinity, learnt.one_hot.mT)

@@ -53,6 +53,7 @@ class Centroid(EpisodicClassifier):
         self.temperature = temperature
 
     def check_options(self) -> None:
+        """Raise UsageError for an unknown metric or centring, a temperature of 0 or less, or `base` without centring."""
         require_one_of(("cosine", "euclidean"), metric=self.metric)
         require_one_of(("none", "support", "base"), centering=self.centering)
         require_above(0, temperature=self.temperature)
@@ -62,10 +63,12 @@ class Centroid(EpisodicClassifier):
             )
 
     def learn(self, support: Support) -> _ClassSums:
+        """The sums (E, C, D) and counts (E, C) of the centred rows by class, and the centre (E or 1, 1, D)."""
         centre = self._centre(support.rows)
         return _ClassSums(centre, support.one_hot.mT @ self._prepared(support.rows, centre), support.counts)
 
-    def judge(self, learnt: _ClassSums, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: _ClassSums, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): the softmax of their nearness to the class means."""
         means = learnt.sums / learnt.counts[..., None]  # (E, C, D)
         queries = self._prepared(queries, learnt.centre)
         scores = inner_products(unit(queries), unit(means)) if self.metric == "cosine" else nearness(queries, means)

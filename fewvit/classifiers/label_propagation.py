@@ -30,13 +30,15 @@ class LabelPropagation(EpisodicClassifier):
         self.sigma = sigma  # width of the kernel; None: the root of the mean squared distance between neighbours
 
     def check_options(self) -> None:
+        """Raise UsageError where k is below 1, alpha outside [0, 1), or sigma not above 0."""
         require_at_least(1, k=self.k)
         if not 0 <= self.alpha < 1:
             raise UsageError(f"alpha = {self.alpha} must be at least 0 and below 1")
         if self.sigma is not None:
             require_above(0, sigma=self.sigma)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): their rows of F; uniform where no label reaches."""
         import torch
 
         near, cosines = neighbor_lists(torch.cat([learnt.rows, queries], dim=1), self.k)

@@ -40,11 +40,13 @@ class LaplacianShot(EpisodicClassifier):
         self.rectify = rectify
 
     def check_options(self) -> None:
+        """Raise UsageError where lambda or `steps` is below 0, or k below 1."""
         require_at_least(0, lambd=self.lambd)
         require_at_least(1, k=self.k)
         require_at_least(0, steps=self.steps)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): the assignments after `steps` updates of algorithm 1."""
         near, _ = neighbor_lists(queries, self.k)  # (E, q, k)
         support, queries = unit(learnt.rows), unit(queries)
         prototypes = class_means(support, learnt)

@@ -58,12 +58,17 @@ class PTMAP(EpisodicClassifier):
         self.sinkhorn_steps = sinkhorn_steps  # rounds of row and column scaling for each plan; 20 are enough for 5 ways
 
     def check_options(self) -> None:
+        """Raise UsageError for an unknown `negative`, and for a number that its formula cannot take."""
         require_one_of(("signed", "refuse"), negative=self.negative)
         require_above(0, beta=self.beta, lambd=self.lambd, step=self.step)
         require_at_least(0, steps=self.steps)
         require_at_least(1, sinkhorn_steps=self.sinkhorn_steps)
 
-    def judge(self, learnt: Support, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: Support, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): the last plan.
+
+        Raises NumericalError for negative features where `negative` is `refuse`.
+        """
         support, queries = self._transformed(learnt.rows), self._transformed(queries)
         counts = learnt.counts
         mass = counts * queries.shape[1] / counts.sum(dim=1, keepdim=True)  # (E, C): queries that each class is to get

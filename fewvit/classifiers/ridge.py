@@ -61,18 +61,21 @@ class Ridge(EpisodicClassifier):
         self.temperature = temperature
 
     def check_options(self) -> None:
+        """Raise UsageError where the temperature or alpha is not above 0."""
         require_above(0, temperature=self.temperature)
         if self.alpha is not None:
             require_above(0, alpha=self.alpha)
 
     def learn(self, support: Support) -> _Linear:
+        """The regression on the support, with the alpha given or, for each episode, the best by leave-one-out."""
         rows, shares = unit(support.rows.double()), support.counts.double() / support.labels.shape[1]
         centre = rows.mean(dim=1, keepdim=True)
         axes = _axes(rows - centre, support.labels, shares)
         alpha = shares.new_full((len(rows),), self.alpha) if self.alpha is not None else _best_alpha(axes)
         return _Linear(centre, axes.fitted(alpha), shares[:, None])
 
-    def judge(self, learnt: _Linear, queries: Tensor) -> Tensor:
+    def class_probabilities(self, learnt: _Linear, queries: Tensor) -> Tensor:
+        """Class probabilities (E, q, C) of queries (E, q, D): the softmax of the regression's scores."""
         scores = (unit(queries.double()) - learnt.centre) @ learnt.weights + learnt.offset
         return (scores / self.temperature).softmax(dim=2)
 

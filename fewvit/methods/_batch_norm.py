@@ -15,6 +15,7 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Rows (B, D) normalised by the statistics of all processes' rows, or in evaluation by the running ones."""
         if world_size() == 1 or not self.training:
             return super().forward(x)
         values, n = x.float(), len(x) * world_size()

@@ -65,6 +65,7 @@ class Dino(Method):
     presets: ClassVar[Mapping[str, Dino]]
 
     def task(self) -> Pretraining:
+        """A new `DinoTask`. Raises UsageError for a recipe that cannot be trained."""
         from ._dino_task import DinoTask
 
         return DinoTask(self)

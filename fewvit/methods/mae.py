@@ -62,6 +62,7 @@ class Mae(Method):
     presets: ClassVar[Mapping[str, Mae]]
 
     def task(self) -> Pretraining:
+        """A new `MaeTask`. Raises UsageError for a recipe that cannot be trained."""
         from ._mae_task import MaeTask
 
         return MaeTask(self)

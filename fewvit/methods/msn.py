@@ -94,6 +94,7 @@ class Msn(Method):
     presets: ClassVar[Mapping[str, Msn]]
 
     def task(self) -> Pretraining:
+        """A new `MsnTask`. Raises UsageError for a recipe that cannot be trained."""
         from ._msn_task import MsnTask
 
         return MsnTask(self)
