@@ -53,7 +53,7 @@ class Centroid(EpisodicClassifier):
         self.temperature = temperature
 
     def check_options(self) -> None:
-        """Raise UsageError for an unknown metric or centring, a temperature of 0 or less, or `base` without centring."""
+        """Raise UsageError for an unknown metric or centring, a temperature of 0 or less, or a lone `base`."""
         require_one_of(("cosine", "euclidean"), metric=self.metric)
         require_one_of(("none", "support", "base"), centering=self.centering)
         require_above(0, temperature=self.temperature)
