@@ -59,7 +59,7 @@ def episodes(
     if classifiers.classifier == "list":
         screen.rows("classifiers", listed_classifiers())
         return
-    per_class = numbers(shots, "--shots")
+    per_class = numbers(shots, "--shots", int)
     if omniglot_runs and any(given is not None for given in (ways, shots, queries, count, classes)):
         raise UsageError(
             "--omniglot-runs says itself what its episodes are",

@@ -134,7 +134,7 @@ def finetune(
 
 def _one(shots: str) -> int:
     """The number that --shots says. Raises UsageError for several."""
-    found = numbers(shots, "--shots")
+    found = numbers(shots, "--shots", int)
     if len(found) != 1:
         raise UsageError(
             f"--shots {shots!r}: a run fine-tunes on one number of labelled images per class",

@@ -45,9 +45,9 @@ def knn(
     """Weighted k-NN accuracy of frozen features, several k in one pass."""
     screen = Screen(output)
     ks, temperatures, per_class = (
-        numbers(k, "--k"),
+        numbers(k, "--k", int),
         numbers(temperature, "--temperature", float),
-        numbers(shots, "--shots"),
+        numbers(shots, "--shots", int),
     )
     source = reader(model, layout, access, place, features, work, screen)
 

@@ -89,7 +89,7 @@ def lowshot(
     if classifiers.classifier == "list":
         screen.rows("classifiers", listed_classifiers())
         return
-    per_class, percents = numbers(shots, "--shots"), numbers(percent, "--percent", float)
+    per_class, percents = numbers(shots, "--shots", int), numbers(percent, "--percent", float)
     if subset and (per_class or percents):
         raise UsageError("--subset FILE says itself which images are labelled", fix="Leave --shots and --percent away.")
     source = reader(model, layout, access, place, features, work, screen)

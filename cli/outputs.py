@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fewvit.errors import UsageError, printable
 
@@ -48,7 +47,7 @@ class Kind:
     folder: bool = False  # a folder is written, or may be
 
 
-def check_outputs(values: Mapping[str, Any], out: Kind | None) -> None:
+def check_outputs(values: Mapping[str, object], out: Kind | None) -> None:
     """Raise UsageError for an output that is an input, that another output names too, or where something else stands.
 
     `values`: a command's parameters by their names; `out`: what its --out is.
@@ -58,19 +57,18 @@ def check_outputs(values: Mapping[str, Any], out: Kind | None) -> None:
     for name, kind in kinds.items():
         if values.get(name) is None:
             continue
-        flag, path = "--" + name.replace("_", "-"), Path(values[name])
+        flag, path = "--" + name.replace("_", "-"), Path(str(values[name]))
         other = taken.setdefault(os.path.realpath(path), flag)
         if other != flag:
             raise UsageError(f"{flag} and {other} name one file", file=path, fix="Give each a name of its own.")
         _check_inputs(flag, path, values)
         if kind.folder:
             _check_beside(flag, path, values)
-        _check_there(
-            flag, path, replace(kind, known=lambda _: True) if values.get("add") else kind
-        )  # --add reads it, and judges it
+        # --add reads it, and says itself what it is
+        _check_there(flag, path, replace(kind, known=lambda _: True) if values.get("add") else kind)
 
 
-def _check_inputs(flag: str, path: Path, values: Mapping[str, Any]) -> None:
+def _check_inputs(flag: str, path: Path, values: Mapping[str, object]) -> None:
     """Raise UsageError if a file or folder that is there is also read."""
     if not path.exists():
         return
@@ -83,7 +81,7 @@ def _check_inputs(flag: str, path: Path, values: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_beside(flag: str, path: Path, values: Mapping[str, Any]) -> None:
+def _check_beside(flag: str, path: Path, values: Mapping[str, object]) -> None:
     """Raise UsageError if a folder would lie among the classes of a source, as one more class."""
     place = Path(os.path.realpath(path))
     for name in _IMAGES:
@@ -100,7 +98,7 @@ def _check_beside(flag: str, path: Path, values: Mapping[str, Any]) -> None:
                 )
 
 
-def _paths(value: Any) -> Iterator[str]:
+def _paths(value: object) -> Iterator[str]:
     """What a parameter may name: itself, its parts between commas, or those of a list."""
     if isinstance(value, str | Path):
         yield str(value)

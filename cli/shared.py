@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, TypeVar, get_type_hints
 
 import typer
 
@@ -22,6 +22,9 @@ from fewvit.backbones import families, recognisable
 from fewvit.errors import DataError, UsageError
 
 from .outputs import Kind, check_outputs
+
+Command = TypeVar("Command", bound=Callable[..., object])
+Number = TypeVar("Number", int, float)
 
 QUICK = "dino_vits16"  # the backbone where none is named
 
@@ -258,18 +261,16 @@ class Output:
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
 
-def command(
-    app: typer.Typer, called: str | None = None, *, out: Kind | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = None) -> Callable[[Command], Command]:
     """Register a function whose parameters may be of the types above: each is spread into its options and rebuilt.
 
     Help shows what is the command's own before what many share. `out` is what its --out writes; without it there is
     none. No output may replace an input: that is checked here.
     """
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+    def register(function: Command) -> Command:
         hints = get_type_hints(function, vars(sys.modules[function.__module__]), include_extras=True)
-        groups: dict[str, Any] = {}
+        groups: dict[str, type] = {}
         own: list[inspect.Parameter] = []
         shared: list[inspect.Parameter] = []
         for name, parameter in inspect.signature(function).parameters.items():
@@ -281,7 +282,7 @@ def command(
         parameters = own + shared
 
         @functools.wraps(function)
-        def spread(**values: Any) -> Any:
+        def spread(**values: object) -> object:
             check_outputs(values, out)
             assembled = {
                 name: group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group) if f.name in values})
@@ -308,7 +309,7 @@ def _named(text: str) -> Path:
     return Path(text)
 
 
-def _fields(group: Any, out: Kind | None) -> list[inspect.Parameter]:
+def _fields(group: type, out: Kind | None) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     if group is Output and out is not None:
         hints["out"] = Annotated[
@@ -340,7 +341,7 @@ def given(context: typer.Context, names: Container[str]) -> list[str]:
     return flags
 
 
-def numbers(text: str | None, flag: str, kind: type = int) -> list[Any]:
+def numbers(text: str | None, flag: str, kind: Callable[[str], Number]) -> list[Number]:
     """The numbers of a list with commas. Raises UsageError."""
     if text is None:
         return []

@@ -178,7 +178,7 @@ class Screen:
             else:
                 sys.stdout.write(f"{name.ljust(width)}  {_text(value)}\n")
 
-    def table(self, cells: Sequence[Sequence[Any]]) -> None:
+    def table(self, cells: Sequence[Sequence[object]]) -> None:
         """Columns of text on stdout, the first line being their names; numbers to the right."""
         lines = [[str(cell) for cell in line] for line in cells]
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -215,7 +215,7 @@ class TrainingLine:
         self._screen.line(f"{what}  {text}".lstrip(), left, done=p.step == p.total)
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> object:
     """A value as one cell: dictionaries and lists spelled out, without what is empty in them; numbers as they are."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(part)}" for name, part in value.items() if part != "")

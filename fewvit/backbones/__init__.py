@@ -14,11 +14,14 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import plugins
 from ..errors import UnknownName, UsageError
 from ..preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 BUNDLED = Path(__file__).parent.parent / "weights"  # files that come with the package
@@ -68,7 +71,9 @@ class PositionRule:
     One for all families that read it alike.
     """
 
-    resized: Callable[[Any, int, int], Any]  # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
+    resized: Callable[
+        [Tensor, int, int], Tensor
+    ]  # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
     # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
     by_count: bool = False
     only_squares: str = ""  # said of other shapes, with the size after it; empty: it covers them
@@ -153,7 +158,7 @@ class Variant:
 class Trunk:
     """What a weights file gives: the trunk under the module's names, and what was left aside."""
 
-    tensors: dict[str, Any]  # name in the module -> torch.Tensor
+    tensors: dict[str, Tensor]  # name in the module -> tensor
     mapping: dict[str, str]  # name in the module -> name in the file
     dropped: list[str]  # names in the file that are no part of the trunk (heads, decoder, optimizer)
 
@@ -193,7 +198,7 @@ class Family:
         return Trunk(dict(tree), {name: name for name in tree}, [])
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         """The architecture that the trunk's shapes spell.
 
         Raises KeyError or ValueError for what is none of this family.

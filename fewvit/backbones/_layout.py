@@ -5,17 +5,20 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import Architecture, Trunk
 from ._transformers import is_transformers, official_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # width -> heads where it is not width / 64: MAE's and I-JEPA's ViT-H has 16 heads of 80, and a load with 20 would not
 # fail
 _HEADS = {1280: 16}
 
 
-def is_tensor(value: Any) -> bool:
+def is_tensor(value: object) -> bool:
     """Whether a value of a weights file is a tensor; no torch is imported to ask."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "numel")
 
@@ -63,14 +66,14 @@ def split_trunk(
     return trunk
 
 
-def has_vit_trunk(tensors: Mapping[str, Any]) -> bool:
+def has_vit_trunk(tensors: Mapping[str, object]) -> bool:
     """Whether flat tensors look like a ViT under the names that DINO and timm share."""
     return all(
         name in tensors for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
     )
 
 
-def infer_vit(tensors: Mapping[str, Any], positions: str) -> Architecture:
+def infer_vit(tensors: Mapping[str, Tensor], positions: str) -> Architecture:
     """Width, depth, patch and table size as the shapes say; heads from the width.
 
     Raises KeyError or ValueError for what is no ViT.

@@ -28,7 +28,7 @@ _NAMES = [
 ]
 
 
-def is_transformers(tensors: Mapping[str, Any]) -> bool:
+def is_transformers(tensors: Mapping[str, object]) -> bool:
     """Whether flat tensors carry transformers' names."""
     return any(str(name).endswith("embeddings.cls_token") for name in tensors)
 

@@ -6,10 +6,13 @@ Files of facebookresearch/dino; iBOT's teacher files share the layout.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/dino"
 
@@ -26,7 +29,7 @@ def _base(patch: int) -> Architecture:
     return Architecture(768, 12, 12, patch, grid=224 // patch)
 
 
-def _with_offset(table: Any, rows: int, columns: int) -> Any:
+def _with_offset(table: Tensor, rows: int, columns: int) -> Tensor:
     """Bicubic, by the official code's scale factors: torch samples at other coordinates than for the size."""
     import torch.nn.functional as F
 
@@ -118,10 +121,10 @@ class Dino(Family):
         return split_trunk(network(tree, nested), prefixes=("module.", "backbone."), aside=("head.*",))
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         """A ViT with DINO's position rule. Raises KeyError or ValueError where the shapes are no ViT's."""
         return infer_vit(tensors, "dino")
 
 
-def _is_dinov2(tensors: Mapping[str, Any]) -> bool:
+def _is_dinov2(tensors: Mapping[str, object]) -> bool:
     return any(str(name).endswith(("ls1.gamma", "register_tokens", "mask_token")) for name in tensors)

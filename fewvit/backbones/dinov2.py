@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import infer_vit, network, split_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/dinov2"
 _SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "g": (1536, 40, 24)}
@@ -37,7 +40,7 @@ def _variant(size: str, registers: bool) -> Variant:
     )
 
 
-def _antialiased(table: Any, rows: int, columns: int) -> Any:
+def _antialiased(table: Tensor, rows: int, columns: int) -> Tensor:
     import torch.nn.functional as F
 
     return F.interpolate(table, size=(rows, columns), mode="bicubic", antialias=True)
@@ -97,7 +100,7 @@ class Dinov2(Family):
         )
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         """A ViT with DINO's position rule, or with antialiasing where it has registers.
 
         Raises KeyError or ValueError.

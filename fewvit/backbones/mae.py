@@ -6,10 +6,13 @@ Files of facebookresearch/mae: `{"model": …}`, with or without decoder, or fin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import NON_COMMERCIAL, Architecture, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/mae"
 _BASE_16 = Architecture(768, 12, 12, 16, positions="mae")
@@ -21,7 +24,7 @@ def _tuned(architecture: Architecture) -> Architecture:
     return Architecture(**{**vars(architecture), "final_norm": "fc_norm"})
 
 
-def _resized(table: Any, rows: int, columns: int) -> Any:
+def _resized(table: Tensor, rows: int, columns: int) -> Tensor:
     import torch.nn.functional as F
 
     return F.interpolate(table, size=(rows, columns), mode="bicubic")
@@ -142,7 +145,7 @@ class Mae(Family):
         return split_trunk(network(tree, nested), prefixes=("module.",), aside=("decoder*", "mask_token", "head.*"))
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         """A ViT with MAE's position rule. Raises KeyError or ValueError where the shapes are no ViT's."""
         return infer_vit(tensors, "mae")
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..preprocess import Preprocess
 from . import NON_COMMERCIAL, Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
 from ._layout import infer_vit, network, split_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/msn"
 
@@ -20,7 +23,7 @@ def _architecture(width: int, depth: int, patch: int) -> Architecture:
     return Architecture(width, depth, width // 64, patch, grid=224 // patch, positions="msn")
 
 
-def _by_one_factor(table: Any, rows: int, columns: int) -> Any:
+def _by_one_factor(table: Tensor, rows: int, columns: int) -> Tensor:
     """Bicubic, with one factor for both sides that the number of patches gives."""
     import torch.nn.functional as F
 
@@ -98,6 +101,6 @@ class Msn(Family):
         return split_trunk(network(tree, nested), prefixes=("module.",), aside=("fc.*",))
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         """A ViT with MSN's position rule. Raises KeyError or ValueError where the shapes are no ViT's."""
         return infer_vit(tensors, "msn")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import Architecture, Family, Protocol, Trunk, Variant
 from ._layout import network, split_trunk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
@@ -101,6 +104,6 @@ class Supervised(Family):
         )
 
     @staticmethod
-    def infer(tensors: Mapping[str, Any]) -> Architecture:
+    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         """Nothing: raises ValueError, since a file in timm's layout does not name its model."""
         raise ValueError("a file in timm's layout does not name its model; give --backbone timm:NAME --weights FILE")

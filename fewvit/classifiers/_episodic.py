@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -21,6 +21,7 @@ from ..neighbors import Bank
 from ._labels import numbered
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
 _DTYPES = [np.float64, np.float32]  # what is given in float32 is computed in float32
@@ -83,31 +84,33 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
             )
         return self.class_probabilities(self.learn(own), queries)
 
-    def fit(self, X: Any, y: Any) -> Any:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn from rows (N, D) and their labels (N,)."""
         import torch
 
-        X, y = validate_data(self, X, y, dtype=_DTYPES)
+        rows, given = validate_data(self, X, y, dtype=_DTYPES)
         self.check_options()
-        self.classes_, labels = numbered(y)
-        self._n_support, self._dtype = len(X), X.dtype
-        self._learnt = self.learn(Support(torch.tensor(X)[None], torch.tensor(labels)[None], len(self.classes_)))
+        self.classes_, labels = numbered(given)
+        self._n_support, self._dtype = len(rows), rows.dtype
+        self._learnt = self.learn(Support(torch.tensor(rows)[None], torch.tensor(labels)[None], len(self.classes_)))
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Class probabilities (Q, C), in the order of `classes_`."""
         import torch
 
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=self._dtype)
-        size = len(X) if self.transductive else max(64, _TABLE_ENTRIES // max(self._n_support, len(self.classes_)))
+        queries = validate_data(self, X, reset=False, dtype=self._dtype)
+        size = (
+            len(queries) if self.transductive else max(64, _TABLE_ENTRIES // max(self._n_support, len(self.classes_)))
+        )
         blocks = [
-            self.class_probabilities(self._learnt, torch.tensor(X[start : start + size])[None])[0]
-            for start in range(0, len(X), size)
+            self.class_probabilities(self._learnt, torch.tensor(queries[start : start + size])[None])[0]
+            for start in range(0, len(queries), size)
         ]
         return torch.cat(blocks).double().numpy()
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """The most probable class (Q,); the first in `classes_` on a tie."""
         shares = self.predict_proba(X)
         return self.classes_[shares.argmax(axis=1)]

@@ -248,7 +248,7 @@ def _plus(a: Tensor, factor: Tensor, b: Tensor) -> None:
     a += factor * b
 
 
-def _learn(memory: Memory, step: Tensor, change: Tensor) -> None:
+def _learn(memory: Memory[Tensor], step: Tensor, change: Tensor) -> None:
     """Remember where the steps (B, C, D) led; a pair that rounding has spoilt counts for nothing in its problem."""
     import torch
 
@@ -259,7 +259,7 @@ def _learn(memory: Memory, step: Tensor, change: Tensor) -> None:
     memory.add(step, change, inverse, torch.where(good, product / _dot(change, change), before))
 
 
-def _keep(memory: Memory, left: Tensor) -> None:
+def _keep(memory: Memory[Tensor], left: Tensor) -> None:
     """Forget the problems that are not in `left`, places in the batch."""
     memory.pairs = [(step[left], change[left], inverse[left]) for step, change, inverse in memory.pairs]
     memory.scale = None if memory.scale is None else memory.scale[left]

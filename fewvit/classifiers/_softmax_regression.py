@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from ..models.products import Products, settle_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Factor = TypeVar("Factor", float, "Tensor")  # of one problem, or (B, 1, 1) of B of them
 
 MEMORY = 10  # pairs of steps and gradient changes that are remembered
 ARMIJO = 1e-4
@@ -216,7 +218,7 @@ def square(weights: Tensor, penalised: int) -> Tensor:
     return weights[..., :penalised].square().sum(dim=-1).double().sum(dim=-1)
 
 
-def bound(gradient: Tensor, penalised: int, mu: Any, mu_free: Any) -> Tensor:
+def bound(gradient: Tensor, penalised: int, mu: float | Tensor, mu_free: float | Tensor) -> Tensor:
     """A bound () of what is missing to the optimum where the gradient is (C, D): ||g||^2 / 2 mu.
 
     (B,) of B problems, whose gradients are (B, C, D) and whose mu are (B,).
@@ -290,23 +292,28 @@ class Progress:
         return self.rounds and iteration - self.reached >= PATIENCE
 
 
-class Memory:
+class Memory(Generic[Factor]):
     """The last pairs of L-BFGS, of one problem or of each of B: what turns a gradient into a direction.
 
     `dot(a, b)` is the product of two W as a float, or (B, 1, 1) of them; `plus(a, factor, b)` adds `factor` times `b`
     to `a` in place.
     """
 
-    def __init__(self, dot: Callable[[Tensor, Tensor], Any], plus: Callable[[Tensor, Any, Tensor], object]) -> None:
-        self.dot, self.plus = dot, plus
+    def __init__(
+        self, dot: Callable[[Tensor, Tensor], Factor], plus: Callable[[Tensor, Factor, Tensor], object]
+    ) -> None:
+        self.dot: Callable[[Tensor, Tensor], Factor] = dot
+        self.plus: Callable[[Tensor, Factor, Tensor], object] = plus
         # step and change of the gradient, 1 / (step . change); oldest first
-        self.pairs: list[tuple[Tensor, Tensor, Any]] = []
+        self.pairs: list[tuple[Tensor, Tensor, Factor]] = []
         # step . change / change . change of the newest pair: the inverse Hessian across all of them
-        self.scale: Any = None
+        self.scale: Factor | None = None
 
-    def add(self, step: Tensor, change: Tensor, inverse: Any, scale: Any) -> None:
+    def add(self, step: Tensor, change: Tensor, inverse: Factor, scale: Factor) -> None:
         """Remember a pair, and forget the oldest of more than MEMORY."""
-        self.pairs, self.scale = [*self.pairs, (step, change, inverse)][-MEMORY:], scale
+        self.pairs.append((step, change, inverse))
+        del self.pairs[:-MEMORY]
+        self.scale = scale
 
     def direction(self, gradient: Tensor) -> Tensor:
         """-H gradient, by the two-loop recursion."""
@@ -330,7 +337,7 @@ def _plus(a: Tensor, factor: float, b: Tensor) -> None:
     a.add_(b, alpha=factor)
 
 
-def _learn(memory: Memory, step: Tensor, change: Tensor) -> None:
+def _learn(memory: Memory[float], step: Tensor, change: Tensor) -> None:
     """Remember where a step led, unless rounding has spoilt it: the problem is strictly convex."""
     product = _dot(step, change)
     if product > 0:

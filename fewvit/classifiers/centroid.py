@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from sklearn.utils.validation import validate_data
@@ -14,6 +14,7 @@ from ._episodic import EpisodicClassifier, Support, inner_products, nearness, re
 from ._labels import numbered
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
 
@@ -74,7 +75,7 @@ class Centroid(EpisodicClassifier):
         scores = inner_products(unit(queries), unit(means)) if self.metric == "cosine" else nearness(queries, means)
         return (scores / self.temperature).softmax(dim=2)
 
-    def add(self, X: Any, y: Any) -> Centroid:
+    def add(self, X: ArrayLike, y: ArrayLike) -> Centroid:
         """Take more rows (N, D) with labels (N,), of known or of new classes, as if they had been there when fitting.
 
         Only with `centering="support"` is it not quite the same: the centre stays the mean of the rows of `fit`.
@@ -83,11 +84,11 @@ class Centroid(EpisodicClassifier):
 
         if not hasattr(self, "_learnt"):
             return self.fit(X, y)
-        X, y = validate_data(self, X, y, reset=False, dtype=self._dtype)
+        more_rows, labels = validate_data(self, X, y, reset=False, dtype=self._dtype)
         old = self._learnt
-        known, self.classes_ = self.classes_, np.union1d(self.classes_, numbered(y)[0])
-        rows = self._prepared(torch.tensor(X)[None], old.centre)
-        more = Support(rows, torch.tensor(np.searchsorted(self.classes_, y))[None], len(self.classes_))
+        known, self.classes_ = self.classes_, np.union1d(self.classes_, numbered(labels)[0])
+        rows = self._prepared(torch.tensor(more_rows)[None], old.centre)
+        more = Support(rows, torch.tensor(np.searchsorted(self.classes_, labels))[None], len(self.classes_))
         sums, counts = more.one_hot.mT @ rows, more.counts
         at = torch.tensor(np.searchsorted(self.classes_, known))  # where the known classes stand now
         self._learnt = _ClassSums(old.centre, sums.index_add(1, at, old.sums), counts.index_add(1, at, old.counts))
@@ -104,7 +105,7 @@ class Centroid(EpisodicClassifier):
         return unit(rows - centre) if self.normalise else rows - centre
 
 
-def _base_mean(base: Any, width: int) -> np.ndarray:
+def _base_mean(base: str | ArrayLike | None, width: int) -> np.ndarray:
     """The mean row (D,) of a features file, of rows (N, D), or that row itself."""
     rows = FeatureSet.load(base).features if isinstance(base, str) else np.asarray(base, dtype=np.float64)
     mean = np.atleast_2d(rows).mean(axis=0, dtype=np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -15,6 +15,9 @@ from ..models.products import of_rows
 from ._labels import numbered
 from ._softmax_batches import batches_pay, solve_together
 from ._softmax_regression import Solution, penalty_path, solve
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 GRID = tuple(10.0**power for power in np.arange(-4, 1.5, 0.5))  # lambdas that cross-validation tries
 # lambda = 1 / C of the values of C that DINOv2 tries
@@ -62,13 +65,13 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         # folds: 11 values by 5-fold cross-validation; tenth: DINOv2's 45 values of C on a random tenth
         self.selection = selection
 
-    def fit(self, X: Any, y: Any) -> LogisticRegression:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> LogisticRegression:
         """Find W for rows (n, D) and labels (n,)."""
         self.fit_together([self], [(X, y)])
         return self
 
     @staticmethod
-    def fit_together(estimators: Sequence[LogisticRegression], sets: Sequence[tuple[Any, Any]]) -> None:
+    def fit_together(estimators: Sequence[LogisticRegression], sets: Sequence[tuple[ArrayLike, ArrayLike]]) -> None:
         """Fit each estimator on its own (X, y); on a GPU problems of one shape are solved as one.
 
         Their options are the same but for lambda.
@@ -94,13 +97,13 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         )
         return f"logistic regression{which}: lambda {how}"
 
-    def _taken(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _taken(self, X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """The rows as they are fitted and their labels' numbers; classes and lambda are settled."""
-        X, y = validate_data(
+        rows, labels = validate_data(
             self, X, y, dtype=(np.float64 if self.dtype == "float64" else np.float32), ensure_min_samples=1
         )
-        self.classes_, numbers = numbered(y)
-        rows = self._prepared(X)
+        self.classes_, numbers = numbered(labels)
+        rows = self._prepared(rows)
         self.lambd_, self.why_ = self._chosen(rows, numbers)
         return rows, numbers
 
@@ -108,16 +111,16 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         self.coef_, self.intercept_ = solution.weights, solution.intercept  # (C, D), (C,)
         self.objective_, self.gap_, self.n_iter_ = solution.objective, solution.gap, solution.iterations
 
-    def _logits(self, X: Any) -> np.ndarray:
+    def _logits(self, X: ArrayLike) -> np.ndarray:
         """Logits (Q, C), each row's a function of that row alone.
 
         In float64 to the last digit or two (see `products.of_rows`).
         """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=self.coef_.dtype)
-        return _scores(self._prepared(X), self.coef_, self.intercept_)
+        queries = validate_data(self, X, reset=False, dtype=self.coef_.dtype)
+        return _scores(self._prepared(queries), self.coef_, self.intercept_)
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Class probabilities (Q, C), in the order of `classes_`."""
         logits = self._logits(X)
         shares = np.empty(logits.shape)
@@ -128,7 +131,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             shares[start : start + step] = part / part.sum(axis=1, keepdims=True)
         return shares
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """The most probable class (Q,); the first in `classes_` on a tie."""
         best = self._logits(X).argmax(axis=1)
         return self.classes_[best]

@@ -17,6 +17,8 @@ from .plan import Plan, Settled
 from .protocols import Probe, fitted, held_out
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..training.loop import Trained
 
 
@@ -80,7 +82,7 @@ class Training:
         return {"selection_top1": float(top1.max()), "best_top1": float(self.heads.best[2])}
 
 
-def _cached(plan: Plan, train: FeatureSet, rows: np.ndarray) -> Batches[Any]:
+def _cached(plan: Plan, train: FeatureSet, rows: np.ndarray) -> Batches[tuple[Tensor, Tensor]]:
     """The features of some rows, as they are."""
     from .batches import FeatureBatches
 

@@ -23,6 +23,8 @@ from ..training.task import Task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ._trunk import Trunk
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Recipe):
@@ -38,7 +40,7 @@ class Method(Recipe):
     # folder of a run for what its task's `figures(images (B, 3, H, W), seed)` shows of watched images: rows by name,
     # each uint8 (B, H, W, 3); empty: it has none
     figures: ClassVar[str] = ""
-    presets: ClassVar[Mapping[str, Any]]  # its instances by name, as `small/64`
+    presets: ClassVar[Mapping[str, Method]]  # its instances by name, as `small/64`
 
     def task(self) -> Pretraining:
         """The network to train, its weights drawn from torch's own generator.
@@ -55,7 +57,7 @@ class Pretraining(Task, typing.Protocol):
     def max_entropy(self) -> float | None:
         """Of a target that knows nothing, in nats; None where the method has no targets that could collapse."""
 
-    def encoder(self) -> Any:
+    def encoder(self) -> Trunk:
         """The trunk that is evaluated: a `VisionTransformer`, as a part of the task."""
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from .request import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.utils.tensorboard import SummaryWriter
 
     from ..training.loop import Trained
@@ -270,7 +271,7 @@ def _board(folder: RunFolder) -> SummaryWriter:
     return SummaryWriter(str(folder.path / "tensorboard"))
 
 
-def _trunk_of(spec: BackboneSpec) -> dict[str, Any]:
+def _trunk_of(spec: BackboneSpec) -> dict[str, Tensor]:
     """The tensors of released weights, every one of them."""
     from ..models.vit import Readout
 
