@@ -1,6 +1,7 @@
 """Options that several commands take, spelled once.
 
-A command's parameter of one of these types is replaced by its fields.
+A command's parameter of one of these types is replaced by its fields. One file because an option is looked for in one
+place, with the words that all commands use for it.
 """
 
 from __future__ import annotations
