@@ -21,8 +21,8 @@ from fewvit.images import decode
 from fewvit.preprocess import Preprocess
 
 from . import official
+from .images import as_input, jpegs, reencoded
 from .measure import Claim, Outcome, main, round_robin
-from .pictures import as_input, jpegs, reencoded
 
 WHAT = "JPEG bytes to 224 x 224 pixels on one core: decode, resize 256 bicubic, centre crop"
 DINO = "DINO: PIL + torchvision transforms"

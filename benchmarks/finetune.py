@@ -73,7 +73,7 @@ def task_of(variant: str, batch: int, quick: bool) -> Tuning:
 
 
 def batch_of(task: Tuning, batch: int, number: int) -> list[Tensor]:
-    """Random pictures, or for `last-block` the tokens that go into it, and soft targets."""
+    """Random images, or for `last-block` the tokens that go into it, and soft targets."""
     stream = torch.Generator().manual_seed(number)
     size = task.recipe.views[0].size
     targets = soft_targets(torch.randint(CLASSES, (batch,), generator=stream), CLASSES, 0.1)

@@ -30,9 +30,9 @@ from fewvit.neighbors import Bank, normalise
 
 from . import official
 from .gpu_pretrain import pretraining
+from .images import as_input, numbered, synthetic_jpeg
 from .logistic import LAMBDA, support
 from .measure import RESULTS, Claim, Outcome, cores, round_robin, rounded, show, write
-from .pictures import as_input, numbered, synthetic_jpeg
 
 _IMAGENET_CLASSES = 1000
 
@@ -45,7 +45,7 @@ class Sizes:
     batch: int = 256
     models: tuple[str, ...] = ("dino_vits16", "dino_vitb16")
     images: int = 16_384
-    pictures: int = 128  # different ones among them
+    different: int = 128  # how many of them differ
     small: tuple[int, int] = (20_000, 500)  # bank and queries that a CPU checks in float64
     many_k: int = 3000  # beyond the 2048 of FAISS on a GPU
     large: tuple[int, int, int] = (1_280_000, 50_000, 768)
@@ -284,7 +284,7 @@ def extraction(sizes: Sizes) -> Outcome:
     claims, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
-        _write_pictures(images, sizes)
+        _write_images(images, sizes)
         dataset = open_dataset(str(images))
         for precision in ("fp32", "bf16"):
             timing, share = _stages(dataset, images, Path(folder), sizes, precision)
@@ -326,13 +326,13 @@ def extraction(sizes: Sizes) -> Outcome:
     )
 
 
-def _write_pictures(folder: Path, sizes: Sizes) -> None:
+def _write_images(folder: Path, sizes: Sizes) -> None:
     with ThreadPoolExecutor(cores()) as pool:
-        pictures = list(pool.map(synthetic_jpeg, range(sizes.pictures)))
+        images = list(pool.map(synthetic_jpeg, range(sizes.different)))
     for i in range(sizes.images):
         path = folder / f"class{i % 10}" / f"{i:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(numbered(pictures[i % len(pictures)], i))
+        path.write_bytes(numbered(images[i % len(images)], i))
 
 
 def _stages(dataset: Any, images: Path, folder: Path, sizes: Sizes, precision: str) -> tuple[Any, float]:

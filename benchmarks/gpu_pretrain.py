@@ -20,7 +20,7 @@ from fewvit.views.crops import make_views
 from .measure import Claim, Outcome, rounded
 
 PRESETS = {"dino": "paper/vits16", "msn": "paper/vits16", "mae": "paper/vitb16"}
-_EDGE = 256  # pixels of the pictures that views are cut from
+_EDGE = 256  # pixels of the images that views are cut from
 
 
 def pretraining(sizes: Any) -> Outcome:
@@ -67,7 +67,7 @@ def _speed(method: str, preset: str, batch: int, sizes: Any, compiled: bool) -> 
     task = recipe.task().to(sizes.device).train()
     order = Order(64 * batch, batch, recipe.epochs, seed=0)
     run, never = Run(task, order, Execution(sizes.device, compile=compiled)), Stopping()
-    pictures = torch.randint(
+    images = torch.randint(
         0, 256, (batch, 3, _EDGE, _EDGE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     warm_up, measured = (1, 2) if sizes.device == "cpu" else (8, 30)
@@ -76,7 +76,7 @@ def _speed(method: str, preset: str, batch: int, sizes: Any, compiled: bool) -> 
             _wait(sizes.device)
             started = time.perf_counter()
         step = order.step(i)
-        views = make_views(pictures, recipe.views, seed=0, epoch=0, rows=step.rows, device=sizes.device)
+        views = make_views(images, recipe.views, seed=0, epoch=0, rows=step.rows, device=sizes.device)
         run.step(step, step, views, never)
     _wait(sizes.device)
     return measured * batch / (time.perf_counter() - started), _flops(method, task)

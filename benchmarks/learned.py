@@ -35,7 +35,7 @@ from fewvit_cli.main import run as fewvit
 from .measure import RESULTS, machine, versions
 
 _RANDOM = "random: "  # before a run's name: its architecture untrained
-_PIXELS = 32  # side of the pictures that count as raw pixels; smaller ones are better neighbours than 64
+_PIXELS = 32  # side of the images that count as raw pixels; smaller ones are better neighbours than 64
 
 
 def sources() -> dict[str, tuple[str, str]]:
@@ -62,7 +62,7 @@ def command(*words: Any) -> dict[str, Any]:
 
 
 def raw_pixels(source: str, file: Path) -> None:
-    """A features file of the pictures themselves, shrunk."""
+    """A features file of the images themselves, shrunk."""
     dataset, shown = open_dataset(source), Preprocess(cover=(_PIXELS, _PIXELS), crop=(_PIXELS, _PIXELS))
     pixels = np.stack([decode(dataset.read(i), shown)[0].reshape(-1) for i in range(len(dataset))]).astype(np.float32)
     FeatureSet(

@@ -19,12 +19,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def pil_pixels(data: bytes):
-    """The official pixels of an image file, as a Pillow picture of 224 x 224."""
+    """The official pixels of an image file, as a Pillow image of 224 x 224."""
     from PIL import Image
     from torchvision.transforms import functional as tv
 
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    return tv.center_crop(tv.resize(picture, 256, interpolation=tv.InterpolationMode.BICUBIC), 224)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    return tv.center_crop(tv.resize(image, 256, interpolation=tv.InterpolationMode.BICUBIC), 224)
 
 
 def pil_tensor(data: bytes) -> Tensor:

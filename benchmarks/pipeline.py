@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from . import official
+from .images import as_input, jpegs, numbered, synthetic_jpeg
 from .measure import Claim, Outcome, cores, in_fresh_process, main, peak_growth, round_robin
-from .pictures import as_input, jpegs, numbered, synthetic_jpeg
 
 WHAT = "images to cached features, ViT-S/16, all cores"
 BATCH = 32
@@ -165,11 +165,11 @@ def measure_memory(count: int, repeats: int) -> tuple[list[Claim], dict[str, Any
     counts = (count, 4 * count)
     growth: dict[int, list[int]] = {n: [] for n in counts}
     features = {}
-    pictures = [synthetic_jpeg(i, 64, 64) for i in range(64)]
+    images = [synthetic_jpeg(i, 64, 64) for i in range(64)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for n in (4 * BATCH, *counts):
-            _write(folder / str(n), [numbered(pictures[i % 64], n * 100_000 + i) for i in range(n)])
+            _write(folder / str(n), [numbered(images[i % 64], n * 100_000 + i) for i in range(n)])
         for repeat in range(repeats):
             for n in counts:
                 arguments = (str(folder / str(n)), str(folder / f"cache{n}-{repeat}"), str(folder / str(4 * BATCH)))

@@ -59,7 +59,7 @@ def task_of(method: str, batch: int, precision: str = "fp32") -> Any:
 
 
 def views_of(task: Any, batch: int, number: int) -> list[Tensor]:
-    """Random pictures in the shapes of the recipe's views."""
+    """Random images in the shapes of the recipe's views."""
     stream = torch.Generator().manual_seed(number)
     return [
         torch.randn(batch, 3, view.size, view.size, generator=stream)

@@ -1,6 +1,6 @@
 """Random views of decoded images on one core: the official PIL pipeline, torchvision v2, lightly's, and ours.
 
-An item is a batch of decoded pictures; what comes out is one normalised float32 batch for each crop. Peers make crop by
+An item is a batch of decoded images; what comes out is one normalised float32 batch for each crop. Peers make crop by
 crop, each with draws of its own, as their data loaders do, and stack them; ours makes the batch. The peers' transforms
 are written from the published settings of DINO and MAE. torchvision's Gaussian blur wants the width of its kernel: 13,
 as wide as Pillow's at radius 2.
@@ -25,8 +25,8 @@ from fewvit.views.crops import make_views
 from fewvit.views.view import View
 
 from . import official
+from .images import jpegs
 from .measure import Claim, Outcome, main, round_robin
-from .pictures import jpegs
 
 WHAT = "Random views of decoded pictures on one core"
 PIL, V2, LIGHTLY, OURS = (
@@ -57,15 +57,15 @@ CASES = {
 
 
 def pil_transform(view: View) -> Callable[[Image.Image], Tensor]:
-    """One crop as the official scripts make it of a PIL picture."""
+    """One crop as the official scripts make it of a PIL image."""
 
-    def blurred(picture: Image.Image) -> Image.Image:
+    def blurred(image: Image.Image) -> Image.Image:
         if random.random() > view.blur:
-            return picture
-        return picture.filter(ImageFilter.GaussianBlur(radius=random.uniform(*view.blur_radius)))
+            return image
+        return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(*view.blur_radius)))
 
-    def solarised(picture: Image.Image) -> Image.Image:
-        return ImageOps.solarize(picture) if random.random() < view.solarise else picture
+    def solarised(image: Image.Image) -> Image.Image:
+        return ImageOps.solarize(image) if random.random() < view.solarise else image
 
     colours = [
         transforms.RandomApply([transforms.ColorJitter(*view.jitter)], p=view.jitter_probability),
@@ -108,7 +108,7 @@ def v2_transform(view: View) -> Callable[[Tensor], Tensor]:
 
 
 def lightly(views: Sequence[View]) -> Callable[[Sequence[Any]], list[Tensor]]:
-    """lightly's transform with the settings of DINO's views, of PIL pictures one by one."""
+    """lightly's transform with the settings of DINO's views, of PIL images one by one."""
     from lightly.transforms.dino_transform import DINOTransform
 
     first, _, local = views
@@ -121,18 +121,16 @@ def lightly(views: Sequence[View]) -> Callable[[Sequence[Any]], list[Tensor]]:
         sigmas=first.blur_radius,
         gaussian_blur=tuple(v.blur for v in views),
     )
-    return lambda pictures: [
-        torch.stack(batch) for batch in zip(*(transform(picture) for picture in pictures), strict=True)
-    ]
+    return lambda images: [torch.stack(batch) for batch in zip(*(transform(image) for image in images), strict=True)]
 
 
 def one_by_one(
     views: Sequence[View], transform: Callable[[View], Callable[[Any], Tensor]]
 ) -> Callable[[Sequence[Any]], list[Tensor]]:
-    """A batch of each crop, from pictures transformed one by one."""
+    """A batch of each crop, from images transformed one by one."""
     crops = [made for view in views for made in [transform(view)] * view.count]
-    return lambda pictures: [
-        torch.stack(batch) for batch in zip(*([crop(picture) for crop in crops] for picture in pictures), strict=True)
+    return lambda images: [
+        torch.stack(batch) for batch in zip(*([crop(image) for crop in crops] for image in images), strict=True)
     ]
 
 
@@ -145,8 +143,8 @@ def measure(quick: bool) -> Outcome:
     claims, rows = [], []
     for name, (views, shrunk, goal) in CASES.items():
         decoded = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
-        decoded = [picture.resize((shrunk, shrunk)) for picture in decoded] if shrunk else decoded
-        tensors = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in decoded]
+        decoded = [image.resize((shrunk, shrunk)) for image in decoded] if shrunk else decoded
+        tensors = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in decoded]
         makers = {PIL: one_by_one(views, pil_transform), V2: one_by_one(views, v2_transform), OURS: batches(views)}
         if len(views) == 3 and importlib.util.find_spec("lightly"):
             makers[LIGHTLY] = lightly(views)
@@ -173,14 +171,14 @@ def measure(quick: bool) -> Outcome:
     )
 
 
-def of_part(maker: Callable[[Any], Any], pictures: Any) -> Callable[[slice], Any]:
-    return lambda part: maker(pictures[part])
+def of_part(maker: Callable[[Any], Any], images: Any) -> Callable[[slice], Any]:
+    return lambda part: maker(images[part])
 
 
 def batches(views: Sequence[View]) -> Callable[[list[Tensor]], list[Tensor]]:
     """Ours, each time in another epoch: other draws."""
     epochs = iter(range(1 << 30))
-    return lambda pictures: make_views(pictures, views, seed=0, epoch=next(epochs), rows=np.arange(len(pictures)))
+    return lambda images: make_views(images, views, seed=0, epoch=next(epochs), rows=np.arange(len(images)))
 
 
 if __name__ == "__main__":

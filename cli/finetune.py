@@ -66,7 +66,7 @@ def finetune(
         str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels. Default: 224.")
     ] = None,
     decode: Annotated[
-        str, typer.Option("--decode", metavar="fast|pil", help="How pictures are decoded, as for `lowshot`.")
+        str, typer.Option("--decode", metavar="fast|pil", help="How images are decoded, as for `lowshot`.")
     ] = "fast",
     save_predictions: Annotated[
         Path | None,

@@ -90,7 +90,7 @@ class Screen:
             self._open_line = True
 
     def skipped(self, skipped: Sequence[dict[str, str]], beside: Path | None = None) -> None:
-        """Each skipped picture, the first twenty by name; all of them as records beside an output file."""
+        """Each skipped image, the first twenty by name; all of them as records beside an output file."""
         for record in skipped[:_SHOWN_SKIPS]:
             side = f"{record['side']} image " if "side" in record else ""
             self.say(f"skipped {side}{record['id']}: {record['reason']}")

@@ -108,7 +108,7 @@ EVALUATION = {
         "tests/cli/test_knn.py",
         "tests/cli/test_commands.py",
         "-k",
-        "knn or layers_each or skipped_pictures",
+        "knn or layers_each or skipped_images",
     ],
     "evaluate/lowshot": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
     "evaluate/lowshot_cells": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],

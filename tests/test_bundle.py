@@ -39,7 +39,7 @@ from fewvit.features import FeatureSet
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access, BackboneSpec
 
-from pictures import jpeg
+from made_images import jpeg
 
 ALL = [plugins.find("classifiers", name) for name in plugins.names("classifiers")]
 INDUCTIVE = [

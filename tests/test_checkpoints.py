@@ -248,7 +248,7 @@ def test_a_numpy_scalar_of_the_wrong_length_or_of_no_bytes_is_refused(tmp_path):
             read_checkpoint(tmp_path / "x.pth")
 
 
-def picture(kind):
+def image(kind):
     stream = io.BytesIO()
     Image.new("RGB", (16, 16)).save(stream, kind)
     return stream.getvalue()
@@ -300,8 +300,8 @@ FOREIGN = {
     "text, then a zero": (b"4" * 211 + bytes(1), "no file that torch wrote"),
     "long text, then zeros": (b"4" * 40009 + bytes(1 << 15), "no file that torch wrote"),
     "gzip": (gzip.compress(b"x" * 999), "gzip"),
-    "png": (picture("PNG"), "PNG image"),
-    "jpeg": (picture("JPEG"), "JPEG image"),
+    "png": (image("PNG"), "PNG image"),
+    "jpeg": (image("JPEG"), "JPEG image"),
     "tar": (archive_of(lambda s: tarfile.TarFile(fileobj=s, mode="w"), inside=b"x" * 99), "tar archive"),
     "old tar": (old_tar(b"x" * 99), "tar archive"),
     "start of a tar": (bytes(257) + b"ustar", "tar archive"),

@@ -74,7 +74,7 @@ def test_the_identity_of_a_file_is_its_device_inode_size_and_times(tmp_path):
     again = open_dataset(str(tmp_path))
     assert again.identity(0) == dataset.identity(0)
     assert again.identity(1) != before
-    assert again.digest == dataset.digest  # a digest is of the listing, not of what the pictures hold
+    assert again.digest == dataset.digest  # a digest is of the listing, not of what the images hold
 
 
 def test_the_digest_changes_with_a_name_a_label_and_a_class(tmp_path):
@@ -582,7 +582,7 @@ def test_a_flipped_bit_in_a_stored_member_is_found(tmp_path):
 # ---- digits --------------------------------------------------------------------------------------------------------
 
 
-def test_digits_are_scikit_learns_rows_as_pictures():
+def test_digits_are_scikit_learns_rows_as_images():
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -592,8 +592,8 @@ def test_digits_are_scikit_learns_rows_as_pictures():
         assert dataset.labels.tolist() == digits.target[rows.start : rows.stop].tolist()
         assert list(dataset.classes) == list("0123456789")
         for i in (0, 7, len(dataset) - 1):
-            with Image.open(io.BytesIO(dataset.read(i))) as picture:
-                assert np.abs(np.asarray(picture) - digits.images[rows[i]] * 255 / 16).max() <= 0.5
+            with Image.open(io.BytesIO(dataset.read(i))) as image:
+                assert np.abs(np.asarray(image) - digits.images[rows[i]] * 255 / 16).max() <= 0.5
         assert dataset.name == "digits"
 
 

@@ -282,7 +282,7 @@ def lists(pairs=PAIRS) -> dict[str, str]:
     return {f"{run}/class_labels.txt": "\n".join(rows) + "\n" for run, rows in lines.items()}
 
 
-def pictures(prefix: str = "") -> list[str]:
+def images(prefix: str = "") -> list[str]:
     names = [f"test/item0{i}" for i in (1, 2, 3)] + [f"training/class0{i}" for i in (1, 2, 3)]
     return [f"{prefix}{run}/{name}.png" for run in PAIRS for name in names]
 
@@ -304,7 +304,7 @@ def written(root, files: dict[str, str], how: str) -> str:
 @pytest.mark.parametrize(("above", "seen"), [("", ""), ("all/of/them/", "all/of/them/"), ("all/of/them/", "")])
 def test_a_run_is_an_episode_whose_classes_are_its_training_images(tmp_path, how, above, seen):
     source = written(tmp_path, {above + name: text for name, text in lists().items()}, how)
-    ids = pictures(seen)
+    ids = images(seen)
     runs = read_runs(source, ids)
     assert runs.shape == {"ways": 3, "shots": 1, "queries": 1}
     for e, (run, pairs) in enumerate(PAIRS.items()):
@@ -315,7 +315,7 @@ def test_a_run_is_an_episode_whose_classes_are_its_training_images(tmp_path, how
 
 def test_runs_are_measured_as_they_stand(tmp_path):
     source = written(tmp_path, lists(), "folder")
-    ids = pictures()
+    ids = images()
     rows = np.zeros((12, 3), np.float32)
     for run, start in (("run01", 0), ("run02", 6)):
         rows[start + 3 : start + 6] = np.eye(3)
@@ -344,7 +344,7 @@ def test_runs_are_measured_as_they_stand(tmp_path):
 )
 def test_runs_that_cannot_be_read_are_refused(tmp_path, how, files, told):
     with pytest.raises(DataError, match=told):
-        read_runs(written(tmp_path, files, how), pictures())
+        read_runs(written(tmp_path, files, how), images())
 
 
 def test_episodes_know_their_shape():

@@ -111,7 +111,7 @@ def test_on_few_labels_the_classifier_begins_as_the_frozen_one(mode):
     assert defaults(mode, 500)[0].head == "linear"
 
 
-def test_only_a_mode_that_keeps_its_tokens_leaves_pictures_alone():
+def test_only_a_mode_that_keeps_its_tokens_leaves_images_alone():
     assert {mode: defaults(mode, 5)[0].augmented for mode in MODES} == {mode: mode != "last-block" for mode in MODES}
     assert defaults("last-block", 5)[0].blocks == 1
 

@@ -74,13 +74,13 @@ def official(data: bytes, preprocess: Preprocess) -> np.ndarray:
     transform = Compose(
         [Resize(preprocess.cover[0], InterpolationMode(preprocess.interpolation)), CenterCrop(preprocess.crop)]
     )
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(transform(picture.convert("RGB")))
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(transform(image.convert("RGB")))
 
 
-def shown(picture: Image.Image | np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    """The official pixels of an upright, opaque 8-bit picture: what `fast` must come near."""
-    return official(encoded(picture, "PNG"), preprocess)
+def shown(image: Image.Image | np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """The official pixels of an upright, opaque 8-bit image: what `fast` must come near."""
+    return official(encoded(image, "PNG"), preprocess)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> int:
@@ -190,11 +190,11 @@ def test_other_colour_modes_become_rgb_as_pillow_converts_them(mode, policy):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("size", [(53, 41), (38, 67)])  # sizes that leave an odd number of pixels around the crop
-def test_fast_shows_a_turned_picture_upright_and_pil_ignores_the_turn(orientation, kind, size):
+def test_fast_shows_a_turned_image_upright_and_pil_ignores_the_turn(orientation, kind, size):
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
     data = encoded(smooth(*size), kind, exif=exif(orientation), **options)
-    with Image.open(io.BytesIO(data)) as picture:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
     fast, notes = decode(data, SMALL, "fast")
     pil, pil_notes = decode(data, SMALL, "pil")
     assert distance(fast, shown(upright, SMALL)) <= 2
@@ -246,10 +246,10 @@ def test_the_policies_differ_by_the_turn_by_transparency_and_by_sixteen_bits_but
 @pytest.mark.parametrize("transparency", [3, bytes([255, 255, 255, 0])])
 def test_a_transparent_palette_entry_is_white(transparency):
     index = (np.arange(53 * 41).reshape(53, 41) // 300 % 7).astype(np.uint8)
-    picture = Image.frombytes("P", (41, 53), index.tobytes())
+    image = Image.frombytes("P", (41, 53), index.tobytes())
     palette = [(30 * k, 255 - 30 * k, 17) for k in range(7)]
-    picture.putpalette([value for colour in palette for value in colour])
-    data = encoded(picture, "PNG", transparency=transparency)
+    image.putpalette([value for colour in palette for value in colour])
+    data = encoded(image, "PNG", transparency=transparency)
     seen = np.array(palette, np.uint8)[index]
     pil, pil_notes = decode(data, SMALL, "pil")
     assert np.array_equal(pil, shown(seen, SMALL))
@@ -268,7 +268,7 @@ def test_an_alpha_channel_without_a_transparent_pixel_is_no_transparency(policy)
 
 
 def sixteen_bit(kind: str) -> bytes:
-    """The smooth picture's red as 16-bit grey, v * 257 + 40: near its 8-bit twin, and not equal to it."""
+    """The smooth image's red as 16-bit grey, v * 257 + 40: near its 8-bit twin, and not equal to it."""
     values = np.minimum(smooth()[:, :, 0].astype(np.uint32) * 257 + 40, 65535).astype(np.uint16)
     if kind == "PGM":
         return b"P5 41 53 65535\n" + values.astype(">u2").tobytes()
@@ -394,7 +394,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 @both
-def test_what_is_no_sound_picture_is_refused_with_one_line(case, policy):
+def test_what_is_no_sound_image_is_refused_with_one_line(case, policy):
     data, reason = BAD[case]
     with pytest.raises(BadImage) as caught:
         decode(data, Preprocess(), policy)
@@ -406,15 +406,15 @@ def test_what_is_no_sound_picture_is_refused_with_one_line(case, policy):
 @pytest.mark.parametrize("set_by_others", [False, True])
 @pytest.mark.parametrize("kind", ["JPEG", "progressive", "CMYK", "PNG", "WEBP", "TIFF", "PPM", "AVIF"])
 @both
-def test_a_picture_cut_anywhere_is_refused_whatever_another_library_told_pillow(
+def test_an_image_cut_anywhere_is_refused_whatever_another_library_told_pillow(
     kind, policy, set_by_others, monkeypatch
 ):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", set_by_others)
-    picture = Image.fromarray(smooth())
+    image = Image.fromarray(smooth())
     if kind in ("progressive", "CMYK"):
-        data = encoded(picture.convert("CMYK" if kind == "CMYK" else "RGB"), "JPEG", progressive=kind == "progressive")
+        data = encoded(image.convert("CMYK" if kind == "CMYK" else "RGB"), "JPEG", progressive=kind == "progressive")
     else:
-        data = encoded(picture, kind)
+        data = encoded(image, kind)
     decode(data, SMALL, policy)  # it is sound as a whole
     lengths = {*range(0, len(data), 61), len(data) // 2, *range(len(data) - 13, len(data))}
     accepted = []
@@ -529,7 +529,7 @@ def test_many_threads_get_what_one_gets_and_no_warning_comes_out():
     assert sum(isinstance(result, str) for result in together) == 4 * 11
 
 
-def test_pixels_can_be_written_to_and_belong_to_no_other_picture():
+def test_pixels_can_be_written_to_and_belong_to_no_other_image():
     data = encoded(smooth(), "JPEG")
     for policy in POLICIES:
         pixels, _ = decode(data, SMALL, policy)
@@ -538,19 +538,19 @@ def test_pixels_can_be_written_to_and_belong_to_no_other_picture():
         assert decode(data, SMALL, policy)[0].mean() > 50
 
 
-def test_a_picture_is_freed_without_the_garbage_collector():
-    def pictures() -> int:
+def test_an_image_is_freed_without_the_garbage_collector():
+    def images() -> int:
         return sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
 
     jobs = [encoded(smooth(), kind) for kind in FORMATS] + [encoded(smooth(), "PNG")[:-70]]
     gc.collect()
     gc.disable()
     try:
-        before = pictures()
+        before = images()
         for data in jobs:
             with contextlib.suppress(BadImage):
                 decode(data, SMALL, "pil")
-        assert pictures() == before
+        assert images() == before
     finally:
         gc.enable()
 

@@ -1,4 +1,4 @@
-"""MAE: what the encoder may see, what the loss counts, what pictures show.
+"""MAE: what the encoder may see, what the loss counts, what images show.
 
 By hand, by brute force and by invariance.
 """
@@ -189,7 +189,7 @@ def test_in_bf16_the_loss_stays_float32_and_near(mae, images):
     assert 0 < abs(float((rough - exact).detach())) < 0.02 * float(exact.detach())
 
 
-# --- initialisation, files, pictures
+# --- initialisation, files, images
 
 
 def test_a_new_model_is_initialised_as_published():
@@ -260,7 +260,7 @@ def test_recipes_that_cannot_be_trained_are_refused(change, words):
 
 
 @pytest.mark.parametrize("normalised", [True, False])
-def test_pictures_show_the_original_what_is_seen_and_a_perfect_guess_as_the_original(mae, normalised, monkeypatch):
+def test_images_show_the_original_what_is_seen_and_a_perfect_guess_as_the_original(mae, normalised, monkeypatch):
     mae.recipe = dataclasses.replace(RECIPE, normalised_pixels=normalised)
     pixels = np.random.default_rng(4).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -280,7 +280,7 @@ def test_pictures_show_the_original_what_is_seen_and_a_perfect_guess_as_the_orig
     np.testing.assert_array_equal(shown["masked"], np.where(hidden, np.array([124, 116, 104], np.uint8), pixels))
     np.testing.assert_array_equal(honest["reconstruction"][~hidden], pixels[~hidden])
     assert (honest["reconstruction"][hidden] != pixels[hidden]).mean() > 0.9
-    assert all(picture.dtype == np.uint8 for picture in shown.values())
+    assert all(image.dtype == np.uint8 for image in shown.values())
 
 
 @pytest.mark.parametrize("name", Mae.presets)

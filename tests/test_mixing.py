@@ -1,4 +1,4 @@
-"""Mixup, cutmix, label smoothing, erasing and RandAugment against timm's own, and what is drawn for each picture."""
+"""Mixup, cutmix, label smoothing, erasing and RandAugment against timm's own, and what is drawn for each image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = torch.tensor([4, 0, 2, 2, 6])
 CLASSES = 7
 
 
-def pictures(n: int = 5, size: tuple[int, int] = SIZE) -> torch.Tensor:
+def made_images(n: int = 5, size: tuple[int, int] = SIZE) -> torch.Tensor:
     return torch.randn(n, 3, *size, generator=torch.Generator().manual_seed(n))
 
 
@@ -43,22 +43,22 @@ class Fixed(Mixup):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.77, 1.0])
-def test_blended_pictures_and_targets_are_timms(share, smoothing):
-    images, targets = Fixed(share, False, smoothing)(pictures(6), torch.cat([LABELS, LABELS[:1]]))
-    ours = mix(pictures(6), soft_targets(torch.cat([LABELS, LABELS[:1]]), CLASSES, smoothing), Blend(share))
+def test_blended_images_and_targets_are_timms(share, smoothing):
+    images, targets = Fixed(share, False, smoothing)(made_images(6), torch.cat([LABELS, LABELS[:1]]))
+    ours = mix(made_images(6), soft_targets(torch.cat([LABELS, LABELS[:1]]), CLASSES, smoothing), Blend(share))
     torch.testing.assert_close(ours[0], images, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(ours[1], targets, atol=1e-6, rtol=1e-6)
 
 
-def test_cut_pictures_and_targets_are_timms_and_so_are_the_boxes(monkeypatch):
+def test_cut_images_and_targets_are_timms_and_so_are_the_boxes(monkeypatch):
     drawn = [draw_blend(3, step, SIZE, 0.0, 1.0) for step in range(200)]
     for step in range(200):
         stream = own_stream(step)
         share = stream.beta(1.0, 1.0)
         centre = iter([int(stream.integers(length)) for length in SIZE])
         monkeypatch.setattr(np.random, "randint", lambda low, high, size=None, centre=centre: next(centre))
-        images, targets = Fixed(share, True, 0.1)(pictures(6), torch.cat([LABELS, LABELS[:1]]))
-        ours = mix(pictures(6), soft_targets(torch.cat([LABELS, LABELS[:1]]), CLASSES, 0.1), drawn[step])
+        images, targets = Fixed(share, True, 0.1)(made_images(6), torch.cat([LABELS, LABELS[:1]]))
+        ours = mix(made_images(6), soft_targets(torch.cat([LABELS, LABELS[:1]]), CLASSES, 0.1), drawn[step])
         torch.testing.assert_close(ours[0], images, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(ours[1], targets, atol=1e-6, rtol=1e-6)
     areas = [1 - blend.share for blend in drawn]
@@ -117,7 +117,7 @@ def test_erased_rectangles_have_timms_distribution():
 
 
 def timms_box(side: int = 64) -> tuple[int, int, int, int]:
-    """Where timm's eraser puts its rectangle in a picture of ones."""
+    """Where timm's eraser puts its rectangle in an image of ones."""
     image = torch.ones(1, side, side)
     RandomErasing(probability=1.0, mode="const", device="cpu")._erase(image, 1, side, side, image.dtype)
     rows, columns = (torch.where((image[0] == 0).any(dim=d))[0] for d in (1, 0))
@@ -130,7 +130,7 @@ def _seeded():
     torch.manual_seed(0)
 
 
-def test_a_picture_loses_its_rectangle_to_noise_of_its_own_and_nothing_else():
+def test_an_image_loses_its_rectangle_to_noise_of_its_own_and_nothing_else():
     rows = np.arange(40)
     images = torch.full((40, 3, 32, 32), 7.0)
     erase(images, 0.5, seed=2, epoch=3, rows=rows)
@@ -175,7 +175,7 @@ TIMMS = {  # ours -> timm's name in the policy `inc1`
 }  # fmt: skip
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (37, 41)) -> Image.Image:
+def made_image(seed: int = 0, size: tuple[int, int] = (37, 41)) -> Image.Image:
     small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
@@ -195,10 +195,10 @@ def test_each_change_is_timms_at_every_magnitude_and_sign(name, magnitude, sign,
         "interpolation": Image.Resampling.BICUBIC,
         "magnitude_std": 0,
     }
-    ours = apply_change(picture(), own_randaugment._change(name, magnitude / 10, sign))
+    ours = apply_change(made_image(), own_randaugment._change(name, magnitude / 10, sign))
     if name == "posterize" and magnitude == 10:
         magnitude = 9  # where timm asks Pillow for 0 bits, which it refuses
-    theirs = auto_augment.AugmentOp(TIMMS[name], prob=1.0, magnitude=magnitude, hparams=hparams)(picture())
+    theirs = auto_augment.AugmentOp(TIMMS[name], prob=1.0, magnitude=magnitude, hparams=hparams)(made_image())
     np.testing.assert_array_equal(np.array(ours), np.array(theirs))
 
 
@@ -222,14 +222,14 @@ def test_two_changes_are_drawn_each_with_probability_one_half_and_a_normal_magni
     assert np.quantile(levels, 0.16) == pytest.approx(8.5, abs=0.05)
 
 
-def test_pictures_are_changed_by_their_own_rows_in_whole_grey_levels():
+def test_images_are_changed_by_their_own_rows_in_whole_grey_levels():
     mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
-    levels = torch.stack([torch.from_numpy(np.array(picture(i))).permute(2, 0, 1).float() for i in range(8)])
+    levels = torch.stack([torch.from_numpy(np.array(made_image(i))).permute(2, 0, 1).float() for i in range(8)])
     images = (levels - mean) / std
     rows = np.array([3, 9, 27, 81, 5, 6, 7, 8])
     randaugment(images, 9, seed=4, epoch=2, rows=rows)
     for i, own in enumerate(draw_changes(9, seed=4, epoch=2, rows=rows)):
-        expected = picture(i)
+        expected = made_image(i)
         for change in own:
             expected = apply_change(expected, change)
         found = (images[i] * std + mean).permute(1, 2, 0).numpy()

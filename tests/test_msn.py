@@ -198,10 +198,10 @@ def test_random_anchors_do_not_see_the_patches_left_out_and_focal_anchors_see_al
     assert kept is not None
     hidden = torch.ones(25, dtype=torch.bool)
     hidden[kept] = False
-    picture = hidden.view(5, 5).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    image = hidden.view(5, 5).repeat_interleave(4, 0).repeat_interleave(4, 1)
     with torch.no_grad():
         plain = msn.project(given[1:], kept)
-        same = msn.project([torch.where(picture, 100.0, v) if v.shape[-1] == 20 else v for v in given[1:]], kept)
+        same = msn.project([torch.where(image, 100.0, v) if v.shape[-1] == 20 else v for v in given[1:]], kept)
         changed = msn.project([v + 1 if v.shape[-1] == 12 else v for v in given[1:]], kept)
     assert torch.equal(plain, same)
     assert torch.equal(plain[:12], changed[:12])  # and each kind of view has a BatchNorm batch of its own

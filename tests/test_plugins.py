@@ -37,7 +37,7 @@ from fewvit.pretrain.request import evaluation_transform, protocol_for
 from fewvit.runs.folder import RunFolder
 from fewvit.training.recipe import Recipe, Step
 
-from pictures import folder_of
+from made_images import folder_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(fewvit.__file__).parent

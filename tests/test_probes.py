@@ -622,7 +622,7 @@ def test_augmented_features_are_those_of_the_views_whatever_is_decoded_together(
     from fewvit.preprocess import Preprocess
     from fewvit.views.crops import make_views
 
-    from pictures import folder_of
+    from made_images import folder_of
 
     data = open_dataset(str(folder_of(tmp_path, {"a": 5, "b": 4})))
     view, step = PROBES["mae/1"].view(16), Step(3, 2, 5, 8, np.array([7, 2, 0, 8, 5]))

@@ -158,7 +158,7 @@ def test_what_was_found_stays_in_a_table_even_where_it_never_varies_and_nothing_
     assert set(Result("lowshot", rows[:1]).to_table(1)[0]) == set(wanted) - {"shots"}
 
 
-def test_a_table_says_how_many_pictures_were_skipped_where_some_were():
+def test_a_table_says_how_many_images_were_skipped_where_some_were():
     skipped = Result("knn", [{**ROW, "skipped": 3}, {**ROW, "skipped": 3}])
     assert skipped.to_table(1)[1] == ["top1", "37.50", "3"]
     assert "skipped" not in Result("extract", [{**ROW, "skipped": 0}]).to_table(1)[0]

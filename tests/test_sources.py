@@ -18,7 +18,7 @@ from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
 from fewvit.sources import Extractor, Given, Sources, is_features, open_source, open_sources, require_source
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ class Regression(nn.Module):
 
 
 EVERY_FOUR = Execution(save_every=4, log_every=1)
-PICTURES = np.random.default_rng(0).normal(size=(IMAGES, 3)).astype(np.float32)
+IMAGES = np.random.default_rng(0).normal(size=(IMAGES, 3)).astype(np.float32)
 
 
 class Rows:
@@ -88,7 +88,7 @@ class Rows:
         return IMAGES
 
     def read(self, step):
-        return torch.from_numpy(PICTURES[step.rows])
+        return torch.from_numpy(IMAGES[step.rows])
 
     def prepare(self, found, step):
         return [found]
@@ -157,7 +157,7 @@ def test_the_loop_takes_the_steps_of_a_loop_written_out(tmp_path):
         optimizer.param_groups[0].update(lr=lr, weight_decay=0.1)
         optimizer.param_groups[1].update(lr=lr * 0.5, weight_decay=0.0)
         torch.manual_seed(seed_of(3, "step", i, 0))
-        loss, _ = plain([torch.from_numpy(PICTURES[step.rows])], step)
+        loss, _ = plain([torch.from_numpy(IMAGES[step.rows])], step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -203,7 +203,7 @@ def test_the_gradient_of_a_batch_in_parts_is_the_mean_of_the_parts_and_not_their
     target, bias = (p.detach().double() for p in first.frozen.parameters())
     order = Order(IMAGES, 6, 1, seed=3)
     for i in range(3):
-        x = torch.from_numpy(PICTURES[order.step(i).rows]).double()
+        x = torch.from_numpy(IMAGES[order.step(i).rows]).double()
         error = x @ (w - target).T + b - bias  # (6, 2)
         w, b = w - 0.01 * 2 / 12 * error.T @ x, b - 0.005 * 2 / 12 * error.sum(dim=0)  # of the mean of 12 squares
     torch.testing.assert_close(task.linear.weight.detach().double(), w, atol=1e-6, rtol=1e-5)
@@ -232,7 +232,7 @@ def test_only_the_last_part_of_a_batch_waits_for_the_other_processes():
     loop = Run(Regression(), Order(IMAGES, 6, 1, seed=3), Execution(accumulate=3))
     loop.model = Distributed(loop.task)
     step = loop.order.step(0)
-    loop._backward(step, [torch.from_numpy(PICTURES[step.rows])])
+    loop._backward(step, [torch.from_numpy(IMAGES[step.rows])])
     assert waited == [False, False, True]
 
 
@@ -248,7 +248,7 @@ def test_a_group_that_is_to_be_summed_over_processes_gets_back_what_their_mean_t
     for processes in (1, 2):
         monkeypatch.setattr("fewvit.training.loop.world_size", lambda n=processes: n)
         torch.manual_seed(0)
-        loop._backward(step, [torch.from_numpy(PICTURES[step.rows])])
+        loop._backward(step, [torch.from_numpy(IMAGES[step.rows])])
         found[processes] = {name: p.grad.clone() for name, p in loop.task.linear.named_parameters()}
         loop.optimizer.zero_grad()
     torch.testing.assert_close(found[2]["weight"], 2 * found[1]["weight"])
@@ -450,7 +450,7 @@ def test_a_loss_scale_in_use_skips_gradients_that_are_not_finite_and_no_loss(tmp
         loop.scaler.is_enabled = lambda: enabled
         loop.task.clip = lambda: torch.tensor(norm)
         step = loop.order.step(index)
-        return loop.step(step, step, [torch.from_numpy(PICTURES[step.rows])], Stopping())
+        return loop.step(step, step, [torch.from_numpy(IMAGES[step.rows])], Stopping())
 
     enabled = True
     assert stepped(0, math.inf).norm == math.inf
@@ -527,7 +527,7 @@ def test_on_a_cpu_every_step_multiplies_by_onednn(monkeypatch):
     loop = Run(Regression(), Order(IMAGES, BATCH, 1, seed=3), Execution())
     for index in range(2):
         step = loop.order.step(index)
-        loop.step(step, step, [torch.from_numpy(PICTURES[step.rows])], Stopping())
+        loop.step(step, step, [torch.from_numpy(IMAGES[step.rows])], Stopping())
         assert len(entered) == index + 1
 
 

@@ -38,7 +38,7 @@ from fewvit.views.mixing import soft_targets
 from fewvit.views.training_images import TrainingImages
 from fewvit.views.view import View
 
-from pictures import folder_of, jpeg
+from made_images import folder_of, jpeg
 
 SMALL = Architecture(width=16, depth=3, heads=2, patch=8, grid=3)
 PREPROCESS = Preprocess(cover=(28, 28), crop=(24, 24))
@@ -82,8 +82,8 @@ def evaluation_of(dataset, **options) -> EvaluationImages:
 
 
 def images_of(dataset, made: TuningRecipe, **options) -> LabelledImages:
-    pictures = TrainingImages(dataset) if made.crop < 1 else None
-    return LabelledImages(evaluation_of(dataset), pictures, LABELS, CLASSES, made, "cpu", **options)
+    images = TrainingImages(dataset) if made.crop < 1 else None
+    return LabelledImages(evaluation_of(dataset), images, LABELS, CLASSES, made, "cpu", **options)
 
 
 def step(rows, index: int = 0, epochs: int = 3) -> Step:
@@ -147,7 +147,7 @@ def test_the_feature_is_the_one_that_the_frozen_backbone_gives(readout):
 @pytest.mark.parametrize(
     ("mode", "changes"), [("last-block", {}), ("lora", {}), ("lora", {"blocks": 2}), ("norm", {"drop_path": 0.5})]
 )
-def test_tokens_that_were_computed_once_give_the_loss_and_gradients_of_the_pictures(dataset, mode, changes):
+def test_tokens_that_were_computed_once_give_the_loss_and_gradients_of_the_images(dataset, mode, changes):
     made, numbers = task(mode, **changes), np.array([3, 10, 0, 7])
     labelled = images_of(dataset, made.recipe)
     now = step(numbers, index=1)
@@ -198,12 +198,12 @@ def test_tokens_that_are_too_many_are_computed_in_every_step_and_it_is_said(data
     assert labelled.keep_tokens(made) == ""
 
 
-def test_where_pictures_change_or_the_embedding_does_no_tokens_are_kept(dataset):
+def test_where_images_change_or_the_embedding_does_no_tokens_are_kept(dataset):
     for made in (task("last-block", flip=0.5), task("full"), task("lora", mixup=0.8), task("lora", crop=0.5)):
         assert images_of(dataset, made.recipe).keep_tokens(made) == ""
 
 
-def test_pictures_as_they_are_evaluated_come_from_the_protocols_transform(dataset):
+def test_images_as_they_are_evaluated_come_from_the_protocols_transform(dataset):
     numbers = np.array([6, 2, 6])
     labelled = images_of(dataset, recipe("full"))
     inputs = labelled.prepare(labelled.read(step(numbers)), step(numbers))
@@ -213,7 +213,7 @@ def test_pictures_as_they_are_evaluated_come_from_the_protocols_transform(datase
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])
-def test_pictures_that_do_not_fit_into_memory_are_decoded_again(dataset, memory, monkeypatch):
+def test_images_that_do_not_fit_into_memory_are_decoded_again(dataset, memory, monkeypatch):
     seen, reads = evaluation_of(dataset, memory_bytes=memory), []
     monkeypatch.setattr(type(dataset), "read", lambda self, i: reads.append(i) or self.reader.read(i))
     first, again = seen.pixels(np.array([4, 1, 4])), seen.pixels(np.array([1, 4]))
@@ -233,7 +233,7 @@ def test_random_crops_are_the_views_of_their_numbers(dataset):
     assert torch.equal(labelled.prepare(labelled.read(alone), alone)[0][0], images[1])
 
 
-def test_flips_without_crops_mirror_about_half_of_the_pictures_each_as_drawn_for_it(dataset):
+def test_flips_without_crops_mirror_about_half_of_the_images_each_as_drawn_for_it(dataset):
     labelled = images_of(dataset, recipe("full", flip=0.5))
     numbers = np.arange(len(dataset))
     plain = normalised(evaluation_of(dataset).pixels(numbers), "cpu")
@@ -258,7 +258,7 @@ def test_mixed_batches_have_mixed_targets(dataset):
     assert 0 < share < 1
 
 
-def test_logits_are_those_of_the_evaluations_pictures_whatever_training_does(dataset):
+def test_logits_are_those_of_the_evaluations_images_whatever_training_does(dataset):
     made = task("lora", crop=0.3, flip=0.5, drop_path=0.9).train()
     numbers = np.array([8, 3, 3, 1])
     found = images_of(dataset, made.recipe).logits(made, numbers)
@@ -269,7 +269,7 @@ def test_logits_are_those_of_the_evaluations_pictures_whatever_training_does(dat
     assert made.training
 
 
-def test_a_labelled_picture_that_cannot_be_decoded_is_named(tmp_path):
+def test_a_labelled_image_that_cannot_be_decoded_is_named(tmp_path):
     root = folder_of(tmp_path, {"a": 2})
     (root / "a/000.jpg").write_bytes(jpeg(1)[:200])
     with pytest.raises(DataError, match=r"000\.jpg"):
@@ -294,7 +294,7 @@ def run(folder: Path, made: Tuning, labelled: LabelledImages, **watch):
     return train(made, labelled, order, Execution(save_every=2, log_every=1), RunFolder(folder), Watch(**watch))
 
 
-def test_training_makes_the_labelled_pictures_right(dataset, tmp_path):
+def test_training_makes_the_labelled_images_right(dataset, tmp_path):
     made = task("lora", epochs=40, lr=0.02, label_smoothing=0.0)
     labelled = images_of(dataset, made.recipe)
     before = (labelled.logits(made, np.arange(11)).argmax(axis=1) == LABELS).mean()

@@ -1,4 +1,4 @@
-"""Views beside torchvision's transforms on Pillow pictures.
+"""Views beside torchvision's transforms on Pillow images.
 
 The same pixels for the same draws, and draws of the same distribution.
 """
@@ -30,7 +30,7 @@ LOCAL = View(23, (0.05, 0.4), count=3, interpolation="bilinear", jitter=JITTER, 
 PLAIN = View(31, (0.2, 1.0), flip=0.0)
 
 
-def picture(seed: int, height: int = 61, width: int = 53) -> np.ndarray:
+def image(seed: int, height: int = 61, width: int = 53) -> np.ndarray:
     """(H, W, 3) uint8: soft shapes, sharp edges, saturated and grey areas, black and white."""
     rng = np.random.default_rng(seed)
     soft = Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)).resize(
@@ -45,7 +45,7 @@ def picture(seed: int, height: int = 61, width: int = 53) -> np.ndarray:
 
 
 def tensor(pixels: np.ndarray) -> torch.Tensor:
-    """(3, H, W) with a pixel's values side by side, as pictures are read."""
+    """(3, H, W) with a pixel's values side by side, as images are read."""
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -78,10 +78,10 @@ def pillow_view(pixels: np.ndarray, view: View, drawn: Drawn, i: int, j: int) ->
     "sizes", [[(61, 53)] * 13, [(61, 53), (40, 97), (19, 17), (130, 71), (61, 53)]], ids=["one size", "many sizes"]
 )
 def test_views_are_pillows_and_torchvisions_for_the_same_draws(sizes):
-    pixels = [picture(seed, *size) for seed, size in enumerate(sizes)]
+    pixels = [image(seed, *size) for seed, size in enumerate(sizes)]
     kinds, rows = (GLOBAL, LOCAL, PLAIN), np.arange(len(sizes)) * 3 + 5
-    pictures = [tensor(p) for p in pixels]
-    found = make_views(torch.stack(pictures) if len(set(sizes)) == 1 else pictures, kinds, seed=3, epoch=7, rows=rows)
+    images = [tensor(p) for p in pixels]
+    found = make_views(torch.stack(images) if len(set(sizes)) == 1 else images, kinds, seed=3, epoch=7, rows=rows)
     drawn = draw_views(kinds, np.array(sizes), seed=3, epoch=7, rows=rows)
     places = [(k, j) for k, kind in enumerate(kinds) for j in range(kind.count)]
     assert len(found) == len(places) == 5
@@ -89,7 +89,7 @@ def test_views_are_pillows_and_torchvisions_for_the_same_draws(sizes):
         expected = torch.stack([pillow_view(p, kinds[k], drawn[k], i, j) for i, p in enumerate(pixels)])
         assert batch.shape == expected.shape
         assert batch.dtype == torch.float32
-        distance = np.abs(levels(batch) - levels(expected)).mean(axis=(1, 2, 3))  # grey levels, by picture
+        distance = np.abs(levels(batch) - levels(expected)).mean(axis=(1, 2, 3))  # grey levels, by image
         wide = np.array([drawn[k].boxes[i, j, 3] >= drawn[k].boxes[i, j, 2] for i in range(len(sizes))])
         # resampling alone differs by 0.003; the roundings of jitter can make a whole level of that
         assert distance[wide].max(initial=0) < 0.06, (k, j, distance)
@@ -108,7 +108,7 @@ STEPS = (official.adjust_brightness, official.adjust_contrast, official.adjust_s
 
 
 def batch_of(*seeds: int) -> tuple[list[Image.Image], torch.Tensor]:
-    pixels = [picture(seed) for seed in seeds]
+    pixels = [image(seed) for seed in seeds]
     return [Image.fromarray(p) for p in pixels], torch.stack([tensor(p) for p in pixels]).float()
 
 
@@ -194,8 +194,8 @@ BOXES = [(10, 7, 31, 40), (0, 0, 61, 53), (3, 4, 5, 6), (60, 52, 1, 1), (0, 11, 
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [16, 37, 64])
 @pytest.mark.parametrize("way", [resized_one_by_one, resized_by_matmul])
-def test_crops_are_torchvisions_resized_crops_of_pillow_pictures(way, size, mode):
-    pixels = [picture(1), picture(2)]
+def test_crops_are_torchvisions_resized_crops_of_pillow_images(way, size, mode):
+    pixels = [image(1), image(2)]
     boxes, flips = np.array([BOXES, BOXES[::-1]]), np.array([[False] * 6, [True] * 6])
     found = way(torch.stack([tensor(p) for p in pixels]), boxes, flips, size, mode).numpy().reshape(2, 6, 3, size, size)
     for i, j in itertools.product(range(2), range(6)):
@@ -210,8 +210,8 @@ def test_crops_are_torchvisions_resized_crops_of_pillow_pictures(way, size, mode
     assert set(np.unique(found % 1)) == {0.0}
 
 
-def test_a_crop_by_products_knows_nothing_of_the_canvas_around_its_picture():
-    small, large = tensor(picture(1, 19, 17)), tensor(picture(2))
+def test_a_crop_by_products_knows_nothing_of_the_canvas_around_its_image():
+    small, large = tensor(image(1, 19, 17)), tensor(image(2))
     boxes, flips = np.array([[(0, 0, 19, 17), (5, 3, 14, 14)]]), np.array([[False, True]])
     alone = resized_by_matmul(small[None], boxes, flips, 29, "bicubic")
     canvas = as_canvas([small, large], "cpu")
@@ -262,7 +262,7 @@ def test_where_no_box_fits_the_largest_central_one_is_torchvisions(size):
 
 
 def test_the_first_box_that_fits_is_taken():
-    """By hand: at scale 1 a square picture holds no oblong box; the third try has ratio 1."""
+    """By hand: at scale 1 a square image holds no oblong box; the third try has ratio 1."""
     numbers = np.full((1, 1, 33), 0.5)
     numbers[0, 0, 1:20:2] = 0.01  # ratio 3/4
     numbers[0, 0, 5] = 0.5  # exp(0) = 1
@@ -326,7 +326,7 @@ def test_no_probability_never_happens_and_certainty_always_does():
     assert not drawn_of(View(8, (0.2, 1.0)), (64, 64), 997).jittered.any()  # without strength there is no jitter
 
 
-def test_crops_of_one_picture_and_neighbouring_pictures_are_independent():
+def test_crops_of_one_image_and_neighbouring_images_are_independent():
     areas = draw_views(
         [replace(LOCAL, count=4)], np.array([(211, 211)] * DRAWS), seed=3, epoch=1, rows=np.arange(DRAWS)
     )[0].factors[..., 0]
@@ -334,60 +334,60 @@ def test_crops_of_one_picture_and_neighbouring_pictures_are_independent():
     assert abs(np.corrcoef(areas[1:, 0], areas[:-1, 0])[0, 1]) < 4 / math.sqrt(DRAWS)
 
 
-# ---- a view is a function of its picture, seed, epoch, row and number ----------------------------------------------
+# ---- a view is a function of its image, seed, epoch, row and number ----------------------------------------------
 
 KINDS = (GLOBAL, LOCAL)
 
 
 def test_a_view_does_not_depend_on_its_batch():
-    pictures = [
-        tensor(picture(seed, *size))
+    images = [
+        tensor(image(seed, *size))
         for seed, size in enumerate([(61, 53), (40, 97), (61, 53), (19, 17), (61, 53), (64, 64), (61, 53)])
     ]
     rows = np.array([90, 4, 17, 3, 2, 1000, 5])
-    together = make_views(pictures, KINDS, seed=3, epoch=1, rows=rows)
+    together = make_views(images, KINDS, seed=3, epoch=1, rows=rows)
     chosen = [6, 0, 4]
-    again = make_views(torch.stack([pictures[i] for i in chosen]), KINDS, seed=3, epoch=1, rows=rows[chosen])
+    again = make_views(torch.stack([images[i] for i in chosen]), KINDS, seed=3, epoch=1, rows=rows[chosen])
     for all_of_them, some in zip(together, again, strict=True):
         assert torch.equal(all_of_them[chosen], some)
 
 
 @pytest.mark.parametrize("values", [1, 20_000, 1 << 30])
-def test_how_many_pictures_are_worked_on_at_a_time_changes_nothing(values, monkeypatch):
-    pictures, rows = torch.stack([tensor(picture(seed)) for seed in range(11)]), np.arange(11)
-    expected = make_views(pictures, KINDS, seed=3, epoch=1, rows=rows)
+def test_how_many_images_are_worked_on_at_a_time_changes_nothing(values, monkeypatch):
+    images, rows = torch.stack([tensor(image(seed)) for seed in range(11)]), np.arange(11)
+    expected = make_views(images, KINDS, seed=3, epoch=1, rows=rows)
     monkeypatch.setattr(views_module, "_CPU_VALUES", values)
-    for a, b in zip(expected, make_views(pictures, KINDS, seed=3, epoch=1, rows=rows), strict=True):
+    for a, b in zip(expected, make_views(images, KINDS, seed=3, epoch=1, rows=rows), strict=True):
         assert torch.equal(a, b)
 
 
 def test_the_number_of_threads_changes_nothing():
-    pictures = torch.stack([tensor(picture(seed, 160, 150)) for seed in range(3)])
+    images = torch.stack([tensor(image(seed, 160, 150)) for seed in range(3)])
     large, before = [replace(GLOBAL, size=224)], torch.get_num_threads()
     found = []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(make_views(pictures, large, seed=3, epoch=1, rows=np.arange(3))[0])
+            found.append(make_views(images, large, seed=3, epoch=1, rows=np.arange(3))[0])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
 
 
-def test_how_a_picture_lies_in_memory_changes_nothing():
-    pictures = torch.stack([tensor(picture(seed)) for seed in range(3)])
-    by_pixel = pictures.contiguous(memory_format=torch.channels_last)
+def test_how_a_image_lies_in_memory_changes_nothing():
+    images = torch.stack([tensor(image(seed)) for seed in range(3)])
+    by_pixel = images.contiguous(memory_format=torch.channels_last)
     for a, b in zip(
-        *(make_views(p.clone(), KINDS, seed=3, epoch=1, rows=np.arange(3)) for p in (pictures, by_pixel)), strict=True
+        *(make_views(p.clone(), KINDS, seed=3, epoch=1, rows=np.arange(3)) for p in (images, by_pixel)), strict=True
     ):
         assert torch.equal(a, b)
 
 
 def test_seed_epoch_row_and_number_of_the_crop_each_give_another_view():
-    pictures = tensor(picture(1))[None]
-    base = make_views(pictures, [LOCAL], seed=3, epoch=1, rows=np.array([5]))
+    images = tensor(image(1))[None]
+    base = make_views(images, [LOCAL], seed=3, epoch=1, rows=np.array([5]))
     others = [
-        make_views(pictures, [LOCAL], seed=seed, epoch=epoch, rows=np.array([row]))
+        make_views(images, [LOCAL], seed=seed, epoch=epoch, rows=np.array([row]))
         for seed, epoch, row in ((4, 1, 5), (3, 2, 5), (3, 1, 6))
     ]
     every = [crop for crops in (base, *others) for crop in crops]
@@ -395,42 +395,42 @@ def test_seed_epoch_row_and_number_of_the_crop_each_give_another_view():
 
 
 def test_two_kinds_of_views_draw_numbers_of_their_own():
-    one, other = make_views(tensor(picture(1))[None], [PLAIN, PLAIN], seed=3, epoch=1, rows=np.array([5]))
+    one, other = make_views(tensor(image(1))[None], [PLAIN, PLAIN], seed=3, epoch=1, rows=np.array([5]))
     assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_every_batch_lies_in_memory_as_one_that_torch_has_made(count):
-    pictures = torch.stack([tensor(picture(seed)) for seed in range(count)])
+    images = torch.stack([tensor(image(seed)) for seed in range(count)])
     for view in make_views(
-        pictures, [replace(PLAIN, size=32), replace(PLAIN, size=16, count=2)], seed=3, epoch=1, rows=np.arange(count)
+        images, [replace(PLAIN, size=32), replace(PLAIN, size=16, count=2)], seed=3, epoch=1, rows=np.arange(count)
     ):
         assert view.is_contiguous()
         assert view.data_ptr() % 64 == 0
 
 
-def test_pictures_are_left_as_they_were():
-    pictures = torch.stack([tensor(picture(seed)) for seed in range(2)])
-    before = pictures.clone()
-    make_views(pictures, [replace(GLOBAL, size=53, jitter_probability=1.0)], seed=3, epoch=1, rows=np.arange(2))
-    assert torch.equal(pictures, before)
+def test_images_are_left_as_they_were():
+    images = torch.stack([tensor(image(seed)) for seed in range(2)])
+    before = images.clone()
+    make_views(images, [replace(GLOBAL, size=53, jitter_probability=1.0)], seed=3, epoch=1, rows=np.arange(2))
+    assert torch.equal(images, before)
 
 
-def test_a_white_picture_is_white_in_every_plain_view():
+def test_a_white_image_is_white_in_every_plain_view():
     white = torch.full((1, 3, 9, 7), 255, dtype=torch.uint8)
     (view,) = make_views(white, [PLAIN], seed=3, epoch=1, rows=np.array([0]))
     for channel, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)):
         np.testing.assert_allclose(view[0, channel], (1 - mean) / std, rtol=1e-5)
 
 
-def test_a_picture_of_one_pixel_makes_views():
+def test_an_image_of_one_pixel_makes_views():
     (view,) = make_views(
         [torch.tensor([[[7]], [[99]], [[250]]], dtype=torch.uint8)], [PLAIN], seed=3, epoch=1, rows=np.array([0])
     )
     np.testing.assert_allclose(levels(view[0]), np.broadcast_to([7, 99, 250], (31, 31, 3)), atol=1e-3)
 
 
-def test_no_pictures_make_empty_batches():
+def test_no_images_make_empty_batches():
     assert [v.shape for v in make_views([], KINDS, seed=3, epoch=1, rows=np.array([], np.int64))] == [
         (0, 3, 47, 47),
         *[(0, 3, 23, 23)] * 3,
@@ -443,7 +443,7 @@ def test_some_of_what_was_drawn_is_the_draw_of_some():
         np.testing.assert_array_equal(getattr(ours[2:5], field.name), getattr(ours, field.name)[2:5])
 
 
-def test_a_gpu_gets_as_many_pictures_at_a_time_as_views_and_canvas_leave_room_for(monkeypatch):
+def test_a_gpu_gets_as_many_images_at_a_time_as_views_and_canvas_leave_room_for(monkeypatch):
     """By hand: 3 x 47^2 = 6627 values a view: two images of up to 2000 pixels fit in 14,000, larger ones go alone."""
     monkeypatch.setattr(views_module, "_GPU_VALUES", 14_000)
     monkeypatch.setattr(views_module, "_CPU_VALUES", 7_000)
@@ -469,9 +469,9 @@ def test_a_gpu_gets_as_many_pictures_at_a_time_as_views_and_canvas_leave_room_fo
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_makes_the_views_of_a_cpu():
-    pictures = [tensor(picture(seed, *size)) for seed, size in enumerate([(61, 53), (40, 97), (19, 17), (130, 71)] * 5)]
+    images = [tensor(image(seed, *size)) for seed, size in enumerate([(61, 53), (40, 97), (19, 17), (130, 71)] * 5)]
     ours, theirs = (
-        make_views(pictures, KINDS, seed=3, epoch=1, rows=np.arange(20), device=device) for device in ("cpu", "cuda")
+        make_views(images, KINDS, seed=3, epoch=1, rows=np.arange(20), device=device) for device in ("cpu", "cuda")
     )
     for a, b in zip(ours, theirs, strict=True):
         assert b.device.type == "cuda"

@@ -18,7 +18,7 @@ from fewvit.backbones import Architecture
 from fewvit.features import FeatureSet
 from fewvit_cli import main as cli
 
-from pictures import folder_of, jpeg, tiny_weights
+from made_images import folder_of, jpeg, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_out_also_keeps_the_result_in_a_file(fewvit, tmp_path):
     assert (tmp_path / "r.json").read_text() == out
 
 
-def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weights, images, tmp_path):
+def test_skipped_images_are_named_and_recorded_beside_the_output(fewvit, weights, images, tmp_path):
     import shutil
 
     shutil.copytree(images / "val", tmp_path / "v")
@@ -208,7 +208,7 @@ def test_skipped_pictures_are_named_and_recorded_beside_the_output(fewvit, weigh
     assert "accuracy is over the remaining images" in err
 
 
-def test_a_skipped_picture_of_two_sets_tells_its_side(fewvit, weights, images, tmp_path):
+def test_a_skipped_image_of_two_sets_tells_its_side(fewvit, weights, images, tmp_path):
     import shutil
 
     shutil.copytree(images, tmp_path / "both")
@@ -222,7 +222,7 @@ def test_a_skipped_picture_of_two_sets_tells_its_side(fewvit, weights, images, t
     assert r"starts with 'hi\n'" in err
 
 
-def test_the_number_of_skipped_pictures_stands_in_every_row_and_in_the_table(fewvit, weights, images, tmp_path):
+def test_the_number_of_skipped_images_stands_in_every_row_and_in_the_table(fewvit, weights, images, tmp_path):
     import shutil
 
     shutil.copytree(images / "val", tmp_path / "v")

@@ -13,7 +13,7 @@ from PIL import Image
 from fewvit.features import FeatureSet
 from fewvit_cli import main as cli
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ def test_images_of_one_folder_make_episodes_one_row_per_block(fewvit, tmp_path):
     assert fewvit(*words, "--classes", tmp_path / "two.txt")[0] == 3
 
 
-def test_omniglot_s_runs_are_read_from_pictures_and_from_their_features(fewvit, tmp_path):
+def test_omniglot_s_runs_are_read_from_images_and_from_their_features(fewvit, tmp_path):
     for run in ("run01", "run02"):
         for part in ("test/item", "training/class"):
             for i in (1, 2, 3):
@@ -182,7 +182,7 @@ def test_omniglot_s_runs_are_read_from_pictures_and_from_their_features(fewvit, 
     assert "100.0" in out
 
 
-def test_runs_that_name_other_pictures_are_refused_before_any_is_read(fewvit, tmp_path, monkeypatch):
+def test_runs_that_name_other_images_are_refused_before_any_is_read(fewvit, tmp_path, monkeypatch):
     from fewvit import sources
 
     def never(*words, **more):

@@ -22,7 +22,7 @@ from fewvit.models.vit import Readout
 from fewvit.runs.folder import RunFolder
 from fewvit.splits import n_per_class
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 CLASSES = {"a": 7, "b": 6, "c": 9}
 
@@ -109,7 +109,7 @@ def test_a_network_that_has_not_moved_classifies_as_the_frozen_logistic_regressi
 def test_labels_of_the_test_images_choose_nothing(tune, place, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(place / "images/train", other / "train")
-    for name, source in (("a", "b"), ("b", "c"), ("c", "a")):  # the same pictures under other names
+    for name, source in (("a", "b"), ("b", "c"), ("c", "a")):  # the same images under other names
         shutil.copytree(place / "images/val" / source, other / "val" / name)
     found = []
     for images in (place / "images", other):
@@ -227,11 +227,11 @@ def test_a_finished_run_answers_from_its_result_and_other_arguments_are_refused_
     assert code == 0, err
 
 
-def test_other_pictures_under_the_same_names_are_noticed(tune, place, tmp_path):
+def test_other_images_under_the_same_names_are_noticed(tune, place, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(place / "images", images)
     assert tune(tmp_path / "run", "--shots", 6, "--set", "select=false", images=images)[0] == 0
-    one = images / "train/b/003.jpg"  # every picture of b is labelled
+    one = images / "train/b/003.jpg"  # every image of b is labelled
     one.write_bytes((images / "val/b/001.jpg").read_bytes())
     code, _, err = tune(tmp_path / "run", "--shots", 6, "--set", "select=false", images=images)
     assert code == 2

@@ -1,6 +1,6 @@
 """`fewvit fit` and `fewvit predict`.
 
-From labelled pictures to labels, and every way in which the two do not fit together.
+From labelled images to labels, and every way in which the two do not fit together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fewvit.calibration import cross_validated_temperature, scale
 from fewvit.features import FeatureSet
 from fewvit_cli import main as cli
 
-from pictures import folder_of, jpeg, tiny_weights
+from made_images import folder_of, jpeg, tiny_weights
 
 SMALL = ("--img-size", "32")  # pixels: two by two patches
 
@@ -33,7 +33,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Labelled pictures of three classes; `more` has one of them and a new one; `flat` has no labels."""
+    """Labelled images of three classes; `more` has one of them and a new one; `flat` has no labels."""
     root = tmp_path_factory.mktemp("images")
     folder_of(root / "train", {"cat": 5, "dog": 7, "owl": 3})
     folder_of(root / "more", {"dog": 2, "eel": 3}, first_seed=50)
@@ -64,7 +64,7 @@ def fewvit(capsys):
 
 @pytest.fixture
 def bundle(fewvit, weights, images, tmp_path):
-    """Fits a bundle of the training pictures; gives its path."""
+    """Fits a bundle of the training images; gives its path."""
 
     def make(*words: object, data="train"):
         path = tmp_path / "b.fewvit"
@@ -107,7 +107,7 @@ def features_file(path, labels, classes, *, seed=0, fingerprint="", dim=11):
 
 
 @pytest.mark.parametrize(("name", "options"), [("knn", {"k": 3}), ("centroid", {}), ("logistic", {})])
-def test_new_pictures_get_what_the_estimator_says_with_the_confidence_of_its_calibration(
+def test_new_images_get_what_the_estimator_says_with_the_confidence_of_its_calibration(
     fewvit, bundle, predicted, weights, images, tmp_path, name, options
 ):
     path = bundle("--classifier", name, *(word for k, v in options.items() for word in ("--set", f"{k}={v}")))
@@ -125,7 +125,7 @@ def test_new_pictures_get_what_the_estimator_says_with_the_confidence_of_its_cal
     assert all(0 <= row["confidence"] <= 1 for row in rows.values())
 
 
-def test_pictures_in_folders_flat_in_an_archive_and_as_features_get_the_same(
+def test_images_in_folders_flat_in_an_archive_and_as_features_get_the_same(
     fewvit, bundle, predicted, weights, images, tmp_path
 ):
     path = bundle("--classifier", "centroid")
@@ -257,7 +257,7 @@ def test_the_table_shows_every_column_and_csv_and_files_hold_the_rows(fewvit, bu
     ]
 
 
-def test_labelled_pictures_have_their_label_beside_the_prediction_and_their_accuracy_is_told(
+def test_labelled_images_have_their_label_beside_the_prediction_and_their_accuracy_is_told(
     fewvit, bundle, predicted, images
 ):
     path = bundle("--classifier", "centroid")
@@ -294,7 +294,7 @@ def test_labels_that_the_bundle_does_not_know_are_no_targets_to_judge_by(fewvit,
         assert "top1" not in json.loads(out)["run"]
 
 
-def test_unlabelled_pictures_and_empty_classes_are_left_out_of_a_fit(fewvit, tmp_path):
+def test_unlabelled_images_and_empty_classes_are_left_out_of_a_fit(fewvit, tmp_path):
     some = features_file(tmp_path / "some.npz", [1, 1, 3, 3, 3, -1], ["w", "x", "y", "z"])
     code, _, err = fewvit("fit", "--data", some, "--classifier", "centroid", "--out", tmp_path / "b.fewvit")
     assert code == 0
@@ -303,7 +303,7 @@ def test_unlabelled_pictures_and_empty_classes_are_left_out_of_a_fit(fewvit, tmp
     assert (found.classes, found.counts) == (["x", "z"], [2, 3])
 
 
-def test_bad_pictures_fail_a_prediction_unless_they_are_allowed(fewvit, bundle, images, tmp_path):
+def test_bad_images_fail_a_prediction_unless_they_are_allowed(fewvit, bundle, images, tmp_path):
     path = bundle("--classifier", "centroid")
     shutil.copytree(images / "test", tmp_path / "t")
     (tmp_path / "t/cat/bad.jpg").write_bytes(jpeg(1)[:200])

@@ -10,7 +10,7 @@ import pytest
 
 from fewvit.finetune import last_block
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 CLASSES = {"a": 7, "b": 6, "c": 9}
 QUICK = ("--set", "last-block.epochs=2")

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from fewvit.runs.folder import RunFolder
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 RUN = "import sys; from fewvit_cli.main import run; code = run(sys.argv[1:]); sys.stdout.flush(); sys.exit(code)"
 
@@ -228,7 +228,7 @@ def test_a_finished_run_gives_its_result_again_and_refuses_other_arguments(fewvi
     assert other["rows"][0]["lr"] == 0.1
 
 
-def test_pictures_that_changed_under_their_names_are_told_where_they_would_count(fewvit, place, words, tmp_path):
+def test_images_that_changed_under_their_names_are_told_where_they_would_count(fewvit, place, words, tmp_path):
     data, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(place / "data", data)
     words = ("--data", data, *words[2:], "--out", out)

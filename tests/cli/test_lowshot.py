@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 
 def run(fewvit, *words):

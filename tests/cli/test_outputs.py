@@ -11,7 +11,7 @@ import pytest
 
 from fewvit.features import FeatureSet
 
-from pictures import folder_of, jpeg, tiny_weights
+from made_images import folder_of, jpeg, tiny_weights
 
 
 @pytest.fixture(autouse=True)

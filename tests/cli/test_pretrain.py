@@ -12,7 +12,7 @@ from PIL import Image
 from fewvit.plugins import find
 from fewvit.runs.folder import RunFolder
 
-from pictures import folder_of, jpeg
+from made_images import folder_of, jpeg
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_the_exported_official_file_gives_the_features_of_the_run(fewvit, method
         assert code == 0, err
         with np.load(tmp_path / f"{name}.npz") as file:
             found.append(file["features"])
-    # the file's protocol resizes to 36 pixels first, the run's shows whole pictures: so compare the networks, not the
+    # the file's protocol resizes to 36 pixels first, the run's shows whole images: so compare the networks, not the
     # pixels
     assert found[0].shape == found[1].shape
     import torch
@@ -223,7 +223,7 @@ def test_one_class_makes_no_monitor(fewvit, images, tmp_path):
     assert "two classes" in err
 
 
-def test_pictures_that_cannot_be_decoded_are_an_error_or_left_out_with_their_names(fewvit, images, tmp_path):
+def test_images_that_cannot_be_decoded_are_an_error_or_left_out_with_their_names(fewvit, images, tmp_path):
     broken = folder_of(tmp_path / "broken", {"a": 7, "b": 6})
     (broken / "a/junk.jpg").write_bytes(b"\xff\xd8\xffjunk")
     code, _, err = pretrain(fewvit, "mae", broken, tmp_path / "run")
@@ -235,7 +235,7 @@ def test_pictures_that_cannot_be_decoded_are_an_error_or_left_out_with_their_nam
     assert json.loads(stdout)["rows"][0]["n_train"] == 13
 
 
-def test_pictures_that_are_all_the_same_are_refused(fewvit, tmp_path):
+def test_images_that_are_all_the_same_are_refused(fewvit, tmp_path):
     folder = tmp_path / "same/a"
     folder.mkdir(parents=True)
     for i in range(9):
@@ -256,8 +256,8 @@ def test_a_folder_with_other_things_is_never_taken_for_a_run(fewvit, images, tmp
 
 def test_mae_draws_its_reconstructions(fewvit, images, tmp_path):
     assert pretrain(fewvit, "mae", images, tmp_path / "run")[0] == 0
-    with Image.open(tmp_path / "run/reconstructions/epoch-0002.png") as picture:
-        assert picture.size == (8 * 32, 3 * 32)
+    with Image.open(tmp_path / "run/reconstructions/epoch-0002.png") as image:
+        assert image.size == (8 * 32, 3 * 32)
     assert (tmp_path / "run/curves.png").exists()
 
 
@@ -292,7 +292,7 @@ def crops_of_64(monkeypatch):
 NOTE = "smaller than the 64 pixels of the largest crop"
 
 
-def test_pictures_smaller_than_the_largest_crop_are_counted_once_and_a_fitting_preset_is_named(
+def test_images_smaller_than_the_largest_crop_are_counted_once_and_a_fitting_preset_is_named(
     fewvit, crops_of_64, tmp_path
 ):
     images = of_sizes(tmp_path / "images", [(64, 90), (63, 90), (90, 40), (35, 35), (34, 50), (100, 33), (80, 70)])
@@ -308,7 +308,7 @@ def test_pictures_smaller_than_the_largest_crop_are_counted_once_and_a_fitting_p
     assert NOTE not in err
 
 
-def test_one_small_picture_among_large_ones_asks_for_no_other_preset_and_large_ones_for_no_note(
+def test_one_small_image_among_large_ones_asks_for_no_other_preset_and_large_ones_for_no_note(
     fewvit, crops_of_64, tmp_path
 ):
     one = of_sizes(tmp_path / "one", [(64, 64), (200, 200), (63, 64), (70, 70), (99, 65)])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pictures import TINY, folder_of, tiny_weights
+from made_images import TINY, folder_of, tiny_weights
 
 RUN = """
 import sys
@@ -34,7 +34,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """Enough pictures for ten shards."""
+    """Enough images for ten shards."""
     return folder_of(tmp_path_factory.mktemp("many"), {"a": 700, "b": 1100, "c": 631})
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pictures import folder_of, tiny_weights
+from made_images import folder_of, tiny_weights
 
 RUN = "import sys; from fewvit_cli.main import run; code = run(sys.argv[1:]); sys.stdout.flush(); sys.exit(code)"
 # the process dies while the tensors of the third checkpoint are being written

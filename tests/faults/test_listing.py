@@ -1,4 +1,4 @@
-"""What a real disk holds besides pictures: pipes, loops, links, odd names.
+"""What a real disk holds besides images: pipes, loops, links, odd names.
 
 Nothing hangs, nothing is listed twice, nothing goes uncounted.
 """

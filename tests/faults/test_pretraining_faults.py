@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pictures import folder_of
+from made_images import folder_of
 
 # a method's smallest recipe, small enough for a test
 TINY = """

@@ -131,7 +131,7 @@ def backbone_of(spec_of) -> Callable[[str, str], Backbone]:
 
 @pytest.fixture(scope="module")
 def images(parity) -> Mapping[str, torch.Tensor]:
-    """The eight pictures (8, 3, 224, 224), normalised, under DINO's and MSN's transform."""
+    """The eight images (8, 3, 224, 224), normalised, under DINO's and MSN's transform."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     pixels = {
         kind: torch.from_numpy(parity.arrays("preprocess.npz")[kind]).permute(0, 3, 1, 2) for kind in ("dino", "msn")

@@ -52,7 +52,7 @@ def msn(stored) -> MsnTask:
 
 @pytest.fixture(scope="module")
 def images(parity) -> torch.Tensor:
-    """The eight pictures (8, 3, 224, 224) under MSN's transform."""
+    """The eight images (8, 3, 224, 224) under MSN's transform."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return (torch.from_numpy(parity.arrays("preprocess.npz")["msn"]).permute(0, 3, 1, 2).float() / 255 - mean) / std
 

@@ -54,7 +54,7 @@ def _real(count: int, typical: bool) -> list[bytes]:
 
 
 def reencoded(data: bytes, quality: int) -> bytes:
-    """The same picture as a JPEG of another quality, 4:2:0."""
+    """The same image as a JPEG of another quality, 4:2:0."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=2)
     return buffer.getvalue()
@@ -66,9 +66,9 @@ def numbered(data: bytes, number: int) -> bytes:
 
 
 def synthetic_jpeg(seed: int, width: int = 500, height: int = 375, grain: float = 9.0) -> bytes:
-    """A picture of noise at many scales, quality 90, 4:2:0; 500 x 375 pixels weigh about as much as in ImageNet."""
+    """An image of noise at many scales, quality 90, 4:2:0; 500 x 375 pixels weigh about as much as in ImageNet."""
     random = np.random.default_rng(seed)
-    picture = np.full((height, width, 3), 128.0)
+    image = np.full((height, width, 3), 128.0)
     for octave in range(2, 8):  # amplitude falls with frequency, as in photographs
         cells = random.normal(size=(2**octave, 2**octave, 3)) * 160 / 2**octave * 2
         smooth = [
@@ -77,8 +77,8 @@ def synthetic_jpeg(seed: int, width: int = 500, height: int = 375, grain: float 
             )
             for c in range(3)
         ]
-        picture += np.stack(smooth, axis=2)
-    picture += random.normal(size=(height, width, 1)) * grain
+        image += np.stack(smooth, axis=2)
+    image += random.normal(size=(height, width, 1)) * grain
     buffer = io.BytesIO()
-    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90, subsampling=2)
+    Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90, subsampling=2)
     return buffer.getvalue()

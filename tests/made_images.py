@@ -1,4 +1,4 @@
-"""Small pictures and a small backbone file, made from seeds."""
+"""Small images and a small backbone file, made from seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TINY = Architecture(width=64, depth=2, heads=1, patch=16, grid=14)
 
 
 def jpeg(seed: int, size: tuple[int, int] = (47, 61)) -> bytes:
-    """A smooth colour picture of (height, width) pixels that no other seed gives."""
+    """A smooth colour image of (height, width) pixels that no other seed gives."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
     file = io.BytesIO()
@@ -23,7 +23,7 @@ def jpeg(seed: int, size: tuple[int, int] = (47, 61)) -> bytes:
 
 
 def folder_of(root: Path, counts: dict[str, int], first_seed: int = 0) -> Path:
-    """Class folders with so many pictures each."""
+    """Class folders with so many images each."""
     seed = first_seed
     for name, count in counts.items():
         (root / name).mkdir(parents=True, exist_ok=True)
