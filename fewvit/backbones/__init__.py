@@ -4,7 +4,7 @@ No torch and no NumPy at import.
 
 A family is what shares a file layout. Its class says how such a file is recognised, which tensors are the trunk and
 under which names they go into `fewvit.models.vit.VisionTransformer` (DINO's names, which timm shares); which protocol
-it is read by, how its position table is resized, and what a user should know before judging it. Adding a family is
+it is read by, how its position table is resized, and what a user should know before evaluating it. Adding a family is
 adding a file.
 """
 
@@ -76,7 +76,7 @@ class PositionRule:
     ]  # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
     # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
     by_count: bool = False
-    only_squares: str = ""  # said of other shapes, with the size after it; empty: it covers them
+    only_squares: str = ""  # the error for other shapes, the size follows it; empty: it covers them
 
     def serves(self, grid: int, rows: int, columns: int) -> bool:
         """Whether rows x columns patches take the table as it is."""
@@ -89,7 +89,7 @@ class ClassifierPreset:
 
     classifier: str  # the plug-in's name
     options: Mapping[str, Any] = field(default_factory=dict)  # of its constructor
-    source: str = ""  # whose penalty it is, in a few words; empty: the protocol has none of its own
+    source: str = ""  # where its penalty comes from, in a few words; empty: the protocol has none of its own
     only: tuple[str, ...] = ()  # the numbers of labelled images that it is for, such as 1%; empty: all others
 
 
@@ -182,7 +182,7 @@ class Family:
     positions: ClassVar[Mapping[str, PositionRule]] = {}
     # of transformers' models whose weights are this family's under other names
     model_types: ClassVar[tuple[str, ...]] = ()
-    # whose models these are, named REGISTRY:NAME, where no file of theirs tells which model it is of
+    # the registry of these models, named REGISTRY:NAME, where no file of theirs shows which model it is of
     registry: ClassVar[str] = ""
     # options of `finetune --mode full` in which its authors differ from what others take
     full_tuning: ClassVar[Mapping[str, Any]] = {}

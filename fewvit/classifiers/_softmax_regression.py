@@ -245,8 +245,8 @@ def exact_objective(x: Tensor, y: Tensor, weights: Tensor, mu: float, penalised:
 def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> tuple[Tensor, float, int]:
     """(W, bound of the relative gap, iterations) from the weights given; stops early where rounding leaves no way down.
 
-    At least one step is taken: under a strong penalty W = 0 is within any tolerance of the optimum and tells no classes
-    apart; the first step turns W to where the optimum points.
+    At least one step is taken: under a strong penalty W = 0 is within any tolerance of the optimum and separates no
+    classes apart; the first step turns W to where the optimum points.
     """
     logits = problem.logits(weights)
     value, gradient, probabilities = problem.at(logits, weights)
