@@ -107,7 +107,7 @@ def finetune(
         allow_fewer,
         **changes(run, network),
     )
-    check_request(request)  # a mistyped option is told before anything is read
+    check_request(request)  # a mistyped option is an error before anything is read
     folder = run_folder(output)
     if save_predictions is not None:
         from fewvit.evaluate.predictions import check_predictions_path

@@ -90,7 +90,7 @@ def fit(
 
 
 def _request(classifiers: Classifiers, threshold: float | None, seed: int, device: str) -> FittingRequest:
-    """What is fitted; a misspelt classifier or option is told before anything is read."""
+    """What is fitted; a misspelt classifier or option is an error before anything is read."""
     from fewvit.bundles.fit import FittingRequest, check_classifier, check_threshold
 
     settings = settings_of(classifiers, FittingRequest.classifier)
@@ -104,6 +104,6 @@ def _request(classifiers: Classifiers, threshold: float | None, seed: int, devic
 
 
 def _as_the_bundle(model: Model, layout: Layout, features: Features) -> bool:
-    """Whether nothing was said about the backbone and its readout, but for where weights lie and where to compute."""
+    """Whether no option was given about backbone and readout, but for where weights lie and where to compute."""
     silent = dataclasses.replace(features, device=Features.device) == Features()
     return silent and layout == Layout() and model.backbone == Model.backbone

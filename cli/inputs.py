@@ -79,7 +79,7 @@ def reader(
         features.device,
     )
     cache = None if work.no_cache else Cache(place.cache_dir or default_cache_dir())
-    allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is told before the work begins
+    allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is an error before the work begins
     effort = LibraryWork(work.batch_size, work.workers, work.max_bad or max_bad, work.max_pixels, screen.progress)
     return FeatureReader(backbones, options, cache, effort, rehash=work.rehash, say=screen.say)
 

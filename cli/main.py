@@ -124,7 +124,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """The exit code of one command line; errors are told on stderr in one or two lines."""
+    """The exit code of one command line; errors go to stderr in one or two lines."""
     with contextlib.suppress(ValueError):  # not the main thread: the host program keeps its handlers
         signal.signal(signal.SIGTERM, _on_sigterm)
     try:

@@ -1,6 +1,6 @@
 """The files that commands write: what stands in each kind, and what none of them may replace.
 
-All is told before any work is done.
+All is checked before any work is done.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def predict(
     """Label new images with a bundle: class or `unknown`, and calibrated confidence.
 
     Images whose labels are classes of the bundle have them beside the prediction, as `target`, and their accuracy is
-    told.
+    reported.
     """
     screen = Screen(output)
 

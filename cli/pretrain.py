@@ -82,7 +82,7 @@ def pretrain(
         monitor_every,
         **changes(run, network),
     )
-    recipe_of(request)  # a mistyped name is told before anything is read
+    recipe_of(request)  # a mistyped name is an error before anything is read
     folder = run_folder(output)
     from fewvit.extraction.cache import Cache, default_cache_dir
     from fewvit.runs.request import Audience

@@ -175,7 +175,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sets: one to learn from, one to judge by."""
+    """Two sets: one to learn from, one to evaluate on."""
 
     data: Annotated[
         str | None, typer.Option("--data", metavar="DIR", help="Folder with train/ and val/ or test/; or `digits`.")
@@ -249,7 +249,7 @@ class Classifiers:
 class Output:
     """What is shown and kept."""
 
-    out: Path | None = None  # how it is told depends on what the command writes
+    out: Path | None = None  # its help depends on what the command writes
     format: Annotated[str, typer.Option("--format", metavar="table|json|csv", help="What stdout gets.")] = "table"
     config: Annotated[
         str | None,

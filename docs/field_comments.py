@@ -10,7 +10,7 @@ _COMMENT = re.compile(r"^\s*\w+:.*?\s#\s(.+)$")
 
 
 class FieldComments(griffe.Extension):
-    """fewvit documents a field once, in the comment at its line's end or right above it; griffe knows docstrings only."""
+    """fewvit documents a field once, in the comment at its line's end or above it; griffe knows docstrings only."""
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
         texts = {name: _comment(member) for name, member in cls.members.items() if isinstance(member, griffe.Attribute)}
@@ -20,7 +20,7 @@ class FieldComments(griffe.Extension):
 
 
 def _comment(field: griffe.Attribute) -> str:
-    """The comment at the end of the field's line, or else the lines of comment right above it; empty if there is none."""
+    """The comment at the end of the field's line, or else the lines of comment above it; empty if there is none."""
     if not field.lineno:
         return ""
     lines, at = field.lines_collection[field.filepath], field.lineno - 1

@@ -102,6 +102,8 @@ def test_an_output_agrees_in_words_and_nearly_in_decimals():
     assert agrees(shown, "method value\nknn 88.31\nlast 3")
     assert agrees(shown, "method value\nknn 88.65\nmore\nand more\nlast 3")
     assert not agrees(shown, "method value\nknn 86.65\nlast 3")  # a decimal too far away
+    assert agrees("0.71", "0.75")
+    assert not agrees("0.71", "0.79")
     assert not agrees(shown, "method value\nknn 88.65\nlast 4")  # a whole number is a name, a count or a label
     assert not agrees(shown, "method value\nkNN 88.65\nlast 3")
     assert not agrees(shown, "method value\nknn 88.65\nlast 3\nmore")

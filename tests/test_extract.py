@@ -361,3 +361,41 @@ def test_a_name_in_place_of_a_backbone_is_told_how_to_load_it(name, images):
     with pytest.raises(UsageError, match=rf"not its name '{name}'\n.*load_backbone\('{name}'\)") as error:
         extract_features(name, images)
     assert error.value.exit_code == 2
+
+
+THREADS = """
+import sys, threading, torch
+from fewvit.models.vit import Backbone
+from fewvit_cli import main as cli
+forward, real = set(), Backbone.encode
+def encode(self, images):
+    forward.add(torch.get_num_threads())
+    return real(self, images)
+Backbone.encode = encode
+assert cli.run(sys.argv[1:]) == 0
+later = []
+thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+thread.start(); thread.join()
+print("threads", *forward, torch.get_num_threads(), *later, file=sys.stderr)
+"""
+
+
+def test_the_network_computes_on_all_threads_though_each_decoder_wants_one(python, tmp_path):
+    folder_of(tmp_path / "images", {"a": 3, "b": 2})
+    weights = tiny_weights(tmp_path / "tiny.pth")
+    words = (
+        "extract",
+        "-m",
+        weights,
+        "--data",
+        tmp_path / "images",
+        "--img-size",
+        32,
+        "--out",
+        tmp_path / "x.npz",
+        "-q",
+    )
+    found = python(
+        THREADS, *words, OMP_NUM_THREADS="3", MKL_DYNAMIC="FALSE", FEWVIT_CACHE_DIR=str(tmp_path / "cache")
+    ).stderr.splitlines()
+    assert found[-1] == "threads 3 3 3"  # in the forward, after it, and in threads that begin later

@@ -75,7 +75,7 @@ class PositionRule:
     resized: Callable[[Tensor, int, int], Tensor]
     # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
     by_count: bool = False
-    only_squares: str = ""  # said of other shapes, with the size after it; empty: it covers them
+    only_squares: str = ""  # the error for other shapes, the size follows it; empty: it covers them
 
     def serves(self, grid: int, rows: int, columns: int) -> bool:
         """Whether rows x columns patches take the table as it is."""
@@ -88,7 +88,7 @@ class ClassifierPreset:
 
     classifier: str  # the plug-in's name
     options: Mapping[str, Any] = field(default_factory=dict)  # of its constructor
-    source: str = ""  # whose penalty it is, in a few words; empty: the protocol has none of its own
+    source: str = ""  # where its penalty comes from, in a few words; empty: the protocol has none of its own
     only: tuple[str, ...] = ()  # the numbers of labelled images that it is for, such as 1%; empty: all others
 
 
@@ -181,7 +181,7 @@ class Family:
     positions: ClassVar[Mapping[str, PositionRule]] = {}
     # of transformers' models whose weights are this family's under other names
     model_types: ClassVar[tuple[str, ...]] = ()
-    # whose models these are, named REGISTRY:NAME, where no file of theirs tells which model it is of
+    # the registry of these models, named REGISTRY:NAME, where no file of theirs shows which model it is of
     registry: ClassVar[str] = ""
     # options of `finetune --mode full` in which its authors differ from what others take
     full_tuning: ClassVar[Mapping[str, Any]] = {}

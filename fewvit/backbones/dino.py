@@ -44,7 +44,7 @@ class Dino(Family):
     source: ClassVar[str] = "https://github.com/facebookresearch/dino"
     protocol: ClassVar[str] = "dino/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
-        # lambda said by its authors, of 1 % of the labels
+        # lambda as its authors give it, for 1 % of the labels
         Protocol("dino/1", classifiers=(ClassifierPreset("logistic", {"lambd": 0.1}, "dino/1's (unofficial)"),)),
     )
     positions: ClassVar[Mapping[str, PositionRule]] = {"dino": PositionRule(_with_offset)}

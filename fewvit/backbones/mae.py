@@ -33,7 +33,7 @@ def _resized(table: Tensor, rows: int, columns: int) -> Tensor:
 class Mae(Family):
     """Published numbers: linear and fine-tuned top-1 from the repository, low-shot from MSN's Table 1.
 
-    Frozen MAE features are poor neighbours; judge them by `--pool mean`, several layers, or fine-tuning.
+    Frozen MAE features are poor neighbours; evaluate them with `--pool mean`, several layers, or fine-tuning.
     """
 
     license: ClassVar[str] = NON_COMMERCIAL
@@ -151,7 +151,7 @@ class Mae(Family):
 
     @staticmethod
     def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
-        """What frozen MAE features are poor at, and what to use instead; None where nothing is to be said."""
+        """What frozen MAE features are poor at, and what to use instead; None where there is nothing to warn of."""
         if task == "knn" and pool == "cls":
             return (
                 "MAE's frozen class token is a poor neighbour: see --pool mean and --layers each, and judge MAE by "

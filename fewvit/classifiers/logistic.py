@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GRID = tuple(10.0**power for power in np.arange(-4, 1.5, 0.5))  # lambdas that cross-validation tries
 # lambda = 1 / C of the values of C that DINOv2 tries
 DINOV2_GRID = tuple(10.0 ** -float(power) for power in np.linspace(-6, 5, 45))
-_ENOUGH = 200  # held-out rows that are judged, where one tenth has fewer
+_ENOUGH = 200  # held-out rows that are evaluated, where one tenth has fewer
 _FALLBACK = 0.0025  # lambda where nothing can be held out
 _CHUNK_BYTES = 16 << 20  # of scores that are turned into probabilities at once
 
@@ -213,7 +213,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed)).numpy()
         size = max(1, len(rows) // 10)
-        hits, judged = np.zeros(len(DINOV2_GRID), np.int64), 0
+        hits, evaluated = np.zeros(len(DINOV2_GRID), np.int64), 0
         for start in range(0, min(10 * size, len(rows)), size):
             held, kept = order[start : start + size], np.concatenate([order[:start], order[start + size :]])
             device = resolve_device(self.device)
@@ -227,11 +227,11 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
                 device=device,
             )
             hits += [_hits(solution, rows[held], numbers[held]) for solution in found]
-            judged += len(held)
-            if judged >= _ENOUGH:
+            evaluated += len(held)
+            if evaluated >= _ENOUGH:
                 break
         best = int(hits.argmax())  # the first of equals has the largest lambda
-        share = f"{100 * hits[best] / judged:.1f} % of {counted(judged, 'held-out image')} right"
+        share = f"{100 * hits[best] / evaluated:.1f} % of {counted(evaluated, 'held-out image')} right"
         return DINOV2_GRID[best], f"best of {len(DINOV2_GRID)} by DINOv2's rule, {share}"
 
 

@@ -116,7 +116,7 @@ def result_of(
     facts: Mapping[str, Any],
     seconds: Mapping[str, float],
 ) -> Result:
-    """The run's result: frozen and fine-tuned rows, and the verdict, which is said too."""
+    """The run's result: frozen and fine-tuned rows, and the comparison, which is reported too."""
     spec = plan.pipeline.spec
     columns: dict[str, Any] = {
         "dataset": plan.test_set.name,

@@ -47,7 +47,7 @@ class ClassificationHead(nn.Module):
 
 
 class Tuning(nn.Module):
-    """A network under a `TuningRecipe`; which parameters of `trunk` change, `adapters.prepare` has said.
+    """A network under a `TuningRecipe`; which parameters of `trunk` change, `adapters.prepare` decides.
 
     Its inputs are images (B, 3, H, W), or where the embedding does not change the tokens (B, T, D) that `enter` gives;
     and soft targets (B, C).
@@ -73,7 +73,7 @@ class Tuning(nn.Module):
     def evaluated(self, step: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """What `step`, such as `enter` or `features`, makes of images or tokens, a few at a time and always as many.
 
-        So what is said of an image hangs neither on its place nor on the images beside it; on a CPU, in float32. The
+        So the output for an image depends neither on its place nor on the images beside it; on a CPU, in float32. The
         task is in eval mode.
         """
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which of the trained heads is taken, and what is said of it."""
+"""Which of the trained heads is taken, and the notes on it."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, 
 
 
 def _fitted(plan: Plan, settled: Settled, images: int) -> Probe:
-    """The probe for so many images; where its batch had to shrink, that is said."""
+    """The probe for so many images; where its batch had to shrink, that is reported."""
     request, usual = plan.request, settled.probe
     probe = fitted(usual, images, epochs=request.epochs, batch_size=request.batch_size)
     if request.batch_size is None and probe.batch_size < usual.batch_size:

@@ -4,7 +4,7 @@ No torch and no NumPy at import.
 
 A method's class is its recipe: an instance is one run's settings, `presets` are the named ones, `task` makes the
 network that is trained. What is made of torch stands in a twin, `_NAME_task.py`, or inside `task`, so that a misspelt
-preset is told, and `--preset list` answered, without waiting for torch.
+preset is reported, and `--preset list` answered, without waiting for torch.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def loss_parts(log_p: Tensor, targets: Tensor) -> dict[str, Tensor]:
 
 
 def _target_facts(targets: Tensor) -> dict[str, Tensor]:
-    """What tells a collapse: entropies in nats, and how many prototypes are the nearest of some target."""
+    """What shows a collapse: entropies in nats, and how many prototypes are the nearest of some target."""
     mean = sum_over_processes(targets.mean(dim=0)) / world_size()
     return {
         "target_entropy": torch.special.entr(targets).sum(dim=1).mean(),

@@ -1,4 +1,4 @@
-"""What a pretraining run is asked for, the recipe that follows from it, and what is said of it before it begins."""
+"""What a pretraining run is asked for, the recipe that follows from it, and the notes on it before it begins."""
 
 from __future__ import annotations
 

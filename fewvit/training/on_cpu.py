@@ -5,7 +5,7 @@ same fp32 sums in another order, forward and both gradients. Attention over few 
 fused kernel goes back through it at a third of the speed in bf16.
 
 Where nothing is learnt, the linear layers are oneDNN's on every maker's CPU: what a network says of an image must not
-hang on the images beside it (see `products`). Gradients are sums over a batch, whose last digits are those of the CPU
+depend on the images beside it (see `products`). Gradients are sums over a batch, whose last digits are those of the CPU
 and of its number of threads.
 """
 
