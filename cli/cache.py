@@ -27,7 +27,7 @@ def info(place: Place, output: Output) -> None:
 
     screen = Screen(output)
     folder = place.cache_dir or default_cache_dir()
-    screen.say(f"cache folder: {folder}")
+    screen.notify(f"cache folder: {folder}")
     rows = cache_rows(Cache(folder))
     screen.rows("cache", [*rows, cache_total(rows)] if rows and output.format == "table" else rows)
 

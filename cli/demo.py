@@ -21,6 +21,6 @@ def demo(place: Place, output: Output) -> None:
     from fewvit.evaluate.tour import tour
     from fewvit.results import Result
 
-    rows, facts = tour(source, screen.say)
+    rows, facts = tour(source, screen.notify)
     screen.result(Result("demo", rows, facts))
-    screen.say("Next: fewvit knn --backbone dino_vitb16 --data FOLDER   (train/ and val/ with one folder per class)")
+    screen.notify("Next: fewvit knn --backbone dino_vitb16 --data FOLDER   (train/ and val/ with one folder per class)")

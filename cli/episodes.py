@@ -82,5 +82,5 @@ def episodes(
     )
     check_options(options)
     source = require_source(data or omniglot_runs)
-    rows, facts = run_episodes(source_reader, source, listing(listed), options, screen.say, screen.skipped)
+    rows, facts = run_episodes(source_reader, source, listing(listed), options, screen.notify, screen.skipped)
     screen.result(Result("episodes", rows, facts))

@@ -51,5 +51,7 @@ def extract(
     screen.skipped(skipped, output.out)
     if output.out is not None:
         kept.save(output.out)
-        screen.say(f"wrote {counted(len(kept), 'row')} of {counted(kept.features.shape[1], 'column')} to {output.out}")
+        screen.notify(
+            f"wrote {counted(len(kept), 'row')} of {counted(kept.features.shape[1], 'column')} to {output.out}"
+        )
     Screen(Output(format=output.format, quiet=output.quiet)).result(Result("extract", rows, facts))

@@ -117,7 +117,7 @@ def finetune(
 
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())
     audience = Audience(
-        say=screen.say, progress=TrainingLine(screen), extraction=screen.progress, skipped=screen.skipped
+        notify=screen.notify, progress=TrainingLine(screen), extraction=screen.progress, skipped=screen.skipped
     )
     result, stopped = run_finetune(
         request,

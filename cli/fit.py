@@ -79,13 +79,13 @@ def fit(
             if own
             else reader(model, layout, access, place, features, work, screen)
         )
-        rows, facts = run_add(reads, source, listing(listed), bundle, output.out, screen.say, screen.skipped)
+        rows, facts = run_add(reads, source, listing(listed), bundle, output.out, screen.notify, screen.skipped)
     else:
         from fewvit.bundles.fit import run_fit
 
         request = _request(classifiers, threshold, work.seed, features.device)
         reads = reader(model, layout, access, place, features, work, screen)
-        rows, facts = run_fit(reads, source, listing(listed), request, output.out, screen.say, screen.skipped)
+        rows, facts = run_fit(reads, source, listing(listed), request, output.out, screen.notify, screen.skipped)
     Screen(dataclasses.replace(output, out=None)).result(Result("fit", rows, facts))
 
 

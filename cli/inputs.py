@@ -38,7 +38,7 @@ def access(how: Access, place: Place, screen: Screen) -> LibraryAccess:
 
     ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
     folder = place.cache_dir or default_cache_dir()
-    return LibraryAccess(folder, how.offline, tuple(how.accept_license or ()), ask, screen.download, screen.say)
+    return LibraryAccess(folder, how.offline, tuple(how.accept_license or ()), ask, screen.download, screen.notify)
 
 
 def _ask(question: str) -> bool:
@@ -81,7 +81,7 @@ def reader(
     cache = None if work.no_cache else Cache(place.cache_dir or default_cache_dir())
     allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is an error before the work begins
     effort = LibraryWork(work.batch_size, work.workers, work.max_bad or max_bad, work.max_pixels, screen.progress)
-    return FeatureReader(backbones, options, cache, effort, rehash=work.rehash, say=screen.say)
+    return FeatureReader(backbones, options, cache, effort, rehash=work.rehash, notify=screen.notify)
 
 
 def listing(listed: Listed) -> Listing:

@@ -57,6 +57,6 @@ def knn(
 
     options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device)
     rows, facts = run_knn(
-        source, Given(pair.data, pair.train, pair.test, listing(listed)), options, screen.say, screen.skipped
+        source, Given(pair.data, pair.train, pair.test, listing(listed)), options, screen.notify, screen.skipped
     )
     screen.result_of_trials(Result("knn", rows, facts))

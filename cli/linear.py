@@ -135,7 +135,7 @@ def linear(
     from fewvit.sources import Given
 
     sources = Given(pair.data, pair.train, pair.test, listing(listed))
-    audience = Audience(say=screen.say, progress=TrainingLine(screen), skipped=screen.skipped)
+    audience = Audience(notify=screen.notify, progress=TrainingLine(screen), skipped=screen.skipped)
     if head is not None:
         if output.out is not None and output.out.is_dir():
             raise UsageError("--out is a folder; with --head give the name of a file for the result", file=output.out)

@@ -126,5 +126,5 @@ def lowshot(
 
         tuner_of = functools.partial(last_blocks, settings=last_block, reader=source, seed=work.seed)
     sources = Given(pair.data, pair.train, pair.test, listing(listed))
-    rows, facts = run_lowshot(source, sources, options, screen.say, screen.skipped, tuner_of)
+    rows, facts = run_lowshot(source, sources, options, screen.notify, screen.skipped, tuner_of)
     screen.result_of_trials(Result("lowshot", rows, facts))

@@ -62,8 +62,8 @@ def predict(
     require_source(source, "BUNDLE")
     fitted = load_bundle(bundle, device=device)
     reads = bundle_reader(fitted, source, weights, device, access, place, work, screen)
-    skips = lambda skipped: screen.skipped(skipped, output.out)  # noqa: E731
-    screen.result(run_predict(reads, fitted, source, listing(listed), threshold, screen.say, skips))
+    report_skipped = lambda skipped: screen.skipped(skipped, output.out)  # noqa: E731
+    screen.result(run_predict(reads, fitted, source, listing(listed), threshold, screen.notify, report_skipped))
 
 
 def bundle_reader(

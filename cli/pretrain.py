@@ -89,7 +89,7 @@ def pretrain(
 
     how_trained = PretrainingEffort(compile=compile, tensorboard=tensorboard, **effort(run, network))
     memory = Cache(place.cache_dir or default_cache_dir()).digests()
-    audience = Audience(say=screen.say, progress=TrainingLine(screen), skipped=screen.skipped)
+    audience = Audience(notify=screen.notify, progress=TrainingLine(screen), skipped=screen.skipped)
     result, stopped = run_pretrain(
         request, how_trained, folder, access(how, place, screen), memory, listing(listed), audience
     )

@@ -143,8 +143,8 @@ def show_run(screen: Screen, result: Result | None, stopped: int | None, *, kept
         return
     name = signal.Signals(stopped).name
     if kept:
-        screen.say(f"{name}: saved. Go on with")
-        screen.say("  fewvit " + shlex.join(word for word in sys.argv[1:] if word != "--overwrite"))
+        screen.notify(f"{name}: saved. Go on with")
+        screen.notify("  fewvit " + shlex.join(word for word in sys.argv[1:] if word != "--overwrite"))
     else:
-        screen.say(f"{name}: features are kept, the heads were not; with --out RUN they would be")
+        screen.notify(f"{name}: features are kept, the heads were not; with --out RUN they would be")
     raise typer.Exit(128 + stopped)

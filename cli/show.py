@@ -34,7 +34,7 @@ class Screen:
         self._last = time.monotonic()
         self._open_line = False
 
-    def say(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         """A note on stderr, in one line."""
         if not self.output.quiet:
             self._end_line()
@@ -52,7 +52,7 @@ class Screen:
         self._last = time.monotonic()
         if p.computed == 0:
             if finished:
-                self.say(f"{p.total}/{counted(p.total, 'image')}, none had to be computed")
+                self.notify(f"{p.total}/{counted(p.total, 'image')}, none had to be computed")
             return
         speed = p.computed / p.elapsed if p.elapsed else 0.0
         left = (p.total - p.done) / speed if speed else 0.0
@@ -93,9 +93,9 @@ class Screen:
         """Each skipped image, the first twenty by name; all of them as records beside an output file."""
         for record in skipped[:_SHOWN_SKIPS]:
             side = f"{record['side']} image " if "side" in record else ""
-            self.say(f"skipped {side}{record['id']}: {record['reason']}")
+            self.notify(f"skipped {side}{record['id']}: {record['reason']}")
         if len(skipped) > _SHOWN_SKIPS:
-            self.say(f"skipped {len(skipped) - _SHOWN_SKIPS} more")
+            self.notify(f"skipped {len(skipped) - _SHOWN_SKIPS} more")
         if beside is not None:
             import json
 
@@ -123,7 +123,7 @@ class Screen:
 
             with replacing(self.output.out, "w") as handle:
                 handle.write(result.to_csv() if self.output.out.suffix.lower() == ".csv" else result.to_json() + "\n")
-            self.say(f"wrote {self.output.out}")
+            self.notify(f"wrote {self.output.out}")
 
     def result_of_trials(self, result: Result) -> None:
         """As `result`; unless --verbose the table has the means alone, and no trials where there was one."""
@@ -135,14 +135,14 @@ class Screen:
         if len(trials) == len({shots for shots, _ in trials}):
             means = [{name: value for name, value in row.items() if name != "trial"} for row in means]
         else:
-            self.say("means over the trials; -v, --format json or csv show every trial")
+            self.notify("means over the trials; -v, --format json or csv show every trial")
         self.result(result, shown=means)
 
     def _table_of(self, result: Result) -> None:
         """A result's table; what all its rows share and the lines have no room for is a line on stderr."""
         table = result.to_table()
         if apart := result.left_out(table):
-            self.say(", ".join(f"{name} {value}" for name, value in apart.items()))
+            self.notify(", ".join(f"{name} {value}" for name, value in apart.items()))
         self.table(table)
 
     def rows(self, task: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -164,7 +164,7 @@ class Screen:
         elif rows:
             self.table([columns, *(["" if row.get(c) is None else printable(row[c]) for c in columns] for row in rows)])
         else:
-            self.say("nothing to list")
+            self.notify("nothing to list")
 
     def facts(self, task: str, facts: dict[str, Any]) -> None:
         """Named facts: one per line, lists indented; or one row of JSON or CSV."""

@@ -100,14 +100,16 @@ def require_labels(images: Listed, side: str) -> None:
         )
 
 
-def labelled(features: FeatureSet, side: str, say: Callable[[str], None]) -> FeatureSet:
+def labelled(features: FeatureSet, side: str, notify: Callable[[str], None]) -> FeatureSet:
     """The rows that have a label, after a line on how many have none. `side` and errors as in `require_labels`."""
     require_labels(features, side)
     known = np.flatnonzero(features.labels >= 0)
     if len(known) == len(features):
         return features
     images = _images(side)
-    say(f"{counted(len(features) - len(known), f'unlabelled {images[:-1]} is', f'unlabelled {images} are')} left out")
+    notify(
+        f"{counted(len(features) - len(known), f'unlabelled {images[:-1]} is', f'unlabelled {images} are')} left out"
+    )
     return features.select(known)
 
 

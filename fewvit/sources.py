@@ -23,7 +23,7 @@ from .extraction.work import Work
 from .features import FeatureSet, require_one_backbone, require_one_fingerprint
 from .labels import Listed, align, require_known_classes, with_images
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 Check = Callable[[Listed], None]  # of names and classes, before any image is read; raises where they will not do
 
 
@@ -262,45 +262,47 @@ def is_features(source: str | None) -> bool:
     return source is not None and source.endswith(".npz")
 
 
-def open_source(source: str, listing: Listing, extractor: Extractor, say: Say, *, unlabelled: bool = False) -> Source:
+def open_source(
+    source: str, listing: Listing, extractor: Extractor, notify: Notify, *, unlabelled: bool = False
+) -> Source:
     """The source of that name, after a line for each thing that a user should know of its listing.
 
     `unlabelled`: a features file may lack labels. Raises DataError for what is missing, empty or no source.
     """
     if is_features(source):
         return FeatureSource(source, FeatureSet.load(source, unlabelled=unlabelled))
-    return ImageSource(source, announce(open_dataset(source, listing), say), extractor)
+    return ImageSource(source, announce(open_dataset(source, listing), notify), extractor)
 
 
-def open_sources(given: Given, extractor: Extractor, say: Say) -> Sources:
+def open_sources(given: Given, extractor: Extractor, notify: Notify) -> Sources:
     """A train and a test source under one numbering of classes.
 
     Raises UsageError, and DataError as `open_source` and `paired`.
     """
     train, test, notes = given.sides()
     sources = paired(
-        open_source(train, given.listing, extractor, say), open_source(test, given.listing, extractor, say)
+        open_source(train, given.listing, extractor, notify), open_source(test, given.listing, extractor, notify)
     )
     for note in notes:
-        say(f"{sources.sides[-1].name}: {note}")
+        notify(f"{sources.sides[-1].name}: {note}")
     for side in sources.sides:
         if side.images is None and not side.fingerprint(None):
-            say(
+            notify(
                 f"{side.place} carries no fingerprint, so nothing shows that its features belong to the other side's "
                 "backbone"
             )
     return sources
 
 
-def open_pair(given: Given, say: Say = lambda line: None) -> tuple[Dataset, Dataset]:
+def open_pair(given: Given, notify: Notify = lambda line: None) -> tuple[Dataset, Dataset]:
     """The data sets to learn from and to be tested on, for what needs images on both sides.
 
     Raises as `open_sources`.
     """
     train, test, notes = given.sides()
-    train_set, test_set = (announce(open_dataset(side, given.listing), say) for side in (train, test))
+    train_set, test_set = (announce(open_dataset(side, given.listing), notify) for side in (train, test))
     for note in notes:
-        say(f"{test_set.name}: {note}")
+        notify(f"{test_set.name}: {note}")
     return train_set, align(train_set, test_set)
 
 
@@ -316,13 +318,13 @@ def require_source(source: str | None, flag: str = "--data") -> str:
     return source
 
 
-def announce(dataset: Dataset, say: Say) -> Dataset:
+def announce(dataset: Dataset, notify: Notify) -> Dataset:
     """The data set, after a line for each thing that a user should know of its listing."""
     for reason, count in dataset.left_out.items():
         names = dataset.examples.get(reason, [])
-        say(f"{dataset.name}: {count} left out ({reason}){_examples(names, count)}")
+        notify(f"{dataset.name}: {count} left out ({reason}){_examples(names, count)}")
     for note in dataset.notes:
-        say(f"{dataset.name}: {note}")
+        notify(f"{dataset.name}: {note}")
     return dataset
 
 

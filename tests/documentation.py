@@ -114,8 +114,7 @@ def agrees(shown: str, found: str) -> bool:
     """Whether the output is the one shown: the same words, and nearly the same decimals.
 
     CPUs round differently, and one test image that changes sides moves an interval's end by some tenths: decimals may
-    differ by 0.5 and
-    1 %, those below 1 by 0.05.
+    differ by 0.5 and 1 %, those below 1 by 0.05.
     """
     return _lines_agree(*([re.split(r"[\s,]+", line.strip()) for line in text.splitlines()] for text in (shown, found)))
 

@@ -56,7 +56,7 @@ def test_images_that_are_not_there_are_counted_and_named_or_left_out_on_demand(t
     ):
         read_splits([path], folder_like())
     said: list[str] = []
-    [split] = read_splits([path], folder_like(), allow_fewer=True, say=said.append)
+    [split] = read_splits([path], folder_like(), allow_fewer=True, notify=said.append)
     assert len(split.train) == 3
     assert "2 of 5" in said[0]
 
@@ -106,7 +106,7 @@ def test_the_same_images_given_twice_are_one_trial_and_that_is_said(tmp_path):
     train, said = folder_like(), []
     one, same = write(tmp_path / "one.txt", listed(3)), write(tmp_path / "same.txt", listed(3)[::-1])
     other = write(tmp_path / "other.txt", listed(4))
-    splits = read_splits([one, one, same, other], train, say=said.append)
+    splits = read_splits([one, one, same, other], train, notify=said.append)
     assert [(split.shots, split.trial) for split in splits] == [(1, 0), (1, 1)]
     assert said == [f"{name}: the same images as in {one}, counted once" for name in (one, same)]
     uneven = [write(tmp_path / f"{name}.txt", [*listed(0), "n03000684_2.JPEG"]) for name in ("a", "b")]

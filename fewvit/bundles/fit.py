@@ -28,7 +28,7 @@ from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .file import replace_bundle, save_bundle
 from .recipe import Recipe
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def run_fit(
     listing: Listing,
     request: FittingRequest,
     out: Path,
-    say: Say,
-    skips: Callable[[list[dict[str, str]]], None],
+    notify: Notify,
+    report_skipped: Callable[[list[dict[str, str]]], None],
 ) -> Found:
     """Fit, calibrate and write a bundle; rows on its training images and held-out accuracy, and the run's manifest.
 
@@ -89,16 +89,16 @@ def run_fit(
             "--layers each is one feature per block, and a bundle takes one per image; give a number of blocks"
         )
     [inputs] = reader.each(reader.one(source, listing))
-    skips(inputs.skipped)
+    report_skipped(inputs.skipped)
     recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
-    bundle, held = fit_bundle(inputs.train, request, recipe, say)
+    bundle, held = fit_bundle(inputs.train, request, recipe, notify)
     sha256 = save_bundle(out, bundle)
-    say(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
+    notify(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
     return _rows(inputs, bundle, held), _facts(inputs, bundle, sha256, request.seed)
 
 
 def fit_bundle(
-    features: FeatureSet, request: FittingRequest, recipe: Recipe | None = None, say: Say = lambda line: None
+    features: FeatureSet, request: FittingRequest, recipe: Recipe | None = None, notify: Notify = lambda line: None
 ) -> tuple[Bundle, HeldOut]:
     """A bundle fitted on all labelled rows, and what estimators fitted on parts of them say about the rest.
 
@@ -107,9 +107,9 @@ def fit_bundle(
     kind, options = check_classifier(request.classifier), dict(request.options)
     if "device" in options_of(kind):
         options.setdefault("device", request.device)
-    features = labelled(features, "", say)
+    features = labelled(features, "", notify)
     require_classes(features, "")
-    rows, labels, classes = _numbered(features, say)
+    rows, labels, classes = _numbered(features, notify)
     try:
         estimator = kind(**options).fit(rows, labels)
     except ValueError as error:
@@ -119,7 +119,7 @@ def fit_bundle(
     except ValueError as error:
         raise unfit(f"{request.classifier}, calibrated on a fifth that is held out", error) from error
     if not len(held.rows):
-        say("one image per class: nothing can be held out, so confidences are not calibrated")
+        notify("one image per class: nothing can be held out, so confidences are not calibrated")
     kept = keeps_support(estimator)
     bundle = Bundle(
         request.classifier.replace("-", "_"),
@@ -138,12 +138,14 @@ def fit_bundle(
     return bundle, held
 
 
-def _numbered(features: FeatureSet, say: Say) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _numbered(features: FeatureSet, notify: Notify) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Rows (N, D), labels (N,) and names of the classes that have an image, of labelled features."""
     present, labels = np.unique(features.labels, return_inverse=True)
     classes = [str(features.classes[c]) for c in present]
     if "unknown" in classes:
-        say("a class is called `unknown`, as predictions below the threshold are: tell them apart by their confidence")
+        notify(
+            "a class is called `unknown`, as predictions below the threshold are: tell them apart by their confidence"
+        )
     return np.ascontiguousarray(features.features, np.float32), labels, classes
 
 
@@ -176,8 +178,8 @@ def run_add(
     listing: Listing,
     bundle: Bundle,
     path: Path,
-    say: Say,
-    skips: Callable[[list[dict[str, str]]], None],
+    notify: Notify,
+    report_skipped: Callable[[list[dict[str, str]]], None],
 ) -> Found:
     """Put the images of a source into the bundle at `path`: known classes by their name, others as new ones.
 
@@ -185,11 +187,11 @@ def run_add(
     IntegrityError when another process changed the file since `bundle` was read from it.
     """
     bundle.require_growth()
-    inputs = features_for(bundle, reader, source, listing, say)
-    skips(inputs.skipped)
-    rows, labels, names = _numbered(_without_held(bundle, labelled(inputs.train, "", say), say), say)
+    inputs = features_for(bundle, reader, source, listing, notify)
+    report_skipped(inputs.skipped)
+    rows, labels, names = _numbered(_without_held(bundle, labelled(inputs.train, "", notify), notify), notify)
     if not len(rows):
-        say(f"nothing was added to {path}")
+        notify(f"nothing was added to {path}")
         return _rows(inputs, bundle, None), _facts(inputs, bundle, bundle.sha256, reader.backbones.seed)
     new = [name for name in names if name not in bundle.classes]
     classes = [*bundle.classes, *new]
@@ -197,17 +199,17 @@ def run_add(
     grown = bundle.grown(rows, np.array([number[name] for name in names])[labels], classes)
     sha256 = replace_bundle(path, grown)
     more = f"{counted(len(rows), 'image')} and {counted(len(new), 'new class', 'new classes')}"
-    say(f"added {more} to {path}; {_calibration(bundle)}")
+    notify(f"added {more} to {path}; {_calibration(bundle)}")
     return _rows(inputs, grown, None), _facts(inputs, grown, sha256, reader.backbones.seed)
 
 
-def _without_held(bundle: Bundle, features: FeatureSet, say: Say) -> FeatureSet:
+def _without_held(bundle: Bundle, features: FeatureSet, notify: Notify) -> FeatureSet:
     """The rows that the bundle does not hold yet, after a line on how many it holds."""
     held = bundle.holds(features.features, [features.classes[c] for c in features.labels])
     if not held.any():
         return features
     share = f"{np.count_nonzero(held)} of {counted(len(held), 'image')}"
-    say(f"{share} left out: the bundle holds the same features under the same class already")
+    notify(f"{share} left out: the bundle holds the same features under the same class already")
     return features.select(np.flatnonzero(~held))
 
 
@@ -221,7 +223,7 @@ def _calibration(bundle: Bundle) -> str:
 
 
 def features_for(
-    bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, say: Say, *, unlabelled: bool = False
+    bundle: Bundle, reader: FeatureReader, source: str, listing: Listing, notify: Notify, *, unlabelled: bool = False
 ) -> Inputs:
     """The features of a source, made as the bundle's were; no image is read before that is known.
 
@@ -231,7 +233,7 @@ def features_for(
         [inputs] = reader.each(reader.one(source, listing, unlabelled=unlabelled))
         bundle.require(inputs.train)
         if bundle.fingerprint and not inputs.train.fingerprint:
-            say(f"{source} carries no fingerprint, so nothing shows that its features are of the bundle's backbone")
+            notify(f"{source} carries no fingerprint, so nothing shows that its features are of the bundle's backbone")
         return inputs
     if bundle.recipe is None:
         raise UsageError(
@@ -240,7 +242,7 @@ def features_for(
         )
     b = reader.backbones
     bundle.recipe.require_backbone(b.names[0], b.weights, b.checkpoint_key)
-    bundle.recipe.require(settle(reader.spec(b.names[0]), reader.options), say)
+    bundle.recipe.require(settle(reader.spec(b.names[0]), reader.options), notify)
     [inputs] = reader.each(reader.one(source, listing))
     return inputs
 

@@ -93,17 +93,17 @@ def run_predict(
     source: str,
     listing: Listing,
     threshold: float | None,
-    say: Callable[[str], None],
-    skips: Callable[[list[dict[str, str]]], None],
+    notify: Callable[[str], None],
+    report_skipped: Callable[[list[dict[str, str]]], None],
 ) -> Predictions:
     """Predictions for every image of a source, of images or of features."""
     threshold = bundle.threshold if threshold is None else threshold
     check_threshold(threshold)
-    inputs = features_for(bundle, reader, source, listing, say, unlabelled=True)
-    skips(inputs.skipped)
+    inputs = features_for(bundle, reader, source, listing, notify, unlabelled=True)
+    report_skipped(inputs.skipped)
     rows = list(predict_rows(bundle, inputs.train, threshold))
     found = _summary(rows, bundle, threshold)
     for line in _notes(found, len(rows), threshold):
-        say(line)
+        notify(line)
     facts = {"classifier": bundle.classifier, "threshold": threshold, **found, "temperature": bundle.temperature}
     return Predictions("predict", rows, manifest(**inputs.facts, **facts))

@@ -63,10 +63,10 @@ class Recipe:
             "with --weights FILE.",
         )
 
-    def require(self, pipeline: Pipeline, say: Callable[[str], None] = lambda line: None) -> None:
+    def require(self, pipeline: Pipeline, notify: Callable[[str], None] = lambda line: None) -> None:
         """Raise FingerprintMismatch unless the pipeline makes the same features.
 
-        Another version of the decoder or engine is no error: `say` gets a line on it.
+        Another version of the decoder or engine is no error: `notify` gets a line on it.
         """
         own, other = (json.loads(json.dumps(dict(key))) for key in (self.key, pipeline.key))
         differing = [name for name in own if name in _DECISIVE and own[name] != other.get(name)]
@@ -78,7 +78,7 @@ class Recipe:
             )
         for name in ("decoder", "precision"):
             if own[name] != other[name]:
-                say(
+                notify(
                     f"fitted with {name} {own[name]}, now it is {other[name]}: confidences may differ in their last "
                     "digits"
                 )

@@ -48,8 +48,8 @@ def run_episodes(
     source: str,
     listing: Listing,
     options: EpisodeOptions,
-    say: Callable[[str], None],
-    skips: Callable[[list[dict[str, str]]], None],
+    notify: Callable[[str], None],
+    report_skipped: Callable[[list[dict[str, str]]], None],
 ) -> Found:
     """Rows of every backbone, layer, number of shots and classifier, and the run's manifest, as `fewvit episodes` has.
 
@@ -64,18 +64,18 @@ def run_episodes(
         rows = [
             {**extra, **row}
             for extra, features, _ in by_layer(inputs)
-            for row in evaluate_episodes(features, options, say)
+            for row in evaluate_episodes(features, options, notify)
         ]
         return rows, {"seconds": {"episodes": round(time.perf_counter() - started, 3)}}
 
     sources = reader.one(source, listing, unlabelled=options.runs is not None)
     if options.runs is not None:
         read_runs(options.runs, sources.train.ids)  # before any image is read
-    return measured(reader, sources, measure, skips, options.seed)
+    return measured(reader, sources, measure, report_skipped, options.seed)
 
 
 def evaluate_episodes(
-    features: FeatureSet, options: EpisodeOptions, say: Callable[[str], None] = lambda line: None
+    features: FeatureSet, options: EpisodeOptions, notify: Callable[[str], None] = lambda line: None
 ) -> list[Row]:
     """Result rows (without the columns that name data and backbone): one mean for each number of shots and classifier.
 
@@ -86,7 +86,7 @@ def evaluate_episodes(
     features.require_finite()
     estimators = {method: find("classifiers", method)(**settings) for method, settings in options.settings.items()}
     rows = []
-    for episodes in _episodes(features, options, say):
+    for episodes in _episodes(features, options, notify):
         for method, estimator in estimators.items():
             summary = mean_and_interval(accuracies(features.features, episodes, estimator, method).tolist())
             rows.append(
@@ -120,12 +120,12 @@ def check_options(options: EpisodeOptions) -> None:
             raise UsageError(f"{method} works on tokens; episodes are drawn from features, one row per image")
 
 
-def _episodes(features: FeatureSet, options: EpisodeOptions, say: Callable[[str], None]) -> Iterator[Episodes]:
+def _episodes(features: FeatureSet, options: EpisodeOptions, notify: Callable[[str], None]) -> Iterator[Episodes]:
     """The runs, or the episodes for each number of shots."""
     if options.runs is not None:
         yield read_runs(options.runs, features.ids)
         return
-    members = _members(features, options, say)
+    members = _members(features, options, notify)
     for shots in dict.fromkeys(options.shots):
         _require_images(members, features.classes, options, shots)
         yield draw_episodes(
@@ -133,9 +133,9 @@ def _episodes(features: FeatureSet, options: EpisodeOptions, say: Callable[[str]
         )
 
 
-def _members(features: FeatureSet, options: EpisodeOptions, say: Callable[[str], None]) -> dict[int, np.ndarray]:
+def _members(features: FeatureSet, options: EpisodeOptions, notify: Callable[[str], None]) -> dict[int, np.ndarray]:
     """The rows of each class that has images and is asked for."""
-    wanted = np.unique(labelled(features, "", say).labels)
+    wanted = np.unique(labelled(features, "", notify).labels)
     if options.classes is not None:
         wanted = np.unique(read_classes(options.classes, {features.classes[c]: int(c) for c in wanted}))
     return {int(c): np.flatnonzero(features.labels == c) for c in wanted}

@@ -18,7 +18,7 @@ from ..features import FeatureSet
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
 from ..results import Facts, Row, manifest
-from ..sources import Extractor, Given, Say, Sources, open_source, open_sources
+from ..sources import Extractor, Given, Notify, Sources, open_source, open_sources
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,21 @@ class FeatureReader:
         work: Work,
         *,
         rehash: bool = False,
-        say: Say = lambda line: None,
+        notify: Notify = lambda line: None,
     ):
         if backbones.weights is not None and len(backbones.names) > 1 and backbones.weights != "random":
             raise UsageError("--weights FILE goes with one backbone, not with a list of them")
-        self.backbones, self.options, self.say = backbones, options, say
+        self.backbones, self.options, self.notify = backbones, options, notify
         memory = cache.digests(rehash=rehash) if cache is not None else DigestMemory()
         self.extractor = Extractor(cache, work, memory)
 
     def one(self, source: str, listing: Listing, *, unlabelled: bool = False) -> Sources:
         """A source by itself. `unlabelled`: no label is looked at, so a features file may lack them."""
-        return Sources(open_source(source, listing, self.extractor, self.say, unlabelled=unlabelled))
+        return Sources(open_source(source, listing, self.extractor, self.notify, unlabelled=unlabelled))
 
     def pair(self, given: Given) -> Sources:
         """A source to learn from and one to be tested on, images or features, under one numbering of classes."""
-        return open_sources(given, self.extractor, self.say)
+        return open_sources(given, self.extractor, self.notify)
 
     def each(self, sources: Sources, task: str = "") -> Iterator[Inputs]:
         """What each backbone in turn makes of the sources; without images no backbone is asked.
@@ -149,7 +149,7 @@ class FeatureReader:
             pipeline = settle(self.spec(name), self.options, task)
             for note in (oversized(pipeline, self.options), other_token(pipeline, self.options)):
                 if note:
-                    self.say(note)
+                    self.notify(note)
             yield pipeline
 
     def spec(self, name: str) -> BackboneSpec:
@@ -177,7 +177,9 @@ class FeatureReader:
         named = [f"{name} {value}" for name, value in asked.items() if value]
         if named:
             files = " and ".join(side.place for side in sources.sides)
-            self.say(f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'} not used: features come from {files}")
+            self.notify(
+                f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'} not used: features come from {files}"
+            )
 
 
 Found = tuple[list[Row], Facts]  # result rows, and facts for the run's manifest
@@ -187,7 +189,7 @@ def measured(
     reader: FeatureReader,
     sets: Sources | Iterator[Inputs],
     measure: Callable[[Inputs, str], Found],
-    skips: Callable[[list[dict[str, str]]], None],
+    report_skipped: Callable[[list[dict[str, str]]], None],
     seed: int,
     task: str = "",
 ) -> Found:
@@ -201,7 +203,7 @@ def measured(
     rows: list[Row] = []
     runs: list[Row] = []
     for inputs in reader.each(sets, task) if isinstance(sets, Sources) else sets:
-        skips(inputs.skipped)
+        report_skipped(inputs.skipped)
         several = len(names) > 1 and inputs.pipeline is not None
         columns = {**inputs.labels, **({"weights_sha256": inputs.facts["weights_sha256"]} if several else {})}
         found, facts = measure(inputs, inputs.backbone if several else "")

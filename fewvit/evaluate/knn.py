@@ -48,7 +48,7 @@ class Score:
 
 
 def evaluate_knn(
-    train: FeatureSet, test: FeatureSet | None, options: KNNOptions, say: Callable[[str], None] = lambda line: None
+    train: FeatureSet, test: FeatureSet | None, options: KNNOptions, notify: Callable[[str], None] = lambda line: None
 ) -> tuple[list[Row], float]:
     """Result rows (without the columns that name data and backbone) and the seconds of search and vote.
 
@@ -56,18 +56,22 @@ def evaluate_knn(
     one-class data and for test classes that train has not.
     """
     _check(options, test)
-    train = labelled(train, "train", say)
+    train = labelled(train, "train", notify)
     if test is not None and (shared := shared_rows(train, test)):
-        say(
+        notify(
             f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
             "images?"
         )
     if test is not None:
         require_one_backbone(train, test)
-    test = train if test is None else align(train, labelled(test, "test", say))
+    test = train if test is None else align(train, labelled(test, "test", notify))
     require_classes(train)
     started = time.perf_counter()
-    rows = list(_few_shot_rows(train, test, options, say)) if options.shots else list(_rows(train, test, options, say))
+    rows = (
+        list(_few_shot_rows(train, test, options, notify))
+        if options.shots
+        else list(_rows(train, test, options, notify))
+    )
     return rows, time.perf_counter() - started
 
 
@@ -90,7 +94,7 @@ def _check(options: KNNOptions, test: FeatureSet | None) -> None:
         raise UsageError(f"{counted(options.trials, 'trial measures', 'trials measure')} nothing; ask for one or more")
 
 
-def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]:
+def _ks(options: KNNOptions, bank: int, notify: Callable[[str], None]) -> list[int]:
     """The k to measure with a bank of this size."""
     if options.ks:
         too_large = [k for k in options.ks if not 1 <= k <= bank]
@@ -102,13 +106,13 @@ def _ks(options: KNNOptions, bank: int, say: Callable[[str], None]) -> list[int]
         return sorted(set(options.ks))
     left_out = [k for k in KS if k > bank]
     if left_out:
-        say(f"k = {', '.join(map(str, left_out))} left out: the bank has {counted(bank, 'image')}")
+        notify(f"k = {', '.join(map(str, left_out))} left out: the bank has {counted(bank, 'image')}")
     return [k for k in KS if k <= bank] or [bank]
 
 
-def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]) -> Iterator[Row]:
+def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, notify: Callable[[str], None]) -> Iterator[Row]:
     alone = options.leave_one_out
-    ks = _ks(options, len(train) - alone, say)
+    ks = _ks(options, len(train) - alone, notify)
     for score in score_knn(train, test, ks, options.temperatures, leave_one_out=alone, device=options.device):
         for metric in ("top1", "top5"):
             yield {
@@ -123,7 +127,7 @@ def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callabl
 
 
 def _few_shot_rows(
-    train: FeatureSet, test: FeatureSet, options: KNNOptions, say: Callable[[str], None]
+    train: FeatureSet, test: FeatureSet, options: KNNOptions, notify: Callable[[str], None]
 ) -> Iterator[Row]:
     """Each trial, then its mean: DINOv2's n-per-class times tries, with k in {10, 20, 100, 200, n} up to n."""
     for n in options.shots:
@@ -133,7 +137,7 @@ def _few_shot_rows(
             Split(dinov2_subset(train.labels, n, trial, train.classes), n, trial) for trial in range(options.trials)
         ]
         if wrong := dependence(splits):
-            say(wrong)
+            notify(wrong)
         for trial, split in enumerate(splits):
             bank = train.select(split.train)
             for score in score_knn(bank, test, ks, options.temperatures, device=options.device):
@@ -200,26 +204,26 @@ def run_knn(
     reader: FeatureReader,
     given: Given,
     options: KNNOptions,
-    say: Callable[[str], None],
-    skips: Callable[[list[dict[str, str]]], None],
+    notify: Callable[[str], None],
+    report_skipped: Callable[[list[dict[str, str]]], None],
 ) -> Found:
     """Rows of every backbone, and the run's manifest: what `fewvit knn` prints."""
 
     def measure(inputs: Inputs, name: str) -> Found:
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("knn", pool=inputs.pipeline.pool)):
-            say(advice)
+            notify(advice)
         if inputs.skipped:
-            say(f"accuracy is over the remaining images: {counted(len(inputs.skipped), 'was', 'were')} left out")
+            notify(f"accuracy is over the remaining images: {counted(len(inputs.skipped), 'was', 'were')} left out")
         rows: list[Row] = []
         seconds = 0.0
         for extra, train, test in by_layer(inputs):
-            found, took = evaluate_knn(train, test, options, say)
+            found, took = evaluate_knn(train, test, options, notify)
             seconds += took
             rows += [{**extra, **row} for row in found]
         return rows, {"seconds": {"search": round(seconds, 3)}}
 
     sources = _alone(reader, given) if options.leave_one_out else reader.pair(given)
-    return measured(reader, sources, measure, skips, reader.backbones.seed)
+    return measured(reader, sources, measure, report_skipped, reader.backbones.seed)
 
 
 def _alone(reader: FeatureReader, given: Given) -> Sources:

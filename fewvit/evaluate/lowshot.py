@@ -32,8 +32,8 @@ def run_lowshot(
     reader: FeatureReader,
     given: Given,
     options: LowShotOptions,
-    say: Callable[[str], None],
-    skips: Callable[[list[dict[str, str]]], None],
+    notify: Callable[[str], None],
+    report_skipped: Callable[[list[dict[str, str]]], None],
     tuner_of: Callable[[Inputs], Tuner] | None = None,
 ) -> Found:
     """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest.
@@ -42,29 +42,29 @@ def run_lowshot(
     """
 
     check_options(options)
-    say = _once(say)  # not again for every layer and backbone
+    notify = _once(notify)  # not again for every layer and backbone
     predicted: list[Predicted] = []
 
     def measure(inputs: Inputs, name: str) -> Found:
         tuner = tuner_of(inputs) if tuner_of is not None else None
         methods = [*options.settings, *([tuner.name] if tuner is not None else [])]
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("lowshot", methods=methods)):
-            say(advice)
+            notify(advice)
         started = time.perf_counter()
         rows: list[Row] = []
         notes: Facts = {}
         for extra, train, test in by_layer(inputs):
             protocol = options.protocol or inputs.known_protocol
             where = {**({"backbone": printable(name)} if name else {}), **extra}
-            found, notes, new = _evaluate(train, _required(test), options, protocol, say, tuner, where)
+            found, notes, new = _evaluate(train, _required(test), options, protocol, notify, tuner, where)
             predicted.extend(new)
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
         return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
 
     sources = reader.pair(given)
     require_splits(sources.train, options)
-    found = measured(reader, sources, measure, skips, options.seed, "lowshot")
-    _save(predicted, options, say)
+    found = measured(reader, sources, measure, report_skipped, options.seed, "lowshot")
+    _save(predicted, options, notify)
     return found
 
 
@@ -73,7 +73,7 @@ def evaluate_lowshot(
     test: FeatureSet,
     options: LowShotOptions,
     protocol: str = "",
-    say: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = lambda line: None,
     *,
     tuner: Tuner | None = None,
 ) -> Found:
@@ -82,8 +82,8 @@ def evaluate_lowshot(
     Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or
     cross-validation inside the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
     """
-    rows, notes, predicted = _evaluate(train, test, options, protocol, _once(say), tuner, {})
-    _save(predicted, options, say)
+    rows, notes, predicted = _evaluate(train, test, options, protocol, _once(notify), tuner, {})
+    _save(predicted, options, notify)
     return rows, notes
 
 
@@ -92,38 +92,38 @@ def _evaluate(
     test: FeatureSet,
     options: LowShotOptions,
     protocol: str,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     tuner: Tuner | None,
     where: Mapping[str, Any],
 ) -> tuple[list[Row], Facts, list[Predicted]]:
     """As `evaluate_lowshot`, and the predictions to be saved, under columns `where` of backbone and layer."""
-    train, test = labelled(train, "train", say), labelled(test, "test", say)
+    train, test = labelled(train, "train", notify), labelled(test, "test", notify)
     require_classes(train)
     train.require_finite()
     test.require_finite()
     if shared := shared_rows(train, test):
-        say(
+        notify(
             f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
             "images?"
         )
-    splits = splits_of(train, options, say)
+    splits = splits_of(train, options, notify)
     for split in splits:
         low, high, classes = split.per_class(train.labels)
         counts = str(low) if low == high else f"{low} to {high}"
-        say(
+        notify(
             f"{split.name}, trial {split.trial}: {counted(len(split.train), 'image')}, {counts} of each of "
             f"{counted(classes, 'class', 'classes')}"
         )
     for alike in by_shots(splits):
         if wrong := dependence(alike):
-            say(wrong)
+            notify(wrong)
     if options.save_split is not None:
         save_splits(options.save_split, splits, train)
-        say(f"wrote {options.save_split}")
+        notify(f"wrote {options.save_split}")
     rows: list[Row] = []
     chosen: Facts = {}
     predicted: list[Predicted] = []
-    for cells in cells_of(train, test, splits, options, protocol, say, tuner):
+    for cells in cells_of(train, test, splits, options, protocol, notify, tuner):
         if any(_files(options)):  # they take memory
             predicted += [_predicted(cell, test, where) for cell in cells]
         rows += _rows(cells, test)
@@ -131,14 +131,14 @@ def _evaluate(
     return rows, {"classifiers": chosen}, predicted
 
 
-def _once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """A `say` that passes each line on once only."""
+def _once(notify: Callable[[str], None]) -> Callable[[str], None]:
+    """A `notify` that passes each line on once only."""
     passed: set[str] = set()
 
     def first(line: str) -> None:
         if line not in passed:
             passed.add(line)
-            say(line)
+            notify(line)
 
     return first
 
@@ -199,12 +199,12 @@ def _files(options: LowShotOptions) -> tuple[Path | None, Path | None, Path | No
     return options.save_predictions, options.save_per_class, options.save_confusion
 
 
-def _save(predicted: Sequence[Predicted], options: LowShotOptions, say: Callable[[str], None]) -> None:
+def _save(predicted: Sequence[Predicted], options: LowShotOptions, notify: Callable[[str], None]) -> None:
     """Write the files asked for, each one table of all classifiers and trials, and name them."""
     for path, save in zip(_files(options), (save_predictions, save_per_class, save_confusion), strict=True):
         if path is not None:
             save(path, predicted)
-            say(f"wrote {path}")
+            notify(f"wrote {path}")
 
 
 def _with_published(rows: Sequence[Row], inputs: Inputs, options: LowShotOptions) -> Iterator[Row]:

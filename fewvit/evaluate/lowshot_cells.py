@@ -62,7 +62,7 @@ def cells_of(
     splits: Sequence[Split],
     options: LowShotOptions,
     protocol: str,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     tuner: Tuner | None,
 ) -> Iterator[list[Cell]]:
     """The trials of each classifier on each number of shots; last those of the tuner."""
@@ -70,7 +70,7 @@ def cells_of(
         for alike in by_shots(splits):
             cells = _cells(method, settings, alike, train, test, options, protocol)
             if line := traits_of(cells[0].estimator).summary([cell.estimator for cell in cells], alike[0].name):
-                say(line)
+                notify(line)
             yield cells
     if tuner is not None:
         for alike in by_shots(splits):

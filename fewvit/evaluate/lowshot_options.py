@@ -72,13 +72,13 @@ def require_splits(images: Listed, options: LowShotOptions) -> None:
     )
 
 
-def splits_of(train: Listed, options: LowShotOptions, say: Callable[[str], None]) -> list[Split]:
+def splits_of(train: Listed, options: LowShotOptions, notify: Callable[[str], None]) -> list[Split]:
     """The labelled rows of each trial that the options ask for: read from files, or drawn from the labels of `train`.
 
     Raises UsageError for options that ask for nothing, and as `read_splits`, `n_per_class` and `percent_per_class`.
     """
     if options.subsets:
-        return read_splits(options.subsets, train, allow_fewer=options.allow_fewer, say=say)
+        return read_splits(options.subsets, train, allow_fewer=options.allow_fewer, notify=notify)
     splits: list[Split] = []
     if options.shots:
         splits += n_per_class(

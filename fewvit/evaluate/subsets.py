@@ -31,12 +31,12 @@ def save_splits(path: str | os.PathLike[str], splits: Sequence[Split], train: Li
 
 
 def read_splits(
-    paths: Sequence[str], train: Listed, *, allow_fewer: bool = False, say: Callable[[str], None] = lambda line: None
+    paths: Sequence[str], train: Listed, *, allow_fewer: bool = False, notify: Callable[[str], None] = lambda line: None
 ) -> list[Split]:
     """The splits in list files and split tables, in their order; lists with equal shots are trials of one another.
 
     A list has one file name per line. How many shots it is follows from its lines, not from its name: a published
-    5-shot list is called 3imgs_class.txt. The same images given twice are one trial, and `say` gets a line on it.
+    5-shot list is called 3imgs_class.txt. The same images given twice are one trial, and `notify` gets a line on it.
     Raises DataError counting and naming images that `train` has not, unless `allow_fewer`.
     """
     splits: list[Split] = []
@@ -45,13 +45,13 @@ def read_splits(
         lines = _lines(Path(path))
         found = _from_table(lines, path) if _is_table(lines, path) else {("", 0): [(line, "") for line in lines]}
         for (shots, trial), wanted in found.items():
-            rows = _rows(wanted, train, path, allow_fewer, say)
+            rows = _rows(wanted, train, path, allow_fewer, notify)
             name = _shots_of(rows, train, path) if shots == "" else int(shots) if shots.isdecimal() else shots
             # not by what a list is called
             key = ("" if shots == "" and isinstance(name, str) else name, frozenset(rows.tolist()))
             if key in known:
                 what = path if shots == "" else f"{path}, shots {shots}, trial {trial}"
-                say(f"{what}: the same images as in {known[key]}, counted once")
+                notify(f"{what}: the same images as in {known[key]}, counted once")
                 continue
             known[key] = path
             taken = {split.trial for split in splits if split.shots == name}
@@ -110,7 +110,7 @@ def _from_table(lines: Sequence[str], path: str) -> dict[tuple[str, int], list[t
 
 
 def _rows(
-    wanted: Sequence[tuple[str, str]], train: Listed, path: str, allow_fewer: bool, say: Callable[[str], None]
+    wanted: Sequence[tuple[str, str]], train: Listed, path: str, allow_fewer: bool, notify: Callable[[str], None]
 ) -> np.ndarray:
     """Rows of (id or file name, class name or nothing); each must be there once, and of that class."""
     places: dict[str, list[int]] = {}
@@ -137,7 +137,7 @@ def _rows(
             fix="Is it a list of another data set? --allow-fewer goes on without them.",
         )
     if missing:
-        say(
+        notify(
             f"{path}: {len(missing)} of {counted(len(wanted), 'listed image')} {are(len(missing))} not there and "
             "left out"
         )

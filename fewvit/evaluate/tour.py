@@ -18,10 +18,10 @@ from .knn import KNNOptions, evaluate_knn
 _KS = (1, 5, 20)
 
 
-def tour(reader: FeatureReader, say: Callable[[str], None]) -> Found:
+def tour(reader: FeatureReader, notify: Callable[[str], None]) -> Found:
     """Rows of k-NN on the digits: with the backbone's features, and with raw pixels beside them."""
     started = time.perf_counter()
-    say("1. The data: the 1797 handwritten digits that scikit-learn carries, 1198 to learn from, 599 to test on.")
+    notify("1. The data: the 1797 handwritten digits that scikit-learn carries, 1198 to learn from, 599 to test on.")
     inputs = next(reader.each(reader.pair(Given("digits"))))
     if inputs.pipeline is None or inputs.test is None:
         raise TypeError("the tour reads images")
@@ -31,10 +31,10 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> Found:
         if spec.is_random
         else f"weights {spec.weights_sha256[:12]}"
     )
-    say(f"2. The backbone: {spec.name} at {crop[0]}x{crop[1]} px, frozen, {weights}.")
+    notify(f"2. The backbone: {spec.name} at {crop[0]}x{crop[1]} px, frozen, {weights}.")
     facts = inputs.facts
     speed = f"{facts['images_per_second']:.0f} images/s" if facts.get("images_per_second") else "all from the cache"
-    say(
+    notify(
         f"3. Features: {counted(facts['images'], 'image')}, {facts['computed']} computed now ({speed}), "
         f"{facts['cached']} from the cache. Run it again and none is computed."
     )
@@ -45,11 +45,11 @@ def tour(reader: FeatureReader, say: Callable[[str], None]) -> Found:
         {**inputs.labels, "backbone": "raw pixels", "weights": "", **row}
         for row in evaluate_knn(train, test, options)[0]
     ]
-    say(
+    notify(
         f"4. k-NN: weighted votes of the k nearest digits; chance is 10 %. {time.perf_counter() - started:.1f} s in "
         "all."
     )
-    say(
+    notify(
         "   Raw pixels win here: these digits are all of one size and in one place, as photographs, which backbones "
         "are for, never are."
     )

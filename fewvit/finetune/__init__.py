@@ -64,13 +64,13 @@ def run_finetune(
 
     request = check_request(request)
     memory = cache.digests() if cache is not None else DigestMemory()
-    train_set, test_set = open_pair(Given(request.data, request.train, request.test, listing), audience.say)
+    train_set, test_set = open_pair(Given(request.data, request.train, request.test, listing), audience.notify)
     split = _draw(request, train_set)
     spec = require_plain_vit(_resolved(request.backbone, access, memory))
     options = FeatureOptions(img_size=request.img_size, decode=request.decode, device=effort.device)
     pipeline = settle(spec, options, "lowshot")
     if note := oversized(pipeline, options):
-        audience.say(note)
+        audience.notify(note)
     support_set = select(train_set, split.train.tolist())
     recipe, grid = recipe_of(request, pipeline, len(split.train), split.per_class(train_set.labels)[1])
     plan = Plan(

@@ -35,11 +35,11 @@ def frozen_rows(plan: Plan) -> tuple[FeatureSet, list[dict[str, Any]]]:
     )
     if shared := shared_rows(support, test):
         what = f"{shared} of the {len(test)} test images have exactly the features of a labelled image"
-        plan.say(f"{what}: are they the same images?")
+        plan.notify(f"{what}: are they the same images?")
     rows, _ = evaluate_lowshot(support, test, options, plan.pipeline.protocol.name)
     rows = [{**row, "trial": plan.request.trial} for row in rows if row["trial"] != "mean"]
     shown = ", ".join(f"{row['method']} {row['value']:.2f}" for row in rows if row["metric"] == "top1")
-    plan.say(f"frozen, top-1 in percent: {shown}")
+    plan.notify(f"frozen, top-1 in percent: {shown}")
     return support, rows
 
 

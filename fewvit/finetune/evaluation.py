@@ -71,7 +71,7 @@ def save_test_predictions(plan: Plan, path: Path) -> None:
     save_predictions(
         path, [Predicted(which, test.ids, test.labels, evaluation.predictions, evaluation.confidence, test.classes)]
     )
-    plan.say(f"wrote {path}")
+    plan.notify(f"wrote {path}")
 
 
 def _test_features(plan: Plan) -> tuple[Pipeline, FeatureSet]:
@@ -129,7 +129,7 @@ def result_of(
     if tuned != own:
         verdict["verdict"] += f"; {plan.request.mode} reads the {TOKENS[tuned]}, the frozen ones the {TOKENS[own]}"
         frozen, rows = ([{**row, "pool": pool} for row in side] for side, pool in ((frozen, own), (rows, tuned)))
-    plan.say(verdict["verdict"])
+    plan.notify(verdict["verdict"])
     run = manifest(
         **{**plan.pipeline.facts, **facts},
         base_weights_sha256=spec.weights_sha256,

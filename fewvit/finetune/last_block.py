@@ -64,7 +64,7 @@ class LastBlocks:
     access: Access
     work: Work
     seed: int
-    say: Callable[[str], None]
+    notify: Callable[[str], None]
 
     def fit(self, splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> Iterator[Tuned]:
         """One network per split, whose rows are those of `train`; `test` says which test images count."""
@@ -73,7 +73,7 @@ class LastBlocks:
             features = self._test_features([task for _, _, task, _ in ended], test)
             for split, (plan, labelled, task, chosen), rows in zip(splits, ended, features, strict=True):
                 estimator, why = classifier_of(plan, labelled, task.head, labelled.present), _described(chosen)
-                self.say(f"last block, {split.name}, trial {split.trial}: {why}")
+                self.notify(f"last block, {split.name}, trial {split.trial}: {why}")
                 yield Tuned(estimator, dataclasses.replace(test, features=rows), chosen.temperature, why)
 
     def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Labelled, Tuning, Candidate]:
@@ -166,7 +166,7 @@ def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureRead
     train_set, test_set = datasets
     access, how = reader.backbones.access, reader.extractor
     return LastBlocks(
-        pipeline, train_set, test_set, settings, how.cache, how.memory, access, how.work, seed, reader.say
+        pipeline, train_set, test_set, settings, how.cache, how.memory, access, how.work, seed, reader.notify
     )
 
 

@@ -47,9 +47,9 @@ class Plan:
     skipped: set[tuple[bool, str]] = dataclasses.field(default_factory=set)
 
     @property
-    def say(self) -> Callable[[str], None]:
+    def notify(self) -> Callable[[str], None]:
         """Takes a note for the user, one line."""
-        return self.audience.say
+        return self.audience.notify
 
     @property
     def weights(self) -> str:

@@ -32,7 +32,7 @@ def choose(trainings: Trainings) -> tuple[Candidate, int | None]:
     default = Candidate(plan.recipe.lr, plan.recipe.epochs)
     if not plan.recipe.select or not len(held):
         if plan.recipe.select:
-            plan.say(
+            plan.notify(
                 "one labelled image per class: nothing can be held out to choose by, so the mode's own learning rate "
                 f"{default.lr:g} is taken for {counted(default.epochs, 'epoch')}, and confidences are not calibrated"
             )
@@ -50,12 +50,12 @@ def choose(trainings: Trainings) -> tuple[Candidate, int | None]:
             fix="Try a smaller one with --set lr=.",
         )
     best = max(candidates, key=lambda one: one.merit)
-    plan.say(
+    plan.notify(
         f"chosen on {counted(len(held), 'held-out image')}: learning rate {best.lr:g}, {counted(best.epochs, 'epoch')} "
         f"({best.top1:.2f} % of them right)"
     )
     if not best.top1:
-        plan.say("none of them is right, so the choice says little; more labelled images would decide it")
+        plan.notify("none of them is right, so the choice says little; more labelled images would decide it")
     return best, None
 
 
@@ -90,12 +90,12 @@ def _tried(
     trainings: Trainings, place: Path, lr: float, fit: np.ndarray, held: np.ndarray
 ) -> tuple[dict[str, Any], int | None]:
     """What a training with one learning rate shows, as JSON, and the signal that ended it early."""
-    say = trainings.plan.say
-    say(f"learning rate {lr:g}: {counted(len(fit), 'image')} to learn from, {counted(len(held), 'image')} held out")
+    notify = trainings.plan.notify
+    notify(f"learning rate {lr:g}: {counted(len(fit), 'image')} to learn from, {counted(len(held), 'image')} held out")
     try:
         ended = trainings.train(place, lr, fit, held)
     except NumericalError as error:
-        say(f"learning rate {lr:g} diverges: {error.what}")
+        notify(f"learning rate {lr:g} diverges: {error.what}")
         return {"lr": lr, "diverged": True}, None
     if ended.signal is not None:
         return {}, ended.signal

@@ -59,7 +59,7 @@ class Trainings:
         task = self.networks.new(lr, fit)
         note = self._images.keep_tokens(task)
         if note:
-            plan.say(note)
+            plan.notify(note)
         folder, batches = RunFolder(place), Subset(self._images, fit)
         curve = Curve(folder.log)
         order = Order(len(batches), self.batch(fit), recipe.epochs, plan.request.seed)
@@ -77,7 +77,7 @@ class Trainings:
             return curve.stalled(done, recipe.patience) if stop_after is None else done >= stop_after
 
         what = f"learning rate {lr:g}" if len(held) else "final"
-        watch = Watch(lambda p: plan.audience.progress(what, p), each_epoch, enough=enough, say=plan.say)
+        watch = Watch(lambda p: plan.audience.progress(what, p), each_epoch, enough=enough, notify=plan.notify)
         parts, recompute = plan.request.accumulate, effort.checkpoint_activations
         how = Execution(effort.device, parts, effort.save_every, log_every, recompute=recompute)
         trained = train(task, batches, order, how, folder, watch)

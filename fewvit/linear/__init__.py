@@ -59,7 +59,7 @@ def run_linear(
         except StoppedTraining as stopped:
             return Result("linear", [], manifest(seed=request.seed)), stopped.signal
         if rank() == 0:
-            write_predictions(predictions, probing.predicted, audience.say)
+            write_predictions(predictions, probing.predicted, audience.notify)
     return result, None
 
 

@@ -48,11 +48,11 @@ def train_and_evaluate(training: Training) -> tuple[Found, np.ndarray]:
     return (_with_published(training, rows), facts), scores
 
 
-def write_predictions(path: Path | None, predictions: Sequence[Predicted], say: Callable[[str], None]) -> None:
+def write_predictions(path: Path | None, predictions: Sequence[Predicted], notify: Callable[[str], None]) -> None:
     """Write the predictions where they are asked for, and name the file."""
     if path is not None and predictions:
         save_predictions(path, predictions)
-        say(f"wrote {path}")
+        notify(f"wrote {path}")
 
 
 def predictions_of(scores: np.ndarray, test: FeatureSet, backbone: str) -> Predicted:

@@ -31,9 +31,9 @@ class Plan:
     predictions: Path | None = None  # where those of the chosen heads are written
 
     @property
-    def say(self) -> Callable[[str], None]:
+    def notify(self) -> Callable[[str], None]:
         """Takes a note for the user, one line."""
-        return self.audience.say
+        return self.audience.notify
 
 
 @dataclass(frozen=True)

@@ -76,16 +76,16 @@ class Probing:
 
     def measure(self, inputs: Inputs, name: str) -> Found:
         """Rows of one backbone's probe, and facts for the manifest."""
-        say, settled = self._plan.say, self._settled
+        notify, settled = self._plan.notify, self._settled
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("linear", protocol=settled.protocol)):
-            say(advice)
-        train, test = labelled(inputs.train, "train", say), labelled(_required(inputs.test), "test", say)
+            notify(advice)
+        train, test = labelled(inputs.train, "train", notify), labelled(_required(inputs.test), "test", notify)
         require_classes(train)
         train.require_finite()
         test.require_finite()
         if shared := shared_rows(train, test):
             what = f"{shared} of the {len(test)} test images have exactly the features of a train image"
-            say(f"{what}: are they the same images?")
+            notify(f"{what}: are they the same images?")
         train, test = (
             dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test)
         )
@@ -122,7 +122,7 @@ class Probing:
         taken = known if known in PROBES else _FOR_GIVEN
         of_file = f"the features are of {known}" if known else "the features name no protocol"
         none = ", which has no linear probe" if known and known != taken else ""
-        self._plan.say(f"{of_file}{none}: the linear probe of {taken} is taken; --protocol NAME takes another")
+        self._plan.notify(f"{of_file}{none}: the linear probe of {taken} is taken; --protocol NAME takes another")
         return taken
 
     def _probe(self, protocol: str, width: int | None) -> tuple[str, Probe]:

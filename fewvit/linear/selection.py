@@ -43,7 +43,7 @@ def _note_diverged(training: Training) -> None:
     if gone:
         shown = "; ".join(", ".join(f"{key} {value}" for key, value in one.items()) for one in gone[:5])
         what = f"{counted(len(gone), 'head')} of {len(heads)} diverged and took no further part"
-        training.plan.say(f"{what}: {shown}{' …' if len(gone) > 5 else ''}")
+        training.plan.notify(f"{what}: {shown}{' …' if len(gone) > 5 else ''}")
 
 
 def _chosen_on(training: Training) -> str:
@@ -59,7 +59,7 @@ def _chosen_on(training: Training) -> str:
     number = int(live[np.abs(np.log(rates / probe.default_lr)).argmin()])
     heads.keep(number, probe.epochs)
     if len(heads) > 1 or probe.epochs > 1:
-        training.plan.say(
+        training.plan.notify(
             "no class has two labelled images, so nothing could be held out to choose by: "
             f"the head of learning rate {heads.describe(number)['lr']:g} is taken after the last epoch, "
             f"nearest to {_default(training)}"
@@ -82,7 +82,7 @@ def _default(training: Training) -> str:
 
 def _note_selected(training: Training, selected: Selected) -> None:
     """Which head it is; the table leaves out what is the same in every row."""
-    one, probe, say = training.heads.describe(selected.number), training.probe, training.plan.say
+    one, probe, notify = training.heads.describe(selected.number), training.probe, training.plan.notify
     read = f", {counted(one['layers'], 'block')}, {one['pool']}" if "pool" in one else ""
     images = "views made in every epoch" if training.plan.request.augment else "cached features, no augmentation"
     by = {
@@ -91,6 +91,6 @@ def _note_selected(training: Training, selected: Selected) -> None:
         "default": "no image was there to choose by",
     }[selected.on]
     if selected.on != "default" and len(probe.lrs) > 1 and one["lr"] == max(probe.lrs):
-        say("the largest learning rate of the grid won: larger ones, with --lr, may do better")
+        notify("the largest learning rate of the grid won: larger ones, with --lr, may do better")
     after = f"after {counted(selected.epochs, 'epoch')} of {probe.epochs}"
-    say(f"{training.settled.protocol}, {images}: learning rate {one['lr']:g}{read}, {after}; {by}")
+    notify(f"{training.settled.protocol}, {images}: learning rate {one['lr']:g}{read}, {after}; {by}")

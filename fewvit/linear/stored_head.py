@@ -54,13 +54,13 @@ def evaluate_head(
             yield from reader.each(sources)
             return
         for pipeline in list(reader.pipelines("linear")):
-            reading = readings[pipeline.spec.name] = _reading_of(pipeline, reader, file, width, about, audience.say)
+            reading = readings[pipeline.spec.name] = _reading_of(pipeline, reader, file, width, about, audience.notify)
             pipeline = dataclasses.replace(pipeline, pool=reading.pool, layers=reading.layers, norm=reading.norm)
             _require_same_weights(about, pipeline.spec.weights_sha256, file)
             yield reader.inputs(sources, pipeline)
 
     def measure(found: Inputs, name: str) -> Found:
-        test = labelled(found.train, "test", audience.say)
+        test = labelled(found.train, "test", audience.notify)
         test.require_finite()
         reading = readings.get(found.backbone, given_reading(test.features.shape[1]))
         one = reading.inputs[0]
@@ -68,7 +68,7 @@ def evaluate_head(
         if x.shape[1] != width:
             raise _wrong_width(file, width, found.backbone, str(x.shape[1]))
         _require_same_weights(about, test.weights, file)
-        columns = _as_outputs(test, len(loaded.bias), listed, names or file, audience.say)
+        columns = _as_outputs(test, len(loaded.bias), listed, names or file, audience.notify)
         scores = loaded.chunked_scores(x)
         rank = ranks(scores, columns)
         if predictions is not None:
@@ -85,7 +85,7 @@ def evaluate_head(
         return rows, {"head_sha256": sha256_of(file)}
 
     found = measured(reader, inputs(), measure, audience.skipped, reader.backbones.seed)
-    write_predictions(predictions, predicted, audience.say)
+    write_predictions(predictions, predicted, audience.notify)
     return found
 
 
@@ -146,7 +146,7 @@ def _reading_of(
     file: Path,
     width: int,
     about: Mapping[str, Any],
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> Reading:
     """What the head reads: as its file says, as the user says, or what is as wide as it.
 
@@ -168,7 +168,9 @@ def _reading_of(
     taken, *others = (reading.inputs[0] for reading in readings)
     if others:
         also = ", ".join(f"{_shown(one)} (--pool {one.pool} --layers {one.layers})" for one in others)
-        say(f"the head takes {counted(width, 'number')}: it is taken to read {_shown(taken)}; as wide would be {also}")
+        notify(
+            f"the head takes {counted(width, 'number')}: it is taken to read {_shown(taken)}; as wide would be {also}"
+        )
     return readings[0]
 
 
@@ -185,11 +187,11 @@ def _wrong_width(file: Path, width: int, whose: str, have: str) -> FewvitError:
 
 
 def _as_outputs(
-    test: FeatureSet, outputs: int, names: Sequence[str] | None, named_in: Path, say: Callable[[str], None]
+    test: FeatureSet, outputs: int, names: Sequence[str] | None, named_in: Path, notify: Callable[[str], None]
 ) -> np.ndarray:
     """The head's output (n,) for each test label. `named_in`: the file that has the `names`, or the head's own."""
     if names is None and len(test.classes) == outputs:
-        say(f"the head names no classes: its {outputs} outputs are taken for the {outputs} classes in their order")
+        notify(f"the head names no classes: its {outputs} outputs are taken for the {outputs} classes in their order")
         return test.labels
     if names is None:
         classes = counted(len(test.classes), "class", "classes")

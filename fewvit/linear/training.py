@@ -57,7 +57,7 @@ class Training:
         plan = self.plan
         order = Order(len(self.batches), self.probe.batch_size, self.probe.epochs, plan.request.seed)
         how = Execution(plan.device, save_every=plan.effort.save_every, log_every=plan.effort.log_every)
-        watch = Watch(lambda p: plan.audience.progress("", p), self._after_epoch, say=plan.say)
+        watch = Watch(lambda p: plan.audience.progress("", p), self._after_epoch, notify=plan.notify)
         try:
             trained = train(self.heads, self.batches, order, how, plan.folder, watch)
         except BatchTooLarge as error:
@@ -124,7 +124,7 @@ def _fitted(plan: Plan, settled: Settled, images: int) -> Probe:
     request, usual = plan.request, settled.probe
     probe = fitted(usual, images, epochs=request.epochs, batch_size=request.batch_size)
     if request.batch_size is None and probe.batch_size < usual.batch_size:
-        plan.say(
+        plan.notify(
             f"{settled.protocol} trains on batches of {usual.batch_size}; "
             f"for {counted(images, 'image')} batches of {probe.batch_size} are taken"
             + (

@@ -75,4 +75,4 @@ class Access:
     accept: Sequence[str] = ()  # licences accepted on the command line
     ask: Callable[[str], bool] | None = None  # asks at a terminal; None where there is none
     progress: Callable[[int, int | None], None] | None = None
-    say: Callable[[str], None] = lambda line: None  # notes for the user
+    notify: Callable[[str], None] = lambda line: None  # notes for the user

@@ -19,12 +19,12 @@ _PANELS = (
 )
 
 
-def draw(file: Path, log: Path, say: Callable[[str], None] = lambda line: None) -> None:
+def draw(file: Path, log: Path, notify: Callable[[str], None] = lambda line: None) -> None:
     """Replace `file` (.png) by the curves of a log; says so once where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        say("no curves.png: matplotlib is not installed (pip install 'fewvit[plots]'); the numbers are in log.jsonl")
+        notify("no curves.png: matplotlib is not installed (pip install 'fewvit[plots]'); the numbers are in log.jsonl")
         return
     records = list(read_log(log))
     panels = [

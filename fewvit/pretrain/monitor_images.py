@@ -74,13 +74,13 @@ def _evaluation_pixels(
     return np.stack(pixels)
 
 
-def without_monitor_images(dataset: Dataset, monitor: Dataset, say: Callable[[str], None]) -> Dataset:
+def without_monitor_images(dataset: Dataset, monitor: Dataset, notify: Callable[[str], None]) -> Dataset:
     """The training images that are not among the monitor's: no image that evaluates is trained on."""
     held_out = {_digest(monitor, row) for row in range(len(monitor))}
     others = [row for row in range(len(dataset)) if _digest(dataset, row) not in held_out]
     if len(others) == len(dataset):
         return dataset
-    say(f"{len(dataset) - len(others)} of {len(dataset)} images are the monitor's too and are not trained on")
+    notify(f"{len(dataset) - len(others)} of {len(dataset)} images are the monitor's too and are not trained on")
     return select(dataset, others)
 
 

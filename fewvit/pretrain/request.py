@@ -126,17 +126,17 @@ def identity(
     }
 
 
-def warn_of_few_images(request: PretrainingRequest, images: int, say: Callable[[str], None]) -> None:
+def warn_of_few_images(request: PretrainingRequest, images: int, notify: Callable[[str], None]) -> None:
     """Say that a published recipe from scratch gives less than released weights on so few images."""
     if request.preset.startswith("paper/") and images < FEW:
-        say(
+        notify(
             f"{request.preset} from scratch on {images} images: expect less than released weights give; "
             "go on from them with --init, or use a recipe for few images (--preset small/64)"
         )
 
 
 def warn_of_small_images(
-    request: PretrainingRequest, recipe: Recipe, sizes: np.ndarray, say: Callable[[str], None]
+    request: PretrainingRequest, recipe: Recipe, sizes: np.ndarray, notify: Callable[[str], None]
 ) -> None:
     """Say how many of the images of `sizes` (n, 2) in pixels the largest crop enlarges, and which preset fits better.
 
@@ -148,7 +148,7 @@ def warn_of_small_images(
         among = f"of the {len(sizes)} images looked at"
         smaller = f"{counted(small, f'{among} is', f'{among} are')} smaller"
         better = _fitting_preset(request, crop, int(np.median(sides))) if request.init is None else None
-        say(
+        notify(
             f"{smaller} than the {crop} pixels of the largest crop, which enlarges them"
             + (f"; --preset {better} fits them better" if better else "")
         )

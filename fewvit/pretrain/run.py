@@ -71,7 +71,7 @@ def run_pretrain(
     recipe = recipe_of(request)
     allowed_bad(request.max_bad, 1)
     folder = RunFolder(out)
-    dataset = announce(open_dataset(request.data, listing), audience.say)
+    dataset = announce(open_dataset(request.data, listing), audience.notify)
     monitor = open_dataset(request.monitor, listing) if request.monitor else None
     spec = resolve(request.init, access, memory) if request.init else None
     if spec is not None:
@@ -87,12 +87,12 @@ def run_pretrain(
         if stored is not None:
             return stored, None
         if spec is None and not goes_on:
-            warn_of_few_images(request, len(dataset), audience.say)
+            warn_of_few_images(request, len(dataset), audience.notify)
         effort = dataclasses.replace(effort, device=device)
         with folder.in_use(first=rank() == 0):
             run = _Pretraining(request, recipe, effort, folder, dataset, monitor, preprocess, spec, audience)
             if not goes_on:
-                warn_of_small_images(request, recipe, run.images.sizes, audience.say)
+                warn_of_small_images(request, recipe, run.images.sizes, audience.notify)
             return run.run()
 
 
@@ -120,7 +120,7 @@ class _Pretraining:
         self.dataset, self.audience = dataset, audience
         self.device = effort.device
         if monitor is not None:
-            dataset = self.dataset = without_monitor_images(dataset, monitor, audience.say)
+            dataset = self.dataset = without_monitor_images(dataset, monitor, audience.notify)
         self.images = TrainingImages(dataset, workers=effort.workers, max_pixels=effort.max_pixels, folder=folder.path)
         self._refuse_bad()
         require_different_images(dataset, self.images.rows)
@@ -154,7 +154,7 @@ class _Pretraining:
             effort.checkpoint_activations,
         )
         watch = Watch(
-            lambda p: self.audience.progress("", p), self._monitor, self._logged, self._export, self.audience.say
+            lambda p: self.audience.progress("", p), self._monitor, self._logged, self._export, self.audience.notify
         )
         batches = ViewBatches(self.images, self.recipe.views, self.device)
         trained = train(self.task, batches, self.order, how, self.folder, watch)
@@ -216,7 +216,7 @@ class _Pretraining:
 
         verdict = collapse(facts, self.task.max_entropy)
         if verdict and not self.collapsed:
-            self.audience.say(f"step {step}: {verdict}")
+            self.audience.notify(f"step {step}: {verdict}")
         self.collapsed = verdict is not None
 
     def _export(self, step: int) -> None:
@@ -254,7 +254,7 @@ class _Pretraining:
     def _draw_curves(self) -> None:
         from .curves import draw
 
-        draw(self.folder.path / "curves.png", self.folder.log, self.audience.say)
+        draw(self.folder.path / "curves.png", self.folder.log, self.audience.notify)
 
 
 _METRICS = {"knn_top1": "top1"}  # names in the log -> names in result rows

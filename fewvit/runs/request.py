@@ -63,7 +63,7 @@ class NetworkEffort(Effort):
 class Audience:
     """Where a run's notes go while it is under way."""
 
-    say: Callable[[str], None] = lambda line: None
+    notify: Callable[[str], None] = lambda line: None
     # of which training; empty if there is only one
     progress: Callable[[str, Progress], None] = lambda what, progress: None
     # `id` and `reason` of images that cannot be decoded

@@ -68,7 +68,7 @@ class Watch:
     each_epoch: Callable[[int], Mapping[str, Any] | None] = lambda epochs_done: None  # facts for the log
     each_log: Callable[[int, Mapping[str, Any]], None] = lambda step, facts: None
     each_save: Callable[[int], None] = lambda step: None
-    say: Callable[[str], None] = lambda line: None
+    notify: Callable[[str], None] = lambda line: None
     enough: Callable[[int], bool] = lambda epochs_done: False  # whether to end here, by what `each_epoch` found so far
 
 
@@ -95,7 +95,7 @@ def train(
     task.train()
     run = Run(task, order, how)
     checkpoints = Checkpoints(folder.checkpoints) if folder is not None else None
-    found = checkpoints.newest(watch.say) if checkpoints is not None else None
+    found = checkpoints.newest(watch.notify) if checkpoints is not None else None
     start = run.restore(found) if found else 0
     first = rank() == 0
     if first and checkpoints is not None:

@@ -63,7 +63,7 @@ class Checkpoints:
         )
         self._forget_old()
 
-    def newest(self, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
+    def newest(self, notify: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
         """The newest checkpoint that is whole; a damaged one is passed over, with a note. None where there is none.
 
         Raises IntegrityError when there are checkpoints and every one is damaged: starting anew is for the user to
@@ -74,7 +74,7 @@ class Checkpoints:
             try:
                 return self._opened(step)
             except IntegrityError as error:
-                say(f"{error.what}; going back to the checkpoint before it")
+                notify(f"{error.what}; going back to the checkpoint before it")
         if steps:
             raise IntegrityError(
                 "every checkpoint in it is damaged", file=self.folder, fix="Start anew with --overwrite."

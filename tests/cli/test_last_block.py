@@ -107,9 +107,8 @@ def test_what_is_shared_runs_once_for_every_test_image_whatever_the_number_of_tr
     seen, real = [], Tuning.enter
     monkeypatch.setattr(Tuning, "enter", lambda self, images: seen.append(len(images)) or real(self, images))
     assert lowshot("--shots", 1, "--trials", 3, *QUICK)[0] == 0
-    assert seen == [8] * (
-        3 + 5
-    )  # tokens of the three labelled images of each trial, then of the 39 test images: always eight at a time
+    # tokens of the three labelled images of each trial, then of the 39 test images: always eight at a time
+    assert seen == [8] * (3 + 5)
 
 
 def test_test_labels_reach_no_training(lowshot, place, tmp_path):
