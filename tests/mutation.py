@@ -123,7 +123,7 @@ EVALUATION = {
     "bundles/predict": [
         _FIT_PREDICT,
         "-k",
-        "threshold or labels_that or at_a_time or table_shows or labelled_pictures",
+        "threshold or labels_that or at_a_time or table_shows or labelled_images",
     ],
     "bundles/fit": [_FIT_PREDICT],
 }

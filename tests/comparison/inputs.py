@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 
-def picture(kind: int, seed: int, size: tuple[int, int]) -> Any:
+def made_image(kind: int, seed: int, size: tuple[int, int]) -> Any:
     """A smooth colour image of (width, height) pixels: six parts what its kind has in common, four parts its own."""
     from PIL import Image
 
@@ -29,7 +29,7 @@ def write_folder(root: Path, counts: Mapping[str, int], first_seed: int = 0, fir
         for i in range(count):
             seed = first_seed + i
             size = (61 + 7 * (seed % 3), 47 + 5 * (seed % 4))
-            picture(kind, seed, size).save(root / name / f"{i:02d}.jpg", quality=93)
+            made_image(kind, seed, size).save(root / name / f"{i:02d}.jpg", quality=93)
 
 
 def write_odd(folder: Path) -> None:
@@ -40,15 +40,15 @@ def write_odd(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     turned = Image.Exif()
     turned[0x0112] = 6  # orientation
-    picture(1, 1, (60, 40)).save(folder / "left/turned.jpg", exif=turned)
-    clear = picture(1, 2, (50, 50))
-    clear.putalpha(picture(2, 2, (50, 50)).convert("L"))
+    made_image(1, 1, (60, 40)).save(folder / "left/turned.jpg", exif=turned)
+    clear = made_image(1, 2, (50, 50))
+    clear.putalpha(made_image(2, 2, (50, 50)).convert("L"))
     clear.save(folder / "left/clear.png")
-    picture(1, 3, (50, 40)).convert("P").save(folder / "left/palette.png")
+    made_image(1, 3, (50, 40)).convert("P").save(folder / "left/palette.png")
     deep = (np.random.default_rng(4).random((40, 50)) * 65535).astype(np.uint16)
     Image.fromarray(deep).save(folder / "right/deep.png")
-    picture(2, 5, (50, 40)).convert("L").save(folder / "right/grey.jpg")
-    picture(2, 6, (50, 40)).convert("CMYK").save(folder / "right/cmyk.jpg")
+    made_image(2, 5, (50, 40)).convert("L").save(folder / "right/grey.jpg")
+    made_image(2, 6, (50, 40)).convert("CMYK").save(folder / "right/cmyk.jpg")
     (folder / "right/broken.jpg").write_bytes(b"\xff\xd8\xff no image")
 
 
@@ -95,7 +95,7 @@ def write_inputs(root: Path, shared: Path) -> None:
     write_odd(root / "odd")
     (root / "flat").mkdir()
     for i in range(4):
-        picture(i, 400 + i, (55, 45)).save(root / f"flat/{i}.jpg")
+        made_image(i, 400 + i, (55, 45)).save(root / f"flat/{i}.jpg")
     train = sorted((root / "images/train").rglob("*.jpg"))
     val = sorted((root / "images/val").rglob("*.jpg"))
     lines = [f"images/val/{p.parent.name}/{p.name},{p.parent.name if i % 5 else ''}" for i, p in enumerate(val)]
