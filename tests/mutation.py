@@ -111,8 +111,8 @@ EVALUATION = {
         "knn or layers_each or skipped_images",
     ],
     "evaluate/lowshot": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
-    "evaluate/lowshot_cells": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
-    "evaluate/lowshot_options": ["tests/test_evaluate_lowshot.py", "tests/cli/test_lowshot.py"],
+    "evaluate/lowshot_cells": ["tests/test_evaluate_lowshot.py"],
+    "evaluate/lowshot_options": ["tests/test_evaluate_lowshot.py"],
     "evaluate/episodes": ["tests/test_evaluate_episodes.py", "tests/cli/test_episodes.py"],
     "evaluate/episode_draws": ["tests/test_evaluate_episodes.py"],
     "evaluate/evaluation": [
