@@ -27,7 +27,7 @@ docs: $(READY)  ## the documentation as a site, in site/; every link and anchor 
 compare: $(READY)  ## OLD=revision: whether it gave the same features, files and results; NEW=, ARGS=--quick
 	$(BIN)/python tests/compare_checkouts.py $(or $(OLD),HEAD) $(NEW) $(ARGS)
 
-mutation: $(READY)  ## a seeded sample of mutants of the numeric core
+mutation: $(READY)  ## a seeded sample of mutants of what computes
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutation]'
 	$(BIN)/python -m tests.mutation
 
