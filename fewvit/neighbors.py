@@ -37,7 +37,11 @@ _ROUNDING = 3e-6  # float32 scores this close, relative to the largest possible 
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The k nearest bank rows of each query, best first, ties by row."""
+    """The k nearest bank rows of each query, best first, ties by row.
+
+    Which rows they are, and their order, depends on the query and the bank alone. A score that is near no other is
+    FAISS's own sum in float32: its last digit or two may differ where other queries are searched together with it.
+    """
 
     rows: np.ndarray  # (Q, k) int64, never -1
     scores: np.ndarray  # (Q, k) float32; cosine, dot product, or minus the squared distance
