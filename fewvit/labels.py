@@ -68,7 +68,8 @@ def require_known_classes(train: Listed, test: Listed, known: Sequence[str]) -> 
             f"{counted(len(unknown), 'class of the test set is', 'classes of the test set are')} not in the training "
             f"set: {shown}",
             fix=_nameless(train, test)
-            or f"It has images of {counted(len(known), 'class', 'classes')}; names must agree letter by letter.",
+            or f"The training set has images of {counted(len(known), 'class', 'classes')}; names must agree letter by "
+            "letter.",
         )
 
 

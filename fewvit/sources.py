@@ -21,7 +21,7 @@ from .extraction.extract import extract
 from .extraction.pipeline import Pipeline
 from .extraction.work import Work
 from .features import FeatureSet, require_one_backbone, require_one_fingerprint
-from .labels import Listed, align, require_known_classes, with_images
+from .labels import Listed, align, require_known_classes, require_labels, with_images
 
 Notify = Callable[[str], None]
 Check = Callable[[Listed], None]  # of names and classes, before any image is read; raises where they will not do
@@ -277,12 +277,14 @@ def open_source(
 def open_sources(given: Given, extractor: Extractor, notify: Notify) -> Sources:
     """A train and a test source under one numbering of classes.
 
-    Raises UsageError, and DataError as `open_source` and `paired`.
+    Raises UsageError, and DataError as `open_source` and `paired`, and for a side without any label.
     """
     train, test, notes = given.sides()
     sources = paired(
         open_source(train, given.listing, extractor, notify), open_source(test, given.listing, extractor, notify)
     )
+    for name, side in zip(("train", "test"), sources.sides, strict=True):
+        require_labels(side, name)
     for note in notes:
         notify(f"{sources.sides[-1].name}: {note}")
     for side in sources.sides:

@@ -10,6 +10,7 @@ import pytest
 from fewvit.datasets import Listing
 from fewvit.digests import DigestMemory
 from fewvit.errors import DataError, FingerprintMismatch, UsageError
+from fewvit.evaluate.inputs import Backbones, FeatureReader
 from fewvit.extraction.cache import Cache
 from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.extraction.work import Work
@@ -140,6 +141,26 @@ def test_a_features_file_that_does_not_say_its_backbone_is_taken_with_a_note(ima
     assert lines == [
         f"{nameless} carries no fingerprint, so nothing shows that its features belong to the other side's backbone"
     ]
+
+
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_a_side_without_any_label_is_refused_before_an_image_is_read(side, images, extractor, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, file in enumerate(sorted((images / "train").rglob("*.jpg"))[:3]):
+        (flat / f"{number}.jpg").write_bytes(file.read_bytes())
+    sides = {name: str(images / name) for name in ("train", "val")} | {side: str(flat)}
+    with pytest.raises(DataError, match=f"the {'train' if side == 'train' else 'test'} images have no labels"):
+        open_sources(Given(None, sides["train"], sides["val"]), extractor, silent)
+
+
+def test_images_beside_features_need_the_backbone_that_the_features_name(images, pipeline, extractor, tmp_path):
+    features = open_source(str(images / "train"), Given().listing, extractor, silent).features(pipeline)
+    sources = open_sources(Given(None, saved(tmp_path / "t.npz", features), str(images / "val")), extractor, silent)
+    backbones = Backbones(["dino_vits16"], Access(tmp_path / "cache", offline=True))
+    reader = FeatureReader(backbones, FeatureOptions(), None, Work())
+    with pytest.raises(UsageError, match=r"made with tiny.pth(.|\n)*Give --backbone tiny.pth"):
+        list(reader.each(sources))
 
 
 def test_one_source_has_no_test_side(images, pipeline, extractor):

@@ -134,8 +134,20 @@ class FeatureReader:
             self._say_unused(sources)
             yield self.inputs(sources, None)
             return
+        self._refuse_default_beside_features(sources)
         for pipeline in list(self.pipelines(task)):  # all are settled before any image is read
             yield self.inputs(sources, pipeline)
+
+    def _refuse_default_beside_features(self, sources: Sources) -> None:
+        """Raise UsageError where nobody named the backbone that a features file beside the images was made with."""
+        for side in sources.sides:
+            made_with = side.features(None).backbone if side.images is None else ""
+            if made_with and not self.backbones.asked and made_with not in self.backbones.names:
+                raise UsageError(
+                    f"the features were made with {made_with}, and the images beside them need the same backbone",
+                    file=side.place,
+                    fix=f"Give --backbone {made_with}.",
+                )
 
     def inputs(self, sources: Sources, pipeline: Pipeline | None) -> Inputs:
         """What one pipeline makes of the sources."""
