@@ -20,7 +20,7 @@ from fewvit.evaluate import lowshot, lowshot_cells
 from fewvit.evaluate.evaluation import evaluate_estimator, largest_share
 from fewvit.evaluate.lowshot import evaluate_lowshot
 from fewvit.evaluate.lowshot_cells import factory
-from fewvit.evaluate.lowshot_options import LowShotOptions, require_splits
+from fewvit.evaluate.lowshot_options import LowShotOptions, by_shots, check_options, require_splits, splits_of
 from fewvit.features import FeatureSet
 from fewvit.metrics import NEVER, mean_and_interval
 from fewvit.splits import Split, n_per_class
@@ -455,3 +455,35 @@ def test_constant_features_give_finite_numbers(train, test):
     flat = dataclasses.replace(train, features=np.full_like(train.features, 3.0))
     rows, _ = evaluate_lowshot(flat, test, options(settings={"logistic": {}, "knn": {}, "centroid": {}}))
     assert all(np.isfinite(row["value"]) for row in rows)
+
+
+# ---- what is asked for
+
+
+@pytest.mark.parametrize("penalty", [0.0, -0.5, float("inf"), float("nan")])
+def test_a_penalty_that_is_no_number_above_zero_is_refused(penalty):
+    with pytest.raises(UsageError, match="the penalty must be a number above zero"):
+        check_options(LowShotOptions(lambd=penalty))
+
+
+def test_a_penalty_goes_with_a_classifier_that_has_one():
+    check_options(LowShotOptions(lambd=0.25))
+    check_options(LowShotOptions(settings={"knn": {}}))
+    with pytest.raises(UsageError, match="which is not among the classifiers"):
+        check_options(LowShotOptions(lambd=0.25, settings={"knn": {}, "centroid": {}}))
+
+
+def test_splits_are_required_of_the_labelled_images_alone():
+    unlabelled = FeatureSet(np.eye(7), np.array([0, 0, 0, 1, 1, -1, -1]), list("abcdefg"), ["x", "y"])
+    require_splits(unlabelled, LowShotOptions(shots=(2,)))
+    with pytest.raises(DataError, match=r"1 class has fewer than 3 images: y \(2\)"):
+        require_splits(unlabelled, LowShotOptions(shots=(3,)))
+
+
+def test_shots_percentages_and_nothing_are_what_was_asked_for(train):
+    asked = LowShotOptions(shots=(1, 2), percents=(10.0,), trials=2)
+    splits = splits_of(train, asked, lambda line: None)
+    assert [(split.shots, split.trial) for split in splits] == [(1, 0), (1, 1), (2, 0), (2, 1), ("10%", 0), ("10%", 1)]
+    assert [[split.trial for split in alike] for alike in by_shots(splits)] == [[0, 1]] * 3
+    with pytest.raises(UsageError, match="nothing to measure"):
+        splits_of(train, LowShotOptions(shots=()), lambda line: None)
