@@ -19,7 +19,7 @@ from fewvit.errors import DataError, NumericalError, UsageError
 from fewvit.evaluate import lowshot, lowshot_cells
 from fewvit.evaluate.evaluation import evaluate_estimator, largest_share
 from fewvit.evaluate.lowshot import evaluate_lowshot
-from fewvit.evaluate.lowshot_cells import factory
+from fewvit.evaluate.lowshot_cells import Tuned, factory
 from fewvit.evaluate.lowshot_options import LowShotOptions, by_shots, check_options, require_splits, splits_of
 from fewvit.features import FeatureSet
 from fewvit.metrics import NEVER, mean_and_interval
@@ -487,3 +487,30 @@ def test_shots_percentages_and_nothing_are_what_was_asked_for(train):
     assert [[split.trial for split in alike] for alike in by_shots(splits)] == [[0, 1]] * 3
     with pytest.raises(UsageError, match="nothing to measure"):
         splits_of(train, LowShotOptions(shots=()), lambda line: None)
+
+
+def test_what_trains_on_the_images_has_rows_beside_the_classifiers_and_its_own_view_of_the_test_images(train, test):
+    class Oracle:
+        """Knows no class but the first, whose images a tuned network moves to the origin."""
+
+        name = "oracle"
+
+        def fit(self, splits, train, test):
+            moved = dataclasses.replace(test, features=np.where(test.labels[:, None] == 0, 0, test.features))
+            for split in splits:
+                yield Tuned(OriginIsFirst(), moved, 1.0, f"trial {split.trial}")
+
+    class OriginIsFirst:
+        classes_ = np.arange(5)
+
+        def predict_proba(self, X):
+            first = (np.asarray(X) == 0).all(axis=1)
+            return np.where(first[:, None], np.eye(5)[0], np.eye(5)[4])
+
+    asked = LowShotOptions(shots=(1,), trials=2, settings={"centroid": {}})
+    rows, facts = evaluate_lowshot(train, test, asked, tuner=Oracle())
+    found = [row["value"] for row in rows if row["method"] == "oracle" and row["metric"] == "top1"]
+    share = 100 * np.isin(test.labels, (0, 4)).mean()
+    np.testing.assert_allclose(found, [share] * 3)
+    assert {row["method"] for row in rows} == {"centroid", "oracle"}
+    assert facts["classifiers"]["oracle, 1 shot, trial 1"]["why"] == "trial 1"
