@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,6 +178,16 @@ def shared_rows(train: FeatureSet, test: FeatureSet) -> int:
     known, asked = (np.isin(keys[0], keys[1]), np.isin(keys[1], keys[0]))
     rows = {row.tobytes() for row in train.features[known] if row.min() < row.max()}
     return sum(row.tobytes() in rows for row in test.features[asked])
+
+
+def warn_of_shared_rows(
+    train: FeatureSet, test: FeatureSet, notify: Callable[[str], None], kind: str = "train image"
+) -> None:
+    """Say how many test rows equal the row of an image of this kind, if any does: it is probably the same image."""
+    if shared := shared_rows(train, test):
+        notify(
+            f"{shared} of the {len(test)} test images have exactly the features of a {kind}: are they the same images?"
+        )
 
 
 def _key(features: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backbones import KS, TEMPERATURE
 from ..errors import UsageError, counted
-from ..features import FeatureSet, require_one_backbone, shared_rows
+from ..features import FeatureSet, require_one_backbone, warn_of_shared_rows
 from ..labels import align, labelled, require_classes
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
@@ -57,12 +57,8 @@ def evaluate_knn(
     """
     _check(options, test)
     train = labelled(train, "train", notify)
-    if test is not None and (shared := shared_rows(train, test)):
-        notify(
-            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
-            "images?"
-        )
     if test is not None:
+        warn_of_shared_rows(train, test, notify)
         require_one_backbone(train, test)
     test = train if test is None else align(train, labelled(test, "test", notify))
     require_classes(train)

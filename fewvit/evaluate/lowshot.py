@@ -13,7 +13,7 @@ from typing import Any
 from ..backbones import family_of
 from ..classifiers import traits_of
 from ..errors import UsageError, counted, printable
-from ..features import FeatureSet, shared_rows
+from ..features import FeatureSet, warn_of_shared_rows
 from ..labels import labelled, require_classes
 from ..metrics import mean_and_interval
 from ..results import Facts, Row
@@ -101,11 +101,7 @@ def _evaluate(
     require_classes(train)
     train.require_finite()
     test.require_finite()
-    if shared := shared_rows(train, test):
-        notify(
-            f"{shared} of the {len(test)} test images have exactly the features of a train image: are they the same "
-            "images?"
-        )
+    warn_of_shared_rows(train, test, notify)
     splits = splits_of(train, options, notify)
     for split in splits:
         low, high, classes = split.per_class(train.labels)

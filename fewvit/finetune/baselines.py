@@ -9,7 +9,7 @@ import numpy as np
 from ..evaluate.lowshot import evaluate_lowshot
 from ..evaluate.lowshot_cells import factory
 from ..evaluate.lowshot_options import LowShotOptions
-from ..features import FeatureSet, shared_rows
+from ..features import FeatureSet, warn_of_shared_rows
 from ..labels import require_classes
 from ..splits import Split
 from .plan import Plan
@@ -33,9 +33,7 @@ def frozen_rows(plan: Plan) -> tuple[FeatureSet, list[dict[str, Any]]]:
         device=plan.effort.device,
         seed=plan.request.seed,
     )
-    if shared := shared_rows(support, test):
-        what = f"{shared} of the {len(test)} test images have exactly the features of a labelled image"
-        plan.notify(f"{what}: are they the same images?")
+    warn_of_shared_rows(support, test, plan.notify, "labelled image")
     rows, _ = evaluate_lowshot(support, test, options, plan.pipeline.protocol.name)
     rows = [{**row, "trial": plan.request.trial} for row in rows if row["trial"] != "mean"]
     shown = ", ".join(f"{row['method']} {row['value']:.2f}" for row in rows if row["metric"] == "top1")

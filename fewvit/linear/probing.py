@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..evaluate.inputs import Found, Inputs
 from ..evaluate.predictions import Predicted
 from ..extraction.pipeline import Pipeline
-from ..features import FeatureSet, shared_rows
+from ..features import FeatureSet, warn_of_shared_rows
 from ..labels import labelled, require_classes
 from ..results import Result
 from ..sources import Sources
@@ -83,9 +83,7 @@ class Probing:
         require_classes(train)
         train.require_finite()
         test.require_finite()
-        if shared := shared_rows(train, test):
-            what = f"{shared} of the {len(test)} test images have exactly the features of a train image"
-            notify(f"{what}: are they the same images?")
+        warn_of_shared_rows(train, test, notify)
         train, test = (
             dataclasses.replace(side, features=settled.reading.arranged(side.features)) for side in (train, test)
         )
