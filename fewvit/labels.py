@@ -38,13 +38,13 @@ class Listed(Protocol):
 _Set = TypeVar("_Set", bound=Listed)
 
 
-def align(train: Listed, test: _Set) -> _Set:
+def align(train: Listed, test: _Set, known: Sequence[str] | None = None) -> _Set:
     """`test`, a frozen dataclass, with its labels renumbered to the classes of `train`: equal labels mean equal names.
 
-    Unlabelled images stay unlabelled; classes without test images are fine. Raises DataError as
-    `require_known_classes`.
+    Unlabelled images stay unlabelled; classes without test images are fine. `known` are the classes of `train` that can
+    be learnt from it, all if not given. Raises DataError as `require_known_classes`.
     """
-    require_known_classes(train, test, train.classes)
+    require_known_classes(train, test, train.classes if known is None else known)
     if list(train.classes) == list(test.classes):
         return test
     used = np.unique(test.labels[test.labels >= 0])
@@ -61,7 +61,8 @@ def require_known_classes(train: Listed, test: Listed, known: Sequence[str]) -> 
     used = [test.classes[c] for c in np.unique(test.labels[test.labels >= 0])]
     if used:
         require_labels(train, "train")
-    unknown = [printable(name) for name in used if name not in set(known)]
+    learnable = set(known)
+    unknown = [printable(name) for name in used if name not in learnable]
     if unknown:
         shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
         raise DataError(

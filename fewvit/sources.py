@@ -21,10 +21,9 @@ from .extraction.extract import extract
 from .extraction.pipeline import Pipeline
 from .extraction.work import Work
 from .features import FeatureSet, require_one_backbone, require_one_fingerprint
-from .labels import Listed, align, require_known_classes, require_labels, with_images
+from .labels import Listed, align, require_labels, with_images
 
 Notify = Callable[[str], None]
-Check = Callable[[Listed], None]  # of names and classes, before any image is read; raises where they will not do
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,11 @@ class Source(Listed, Protocol):
     def known_classes(self) -> Sequence[str]:
         """Names of the classes that can be learnt from it."""
 
-    def numbered_as(self, train: Listed) -> Source:
-        """The source with its labels renumbered to the classes of `train`. Raises DataError as `labels.align`."""
+    def numbered_as(self, train: Source) -> Source:
+        """The source with its labels renumbered to the classes of `train`.
+
+        Raises DataError as `labels.align`, for every class that cannot be learnt from `train`.
+        """
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,11 @@ class ImageSource:
     @property
     def known_classes(self) -> Sequence[str]:
         """Every class of the data set; where that was allowed, also one without images."""
-        return self.images.classes  # without images where that was allowed
+        return self.images.classes
 
-    def numbered_as(self, train: Listed) -> ImageSource:
+    def numbered_as(self, train: Source) -> ImageSource:
         """The images with labels that count the classes of `train`. Raises DataError as `labels.align`."""
-        return replace(self, images=align(train, self.images))
+        return replace(self, images=align(train, self.images, train.known_classes))
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,11 @@ class FeatureSource:
     @property
     def known_classes(self) -> Sequence[str]:
         """The classes that a labelled row is of: the file may name more."""
-        return with_images(self.given)  # a file may name more
+        return with_images(self.given)
 
-    def numbered_as(self, train: Listed) -> FeatureSource:
+    def numbered_as(self, train: Source) -> FeatureSource:
         """The features with labels that count the classes of `train`. Raises DataError as `labels.align`."""
-        return replace(self, given=align(train, self.given))
+        return replace(self, given=align(train, self.given, train.known_classes))
 
 
 def _required(pipeline: Pipeline | None) -> Pipeline:
@@ -207,12 +209,6 @@ class Sources:
         train, test = self.train.features(pipeline), self.test.features(pipeline)
         require_one_backbone(train, test)
         return train, test
-
-
-def paired(train: Source, test: Source) -> Sources:
-    """Both sources under one numbering of classes. Raises DataError for test classes without a train image."""
-    require_known_classes(train, test, train.known_classes)
-    return Sources(train, test.numbered_as(train))
 
 
 # ---- from what a user wrote
@@ -277,16 +273,15 @@ def open_source(
 def open_sources(given: Given, extractor: Extractor, notify: Notify) -> Sources:
     """A train and a test source under one numbering of classes.
 
-    Raises UsageError, and DataError as `open_source` and `paired`, and for a side without any label.
+    Raises UsageError, and DataError as `open_source` and `Source.numbered_as`, and for a side without any label.
     """
-    train, test, notes = given.sides()
-    sources = paired(
-        open_source(train, given.listing, extractor, notify), open_source(test, given.listing, extractor, notify)
-    )
+    train_name, test_name, notes = given.sides()
+    train, test = (open_source(name, given.listing, extractor, notify) for name in (train_name, test_name))
+    sources = Sources(train, test.numbered_as(train))
     for name, side in zip(("train", "test"), sources.sides, strict=True):
         require_labels(side, name)
     for note in notes:
-        notify(f"{sources.sides[-1].name}: {note}")
+        notify(f"{test.name}: {note}")
     for side in sources.sides:
         if side.images is None and not side.fingerprint(None):
             notify(

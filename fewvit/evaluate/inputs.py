@@ -217,11 +217,12 @@ def measured(
     for inputs in reader.each(sets, task) if isinstance(sets, Sources) else sets:
         report_skipped(inputs.skipped)
         several = len(names) > 1 and inputs.pipeline is not None
-        columns = {**inputs.labels, **({"weights_sha256": inputs.facts["weights_sha256"]} if several else {})}
+        of_features = inputs.facts
+        columns = {**inputs.labels, **({"weights_sha256": of_features["weights_sha256"]} if several else {})}
         found, facts = measure(inputs, inputs.backbone if several else "")
         rows += [{**columns, **row} for row in found]
-        seconds = {**inputs.facts.get("seconds", {}), **facts.get("seconds", {})}
-        runs.append({**inputs.facts, **facts, **({"seconds": seconds} if seconds else {})})
+        seconds = {**of_features.get("seconds", {}), **facts.get("seconds", {})}
+        runs.append({**of_features, **facts, **({"seconds": seconds} if seconds else {})})
     if any("skipped" in row for row in rows):  # of one backbone: then every row has the column
         rows = [{**row, "skipped": row.get("skipped", 0)} for row in rows]
     shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(names, runs, strict=True))}
