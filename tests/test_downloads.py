@@ -563,16 +563,6 @@ def test_a_disk_that_fills_up_ends_in_a_resource_error_and_the_part_is_removed(s
 # --- offline, licences, all together
 
 
-@pytest.fixture
-def no_sockets(monkeypatch):
-    def forbidden(*args, **kwargs):
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", forbidden)
-    monkeypatch.setattr(socket, "create_connection", forbidden)
-    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
-
-
 def got(cache, url="https://example.com/w.pth", **options):
     return obtain(
         "w.pth", url, **{"license": "Apache-2.0", "cache_dir": cache, "offline": False, "accept": [], **options}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fewvit.errors import DataError, FingerprintMismatch, NumericalError
-from fewvit.features import FeatureSet, require_one_backbone, shared_rows
+from fewvit.features import FeatureSet, require_one_backbone, shared_rows, warn_of_shared_rows
 
 ODD_IDS = ("a/ü.jpg", "b\udcff/7.jpg", "c, d.jpg", "e\nf.jpg", "")
 
@@ -267,6 +267,10 @@ def test_test_rows_that_are_train_rows_are_counted():
         FeatureSet(x, np.zeros(len(x), np.int64), [str(i) for i in range(len(x))], ["a"]) for x in (rows, other)
     )
     assert shared_rows(train, test) == 2
+    lines: list[str] = []
+    warn_of_shared_rows(train, test, lines.append, "labelled image")
+    warn_of_shared_rows(train, FeatureSet(other[:3], np.zeros(3, np.int64), ["0", "1", "2"], ["a"]), lines.append)
+    assert lines == ["2 of the 11 test images have exactly the features of a labelled image: are they the same images?"]
     assert shared_rows(test, train) == 2
     assert shared_rows(train, FeatureSet(other[:, :3], test.labels, test.ids, ["a"])) == 0
 

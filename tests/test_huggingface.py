@@ -251,16 +251,6 @@ def test_the_licence_is_asked_for_before_the_hub_is(hub, tmp_path):
 # --- no network
 
 
-@pytest.fixture
-def no_sockets(monkeypatch):
-    def forbidden(*args, **kwargs):
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", forbidden)
-    monkeypatch.setattr(socket, "create_connection", forbidden)
-    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
-
-
 @pytest.mark.usefixtures("no_sockets")
 @pytest.mark.parametrize("how", ["flag", "FEWVIT_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_opens_no_socket_and_says_what_to_put_where(tmp_path, monkeypatch, how):
