@@ -47,7 +47,8 @@ _FIT_PREDICT = "tests/cli/test_fit_predict.py"
 CORE = {  # module -> the words after `pytest`
     "metrics": ["tests/test_metrics.py"],
     "splits": ["tests/test_splits.py"],
-    "neighbors": ["tests/test_neighbors.py"],
+    "neighbors/__init__": ["tests/test_neighbors.py"],
+    "neighbors/engines": ["tests/test_neighbors.py"],
     "vote": ["tests/test_vote.py"],
     "calibration": ["tests/test_calibration.py"],
     "classifiers/_softmax_regression": ["tests/test_logistic.py"],

@@ -46,7 +46,7 @@ LAYERS = {
         "views",
         "vote",
     ],
-    "evaluations": ["evaluate"],
+    "evaluations": ["evaluate", "retrieval"],
     "trainings": ["bundles", "finetune", "linear", "pretrain"],
 }
 LAYER = {name: layer for layer, names in enumerate(LAYERS.values()) for name in names}
@@ -217,7 +217,7 @@ def test_heavy_packages_are_imported_when_a_function_needs_them(module):
 
 def test_only_neighbors_imports_faiss():
     assert {module for module in files() for found in imports(module) if found.module.split(".")[0] == "faiss"} == {
-        "fewvit.neighbors"
+        "fewvit.neighbors.library"
     }
 
 

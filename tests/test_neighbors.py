@@ -11,7 +11,7 @@ import torch
 
 from fewvit import neighbors
 from fewvit.errors import DataError, NumericalError, UsageError
-from fewvit.neighbors import METRICS, Bank, normalise
+from fewvit.neighbors import METRICS, Bank, engines, library, normalise
 
 from oracles import brute_neighbors, unit_rows
 
@@ -151,7 +151,7 @@ def test_the_best_of_the_blocks_best_are_the_best_of_all(k, block):
         torch.tensor(np.round(100 * rows)) for rows in (cloud(211, 5), cloud(7, 5, 67))
     )  # products are exact
     every = queries @ bank.T
-    scores, rows = neighbors._torch_topk(queries, bank, None, k, block)
+    scores, rows = engines._torch_topk(queries, bank, None, k, block)
     assert torch.equal(scores, every.sort(dim=1, descending=True).values[:, :k])
     assert torch.equal(every.gather(1, rows), scores)
     assert all(len(set(found)) == k for found in rows.tolist())
@@ -177,10 +177,10 @@ def test_scores_are_computed_again_for_as_many_rows_as_the_cache_holds(width, mo
 def test_torch_makes_as_many_scores_at_once_as_fit_the_memory_for_them(monkeypatch):
     blocks = []
     monkeypatch.setattr(
-        neighbors, "_torch_topk", lambda *all_, real=neighbors._torch_topk: blocks.append(all_[-1]) or real(*all_)
+        engines, "_torch_topk", lambda *all_, real=engines._torch_topk: blocks.append(all_[-1]) or real(*all_)
     )
     Bank(cloud(53, 5), device="cpu", engine="torch").search(cloud(7, 5), 3)
-    assert neighbors._CHUNK_BYTES / 5 < blocks[0] * 512 * 4 <= neighbors._CHUNK_BYTES  # float32 scores of 512 queries
+    assert engines._BLOCK_BYTES / 5 < blocks[0] * 512 * 4 <= engines._BLOCK_BYTES  # float32 scores of 512 queries
 
 
 @every_engine
@@ -200,7 +200,7 @@ def test_a_query_alone_has_the_neighbours_it_has_in_a_batch(kind, engine):
 def test_without_ties_nothing_is_searched_or_scored_twice(metric, engine, monkeypatch):
     bank = Bank(cloud(211, 13), metric=metric, device="cpu", engine=engine)
     monkeypatch.setattr(Bank, "_score_all", lambda *a: pytest.fail("the whole bank was searched again"))
-    monkeypatch.setattr(Bank, "_rescore", lambda *a: pytest.fail("scores were computed again"))
+    monkeypatch.setattr(Bank, "score", lambda *a: pytest.fail("scores were computed again"))
     check(bank.search(cloud(3, 13, 71), 5), cloud(211, 13), cloud(3, 13, 71), 5, metric)
 
 
@@ -460,11 +460,9 @@ def gpu_faiss(monkeypatch):
         GpuIndexFlatIP=IP, GpuIndexFlatL2=L2, GpuIndexFlatConfig=SimpleNamespace, StandardGpuResources=Resources
     )
     monkeypatch.setitem(sys.modules, "faiss", module)
-    monkeypatch.setattr(neighbors, "GPU_MAX_K", 5)
+    monkeypatch.setattr(engines, "GPU_MAX_K", 5)
     monkeypatch.setattr(neighbors, "_SPARE", 2)
-    monkeypatch.setattr(
-        neighbors, "_torch", lambda rows, metric, device, real=neighbors._torch: real(rows, metric, "cpu")
-    )
+    monkeypatch.setattr(engines, "_torch", lambda rows, metric, device, real=engines._torch: real(rows, metric, "cpu"))
     return module
 
 
@@ -500,9 +498,9 @@ def test_faiss_on_the_gpu_is_trusted_after_a_search_that_was_right(fault, works,
     if fault != "no GPU build":
         module.StandardGpuResources = Resources
     monkeypatch.setitem(sys.modules, "faiss", module)
-    neighbors.faiss_gpu_works.cache_clear()
-    assert neighbors.faiss_gpu_works() is works
-    neighbors.faiss_gpu_works.cache_clear()
+    library.faiss_gpu_works.cache_clear()
+    assert library.faiss_gpu_works() is works
+    library.faiss_gpu_works.cache_clear()
 
 
 # ---- in processes of their own

@@ -1,33 +1,25 @@
-"""Exact nearest neighbours: the only module that imports FAISS, and the owner of normalisation.
+"""Exact nearest neighbours, and the owner of normalisation; `approximate` has the engines that trade recall for time.
 
 Scores are higher = nearer for every metric, rows come best first, and equal scores are ordered by row, exactly, across
 the k-th place too. FAISS's own order on ties depends on blocking, so whatever lies within rounding of a tie is scored
-again in float64. One file because the search and the correction of its ties rest on the same normalised rows, and FAISS
-is imported nowhere else.
+again in float64.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .cpu import in_threads, wide_openblas
-from .errors import DataError, NumericalError, UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]  # (queries, k) -> scores and rows (Q, k)
+from ..cpu import in_threads
+from ..errors import DataError, NumericalError, UsageError
+from .engines import ENGINES
+from .library import faiss_gpu_works, faiss_is_here
 
 METRICS = ("cosine", "dot", "euclidean")
-GPU_MAX_K = 2048  # GPU_MAX_SELECTION_K of FAISS
 _CHUNK_BYTES = 12 << 20  # results and temporaries of one chunk of queries stay below this
 _CACHED_BYTES = 2 << 20  # temporaries of one step of the exact scores stay in the CPU's cache
 _BLOCK_ROWS = 2048  # rows that are normalised at once, while they are in the CPU's cache
@@ -83,7 +75,18 @@ class Bank:
         self.metric, self.engine, self.device = metric, *_choose(engine, device)
         self.rows = normalise(features) if metric == "cosine" else _finite(features)
         self._norms = np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64) if metric == "euclidean" else None
-        self._search = _ENGINES[self.engine](self.rows, metric, self.device)
+        self._search = ENGINES[self.engine](self.rows, metric, self.device)
+
+    @classmethod
+    def of_unit_rows(cls, rows: np.ndarray, *, device: str = "auto") -> Bank:
+        """A bank of rows (N, D) that have unit length already, float32 or float16, taken as they are: not copied on a
+        CPU, so that they may be mapped from a file. Scores are cosines.
+        """
+        bank = cls.__new__(cls)
+        bank.metric, bank.rows, bank._norms = "cosine", rows, None
+        bank.engine, bank.device = _choose("auto", device)
+        bank._search = ENGINES[bank.engine](rows, "cosine", bank.device)
+        return bank
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,7 +97,7 @@ class Bank:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._search = _ENGINES[self.engine](self.rows, self.metric, self.device)
+        self._search = ENGINES[self.engine](self.rows, self.metric, self.device)
 
     def search(self, queries: np.ndarray, k: int) -> Neighbors:
         """The k nearest rows of each query (Q, D). Raises UsageError unless 1 <= k <= number of rows."""
@@ -165,7 +168,7 @@ class Bank:
         at_query, at_place = np.nonzero(touched)
         if len(at_query) == 0:
             return
-        scores[at_query, at_place] = self._rescore(queries, at_query, rows[at_query, at_place])
+        scores[at_query, at_place] = self.score(queries, at_query, rows[at_query, at_place])
         falling, level = scores[:, :-1] > scores[:, 1:], scores[:, :-1] == scores[:, 1:]
         in_order = falling | (level & (rows[:, :-1] < rows[:, 1:]))
         for q in np.flatnonzero(~in_order.all(axis=1)):
@@ -182,8 +185,11 @@ class Bank:
             order = candidates[np.lexsort((candidates, -exact[candidates]))][:k]
             scores[q, :k], rows[q, :k] = exact[order], order
 
-    def _rescore(self, queries: np.ndarray, at_query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Scores (n,) of pairs (query, row), from float64 sums: equal rows get equal scores, whatever their place."""
+    def score(self, queries: np.ndarray, at_query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Scores (n,) of pairs (query, row), from float64 sums: equal rows get equal scores, whatever their place.
+
+        `queries` (Q, D) are those that the pairs count; of unit length where scores are cosines.
+        """
         scores = np.empty(len(rows), np.float32)
         step = max(1, _CACHED_BYTES // (self.rows.shape[1] * 24))
         for start in range(0, len(rows), step):
@@ -192,7 +198,7 @@ class Bank:
         return scores
 
     def _score_all(self, query: np.ndarray) -> np.ndarray:
-        """Scores (N,) of every row for one query, the same numbers as `_rescore`'s."""
+        """Scores (N,) of every row for one query, the same numbers as `score`'s."""
         step = max(1, _CACHED_BYTES // (self.rows.shape[1] * 24))
         return np.concatenate(
             [self._pairwise(query[None], self.rows[start : start + step]) for start in range(0, len(self.rows), step)]
@@ -227,35 +233,6 @@ def _without(scores: np.ndarray, rows: np.ndarray, exclude: np.ndarray) -> tuple
     return scores[~drop].reshape(shape), rows[~drop].reshape(shape)
 
 
-# ---- engines: (rows, metric, device) -> function (queries, k) -> (scores, rows), k <= N, order on ties arbitrary
-
-
-def faiss_is_here() -> bool:
-    """Whether FAISS is installed; does not import it."""
-    return importlib.util.find_spec("faiss") is not None
-
-
-def _library() -> ModuleType:
-    """FAISS, with the widest kernels of the CPU. Raises ImportError."""
-    with wide_openblas():
-        import faiss
-    return faiss
-
-
-@lru_cache(maxsize=1)
-def faiss_gpu_works() -> bool:
-    """Whether FAISS has kernels for the GPU here, by a search of 64 vectors: an unfit wheel installs without error."""
-    faiss = _library()
-    if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
-        return False
-    rows = np.eye(64, dtype=np.float32)
-    try:
-        _, found = faiss.knn_gpu(faiss.StandardGpuResources(), rows, rows, 1, metric=faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError:
-        return False
-    return bool((found[:, 0] == np.arange(64)).all())
-
-
 def _choose(engine: str, device: str) -> tuple[str, str]:
     """(engine, device) for what was asked; torch stands in where there is no FAISS or no FAISS kernel for the GPU."""
     if engine not in ("auto", "faiss", "torch"):
@@ -281,85 +258,3 @@ def _torch_device(device: str) -> str:
             )
         return "cpu"
     return "cuda" if device == "auto" else device
-
-
-def _faiss(rows: np.ndarray, metric: str, device: str) -> _Search:
-    faiss = _library()
-    kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
-
-    def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        scores, found = faiss.knn(queries, rows, k, metric=kind)  # reads `rows` in place: an index would copy the bank
-        return (-scores if metric == "euclidean" else scores), found
-
-    return search
-
-
-def _faiss_gpu(rows: np.ndarray, metric: str, device: str) -> _Search:
-    faiss = _library()
-    number = int(device.partition(":")[2] or 0)
-    resources = faiss.StandardGpuResources()
-    resources.setTempMemory(512 << 20)  # its default takes a fifth of the card
-    config = faiss.GpuIndexFlatConfig()
-    config.device = number
-    index = (faiss.GpuIndexFlatL2 if metric == "euclidean" else faiss.GpuIndexFlatIP)(resources, rows.shape[1], config)
-    index.add(rows)
-    fallback: list[_Search] = []
-
-    def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        if k > GPU_MAX_K:
-            if not fallback:
-                fallback.append(_torch(rows, metric, device))
-            return fallback[0](queries, k)
-        scores, found = index.search(queries, k)
-        return (-scores if metric == "euclidean" else scores), found
-
-    return search
-
-
-def _torch(rows: np.ndarray, metric: str, device: str) -> _Search:
-    import torch
-
-    bank = torch.from_numpy(rows).to(device)
-    squares = bank.double().square().sum(dim=1).float() if metric == "euclidean" else None
-    block = max(1024, _CHUNK_BYTES // (4 * 512))  # bank rows per product of 512 queries
-
-    def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        parts = [
-            _torch_topk(torch.from_numpy(queries[i : i + 512]).to(device), bank, squares, k, block)
-            for i in range(0, len(queries), 512)
-        ]
-        scores, found = (torch.cat(side).cpu().numpy() for side in zip(*parts, strict=True))
-        return scores, found
-
-    return search
-
-
-def _torch_topk(queries: Tensor, bank: Tensor, squares: Tensor | None, k: int, block: int) -> tuple[Tensor, Tensor]:
-    """Best k of the blocks' best k, so that the whole score matrix never exists."""
-    import torch
-
-    best: tuple[Tensor, Tensor] | None = None
-    for start in range(0, len(bank), block):
-        part = bank[start : start + block]
-        scores = queries @ part.T
-        if squares is not None:
-            scores = 2 * scores - squares[start : start + block] - queries.square().sum(dim=1, keepdim=True)
-        top, at = scores.topk(min(k, len(part)), dim=1)
-        if best is not None:
-            top, at = torch.cat([best[0], top], dim=1), torch.cat([best[1], at + start], dim=1)
-            top, order = top.topk(min(k, top.shape[1]), dim=1)
-            at = at.gather(1, order)
-        best = (top, at)
-    if best is None:
-        raise DataError("the bank is empty")
-    return best
-
-
-_ENGINES = {"faiss": _faiss, "faiss_gpu": _faiss_gpu, "torch": _torch}
-
-
-def faiss_facts() -> tuple[str, str, int]:
-    """(version, compile options, number of GPUs) of the installed FAISS. Raises ImportError."""
-    faiss = _library()
-    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    return str(faiss.__version__), str(faiss.get_compile_options()).strip(), int(gpus)
