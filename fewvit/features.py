@@ -33,6 +33,8 @@ class FeatureSet:
     protocol: str = ""  # name of the preset that made them; empty: unknown
     # of the extraction that gave them; None: they come from a file
     report: Report | None = field(default=None, compare=False)
+    # N sha256 of the images' bytes, where they were extracted; not saved
+    digests: Sequence[bytes] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         n = len(self.features)
@@ -52,7 +54,13 @@ class FeatureSet:
 
     def select(self, rows: np.ndarray) -> FeatureSet:
         """The set made of these rows, in their order; classes stay."""
-        return replace(self, features=self.features[rows], labels=self.labels[rows], ids=[self.ids[i] for i in rows])
+        return replace(
+            self,
+            features=self.features[rows],
+            labels=self.labels[rows],
+            ids=[self.ids[i] for i in rows],
+            digests=None if self.digests is None else [self.digests[i] for i in rows],
+        )
 
     def require_finite(self, file: str | os.PathLike[str] | None = None) -> None:
         """Raise NumericalError naming the first image whose features hold NaN or Inf."""

@@ -21,7 +21,6 @@ from fewvit.bundles.bundle import Bundle
 from fewvit.bundles.file import load_bundle, replace_bundle, save_bundle
 from fewvit.bundles.fit import FittingRequest, check_classifier, fit_bundle
 from fewvit.bundles.predict import UNKNOWN, predict_rows
-from fewvit.bundles.recipe import Recipe
 from fewvit.calibration import scale
 from fewvit.classifiers._episodic import Support
 from fewvit.digests import DigestMemory
@@ -35,6 +34,7 @@ from fewvit.errors import (
     UsageError,
 )
 from fewvit.extraction.pipeline import FeatureOptions
+from fewvit.extraction.recipe import Recipe
 from fewvit.features import FeatureSet
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access, BackboneSpec
@@ -514,7 +514,7 @@ def test_another_backbone_or_transform_is_refused_and_another_decoder_is_told():
         with pytest.raises(FingerprintMismatch, match=name):
             recipe().require(Pipe(**{name: other}), said.append)
     recipe().require(Pipe(decoder="fast/1, Pillow 99", precision="bf16-openvino-cpu"), said.append)
-    assert [line.split()[2] for line in said] == ["decoder", "precision"]
+    assert [line.split()[5] for line in said] == ["decoder", "precision"]
 
 
 def test_a_variant_that_cannot_be_the_bundle_s_is_refused_by_name_and_one_that_can_be_is_not():

@@ -19,9 +19,9 @@ import numpy as np
 from ..calibration import Estimator, scale
 from ..classifiers import classifiers, traits_of
 from ..errors import FingerprintMismatch, NumericalError, UsageError, counted
+from ..extraction.recipe import Recipe
 from ..features import FeatureSet
 from ..results import versions
-from .recipe import Recipe
 
 FORMAT = 1
 THRESHOLD = 0.5  # of confidence, below which a prediction is `unknown`

@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import DataError, FewvitError, IntegrityError, UsageError, from_os_error, printable
-from ..extraction.pipeline import FeatureOptions
+from ..extraction.recipe import Recipe
 from ..files import locked, replacing
 from ..models.spec import BUNDLE_SCHEMA
 from ..options import options_of
 from ..plugins import find
 from ..runs.folder import ANEW, run_of_classifier
 from .bundle import _APART, _SEEN, _STATE, _SUPPORT, FORMAT, Bundle
-from .recipe import Recipe
 
 
 def replace_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
@@ -144,7 +143,7 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
         vars(estimator).update({k: _unpacked(v, arrays) for k, v in manifest["state"].items()})
         recipe = manifest["recipe"]
         if recipe is not None:
-            recipe = _at_home(Recipe(**{**recipe, "options": FeatureOptions(**recipe["options"])}), Path(path))
+            recipe = _at_home(Recipe.of_json(recipe), Path(path))
         later = {"calibrated_on": None}  # what bundles of this format did not have from the start
         described = {f.name: {**later, **manifest}[f.name] for f in dataclasses.fields(Bundle) if f.name not in _APART}
         return Bundle(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +13,18 @@ from ..calibration import HeldOut, best_temperature, expected_calibration_error,
 from ..classifiers import traits_of
 from ..datasets import Listing
 from ..errors import UsageError, counted
-from ..evaluate.inputs import Backbones, FeatureReader, Found, Inputs, unfit
-from ..extraction.pipeline import FeatureOptions, Pipeline, settle
+from ..evaluate.inputs import FeatureReader, Found, Inputs, unfit
+from ..extraction.pipeline import settle
+from ..extraction.recipe import Recipe
 from ..features import FeatureSet
 from ..labels import labelled, require_classes
 from ..metrics import rank_of_target, top_k_accuracy
-from ..models.resolve import is_path
 from ..options import options_of
 from ..plugins import find
 from ..results import Facts, Row, manifest
 from ..sources import is_features
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .file import replace_bundle, save_bundle
-from .recipe import Recipe
 
 Notify = Callable[[str], None]
 
@@ -90,7 +88,7 @@ def run_fit(
         )
     [inputs] = reader.each(reader.one(source, listing))
     report_skipped(inputs.skipped)
-    recipe = recipe_of(reader.backbones, inputs.pipeline) if inputs.pipeline is not None else None
+    recipe = reader.backbones.recipe(inputs.pipeline) if inputs.pipeline is not None else None
     bundle, held = fit_bundle(inputs.train, request, recipe, notify)
     sha256 = save_bundle(out, bundle)
     notify(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
@@ -147,29 +145,6 @@ def _numbered(features: FeatureSet, notify: Notify) -> tuple[np.ndarray, np.ndar
             "a class is called `unknown`, as predictions below the threshold are: tell them apart by their confidence"
         )
     return np.ascontiguousarray(features.features, np.float32), labels, classes
-
-
-def recipe_of(backbones: Backbones, pipeline: Pipeline) -> Recipe:
-    """How the pipeline's features are made again: the backbone as it was asked for, every request spelled out."""
-    name, weights = backbones.names[0], backbones.weights
-    return Recipe(
-        backbone=os.path.abspath(name) if is_path(name) and not name.startswith(("timm:", "hf:")) else name,
-        weights=os.path.abspath(weights) if weights not in (None, "random") else weights,
-        checkpoint_key=backbones.checkpoint_key,
-        family=backbones.family,
-        seed=backbones.seed,
-        options=FeatureOptions(
-            pipeline.protocol.name,
-            pipeline.pool,
-            str(pipeline.layers),
-            "x".join(map(str, pipeline.preprocess.crop)),
-            pipeline.precision,
-            pipeline.decode,
-        ),
-        key=pipeline.key,
-        weights_sha256=pipeline.spec.weights_sha256,
-        license=pipeline.spec.license,
-    )
 
 
 def run_add(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from ..errors import UsageError
 from ..extraction.cache import Cache
 from ..extraction.pipeline import FeatureOptions, Pipeline, other_token, oversized, settle
 from ..extraction.protocols import protocol_of
+from ..extraction.recipe import Recipe
 from ..extraction.work import Work, describe, whole
 from ..features import FeatureSet
-from ..models.resolve import resolve
+from ..models.resolve import is_path, resolve
 from ..models.spec import Access, BackboneSpec
 from ..results import Facts, Row, manifest
 from ..sources import Extractor, Given, Notify, Sources, open_source, open_sources
@@ -32,6 +34,28 @@ class Backbones:
     family: str | None = None
     seed: int = 0
     asked: bool = False  # the user named them: then a line says where they are not needed
+
+    def recipe(self, pipeline: Pipeline) -> Recipe:
+        """How the first backbone's features are made again: it as it was asked for, every request spelled out."""
+        name, weights = self.names[0], self.weights
+        return Recipe(
+            backbone=os.path.abspath(name) if is_path(name) and not name.startswith(("timm:", "hf:")) else name,
+            weights=os.path.abspath(weights) if weights not in (None, "random") else weights,
+            checkpoint_key=self.checkpoint_key,
+            family=self.family,
+            seed=self.seed,
+            options=FeatureOptions(
+                pipeline.protocol.name,
+                pipeline.pool,
+                str(pipeline.layers),
+                "x".join(map(str, pipeline.preprocess.crop)),
+                pipeline.precision,
+                pipeline.decode,
+            ),
+            key=pipeline.key,
+            weights_sha256=pipeline.spec.weights_sha256,
+            license=pipeline.spec.license,
+        )
 
 
 @dataclass(frozen=True)

@@ -321,7 +321,8 @@ class _Extraction:
 
     def _gather(self) -> FeatureSet:
         good = [row for row in range(len(self.dataset)) if row not in self.bad]
-        features, notes = self.store.gather([self.digests[row] for row in good])  # type: ignore[misc]
+        digests = [digest for row in good if (digest := self.digests[row]) is not None]
+        features, notes = self.store.gather(digests)
         self.report.differing = int(np.count_nonzero(notes & int(POLICIES_DIFFER)))
         return FeatureSet(
             features,
@@ -334,6 +335,7 @@ class _Extraction:
             "random" if self.pipeline.spec.is_random else str(self.pipeline.facts["weights_sha256"]),
             self.pipeline.protocol.name,
             self.report,
+            digests,
         )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from ..bundles.bundle import Bundle
 from ..bundles.file import load_bundle, save_bundle
-from ..bundles.fit import recipe_of as bundle_recipe
 from ..digests import content_digest
 from ..errors import counted
 from ..evaluate.evaluation import evaluate_estimator
@@ -94,7 +93,7 @@ def _save_bundle(
         np.bincount(labelled.labels).tolist(),
         head.weight.shape[1],
         pipeline.fingerprint,
-        bundle_recipe(Backbones([str(plan.folder.path.resolve())], plan.access), pipeline),
+        Backbones([str(plan.folder.path.resolve())], plan.access).recipe(pipeline),
         chosen.temperature,
     )
     save_bundle(plan.folder.path / BUNDLE, bundle)

@@ -39,13 +39,18 @@ class Effort:
 class Kind(Protocol):
     """A kind of structure."""
 
-    half: bool  # the features beside it are kept in float16
+    @property
+    def half(self) -> bool:
+        """Whether the features beside it are kept in float16."""
 
     def bytes_per_row(self, rows: int, dimension: int) -> float:
         """Memory that a search holds for each row, in bytes; the features on disk are not counted."""
 
-    def build(self, features: np.ndarray) -> Any:
-        """The FAISS index of these unit rows (N, D), which may be mapped from a file."""
+    def build(self, features: np.ndarray, held_out: np.ndarray) -> Any:
+        """The FAISS index of these unit rows (N, D), which may be mapped from a file.
+
+        Nothing is trained on the rows `held_out` (n,), where others are enough.
+        """
 
     def efforts(self, rows: int) -> list[Effort]:
         """From the least effort to the greatest."""
@@ -71,7 +76,7 @@ class Hnsw:
         """8 bits a column, and 2 x 32 links of 4 bytes on the lowest level; the levels above are few."""
         return dimension + 2 * self.links * 4 + 16.0
 
-    def build(self, features: np.ndarray) -> Any:
+    def build(self, features: np.ndarray, held_out: np.ndarray) -> Any:
         """The graph, made with the features in float32."""
         faiss = faiss_library()
         index = faiss.IndexHNSWFlat(features.shape[1], self.links, faiss.METRIC_INNER_PRODUCT)
@@ -114,10 +119,10 @@ class Ivf:
         """8 bits a column and a row number, and the centroids."""
         return dimension + 8.0 + lists(rows) * dimension * 4 / max(rows, 1)
 
-    def build(self, features: np.ndarray) -> Any:
+    def build(self, features: np.ndarray, held_out: np.ndarray) -> Any:
         """About four times the square root of the rows as lists."""
         count = lists(len(features))
-        return _filled(f"IVF{count},SQ8", features, features.shape[1], count)
+        return _filled(f"IVF{count},SQ8", features, features.shape[1], count, held_out)
 
     def efforts(self, rows: int) -> list[Effort]:
         """One list, then twice as many each time, up to all."""
@@ -155,10 +160,10 @@ class Compact:
         """One up to a million rows, then as many as `Ivf` has."""
         return 1 if rows <= 1_000_000 else lists(rows)
 
-    def build(self, features: np.ndarray) -> Any:
+    def build(self, features: np.ndarray, held_out: np.ndarray) -> Any:
         """Trained on at most 65,536 rows, or 64 for each list."""
         count, (parts, width) = self.lists(len(features)), _parts(features.shape[1])
-        return _filled(f"IVF{count},PQ{parts}x4fs", features, width, count)
+        return _filled(f"IVF{count},PQ{parts}x4fs", features, width, count, held_out)
 
     def efforts(self, rows: int) -> list[Effort]:
         """Of few lists the candidates grow, of many first the lists."""
@@ -189,9 +194,12 @@ class Candidates:
         self.kind, self._index, self.rows = kind, index, rows
 
     @staticmethod
-    def built(kind: Kind, features: np.ndarray) -> np.ndarray:
-        """The bytes, uint8, that `read` takes, of unit rows (N, D): the same whatever the number of threads."""
-        return kind.written(kind.build(features))
+    def built(kind: Kind, features: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+        """The bytes, uint8, that `read` takes, of unit rows (N, D): the same whatever the number of threads.
+
+        Nothing is trained on the rows `held_out`.
+        """
+        return kind.written(kind.build(features, held_out))
 
     @classmethod
     def read(cls, kind: Kind, data: memoryview, features: np.ndarray) -> Candidates:
@@ -229,7 +237,7 @@ class Candidates:
 def lists(rows: int) -> int:
     """How many lists an inverted file of so many rows has: about four times their square root, a power of two."""
     wanted = 2 ** round(math.log2(4 * math.sqrt(max(rows, 1))))
-    return max(1, min(wanted, rows // 39))
+    return max(1, min(wanted, rows // 80))  # at least 39 to train each, and half of the rows may be held out
 
 
 def _doubling(most: int) -> Iterator[int]:
@@ -257,14 +265,15 @@ def _padded(rows: np.ndarray, width: int) -> np.ndarray:
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) if rows.shape[1] < width else np.ascontiguousarray(rows)
 
 
-def _filled(factory: str, features: np.ndarray, width: int, count: int) -> Any:
+def _filled(factory: str, features: np.ndarray, width: int, count: int, held_out: np.ndarray) -> Any:
     """An inverted file of so many lists, trained on a seeded sample of the rows and filled with all of them."""
     faiss = faiss_library()
     index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = _SEED
     if count > 1 and os.path.exists("/dev/nvidia0") and faiss_gpu_works():
         index.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(index.d))
-    sample = sampled(len(features), max(_CODE_ROWS, count * _PER_LIST))
+    others = np.setdiff1d(np.arange(len(features)), held_out)
+    sample = others[sampled(len(others), max(_CODE_ROWS, count * _PER_LIST))]
     index.train(_padded(features[sample], index.d))
     _add(index, features)
     return index

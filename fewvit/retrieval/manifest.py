@@ -26,6 +26,14 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
+class StoredSource:
+    """Where images lie: the source as it was given, and the folder that its ids are paths in, if they are."""
+
+    place: str
+    root: str | None
+
+
+@dataclass(frozen=True)
 class StoredSegment:
     """Rows that were written together, and which of them are dead."""
 
@@ -72,7 +80,7 @@ class Manifest:
     options: Mapping[str, Any]  # of the features, as a user gives them
     facts: Mapping[str, Any]  # of the pipeline, for people
     classes: StoredFile  # a column of strings
-    sources: tuple[str, ...] = ()  # where images lie: folders and files that ids are relative to
+    sources: tuple[StoredSource, ...] = ()
     segments: tuple[StoredSegment, ...] = ()
     effort: Effort | None = None  # None: every row is compared
     recall: Recall | None = None
@@ -101,9 +109,7 @@ class Manifest:
 
     def to_text(self) -> str:
         """JSON, the same for the same manifest."""
-        return (
-            json.dumps({"schema": SCHEMA, "min_reader": READER, **asdict(self)}, indent=1, sort_keys=True) + "\n"
-        )
+        return json.dumps({"schema": SCHEMA, "min_reader": READER, **asdict(self)}, indent=1, sort_keys=True) + "\n"
 
     @staticmethod
     def of_text(text: str, name: str) -> Manifest:
@@ -115,7 +121,7 @@ class Manifest:
             raise IntegrityError("this is no manifest of an index", file=name) from error
         if not isinstance(least, int) or least > READER or not str(schema).startswith("fewvit.index/"):
             raise IntegrityError(
-                f"written by a newer fewvit (format {schema}, for readers of format {least} on; this one reads {READER})",
+                f"written by a newer fewvit: {schema}, for readers of format {least} on, and this one reads {READER}",
                 file=name,
                 fix="Update fewvit.",
             )
@@ -128,26 +134,21 @@ class Manifest:
 
 
 def _of_values(values: dict[str, Any]) -> Manifest:
-    segments = tuple(
-        StoredSegment(
-            **{
-                key: StoredFile(**value) if isinstance(value, dict) else value
-                for key, value in segment.items()
-            }
-        )
-        for segment in values.pop("segments")
-    )
-    effort, recall = values.pop("effort"), values.pop("recall")
+    effort, recall = values["effort"], values["recall"]
     return Manifest(
         **{
             **values,
             "classes": StoredFile(**values["classes"]),
-            "sources": tuple(values["sources"]),
-            "segments": segments,
+            "sources": tuple(StoredSource(**source) for source in values["sources"]),
+            "segments": tuple(StoredSegment(**_files(segment)) for segment in values["segments"]),
             "effort": Effort(**effort) if effort else None,
             "recall": Recall(**recall) if recall else None,
         }
     )
+
+
+def _files(segment: dict[str, Any]) -> dict[str, Any]:
+    return {key: StoredFile(**value) if isinstance(value, dict) else value for key, value in segment.items()}
 
 
 def _check(manifest: Manifest) -> None:
@@ -164,5 +165,3 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"{segment.rows} rows in {segment.features.bytes} bytes")
         if not 0 <= segment.dead_rows <= segment.rows or (segment.dead is None) != (segment.dead_rows == 0):
             raise ValueError(f"{segment.dead_rows} dead of {segment.rows} rows")
-
-

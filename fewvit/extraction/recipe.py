@@ -1,4 +1,4 @@
-"""How the features of a bundle's images were made, so that those of new images are made in the same way."""
+"""How features were made, so that what was built on them can make those of new images in the same way."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from ..backbones import find_variant, variants
 from ..errors import FingerprintMismatch, Unobtainable
-from ..extraction.pipeline import FeatureOptions, Pipeline
 from ..models.spec import BackboneSpec
+from .pipeline import FeatureOptions, Pipeline
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,13 @@ class Recipe:
     weights_sha256: str
     license: str
 
+    @staticmethod
+    def of_json(values: Mapping[str, Any]) -> Recipe:
+        """The recipe in what `dataclasses.asdict` gave. Raises TypeError and KeyError for other things."""
+        return Recipe(**{**values, "options": FeatureOptions(**values["options"])})
+
     def located(self, weights: str | None, cache_dir: Path) -> Recipe:
-        """The recipe with weights that are here: those given, or where they lay when fitting, or found by file name.
+        """The recipe with weights that are here: those given, or where they lay at the time, or found by file name.
 
         Raises Unobtainable for a file that is nowhere; a named variant without a file of its own is looked for by name.
         """
@@ -44,8 +49,13 @@ class Recipe:
         )
         return dataclasses.replace(self, backbone=here) if bare else dataclasses.replace(self, weights=here)
 
-    def require_backbone(self, name: str, weights: str | None, checkpoint_key: str | None) -> None:
-        """Raise FingerprintMismatch for a variant that cannot be the bundle's backbone, before weights are fetched."""
+    def require_backbone(
+        self, name: str, weights: str | None, checkpoint_key: str | None, *, made: str = "the bundle was fitted"
+    ) -> None:
+        """Raise FingerprintMismatch for a variant that cannot be the recipe's backbone, before weights are fetched.
+
+        `made` says in its words what was made of the features.
+        """
         if name not in variants() or weights is not None:
             return
         family, variant = find_variant(name)
@@ -54,7 +64,7 @@ class Recipe:
         )
         renamed = not os.path.isabs(self.backbone) and self.weights is None and self.backbone != name
         if with_these.is_random or renamed or with_these.fingerprint != self.key["weights"]:
-            raise self._mismatch("the bundle was fitted with another backbone", name)
+            raise self._mismatch(f"{made} with another backbone", name)
 
     def _mismatch(self, what: str, name: str) -> FingerprintMismatch:
         return FingerprintMismatch(
@@ -63,8 +73,14 @@ class Recipe:
             "with --weights FILE.",
         )
 
-    def require(self, pipeline: Pipeline, notify: Callable[[str], None] = lambda line: None) -> None:
-        """Raise FingerprintMismatch unless the pipeline makes the same features.
+    def require(
+        self,
+        pipeline: Pipeline,
+        notify: Callable[[str], None] = lambda line: None,
+        *,
+        made: str = "the bundle was fitted",
+    ) -> None:
+        """Raise FingerprintMismatch unless the pipeline makes the same features; `made` as in `require_backbone`.
 
         Another version of the decoder or engine is no error: `notify` gets a line on it.
         """
@@ -73,14 +89,11 @@ class Recipe:
         if _kind(own["precision"]) != _kind(other["precision"]):
             differing.append("precision")
         if differing:
-            raise self._mismatch(
-                f"the bundle was fitted with other {' and '.join(differing)}", f"{pipeline.spec.name} now gives"
-            )
+            raise self._mismatch(f"{made} with other {' and '.join(differing)}", f"{pipeline.spec.name} now gives")
         for name in ("decoder", "precision"):
             if own[name] != other[name]:
                 notify(
-                    f"fitted with {name} {own[name]}, now it is {other[name]}: confidences may differ in their last "
-                    "digits"
+                    f"{made} with {name} {own[name]}, now it is {other[name]}: results may differ in their last digits"
                 )
 
 

@@ -1,0 +1,224 @@
+"""The folder of an index. `CURRENT` names one manifest, and the manifest every file: replacing `CURRENT` is the commit.
+
+    CURRENT                    {"manifest": "manifests/3-1f2e….json", "sha256": "…"}
+    manifests/3-1f2e….json     version 3: what the index is, and size and sha256 of every file
+    data/<digest>.ids …        files that are never rewritten; versions share them
+
+A reader maps what the manifest names and compares the digests before a byte is used. A writer adds files, then a
+manifest, then replaces `CURRENT`; what no version needs is removed after that. A reader that has files open keeps them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+from ..cpu import cores
+from ..errors import DataError, IntegrityError, UsageError, from_os_error
+from ..files import replacing
+from .manifest import Manifest, StoredFile
+
+_CURRENT = "CURRENT"
+_REBUILD = "Build the index again with `fewvit index build`."
+_TRIES = 5  # how often a reader looks again where a writer removed what it was about to open
+
+
+class IndexFolder:
+    """A folder that holds an index, or will."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether an index was committed here."""
+        return (self.path / _CURRENT).is_file()
+
+    def require_index(self) -> None:
+        """Raise DataError unless an index was committed here."""
+        if not self.is_there:
+            what = "no index" if self.path.is_dir() else "no such folder"
+            raise DataError(what, file=self.path, fix="Make one with `fewvit index build --data SRC --index IDX`.")
+
+    def require_free(self) -> None:
+        """Raise UsageError where something other than an index stands."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError("--index is a file; give the name of a folder", file=self.path)
+        if self.path.is_dir() and not self.is_there:
+            foreign = [p.name for p in self.path.iterdir() if p.name not in ("manifests", "data") and p.name[0] != "."]
+            if foreign:
+                raise UsageError(
+                    f"this folder holds other things than an index ({foreign[0]})",
+                    file=self.path,
+                    fix="Give --index another name.",
+                )
+
+    def current(self) -> Manifest:
+        """The manifest that `CURRENT` names. Raises DataError for no index, IntegrityError for a damaged one."""
+        self.require_index()
+        try:
+            text = (self.path / _CURRENT).read_text(encoding="utf-8")
+            named = json.loads(text)
+            name, wanted = str(named["manifest"]), str(named["sha256"])
+            is_whole = text == _current(name, wanted)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD) from error
+        if not is_whole or Path(name).parts[:-1] != ("manifests",) or ".." in name:
+            raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD)
+        data = (self.path / name).read_bytes()
+        if (found := hashlib.sha256(data).hexdigest()) != wanted:
+            raise damaged(self.path / name, f"its sha256 is {found[:12]}…, and {wanted[:12]}… was written")
+        return Manifest.of_text(data.decode("utf-8", "surrogateescape"), str(self.path / name))
+
+    def opened(self) -> tuple[Manifest, dict[str, memoryview]]:
+        """The current manifest and its files, mapped and of the right size; by their paths in it.
+
+        Raises as `current`, and IntegrityError for a file that is gone.
+        """
+        for _ in range(_TRIES):
+            before = self._token()
+            try:
+                manifest = self.current()
+                return manifest, {file.path: self.mapped(file) for file in manifest.files}
+            except (FileNotFoundError, IntegrityError) as error:
+                if (
+                    self._token() != before
+                ):  # another version was committed meanwhile, and what it does not need is gone
+                    continue
+                if isinstance(error, IntegrityError):
+                    raise
+                raise damaged(Path(error.filename), "it is gone") from error
+        raise IntegrityError("it changes too fast to be opened", file=self.path, fix="Try again.")
+
+    def _token(self) -> bytes:
+        with contextlib.suppress(OSError):
+            return (self.path / _CURRENT).read_bytes()
+        return b""
+
+    def mapped(self, file: StoredFile) -> memoryview:
+        """A file's bytes, mapped for reading.
+
+        Raises FileNotFoundError where it is gone, IntegrityError where its size is another one.
+        """
+        path = self.path / file.path
+        with open(path, "rb") as handle:
+            if not os.path.isfile(path) or (size := os.fstat(handle.fileno()).st_size) != file.bytes:
+                raise damaged(path, f"it has {size} bytes instead of {file.bytes}")
+            if file.bytes == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def require_digests(self, files: Iterable[StoredFile], mapped: dict[str, memoryview]) -> None:
+        """Raise IntegrityError, naming the file, unless every file's sha256 is the manifest's."""
+        wanted = list(files)
+        with ThreadPoolExecutor(min(8, cores())) as pool:  # sha256 lets go of the interpreter's lock
+            digests = pool.map(lambda file: hashlib.sha256(mapped[file.path]).hexdigest(), wanted)
+            for file, found in zip(wanted, digests, strict=True):
+                if found != file.sha256:
+                    raise damaged(
+                        self.path / file.path, f"its sha256 is {found[:12]}…, and {file.sha256[:12]}… was written"
+                    )
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """While the block runs, no other process changes this index. Raises UsageError where one does already."""
+        import fcntl
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise from_os_error(error, "writing to this index") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    "another command is changing this index",
+                    file=self.path,
+                    fix="Wait until it ends, or stop it: the index stays as it was.",
+                ) from None
+            self._sweep()
+            yield
+        finally:
+            os.close(descriptor)
+
+    def store(self, data: bytes | memoryview, suffix: str) -> StoredFile:
+        """A file with this content, named by its digest; one that is there already is left as it is."""
+        with self.storing(suffix) as writer:
+            writer.write(data)
+        return writer.file
+
+    @contextlib.contextmanager
+    def storing(self, suffix: str) -> Iterator[HashingWriter]:
+        """A file that is written in pieces and named by the digest of its content when the block ends."""
+        with replacing(self.path / "data" / f"new{suffix}", named=lambda: Path(writer.file.path).name) as handle:
+            writer = HashingWriter(handle, suffix)
+            yield writer
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make this the current version; then remove what it does not need."""
+        data = manifest.to_text().encode("utf-8", "surrogateescape")
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"manifests/{manifest.version}-{digest[:16]}.json"
+        with replacing(self.path / name) as handle:
+            handle.write(data)
+        with replacing(self.path / _CURRENT, "w") as handle:
+            handle.write(_current(name, digest))
+        self._remove_all_but(manifest, name)
+
+    def _remove_all_but(self, manifest: Manifest, name: str) -> None:
+        needed = {self.path / name, *(self.path / file.path for file in manifest.files)}
+        for folder in ("manifests", "data"):
+            for path in (self.path / folder).iterdir():
+                if path not in needed and not path.name.startswith("."):
+                    with contextlib.suppress(OSError):  # it is only in the way
+                        path.unlink()
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left: only the holder of the lock has files of its own under way."""
+        for folder in (self.path, self.path / "data", self.path / "manifests"):
+            for path in folder.glob(".*.tmp"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        if not self.is_there:  # files of a first build that was killed belong to no version
+            for path in (self.path / "data").glob("*"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+class HashingWriter:
+    """Counts and digests what is written through it."""
+
+    def __init__(self, handle: IO[Any], suffix: str):
+        self.suffix = suffix
+        self._handle, self._digest, self._bytes = handle, hashlib.sha256(), 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write, count and digest these bytes."""
+        self._digest.update(data)
+        self._bytes += len(data)
+        self._handle.write(data)
+
+    @property
+    def file(self) -> StoredFile:
+        """What was written so far, and its name in the index."""
+        digest = self._digest.hexdigest()
+        return StoredFile(f"data/{digest[:32]}{self.suffix}", self._bytes, digest)
+
+
+def _current(name: str, sha256: str) -> str:
+    """What `CURRENT` holds."""
+    return json.dumps({"manifest": name, "sha256": sha256}) + "\n"
+
+
+def damaged(path: Path, why: str) -> IntegrityError:
+    """The error of a file that is not what the manifest says."""
+    return IntegrityError(f"this part of the index is damaged: {why}", file=path, fix=_REBUILD)

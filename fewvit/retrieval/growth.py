@@ -1,0 +1,248 @@
+"""What changes an index: every change writes new files and commits them as the next version, or leaves the old one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, FingerprintMismatch
+from ..extraction.pipeline import Pipeline
+from ..neighbors.approximate import KINDS, Candidates
+from ..sources import Notify, Source
+from .columns import Strings
+from .folder import IndexFolder
+from .manifest import FLAT, Manifest, StoredSegment
+from .opened import OpenIndex
+from .parts import Parts, in_order, part_rows, stored_source
+from .recall import exact, held_out, settled
+from .segment import Rows, Segment, SegmentWriter, with_dead
+
+AUTO = "auto"
+KIND_NAMES = (FLAT, *KINDS)
+FLAT_ROWS = 200_000  # up to so many images every row is compared, where the kind is left open
+_MANY_LOOSE = 0.1  # share of rows outside the structure from which on a line says so
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user wants of an index; `auto` takes the fastest kind that keeps the promise of recall in the memory."""
+
+    kind: str = AUTO
+    memory: int = 4 << 30  # bytes that a search may hold
+    recall: float = 0.95
+
+    def kind_for(self, rows: int, dimension: int) -> str:
+        """The kind for so many rows."""
+        if self.kind != AUTO:
+            return self.kind
+        if rows <= FLAT_ROWS or self.recall >= 1:
+            return FLAT
+        fitting = (name for name, kind in KINDS.items() if kind.bytes_per_row(rows, dimension) * rows <= self.memory)
+        return next(fitting, list(KINDS)[-1])
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the features of an index were made with: how it is named, asked for and found again."""
+
+    fingerprint: str
+    backbone: Mapping[str, Any]
+    options: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+@dataclass
+class Changes:
+    """What a change did, in images."""
+
+    added: int = 0
+    unchanged: int = 0
+    renamed: int = 0
+    replaced: int = 0
+    removed: int = 0
+    missing: int = 0  # images of the index that are not in the source any more
+    relabelled: int = 0
+    copied: int = 0  # of those added, images whose bytes the index had already
+    computed: int = 0  # images that went through the model
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+def build(
+    folder: IndexFolder,
+    source: Source,
+    pipeline: Pipeline | None,
+    made: Made,
+    wish: Wish,
+    *,
+    size: int | None = None,
+    notify: Notify = lambda line: None,
+) -> Changes:
+    """Make an index of every image of a source, in place of the one that is there.
+
+    `size`: rows of a part. Readers have the old index until the new one is whole. Raises DataError for no image, and as
+    `extract`.
+    """
+    folder.require_free()
+    with folder.writing():
+        order = in_order(source.ids, source.place)
+        where = stored_source(source)
+        parts = Parts(source, pipeline, -1 if where is None else 0, source.labels, order, size or 1)
+        dimension, blocks = _begun(parts, size)
+        kind = wish.kind_for(len(order), dimension)
+        dtype = "<f2" if kind != FLAT and KINDS[kind].half else "<f4"
+        segment = SegmentWriter(folder, dtype).write(blocks)
+        if segment is None:
+            raise DataError("there is no image to make an index of", file=source.place)
+        manifest = Manifest(
+            _next_version(folder),
+            kind,
+            dimension,
+            made.fingerprint,
+            made.backbone,
+            made.options,
+            made.facts,
+            folder.store(Strings.of(list(source.classes)), ".classes"),
+            () if where is None else (where,),
+            (segment,),
+            skipped=len(parts.skipped),
+            extra={"memory": wish.memory},
+        )
+        folder.commit(_structured(folder, manifest, wish.recall, notify))
+    return Changes(added=segment.rows, computed=parts.computed, skipped=parts.skipped)
+
+
+def _begun(parts: Parts, size: int | None) -> tuple[int, Iterator[Rows]]:
+    """The width of the features, known with the first part, and all parts."""
+    parts.size = size or part_rows(768 if parts.pipeline is None else parts.pipeline.spec.architecture.width)
+    blocks = iter(parts)
+    first = next(blocks, None)
+    if first is None:
+        raise DataError("there is no image to make an index of", file=parts.source.place)
+
+    def every() -> Iterator[Rows]:
+        yield first
+        yield from blocks
+
+    return first.features.shape[1], every()
+
+
+def _next_version(folder: IndexFolder) -> int:
+    return folder.current().version + 1 if folder.is_there else 1
+
+
+def _structured(folder: IndexFolder, manifest: Manifest, wanted: float, notify: Notify) -> Manifest:
+    """The manifest with a structure over its one segment, as its kind wants, and the recall that was measured."""
+    if manifest.kind == FLAT:
+        return replace(manifest, effort=None, recall=exact(wanted))
+    [stored] = manifest.segments
+    kind = KINDS[manifest.kind]
+    bare = Segment(stored, manifest, {file.path: folder.mapped(file) for file in stored.files})
+    data = Candidates.built(kind, bare.features, held_out(bare.rows))
+    stored = replace(stored, structure=folder.store(data.data.cast("B"), ".faiss"))
+    segment = Segment(stored, manifest, {file.path: folder.mapped(file) for file in stored.files})
+    effort, recall = settled(segment, kind.efforts(segment.rows), wanted)
+    if not recall.is_met:
+        notify(
+            f"recall@{recall.at} is {recall.value:.4f} ({recall.low:.4f} to {recall.high:.4f}) at the greatest effort "
+            f"of {manifest.kind}, and {wanted} was wanted; --kind flat finds all"
+        )
+    return replace(manifest, segments=(stored,), effort=effort, recall=recall)
+
+
+# ---- removal
+
+
+def remove(folder: IndexFolder, names: Sequence[str]) -> Changes:
+    """Mark these images as dead: no search finds them from now on. `compact` takes their rows out of the files.
+
+    Raises DataError, and removes none, where one is not in the index.
+    """
+    with folder.writing():
+        index = for_change(folder)
+        rows = np.unique([index.row_of(name) for name in names]).astype(np.int64)
+        manifest = replace(index.manifest, segments=buried(folder, index, rows))
+        folder.commit(replace(manifest, version=manifest.version + 1))
+    return Changes(removed=len(rows))
+
+
+def require_fingerprint(manifest: Manifest, fingerprint: str) -> None:
+    """Raise FingerprintMismatch unless features of this fingerprint belong in the index."""
+    if fingerprint and manifest.fingerprint and fingerprint != manifest.fingerprint:
+        raise FingerprintMismatch(
+            f"the index is of {manifest.fingerprint[:12]} ({manifest.backbone.get('name') or 'features'}), these "
+            f"features are of {fingerprint[:12]}: another backbone, readout, transform or precision",
+            fix="Leave the options of the backbone away: the index knows them.",
+        )
+
+
+def buried(folder: IndexFolder, index: OpenIndex, rows: np.ndarray) -> tuple[StoredSegment, ...]:
+    """The segments of an index with these rows (n,) dead too."""
+    segments, start = [], 0
+    for segment in index.segments:
+        own = rows[(rows >= start) & (rows < start + segment.rows)] - start
+        dead = np.union1d(segment.dead, own)
+        segments.append(with_dead(folder, segment.stored, dead) if len(own) else segment.stored)
+        start += segment.rows
+    return tuple(segments)
+
+
+def for_change(folder: IndexFolder, *, features: bool = False) -> OpenIndex:
+    """The index, with the digests compared of what a change reads; `features`: of all."""
+    manifest, mapped = folder.opened()
+    big = set() if features else {file.path for s in manifest.segments for file in (s.features, s.structure) if file}
+    folder.require_digests([file for file in manifest.files if file.path not in big], mapped)
+    return OpenIndex(folder, manifest, mapped)
+
+
+# ---- compaction
+
+
+def compact(folder: IndexFolder, *, size: int | None = None, notify: Notify = lambda line: None) -> Changes:
+    """Rewrite the live rows as one segment, and its structure; answers stay what they were.
+
+    Raises DataError where no row is live.
+    """
+    with folder.writing():
+        index = for_change(folder, features=True)
+        before = index.manifest
+        if before.dead == 0 and len(before.segments) == 1:
+            return Changes(unchanged=len(index))
+        segment = rewritten(folder, index, index.segments, size)
+        if segment is None:
+            raise DataError("no image is left in this index", file=folder.path, fix="Remove the folder.")
+        manifest = replace(before, version=before.version + 1, segments=(segment,))
+        wanted = before.recall.wanted if before.recall else 0.95
+        folder.commit(_structured(folder, manifest, wanted, notify))
+    return Changes(removed=before.dead, unchanged=segment.rows)
+
+
+def rewritten(
+    folder: IndexFolder, index: OpenIndex, segments: Sequence[Segment], size: int | None
+) -> StoredSegment | None:
+    """One segment of the live rows of several, in the order of their ids; None where there is none."""
+    return SegmentWriter(folder, index.manifest.dtype).write(_live_blocks(segments, size or part_rows(index.dimension)))
+
+
+def _live_blocks(segments: Sequence[Segment], size: int) -> Iterator[Rows]:
+    """The live rows of segments, by the bytes of their ids, in blocks."""
+    keys: list[tuple[bytes, int, int]] = []
+    for number, segment in enumerate(segments):
+        keys += [(segment.ids.raw(row), number, row) for row in np.flatnonzero(segment.live).tolist()]
+    keys.sort()
+    for start in range(0, len(keys), size):
+        yield _gathered(segments, keys[start : start + size])
+
+
+def _gathered(segments: Sequence[Segment], keys: Sequence[tuple[bytes, int, int]]) -> Rows:
+    number = np.array([key[1] for key in keys])
+    rows = np.array([key[2] for key in keys])
+    features = np.empty((len(keys), segments[0].features.shape[1]), segments[0].features.dtype)
+    records = np.empty(len(keys), segments[0].records.dtype)
+    for at in range(len(segments)):
+        own = np.flatnonzero(number == at)
+        features[own], records[own] = segments[at].features[rows[own]], segments[at].records[rows[own]]
+    return Rows(features, [os.fsdecode(key[0]) for key in keys], records)

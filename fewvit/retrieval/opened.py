@@ -1,0 +1,232 @@
+"""An open index: what is in it, and the nearest of its images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, IntegrityError, UnknownName, UsageError, printable
+from ..neighbors import normalise
+from .columns import Strings
+from .folder import IndexFolder, damaged
+from .manifest import Manifest
+from .search import Near, nearest
+from .segment import RECORD, Segment
+
+_LOOKED_UP = 50  # a share of the ids from which on reading them all is faster than looking each one up
+
+
+@dataclass(frozen=True)
+class Only:
+    """Which images may be found."""
+
+    classes: Sequence[str] = ()  # names; none: all
+    folder: str = ""  # what their ids begin with
+
+
+class OpenIndex:
+    """An index that is open: it stays what it was, whatever is committed meanwhile.
+
+    Rows are counted over everything that was ever written and not yet compacted; a dead row is never found.
+    """
+
+    def __init__(self, folder: IndexFolder, manifest: Manifest, mapped: dict[str, memoryview]):
+        self.folder, self.manifest, self._mapped = folder, manifest, mapped
+        try:
+            self.classes = list(Strings(mapped[manifest.classes.path]))
+            self.segments = [Segment(stored, manifest, mapped) for stored in manifest.segments]
+        except IntegrityError as error:
+            raise IntegrityError(error.what, file=folder.path, fix="Build the index again.") from error
+        self._starts = np.cumsum([0, *(segment.rows for segment in self.segments)])
+        self._every_row = [None if len(s.dead) == 0 else s.live for s in self.segments]
+
+    @staticmethod
+    def open(path: str | os.PathLike[str], *, check: bool = True) -> OpenIndex:
+        """The current version of an index, after comparing the digests of its files.
+
+        `check` False leaves that to the caller, with `require_digests`. Raises DataError where there is no index,
+        IntegrityError, naming the file, where one is damaged.
+        """
+        folder = IndexFolder(path)
+        manifest, mapped = folder.opened()
+        if check:
+            folder.require_digests(manifest.files, mapped)
+        return OpenIndex(folder, manifest, mapped)
+
+    def __len__(self) -> int:
+        return self.manifest.rows - self.manifest.dead
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.folder.path
+
+    @property
+    def dimension(self) -> int:
+        """Columns of a feature."""
+        return self.manifest.dimension
+
+    @property
+    def live(self) -> np.ndarray:
+        """The rows (len,) int64 that are not dead."""
+        return np.concatenate(
+            [np.zeros(0, np.int64), *(np.flatnonzero(s.live) + a for s, a in zip(self.segments, self._starts))]
+        )
+
+    # ---- rows
+
+    def is_live(self, row: int) -> bool:
+        """Whether a row is there and not dead."""
+        at = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return bool(row - self._starts[at] not in self.segments[at].dead)
+
+    def row_of(self, name: str) -> int:
+        """The row of an id. Raises DataError for one that is not in the index."""
+        for segment, start in zip(self.segments, self._starts, strict=False):
+            if (row := segment.row_of(name)) is not None:
+                return int(start) + row
+        raise DataError(f"no image {printable(name)} in this index", file=self.path)
+
+    def rows_of(self, names: Sequence[str]) -> np.ndarray:
+        """The row (n,) int64 of each id, -1 where it is not in the index."""
+        if len(names) * _LOOKED_UP < self.manifest.rows:
+            return np.array([self._row_or_none(name) for name in names], np.int64)
+        known: dict[str, int] = {}
+        for segment, start in zip(self.segments, self._starts, strict=False):
+            rows = np.flatnonzero(segment.live)
+            known.update(zip(segment.ids.take(rows), (rows + start).tolist(), strict=True))
+        return np.array([known.get(name, -1) for name in names], np.int64)
+
+    def _row_or_none(self, name: str) -> int:
+        try:
+            return self.row_of(name)
+        except DataError:
+            return -1
+
+    def ids(self, rows: np.ndarray) -> list[str]:
+        """The ids of rows (n,)."""
+        found = [""] * len(rows)
+        for segment, at, local in self._by_segment(rows):
+            for place, name in zip(at.tolist(), segment.ids.take(local), strict=True):
+                found[place] = name
+        return found
+
+    def records(self, rows: np.ndarray) -> np.ndarray:
+        """What is kept of rows (n,) beside features and ids; see `segment.RECORD`."""
+        found = np.zeros(len(rows), RECORD)
+        for segment, at, local in self._by_segment(rows):
+            found[at] = segment.records[local]
+        return found
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """The features (n, D) float32 of rows, of unit length."""
+        found = np.empty((len(rows), self.dimension), np.float32)
+        for segment, at, local in self._by_segment(rows):
+            found[at] = segment.features[local]
+        return found
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        """Places in `classes` (n,) int64, -1 = unlabelled."""
+        return self.records(rows)["label"].astype(np.int64)
+
+    def class_names(self, rows: np.ndarray) -> list[str | None]:
+        """The class of each row (n,), None where it has no label."""
+        return [None if label < 0 else self.classes[label] for label in self.labels(rows).tolist()]
+
+    def _by_segment(self, rows: np.ndarray) -> list[tuple[Segment, np.ndarray, np.ndarray]]:
+        """For each segment that is asked: it, the places in `rows`, and its own row numbers."""
+        rows = np.asarray(rows, np.int64)
+        home = np.searchsorted(self._starts, rows, side="right") - 1
+        return [
+            (self.segments[s], at, rows[at] - self._starts[s])
+            for s in np.unique(home)
+            if len(at := np.flatnonzero(home == s))
+        ]
+
+    # ---- search
+
+    def search(self, queries: np.ndarray, k: int, *, only: Only | None = None, threshold: float | None = None) -> Near:
+        """The k nearest images of each query (Q, D), by the cosine; fewer where fewer are there.
+
+        `threshold`: the least score. Raises UsageError for k < 1, DataError for another width, NumericalError for
+        queries that are not finite, UnknownName for a class that the index does not know.
+        """
+        if k < 1:
+            raise UsageError(f"k = {k}: a search needs at least one neighbour")
+        if np.ndim(queries) != 2 or np.shape(queries)[1] != self.dimension:
+            raise DataError(
+                f"queries of shape {np.shape(queries)} do not fit an index of {self.dimension} columns", file=self.path
+            )
+        near = nearest(self.segments, normalise(queries), k, self._allowed(only or Only()), self.manifest.effort)
+        return near if threshold is None else _above(near, threshold)
+
+    def _allowed(self, only: Only) -> list[np.ndarray | None]:
+        """Which rows of each segment may be found; None: all."""
+        if not only.classes and not only.folder:
+            return list(self._every_row)
+        for name in only.classes:
+            if name not in self.classes:
+                raise UnknownName("class of this index", name, self.classes)
+        wanted = [self.classes.index(name) for name in only.classes]
+        return [_allowed(segment, wanted, only.folder) for segment in self.segments]
+
+    # ---- checks
+
+    def require_digests(self) -> None:
+        """Raise IntegrityError, naming the file, unless every file is what was written."""
+        self.folder.require_digests(self.manifest.files, self._mapped)
+
+    def verify(self) -> None:
+        """Compare digests, then look at what is in the files.
+
+        Raises IntegrityError for features that are not finite, ids out of order or in two places, labels without a
+        class, and a structure that FAISS cannot read.
+        """
+        self.require_digests()
+        seen = 0
+        for segment in self.segments:
+            _verify(segment, self.folder.path / segment.stored.features.path, len(self.classes))
+            seen += segment.rows - len(segment.dead)
+        names = {name for segment in self.segments for name in segment.ids.take(np.flatnonzero(segment.live))}
+        if len(names) != seen:
+            raise damaged(self.path, f"{seen - len(names)} ids are there twice")
+
+
+def _above(near: Near, threshold: float) -> Near:
+    """Without what scores below the threshold."""
+    kept = near.scores >= threshold
+    query = np.repeat(np.arange(len(near)), np.diff(near.starts))
+    counts = np.bincount(query[kept], minlength=len(near))
+    return Near(np.concatenate([[0], np.cumsum(counts)]), near.rows[kept], near.scores[kept])
+
+
+def _allowed(segment: Segment, classes: Sequence[int], folder: str) -> np.ndarray:
+    """Which rows (N,) bool are live, of one of the classes, and have an id that begins with `folder`."""
+    allowed = segment.live
+    if classes:
+        allowed &= np.isin(segment.records["label"], classes)
+    if folder:
+        inside = np.zeros(segment.rows, bool)
+        inside[segment.ids.beginning(folder)] = True
+        allowed &= inside
+    return allowed
+
+
+def _verify(segment: Segment, path: Path, classes: int) -> None:
+    """Raise IntegrityError for rows that no writer writes."""
+    for start in range(0, segment.rows, 65536):
+        block = segment.features[start : start + 65536].astype(np.float32)
+        length = np.sqrt(np.einsum("nd,nd->n", block, block))
+        if not ((np.abs(length - 1) < 1e-2) | (length == 0)).all():
+            raise damaged(path, "a row is not of unit length")
+    segment.ids.require_sorted()
+    labels = segment.records["label"]
+    if not -1 <= labels.min() <= labels.max() < classes:
+        raise damaged(path, f"labels run from {labels.min()} to {labels.max()}, and there are {classes} classes")
+    if (np.diff(segment.dead) <= 0).any():
+        raise damaged(path, "its dead rows are not in order")
+    _ = segment.candidates  # FAISS reads it now
