@@ -498,7 +498,7 @@ def test_what_trains_on_the_images_has_rows_beside_the_classifiers_and_its_own_v
         def fit(self, splits, train, test):
             moved = dataclasses.replace(test, features=np.where(test.labels[:, None] == 0, 0, test.features))
             for split in splits:
-                yield Tuned(OriginIsFirst(), moved, 1.0, f"trial {split.trial}")
+                yield Tuned(OriginIsFirst(), moved, 1.23456, f"trial {split.trial}")
 
     class OriginIsFirst:
         classes_ = np.arange(5)
@@ -508,9 +508,9 @@ def test_what_trains_on_the_images_has_rows_beside_the_classifiers_and_its_own_v
             return np.where(first[:, None], np.eye(5)[0], np.eye(5)[4])
 
     asked = LowShotOptions(shots=(1,), trials=2, settings={"centroid": {}})
-    rows, facts = evaluate_lowshot(train, test, asked, tuner=Oracle())
+    rows, facts = evaluate_lowshot(train=train, test=test, options=asked, tuner=Oracle())
     found = [row["value"] for row in rows if row["method"] == "oracle" and row["metric"] == "top1"]
     share = 100 * np.isin(test.labels, (0, 4)).mean()
     np.testing.assert_allclose(found, [share] * 3)
     assert {row["method"] for row in rows} == {"centroid", "oracle"}
-    assert facts["classifiers"]["oracle, 1 shot, trial 1"]["why"] == "trial 1"
+    assert facts["classifiers"]["oracle, 1 shot, trial 1"] == {"temperature": 1.2346, "why": "trial 1"}
