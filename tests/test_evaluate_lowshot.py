@@ -279,7 +279,6 @@ def test_uncalibrated_shares_are_taken_as_they_are(train, test):
 
 
 # ---- the paper's number beside the measured one
-# ---- the paper's number beside the measured one
 
 SHOWN = [("logistic", 1), ("logistic", 2), ("logistic", "1percent")]  # method and shots
 
