@@ -540,6 +540,9 @@ def test_of_many_unfit_tensors_three_are_named_and_the_rest_counted():
     del given["d"], given["e"]
     with pytest.raises(CheckpointError, match="NaN in a, b, c of 4 tensors"):
         require_finite(given, "x.pth")
+    given["a"] = torch.full((2,), torch.inf)  # what is wrong is that of the first
+    with pytest.raises(CheckpointError, match="Inf in a, b, c of 4 tensors"):
+        require_finite(given, "x.pth")
 
 
 def test_tensors_without_values_are_refused():
