@@ -196,9 +196,10 @@ def test_dinov2s_logistic_regression_is_chosen_by_its_own_rule():
         ({"logistic": {"lambd": 0.0}}, "lambd = 0"),
     ],
 )
-def test_an_option_that_does_not_suit_the_labelled_images_is_a_usage_error(settings, told, train, test):
+@pytest.mark.parametrize("trials", [1, 3])
+def test_an_option_that_does_not_suit_the_labelled_images_is_a_usage_error(settings, told, trials, train, test):
     with pytest.raises(UsageError, match=told):
-        evaluate_lowshot(train, test, options(settings=settings))
+        evaluate_lowshot(train, test, options(settings=settings, trials=trials))
 
 
 def test_settings_win_over_everything():
@@ -513,3 +514,16 @@ def test_what_trains_on_the_images_has_rows_beside_the_classifiers_and_its_own_v
     np.testing.assert_allclose(found, [share] * 3)
     assert {row["method"] for row in rows} == {"centroid", "oracle"}
     assert facts["classifiers"]["oracle, 1 shot, trial 1"] == {"temperature": 1.2346, "why": "trial 1"}
+
+
+def test_a_tuner_that_leaves_a_split_out_is_told_so_and_not_measured_on_the_others(train, test):
+    class Forgetful:
+        name = "forgetful"
+
+        def fit(self, splits, train, test):
+            for split in splits[1:]:
+                fitted = Centroid().fit(train.features[split.train], train.labels[split.train])
+                yield Tuned(fitted, test, 1.0, "none chosen")
+
+    with pytest.raises(ValueError, match="shorter"):
+        evaluate_lowshot(train, test, options(trials=3), tuner=Forgetful())
