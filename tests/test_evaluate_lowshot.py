@@ -480,6 +480,15 @@ def test_splits_are_required_of_the_labelled_images_alone():
         require_splits(unlabelled, LowShotOptions(shots=(3,)))
 
 
+def test_a_listed_image_without_a_label_is_as_good_as_missing_before_any_image_is_read(tmp_path):
+    images = FeatureSet(np.eye(7), np.array([3, 3, 3, 7, 7, -1, -1]), list("abcdefg"), list("pqrstuvw"))
+    (tmp_path / "list.txt").write_text("a\nd\nf\n")
+    listed = LowShotOptions(shots=(), subsets=(str(tmp_path / "list.txt"),))
+    with pytest.raises(DataError, match="1 of its 3 images is not among the train images: f"):
+        require_splits(images, listed)
+    assert require_splits(images, dataclasses.replace(listed, allow_fewer=True)) is None
+
+
 def test_shots_percentages_and_nothing_are_what_was_asked_for(train):
     asked = LowShotOptions(shots=(1, 2), percents=(10.0,), trials=2)
     splits = splits_of(train, asked, lambda line: None)
