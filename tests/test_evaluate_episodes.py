@@ -10,7 +10,7 @@ import pytest
 from fewvit.classifiers.centroid import Centroid
 from fewvit.errors import DataError, NumericalError, UsageError
 from fewvit.evaluate import episodes as module
-from fewvit.evaluate.episode_draws import Episodes, draw_episodes, read_classes, read_runs
+from fewvit.evaluate.episode_draws import Episodes, draw_episodes, read_classes, read_runs, require_runs
 from fewvit.evaluate.episodes import EpisodeOptions, accuracies, evaluate_episodes
 from fewvit.features import FeatureSet
 from fewvit.metrics import mean_and_interval
@@ -112,8 +112,12 @@ def test_the_mean_is_that_of_a_plain_loop_over_episodes():
     assert "transductive" not in row
 
 
-@pytest.mark.parametrize("block_bytes", [1, 4 * 21 * 7 * 5, 1 << 30])
-def test_blocks_and_single_fits_change_no_prediction(block_bytes, monkeypatch):
+@pytest.mark.parametrize(
+    ("block_bytes", "sizes"),
+    [(1, [1] * 23), (5 * 588, [5, 5, 5, 5, 3]), (6 * 588 - 1, [5, 5, 5, 5, 3]), (1 << 30, [23])],
+)
+def test_blocks_hold_the_episodes_that_fit_into_their_bytes_and_change_no_prediction(block_bytes, sizes, monkeypatch):
+    """21 rows of seven values of four bytes make 588 bytes an episode."""
     features = clustered()
     drawn = draw_episodes(members(features), 3, 2, 5, 23, 3)
 
@@ -129,7 +133,10 @@ def test_blocks_and_single_fits_change_no_prediction(block_bytes, monkeypatch):
 
     alone = accuracies(features.features, drawn, OneByOne(), "alone")
     monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
+    blocks, real = [], module._part
+    monkeypatch.setattr(module, "_part", lambda *which: blocks.append(real(*which)) or blocks[-1])
     np.testing.assert_array_equal(accuracies(features.features, drawn, Centroid(), "centroid"), alone)
+    assert [len(block) for block in blocks] == sizes
 
 
 def test_rows_come_by_shots_then_classifier_and_say_which_are_transductive():
@@ -180,6 +187,15 @@ def test_what_makes_no_episode_is_refused_with_its_numbers(changes, error, told)
     options = EpisodeOptions(**{"ways": 3, "queries": 5, "episodes": 7, **changes})
     with pytest.raises(error, match=told):
         evaluate_episodes(clustered(), options)
+
+
+@pytest.mark.parametrize(
+    ("counts", "advice"), [({3: 29, 7: 17}, "Ask for --ways 2."), ({7: 17}, "Give images of two classes at least.")]
+)
+def test_too_few_classes_are_told_how_many_ways_they_make_and_a_single_one_that_it_makes_none(counts, advice):
+    with pytest.raises(DataError) as error:
+        evaluate_episodes(clustered(counts=counts), EpisodeOptions(ways=3, queries=5, episodes=7))
+    assert error.value.fix == advice
 
 
 def test_just_enough_images_are_enough():
@@ -271,6 +287,21 @@ def test_a_line_of_a_class_list_may_go_on_after_the_class_unless_the_whole_line_
         read_classes(str(file), number)
 
 
+@pytest.mark.parametrize(
+    ("unknown", "told"),
+    [
+        ("abcde", "5 of its 6 classes have no images here: a, b, c, d, e"),
+        ("abcdef", "6 of its 7 classes have no images here: a, b, c, d, e …"),
+    ],
+)
+def test_the_first_five_unknown_classes_are_named_and_more_are_hinted_at(tmp_path, unknown, told):
+    file = tmp_path / "novel.txt"
+    file.write_text("\n".join([*unknown, "zebra"]))
+    with pytest.raises(DataError) as error:
+        read_classes(str(file), {"zebra": 3})
+    assert error.value.what == told
+
+
 # ---- Omniglot's runs
 
 PAIRS = {"run01": [("item01", "class03"), ("item02", "class01"), ("item03", "class02")]}
@@ -311,6 +342,16 @@ def test_a_run_is_an_episode_whose_classes_are_its_training_images(tmp_path, how
         for (query, support), row, label in zip(pairs, runs.queries[e], runs.query_labels[e], strict=True):
             assert ids[row] == f"{seen}{run}/test/{query}.png"
             assert ids[runs.support[e][runs.support_labels[e] == label][0]] == f"{seen}{run}/training/{support}.png"
+
+
+@pytest.mark.parametrize("how", ["folder", "zip"])
+def test_what_is_there_must_hold_a_run_and_what_is_not_there_is_left_to_whoever_lists_it(tmp_path, how):
+    for name in ("runs", "other"):
+        (tmp_path / name).mkdir()
+    assert require_runs(written(tmp_path / "runs", lists(), how)) is None
+    with pytest.raises(DataError, match="holds no run of Omniglot's"):
+        require_runs(written(tmp_path / "other", {"run01/other.txt": "x"}, how))
+    assert require_runs(str(tmp_path / "nowhere")) is None
 
 
 def test_runs_are_measured_as_they_stand(tmp_path):

@@ -196,9 +196,10 @@ def test_dinov2s_logistic_regression_is_chosen_by_its_own_rule():
         ({"logistic": {"lambd": 0.0}}, "lambd = 0"),
     ],
 )
-def test_an_option_that_does_not_suit_the_labelled_images_is_a_usage_error(settings, told, train, test):
+@pytest.mark.parametrize("trials", [1, 3])
+def test_an_option_that_does_not_suit_the_labelled_images_is_a_usage_error(settings, told, trials, train, test):
     with pytest.raises(UsageError, match=told):
-        evaluate_lowshot(train, test, options(settings=settings))
+        evaluate_lowshot(train, test, options(settings=settings, trials=trials))
 
 
 def test_settings_win_over_everything():
@@ -278,7 +279,6 @@ def test_uncalibrated_shares_are_taken_as_they_are(train, test):
     assert [facts["temperature"] for facts in notes["classifiers"].values()] == [1.0]
 
 
-# ---- the paper's number beside the measured one
 # ---- the paper's number beside the measured one
 
 SHOWN = [("logistic", 1), ("logistic", 2), ("logistic", "1percent")]  # method and shots
@@ -480,6 +480,15 @@ def test_splits_are_required_of_the_labelled_images_alone():
         require_splits(unlabelled, LowShotOptions(shots=(3,)))
 
 
+def test_a_listed_image_without_a_label_is_as_good_as_missing_before_any_image_is_read(tmp_path):
+    images = FeatureSet(np.eye(7), np.array([3, 3, 3, 7, 7, -1, -1]), list("abcdefg"), list("pqrstuvw"))
+    (tmp_path / "list.txt").write_text("a\nd\nf\n")
+    listed = LowShotOptions(shots=(), subsets=(str(tmp_path / "list.txt"),))
+    with pytest.raises(DataError, match="1 of its 3 images is not among the train images: f"):
+        require_splits(images, listed)
+    assert require_splits(images, dataclasses.replace(listed, allow_fewer=True)) is None
+
+
 def test_shots_percentages_and_nothing_are_what_was_asked_for(train):
     asked = LowShotOptions(shots=(1, 2), percents=(10.0,), trials=2)
     splits = splits_of(train, asked, lambda line: None)
@@ -498,7 +507,7 @@ def test_what_trains_on_the_images_has_rows_beside_the_classifiers_and_its_own_v
         def fit(self, splits, train, test):
             moved = dataclasses.replace(test, features=np.where(test.labels[:, None] == 0, 0, test.features))
             for split in splits:
-                yield Tuned(OriginIsFirst(), moved, 1.0, f"trial {split.trial}")
+                yield Tuned(OriginIsFirst(), moved, 1.23456, f"trial {split.trial}")
 
     class OriginIsFirst:
         classes_ = np.arange(5)
@@ -508,9 +517,22 @@ def test_what_trains_on_the_images_has_rows_beside_the_classifiers_and_its_own_v
             return np.where(first[:, None], np.eye(5)[0], np.eye(5)[4])
 
     asked = LowShotOptions(shots=(1,), trials=2, settings={"centroid": {}})
-    rows, facts = evaluate_lowshot(train, test, asked, tuner=Oracle())
+    rows, facts = evaluate_lowshot(train=train, test=test, options=asked, tuner=Oracle())
     found = [row["value"] for row in rows if row["method"] == "oracle" and row["metric"] == "top1"]
     share = 100 * np.isin(test.labels, (0, 4)).mean()
     np.testing.assert_allclose(found, [share] * 3)
     assert {row["method"] for row in rows} == {"centroid", "oracle"}
-    assert facts["classifiers"]["oracle, 1 shot, trial 1"]["why"] == "trial 1"
+    assert facts["classifiers"]["oracle, 1 shot, trial 1"] == {"temperature": 1.2346, "why": "trial 1"}
+
+
+def test_a_tuner_that_leaves_a_split_out_is_told_so_and_not_measured_on_the_others(train, test):
+    class Forgetful:
+        name = "forgetful"
+
+        def fit(self, splits, train, test):
+            for split in splits[1:]:
+                fitted = Centroid().fit(train.features[split.train], train.labels[split.train])
+                yield Tuned(fitted, test, 1.0, "none chosen")
+
+    with pytest.raises(ValueError, match="shorter"):
+        evaluate_lowshot(train, test, options(trials=3), tuner=Forgetful())

@@ -80,6 +80,8 @@ def test_the_best_epoch_is_the_most_accurate_then_the_least_lossy_then_the_first
     outcome = curve.outcome(0.1, 4)
     assert (outcome["lr"], outcome["epochs"], outcome["held_top1"], outcome["held_temperature"]) == (0.1, 3, 60, 3.0)
     assert [point["epoch"] for point in outcome["curve"]] == [1, 2, 3, 4]  # what is beyond is not known yet
+    curve.by_epoch = dict(reversed(curve.by_epoch.items()))  # the first by its number, in whatever order they come
+    assert curve.outcome(0.1, 4) == outcome
 
 
 def test_a_search_whose_log_is_gone_cannot_be_judged(tmp_path):

@@ -203,6 +203,16 @@ def test_fast_shows_a_turned_image_upright_and_pil_ignores_the_turn(orientation,
     assert (distance(fast, pil) > 20) == bool(notes & POLICIES_DIFFER)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(53, 41), (38, 67)])
+def test_fast_fits_a_turned_image_into_a_rectangle_as_its_upright_twin(orientation, size):
+    wide = Preprocess(cover=(37, 61), crop=(31, 53))
+    data = encoded(smooth(*size), "PNG", exif=exif(orientation))
+    with Image.open(io.BytesIO(data)) as image:
+        upright = encoded(ImageOps.exif_transpose(image), "PNG")
+    assert distance(decode(data, wide)[0], decode(upright, wide, "pil")[0]) <= 1
+
+
 @pytest.mark.parametrize(("order", "kind"), [("<", 3), (">", 3), ("<", 4), (">", 4)])
 def test_the_orientation_is_read_in_either_byte_order_and_width(order, kind):
     data = encoded(smooth(), "JPEG", exif=exif(6, order, kind))

@@ -100,13 +100,14 @@ def test_targets_are_balanced_in_three_rounds_of_columns_and_rows():
     np.testing.assert_allclose(balanced(torch.from_numpy(p)), 6 * wanted)
 
 
-def test_targets_are_balanced_over_the_batches_of_all_processes(monkeypatch):
+@pytest.mark.parametrize("size", [1, 7])
+def test_targets_are_balanced_over_the_batches_of_all_processes(monkeypatch, size):
     """Two processes with the same batch: each gets what a single one gives the batch and its copy."""
-    p = torch.rand(6, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    p = torch.rand(size, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     whole = balanced(torch.cat([p, p]))
     monkeypatch.setattr(_msn_task, "world_size", lambda: 2)
     monkeypatch.setattr(_msn_task, "sum_over_processes", lambda own: 2 * own)
-    torch.testing.assert_close(balanced(p), whole[:6])
+    torch.testing.assert_close(balanced(p), whole[:size])
 
 
 def test_a_prototype_that_no_target_is_near_is_balanced_without_a_division_by_zero():
@@ -277,14 +278,16 @@ def test_the_learning_rate_warms_up_over_epochs_of_steps_and_both_its_ends_are_s
     assert {constant.schedule(step(index))["weight_decay"] for index in (0, 14)} == {0.04}
 
 
-def test_the_target_is_the_moving_average_of_parameters_and_not_of_buffers(msn):
+@pytest.mark.parametrize(("first", "last"), [(0.996, 1.0), (0.25, 0.5)])  # the published, and one below a half
+def test_the_target_is_the_moving_average_of_parameters_and_not_of_buffers(msn, first, last):
+    msn.recipe = dataclasses.replace(RECIPE, momentum=(first, last))
     msn(views(), step())
     at = step(index=6)
     slow, fast = (
         {n: t.detach().clone() for n, t in network.state_dict().items()} for network in (msn.target, msn.anchor)
     )
     msn.after_update(at)
-    momentum = 0.996 + 0.004 * 6 / (1.25 * 15)
+    momentum = first + (last - first) * 6 / (1.25 * 15)
     parameters = {name for name, _ in msn.target.named_parameters()}
     for name, found in msn.target.state_dict().items():
         expected = momentum * slow[name] + (1 - momentum) * fast[name] if name in parameters else slow[name]

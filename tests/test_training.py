@@ -532,7 +532,6 @@ def test_on_a_cpu_every_step_multiplies_by_onednn(monkeypatch):
 
 
 # ---- how fast, and what is told
-# ---- how fast, and what is told
 
 
 def test_speed_is_the_last_steps_with_a_tenth_of_the_newest_and_the_mean_that_of_all(monkeypatch):
@@ -593,7 +592,6 @@ def test_an_epoch_is_told_when_its_last_step_is_done_and_may_be_the_last_one(tmp
     assert Checkpoints(tmp_path / "checkpoints").newest().step == 8
 
 
-# ---- the log
 # ---- the log
 
 

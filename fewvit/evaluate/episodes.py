@@ -147,7 +147,7 @@ def _require_images(
     if len(members) < options.ways:
         raise DataError(
             f"{counted(len(members), 'class', 'classes')} cannot make episodes of {options.ways}",
-            fix=f"Ask for --ways {max(2, len(members))}.",
+            fix=f"Ask for --ways {len(members)}." if len(members) > 1 else "Give images of two classes at least.",
         )
     needed = shots + options.queries
     small = {c: len(rows) for c, rows in members.items() if len(rows) < needed}

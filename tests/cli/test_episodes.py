@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fewvit.evaluate import episodes
 from fewvit.features import FeatureSet
 from fewvit_cli import main as cli
 
@@ -76,6 +78,15 @@ def test_the_result_has_the_contract_s_keys_and_the_same_seed_gives_the_same(few
         assert row["ci95"][0] < row["value"] < row["ci95"][1]
     assert json.loads(fewvit(*words, "--seed", 1, "--format", "json")[1])["rows"] == result["rows"]
     assert json.loads(fewvit(*words, "--seed", 2, "--format", "json")[1])["rows"] != result["rows"]
+
+
+def test_the_seconds_of_the_episodes_go_from_the_features_to_the_last_row(fewvit, features, monkeypatch):
+    now = iter([10.25, 17.3734])
+    monkeypatch.setattr(episodes, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    words = ("--ways", 3, "--queries", 7, "--episodes", 5, "--format", "json")
+    code, out, err = fewvit("--data", features, *words)
+    assert code == 0, err
+    assert json.loads(out)["run"]["seconds"] == {"episodes": 7.123}
 
 
 def test_csv_spells_the_interval_in_two_columns(fewvit, features):

@@ -17,7 +17,7 @@ import pytest
 from fewvit import plugins
 from fewvit.bundles import bundle as bundles
 from fewvit.bundles.file import load_bundle
-from fewvit.calibration import cross_validated_temperature, scale
+from fewvit.calibration import cross_validated_temperature, expected_calibration_error, held_out, scale
 from fewvit.features import FeatureSet
 from fewvit_cli import main as cli
 
@@ -226,7 +226,11 @@ def test_fit_tells_what_it_was_fitted_on_and_how_it_does_on_held_out_images(fewv
     assert (result["task"], rows["images"]["value"], rows["classes"]["value"]) == ("fit", 15, 3)
     assert rows["calibration_temperature"]["value"] == load_bundle(tmp_path / "b.fewvit").temperature
     assert rows["top1"]["n_test"] == rows["ece"]["n_test"] == 15
-    assert rows["top1"]["value"] in [100 * n / 15 for n in range(16)]
+    train = extracted(fewvit, weights, images / "train", tmp_path / "train.npz")
+    held = held_out(plugins.find("classifiers", "centroid"), train.features, train.labels)
+    assert rows["top1"]["value"] == pytest.approx(100 * np.mean(held.probabilities.argmax(axis=1) == held.labels))
+    shares = scale(held.probabilities, rows["calibration_temperature"]["value"])
+    assert rows["ece"]["value"] == pytest.approx(expected_calibration_error(shares, held.labels))
     assert result["run"]["weights_sha256"] == load_bundle(tmp_path / "b.fewvit").recipe.weights_sha256
     assert "b.fewvit" in err
 
@@ -301,6 +305,14 @@ def test_unlabelled_images_and_empty_classes_are_left_out_of_a_fit(fewvit, tmp_p
     assert "1 unlabelled" in err
     found = load_bundle(tmp_path / "b.fewvit")
     assert (found.classes, found.counts) == (["x", "z"], [2, 3])
+
+
+@pytest.mark.parametrize(("name", "said"), [("unknown", True), ("owl", False)])
+def test_a_class_that_is_called_as_doubtful_predictions_are_is_told(fewvit, tmp_path, name, said):
+    some = features_file(tmp_path / "some.npz", [0, 1] * 7, ["cat", name])
+    code, _, err = fewvit("fit", "--data", some, "--classifier", "centroid", "--out", tmp_path / "b.fewvit")
+    assert code == 0, err
+    assert ("a class is called `unknown`" in err) is said
 
 
 def test_bad_images_fail_a_prediction_unless_they_are_allowed(fewvit, bundle, images, tmp_path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from fewvit.evaluate import lowshot
 
 from made_images import folder_of, tiny_weights
 
@@ -62,6 +65,13 @@ def test_a_list_given_twice_is_one_trial_without_an_interval(fewvit, files, tmp_
     assert {row["trial"] for row in result["rows"]} == {0, "mean"}
     assert not any("ci95" in row for row in result["rows"])
     assert "counted once" in err
+
+
+def test_the_seconds_of_the_fits_go_from_the_features_to_the_last_row(fewvit, files, monkeypatch):
+    now = iter([10.25, 17.3734])
+    monkeypatch.setattr(lowshot, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    _, result, _ = run(fewvit, *files, "--shots", 1, "--classifier", "centroid")
+    assert result["run"]["seconds"] == {"fit": 7.123}
 
 
 def test_options_of_classifiers_reach_them(fewvit, files):
