@@ -210,6 +210,7 @@ PROBE = replace(
     folder=True,
 )
 SAVED = {
+    "index": Kind("an index", "IDX", "", lambda _: False, folder=True),
     "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),
     "save_predictions": Kind("predictions that --save-predictions wrote", "FILE", "", _is_predictions),
     "save_per_class": Kind("a table that --save-per-class wrote", "FILE.csv", "", _is_per_class),

@@ -47,12 +47,12 @@ class Wish:
 
 @dataclass(frozen=True)
 class Made:
-    """What the features of an index were made with: how it is named, asked for and found again."""
+    """What the features of an index were made with."""
 
-    fingerprint: str
-    backbone: Mapping[str, Any]
-    options: Mapping[str, Any]
-    facts: Mapping[str, Any]
+    fingerprint: str  # empty: unknown
+    backbone: str  # its name; empty: unknown
+    recipe: Mapping[str, Any]  # how a backbone makes them again; empty where features were given
+    facts: Mapping[str, Any]  # for people
 
 
 @dataclass
@@ -103,7 +103,7 @@ def build(
             dimension,
             made.fingerprint,
             made.backbone,
-            made.options,
+            made.recipe,
             made.facts,
             folder.store(Strings.of(list(source.classes)), ".classes"),
             () if where is None else (where,),
@@ -173,7 +173,7 @@ def require_fingerprint(manifest: Manifest, fingerprint: str) -> None:
     """Raise FingerprintMismatch unless features of this fingerprint belong in the index."""
     if fingerprint and manifest.fingerprint and fingerprint != manifest.fingerprint:
         raise FingerprintMismatch(
-            f"the index is of {manifest.fingerprint[:12]} ({manifest.backbone.get('name') or 'features'}), these "
+            f"the index is of {manifest.fingerprint[:12]} ({manifest.backbone or 'features'}), these "
             f"features are of {fingerprint[:12]}: another backbone, readout, transform or precision",
             fix="Leave the options of the backbone away: the index knows them.",
         )

@@ -76,8 +76,8 @@ class Manifest:
     kind: str
     dimension: int
     fingerprint: str  # of what made the features; empty: unknown
-    backbone: Mapping[str, Any]  # how the backbone is named and opened again
-    options: Mapping[str, Any]  # of the features, as a user gives them
+    backbone: str  # its name; empty: unknown
+    recipe: Mapping[str, Any]  # how it makes features of images; empty: of an index of features, which does not know
     facts: Mapping[str, Any]  # of the pipeline, for people
     classes: StoredFile  # a column of strings
     sources: tuple[StoredSource, ...] = ()

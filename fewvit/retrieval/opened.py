@@ -21,7 +21,7 @@ _LOOKED_UP = 50  # a share of the ids from which on reading them all is faster t
 
 
 @dataclass(frozen=True)
-class Only:
+class OnlyThese:
     """Which images may be found."""
 
     classes: Sequence[str] = ()  # names; none: all
@@ -149,7 +149,9 @@ class OpenIndex:
 
     # ---- search
 
-    def search(self, queries: np.ndarray, k: int, *, only: Only | None = None, threshold: float | None = None) -> Near:
+    def search(
+        self, queries: np.ndarray, k: int, *, only: OnlyThese | None = None, threshold: float | None = None
+    ) -> Near:
         """The k nearest images of each query (Q, D), by the cosine; fewer where fewer are there.
 
         `threshold`: the least score. Raises UsageError for k < 1, DataError for another width, NumericalError for
@@ -161,10 +163,10 @@ class OpenIndex:
             raise DataError(
                 f"queries of shape {np.shape(queries)} do not fit an index of {self.dimension} columns", file=self.path
             )
-        near = nearest(self.segments, normalise(queries), k, self._allowed(only or Only()), self.manifest.effort)
-        return near if threshold is None else _above(near, threshold)
+        near = nearest(self.segments, normalise(queries), k, self._allowed(only or OnlyThese()), self.manifest.effort)
+        return near if threshold is None else above(near, threshold)
 
-    def _allowed(self, only: Only) -> list[np.ndarray | None]:
+    def _allowed(self, only: OnlyThese) -> list[np.ndarray | None]:
         """Which rows of each segment may be found; None: all."""
         if not only.classes and not only.folder:
             return list(self._every_row)
@@ -196,7 +198,7 @@ class OpenIndex:
             raise damaged(self.path, f"{seen - len(names)} ids are there twice")
 
 
-def _above(near: Near, threshold: float) -> Near:
+def above(near: Near, threshold: float) -> Near:
     """Without what scores below the threshold."""
     kept = near.scores >= threshold
     query = np.repeat(np.arange(len(near)), np.diff(near.starts))

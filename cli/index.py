@@ -1,0 +1,327 @@
+"""fewvit index build / add / remove / compact / search / info / verify
+
+One file because the verbs of one object share their options and are looked for in one place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewvit.errors import DataError, UsageError, counted
+
+from .inputs import listing, reader
+from .outputs import RESULT
+from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
+from .show import Screen
+
+if TYPE_CHECKING:
+    from fewvit.evaluate.inputs import FeatureReader
+    from fewvit.retrieval.growth import Changes
+    from fewvit.retrieval.opened import OpenIndex
+
+app = single()
+
+Index = Annotated[Path, typer.Option("--index", metavar="IDX", help="Folder of the index.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="SRC", help="Images: a folder, table, shards, zip archive; or features (.npz)."),
+]
+_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@app.callback()
+def index() -> None:
+    """Build an image index, search it, and keep it up to date."""
+
+
+@command(app)
+def build(
+    model: Model,
+    layout: Layout,
+    access: Access,
+    place: Place,
+    features: Features,
+    listed: Listed,
+    work: Work,
+    output: Output,
+    index: Index,
+    data: Data = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind",
+            metavar="auto|flat|hnsw|ivf|compact",
+            help="flat compares every image. auto: flat up to 200,000 images, beyond what --memory and --recall allow.",
+        ),
+    ] = "auto",
+    recall: Annotated[
+        float,
+        typer.Option(
+            "--recall", metavar="SHARE", help="Of the true nearest images, those that a search must find; measured."
+        ),
+    ] = 0.95,
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="BYTES", help="What a search may hold, as 4G; decides `auto`.")
+    ] = "4G",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also replace an index of another backbone or other options.")
+    ] = False,
+) -> None:
+    """Make an index of images, in place of the one that is there; readers have the old one until the new one is whole.
+
+    What was computed is in the cache, so a build that was killed goes on where it stopped.
+    """
+    screen = Screen(output)
+    reads = reader(model, layout, access, place, features, work, screen, max_bad="1%")
+
+    from fewvit.retrieval.growth import Wish
+    from fewvit.retrieval.index import build_index
+    from fewvit.sources import require_source
+
+    wish = Wish(kind, _bytes(memory), recall)
+    changes = build_index(index, require_source(data), reads, wish, listing(listed), overwrite=overwrite)
+    _show_changes(screen, index, changes)
+
+
+@command(app)
+def add(
+    access: Access,
+    place: Place,
+    listed: Listed,
+    work: Work,
+    output: Output,
+    index: Index,
+    data: Data = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="FILE", help="Where the weights are, if no longer where they were."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto",
+) -> None:
+    """Add the images that the index lacks; those that were renamed or replaced are known by their bytes.
+
+    Images that are no longer in the source stay in the index, and are counted; `index remove --missing` takes them out.
+    """
+    screen = Screen(output)
+
+    from fewvit.retrieval.index import add_images
+    from fewvit.sources import require_source
+
+    source = require_source(data)
+    opened = _opened(index, check=False)
+    reads = _reader_of(opened, Model(weights=weights), Features(device=device), access, place, work, screen, "1%")
+    changes = add_images(opened, source, reads, listing(listed))
+    if changes.missing:
+        screen.notify(
+            f"{counted(changes.missing, 'image')} of the index are no longer in {source}; `fewvit index remove "
+            "--missing` takes them out"
+        )
+    _show_changes(screen, index, changes)
+
+
+@command(app)
+def remove(
+    output: Output,
+    index: Index,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Images, or - for a list on stdin.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="All images whose file is not there any more.")] = False,
+) -> None:
+    """Take images out of the index: no search finds them from now on.
+
+    Their rows stay in the files, as dead ones, until `index compact`. An id that is not in the index is an error, and
+    nothing is removed then.
+    """
+    screen = Screen(output)
+
+    from fewvit.retrieval import growth
+    from fewvit.retrieval.folder import IndexFolder
+    from fewvit.retrieval.pictures import MISSING, Pictures
+
+    names = _names(ids)
+    if missing:
+        opened = _opened(index, check=False)
+        rows = opened.live
+        states = Pictures(opened).states(rows)
+        names += opened.ids(rows[[state == MISSING for state in states]])
+    if not names and not missing:
+        raise UsageError("no image named: give ids, - for a list on stdin, or --missing")
+    _show_changes(screen, index, growth.remove(IndexFolder(index), names))
+
+
+@command(app)
+def compact(output: Output, index: Index) -> None:
+    """Rewrite the index without dead rows, as one piece; answers stay what they were."""
+    screen = Screen(output)
+
+    from fewvit.retrieval import growth
+    from fewvit.retrieval.folder import IndexFolder
+
+    _show_changes(screen, index, growth.compact(IndexFolder(index), notify=screen.notify))
+
+
+@command(app, out=RESULT)
+def search(
+    model: Model,
+    layout: Layout,
+    access: Access,
+    place: Place,
+    features: Features,
+    listed: Listed,
+    work: Work,
+    output: Output,
+    index: Index,
+    queries: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SRC…", help="Image files, folders, features (.npz), or - for a list on stdin."),
+    ] = None,
+    like: Annotated[
+        list[str] | None, typer.Option("--like", metavar="ID", help="An image of the index as the query; repeatable.")
+    ] = None,
+    unwanted: Annotated[
+        list[str] | None, typer.Option("--not", metavar="FILE", help="An image of what is not wanted; repeatable.")
+    ] = None,
+    combine: Annotated[
+        str | None,
+        typer.Option("--combine", metavar="mean|max", help="All queries as one: their mean, or the best of them."),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", help="Images to find for each query.")] = 10,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", metavar="COSINE", help="The least score of an image.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", metavar="NAME", help="Only images of this class; repeatable.")
+    ] = None,
+    folder: Annotated[
+        str, typer.Option("--folder", metavar="PREFIX", help="Only images whose id begins with this.")
+    ] = "",
+) -> None:
+    """The images of the index that are nearest to a query, by the cosine of their features.
+
+    An image that is no longer what was indexed is marked `missing` or `changed`.
+    """
+    screen = Screen(output)
+
+    from fewvit.results import Result, manifest
+    from fewvit.retrieval.describe import found_rows
+    from fewvit.retrieval.opened import OnlyThese
+    from fewvit.retrieval.searching import Request, run_search
+
+    if k < 1:
+        raise UsageError(f"--k {k}: a search needs at least one neighbour")
+    sources = _names(queries)
+    opened = _opened(index)
+    needs_backbone = bool(sources or unwanted)
+    reads = _reader_of(opened, model, features, access, place, work, screen, "0", layout) if needs_backbone else None
+    request = Request(sources, like or (), unwanted or (), combine, k, threshold, OnlyThese(classes or (), folder))
+    names, near, facts = run_search(opened, request, reads, listing(listed))
+    screen.result(Result("index", found_rows(opened, names, near), manifest(**facts)))
+
+
+@command(app)
+def info(output: Output, index: Index) -> None:
+    """What the index is: images, dead rows, kind, measured recall, backbone, bytes."""
+    from fewvit.retrieval.describe import index_facts
+
+    Screen(output).facts("index", index_facts(_opened(index, check=False)))
+
+
+@command(app)
+def verify(
+    output: Output,
+    index: Index,
+    images: Annotated[
+        bool, typer.Option("--images", help="Also look whether the images' files are what was indexed.")
+    ] = False,
+) -> None:
+    """Compare every file of the index with its digest, and look at what is in it. A damaged one is named (exit 4)."""
+    from fewvit.retrieval.pictures import CHANGED, MISSING, Pictures
+
+    opened = _opened(index)
+    opened.verify()
+    facts = {"index": str(index), "images": len(opened), "files": len(opened.manifest.files) + 2, "whole": True}
+    if images:
+        states = Pictures(opened).states(opened.live)
+        facts |= {"missing": states.count(MISSING), "changed": states.count(CHANGED)}
+    Screen(output).facts("index", facts)
+
+
+def _opened(index: Path, *, check: bool = True) -> OpenIndex:
+    from fewvit.retrieval.opened import OpenIndex
+
+    return OpenIndex.open(index, check=check)
+
+
+def _reader_of(
+    index: OpenIndex,
+    model: Model,
+    features: Features,
+    access: Access,
+    place: Place,
+    work: Work,
+    screen: Screen,
+    max_bad: str,
+    layout: Layout | None = None,
+) -> FeatureReader:
+    """What makes features as the index's were made, unless a backbone is named: then it must prove to be the same."""
+    from fewvit.extraction.cache import default_cache_dir
+    from fewvit.retrieval.origin import recipe_of
+
+    recipe = recipe_of(index.manifest)
+    if recipe is None or model.backbone is not None:
+        return reader(model, layout or Layout(), access, place, features, work, screen, max_bad=max_bad)
+    recipe = recipe.located(model.weights, place.cache_dir or default_cache_dir())
+    asked = recipe.options
+    return reader(
+        Model(recipe.backbone, recipe.weights),
+        Layout(recipe.checkpoint_key, recipe.family),
+        access,
+        place,
+        Features(
+            features.protocol or asked.protocol,
+            features.pool or asked.pool,
+            features.layers or asked.layers,
+            features.img_size or asked.img_size,
+            asked.precision,
+            asked.decode,
+            features.device,
+        ),
+        dataclasses.replace(work, seed=recipe.seed),
+        screen,
+        max_bad=max_bad,
+    )
+
+
+def _names(given: Sequence[str] | None) -> list[str]:
+    """The names given, with those of a list on stdin in place of a dash."""
+    names: list[str] = []
+    for name in given or ():
+        if name == "-":
+            lines = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+            if not lines:
+                raise DataError("the list on stdin is empty", fix="Give one name a line.")
+            names += lines
+        else:
+            names.append(name)
+    return names
+
+
+def _bytes(text: str) -> int:
+    """A size such as 4G, in bytes. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"--memory {text!r} is no size such as 500M or 4G")
+    return int(float(found[1]) * _SIZES[found[2].upper()])
+
+
+def _show_changes(screen: Screen, index: Path, changes: Changes) -> None:
+    from fewvit.retrieval.describe import change_facts
+
+    screen.skipped(changes.skipped)
+    screen.facts("index", change_facts(changes, _opened(index, check=False)))

@@ -1,0 +1,90 @@
+"""The pictures behind an index's rows: where they are, whether they are still what was indexed, and their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+
+import numpy as np
+
+from ..datasets import Dataset, Listing, open_dataset
+from ..digests import identity_of
+from ..errors import DataError
+from .opened import OpenIndex
+from .segment import UNKNOWN
+
+THERE, MISSING, CHANGED, NO_FILE = "there", "missing", "changed", ""
+
+
+class Pictures:
+    """The pictures of an index. None is ever taken for another: what is not the indexed one is said to be changed."""
+
+    def __init__(self, index: OpenIndex):
+        self._index = index
+
+    def path(self, row: int) -> str | None:
+        """Where the file of a row is; None for what is in no file of its own."""
+        [record] = self._index.records(np.array([row]))
+        source = int(record["source"])
+        root = self._index.manifest.sources[source].root if source >= 0 else None
+        return None if root is None else os.path.join(root, self._index.ids(np.array([row]))[0])
+
+    def states(self, rows: np.ndarray) -> list[str]:
+        """Of each row (n,) whether its file is `there`, `missing` or `changed`; empty for what has no file.
+
+        A file whose size and time stamps are those of its row is not read.
+        """
+        records, ids = self._index.records(rows), self._index.ids(rows)
+        sources = self._index.manifest.sources
+        return [
+            NO_FILE
+            if source < 0 or (root := sources[source].root) is None
+            else _state(os.path.join(root, name), digest, identity)
+            for source, name, digest, identity in zip(
+                records["source"].tolist(), ids, records["digest"].tolist(), records["identity"], strict=True
+            )
+        ]
+
+    def read(self, row: int) -> bytes:
+        """The bytes that were indexed. Raises DataError where they are not there any more."""
+        [name], [record] = self._index.ids(np.array([row])), self._index.records(np.array([row]))
+        path = self.path(row)
+        try:
+            data = self._from_source(int(record["source"]), name) if path is None else _whole(path)
+        except OSError as error:
+            raise DataError(f"the image cannot be read ({error.strerror or error})", file=name) from error
+        digest = record["digest"].tobytes()
+        if digest != UNKNOWN and hashlib.sha256(data).digest() != digest:
+            raise DataError("the image is not the one that was indexed", file=name)
+        return data
+
+    def _from_source(self, source: int, name: str) -> bytes:
+        if source < 0:
+            raise DataError("the index was built of features, so it knows no image", file=name)
+        images, row_of = _opened(self._index.manifest.sources[source].place)
+        if name not in row_of:
+            raise DataError("the image is not in its source any more", file=name)
+        return images.read(row_of[name])
+
+
+@lru_cache(maxsize=4)
+def _opened(place: str) -> tuple[Dataset, dict[str, int]]:
+    """A source that keeps its images in files of its own making, and the row of each id."""
+    images = open_dataset(place, Listing())
+    return images, {name: row for row, name in enumerate(images.ids)}
+
+
+def _whole(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as handle:
+        return handle.read()
+
+
+def _state(path: str, digest: bytes, identity: np.ndarray) -> str:
+    try:
+        now = identity_of(os.stat(path))
+        if now == identity.tobytes():
+            return THERE
+        return THERE if hashlib.sha256(_whole(path)).digest() == digest else CHANGED
+    except OSError:
+        return MISSING

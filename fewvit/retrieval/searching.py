@@ -1,0 +1,80 @@
+"""What `fewvit index search` does: queries from files and from the index itself, and the images nearest to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..datasets import Listing
+from ..errors import UnknownName, UsageError
+from ..evaluate.inputs import FeatureReader
+from ..results import Facts
+from .examples import COMBINE, mean_of, search_best, search_each
+from .opened import OnlyThese, OpenIndex
+from .queries import query_features
+from .search import Near
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is looked for."""
+
+    sources: Sequence[str]  # image files, folders, or one features file
+    like: Sequence[str] = ()  # ids of the index
+    unwanted: Sequence[str] = ()  # image files or folders
+    combine: str | None = None  # None: each query by itself
+    k: int = 10
+    threshold: float | None = None  # the least cosine
+    only: OnlyThese = field(default_factory=OnlyThese)
+
+
+def run_search(
+    index: OpenIndex, request: Request, reader: FeatureReader | None, listing: Listing
+) -> tuple[list[str], Near, Facts]:
+    """Names of the queries, the images nearest to each, and facts for the manifest.
+
+    `reader` may be None where no query is an image. Raises UsageError for no query, DataError for an id that is not in
+    the index, and as `query_features`.
+    """
+    if request.combine is not None and request.combine not in COMBINE:
+        raise UnknownName("way to combine", request.combine, COMBINE)
+    if not request.sources and not request.like:
+        raise UsageError("nothing to look for: give image files, folders, or --like ID")
+    started = time.perf_counter()
+    names, queries = _queries(index, request, reader, listing)
+    _, unwanted = _features(index, request.unwanted, reader, listing)
+    made = time.perf_counter()
+    if request.combine is not None and len(names) > 1:
+        names, near = [" + ".join(names)], _as_one(index, request, queries, unwanted)
+    else:
+        near = search_each(index, queries, unwanted, request.k, request.only, request.threshold)
+    seconds = {"features": round(made - started, 3), "search": round(time.perf_counter() - made, 4)}
+    return names, near, {"index": str(index.path), "version": index.manifest.version, "seconds": seconds}
+
+
+def _as_one(index: OpenIndex, request: Request, queries: np.ndarray, unwanted: np.ndarray) -> Near:
+    if request.combine == "max":
+        return search_best(index, queries, unwanted, request.k, request.only, request.threshold)
+    return index.search(mean_of(queries, unwanted), request.k, only=request.only, threshold=request.threshold)
+
+
+def _queries(
+    index: OpenIndex, request: Request, reader: FeatureReader | None, listing: Listing
+) -> tuple[list[str], np.ndarray]:
+    names, features = _features(index, request.sources, reader, listing)
+    rows = np.array([index.row_of(name) for name in request.like], np.int64)
+    return [*names, *request.like], np.concatenate([features, index.features(rows)])
+
+
+def _features(
+    index: OpenIndex, sources: Sequence[str], reader: FeatureReader | None, listing: Listing
+) -> tuple[list[str], np.ndarray]:
+    if not sources:
+        return [], np.zeros((0, index.dimension), np.float32)
+    if reader is None:
+        raise UsageError("images as queries need the index's backbone")
+    found = query_features(index, sources, reader, listing)
+    return list(found.ids), found.features
