@@ -46,7 +46,7 @@ LAYERS = {
         "views",
         "vote",
     ],
-    "evaluations": ["evaluate"],
+    "evaluations": ["evaluate", "retrieval"],
     "trainings": ["bundles", "finetune", "linear", "pretrain"],
 }
 LAYER = {name: layer for layer, names in enumerate(LAYERS.values()) for name in names}
