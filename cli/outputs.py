@@ -189,6 +189,10 @@ def _is_confusion(path: Path) -> bool:
     return "true \\ predicted" in _columns(path)
 
 
+def _is_ground_truth(path: Path) -> bool:
+    return re.match(rb'\s*\{\s*"schema":\s*"fewvit\.revisited/', _head(path)) is not None
+
+
 RESULT = Kind(
     "a result of fewvit", "FILE", "Also write the result here: CSV where the name ends in .csv, else JSON.", _is_result
 )
@@ -196,6 +200,7 @@ ROWS = replace(RESULT, help="Also write the predictions here: CSV where the name
 FEATURES = Kind("features", "FILE.npz", "Write the features here, for other commands and programs.", _is_features)
 BUNDLE = Kind("a bundle", "BUNDLE", "Write the bundle here; with --add it is the one that grows.", _is_bundle)
 OFFICIAL = Kind("weights that torch wrote", "FILE.pth", "Write the networks here, in the official layout.", _is_torch)
+GROUND_TRUTH = Kind("ground truth of fewvit", "FILE.json", "Write the ground truth here.", _is_ground_truth)
 RUN = Kind(
     "a run",
     "RUN",

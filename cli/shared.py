@@ -142,7 +142,7 @@ class Features:
     ] = None
     pool: Annotated[
         str | None,
-        typer.Option("--pool", metavar="cls|mean|cls+mean|cls+dist", help="Which tokens become the feature."),
+        typer.Option("--pool", metavar="cls|mean|cls+mean|cls+gem|cls+dist", help="Which tokens become the feature."),
     ] = None
     layers: Annotated[
         str | None,

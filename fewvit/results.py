@@ -27,6 +27,7 @@ _COLUMNS = (
     "temperature",
     "shots",
     "trial",
+    "setting",
     "metric",
     "value",
     "std",
@@ -34,11 +35,17 @@ _COLUMNS = (
     "ci95_high",
     "n_train",
     "n_test",
+    "n_queries",
+    "left_out",
     "skipped",
 )
 _PERCENT = ("value", "std", "ci95_low", "ci95_high")
 _FOUND = ("metric", *_PERCENT, "published")  # columns of what was found
-_PERCENT_METRICS = ("top1", "top5", "accuracy", "ece")  # whose numbers are percent
+# metrics whose numbers are percent, by what stands before an @, as in recall@5
+_PERCENT_METRICS = (
+    *("top1", "top5", "accuracy", "ece"),
+    *("recall", "precision", "map", "r_precision", "mrr", "mp", "micro_ap", "gap", "gap_minus"),
+)
 _GIVEN = ("dataset", "backbone")  # what the user named, so is missed least
 _GAP = "  "  # between two columns
 WIDTH = 100  # characters of a table's line, where columns can be left out
@@ -98,7 +105,7 @@ class Result:
         flat = [_flat(row) for row in self.rows]
         columns = _ordered({key: None for row in flat for key, value in row.items() if value is not None})
         return {
-            c: [_cell(row.get(c), two_decimals=c in _PERCENT and row.get("metric") in _PERCENT_METRICS) for row in flat]
+            c: [_cell(row.get(c), two_decimals=c in _PERCENT and _is_percent(row.get("metric"))) for row in flat]
             for c in columns
         }
 
@@ -112,6 +119,10 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ordered(columns: Mapping[str, None]) -> list[str]:
     return [c for c in _COLUMNS if c in columns] + [c for c in columns if c not in _COLUMNS]
+
+
+def _is_percent(metric: object) -> bool:
+    return str(metric).partition("@")[0] in _PERCENT_METRICS
 
 
 def _cell(value: object, *, two_decimals: bool = False) -> str:

@@ -269,8 +269,24 @@ def test_a_feature_is_the_concatenation_of_what_its_readout_names(kind, pool, la
 
 
 def test_the_width_of_a_readout_counts_its_parts():
-    widths = [Readout(pool, 3).width(7) for pool in ("cls", "mean", "cls+mean", "cls+dist")]
-    assert widths == [21, 21, 28, 42]
+    widths = [Readout(pool, 3).width(7) for pool in ("cls", "mean", "cls+mean", "cls+gem", "cls+dist")]
+    assert widths == [21, 21, 28, 28, 42]
+
+
+@pytest.mark.parametrize("kind", ["plain", "registers", "swiglu"])
+@pytest.mark.parametrize("norm", ["final", "none"])
+def test_the_generalised_mean_is_of_the_normed_patch_tokens_in_which_nothing_is_negative(kind, norm):
+    """In float64: (mean of max(x, 1e-6)^4)^(1/4) for each channel, behind the class token of each layer."""
+    a = MODELS[kind]
+    backbone, x = made(a, Readout("cls+gem", 2, norm), (size_for(a),) * 2), images(3, size_for(a))
+    plain = made(a, Readout("cls", 2, norm), (size_for(a),) * 2).encode(x)
+    patches = backbone.tokens(x)[-1][:, 1 + a.registers :].double().numpy()  # normed
+    assert (patches < 0).any()
+    wanted = np.power(np.mean(np.maximum(patches, 1e-6) ** 4, axis=1), 0.25)
+    found = backbone.encode(x)
+    np.testing.assert_allclose(found[:, : 2 * a.width], plain, atol=1e-5)
+    np.testing.assert_allclose(found[:, 2 * a.width :], wanted, rtol=1e-4)
+    assert found.shape[1] == backbone.readout.width(a.width)
 
 
 def test_tokens_are_class_registers_and_patches_in_that_order():
@@ -591,6 +607,8 @@ def test_a_baselines_class_token_and_patch_mean_leave_each_other_out(name, prefi
         assert torch.equal(model.read(x, Readout("cls")), tokens[:, 0])
         torch.testing.assert_close(model.read(x, Readout("mean")), mean)
         torch.testing.assert_close(model.read(x, Readout("cls+mean")), torch.cat([tokens[:, 0], mean], dim=1))
+        gem = tokens[:, prefix:].clamp(min=1e-6).pow(4).mean(dim=1).sqrt().sqrt()
+        torch.testing.assert_close(model.read(x, Readout("cls+gem")), torch.cat([tokens[:, 0], gem], dim=1))
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

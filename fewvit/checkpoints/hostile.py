@@ -12,10 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-import numpy as np
-
 from ..errors import CheckpointError, printable
 from .opening import _BLOCK, _again, _reason, _some
+from .plain_numpy import NoNumberError, PlainDtype, plain_scalar
 
 _NEVER = "fewvit never runs the code of a weights file: ask its author for plain tensors, best as .safetensors."
 _ALLOWING = threading.Lock()  # torch keeps one list of allowed globals for the whole process
@@ -90,7 +89,7 @@ def _read_torch(handle: IO[bytes], path: str | os.PathLike[str], kind: str) -> A
             foreign = re.findall(r"GLOBAL (\S+) (?:was not|whose)", str(error))
             if foreign:
                 raise _refusal(foreign, path) from error
-            if isinstance(error, _NoNumberError):
+            if isinstance(error, NoNumberError):
                 raise CheckpointError(f"refused: {error}", file=path, fix=_NEVER) from error
             what = "is no file that torch wrote, or a damaged one" if kind == "pickle" else "damaged or cut"
             raise CheckpointError(f"{what} ({_reason(error)})", file=path, fix=_again(path)) from error
@@ -126,9 +125,9 @@ def _only_allowed_globals() -> Iterator[None]:
 
     allowed: list[Any] = [
         argparse.Namespace,  # the arguments in the files of DINO and MAE
-        (_numpy_dtype, "numpy.dtype"),
-        (_numpy_scalar, "numpy._core.multiarray.scalar"),
-        (_numpy_scalar, "numpy.core.multiarray.scalar"),  # the spelling of NumPy 1, in every file from 2021
+        (PlainDtype, "numpy.dtype"),
+        (plain_scalar, "numpy._core.multiarray.scalar"),
+        (plain_scalar, "numpy.core.multiarray.scalar"),  # the spelling of NumPy 1, in every file from 2021
     ]
     with _ALLOWING:
         others = get_safe_globals()
@@ -138,44 +137,3 @@ def _only_allowed_globals() -> Iterator[None]:
                 yield
         finally:
             add_safe_globals(others)
-
-
-class _NoNumberError(ValueError):
-    """A NumPy object in a file that is anything but one number or the dtype of one."""
-
-
-class _numpy_dtype:  # noqa: N801  stands in for the function numpy.dtype
-    """A numeric dtype as a pickle describes it: `code` (`f8`) and byte order. NumPy takes it wherever it takes a dtype.
-
-    NumPy's own `dtype.__setstate__` takes its flags from the file, also the one for "these are pointers" (observed); so
-    no file reaches it.
-    """
-
-    _CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
-
-    def __init__(self, code: str, align: bool = False, copy: bool = True):
-        if not isinstance(code, str) or code not in self._CODES:
-            raise _NoNumberError(f"NumPy dtype {code!r} is not a numeric one")
-        self.dtype = np.dtype(code)
-
-    def __repr__(self) -> str:
-        return f"dtype({self.dtype.str!r})"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        version, order, *rest = state
-        if (
-            version not in (3, 4)
-            or order not in ("<", ">", "|", "=")
-            or rest[:5] != [None, None, None, -1, -1]
-            or rest[5] != 0
-        ):
-            raise _NoNumberError("a NumPy dtype with a state that no numeric one has")
-        self.dtype = self.dtype.newbyteorder(order)
-
-
-def _numpy_scalar(dtype: _numpy_dtype, raw: bytes) -> np.generic:
-    """The NumPy number with these bytes; never an object, never a pointer."""
-    if not isinstance(dtype, _numpy_dtype) or not isinstance(raw, bytes) or len(raw) != dtype.dtype.itemsize:
-        raise _NoNumberError("a NumPy scalar that is not the bytes of one number")
-    value: np.generic = np.frombuffer(raw, dtype.dtype)[0]
-    return value

@@ -217,7 +217,7 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
         )
     if pool == "cls+dist" and "distilled" not in architecture.timm:
         raise UsageError(
-            f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean or cls+mean."
+            f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean, cls+mean or cls+gem."
         )
     return pool
 

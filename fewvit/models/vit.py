@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..extraction.pipeline import Pipeline
     from .spec import BackboneSpec
 
+GEM_POWER, GEM_FLOOR = 4, 1e-6  # of the generalised mean that DINO finds copies with
 EPS = 1e-6  # every LayerNorm of the official models; 1e-5 moves DINO's features by 4e-2
 
 
@@ -26,7 +27,7 @@ EPS = 1e-6  # every LayerNorm of the official models; 1e-5 moves DINO's features
 class Readout:
     """Which tokens become the feature vector."""
 
-    pool: str = "cls"  # cls, mean, cls+mean, cls+dist
+    pool: str = "cls"  # cls, mean, cls+mean, cls+gem, cls+dist
     layers: int = 1  # class tokens (or patch means) of the last N blocks, oldest first
     # final norm over class tokens, or none (MSN), while patch means are taken after the final norm; or fresh: a patch
     # mean of the raw tokens under a norm that has learnt nothing (MAE's linear probe of patch means)
@@ -34,7 +35,7 @@ class Readout:
 
     def width(self, channels: int) -> int:
         """Length of the feature vector of a model `channels` wide."""
-        extra = {"cls": 0, "mean": 0, "cls+mean": 1, "cls+dist": self.layers}[self.pool]
+        extra = {"cls": 0, "mean": 0, "cls+mean": 1, "cls+gem": 1, "cls+dist": self.layers}[self.pool]
         return channels * (self.layers + extra)
 
 
@@ -133,6 +134,8 @@ class VisionTransformer(nn.Module):
         classes = [tokens[:, 0] if readout.norm == "none" else self.final_norm(tokens[:, :1])[:, 0] for tokens in kept]
         if readout.pool == "cls+mean":
             classes.append(self.patch_mean(kept[-1]))
+        if readout.pool == "cls+gem":
+            classes.append(generalised_mean(self.final_norm(kept[-1][:, self.prefix :])))
         return torch.cat(classes, dim=-1)
 
     def attention(self, images: Tensor) -> Tensor:
@@ -176,6 +179,8 @@ class TimmModel(nn.Module):
             return self._mean(tokens)
         if readout.pool == "cls+mean":
             return torch.cat([tokens[:, 0], self._mean(tokens)], dim=-1)
+        if readout.pool == "cls+gem":
+            return torch.cat([tokens[:, 0], generalised_mean(tokens[:, self.prefix :])], dim=-1)
         return tokens[:, :2].flatten(1) if readout.pool == "cls+dist" else tokens[:, 0]
 
     def _mean(self, tokens: Tensor) -> Tensor:
@@ -250,6 +255,14 @@ class Backbone(nn.Module):
         if isinstance(self.model, TimmModel):
             raise UsageError(f"attention maps are not available for {self.model.architecture.timm}")
         return self.model.attention(images)
+
+
+def generalised_mean(tokens: Tensor) -> Tensor:
+    """(B, D): the fourth root of the mean fourth power of tokens (B, N, D), of which what is negative counts as 1e-6.
+
+    Source: Radenovic et al. 2018; DINO's copy detection.
+    """
+    return tokens.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dim=1).pow(1 / GEM_POWER)
 
 
 def resize_positions(table: Tensor, architecture: Architecture, rows: int, columns: int) -> Tensor:

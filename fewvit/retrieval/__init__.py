@@ -1,1 +1,1 @@
-"""The image index: its folder, search, evaluation, duplicates, and what else is made of it."""
+"""The image index: built, searched, evaluated and served."""

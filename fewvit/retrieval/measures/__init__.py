@@ -1,0 +1,3 @@
+"""Measures of a ranking, as functions of NumPy arrays: each is written from its definition, and is percent unless it
+says otherwise.
+"""

@@ -1,0 +1,132 @@
+"""The retrieval protocols: how an image is read, what is a right answer, and how a ranking is scored. No torch.
+
+A protocol never changes; a better one gets the next number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..errors import UnknownName, UsageError
+from ..labels import Listed
+from .relevance.artworks import Artworks
+from .relevance.by_label import ByLabel
+from .relevance.copies import Copies
+from .relevance.copydays import Copydays
+from .relevance.landmarks import Landmarks
+from .relevance.ranking import Relevance
+from .relevance.revisited import Revisited
+
+MULTI_SCALE = (1.0, 2**-0.5, 0.5)  # of the side of an image; three descriptors become one
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an image becomes a descriptor; what is None is the backbone's own."""
+
+    longest: int | None = None  # pixels of the longer side at most: larger images shrink, none grows or is cropped
+    square: int | None = None  # pixels of both sides, whatever the image's proportions
+    interpolation: str | None = None
+    scales: tuple[float, ...] = (1.0,)  # bilinear copies whose descriptors are added up before they get unit length
+    pool: str | None = None  # cls+gem: the class token, then the generalised mean (p = 4) of the patch tokens
+    whitening: bool = False  # with what other images say of the directions
+
+
+@dataclass(frozen=True)
+class RetrievalProtocol:
+    """A named, versioned preset of an evaluation of an index."""
+
+    name: str
+    source: str
+    reading: Reading
+    relevance: Callable[..., Relevance]  # of (queries, index), or of (ground-truth file, queries, index)
+    truth: str = ""  # what the ground-truth file is, in words; empty: there is none
+    query_box: bool = False  # whether a query is what its box shows
+    readings: Mapping[str, Reading] = field(default_factory=dict)  # of benchmarks, by name, that are read otherwise
+    may_leave_one_out: bool = False  # whether the index may hold the queries themselves
+
+    def reading_of(self, benchmark: str = "") -> Reading:
+        """How images of this benchmark are read."""
+        return self.readings.get(benchmark, self.reading)
+
+    def judge(
+        self, file: str | os.PathLike[str] | None, queries: Listed, index: Listed, *, leave_one_out: bool = False
+    ) -> Relevance:
+        """The relevance of the index's images to the queries, which with `leave_one_out` are among them.
+
+        Raises UsageError for a ground truth too many or too few, DataError for one that does not fit.
+        """
+        if leave_one_out and not self.may_leave_one_out:
+            raise UsageError(f"protocol {self.name} has queries of its own: none is left out of the index")
+        if self.truth and file is None:
+            raise UsageError(f"protocol {self.name} needs a ground truth", fix=f"Give {self.truth}.")
+        if file is not None and not self.truth:
+            raise UsageError(f"protocol {self.name} reads no ground truth: labels and names of the images are enough")
+        if self.truth:
+            return self.relevance(file, queries, index)
+        return self.relevance(queries, index, **({"leave_one_out": True} if leave_one_out else {}))
+
+
+_REVISITED = "the JSON that `fewvit data convert` made of gnd_roxford5k.pkl or gnd_rparis6k.pkl"
+_LANCZOS_224 = Reading(longest=224, interpolation="lanczos")
+_PROTOCOLS = (
+    RetrievalProtocol(
+        "labels/1",
+        "Musgrave et al. 2020, A Metric Learning Reality Check",
+        Reading(),
+        ByLabel.bound,
+        may_leave_one_out=True,
+    ),
+    RetrievalProtocol(
+        "revisitop/1",
+        "Radenovic et al. 2018, Revisiting Oxford and Paris",
+        Reading(longest=1024, interpolation="lanczos", scales=MULTI_SCALE),
+        Revisited.read,
+        truth=_REVISITED,
+        query_box=True,
+    ),
+    RetrievalProtocol(
+        "dino/1",
+        "Caron et al. 2021, table 3; its repository's README",
+        _LANCZOS_224,
+        Revisited.read,
+        truth=_REVISITED,
+        readings={"rparis6k": Reading(longest=512, interpolation="lanczos", scales=MULTI_SCALE)},
+    ),
+    RetrievalProtocol(
+        "copydays/1",
+        "Caron et al. 2021, table 4; Berman et al. 2019",
+        Reading(square=320, interpolation="bicubic", pool="cls+gem", whitening=True),
+        Copydays.bound,
+    ),
+    RetrievalProtocol(
+        "disc21/1",
+        "Douze et al. 2021, The 2021 Image Similarity Dataset and Challenge",
+        Reading(),
+        Copies.read,
+        truth="the challenge's CSV of query_id,reference_id",
+    ),
+    RetrievalProtocol(
+        "gldv2/1",
+        "Weyand et al. 2020, Google Landmarks Dataset v2",
+        Reading(),
+        Landmarks.read,
+        truth="the retrieval solution's CSV of id,images,Usage",
+    ),
+    RetrievalProtocol(
+        "met/1",
+        "Ypsilantis et al. 2021, The Met Dataset",
+        Reading(),
+        Artworks.bound,
+    ),
+)
+PROTOCOLS: Mapping[str, RetrievalProtocol] = {protocol.name: protocol for protocol in _PROTOCOLS}
+
+
+def find_retrieval_protocol(name: str) -> RetrievalProtocol:
+    """The preset of that name; raises UnknownName."""
+    if name not in PROTOCOLS:
+        raise UnknownName("retrieval protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
