@@ -1,4 +1,4 @@
-"""fewvit index build / add / remove / compact / search / info / verify
+"""fewvit index build / add / remove / compact / search / evaluate / info / verify
 
 One file because the verbs of one object share their options and are looked for in one place.
 """
@@ -222,6 +222,47 @@ def search(
     request = Request(sources, like or (), unwanted or (), combine, k, threshold, OnlyThese(classes or (), folder))
     names, near, facts = run_search(opened, request, reads, listing(listed))
     screen.result(Result("index", found_rows(opened, names, near), manifest(**facts)))
+
+
+@command(app, out=RESULT)
+def evaluate(
+    access: Access,
+    place: Place,
+    listed: Listed,
+    work: Work,
+    output: Output,
+    index: Index,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            "--queries", metavar="SRC", help="Images or features (.npz) to ask with. Default: the index's own images."
+        ),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol", metavar="NAME", help="What is a right answer; labels/1: an image of the same class."
+        ),
+    ] = "labels/1",
+    truth: Annotated[
+        str | None, typer.Option("--truth", metavar="FILE", help="The ground truth of a benchmark, as JSON or CSV.")
+    ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="The queries are in the index; each is left out of its own answer.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto",
+) -> None:
+    """How well the images of the index are found: recall@k, mAP@R and others by labels, or a benchmark's protocol."""
+    screen = Screen(output)
+
+    from fewvit.results import Result, manifest
+    from fewvit.retrieval.evaluation import EvaluationRequest, run_evaluate
+
+    opened = _opened(index)
+    reads = _reader_of(opened, Model(), Features(device=device), access, place, work, screen, "0")
+    request = EvaluationRequest(queries, protocol, truth, leave_one_out)
+    rows, facts = run_evaluate(opened, request, reads, listing(listed))
+    screen.result(Result("index", rows, manifest(**facts)))
 
 
 @command(app)
