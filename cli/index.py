@@ -201,6 +201,9 @@ def search(
     folder: Annotated[
         str, typer.Option("--folder", metavar="PREFIX", help="Only images whose id begins with this.")
     ] = "",
+    gallery: Annotated[
+        Path | None, typer.Option("--gallery", metavar="FILE.html", help="Also write a page with the pictures inside.")
+    ] = None,
 ) -> None:
     """The images of the index that are nearest to a query, by the cosine of their features.
 
@@ -221,7 +224,13 @@ def search(
     reads = _reader_of(opened, model, features, access, place, work, screen, "0", layout) if needs_backbone else None
     request = Request(sources, like or (), unwanted or (), combine, k, threshold, OnlyThese(classes or (), folder))
     names, near, facts = run_search(opened, request, reads, listing(listed))
-    screen.result(Result("index", found_rows(opened, names, near), manifest(**facts)))
+    rows = found_rows(opened, names, near)
+    screen.result(Result("index", rows, manifest(**facts)))
+    if gallery is not None:
+        from fewvit.retrieval.gallery import query_bytes, save_gallery
+
+        save_gallery(gallery, opened, rows, near, query_bytes([part for name in names for part in name.split(" + ")]))
+        screen.notify(f"wrote {gallery}")
 
 
 @command(app, out=RESULT)

@@ -193,6 +193,10 @@ def _is_ground_truth(path: Path) -> bool:
     return re.match(rb'\s*\{\s*"schema":\s*"fewvit\.revisited/', _head(path)) is not None
 
 
+def _is_page(path: Path) -> bool:
+    return _head(path).startswith(b"<!doctype html")
+
+
 RESULT = Kind(
     "a result of fewvit", "FILE", "Also write the result here: CSV where the name ends in .csv, else JSON.", _is_result
 )
@@ -215,6 +219,7 @@ PROBE = replace(
     folder=True,
 )
 SAVED = {
+    "gallery": Kind("a page that --gallery wrote", "FILE.html", "", _is_page),
     "index": Kind("an index", "IDX", "", lambda _: False, folder=True),
     "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),
     "save_predictions": Kind("predictions that --save-predictions wrote", "FILE", "", _is_predictions),

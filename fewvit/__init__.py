@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers and the reference of the documentation, w
     from .neighbors import Bank as Bank
     from .neighbors import Neighbors as Neighbors
     from .results import Result as Result
+    from .retrieval.index import ImageIndex as ImageIndex
     from .splits import Split as Split
     from .vote import weighted_vote as weighted_vote
 
@@ -43,6 +44,7 @@ _HOMES = {
     "Dataset": "datasets",
     "FeatureSet": "features",
     "FewvitError": "errors",
+    "ImageIndex": "retrieval.index",
     "KNNClassifier": "classifiers.knn",
     "LogisticRegression": "classifiers.logistic",
     "Neighbors": "neighbors",
