@@ -12,6 +12,7 @@ import torch
 from fewvit import neighbors
 from fewvit.errors import DataError, NumericalError, UsageError
 from fewvit.neighbors import METRICS, Bank, engines, library, normalise
+from fewvit.neighbors.reduced import Reduced
 
 from oracles import brute_neighbors, unit_rows
 
@@ -545,3 +546,90 @@ def test_memory_stays_bounded_where_the_score_matrix_would_fill_it(engine, pytho
     seen, grown = map(int, python(MEMORY, engine).stdout.split())
     assert seen == 10007
     assert grown < 150_000  # kB; all scores would be 800 MB
+
+
+# ---- products in bfloat16 that say which rows to score again
+
+
+def reduced(bank: np.ndarray, otherwise=None) -> Reduced:
+    def refused(queries, k):
+        pytest.fail("queries were left to the other search")
+
+    return Reduced(bank, Bank.of_unit_rows(bank, device="cpu").score, otherwise or refused)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("k", [1, 7, 31])
+def test_products_in_bfloat16_find_the_very_neighbours_that_brute_force_finds(k, half, monkeypatch):
+    from fewvit.neighbors import reduced as module
+
+    monkeypatch.setattr(module, "_ROWS", 211)  # blocks that fill no whole number of groups
+    monkeypatch.setattr(module, "_CHUNK", 17)
+    monkeypatch.setattr(module, "_MOST", 1000)
+    bank, queries = unit_rows(cloud(997, 61)), unit_rows(cloud(41, 61, 71))
+    stored = bank.astype(np.float16) if half else bank
+    rows, scores = brute_neighbors(stored.astype(np.float32), queries, k, "dot")
+    got_scores, got_rows = reduced(stored).search(queries, k)
+    np.testing.assert_array_equal(got_rows, rows)
+    np.testing.assert_allclose(got_scores, scores, rtol=0, atol=1e-7)
+
+
+def test_ties_across_the_last_place_are_broken_by_row_with_products_in_bfloat16_too():
+    bank = np.repeat(unit_rows(cloud(89, 13)), 5, axis=0)  # every row five times
+    queries = unit_rows(cloud(37, 13, 73))
+    _, rows = reduced(bank).search(queries, 7)
+    first, second = rows[:, :5], rows[:, 5:]
+    np.testing.assert_array_equal(first, first[:, :1] + np.arange(5))
+    np.testing.assert_array_equal(first[:, 0] % 5, 0)
+    np.testing.assert_array_equal(second, second[:, :1] + np.arange(2))
+
+
+def test_where_scores_lie_within_the_error_of_bfloat16_the_other_search_is_asked(monkeypatch):
+    from fewvit.neighbors import reduced as module
+
+    monkeypatch.setattr(module, "_MOST", 3)
+    middle = unit_rows(cloud(1, 61))
+    close = unit_rows(middle + 1e-4 * cloud(997, 61, 79))  # all cosines differ in the eighth digit
+    asked = []
+
+    def other(queries, k):
+        asked.append(len(queries))
+        return np.full((len(queries), k), 0.5, np.float32), np.full((len(queries), k), 3)
+
+    queries = np.concatenate([middle, -middle, unit_rows(cloud(5, 61, 83))])
+    scores, rows = reduced(close, other).search(queries, 7)
+    assert asked == [7]
+    assert (rows == 3).all()
+    assert (scores == 0.5).all()
+
+
+def test_a_cpu_that_breaks_the_bound_is_not_believed(monkeypatch):
+    bank, queries = unit_rows(cloud(499, 61)), unit_rows(cloud(41, 61, 71))
+    asked = []
+
+    def other(queries, k):
+        asked.append(len(queries))
+        return np.zeros((len(queries), k), np.float32), np.zeros((len(queries), k), np.int64)
+
+    search = Reduced(bank, lambda *of: Bank(bank, device="cpu").score(*of) + np.float32(0.05), other)
+    search.search(queries, 3)
+    assert asked == [41]
+
+
+def test_a_bank_searches_in_bfloat16_where_that_pays_and_gives_the_same_neighbours(monkeypatch):
+    from fewvit.neighbors import reduced as module
+
+    bank, queries = cloud(1009, 61), cloud(41, 61, 71)
+    plain = Bank(bank, device="cpu").search(queries, 7)
+    monkeypatch.setattr(module, "WORTH", 1)
+    monkeypatch.setattr(module, "computes_bf16", lambda: True)
+    called = []
+    monkeypatch.setattr(Reduced, "search", lambda own, *of, real=Reduced.search: called.append(of[1]) or real(own, *of))
+    for wanted, times in ((7, 1), (module.NEIGHBORS + 1, 1)):
+        found = Bank(bank, device="cpu").search(queries, wanted)
+        np.testing.assert_array_equal(found.rows[:, :7], plain.rows)
+        np.testing.assert_allclose(found.scores[:, :7], plain.scores, rtol=0, atol=3e-7)
+        assert len(called) == times
+    Bank(bank, device="cpu").search(queries[:31], 7)
+    Bank(bank, metric="dot", device="cpu").search(queries, 7)
+    assert len(called) == 1

@@ -18,6 +18,7 @@ from ..cpu import in_threads
 from ..errors import DataError, NumericalError, UsageError
 from .engines import ENGINES
 from .library import faiss_gpu_works, faiss_is_here
+from .reduced import Reduced, pays
 
 METRICS = ("cosine", "dot", "euclidean")
 _CHUNK_BYTES = 12 << 20  # results and temporaries of one chunk of queries stay below this
@@ -75,7 +76,7 @@ class Bank:
         self.metric, self.engine, self.device = metric, *_choose(engine, device)
         self.rows = normalise(features) if metric == "cosine" else _finite(features)
         self._norms = np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64) if metric == "euclidean" else None
-        self._search = ENGINES[self.engine](self.rows, metric, self.device)
+        self._prepare()
 
     @classmethod
     def of_unit_rows(cls, rows: np.ndarray, *, device: str = "auto") -> Bank:
@@ -85,19 +86,25 @@ class Bank:
         bank = cls.__new__(cls)
         bank.metric, bank.rows, bank._norms = "cosine", rows, None
         bank.engine, bank.device = _choose("auto", device)
-        bank._search = ENGINES[bank.engine](rows, "cosine", bank.device)
+        bank._prepare()
         return bank
+
+    def _prepare(self) -> None:
+        """Make what searches the rows."""
+        self._search = ENGINES[self.engine](self.rows, self.metric, self.device)
+        on_cpu = self.metric == "cosine" and self.device == "cpu"
+        self._reduced = Reduced(self.rows, self.score, self._search) if on_cpu else None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the engine's own structures, which are built again where the bank is unpickled."""
-        return {name: value for name, value in vars(self).items() if name != "_search"}
+        return {name: value for name, value in vars(self).items() if name not in ("_search", "_reduced")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._search = ENGINES[self.engine](self.rows, self.metric, self.device)
+        self._prepare()
 
     def search(self, queries: np.ndarray, k: int) -> Neighbors:
         """The k nearest rows of each query (Q, D). Raises UsageError unless 1 <= k <= number of rows."""
@@ -133,7 +140,8 @@ class Bank:
         needed = k + (exclude is not None)
         fetched = min(needed + _SPARE, len(self.rows))
         near = self._near(queries)
-        scores, rows = self._search(queries, fetched)
+        reduced = self._reduced if self._reduced is not None and pays(self.rows, queries, fetched) else None
+        scores, rows = (self._search if reduced is None else reduced.search)(queries, fetched)
         self._settle(queries, scores, rows, near)
         if fetched < len(self.rows):
             self._settle_boundary(queries, scores, rows, needed, near)
