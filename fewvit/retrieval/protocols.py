@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UnknownName, UsageError
 from ..labels import Listed
+from .relevance.artworks import KS as MET_KS
 from .relevance.artworks import Artworks
 from .relevance.by_label import ByLabel
 from .relevance.copies import Copies
@@ -43,6 +44,7 @@ class RetrievalProtocol:
     truth: str = ""  # what the ground-truth file is, in words; empty: there is none
     query_box: bool = False  # whether a query is what its box shows
     readings: Mapping[str, Reading] = field(default_factory=dict)  # of benchmarks, by name, that are read otherwise
+    tuned_to: int = 0  # neighbours of validation queries that its numbers are chosen on; 0: it has none to choose
     may_leave_one_out: bool = False  # whether the index may hold the queries themselves
 
     def reading_of(self, benchmark: str = "") -> Reading:
@@ -126,6 +128,7 @@ _PROTOCOLS = (
         "Ypsilantis et al. 2021, The Met Dataset",
         Reading(),
         Artworks.bound,
+        tuned_to=max(MET_KS),
     ),
 )
 PROTOCOLS: Mapping[str, RetrievalProtocol] = {protocol.name: protocol for protocol in _PROTOCOLS}
