@@ -70,6 +70,14 @@ def build(
     memory: Annotated[
         str, typer.Option("--memory", metavar="BYTES", help="What a search may hold, as 4G; decides `auto`.")
     ] = "4G",
+    reading: Annotated[
+        str | None,
+        typer.Option(
+            "--reading",
+            metavar="NAME[:BENCHMARK]",
+            help="Read images as this protocol of `index evaluate` says, as dino/1:rparis6k.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Also replace an index of another backbone or other options.")
     ] = False,
@@ -79,7 +87,13 @@ def build(
     What was computed is in the cache, so a build that was killed goes on where it stopped.
     """
     screen = Screen(output)
-    reads = reader(model, layout, access, place, features, work, screen, max_bad="1%")
+    if reading is not None:
+        from fewvit.retrieval.protocols import reading_named
+
+        asked = reading_named(reading)
+        features = dataclasses.replace(features, pool=features.pool or asked.pool)
+    transform = asked.transform if reading is not None else None
+    reads = reader(model, layout, access, place, features, work, screen, max_bad="1%", reading=transform)
 
     from fewvit.retrieval.growth import Wish
     from fewvit.retrieval.index import build_index
@@ -259,17 +273,29 @@ def evaluate(
     leave_one_out: Annotated[
         bool, typer.Option("--leave-one-out", help="The queries are in the index; each is left out of its own answer.")
     ] = False,
+    background: Annotated[
+        str | None,
+        typer.Option("--background", metavar="SRC", help="Other images, that a protocol's whitening is learnt from."),
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option("--validation", metavar="SRC", help="Other queries, on which met/1 chooses its numbers."),
+    ] = None,
+    query_box: Annotated[
+        bool | None,
+        typer.Option("--query-box/--no-query-box", help="Crop queries to their box. Default: as the protocol says."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto",
 ) -> None:
     """How well the images of the index are found: recall@k, mAP@R and others by labels, or a benchmark's protocol."""
     screen = Screen(output)
 
     from fewvit.results import Result, manifest
-    from fewvit.retrieval.evaluation import EvaluationRequest, run_evaluate
+    from fewvit.retrieval.evaluating import EvaluationRequest, run_evaluate
 
     opened = _opened(index)
     reads = _reader_of(opened, Model(), Features(device=device), access, place, work, screen, "0")
-    request = EvaluationRequest(queries, protocol, truth, leave_one_out)
+    request = EvaluationRequest(queries, protocol, truth, leave_one_out, background, validation, query_box)
     rows, facts = run_evaluate(opened, request, reads, listing(listed))
     screen.result(Result("index", rows, manifest(**facts)))
 
@@ -345,6 +371,7 @@ def _reader_of(
         dataclasses.replace(work, seed=recipe.seed),
         screen,
         max_bad=max_bad,
+        reading=asked.reading,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from fewvit.errors import UsageError
 
@@ -57,8 +58,9 @@ def reader(
     screen: Screen,
     *,
     max_bad: str = "0",
+    reading: Mapping[str, Any] | None = None,
 ) -> FeatureReader:
-    """What opens sources and extracts features under these options."""
+    """What opens sources and extracts features under these options; `reading` as in `FeatureOptions`."""
     names = names_of(model)
     from fewvit.evaluate.inputs import Backbones, FeatureReader
     from fewvit.extraction.cache import Cache, default_cache_dir
@@ -77,6 +79,7 @@ def reader(
         features.precision,
         features.decode,
         features.device,
+        reading,
     )
     cache = None if work.no_cache else Cache(place.cache_dir or default_cache_dir())
     allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is an error before the work begins

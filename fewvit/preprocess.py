@@ -5,37 +5,64 @@ No NumPy.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from .errors import UnknownName, UsageError
 
+INTERPOLATIONS = ("bicubic", "bilinear")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize so that the image covers `cover`, then crop `crop` from the centre; both (height, width) in pixels."""
+    """Resize so that the image covers `cover`, then crop `crop` from the centre; both (height, width) in pixels.
+
+    Retrieval reads images in other ways too, which the last three fields are for.
+    """
 
     cover: tuple[int, int] = (256, 256)
     crop: tuple[int, int] = (224, 224)
-    interpolation: str = "bicubic"  # or "bilinear"; always antialiased, as Pillow does
+    interpolation: str = "bicubic"  # or "bilinear", "lanczos" for `longest`; always antialiased, as Pillow does
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of pixels / 255, taken off after the crop
     std: tuple[float, float, float] = IMAGENET_STD
 
+    # pixels of the longer side at most: larger images shrink, none grows or is cropped, so `cover` and `crop` say
+    # nothing; 0: off
+    longest: int = 0
+    stretched: bool = False  # resize to `cover` whatever the image's proportions
+    # of the sides of what is cropped: bilinear copies, of whose features the mean is taken
+    scales: tuple[float, ...] = (1.0,)
+
     def __post_init__(self) -> None:
-        if self.interpolation not in ("bicubic", "bilinear"):
-            raise UnknownName("interpolation", self.interpolation, ("bicubic", "bilinear"))
+        known = (*INTERPOLATIONS, "lanczos") if self.longest else INTERPOLATIONS
+        if self.interpolation not in known:
+            raise UnknownName("interpolation", self.interpolation, known)
+
+    @property
+    def of_retrieval(self) -> dict[str, Any] | None:
+        """What a retrieval protocol set: every field but the statistics; None where it set nothing."""
+        if (self.longest, self.stretched, self.scales) == (0, False, (1.0,)):
+            return None
+        return {name: value for name, value in asdict(self).items() if name not in ("mean", "std")}
 
     def to_dict(self) -> dict[str, Any]:
-        """Field -> value, for manifests and cache keys."""
-        return asdict(self)
+        """Field -> value, for manifests and cache keys; what is for retrieval only where it is set."""
+        unset = {field.name for field in fields(self)[-3:] if getattr(self, field.name) == field.default}
+        return {name: value for name, value in asdict(self).items() if name not in unset}
 
 
 def sized(preprocess: Preprocess, size: tuple[int, int] | None) -> Preprocess:
     """The transform at another input size (height, width): the resize keeps its proportion (256 to 224) to the crop."""
     if size is None:
         return preprocess
+    if preprocess.longest:
+        if size[0] != size[1]:
+            raise UsageError(
+                f"--img-size {size[0]}x{size[1]}: images keep their proportions here",
+                fix="Give the pixels of the longer side.",
+            )
+        return replace(preprocess, longest=size[0])
     cover = tuple(
         round(new * covered / cropped)
         for new, covered, cropped in zip(size, preprocess.cover, preprocess.crop, strict=True)

@@ -144,6 +144,53 @@ def test_a_crop_that_is_no_square_is_the_middle_by_hand():
     assert not padded[:, [0, 12, 13]].any()
 
 
+SHRUNK = Preprocess(longest=37, interpolation="lanczos")
+
+
+@both
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((53, 41), (37, 29)), ((41, 53), (29, 37)), ((37, 12), (37, 12)), ((9, 11), (9, 11))]
+)
+def test_the_longer_side_shrinks_and_nothing_grows_or_is_cropped(size, wanted, policy):
+    """53 x 41 to 37: 41 * 37 / 53 = 28.6 -> 29."""
+    pixels, _ = decode(encoded(smooth(*size), "PNG"), SHRUNK, policy)
+    assert pixels.shape == (*wanted, 3)
+    if wanted == size:
+        np.testing.assert_array_equal(pixels, smooth(*size))
+
+
+@both
+def test_a_shrunk_image_is_pillows_thumbnail_bit_for_bit(policy):
+    for size in ((530, 410), (211, 97)):
+        official_pixels = Image.fromarray(smooth(*size))
+        official_pixels.thumbnail((37, 37), Image.Resampling.LANCZOS)
+        pixels, _ = decode(encoded(smooth(*size), "PNG"), SHRUNK, policy)
+        np.testing.assert_array_equal(pixels, np.asarray(official_pixels))
+        assert pixels.flags.writeable
+
+
+def test_a_shrunk_image_is_seen_upright_by_fast_only():
+    data = encoded(smooth(53, 41), "JPEG", quality=95, exif=exif(6))
+    assert decode(data, SHRUNK, "fast")[0].shape == (29, 37, 3)
+    assert decode(data, SHRUNK, "pil")[0].shape == (37, 29, 3)
+
+
+@both
+def test_a_long_and_narrow_image_is_shrunk_where_covering_would_be_refused(policy):
+    data = encoded(np.zeros((3, 60_000, 3), np.uint8), "PNG")
+    with pytest.raises(BadImage, match="too long and narrow"):
+        decode(data, Preprocess(), policy)
+    assert decode(data, SHRUNK, policy)[0].shape == (1, 37, 3)
+
+
+@both
+def test_a_stretched_image_has_the_sides_asked_for_whatever_its_own(policy):
+    stretched = Preprocess(cover=(31, 31), crop=(31, 31), stretched=True)
+    wanted = Image.fromarray(smooth(53, 41)).resize((31, 31), Image.Resampling.BICUBIC)
+    pixels, _ = decode(encoded(smooth(53, 41), "PNG"), stretched, policy)
+    np.testing.assert_allclose(pixels.astype(int), np.asarray(wanted).astype(int), atol=0 if policy == "pil" else 1)
+
+
 def test_a_cover_that_is_no_square_is_covered_by_the_smaller_side():
     assert covering_size(100, 50, (60, 40)) == (80, 40)
     assert covering_size(50, 100, (60, 40)) == (60, 120)

@@ -21,7 +21,15 @@ SPEC = BackboneSpec(
 OPTIONS = FeatureOptions(device="cpu")
 
 # for every option a value that is not its default
-CHANGED = {"protocol": "msn/1", "pool": "mean", "layers": "3", "img_size": "96", "precision": "bf16", "decode": "pil"}
+CHANGED = {
+    "protocol": "msn/1",
+    "pool": "mean",
+    "layers": "3",
+    "img_size": "96",
+    "precision": "bf16",
+    "decode": "pil",
+    "reading": {"stretched": True},
+}
 
 
 def of(variant: str, family: str = "supervised") -> BackboneSpec:
@@ -150,6 +158,58 @@ def test_the_manifest_carries_licence_weights_protocol_and_fingerprint():
     assert facts["decoder"].startswith("pil/")
 
 
+# ---- other ways to read, for retrieval
+
+SHRUNK = {"longest": 224, "interpolation": "lanczos"}
+
+
+def test_the_key_of_a_protocol_is_what_it_was_before_there_was_retrieval():
+    """Stored features are found by it: a field more would compute all of them again."""
+    assert list(settle(SPEC, OPTIONS).key["preprocess"]) == ["cover", "crop", "interpolation", "mean", "std"]
+
+
+def test_each_way_to_read_has_a_fingerprint_of_its_own():
+    ways = [{}, SHRUNK, {**SHRUNK, "longest": 512}, {**SHRUNK, "scales": (1.0, 0.5)}, {"stretched": True}]
+    assert len({settle(SPEC, dataclasses.replace(OPTIONS, reading=way)).fingerprint for way in ways}) == len(ways)
+    asked = dataclasses.replace(OPTIONS, img_size="512")
+    assert settle(SPEC, dataclasses.replace(asked, reading=SHRUNK)).preprocess.longest == 512
+
+
+def test_a_reading_wins_over_the_models_own_transform():
+    own = dataclasses.replace(SPEC, preprocess={"cover": [248, 248], "interpolation": "bilinear"})
+    assert settle(own, dataclasses.replace(OPTIONS, reading=SHRUNK)).preprocess.interpolation == "lanczos"
+
+
+def test_backbones_that_read_one_size_or_squares_only_refuse_images_as_they_are():
+    with pytest.raises(UsageError, match=r"deit_base.* reads images of one size"):
+        settle(of("deit_vitb16"), dataclasses.replace(OPTIONS, reading=SHRUNK))
+    for family, name in (("msn", "msn_vits16"), ("mae", "mae_vitb16")):
+        with pytest.raises(UsageError, match="images of all proportions"):
+            settle(of(name, family), dataclasses.replace(OPTIONS, reading=SHRUNK))
+    for family, name in (("dino", "dino_vits16"), ("dinov2", "dinov2_vits14_reg")):
+        assert settle(of(name, family), dataclasses.replace(OPTIONS, reading=SHRUNK)).size is None
+    assert (
+        oversized(
+            settle(of("dino_vits16", "dino"), dataclasses.replace(OPTIONS, reading={**SHRUNK, "longest": 1024})),
+            OPTIONS,
+        )
+        is None
+    )
+
+
+def test_half_precision_of_images_of_all_sizes_is_computed_by_torch(monkeypatch):
+    """OpenVINO compiles for one size."""
+    from fewvit.models import engines
+
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object())
+    half = dataclasses.replace(OPTIONS, precision="bf16", device="cpu")
+    assert settle(SPEC, half).precision_tag == "bf16-openvino-cpu"
+    assert settle(SPEC, dataclasses.replace(half, reading=SHRUNK)).precision_tag in (
+        "bf16-packed-cpu",
+        "bf16-eager-cpu",
+    )
+
+
 # ---- half precision
 
 
@@ -157,7 +217,9 @@ def test_half_precision_keys_name_the_engine_and_the_kind_of_device(monkeypatch)
     from fewvit.models import engines
 
     monkeypatch.setattr(
-        engines, "choose_engine", lambda precision, device, *, plain_vit: f"{'plain' if plain_vit else 'timm'}-{device}"
+        engines,
+        "choose_engine",
+        lambda precision, device, *, plain_vit, one_size: f"{'plain' if plain_vit else 'timm'}-{device}",
     )
     monkeypatch.setattr(engines, "resolve_device", lambda device: device)
     half = dataclasses.replace(OPTIONS, precision="bf16")

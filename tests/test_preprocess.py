@@ -18,6 +18,23 @@ def test_by_default_images_are_resized_to_256_and_cropped_to_224_with_the_mean_c
     }
     with pytest.raises(UnknownName, match="nearest"):
         Preprocess(interpolation="nearest")
+    with pytest.raises(UnknownName, match="lanczos"):
+        Preprocess(interpolation="lanczos")
+
+
+def test_what_is_for_retrieval_is_named_only_where_it_is_set_so_that_older_features_are_found_again():
+    plain = Preprocess().to_dict()
+    assert Preprocess(longest=0, stretched=False, scales=(1.0,)).to_dict() == plain
+    assert Preprocess(stretched=True).to_dict() == {**plain, "stretched": True}
+    large = Preprocess(longest=512, interpolation="lanczos", scales=(1.0, 0.5))
+    assert large.to_dict() == {**plain, "interpolation": "lanczos", "longest": 512, "scales": (1.0, 0.5)}
+
+
+def test_a_longer_side_is_one_number_and_leaves_proportions_alone():
+    shrunk = Preprocess(longest=224, interpolation="lanczos")
+    assert sized(shrunk, (512, 512)) == Preprocess(longest=512, interpolation="lanczos")
+    with pytest.raises(UsageError, match="512x256: images keep their proportions"):
+        sized(shrunk, (512, 256))
 
 
 @pytest.mark.parametrize(

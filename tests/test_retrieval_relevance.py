@@ -9,6 +9,7 @@ import pytest
 
 from fewvit.errors import DataError, UnknownName, UsageError
 from fewvit.neighbors import Bank, Neighbors
+from fewvit.preprocess import Preprocess
 from fewvit.results import Result
 from fewvit.retrieval.ground_truth import QueryTruth, RevisitedTruth, save_revisited
 from fewvit.retrieval.names import NamedRows, rows_of_ids
@@ -282,11 +283,14 @@ def test_protocols_are_called_by_their_names_and_say_what_is_particular_to_them(
     ]
     assert {name: one.name for name, one in PROTOCOLS.items()} == {name: name for name in PROTOCOLS}
     assert [name for name, one in PROTOCOLS.items() if one.query_box] == ["revisitop/1"]
-    oxford, paris = (PROTOCOLS["dino/1"].reading_of(name) for name in ("roxford5k", "rparis6k"))
-    assert (oxford.longest, oxford.scales) == (224, (1.0,))
-    assert (paris.longest, paris.scales) == (512, pytest.approx((1, 0.7071067811865476, 0.5)))
+    oxford, paris = (PROTOCOLS["dino/1"].reading_of(name).transform for name in ("roxford5k", "rparis6k"))
+    assert oxford == {"longest": 224, "interpolation": "lanczos", "scales": (1.0,)}
+    assert (paris["longest"], paris["scales"]) == (512, pytest.approx((1, 0.7071067811865476, 0.5)))
     copydays = PROTOCOLS["copydays/1"].reading_of()
-    assert (copydays.square, copydays.pool, copydays.whitening) == (320, "cls+gem", True)
+    assert (copydays.transform["cover"], copydays.pool, copydays.whitening) == ((320, 320), "cls+gem", True)
+    for one in PROTOCOLS.values():
+        for reading in (one.reading, *one.readings.values()):
+            Preprocess(**reading.transform)
     with pytest.raises(UnknownName, match="Did you mean revisitop/1"):
         find_retrieval_protocol("revisitop")
 

@@ -47,6 +47,14 @@ class Architecture:
     final_norm: str = "norm"  # or fc_norm: a norm over the mean patch token alone (MAE after fine-tuning)
     timm: str = ""  # build this model of timm instead
 
+    def check_any_size(self) -> None:
+        """Raise UsageError where it cannot read images of any size and proportions."""
+        if self.timm:
+            raise UsageError(f"{self.timm} reads images of one size, and here each image has its own")
+        rule = position_rule(self.positions)
+        if rule.only_squares:
+            raise UsageError(f"{rule.only_squares} images of all proportions, which are read here")
+
     def check_size(self, height: int, width: int) -> None:
         """Raise UsageError, naming the nearest sizes, when an input of this many pixels does not fit."""
         if self.timm:

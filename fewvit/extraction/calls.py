@@ -72,7 +72,7 @@ def load_backbone(
     backbone = build(
         spec,
         readout,
-        pipeline.preprocess.crop,
+        pipeline.size,
         device=resolve_device(device),
         precision=pipeline.precision,
         engine=engine,

@@ -84,7 +84,7 @@ def _build(pipeline: Pipeline) -> Backbone:
     return build(
         pipeline.spec,
         readout,
-        pipeline.preprocess.crop,
+        pipeline.size,
         device=resolve_device(pipeline.device),
         precision=pipeline.precision,
     )
@@ -102,14 +102,8 @@ class _Extraction:
         work: Work,
         build: Callable[[], Backbone],
     ):
-        self.pipeline, self.dataset, self.store, self.memory, self.work, self.build = (
-            pipeline,
-            dataset,
-            store,
-            memory,
-            work,
-            build,
-        )
+        self.pipeline, self.dataset, self.store = pipeline, dataset, store
+        self.memory, self.work, self.build = memory, work, build
         self.digests: list[bytes | None] = [None] * len(dataset)
         self.bad: dict[int, str] = {}  # row -> reason
         self.in_flight: tuple[list[_Decoded], Tensor] | None = None  # the batch that a GPU is computing
@@ -172,6 +166,10 @@ class _Extraction:
 
         self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
         self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
+        if (
+            self.pipeline.size is None
+        ):  # images of many sizes make no batches, and full ones of each size would be padding
+            self.batch_size = 1
         with contextlib.suppress(BadImage):
             # decoders are imported with the first image, even with none
             decode(b"?", self.pipeline.preprocess, self.pipeline.decode)
@@ -230,6 +228,8 @@ class _Extraction:
             pixels, notes = decode(data, self.pipeline.preprocess, self.pipeline.decode, self.work.max_pixels)
         except BadImage as error:
             return _Decoded(row, digest, reason=str(error))
+        if reason := self.pipeline.too_small(*pixels.shape[:2]):
+            return _Decoded(row, digest, reason=reason)
         return _Decoded(row, digest, int(notes), pixels)
 
     def _note(self, item: _Decoded) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from ..backbones import Protocol
 from ..errors import UsageError, counted
 from ..images import decoder_version
+from ..models.scales import smallest_side
 from ..models.spec import BackboneSpec
 from ..preprocess import Preprocess, parse_size, sized
 from .cache import key_digest
@@ -34,6 +35,7 @@ class FeatureOptions:
     precision: str = "fp32"
     decode: str = "fast"
     device: str = "auto"
+    reading: Mapping[str, Any] | None = None  # fields of the transform that a retrieval protocol sets, over all others
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,19 @@ class Pipeline:
         }
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the images that the backbone reads; None: each has its own."""
+        return None if self.preprocess.longest else self.preprocess.crop
+
+    def too_small(self, height: int, width: int) -> str:
+        """Why an image of this many pixels, as it is read, has no patch at every scale; empty where it has."""
+        patch, scales = self.spec.architecture.patch, self.preprocess.scales
+        if self.size is not None or smallest_side(height, width, scales) >= patch:
+            return ""
+        at = f" at scale {min(scales):.3g}" if min(scales) < 1 else ""
+        return f"{width} x {height} pixels{at}: less than a patch of {patch}"
+
+    @property
     def precision_tag(self) -> str:
         """The precision, and for half precision what computed it: engines differ in the third digit there."""
         if self.precision == "fp32":
@@ -74,7 +89,9 @@ class Pipeline:
         from ..models.engines import choose_engine, resolve_device
 
         device = resolve_device(self.device)
-        engine = choose_engine(self.precision, device, plain_vit=not self.spec.architecture.timm)
+        engine = choose_engine(
+            self.precision, device, plain_vit=not self.spec.architecture.timm, one_size=self.size is not None
+        )
         return f"{self.precision}-{engine}-{device.partition(':')[0]}"
 
     @property
@@ -111,9 +128,14 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
     protocol = find_protocol(options.protocol or spec.protocol)
     _check_choice("--precision", options.precision, PRECISIONS)
     _check_choice("--decode", options.decode, DECODERS)
-    preprocess = dataclasses.replace(protocol.transform(task), **_tuples(spec.preprocess))
+    preprocess = dataclasses.replace(
+        protocol.transform(task), **{**_tuples(spec.preprocess), **_tuples(options.reading or {})}
+    )
     preprocess = sized(preprocess, parse_size(options.img_size) if options.img_size else None)
-    spec.architecture.check_size(*preprocess.crop)
+    if preprocess.longest:
+        spec.architecture.check_any_size()
+    else:
+        spec.architecture.check_size(*preprocess.crop)
     if protocol.norm == "none" and spec.architecture.timm:
         raise UsageError(
             f"--protocol {protocol.name} reads tokens before the final norm; timm's models, such as {spec.name}, "
@@ -149,7 +171,7 @@ def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
     protocol's 224 pixels.
     """
     own = pipeline.spec.architecture
-    if options.img_size is not None or own.timm:
+    if options.img_size is not None or own.timm or pipeline.size is None:
         return None
     height, width = pipeline.preprocess.crop
     patches = (height // own.patch) * (width // own.patch)

@@ -52,8 +52,8 @@ def decode(
 ) -> tuple[np.ndarray, int]:
     """The image's uint8 RGB pixels (crop_h, crop_w, 3), and its `Note` bits. May be called from many threads at once.
 
-    Raises BadImage for whatever cannot be decoded, whichever exception the decoder raised, and for more than
-    `max_pixels` pixels.
+    Where the transform has a `longest` side the pixels are (H, W, 3), of the image's own proportions. Raises BadImage
+    for whatever cannot be decoded, whichever exception the decoder raised, and for more than `max_pixels` pixels.
     """
     if policy not in POLICIES:
         raise UnknownName("decode policy", policy, POLICIES)
@@ -127,6 +127,11 @@ def covering_size(height: int, width: int, cover: tuple[int, int]) -> tuple[int,
     return max(cover[0], int(cover[1] * height / width)), cover[1]
 
 
+def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:
+    """The (height, width) that an image has before it is cropped."""
+    return preprocess.cover if preprocess.stretched else covering_size(height, width, preprocess.cover)
+
+
 def center_crop(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
     """The middle (crop_h, crop_w, 3) of (H, W, 3), as torchvision's CenterCrop.
 
@@ -145,7 +150,9 @@ def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: i
         raise BadImage(f"{width} x {height} pixels, more than --max-pixels {max_pixels}")
     if height <= 0 or width <= 0:
         raise BadImage(f"{width} x {height} pixels")
-    resized = covering_size(height, width, preprocess.cover)
+    if preprocess.longest:  # nothing grows
+        return
+    resized = _resized(height, width, preprocess)
     if resized[0] * resized[1] > max(max_pixels, 16 * preprocess.cover[0] * preprocess.cover[1]):
         raise BadImage(
             f"{width} x {height} pixels would be {resized[1]} x {resized[0]} after resizing: too long and narrow"
@@ -181,7 +188,11 @@ def _cover_and_crop(pixels: np.ndarray, preprocess: Preprocess, orientation: int
     """Pixels (crop_h, crop_w, 3) of `pixels` (H, W, 3) turned as EXIF `orientation` wants them, resized by torch."""
     import torch
 
-    height, width = covering_size(*_seen(pixels.shape[0], pixels.shape[1], orientation), preprocess.cover)
+    if preprocess.longest:
+        from PIL import Image
+
+        return _shrunk(Image.fromarray(np.ascontiguousarray(_turn(pixels, orientation))), preprocess)
+    height, width = _resized(*_seen(pixels.shape[0], pixels.shape[1], orientation), preprocess)
     # NHWC as a channels-last view, batch stride included: the kernel then neither unpacks nor transposes (0.2 instead
     # of 0.5 ms)
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
@@ -238,10 +249,23 @@ def _official(image: Image, preprocess: Preprocess) -> np.ndarray:
     from PIL import Image
 
     rgb = image.convert("RGB")
-    height, width = covering_size(rgb.height, rgb.width, preprocess.cover)
+    if preprocess.longest:
+        return _shrunk(rgb, preprocess)
+    height, width = _resized(rgb.height, rgb.width, preprocess)
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling[preprocess.interpolation.upper()])
     return center_crop(np.asarray(rgb), preprocess.crop)
+
+
+def _shrunk(rgb: Image, preprocess: Preprocess) -> np.ndarray:
+    """(H, W, 3) of an RGB image whose longer side is `longest` at most: Pillow's thumbnail, as DINO's retrieval has it.
+
+    Of what is over four times as large, its averages over whole pixels are resized (`reducing_gap`, Pillow's default).
+    """
+    from PIL import Image
+
+    rgb.thumbnail((preprocess.longest, preprocess.longest), Image.Resampling[preprocess.interpolation.upper()])
+    return np.array(rgb)
 
 
 def _notes(image: Image) -> Note:

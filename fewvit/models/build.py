@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def build(
     spec: BackboneSpec,
     readout: Readout,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     *,
     device: str = "cpu",
     precision: str = "fp32",
@@ -27,13 +27,22 @@ def build(
 ) -> Backbone:
     """The module of a spec, every tensor filled from its file, frozen, on `device`.
 
-    Raises CheckpointError for a partial fit.
+    `size` (height, width) is that of its images; None: any, if it is a ViT of ours. Raises CheckpointError for a
+    partial fit.
     """
     from .engines import accelerate
     from .vit import Backbone, TimmModel, VisionTransformer
 
-    spec.architecture.check_size(*size)
-    model = TimmModel(spec.architecture, size) if spec.architecture.timm else VisionTransformer(spec.architecture)
+    if size is None:
+        spec.architecture.check_any_size()
+    else:
+        spec.architecture.check_size(*size)
+    model: TimmModel | VisionTransformer
+    if spec.architecture.timm and size is not None:
+        model = TimmModel(spec.architecture, size)
+    else:
+        model = VisionTransformer(spec.architecture)
+        model.whole_patches = size is not None
     _start(model, spec)
     return accelerate(Backbone(model, spec, readout), size, device=device, precision=precision, engine=engine)
 

@@ -49,22 +49,24 @@ def resolve_precision(precision: str, device: str) -> str:
     return "bf16" if computes_bf16() else "fp32"
 
 
-def choose_engine(precision: str, device: str, *, plain_vit: bool = True) -> str:
-    """What `auto` means: OpenVINO for bf16 on a CPU if installed, else packed layers where they run, else eager."""
+def choose_engine(precision: str, device: str, *, plain_vit: bool = True, one_size: bool = True) -> str:
+    """What `auto` means: OpenVINO for bf16 on a CPU if installed and all images have one size, else packed layers where
+    they run, else eager.
+    """
     if device != "cpu" or not plain_vit:
         return "eager"
-    if precision == "bf16" and importlib.util.find_spec("openvino"):
+    if precision == "bf16" and one_size and importlib.util.find_spec("openvino"):
         return "openvino"
     return "packed" if precision in ("fp32", "bf16") and packing_works() else "eager"
 
 
 def accelerate(
-    backbone: Backbone, size: tuple[int, int], *, device: str, precision: str, engine: str = "auto"
+    backbone: Backbone, size: tuple[int, int] | None, *, device: str, precision: str, engine: str = "auto"
 ) -> Backbone:
     """The backbone on its device, run by the engine asked for. The features stay within 1e-5 in fp32."""
     plain = isinstance(backbone.model, VisionTransformer)
     if engine == "auto":
-        engine = choose_engine(precision, device, plain_vit=plain)
+        engine = choose_engine(precision, device, plain_vit=plain, one_size=size is not None)
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}; choose auto, {', '.join(ENGINES)}")
     if engine != "eager" and device != "cpu":
@@ -81,6 +83,8 @@ def accelerate(
     if device.startswith("cuda"):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if engine == "openvino":
+        if size is None:
+            raise UsageError("the openvino engine reads images of one size", fix="Use engine='packed' or 'auto'.")
         return OpenVinoBackbone(backbone, size, precision)
     if engine == "packed":
         backbone.model.blocks = nn.ModuleList(PackedBlock(block, _DTYPES[precision]) for block in backbone.model.blocks)

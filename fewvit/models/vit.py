@@ -74,6 +74,8 @@ class VisionTransformer(nn.Module):
         )
         self.blocks = nn.ModuleList(block() for _ in range(a.depth))
         self.add_module(a.final_norm, nn.LayerNorm(a.width, eps=EPS))
+        # whether sizes must be multiples of the patch; else what is over at the right and below is left out, as in DINO
+        self.whole_patches = True
         self.settled_positions: Tensor | None = None  # taken as they are; for a compiler whose bicubic is not torch's
 
     @property
@@ -82,15 +84,19 @@ class VisionTransformer(nn.Module):
         return 1 + self.architecture.registers
 
     def positions(self, height: int, width: int) -> Tensor:
-        """The position table (1, 1+N, D) for images of this many pixels."""
+        """The position table (1, 1+N, D) for images of this many pixels.
+
+        As DINO asks whether the pixels are a square, not the patches, 230x224 pixels of 14x14 patches are resized to.
+        """
         a = self.architecture
-        return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch)
+        return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch, square=height == width)
 
     def embed(self, images: Tensor) -> Tensor:
         """Input tokens (B, 1+R+N, D) of images (B, 3, H, W): class token, registers (without position), patches."""
         a = self.architecture
         height, width = images.shape[-2:]
-        a.check_size(height, width)
+        if self.whole_patches:
+            a.check_size(height, width)
         patches = self.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
         table = self.positions(height, width) if self.settled_positions is None else self.settled_positions
         tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + table.to(patches.dtype)
@@ -265,13 +271,16 @@ def generalised_mean(tokens: Tensor) -> Tensor:
     return tokens.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dim=1).pow(1 / GEM_POWER)
 
 
-def resize_positions(table: Tensor, architecture: Architecture, rows: int, columns: int) -> Tensor:
+def resize_positions(
+    table: Tensor, architecture: Architecture, rows: int, columns: int, *, square: bool = True
+) -> Tensor:
     """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's stays.
 
+    `square`: whether the image is one where its patches are; if it is not, the table is not taken as it is.
     Raises UsageError where the rule gives another number of patches.
     """
     rule, grid = position_rule(architecture.positions), architecture.grid
-    if rule.serves(grid, rows, columns):
+    if rule.serves(grid, rows, columns) and (square or rule.by_count):
         return table
     resized = rule.resized(table[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2).float(), rows, columns)
     if resized.shape[-2:] != (rows, columns):

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import UnknownName, UsageError
 from ..labels import Listed
+from .relevance.artworks import KS as MET_KS
 from .relevance.artworks import Artworks
 from .relevance.by_label import ByLabel
 from .relevance.copies import Copies
@@ -24,13 +26,10 @@ MULTI_SCALE = (1.0, 2**-0.5, 0.5)  # of the side of an image; three descriptors 
 
 @dataclass(frozen=True)
 class Reading:
-    """How an image becomes a descriptor; what is None is the backbone's own."""
+    """How an image becomes a descriptor; what is not given is the backbone's own."""
 
-    longest: int | None = None  # pixels of the longer side at most: larger images shrink, none grows or is cropped
-    square: int | None = None  # pixels of both sides, whatever the image's proportions
-    interpolation: str | None = None
-    scales: tuple[float, ...] = (1.0,)  # bilinear copies whose descriptors are added up before they get unit length
-    pool: str | None = None  # cls+gem: the class token, then the generalised mean (p = 4) of the patch tokens
+    transform: Mapping[str, Any] = field(default_factory=dict)  # fields of `Preprocess`, for `settle`
+    pool: str | None = None
     whitening: bool = False  # with what other images say of the directions
 
 
@@ -45,6 +44,7 @@ class RetrievalProtocol:
     truth: str = ""  # what the ground-truth file is, in words; empty: there is none
     query_box: bool = False  # whether a query is what its box shows
     readings: Mapping[str, Reading] = field(default_factory=dict)  # of benchmarks, by name, that are read otherwise
+    tuned_to: int = 0  # neighbours of validation queries that its numbers are chosen on; 0: it has none to choose
     may_leave_one_out: bool = False  # whether the index may hold the queries themselves
 
     def reading_of(self, benchmark: str = "") -> Reading:
@@ -69,8 +69,12 @@ class RetrievalProtocol:
         return self.relevance(queries, index, **({"leave_one_out": True} if leave_one_out else {}))
 
 
+def _as_it_is(longest: int, scales: tuple[float, ...] = (1.0,)) -> Reading:
+    """Images of their own proportions, shrunk to so many pixels of the longer side; DINO's own class token."""
+    return Reading({"longest": longest, "interpolation": "lanczos", "scales": scales}, pool="cls")
+
+
 _REVISITED = "the JSON that `fewvit data convert` made of gnd_roxford5k.pkl or gnd_rparis6k.pkl"
-_LANCZOS_224 = Reading(longest=224, interpolation="lanczos")
 _PROTOCOLS = (
     RetrievalProtocol(
         "labels/1",
@@ -82,7 +86,7 @@ _PROTOCOLS = (
     RetrievalProtocol(
         "revisitop/1",
         "Radenovic et al. 2018, Revisiting Oxford and Paris",
-        Reading(longest=1024, interpolation="lanczos", scales=MULTI_SCALE),
+        _as_it_is(1024, MULTI_SCALE),
         Revisited.read,
         truth=_REVISITED,
         query_box=True,
@@ -90,15 +94,19 @@ _PROTOCOLS = (
     RetrievalProtocol(
         "dino/1",
         "Caron et al. 2021, table 3; its repository's README",
-        _LANCZOS_224,
+        _as_it_is(224),
         Revisited.read,
         truth=_REVISITED,
-        readings={"rparis6k": Reading(longest=512, interpolation="lanczos", scales=MULTI_SCALE)},
+        readings={"rparis6k": _as_it_is(512, MULTI_SCALE)},
     ),
     RetrievalProtocol(
         "copydays/1",
         "Caron et al. 2021, table 4; Berman et al. 2019",
-        Reading(square=320, interpolation="bicubic", pool="cls+gem", whitening=True),
+        Reading(
+            {"cover": (320, 320), "crop": (320, 320), "stretched": True, "interpolation": "bicubic"},
+            pool="cls+gem",
+            whitening=True,
+        ),
         Copydays.bound,
     ),
     RetrievalProtocol(
@@ -120,6 +128,7 @@ _PROTOCOLS = (
         "Ypsilantis et al. 2021, The Met Dataset",
         Reading(),
         Artworks.bound,
+        tuned_to=max(MET_KS),
     ),
 )
 PROTOCOLS: Mapping[str, RetrievalProtocol] = {protocol.name: protocol for protocol in _PROTOCOLS}
@@ -130,3 +139,12 @@ def find_retrieval_protocol(name: str) -> RetrievalProtocol:
     if name not in PROTOCOLS:
         raise UnknownName("retrieval protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
+
+
+def reading_named(name: str) -> Reading:
+    """How `PROTOCOL` or `PROTOCOL:BENCHMARK` reads images. Raises UnknownName for either."""
+    protocol, _, benchmark = name.partition(":")
+    found = find_retrieval_protocol(protocol)
+    if benchmark and benchmark not in found.readings:
+        raise UnknownName(f"benchmark with a reading of its own under {protocol}", benchmark, found.readings)
+    return found.reading_of(benchmark)

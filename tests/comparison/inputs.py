@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -125,9 +126,18 @@ def write_inputs(root: Path, shared: Path) -> None:
     write_weights(root / "dino.safetensors")
     (root / "page.pth").write_text("<!DOCTYPE html><title>Sign in</title>")
     (root / "empty.pth").write_bytes(b"")
+    write_truth(root / "gnd_toy.pkl")
+    (root / "hostile.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     (root / "config.toml").write_text('backbone = "in/dino.safetensors"\ndata = "in/images/val"\nimg-size = "64"\n')
     if shared.is_dir():
         write_shared(root, shared)
+
+
+def write_truth(path: Path) -> None:
+    """The ground truth of a revisited benchmark of eleven images and two queries, as it is published."""
+    queries = [{"bbx": [1.5, 2.0, 30.0, 40.0], "easy": [3, 7], "hard": [5], "junk": [10]} for _ in range(2)]
+    names = {"imlist": [f"image_{i}" for i in range(11)], "qimlist": ["query_0", "query_1"]}
+    path.write_bytes(pickle.dumps({**names, "gnd": queries}, 2))
 
 
 def write_split(path: Path, features: Path, shots: int = 3) -> None:
