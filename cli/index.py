@@ -401,4 +401,7 @@ def _show_changes(screen: Screen, index: Path, changes: Changes) -> None:
     from fewvit.retrieval.describe import change_facts
 
     screen.skipped(changes.skipped)
-    screen.facts("index", change_facts(changes, _opened(index, check=False)))
+    facts = change_facts(changes, _opened(index, check=False))
+    if screen.output.format == "table":
+        facts = {name: value for name, value in facts.items() if value not in (0, None) or name == "images"}
+    screen.facts("index", facts)

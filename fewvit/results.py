@@ -46,6 +46,7 @@ _PERCENT_METRICS = (
     *("top1", "top5", "accuracy", "ece"),
     *("recall", "precision", "map", "r_precision", "mrr", "mp", "micro_ap", "gap", "gap_minus"),
 )
+_COSINES = ("score",)
 _GIVEN = ("dataset", "backbone")  # what the user named, so is missed least
 _GAP = "  "  # between two columns
 WIDTH = 100  # characters of a table's line, where columns can be left out
@@ -104,10 +105,7 @@ class Result:
         """Column -> its cells as text, in order; without columns that are empty in every row."""
         flat = [_flat(row) for row in self.rows]
         columns = _ordered({key: None for row in flat for key, value in row.items() if value is not None})
-        return {
-            c: [_cell(row.get(c), two_decimals=c in _PERCENT and _is_percent(row.get("metric"))) for row in flat]
-            for c in columns
-        }
+        return {c: [_cell(row.get(c), _decimals(c, row.get("metric"))) for row in flat] for c in columns}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,12 +123,21 @@ def _is_percent(metric: object) -> bool:
     return str(metric).partition("@")[0] in _PERCENT_METRICS
 
 
-def _cell(value: object, *, two_decimals: bool = False) -> str:
+def _decimals(column: str, metric: object) -> int | None:
+    """How many decimals a column's numbers have; None: as their size asks for."""
+    if column in _COSINES:
+        return 4
+    return 2 if column in _PERCENT and _is_percent(metric) else None
+
+
+def _cell(value: object, decimals: int | None) -> str:
     if value is None:
         return ""
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.2f}" if two_decimals or abs(value) >= 1 else f"{value:.4g}"
+    if decimals is None and abs(value) < 1:
+        return f"{value:.4g}"
+    return f"{value:.{2 if decimals is None else decimals}f}"
 
 
 def _width(column: str, cells: Sequence[str]) -> int:

@@ -27,7 +27,8 @@ def index_facts(index: OpenIndex) -> Row:
         "classes": len(index.classes),
         "kind": manifest.kind,
         "recall": recall.value if recall else None,
-        "recall_ci95": [recall.low, recall.high] if recall else None,
+        "recall_low": recall.low if recall else None,
+        "recall_high": recall.high if recall else None,
         "recall_at": recall.at if recall else None,
         "recall_wanted": recall.wanted if recall else None,
         "dimension": manifest.dimension,
@@ -89,5 +90,5 @@ def change_facts(changes: Changes, index: OpenIndex) -> Row:
         "skipped": len(changes.skipped),
     }
     now = index_facts(index)
-    kept = ("index", "images", "dead", "kind", "recall", "recall_ci95", "dimension", "version")
+    kept = ("index", "images", "dead", "kind", "recall", "recall_low", "recall_high", "dimension", "version")
     return {**{name: now[name] for name in kept}, **did}
