@@ -21,6 +21,7 @@ from .library import faiss_gpu_works, faiss_library
 _ADD_ROWS = 65536  # rows that are added at once
 _PER_LIST = 64  # training rows of each list of an inverted file; FAISS asks for 39 at least
 _CODE_ROWS = 65536  # training rows of a product quantiser: 256 times its 256 values
+FEWEST = 32  # rows of a structure: a 4-bit code has 16 values to learn, and half of the rows may be held out
 _SEED = 1234  # of FAISS's clustering, as its own
 
 
@@ -270,6 +271,8 @@ def _filled(factory: str, features: np.ndarray, width: int, count: int, held_out
     faiss = faiss_library()
     index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = _SEED
+    for clustering in (index.cp, index.pq.cp) if hasattr(index, "pq") else (index.cp,):
+        clustering.min_points_per_centroid = 1  # else FAISS writes a line to stderr for each part of the code
     if count > 1 and os.path.exists("/dev/nvidia0") and faiss_gpu_works():
         index.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(index.d))
     others = np.setdiff1d(np.arange(len(features)), held_out)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, FingerprintMismatch
 from ..extraction.pipeline import Pipeline
-from ..neighbors.approximate import KINDS, Candidates
+from ..neighbors.approximate import FEWEST, KINDS, Candidates
 from ..sources import Notify, Source
 from .columns import Strings
 from .folder import IndexFolder
@@ -135,10 +135,13 @@ def _next_version(folder: IndexFolder) -> int:
 
 
 def _structured(folder: IndexFolder, manifest: Manifest, wanted: float, notify: Notify) -> Manifest:
-    """The manifest with a structure over its one segment, as its kind wants, and the recall that was measured."""
-    if manifest.kind == FLAT:
-        return replace(manifest, effort=None, recall=exact(wanted))
+    """The manifest with a structure over its one segment, as its kind wants, and the recall that was measured.
+
+    Too few rows for a structure are compared one by one, whatever the kind.
+    """
     [stored] = manifest.segments
+    if manifest.kind == FLAT or stored.rows < FEWEST:
+        return replace(manifest, effort=None, recall=exact(wanted))
     kind = KINDS[manifest.kind]
     bare = Segment(stored, manifest, {file.path: folder.mapped(file) for file in stored.files})
     data = Candidates.built(kind, bare.features, held_out(bare.rows))
