@@ -1,4 +1,4 @@
-"""The index as a whole against a dictionary: 500 random sequences of changes, every search compared with brute force."""
+"""The index as a whole against a dictionary: 500 random sequences of changes, every search equal to brute force."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ CLASSES = ("ox", "<i>hen</i>", "")
 NAMES = (
     *(f"x/{i}" for i in range(23)),
     *(f"x-{i}" for i in range(11)),
-    *(f"{a}{b}" for a in ("\u00e9", "e\u0301", "caf\udce9/", "new\nline", "<b>", "\udcff", "\U0001f438/") for b in "37"),
+    *(
+        f"{a}{b}"
+        for a in ("\u00e9", "e\u0301", "caf\udce9/", "new\nline", "<b>", "\udcff", "\U0001f438/")
+        for b in "37"
+    ),
     *("x", "x/", "xy", " ", "'\"", "-", "-1", ",", "\t", "\x7f", "%00", "..", "../a", "/", "\udcff\udcff", "z" * 300),
 )
 
@@ -65,7 +69,9 @@ class Sequence:
             given[name] = (feature, label)
             kept = Model(self.model.half, {name: given[name]}).unit()
             same = before is not None and (kept == Model(self.model.half, {name: before}).unit()).all()
-            what = (("unchanged" if label == before[1] else "relabelled") if same else "replaced") if before else "added"
+            what = (
+                (("unchanged" if label == before[1] else "relabelled") if same else "replaced") if before else "added"
+            )
             expected[what] += 1
         changes = adding.add(IndexFolder(self.path), source_of(given), None, "", size=PART)
         assert {name: getattr(changes, name) for name in expected} == expected
@@ -156,5 +162,7 @@ def test_a_grown_index_a_compacted_one_and_a_fresh_one_give_the_same_answers(kin
     built(tmp_path / "fresh", sequence.model.rows, kind)
     assert asked(opened(folder.path), queries, k) == grown
     assert asked(opened(tmp_path / "fresh"), queries, k) == grown
-    one, other = (next(s.features.sha256 for s in opened(p).manifest.segments) for p in (folder.path, tmp_path / "fresh"))
+    one, other = (
+        next(s.features.sha256 for s in opened(p).manifest.segments) for p in (folder.path, tmp_path / "fresh")
+    )
     assert one == other  # rewritten rows are the rows that were given, to the last bit
