@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from fewvit.errors import DataError
+from fewvit.neighbors.library import faiss_library
 from fewvit.retrieval import adding, growth
 from fewvit.retrieval.folder import IndexFolder
 
 from made_indexes import PART, D, Model, asked, built, opened, source_of
 
 SEQUENCES = {"flat": 191, "hnsw": 103, "ivf": 103, "compact": 103}
-STEPS = 5
+STEPS = 4
 AT_ONCE = 10  # sequences in one test, so that a failure says where it began
 CLASSES = ("ox", "<i>hen</i>", "")
 NAMES = (
@@ -30,8 +31,14 @@ NAMES = (
 
 
 @pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # power does not fail here, and 500 sequences sync often
+def _in_a_hurry(monkeypatch):
+    """No power fails here, and a second thread gains nothing on fifty rows."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    faiss = faiss_library()
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
 
 
 class Sequence:

@@ -75,10 +75,8 @@ class IndexFolder:
             raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD) from error
         if not is_whole or not _MANIFEST.fullmatch(name):
             raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD)
-        try:
-            data = (self.path / name).read_bytes()
-        except OSError as error:
-            raise damaged(self.path / name, error.strerror or "it cannot be read") from error
+        with _regular(self.path / name) as handle:
+            data = handle.read()
         if (found := hashlib.sha256(data).hexdigest()) != wanted:
             raise damaged(self.path / name, f"its sha256 is {found[:12]}…, and {wanted[:12]}… was written")
         return Manifest.of_text(data.decode("utf-8", "surrogateescape"), str(self.path / name))
@@ -110,17 +108,10 @@ class IndexFolder:
         Raises IntegrityError where it is gone, no file or one of another size.
         """
         path = self.path / file.path
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name keeps nobody waiting
-        except OSError as error:
-            raise damaged(path, error.strerror or "it cannot be read") from error
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size != file.bytes:
-                raise damaged(path, f"it has {status.st_size} bytes instead of {file.bytes}")
-            return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if file.bytes else b"")
-        finally:
-            os.close(descriptor)
+        with _regular(path) as handle:
+            if (size := os.fstat(handle.fileno()).st_size) != file.bytes:
+                raise damaged(path, f"it has {size} bytes instead of {file.bytes}")
+            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) if file.bytes else b"")
 
     def require_digests(self, files: Iterable[StoredFile], mapped: dict[str, memoryview]) -> None:
         """Raise IntegrityError, naming the file, unless every file's sha256 is the manifest's."""
@@ -219,6 +210,22 @@ class HashingWriter:
         """What was written so far, and its name in the index."""
         digest = self._digest.hexdigest()
         return StoredFile(f"data/{digest[:32]}{self.suffix}", self._bytes, digest)
+
+
+@contextlib.contextmanager
+def _regular(path: Path) -> Iterator[IO[bytes]]:
+    """A file of the index, open. Raises IntegrityError where it is gone or no file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name keeps nobody waiting
+    except OSError as error:
+        raise damaged(path, error.strerror or "it cannot be read") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise damaged(path, "it is no file")
+        with open(descriptor, "rb", closefd=False) as handle:
+            yield handle
+    finally:
+        os.close(descriptor)
 
 
 def _current(name: str, sha256: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import types
 import typing
@@ -135,13 +136,16 @@ class Manifest:
         return manifest
 
 
+_types = functools.cache(typing.get_type_hints)
+
+
 def _of_json(kind: Any, value: Any) -> Any:
     """The value as the annotation `kind` wants it. Raises TypeError for one of another type, also deep inside."""
     if isinstance(kind, types.UnionType):  # with None, always
         [other] = (one for one in typing.get_args(kind) if one is not type(None))
         return None if value is None else _of_json(other, value)
     if is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
+        hints = _types(kind)
         return kind(**{name: _of_json(hints[name], inner) for name, inner in value.items()})
     origin = typing.get_origin(kind) or kind
     stored: dict[Any, Any] = {tuple: list, Mapping: dict, float: (int, float)}
