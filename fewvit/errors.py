@@ -24,7 +24,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FewvitError(Exception):
@@ -82,6 +82,8 @@ class DataError(FewvitError):
 
 class BadImages(DataError):
     """More images cannot be decoded than are allowed."""
+
+    skipped: Sequence[dict[str, str]] = ()  # `id`, `class` and `reason` of each
 
 
 class UnlabelledNeighbor(DataError):

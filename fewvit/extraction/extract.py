@@ -316,7 +316,7 @@ class _Extraction:
             f"{shown}{' …' if len(self.bad) > len(first) else ''}",
             fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%. What was computed is kept.",
         )
-        error.skipped = self.report.skipped  # type: ignore[attr-defined]
+        error.skipped = self.report.skipped
         raise error
 
     def _gather(self) -> FeatureSet:

@@ -21,6 +21,7 @@ from .library import faiss_gpu_works, faiss_library
 _ADD_ROWS = 65536  # rows that are added at once
 _PER_LIST = 64  # training rows of each list of an inverted file; FAISS asks for 39 at least
 _CODE_ROWS = 65536  # training rows of a product quantiser: 256 times its 256 values
+FEWEST = 32  # rows of a structure: a 4-bit code has 16 values to learn, and half of the rows may be held out
 _SEED = 1234  # of FAISS's clustering, as its own
 
 
@@ -205,14 +206,16 @@ class Candidates:
     def read(cls, kind: Kind, data: memoryview, features: np.ndarray) -> Candidates:
         """From bytes whose digest was compared already, over the unit rows (N, D) that they were made of.
 
-        Raises IntegrityError for what is no such structure. FAISS may ask for no more memory than the bytes take.
+        Raises IntegrityError for what is no such structure. FAISS may ask for no more memory than the bytes take, and
+        open no file that they name.
         """
         faiss = faiss_library()
         faiss.set_deserialization_vector_byte_limit(max(len(data), 1 << 20))
         try:
-            index = faiss.read_index(faiss.PyCallbackIOReader(_reader(data)))
+            # the flag lets lists on disk be read from beside a file alone, and there is no file here
+            index = faiss.read_index(faiss.PyCallbackIOReader(_reader(data)), faiss.IO_FLAG_ONDISK_SAME_DIR)
         except (RuntimeError, MemoryError) as error:
-            raise IntegrityError(f"FAISS cannot read it ({str(error).splitlines()[0][:200]})") from error
+            raise IntegrityError(f"FAISS cannot read it ({_reason(error)})") from error
         width = _width(kind, features.shape[1])
         if (index.ntotal, index.d, index.metric_type) != (len(features), width, faiss.METRIC_INNER_PRODUCT):
             raise IntegrityError(
@@ -223,12 +226,16 @@ class Candidates:
     def search(self, queries: np.ndarray, count: int, effort: Effort, live: np.ndarray | None = None) -> np.ndarray:
         """Rows (Q, count) int64 that are probably among the nearest, -1 where fewer were found.
 
-        `live` (N,) bool says which rows may be named; None: all. Raises IntegrityError for rows that do not exist.
+        `live` (N,) bool says which rows may be named; None: all. Raises IntegrityError for rows that do not exist, and
+        for a structure that FAISS finds to be inconsistent only now.
         """
         faiss = faiss_library()
         selector = None if live is None else faiss.IDSelectorBitmap(np.packbits(live, bitorder="little"))
         given = _padded(queries, _width(self.kind, queries.shape[1]))
-        _, found = self._index.search(given, min(count, self.rows), params=self.kind.parameters(effort, selector))
+        try:
+            _, found = self._index.search(given, min(count, self.rows), params=self.kind.parameters(effort, selector))
+        except RuntimeError as error:
+            raise IntegrityError(f"FAISS cannot search it ({_reason(error)})", fix="Build the index again.") from error
         if len(found) and not -1 <= found.min() <= found.max() < self.rows:
             raise IntegrityError("the structure names rows that do not exist", fix="Build the index again.")
         return found
@@ -270,6 +277,8 @@ def _filled(factory: str, features: np.ndarray, width: int, count: int, held_out
     faiss = faiss_library()
     index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = _SEED
+    for clustering in (index.cp, index.pq.cp) if hasattr(index, "pq") else (index.cp,):
+        clustering.min_points_per_centroid = 1  # else FAISS writes a line to stderr for each part of the code
     if count > 1 and os.path.exists("/dev/nvidia0") and faiss_gpu_works():
         index.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(index.d))
     others = np.setdiff1d(np.arange(len(features)), held_out)
@@ -309,6 +318,11 @@ def _reader(data: memoryview) -> Any:
         return part
 
     return read
+
+
+def _reason(error: Exception) -> str:
+    """The first line of one of FAISS's errors; of memory that ran out there is none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _require_type(index: Any, name: str) -> Any:

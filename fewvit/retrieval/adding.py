@@ -11,10 +11,10 @@ import numpy as np
 
 from ..errors import DataError, counted, printable
 from ..extraction.pipeline import Pipeline
-from ..sources import ImageSource, Notify, Source
+from ..sources import FeatureSource, ImageSource, Notify, Source
 from .columns import Strings
 from .folder import IndexFolder
-from .growth import Changes, buried, for_change, require_fingerprint, rewritten
+from .growth import Changes, buried, for_change, require_fingerprint, require_width, rewritten
 from .manifest import Manifest, StoredSegment, StoredSource
 from .opened import OpenIndex
 from .parts import Parts, identities, in_order, part_rows, stored_source
@@ -41,6 +41,8 @@ def add(
     with folder.writing():
         index = for_change(folder)
         require_fingerprint(index.manifest, fingerprint)
+        if isinstance(source, FeatureSource):
+            require_width(index, source.given, source.place)
         return _Addition(folder, index, source, pipeline, size or part_rows(index.dimension), notify).run()
 
 
@@ -62,7 +64,6 @@ class _Addition:
     def run(self) -> Changes:
         self.order = in_order(self.source.ids, self.source.place)
         self.known = self.index.rows_of(self.source.ids)  # (N,) row of the index, -1 = none
-        self.records = self.index.records(np.maximum(self.known, 0)) if len(self.index) else None
         self.classes, self.labels = _labels(self.index.classes, self.source)
         where = stored_source(self.source)
         self.sources = self.index.manifest.sources
@@ -193,18 +194,25 @@ class _Addition:
             return
         if self.copied:
             self._require_features()
-        segments = list(buried(self.folder, self.index, np.unique(self.gone).astype(np.int64)))
         parts = self._parts(self.fresh)
         writer = SegmentWriter(self.folder, manifest.dtype)
         new = [stored for blocks in (iter(parts), self._copies()) if (stored := writer.write(blocks)) is not None]
         self.changes.skipped, self.changes.computed = parts.skipped, parts.computed
-        self.changes.added -= len(parts.skipped)
+        self._keep_where_nothing_came({record["id"] for record in parts.skipped})
+        segments = list(buried(self.folder, self.index, np.unique(self.gone).astype(np.int64)))
         manifest = replace(
             manifest,
             version=manifest.version + 1,
             classes=self.folder.store(Strings.of(self.classes), ".classes"),
         )
         self.folder.commit(replace(manifest, segments=tuple(self._absorbed(manifest, segments, new))))
+
+    def _keep_where_nothing_came(self, skipped: set[str]) -> None:
+        """An image that cannot be decoded takes the place of none: the one before it stays, and is `changed`."""
+        kept = {int(self.known[row]) for row in self.fresh if self.source.ids[row] in skipped} - {-1}
+        self.gone = [row for row in self.gone if row not in kept]
+        self.changes.replaced -= len(kept)
+        self.changes.added -= len(skipped) - len(kept)
 
     def _parts(self, rows: Sequence[int]) -> Parts:
         return Parts(self.source, self.pipeline, self.number, self.labels, np.array(rows, np.int64), self.size)
@@ -234,6 +242,7 @@ class _Addition:
         if len(joined) < 2:
             return kept + joined
         mapped = {file.path: self.folder.mapped(file) for stored in joined for file in stored.files}
+        self.folder.require_digests([file for stored in joined for file in stored.files], mapped)
         opened = [Segment(stored, manifest, mapped) for stored in joined]
         segment = rewritten(self.folder, self.index, opened, self.size)
         return [*kept, segment] if segment is not None else kept

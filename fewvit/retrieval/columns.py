@@ -19,8 +19,8 @@ class Strings:
     def __init__(self, data: memoryview):
         try:
             self.count = int(np.frombuffer(data, "<i8", 1)[0])
-            if self.count < 0:
-                raise ValueError("a negative count")
+            if not 0 <= self.count <= len(data) // 8 - 2:
+                raise ValueError(f"{self.count} strings in {len(data)} bytes")
             self._starts = np.frombuffer(data, "<i8", self.count + 1, 8)
             self._text = data[8 * (self.count + 2) :]
             if self._starts[0] != 0 or self._starts[-1] != len(self._text) or (np.diff(self._starts) < 0).any():

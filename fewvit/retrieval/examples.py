@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from ..errors import UsageError
@@ -43,21 +45,27 @@ def search_best(
         raise UsageError(f"k = {k}: a search needs at least one neighbour")
     wanted = min(k, max(len(index), 1))
     while True:
-        rows = np.unique(index.search(examples, wanted, only=only).rows)
-        near = _best(index, normalise(examples), normalise(unwanted) if len(unwanted) else unwanted, rows, k)
-        if len(near.rows) >= k or wanted >= len(index):
+        found = index.search(examples, wanted, only=only)
+        near = _best(index, normalise(examples), normalise(unwanted) if len(unwanted) else unwanted, found, k)
+        if len(unwanted) == 0 or wanted >= len(index) or (len(near.rows) == k and near.scores[-1] > _beyond(found)):
             return near if threshold is None else above(near, threshold)
         wanted = min(2 * wanted, len(index))
 
 
-def _best(index: OpenIndex, examples: np.ndarray, unwanted: np.ndarray, rows: np.ndarray, k: int) -> Near:
-    """The k best of these rows (n,) by their nearest example; equal scores by the bytes of their ids."""
+def _beyond(found: Near) -> float:
+    """The most that an image can score which no example found: that of the last one some example found."""
+    return max(float(found.of(example)[1][-1]) if len(found.of(example)[1]) else -1.0 for example in range(len(found)))
+
+
+def _best(index: OpenIndex, examples: np.ndarray, unwanted: np.ndarray, found: Near, k: int) -> Near:
+    """The k best of the rows found by their nearest example; equal scores by the bytes of their ids."""
+    rows = np.unique(found.rows)
     features = index.features(rows).astype(np.float64)
     scores = _products(features, examples).max(axis=1).astype(np.float32)
     if len(unwanted):
         kept = scores >= _products(features, unwanted).max(axis=1).astype(np.float32)
         rows, scores = rows[kept], scores[kept]
-    keys = [name.encode("utf-8", "surrogateescape") for name in index.ids(rows)]
+    keys = [os.fsencode(name) for name in index.ids(rows)]
     order = sorted(range(len(rows)), key=lambda at: (-scores[at], keys[at]))[:k]
     return Near(np.array([0, len(order)]), rows[order], scores[order])
 

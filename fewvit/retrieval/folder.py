@@ -15,6 +15,8 @@ import hashlib
 import json
 import mmap
 import os
+import re
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +28,7 @@ from ..files import replacing
 from .manifest import Manifest, StoredFile
 
 _CURRENT = "CURRENT"
+_MANIFEST = re.compile(r"manifests/\d+-[0-9a-f]{16}\.json")
 _REBUILD = "Build the index again with `fewvit index build`."
 _TRIES = 5  # how often a reader looks again where a writer removed what it was about to open
 
@@ -70,9 +73,10 @@ class IndexFolder:
             is_whole = text == _current(name, wanted)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD) from error
-        if not is_whole or Path(name).parts[:-1] != ("manifests",) or ".." in name:
+        if not is_whole or not _MANIFEST.fullmatch(name):
             raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD)
-        data = (self.path / name).read_bytes()
+        with _regular(self.path / name) as handle:
+            data = handle.read()
         if (found := hashlib.sha256(data).hexdigest()) != wanted:
             raise damaged(self.path / name, f"its sha256 is {found[:12]}…, and {wanted[:12]}… was written")
         return Manifest.of_text(data.decode("utf-8", "surrogateescape"), str(self.path / name))
@@ -87,14 +91,10 @@ class IndexFolder:
             try:
                 manifest = self.current()
                 return manifest, {file.path: self.mapped(file) for file in manifest.files}
-            except (FileNotFoundError, IntegrityError) as error:
-                if (
-                    self._token() != before
-                ):  # another version was committed meanwhile, and what it does not need is gone
-                    continue
-                if isinstance(error, IntegrityError):
+            except IntegrityError:
+                # else another version was committed meanwhile, and what it does not need is gone
+                if self._token() == before:
                     raise
-                raise damaged(Path(error.filename), "it is gone") from error
         raise IntegrityError("it changes too fast to be opened", file=self.path, fix="Try again.")
 
     def _token(self) -> bytes:
@@ -105,15 +105,13 @@ class IndexFolder:
     def mapped(self, file: StoredFile) -> memoryview:
         """A file's bytes, mapped for reading.
 
-        Raises FileNotFoundError where it is gone, IntegrityError where its size is another one.
+        Raises IntegrityError where it is gone, no file or one of another size.
         """
         path = self.path / file.path
-        with open(path, "rb") as handle:
-            if not os.path.isfile(path) or (size := os.fstat(handle.fileno()).st_size) != file.bytes:
+        with _regular(path) as handle:
+            if (size := os.fstat(handle.fileno()).st_size) != file.bytes:
                 raise damaged(path, f"it has {size} bytes instead of {file.bytes}")
-            if file.bytes == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) if file.bytes else b"")
 
     def require_digests(self, files: Iterable[StoredFile], mapped: dict[str, memoryview]) -> None:
         """Raise IntegrityError, naming the file, unless every file's sha256 is the manifest's."""
@@ -212,6 +210,22 @@ class HashingWriter:
         """What was written so far, and its name in the index."""
         digest = self._digest.hexdigest()
         return StoredFile(f"data/{digest[:32]}{self.suffix}", self._bytes, digest)
+
+
+@contextlib.contextmanager
+def _regular(path: Path) -> Iterator[IO[bytes]]:
+    """A file of the index, open. Raises IntegrityError where it is gone or no file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name keeps nobody waiting
+    except OSError as error:
+        raise damaged(path, error.strerror or "it cannot be read") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise damaged(path, "it is no file")
+        with open(descriptor, "rb", closefd=False) as handle:
+            yield handle
+    finally:
+        os.close(descriptor)
 
 
 def _current(name: str, sha256: str) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, FingerprintMismatch
+from ..errors import DataError, FingerprintMismatch, IntegrityError, counted
 from ..extraction.pipeline import Pipeline
-from ..neighbors.approximate import KINDS, Candidates
+from ..features import FeatureSet
+from ..neighbors.approximate import FEWEST, KINDS, Candidates
 from ..sources import Notify, Source
 from .columns import Strings
 from .folder import IndexFolder
@@ -66,7 +67,7 @@ class Changes:
     removed: int = 0
     missing: int = 0  # images of the index that are not in the source any more
     relabelled: int = 0
-    copied: int = 0  # of those added, images whose bytes the index had already
+    copied: int = 0  # rows that were not computed, because the index had the bytes already
     computed: int = 0  # images that went through the model
     skipped: list[dict[str, str]] = field(default_factory=list)
 
@@ -131,14 +132,21 @@ def _begun(parts: Parts, size: int | None) -> tuple[int, Iterator[Rows]]:
 
 
 def _next_version(folder: IndexFolder) -> int:
-    return folder.current().version + 1 if folder.is_there else 1
+    """One more than the version that is there; of a damaged index, which is replaced, the first."""
+    try:
+        return folder.current().version + 1 if folder.is_there else 1
+    except IntegrityError:
+        return 1
 
 
 def _structured(folder: IndexFolder, manifest: Manifest, wanted: float, notify: Notify) -> Manifest:
-    """The manifest with a structure over its one segment, as its kind wants, and the recall that was measured."""
-    if manifest.kind == FLAT:
-        return replace(manifest, effort=None, recall=exact(wanted))
+    """The manifest with a structure over its one segment, as its kind wants, and the recall that was measured.
+
+    Too few rows for a structure are compared one by one, whatever the kind.
+    """
     [stored] = manifest.segments
+    if manifest.kind == FLAT or stored.rows < FEWEST:
+        return replace(manifest, effort=None, recall=exact(wanted))
     kind = KINDS[manifest.kind]
     bare = Segment(stored, manifest, {file.path: folder.mapped(file) for file in stored.files})
     data = Candidates.built(kind, bare.features, held_out(bare.rows))
@@ -164,6 +172,8 @@ def remove(folder: IndexFolder, names: Sequence[str]) -> Changes:
     with folder.writing():
         index = for_change(folder)
         rows = np.unique([index.row_of(name) for name in names]).astype(np.int64)
+        if len(rows) == 0:
+            return Changes()
         manifest = replace(index.manifest, segments=buried(folder, index, rows))
         folder.commit(replace(manifest, version=manifest.version + 1))
     return Changes(removed=len(rows))
@@ -176,6 +186,15 @@ def require_fingerprint(manifest: Manifest, fingerprint: str) -> None:
             f"the index is of {manifest.fingerprint[:12]} ({manifest.backbone or 'features'}), these "
             f"features are of {fingerprint[:12]}: another backbone, readout, transform or precision",
             fix="Leave the options of the backbone away: the index knows them.",
+        )
+
+
+def require_width(index: OpenIndex, features: FeatureSet, file: str) -> None:
+    """Raise FingerprintMismatch unless features have as many columns as those of the index."""
+    if features.features.shape[1] != index.dimension:
+        raise FingerprintMismatch(
+            f"its features have {counted(features.features.shape[1], 'column')}, those of the index {index.dimension}",
+            file=file,
         )
 
 

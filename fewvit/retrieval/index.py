@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ..datasets import Listing
-from ..errors import UsageError
+from ..errors import IntegrityError, UsageError
 from ..evaluate.inputs import Backbones, FeatureReader
 from ..extraction.cache import Cache, default_cache_dir
 from ..extraction.pipeline import FeatureOptions, Pipeline
@@ -127,8 +127,13 @@ def _check(wish: Wish, reader: FeatureReader) -> None:
 
 
 def _require_same(folder: IndexFolder, fingerprint: str) -> None:
-    """Raise UsageError where an index would be replaced by one of another backbone."""
-    before = folder.current()
+    """Raise UsageError where an index would be replaced by one of another backbone, or by chance one of tomorrow."""
+    try:
+        before = folder.current()
+    except IntegrityError as error:
+        raise IntegrityError(
+            error.what, file=error.file, fix="Replace it with --overwrite, or give --index another name."
+        ) from error
     if before.fingerprint != fingerprint:
         raise UsageError(
             f"the index that is there is of {before.backbone or 'features'} ({before.fingerprint[:12] or 'unknown'}), "

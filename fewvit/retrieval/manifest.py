@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import types
+import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -126,34 +129,40 @@ class Manifest:
                 fix="Update fewvit.",
             )
         try:
-            manifest = _of_values(values)
+            manifest = _of_json(Manifest, values)
             _check(manifest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"the manifest contradicts itself ({error})", file=name) from error
         return manifest
 
 
-def _of_values(values: dict[str, Any]) -> Manifest:
-    effort, recall = values["effort"], values["recall"]
-    return Manifest(
-        **{
-            **values,
-            "classes": StoredFile(**values["classes"]),
-            "sources": tuple(StoredSource(**source) for source in values["sources"]),
-            "segments": tuple(StoredSegment(**_files(segment)) for segment in values["segments"]),
-            "effort": Effort(**effort) if effort else None,
-            "recall": Recall(**recall) if recall else None,
-        }
-    )
+_types = functools.cache(typing.get_type_hints)
 
 
-def _files(segment: dict[str, Any]) -> dict[str, Any]:
-    return {key: StoredFile(**value) if isinstance(value, dict) else value for key, value in segment.items()}
+def _of_json(kind: Any, value: Any) -> Any:
+    """The value as the annotation `kind` wants it. Raises TypeError for one of another type, also deep inside."""
+    if isinstance(kind, types.UnionType):  # with None, always
+        [other] = (one for one in typing.get_args(kind) if one is not type(None))
+        return None if value is None else _of_json(other, value)
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints = _types(kind)
+        return kind(**{name: _of_json(hints[name], inner) for name, inner in value.items()})
+    origin = typing.get_origin(kind) or kind
+    stored: dict[Any, Any] = {tuple: list, Mapping: dict, float: (int, float)}
+    wanted = stored.get(origin, origin)
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise TypeError(f"{str(value)[:40]!r} is not {origin.__name__}")
+    return tuple(_of_json(typing.get_args(kind)[0], one) for one in value) if origin is tuple else value
 
 
 def _check(manifest: Manifest) -> None:
     """Raise ValueError for what no index can be: it is what the sizes of everything else are taken from."""
     width = 2 if manifest.kind != FLAT and KINDS[manifest.kind].half else 4  # KeyError for a kind that is none
+    structures = sum(segment.structure is not None for segment in manifest.segments)
+    if not manifest.segments or structures > (manifest.kind != FLAT):
+        raise ValueError(f"{structures} structures over {len(manifest.segments)} segments of kind {manifest.kind}")
+    if manifest.effort is not None and min(manifest.effort.visited, manifest.effort.rerank) < 1:
+        raise ValueError(f"effort {manifest.effort.facts()}")
     if not 1 <= manifest.dimension <= 1 << 20:
         raise ValueError(f"{manifest.dimension} columns")
     for file in manifest.files:

@@ -41,8 +41,18 @@ class OpenIndex:
             self.segments = [Segment(stored, manifest, mapped) for stored in manifest.segments]
         except IntegrityError as error:
             raise IntegrityError(error.what, file=folder.path, fix="Build the index again.") from error
+        for segment in self.segments:
+            self._require_known(segment)
         self._starts = np.cumsum([0, *(segment.rows for segment in self.segments)])
         self._every_row = [None if len(s.dead) == 0 else s.live for s in self.segments]
+
+    def _require_known(self, segment: Segment) -> None:
+        """Raise IntegrityError for a class or a source that the index does not name."""
+        for name, known in (("label", len(self.classes)), ("source", len(self.manifest.sources))):
+            numbers = segment.records[name]
+            if not -1 <= numbers.min() <= numbers.max() < known:
+                path = self.folder.path / segment.stored.records.path
+                raise damaged(path, f"its {name}s run from {numbers.min()} to {numbers.max()}, and there are {known}")
 
     @staticmethod
     def open(path: str | os.PathLike[str], *, check: bool = True) -> OpenIndex:
@@ -159,10 +169,13 @@ class OpenIndex:
         """
         if k < 1:
             raise UsageError(f"k = {k}: a search needs at least one neighbour")
+        if threshold is not None and np.isnan(threshold):
+            raise UsageError("the threshold is not a number")
         if np.ndim(queries) != 2 or np.shape(queries)[1] != self.dimension:
             raise DataError(
                 f"queries of shape {np.shape(queries)} do not fit an index of {self.dimension} columns", file=self.path
             )
+        k = min(k, max(len(self), 1))  # what is not there takes no memory
         near = nearest(self.segments, normalise(queries), k, self._allowed(only or OnlyThese()), self.manifest.effort)
         return near if threshold is None else above(near, threshold)
 
@@ -185,13 +198,13 @@ class OpenIndex:
     def verify(self) -> None:
         """Compare digests, then look at what is in the files.
 
-        Raises IntegrityError for features that are not finite, ids out of order or in two places, labels without a
-        class, and a structure that FAISS cannot read.
+        Raises IntegrityError for features that are not finite, ids out of order or in two places, and a structure that
+        FAISS cannot read.
         """
         self.require_digests()
         seen = 0
         for segment in self.segments:
-            _verify(segment, self.folder.path / segment.stored.features.path, len(self.classes))
+            _verify(segment, self.folder.path / segment.stored.features.path)
             seen += segment.rows - len(segment.dead)
         names = {name for segment in self.segments for name in segment.ids.take(np.flatnonzero(segment.live))}
         if len(names) != seen:
@@ -218,7 +231,7 @@ def _allowed(segment: Segment, classes: Sequence[int], folder: str) -> np.ndarra
     return allowed
 
 
-def _verify(segment: Segment, path: Path, classes: int) -> None:
+def _verify(segment: Segment, path: Path) -> None:
     """Raise IntegrityError for rows that no writer writes."""
     for start in range(0, segment.rows, 65536):
         block = segment.features[start : start + 65536].astype(np.float32)
@@ -226,9 +239,4 @@ def _verify(segment: Segment, path: Path, classes: int) -> None:
         if not ((np.abs(length - 1) < 1e-2) | (length == 0)).all():
             raise damaged(path, "a row is not of unit length")
     segment.ids.require_sorted()
-    labels = segment.records["label"]
-    if not -1 <= labels.min() <= labels.max() < classes:
-        raise damaged(path, f"labels run from {labels.min()} to {labels.max()}, and there are {classes} classes")
-    if (np.diff(segment.dead) <= 0).any():
-        raise damaged(path, "its dead rows are not in order")
     _ = segment.candidates  # FAISS reads it now

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..datasets import Dataset, select
-from ..errors import DataError, counted, printable
+from ..errors import BadImages, DataError, counted, printable
 from ..extraction.pipeline import Pipeline
 from ..extraction.work import Progress, Work, allowed_bad
 from ..features import FeatureSet
@@ -38,9 +38,11 @@ class Parts:
     computed: int = 0  # images that went through the model
 
     def __iter__(self) -> Iterator[Rows]:
-        """The blocks. Raises as `extract`."""
+        """The blocks that have a row. Raises as `extract`."""
         for start in range(0, len(self.rows), self.size):
-            yield self.part(start)
+            part = self.part(start)
+            if part.ids:
+                yield part
 
     def part(self, start: int) -> Rows:
         """The rows from `start` on that make one part."""
@@ -52,29 +54,36 @@ class Parts:
 
     def _of_images(self, source: ImageSource, rows: np.ndarray, start: int) -> Rows:
         images = select(source.images, rows.tolist())
+        seen = identities(images, np.arange(len(images)))  # before they are read: what is replaced later has another
         work = self._work(source.extractor.work, start)
         extractor = dataclasses.replace(source.extractor, work=work)
-        features = dataclasses.replace(source, images=images, extractor=extractor).features(self.pipeline)
+        try:
+            features = dataclasses.replace(source, images=images, extractor=extractor).features(self.pipeline)
+        except BadImages as error:
+            if not len(images) == len(error.skipped) <= int(work.max_bad):
+                raise
+            self.skipped += error.skipped  # a part may be all bad where as many are allowed of the whole
+            return Rows(np.zeros((0, 0), np.float32), [], np.zeros(0, RECORD))
         if features.report is not None:
             self.skipped += features.report.skipped
             self.computed += features.report.computed
         bad = {record["id"] for record in (features.report.skipped if features.report else [])}
-        kept = rows[[name not in bad for name in images.ids]] if bad else rows
-        return Rows(unit(features), features.ids, self._records(kept, features, source.images))
+        good = np.array([name not in bad for name in images.ids], bool)
+        return Rows(unit(features), features.ids, self._records(rows[good], features, seen[good]))
 
     def _work(self, work: Work, start: int) -> Work:
-        """The work of one part: its progress counts all parts, and so do the images that may be bad."""
-        allowed = max(0, allowed_bad(work.max_bad, len(self.rows)) - len(self.skipped))
+        """The work of one part: its progress counts all parts; how many images may be bad counts the whole source."""
+        allowed = max(0, allowed_bad(work.max_bad, len(self.source.ids)) - len(self.skipped))
         progress = _counting_on(work.progress, start, len(self.rows)) if work.progress is not None else None
         return dataclasses.replace(work, max_bad=str(allowed), progress=progress)
 
-    def _records(self, rows: np.ndarray, features: FeatureSet, images: Dataset | None) -> np.ndarray:
+    def _records(self, rows: np.ndarray, features: FeatureSet, seen: np.ndarray | None) -> np.ndarray:
         records = np.zeros(len(rows), RECORD)
         records["label"], records["source"] = self.labels[rows], self.number
         if features.digests is not None:
             records["digest"] = np.frombuffer(b"".join(features.digests), "V32")
-        if images is not None:
-            records["identity"] = identities(images, rows)
+        if seen is not None:
+            records["identity"] = seen
         return records
 
 
@@ -92,15 +101,18 @@ def identities(images: Dataset, rows: np.ndarray) -> np.ndarray:
 
 def in_order(ids: Sequence[str], place: str) -> np.ndarray:
     """The rows (N,) in the order of their ids' bytes. Raises DataError for ids that are given twice."""
-    if len(set(ids)) < len(ids):
-        twice = [name for name, count in Counter(ids).items() if count > 1]
+    try:
+        keys = [os.fsencode(name) for name in ids]
+    except UnicodeEncodeError as error:
+        raise DataError(f"an id is no text: {printable(error.object)}", file=place) from error
+    if len(set(keys)) < len(keys):
+        twice = [os.fsdecode(key) for key, count in Counter(keys).items() if count > 1]
         shown = ", ".join(map(printable, twice[:_SHOWN])) + (" …" if len(twice) > _SHOWN else "")
         raise DataError(
             f"{counted(len(twice), 'id is', 'ids are')} given more than once: {shown}",
             file=place,
             fix="An index knows an image by its id: give each its own.",
         )
-    keys = [os.fsencode(name) for name in ids]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
 
 
@@ -110,8 +122,8 @@ def stored_source(source: Source) -> StoredSource | None:
         return None
     place = os.path.abspath(source.place) if os.path.exists(source.place) else source.place
     first, path = source.ids[0], source.images.place(0)
-    is_file = source.images.identity(0) is not None and path.endswith(first) and os.path.isabs(path)
-    return StoredSource(place, os.path.normpath(path[: -len(first)]) if is_file else None)
+    root = os.path.normpath(path[: -len(first)]) if path.endswith(first) and os.path.isabs(path) else ""
+    return StoredSource(place, root if os.path.isdir(root) else None)  # an archive is no folder
 
 
 def part_rows(dimension: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from functools import lru_cache
 
 import numpy as np
@@ -52,8 +53,9 @@ class Pictures:
         path = self.path(row)
         try:
             data = self._from_source(int(record["source"]), name) if path is None else _whole(path)
-        except OSError as error:
-            raise DataError(f"the image cannot be read ({error.strerror or error})", file=name) from error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise DataError(f"the image cannot be read ({why})", file=name) from error
         digest = record["digest"].tobytes()
         if digest != UNKNOWN and hashlib.sha256(data).digest() != digest:
             raise DataError("the image is not the one that was indexed", file=name)
@@ -76,7 +78,10 @@ def _opened(place: str) -> tuple[Dataset, dict[str, int]]:
 
 
 def _whole(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as handle:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name keeps nobody waiting
+    with open(descriptor, "rb", buffering=0) as handle:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("it is no file")
         return handle.read()
 
 
@@ -86,5 +91,5 @@ def _state(path: str, digest: bytes, identity: np.ndarray) -> str:
         if now == identity.tobytes():
             return THERE
         return THERE if hashlib.sha256(_whole(path)).digest() == digest else CHANGED
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a zero byte, which no file has
         return MISSING

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..datasets import Dataset, Listing, open_dataset
-from ..errors import FingerprintMismatch, UsageError, counted
+from ..errors import UsageError
 from ..evaluate.inputs import FeatureReader
 from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet
 from ..sources import ImageSource, Notify, announce, is_features
-from .growth import require_fingerprint
+from .growth import require_fingerprint, require_width
 from .opened import OpenIndex
 from .origin import recipe_of, require_pipeline
 
@@ -81,11 +81,7 @@ def _given(index: OpenIndex, sources: Sequence[str], reader: FeatureReader) -> F
     if len(sources) > 1:
         raise UsageError("a features file as the query goes by itself")
     features = FeatureSet.load(sources[0], unlabelled=True)
-    if features.features.shape[1] != index.dimension:
-        raise FingerprintMismatch(
-            f"its features have {counted(features.features.shape[1], 'column')}, those of the index {index.dimension}",
-            file=sources[0],
-        )
+    require_width(index, features, sources[0])
     require_fingerprint(index.manifest, features.fingerprint)
     if index.manifest.fingerprint and not features.fingerprint:
         reader.notify(f"{sources[0]} carries no fingerprint, so nothing shows that its features are of this backbone")

@@ -99,7 +99,10 @@ def _of_segment(
     if structure is not None and effort is not None:
         found = structure.search(queries, min(segment.rows, width * effort.rerank), effort, allowed)
         scores[:, :width], rows[:, :width] = _ranked(segment, queries, width, found)
-        missing = np.flatnonzero(rows[:, width - 1] < 0)  # the structure found too few: then every row is compared
+        too_few = rows[:, width - 1] < 0
+        if found.shape[1] < count:
+            too_few |= _cuts_a_tie(segment, queries, found[:, -1], scores[:, width - 1])
+        missing = np.flatnonzero(too_few)  # the structure found too few: then every row is compared
     if len(missing):
         scores[missing, :width], rows[missing, :width] = _compared(segment, queries[missing], width, allowed)
     return scores, rows
@@ -107,6 +110,8 @@ def _of_segment(
 
 def _ranked(segment: Segment, queries: np.ndarray, k: int, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The best k of a structure's candidates (Q, n) by their exact scores; -inf and -1 where it found fewer."""
+    found = np.sort(found, axis=1)
+    found[:, 1:][found[:, 1:] == found[:, :-1]] = -1  # no writer lists a row twice, but a file may
     at_query, at_place = np.nonzero(found >= 0)
     scores = np.full(found.shape, -np.inf, np.float32)
     for start in range(0, len(at_query), _PAIRS):
@@ -115,6 +120,14 @@ def _ranked(segment: Segment, queries: np.ndarray, k: int, found: np.ndarray) ->
             queries, at_query[part], found[at_query[part], at_place[part]]
         )
     return _best(scores, found, k)
+
+
+def _cuts_a_tie(segment: Segment, queries: np.ndarray, last: np.ndarray, worst: np.ndarray) -> np.ndarray:
+    """Whether each query's (Q,) last candidate is as near as its k-th: others as near may then be no candidates."""
+    cut = np.zeros(len(queries), bool)
+    there = np.flatnonzero(last >= 0)
+    cut[there] = segment.bank.score(queries, there, last[there]) == worst[there]
+    return cut
 
 
 def _best(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,11 +40,10 @@ class Segment:
             stored.rows, manifest.dimension
         )
         self.ids = Strings(mapped[stored.ids.path])
+        length = len(mapped[stored.records.path])
+        if len(self.ids) != self.rows or length != self.rows * RECORD.itemsize:
+            raise IntegrityError(f"a segment of {self.rows} rows has {len(self.ids)} ids and {length} bytes of records")
         self.records = np.frombuffer(mapped[stored.records.path], RECORD)
-        if len(self.ids) != self.rows or len(self.records) != self.rows:
-            raise IntegrityError(
-                f"a segment of {self.rows} rows has {len(self.ids)} ids and {len(self.records)} records"
-            )
         self.dead = self._dead()
         self._bank: Bank | None = None
         self._candidates: Candidates | None = None
@@ -54,7 +53,8 @@ class Segment:
         if self.stored.dead is None:
             return np.zeros(0, np.int64)
         dead = np.frombuffer(self._mapped[self.stored.dead.path], "<i8")
-        if len(dead) != self.stored.dead_rows or (len(dead) and not 0 <= dead[0] <= dead[-1] < self.rows):
+        in_order = len(dead) == 0 or (0 <= dead[0] <= dead[-1] < self.rows and (np.diff(dead) > 0).all())
+        if len(dead) != self.stored.dead_rows or not in_order:
             raise IntegrityError(f"a segment of {self.rows} rows has dead rows that do not fit it")
         return dead
 
@@ -77,7 +77,10 @@ class Segment:
         """The structure over the rows; None where every row is compared. Raises IntegrityError for a hostile one."""
         file = self.stored.structure
         if file is not None and self._candidates is None:
-            self._candidates = Candidates.read(KINDS[self._kind], self._mapped[file.path], self.features)
+            try:
+                self._candidates = Candidates.read(KINDS[self._kind], self._mapped[file.path], self.features)
+            except IntegrityError as error:
+                raise IntegrityError(error.what, file=file.path, fix="Build the index again.") from error
         return self._candidates
 
     def row_of(self, name: str) -> int | None:
