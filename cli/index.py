@@ -5,7 +5,6 @@ One file because the verbs of one object share their options and are looked for 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -16,15 +15,16 @@ import typer
 
 from fewvit.errors import DataError, UsageError, counted
 
+from .index_duplicates import duplicates
+from .index_inputs import opened as _opened
+from .index_inputs import reader_of as _reader_of
 from .inputs import listing, reader
 from .outputs import RESULT
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
 if TYPE_CHECKING:
-    from fewvit.evaluate.inputs import FeatureReader
     from fewvit.retrieval.growth import Changes
-    from fewvit.retrieval.opened import OpenIndex
 
 app = single()
 
@@ -252,50 +252,7 @@ def verify(
     Screen(output).facts("index", facts)
 
 
-def _opened(index: Path, *, check: bool = True) -> OpenIndex:
-    from fewvit.retrieval.opened import OpenIndex
-
-    return OpenIndex.open(index, check=check)
-
-
-def _reader_of(
-    index: OpenIndex,
-    model: Model,
-    features: Features,
-    access: Access,
-    place: Place,
-    work: Work,
-    screen: Screen,
-    max_bad: str,
-    layout: Layout | None = None,
-) -> FeatureReader:
-    """What makes features as the index's were made, unless a backbone is named: then it must prove to be the same."""
-    from fewvit.extraction.cache import default_cache_dir
-    from fewvit.retrieval.origin import recipe_of
-
-    recipe = recipe_of(index.manifest)
-    if recipe is None or model.backbone is not None:
-        return reader(model, layout or Layout(), access, place, features, work, screen, max_bad=max_bad)
-    recipe = recipe.located(model.weights, place.cache_dir or default_cache_dir())
-    asked = recipe.options
-    return reader(
-        Model(recipe.backbone, recipe.weights),
-        Layout(recipe.checkpoint_key, recipe.family),
-        access,
-        place,
-        Features(
-            features.protocol or asked.protocol,
-            features.pool or asked.pool,
-            features.layers or asked.layers,
-            features.img_size or asked.img_size,
-            asked.precision,
-            asked.decode,
-            features.device,
-        ),
-        dataclasses.replace(work, seed=recipe.seed),
-        screen,
-        max_bad=max_bad,
-    )
+command(app, out=RESULT)(duplicates)
 
 
 def _names(given: Sequence[str] | None) -> list[str]:
