@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..cpu import cores
 from ..errors import UsageError
 from . import Bank, normalise
 from .approximate import lists
@@ -117,6 +120,16 @@ def row_keys(rows: UnitRows) -> np.ndarray:
     return keys
 
 
+@dataclass(frozen=True)
+class _Task:
+    """Two blocks of rows that are compared with one another; a pair counts where its first number is the lower one."""
+
+    rows: np.ndarray  # (a,) int64
+    columns: np.ndarray  # (b,) int64
+    cell: int  # -1: all rows are compared
+    share: float  # of the comparisons that come before
+
+
 class PairSearch:
     """The pairs of rows that are close, and afterwards in `missed` how much was overlooked.
 
@@ -147,34 +160,37 @@ class PairSearch:
         return (n * n / 2 if split is None else split * (n - split)) <= EXACT_ROWS * EXACT_ROWS / 2
 
     def __iter__(self) -> Iterator[Pairs]:
-        """The pairs, each once, in the order they are found."""
-        everyone = np.arange(len(self._rows))
-        yield from self._among(everyone, self._progress) if self.is_exact else self._in_cells()
+        """The pairs, each once, in an order that does not depend on the number of threads."""
+        yield from self._compared() if self.is_exact else self._in_cells()
         self._progress(1.0)
 
     # ---- every pair
 
-    def _among(self, members: np.ndarray, progress: Progress = lambda share: None) -> Iterator[Pairs]:
-        """The close pairs among some rows (n,), in rising order: of one set, or across the two."""
+    def _compared(self) -> Iterator[Pairs]:
+        for task, some in _in_order(self._close, self._tasks(np.arange(len(self._rows)))):
+            yield from some
+            self._progress(task.share)
+
+    def _tasks(self, members: np.ndarray, cell: int = -1) -> Iterator[_Task]:
+        """What has to be compared to find the close pairs among some rows (n,), in rising order."""
         at = len(members) if self._split is None else int(np.searchsorted(members, self._split))
         left, right = members[:at], members if self._split is None else members[at:]
         for start in range(0, len(left), self._block):
             rows = left[start : start + self._block]
-            own = self._rows.take(rows)
+            share = _share_done(start, len(left), whole=self._split is not None)
             for other in range(start if self._split is None else 0, len(right), self._block):
-                columns = right[other : other + self._block]
-                yield from self._close(rows, own, columns, own if columns is rows else self._rows.take(columns))
-            progress(_share_done(start + len(rows), len(left), whole=self._split is not None))
+                yield _Task(rows, right[other : other + self._block], cell, share)
 
-    def _close(self, rows: np.ndarray, own: np.ndarray, columns: np.ndarray, others: np.ndarray) -> Iterator[Pairs]:
+    def _close(self, task: _Task) -> list[Pairs]:
+        """The close pairs of one task."""
+        rows, columns = task.rows, task.columns
+        own, others = self._rows.take(rows), self._rows.take(columns)
         at, to = np.divmod(np.flatnonzero(own @ others.T >= self._least - _ROUNDING), len(columns))
-        for start in range(0, len(at), self._block * 32):  # of many identical rows all pairs are close
-            a, b = at[start : start + self._block * 32], to[start : start + self._block * 32]
-            a, b = a[rows[a] < columns[b]], b[rows[a] < columns[b]]
-            scores = score_places(own, others, a, b)
-            near = scores >= self._least
-            if near.any():
-                yield Pairs(rows[a[near]], columns[b[near]], scores[near])
+        behind = rows[at] < columns[to]
+        at, to = at[behind], to[behind]
+        scores = score_places(own, others, at, to)
+        near = scores >= self._least
+        return [Pairs(rows[at[near]], columns[to[near]], scores[near])] if near.any() else []
 
     # ---- by cells
 
@@ -188,13 +204,16 @@ class PairSearch:
         order = np.argsort(homes, axis=None, kind="stable")  # places in `homes`, cell by cell
         starts = np.searchsorted(homes.reshape(-1)[order], np.arange(len(centres) + 1))
         members = order // homes.shape[1]
-        work = np.cumsum(np.diff(starts).astype(np.float64) ** 2)
-        for cell in range(len(centres)):
-            for pairs in self._among(members[starts[cell] : starts[cell + 1]]):
-                lowest = _lowest_shared(homes, pairs.first, pairs.second) == cell
+        done = np.cumsum(np.diff(starts).astype(np.float64) ** 2)
+        tasks = (
+            task for cell in range(len(centres)) for task in self._tasks(members[starts[cell] : starts[cell + 1]], cell)
+        )
+        for task, some in _in_order(self._close, tasks):
+            for pairs in some:
+                lowest = _lowest_shared(homes, pairs.first, pairs.second) == task.cell
                 if lowest.any():
                     yield Pairs(pairs.first[lowest], pairs.second[lowest], pairs.scores[lowest])
-            self._progress(float(work[cell] / work[-1]))
+            self._progress(float(done[task.cell] / done[-1]))
 
     def _in_order_of_content(self) -> np.ndarray:
         """All rows as if drawn at random, and the same ones in front however the rows are ordered."""
@@ -259,6 +278,26 @@ def toward(rows: np.ndarray, others: np.ndarray, cosine: float) -> np.ndarray:
     length = np.linalg.norm(side, axis=1, keepdims=True)
     side /= np.where(length > 0, length, 1)
     return normalise(cosine * wide + math.sqrt(1 - cosine * cosine) * side)
+
+
+def _in_order(work: Callable[[_Task], list[Pairs]], tasks: Iterator[_Task]) -> Iterator[tuple[_Task, list[Pairs]]]:
+    """What `work` makes of each task, in order, on all cores: a few tasks ahead, so that memory stays bounded.
+
+    Each task has one thread, also in its products: small ones gain nothing from several, and lose much where other
+    programs run.
+    """
+    from threadpoolctl import threadpool_limits
+
+    waiting: deque[tuple[_Task, Future[list[Pairs]]]] = deque()
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores()) as pool:
+        for task in tasks:
+            waiting.append((task, pool.submit(work, task)))
+            if len(waiting) > 2 * cores():
+                before, future = waiting.popleft()
+                yield before, future.result()
+        while waiting:
+            before, future = waiting.popleft()
+            yield before, future.result()
 
 
 def _lowest_shared(homes: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
