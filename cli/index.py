@@ -5,7 +5,6 @@ One file because the verbs of one object share their options and are looked for 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -16,15 +15,15 @@ import typer
 
 from fewvit.errors import DataError, UsageError, counted
 
+from .index_duplicates import duplicates
+from .index_inputs import opened_index, reader_of
 from .inputs import listing, reader
 from .outputs import RESULT
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
 if TYPE_CHECKING:
-    from fewvit.evaluate.inputs import FeatureReader
     from fewvit.retrieval.growth import Changes
-    from fewvit.retrieval.opened import OpenIndex
 
 app = single()
 
@@ -129,8 +128,8 @@ def add(
     from fewvit.sources import require_source
 
     source = require_source(data)
-    opened = _opened(index, check=False)
-    reads = _reader_of(opened, Model(weights=weights), Features(device=device), access, place, work, screen, "1%")
+    opened = opened_index(index, check=False)
+    reads = reader_of(opened, Model(weights=weights), Features(device=device), access, place, work, screen, "1%")
     changes = add_images(opened, source, reads, listing(listed))
     if changes.missing:
         screen.notify(
@@ -160,7 +159,7 @@ def remove(
 
     names = _names(ids)
     if missing:
-        opened = _opened(index, check=False)
+        opened = opened_index(index, check=False)
         rows = opened.live
         states = Pictures(opened).states(rows)
         names += opened.ids(rows[[state == MISSING for state in states]])
@@ -233,9 +232,9 @@ def search(
     if k < 1:
         raise UsageError(f"--k {k}: a search needs at least one neighbour")
     sources = _names(queries)
-    opened = _opened(index)
+    opened = opened_index(index)
     needs_backbone = bool(sources or unwanted)
-    reads = _reader_of(opened, model, features, access, place, work, screen, "0", layout) if needs_backbone else None
+    reads = reader_of(opened, model, features, access, place, work, screen, "0", layout) if needs_backbone else None
     request = Request(sources, like or (), unwanted or (), combine, k, threshold, OnlyThese(classes or (), folder))
     names, near, facts = run_search(opened, request, reads, listing(listed))
     rows = found_rows(opened, names, near)
@@ -293,8 +292,8 @@ def evaluate(
     from fewvit.results import Result, manifest
     from fewvit.retrieval.evaluating import EvaluationRequest, run_evaluate
 
-    opened = _opened(index)
-    reads = _reader_of(opened, Model(), Features(device=device), access, place, work, screen, "0")
+    opened = opened_index(index)
+    reads = reader_of(opened, Model(), Features(device=device), access, place, work, screen, "0")
     request = EvaluationRequest(queries, protocol, truth, leave_one_out, background, validation, query_box)
     rows, facts = run_evaluate(opened, request, reads, listing(listed))
     screen.result(Result("index", rows, manifest(**facts)))
@@ -305,7 +304,7 @@ def info(output: Output, index: Index) -> None:
     """What the index is: images, dead rows, kind, measured recall, backbone, bytes."""
     from fewvit.retrieval.describe import index_facts
 
-    Screen(output).facts("index", index_facts(_opened(index, check=False)))
+    Screen(output).facts("index", index_facts(opened_index(index, check=False)))
 
 
 @command(app)
@@ -319,7 +318,7 @@ def verify(
     """Compare every file of the index with its digest, and look at what is in it. A damaged one is named (exit 4)."""
     from fewvit.retrieval.pictures import CHANGED, MISSING, Pictures
 
-    opened = _opened(index)
+    opened = opened_index(index)
     opened.verify()
     facts = {"index": str(index), "images": len(opened), "files": len(opened.manifest.files) + 2, "whole": True}
     if images:
@@ -328,51 +327,7 @@ def verify(
     Screen(output).facts("index", facts)
 
 
-def _opened(index: Path, *, check: bool = True) -> OpenIndex:
-    from fewvit.retrieval.opened import OpenIndex
-
-    return OpenIndex.open(index, check=check)
-
-
-def _reader_of(
-    index: OpenIndex,
-    model: Model,
-    features: Features,
-    access: Access,
-    place: Place,
-    work: Work,
-    screen: Screen,
-    max_bad: str,
-    layout: Layout | None = None,
-) -> FeatureReader:
-    """What makes features as the index's were made, unless a backbone is named: then it must prove to be the same."""
-    from fewvit.extraction.cache import default_cache_dir
-    from fewvit.retrieval.origin import recipe_of
-
-    recipe = recipe_of(index.manifest)
-    if recipe is None or model.backbone is not None:
-        return reader(model, layout or Layout(), access, place, features, work, screen, max_bad=max_bad)
-    recipe = recipe.located(model.weights, place.cache_dir or default_cache_dir())
-    asked = recipe.options
-    return reader(
-        Model(recipe.backbone, recipe.weights),
-        Layout(recipe.checkpoint_key, recipe.family),
-        access,
-        place,
-        Features(
-            features.protocol or asked.protocol,
-            features.pool or asked.pool,
-            features.layers or asked.layers,
-            features.img_size or asked.img_size,
-            asked.precision,
-            asked.decode,
-            features.device,
-        ),
-        dataclasses.replace(work, seed=recipe.seed),
-        screen,
-        max_bad=max_bad,
-        reading=asked.reading,
-    )
+command(app, out=RESULT)(duplicates)
 
 
 def _names(given: Sequence[str] | None) -> list[str]:
@@ -401,7 +356,7 @@ def _show_changes(screen: Screen, index: Path, changes: Changes) -> None:
     from fewvit.retrieval.describe import change_facts
 
     screen.skipped(changes.skipped)
-    facts = change_facts(changes, _opened(index, check=False))
+    facts = change_facts(changes, opened_index(index, check=False))
     if screen.output.format == "table":
         facts = {name: value for name, value in facts.items() if value not in (0, None) or name == "images"}
     screen.facts("index", facts)

@@ -19,7 +19,7 @@ _READ = {
     **{
         name: "--" + name.replace("_", "-")
         for name in (
-            *("data", "train", "test", "backbone", "weights", "init", "monitor", "head", "head_classes"),
+            *("data", "against", "train", "test", "backbone", "weights", "init", "monitor", "head", "head_classes"),
             *("subset", "classes", "omniglot_runs", "config"),
         )
     },
@@ -141,7 +141,8 @@ def _is_result(path: Path) -> bool:
     if re.match(rb'\s*\{\s*"schema":\s*"fewvit\.result/', _head(path)):
         return True
     return any(
-        columns <= set(_columns(path)) for columns in ({"metric", "value"}, {"id", "label", "confidence", "best"})
+        columns <= set(_columns(path))
+        for columns in ({"metric", "value"}, {"id", "label", "confidence", "best"}, {"group", "id", "score", "kind"})
     )
 
 

@@ -118,7 +118,11 @@ class Screen:
             sys.stdout.write(result.to_csv())
         else:
             self._table_of(result if shown is None else replace(result, rows=shown))
-        if self.output.out is not None:  # after stdout: a place that cannot be written does not cost the result
+        self.keep(result)  # after stdout: a place that cannot be written does not cost the result
+
+    def keep(self, result: Result) -> None:
+        """The result in --out, if given."""
+        if self.output.out is not None:
             from fewvit.files import replacing
 
             with replacing(self.output.out, "w") as handle:
