@@ -5,6 +5,7 @@ One file because the verbs of one object share their options and are looked for 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
