@@ -359,5 +359,6 @@ def _show_changes(screen: Screen, index: Path, changes: Changes) -> None:
     screen.skipped(changes.skipped)
     facts = change_facts(changes, opened_index(index, check=False))
     if screen.output.format == "table":
-        facts = {name: value for name, value in facts.items() if value not in (0, None) or name == "images"}
+        kept = lambda name, value: name == "images" or (value not in (0, None) and name != "computed")  # noqa: E731
+        facts = {name: value for name, value in facts.items() if kept(name, value)}
     screen.facts("index", facts)
