@@ -26,6 +26,7 @@ NAMES = (
     "logistic",
     "pipeline",
     "forward",
+    "index",
 )  # the quick ones first
 
 

@@ -75,6 +75,32 @@ def tuned(folder: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+def index_kinds(folder: Path = RESULTS) -> str:
+    """Markdown: each kind of index over the same images."""
+    file = folder / "index_kinds.json"
+    if not file.exists():
+        return "Nothing has been measured yet: run `python -m benchmarks.index_kinds`."
+    result = json.loads(file.read_text())
+    lines = [
+        "| kind | recall@10 | promised | memory | disk | build | queries in a batch | one query |",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        value, low, high = row["promised"]
+        promised = "all" if row["kind"] == "flat" else f"{value:.4f} ({low:.4f} to {high:.4f})"
+        lines.append(
+            f"| `{row['kind']}` | {row['recall']:.4f} | {promised} | {row['memory_bytes']:.0f} B | "
+            f"{row['disk_bytes']:.0f} B | {row['build_s']:.1f} s | {row['batch_per_second']}/s | "
+            f"{row['single_ms']:.2f} ms |"
+        )
+    facts, machine = result["facts"], result["machine"]
+    origin = (
+        f"{facts['images']} Tiny-ImageNet images by `{facts['backbone']}`, features from the cache; {facts['queries']} "
+        f"queries; memory and disk for each image; {machine['cores']} cores of {machine['cpu']}."
+    )
+    return "\n".join([*lines, "", origin])
+
+
 _PIPELINE = ("pipeline", "Images to features, CPU, speed", "DINO's way: DataLoader, PIL, plain forward")
 _WARM = ("startup", "`fewvit knn`, warm cache, 10000 x 10000 x 384", "the clock")
 _KNN = ("knn", "k-NN, 50000 x 5000 x 384, four k", "DINO's classifier, four passes")
@@ -135,6 +161,7 @@ Section = Callable[[], str]
 SECTIONS: dict[str, tuple[str, Section]] = {  # name of the marks -> page, and what stands between them
     "headlines": ("README.md", headlines),
     "benchmarks": ("benchmarks/README.md", table),
+    "index": ("docs/retrieval.md", index_kinds),
     "learned": ("docs/pretraining.md", learned),
     "tuned": ("docs/finetuning.md", tuned),
 }
