@@ -1,4 +1,4 @@
-"""An index under kill -9: readers have the old one or the new one; a killed build ends, done again, in the same bytes."""
+"""An index under kill -9: readers have the old one or the new one; a killed build, made again, has the same bytes."""
 
 from __future__ import annotations
 
