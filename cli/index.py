@@ -6,6 +6,7 @@ One file because the verbs of one object share their options and are looked for 
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -334,6 +335,8 @@ command(app, out=RESULT)(duplicates)
 def _names(given: Sequence[str] | None) -> list[str]:
     """The names given, with those of a list on stdin in place of a dash."""
     names: list[str] = []
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of files, whatever their bytes
     for name in given or ():
         if name == "-":
             lines = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]

@@ -38,6 +38,7 @@ def add(
     `fingerprint`: of what makes the features, as in the manifest. Raises FingerprintMismatch for another backbone,
     DataError for ids that are taken by images of another place, and as `extract`.
     """
+    folder.require_index()
     with folder.writing():
         index = for_change(folder)
         require_fingerprint(index.manifest, fingerprint)

@@ -169,6 +169,7 @@ def remove(folder: IndexFolder, names: Sequence[str]) -> Changes:
 
     Raises DataError, and removes none, where one is not in the index.
     """
+    folder.require_index()
     with folder.writing():
         index = for_change(folder)
         rows = np.unique([index.row_of(name) for name in names]).astype(np.int64)
@@ -225,6 +226,7 @@ def compact(folder: IndexFolder, *, size: int | None = None, notify: Notify = la
 
     Raises DataError where no row is live.
     """
+    folder.require_index()
     with folder.writing():
         index = for_change(folder, features=True)
         before = index.manifest
