@@ -16,10 +16,11 @@ import typer
 from fewvit.errors import DataError, UsageError, counted
 
 from .index_duplicates import duplicates
+from .index_export import export
 from .index_inputs import opened as _opened
 from .index_inputs import reader_of as _reader_of
 from .inputs import listing, reader
-from .outputs import RESULT
+from .outputs import EXPORT, RESULT
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
@@ -253,6 +254,7 @@ def verify(
 
 
 command(app, out=RESULT)(duplicates)
+command(app, out=EXPORT)(export)
 
 
 def _names(given: Sequence[str] | None) -> list[str]:

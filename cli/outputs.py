@@ -210,6 +210,7 @@ PROBE = replace(
     help="Folder that keeps the run, so that it can go on; with --head a file for the result.",
     folder=True,
 )
+EXPORT = Kind("an export", "DIR", "Folder that is written.", lambda _: False, folder=True)
 SAVED = {
     "index": Kind("an index", "IDX", "", lambda _: False, folder=True),
     "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),
