@@ -18,9 +18,10 @@ import typer
 from fewvit.errors import DataError, UsageError, counted
 
 from .index_duplicates import duplicates
+from .index_export import export
 from .index_inputs import opened_index, reader_of
 from .inputs import listing, reader
-from .outputs import RESULT
+from .outputs import EXPORT, RESULT
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
@@ -330,6 +331,7 @@ def verify(
 
 
 command(app, out=RESULT)(duplicates)
+command(app, out=EXPORT)(export)
 
 
 def _names(given: Sequence[str] | None) -> list[str]:

@@ -219,6 +219,7 @@ PROBE = replace(
     help="Folder that keeps the run, so that it can go on; with --head a file for the result.",
     folder=True,
 )
+EXPORT = Kind("an export", "DIR", "Folder that is written.", lambda _: False, folder=True)
 SAVED = {
     "gallery": Kind("a page that --gallery wrote", "FILE.html", "", _is_page),
     "index": Kind("an index", "IDX", "", lambda _: False, folder=True),

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +50,41 @@ def replacing(
     finally:
         with contextlib.suppress(OSError):  # gone by the rename, or never made: its folder may be a file
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder that becomes `path` when the block ends without an error, and vanishes otherwise.
+
+    A folder that is there is replaced: for a moment there is none. Raises ResourceError when the disk is full.
+    """
+    target = Path(path)
+    temporary, old = (target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.{end}") for end in ("tmp", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            _fsync(file)
+        if target.exists():
+            os.rename(target, old)
+        os.rename(temporary, target)
+        fsync_folder(target.parent)
+    except OSError as error:
+        if error.filename is None or str(temporary) in str(error.filename):
+            error.filename = str(target)  # not the temporary name
+        raise from_os_error(error, f"writing {target.name}") from error
+    finally:
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    """Make a file's or folder's content survive a power loss."""
+    if path.is_dir():
+        fsync_folder(path)
+        return
+    with open(path, "rb") as handle:
+        os.fsync(handle.fileno())
 
 
 @contextlib.contextmanager

@@ -248,6 +248,9 @@ def test_every_package_imported_is_a_declared_dependency():
     known_as = {
         "sklearn": "scikit-learn",
         "PIL": "pillow",
+        "lance": "pylance",
+        "qdrant_client": "qdrant-client",
+        "qdrant_edge": "qdrant-edge-py",
         "faiss": "faiss-cpu",
         "threadpoolctl": "scikit-learn",
     }  # which needs it

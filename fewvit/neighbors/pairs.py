@@ -110,6 +110,19 @@ def score(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.minimum(scores, np.float32(1))
 
 
+def nearest_rows(rows: UnitRows, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and exact cosines (Q, min(k, N)), nearest first, ties by row, of queries (Q, D) of unit length."""
+    found = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
+    for numbers, block in rows.blocks(65536):
+        near = Bank.of_unit_rows(block).search(queries, min(k, len(block))).rows
+        at = np.repeat(np.arange(len(queries)), near.shape[1])
+        scores = score_places(queries, block, at, near.reshape(-1)).reshape(near.shape)
+        both = np.concatenate([found[0], numbers[near]], 1), np.concatenate([found[1], scores], 1)
+        order = np.lexsort((both[0], -both[1]), axis=1)[:, :k]
+        found = np.take_along_axis(both[0], order, 1), np.take_along_axis(both[1], order, 1)
+    return found
+
+
 def row_keys(rows: UnitRows) -> np.ndarray:
     """Two numbers (N, 2) uint64 of each row's content: equal where the rows are, bit for bit, and nowhere else."""
     keys = np.empty((len(rows), 2), np.uint64)

@@ -20,8 +20,7 @@ from ..datasets import Dataset
 from ..errors import DataError, UsageError
 from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet
-from ..neighbors import Bank
-from ..neighbors.pairs import UnitRows, row_keys, score, score_places, wilson
+from ..neighbors.pairs import UnitRows, nearest_rows, row_keys, score, wilson
 from ..results import Facts
 from ..seeds import generator
 from ..sources import Extractor
@@ -188,15 +187,7 @@ def most_similar(rows: UnitRows, sample: np.ndarray, keys: np.ndarray) -> tuple[
 
     Rows equal to the sampled one are left out: they are copies.
     """
-    queries = rows.take(sample)
-    best = np.full((len(sample), 0), -1, np.int64), np.full((len(sample), 0), -1, np.float32)
-    for numbers, block in rows.blocks(65536):
-        near = Bank.of_unit_rows(block).search(queries, min(_OTHERS, len(block))).rows
-        at = np.repeat(np.arange(len(sample)), near.shape[1])
-        scores = score_places(queries, block, at, near.reshape(-1)).reshape(near.shape)
-        found = np.concatenate([best[0], numbers[near]], 1), np.concatenate([best[1], scores], 1)
-        order = np.argsort(-found[1], axis=1, kind="stable")[:, :_OTHERS]
-        best = np.take_along_axis(found[0], order, 1), np.take_along_axis(found[1], order, 1)
+    best = nearest_rows(rows, rows.take(sample), _OTHERS)
     equal = (keys[best[0]] == keys[sample][:, None]).all(axis=2)
     return np.where(equal, -1, best[0]), np.where(equal, np.float32(-1), best[1])
 
