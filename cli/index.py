@@ -1,4 +1,4 @@
-"""fewvit index build / add / remove / compact / search / info / verify
+"""fewvit index build / add / remove / compact / search / info / verify / serve
 
 One file because the verbs of one object share their options and are looked for in one place.
 """
@@ -16,9 +16,10 @@ import typer
 
 from fewvit.errors import DataError, UsageError, counted
 
+from .index_serve import serve
 from .inputs import listing, reader
 from .outputs import RESULT
-from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
+from .shared import Access, Features, Index, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 app = single()
 
-Index = Annotated[Path, typer.Option("--index", metavar="IDX", help="Folder of the index.")]
 Data = Annotated[
     str | None,
     typer.Option("--data", metavar="SRC", help="Images: a folder, table, shards, zip archive; or features (.npz)."),
@@ -250,6 +250,9 @@ def verify(
         states = Pictures(opened).states(opened.live)
         facts |= {"missing": states.count(MISSING), "changed": states.count(CHANGED)}
     Screen(output).facts("index", facts)
+
+
+command(app)(serve)
 
 
 def _opened(index: Path, *, check: bool = True) -> OpenIndex:
