@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +16,7 @@ from ..errors import DataError
 from .opened import OpenIndex
 from .segment import UNKNOWN
 
+_SIZE = 2  # its place in an identity
 THERE, MISSING, CHANGED, NO_FILE = "there", "missing", "changed", ""
 
 
@@ -76,15 +79,21 @@ def _opened(place: str) -> tuple[Dataset, dict[str, int]]:
 
 
 def _whole(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as handle:
+    """A file's bytes. Raises OSError, and does not wait, for what is no regular file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as handle:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
         return handle.read()
 
 
 def _state(path: str, digest: bytes, identity: np.ndarray) -> str:
     try:
-        now = identity_of(os.stat(path))
-        if now == identity.tobytes():
+        found = os.stat(path)
+        if identity_of(found) == identity.tobytes():
             return THERE
+        if identity.any() and found.st_size != identity[_SIZE]:
+            return CHANGED
         return THERE if hashlib.sha256(_whole(path)).digest() == digest else CHANGED
     except OSError:
         return MISSING

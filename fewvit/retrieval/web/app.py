@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -35,11 +36,38 @@ from .workers import Decoders
 
 T = TypeVar("T")
 _MOST_DIGITS = 16  # of a picture's number: more than any has
+_FILES = {"image": True, "not": False}  # file fields, and whether theirs are wanted
 _FEATURES_ONLY = "this index was built of features, so it has no backbone to search an uploaded image with"
 
 
 class _InMemory(MultiPartParser):
+    """A form that came in one piece, and has to be whole."""
+
     spool_max_size = 1 << 40  # the body is in memory already, and bounded there
+    is_whole = False
+
+    def on_end(self) -> None:
+        """The last boundary was there."""
+        self.is_whole = True
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
+
+class _AnyText(Convertor[str]):
+    """The rest of a path: Starlette's own stops at a line's end, and names do not."""
+
+    regex = r"(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """The text itself."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """The text itself."""
+        return value
 
 
 class Service:
@@ -109,6 +137,7 @@ class Service:
 
 def routes(service: Service) -> list[Route]:
     """What can be asked."""
+    register_url_convertor("text", _AnyText())
     return [
         Route("/", _Home(service).get),
         Route("/search", _Home(service).post, methods=["POST"]),
@@ -117,7 +146,7 @@ def routes(service: Service) -> list[Route]:
         Route("/example/{token}", _Pictures(service, THUMB).example),
         Route("/api/search", _Api(service).get),
         Route("/api/search", _Api(service).post, methods=["POST"]),
-        Route("/api/item/{id:path}", _Api(service).item),
+        Route("/api/item/{id:text}", _Api(service).item),
         Route("/openapi.json", _Api(service).document),
         Route("/static/{name}", _static),
     ]
@@ -266,20 +295,24 @@ async def _form(request: Request) -> tuple[list[tuple[str, str]], list[tuple[boo
     """Fields of a form, and its images with whether each is wanted; a field where no file was chosen is none."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         raise HTTPException(415, "images are sent as multipart/form-data")
-    try:
-        parser = _InMemory(request.headers, request.stream(), max_files=MOST_EXAMPLES, max_fields=100)
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message}") from error
+    parser = _InMemory(request.headers, request.stream(), max_files=MOST_EXAMPLES, max_fields=100)
     pairs: list[tuple[str, str]] = []
     images: list[tuple[bool, bytes]] = []
-    for name, value in form.multi_items():
-        if isinstance(value, str):
-            pairs.append((name, value))
-        elif name not in ("image", "not"):
-            raise HTTPException(400, f"no file field is called {printable(name[:40])!r}; there are image and not")
-        elif value.filename or value.size:
-            images.append((name == "image", await value.read()))
+    try:
+        form = await parser.parse()
+        if not parser.is_whole:
+            raise HTTPException(400, "the form is cut short")
+        for name, value in form.multi_items():
+            if isinstance(value, str):
+                pairs.append((name, value))
+            elif name not in _FILES:
+                raise HTTPException(400, f"no file field is called {printable(name[:40])!r}; there are image and not")
+            elif value.filename or value.size:
+                images.append((_FILES[name], await value.read()))
+    except MultiPartException as error:
+        raise HTTPException(400, f"the form cannot be read: {error.message}") from error
+    finally:
+        parser.close()
     return pairs, images
 
 

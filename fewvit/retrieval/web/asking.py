@@ -104,7 +104,7 @@ class Asked:
         pairs += [("class", name) for name in self.only.classes]
         pairs += [("folder", self.only.folder)] if self.only.folder else []
         pairs += [("combine", self.combine)] if self.combine != COMBINE[0] else []
-        pairs += [("threshold", f"{self.threshold:g}")] if self.threshold is not None else []
+        pairs += [("threshold", repr(self.threshold))] if self.threshold is not None else []
         pairs += [("k", str(self.k))] if self.k != PER_PAGE else []
         pairs += [("page", str(self.page))] if self.page != 1 else []
         return "&".join(f"{name}={quoted(value)}" for name, value in pairs)
@@ -146,18 +146,20 @@ def pairs_of(query: bytes) -> list[tuple[str, str]]:
 def asked(pairs: Sequence[tuple[str, str]]) -> Asked:
     """What a query asks for. Raises UsageError, which names the parameter, for what is none or out of bounds."""
     values: dict[str, list[str]] = {}
-    examples: list[Example] = []
+    examples: dict[tuple[str, bool], Example] = {}
     for name, value in pairs:
         if name not in _BY_NAME:
             raise UsageError(f"no parameter is called {printable(name[:40])!r}")
         if name in _ROLES and value:
-            examples.append(Example(value, *_ROLES[name]))
+            example = Example(value, *_ROLES[name])
+            examples.pop((value, example.is_upload), None)  # its last sign counts
+            examples[value, example.is_upload] = example
         elif value:
             values.setdefault(name, []).append(value)
     if len(examples) > MOST_EXAMPLES:
         raise UsageError(f"{len(examples)} examples; a search takes at most {MOST_EXAMPLES}")
     found = Asked(
-        tuple(dict.fromkeys(examples)),
+        tuple(examples.values()),
         OnlyThese(tuple(dict.fromkeys(values.get("class", ()))), _last(values, "folder", "")),
         _choice(_last(values, "combine", COMBINE[0])),
         _threshold(_last(values, "threshold", "")),

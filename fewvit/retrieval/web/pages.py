@@ -20,6 +20,7 @@ from .asking import Asked, Example, quoted
 from .loaded import Loaded
 
 _HERE = Path(__file__).parent
+_TAIL = 10  # characters of a name that are always shown
 _KINDS = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".png": "image/png"}
 STATIC = {path.name: (path.read_bytes(), _KINDS[path.suffix]) for path in sorted((_HERE / "static").iterdir())}
 _REVISION = hashlib.sha256(b"".join(data for data, _ in STATIC.values())).hexdigest()[:12]
@@ -34,13 +35,22 @@ class Card:
     name: str
     id: str
     label: str
-    score: str  # two decimals, rounded down: 1.00 is the image itself
-    meter: float
+    score: str  # three decimals, rounded down: only the image itself has 1.000
     warning: str  # empty: nothing is known against it
     alt: str
     more: str  # addresses
     plus: str
     minus: str
+
+    @property
+    def head(self) -> str:
+        """The name but for its end, which a narrow card cuts short."""
+        return self.name[: -len(self.tail)]
+
+    @property
+    def tail(self) -> str:
+        """The end of the name: camera and data sets number their files there."""
+        return self.name[-_TAIL:]
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,6 @@ def _card(hit: Hit, before: str, after: str) -> Card:
         name,
         label,
         score,
-        max(hit.score or 0.0, 0.0),
         "" if is_intact(hit) else _STATES[hit.file],
         ", ".join(filter(None, told)),
         f"/?like={key}{after}",

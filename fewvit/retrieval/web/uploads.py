@@ -20,7 +20,7 @@ class Upload:
 
     token: str
     feature: np.ndarray  # (D,) float32
-    picture: bytes  # JPEG of the pixels that the backbone saw
+    picture: bytes  # a small JPEG, made anew
     fingerprint: str  # of what made the feature
 
 

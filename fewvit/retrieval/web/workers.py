@@ -51,7 +51,7 @@ class Decoders:
             worker.require_ready()
 
     def pixels(self, data: bytes, preprocess: Preprocess, policy: str) -> tuple[np.ndarray, bytes]:
-        """Pixels (crop_h, crop_w, 3) uint8 of an image, and a small JPEG of them. Raises BadImage."""
+        """Pixels (crop_h, crop_w, 3) uint8 of an image, and a small JPEG for people. Raises BadImage."""
         asked = {"preprocess": preprocess.to_dict(), "policy": policy}
         answer = self._answer("pixels", asked, data, urgent=True)
         height, width = preprocess.crop
@@ -208,7 +208,8 @@ def _made(asked: dict[str, Any], data: bytes, max_pixels: int) -> bytes:
         key: tuple(value) if isinstance(value, list) else value for key, value in asked["preprocess"].items()
     }
     pixels, _ = decode(data, Preprocess(**values), asked["policy"], max_pixels)
-    return pixels.tobytes() + _jpeg(pixels, _SEEN)
+    is_coarse = max(pixels.shape) < _SEEN // 2  # of a backbone for small images: people see more than it does
+    return pixels.tobytes() + _jpeg(decode_whole(data, max_pixels) if is_coarse else pixels, _SEEN)
 
 
 def _jpeg(pixels: np.ndarray, longest: int) -> bytes:

@@ -42,7 +42,11 @@ if (form) {
     if (card) go(card.querySelector(".plus"));
   });
 }
-window.addEventListener("pageshow", () => { busy.hidden = true; if (form) form.reset(); });
+window.addEventListener("pageshow", () => { // also when one comes back to it
+  if (!form) return;
+  busy.hidden = true;
+  form.reset();
+});
 
 // ---- keys
 
