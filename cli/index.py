@@ -1,4 +1,4 @@
-"""fewvit index build / add / remove / compact / search / evaluate / info / verify
+"""fewvit index build / add / remove / compact / search / evaluate / duplicates / export / info / verify / serve
 
 One file because the verbs of one object share their options and are looked for in one place.
 """
@@ -20,9 +20,10 @@ from fewvit.errors import DataError, UsageError, counted
 from .index_duplicates import duplicates
 from .index_export import export
 from .index_inputs import opened_index, reader_of
+from .index_serve import serve
 from .inputs import listing, reader
 from .outputs import EXPORT, RESULT
-from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
+from .shared import Access, Features, Index, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 app = single()
 
-Index = Annotated[Path, typer.Option("--index", metavar="IDX", help="Folder of the index.")]
 Data = Annotated[
     str | None,
     typer.Option("--data", metavar="SRC", help="Images: a folder, table, shards, zip archive; or features (.npz)."),
@@ -332,6 +332,7 @@ def verify(
 
 command(app, out=RESULT)(duplicates)
 command(app, out=EXPORT)(export)
+command(app)(serve)
 
 
 def _names(given: Sequence[str] | None) -> list[str]:

@@ -65,6 +65,9 @@ def _config(context: typer.Context, path: str | None) -> str | None:
     return path
 
 
+Index = Annotated[Path, typer.Option("--index", metavar="IDX", help="Folder of the index.")]
+
+
 @dataclass(frozen=True)
 class Model:
     """Which backbone."""

@@ -71,11 +71,12 @@ def extract(
             return extract(pipeline, dataset, Cache(Path(folder)), work, memory=DigestMemory(), build=build)
     store = cache.store(pipeline.key)
     return _Extraction(
-        pipeline, dataset, store, memory or cache.digests(), work, build or (lambda: _build(pipeline))
+        pipeline, dataset, store, memory or cache.digests(), work, build or (lambda: backbone_of(pipeline))
     ).run()
 
 
-def _build(pipeline: Pipeline) -> Backbone:
+def backbone_of(pipeline: Pipeline) -> Backbone:
+    """The frozen module that a pipeline computes with, on its device."""
     from ..models.build import build
     from ..models.engines import resolve_device
     from ..models.vit import Readout

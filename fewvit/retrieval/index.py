@@ -19,7 +19,7 @@ from .folder import IndexFolder
 from .growth import KIND_NAMES, Changes, Wish
 from .opened import OpenIndex
 from .origin import made_before, made_by
-from .queries import required_pipeline
+from .queries import reader_of, required_pipeline
 
 
 class ImageIndex(OpenIndex):
@@ -150,13 +150,4 @@ def _reader(backbone: str) -> FeatureReader:
 
 def _reader_of(index: OpenIndex) -> FeatureReader:
     """What makes features as those of the index were made."""
-    from .origin import recipe_of
-
-    recipe, folder = recipe_of(index.manifest), default_cache_dir()
-    if recipe is None:
-        return _reader("dino_vits16")
-    recipe = recipe.located(None, folder)
-    backbones = Backbones(
-        [recipe.backbone], Access(folder), recipe.weights, recipe.checkpoint_key, recipe.family, recipe.seed
-    )
-    return FeatureReader(backbones, recipe.options, Cache(folder), Work())
+    return reader_of(index, Access(default_cache_dir())) or _reader("dino_vits16")

@@ -87,6 +87,18 @@ class OpenIndex:
             [np.zeros(0, np.int64), *(np.flatnonzero(s.live) + a for s, a in zip(self.segments, self._starts))]
         )
 
+    def matching(self, only: OnlyThese) -> np.ndarray:
+        """The live rows (n,) int64 that a search under this filter may find. Raises UnknownName."""
+        return np.concatenate(
+            [
+                np.zeros(0, np.int64),
+                *(
+                    np.flatnonzero(np.ones(segment.rows, bool) if mask is None else mask) + start
+                    for segment, mask, start in zip(self.segments, self._allowed(only), self._starts, strict=False)
+                ),
+            ]
+        )
+
     # ---- rows
 
     def is_live(self, row: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -15,6 +16,7 @@ from ..errors import DataError
 from .opened import OpenIndex
 from .segment import UNKNOWN
 
+_SIZE = 2  # its place in an identity
 THERE, MISSING, CHANGED, NO_FILE = "there", "missing", "changed", ""
 
 
@@ -78,18 +80,21 @@ def _opened(place: str) -> tuple[Dataset, dict[str, int]]:
 
 
 def _whole(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name keeps nobody waiting
+    """A file's bytes. Raises OSError, and does not wait, for what is no regular file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb", buffering=0) as handle:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is no file")
+            raise OSError(errno.EINVAL, "not a regular file", path)
         return handle.read()
 
 
 def _state(path: str, digest: bytes, identity: np.ndarray) -> str:
     try:
-        now = identity_of(os.stat(path))
-        if now == identity.tobytes():
+        found = os.stat(path)
+        if identity_of(found) == identity.tobytes():
             return THERE
+        if identity.any() and found.st_size != identity[_SIZE]:
+            return CHANGED
         return THERE if hashlib.sha256(_whole(path)).digest() == digest else CHANGED
     except (OSError, ValueError):  # ValueError: a name with a zero byte, which no file has
         return MISSING

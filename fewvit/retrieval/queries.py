@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ import numpy as np
 
 from ..datasets import Dataset, Listing, open_dataset
 from ..errors import UsageError
-from ..evaluate.inputs import FeatureReader
+from ..evaluate.inputs import Backbones, FeatureReader
+from ..extraction.cache import Cache
 from ..extraction.pipeline import Pipeline
+from ..extraction.work import Work
 from ..features import FeatureSet
+from ..models.spec import Access
 from ..sources import ImageSource, Notify, announce, is_features
 from .growth import require_fingerprint, require_width
 from .opened import OpenIndex
@@ -63,6 +67,26 @@ def query_features(index: OpenIndex, sources: Sequence[str], reader: FeatureRead
     pipeline = required_pipeline(index, reader)
     images = ImageSource("queries", query_images(sources, listing, reader.notify), reader.extractor)
     return images.features(pipeline)
+
+
+def reader_of(
+    index: OpenIndex,
+    access: Access,
+    weights: str | None = None,
+    device: str = "auto",
+    notify: Notify = lambda line: None,
+) -> FeatureReader | None:
+    """What makes features as those of the index were made; None for an index of features, which does not know.
+
+    `weights`: where they are, if no longer where they were.
+    """
+    recipe = recipe_of(index.manifest)
+    if recipe is None:
+        return None
+    recipe = recipe.located(weights, access.cache_dir)
+    backbones = Backbones([recipe.backbone], access, recipe.weights, recipe.checkpoint_key, recipe.family, recipe.seed)
+    options = dataclasses.replace(recipe.options, device=device)
+    return FeatureReader(backbones, options, Cache(access.cache_dir), Work(), notify=notify)
 
 
 def required_pipeline(index: OpenIndex, reader: FeatureReader) -> Pipeline:
