@@ -21,6 +21,8 @@ from .opened import OpenIndex
 from .origin import made_before, made_by
 from .queries import reader_of, required_pipeline
 
+_NOT_ASKED = "dino_vits16"  # what a reader is made with where features are given: no image is read
+
 
 class ImageIndex(OpenIndex):
     """An index that is open; what changes it returns the new version, and leaves this one as it is."""
@@ -59,7 +61,12 @@ class ImageIndex(OpenIndex):
 
         Raises FingerprintMismatch for a reader of another backbone, DataError for an id of another image.
         """
-        add_images(self, data, reader or _reader_of(self), listing or Listing())
+        add_images(
+            self,
+            data,
+            reader or reader_of(self, Access(default_cache_dir())) or _reader("dino_vits16"),
+            listing or Listing(),
+        )
         return ImageIndex.open(self.path)
 
     def remove(self, ids: Sequence[str]) -> ImageIndex:
@@ -146,8 +153,3 @@ def _require_same(folder: IndexFolder, fingerprint: str) -> None:
 def _reader(backbone: str) -> FeatureReader:
     folder = default_cache_dir()
     return FeatureReader(Backbones([backbone], Access(folder)), FeatureOptions(), Cache(folder), Work())
-
-
-def _reader_of(index: OpenIndex) -> FeatureReader:
-    """What makes features as those of the index were made."""
-    return reader_of(index, Access(default_cache_dir())) or _reader("dino_vits16")
