@@ -192,8 +192,15 @@ print(number)
 """
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "compact"])
-@pytest.mark.parametrize("change", ["first build", "build", "add", "compact"])
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        *(("first build", kind) for kind in ("flat", "hnsw", "ivf", "compact")),
+        ("build", "flat"),
+        ("add", "hnsw"),
+        ("compact", "ivf"),
+    ],
+)
 def test_a_change_killed_at_any_file_and_done_again_ends_in_the_bytes_of_one_that_was_not(
     tmp_path, python, kind, change
 ):
