@@ -213,11 +213,16 @@ class HashingWriter:
 
 @contextlib.contextmanager
 def _regular(path: Path) -> Iterator[IO[bytes]]:
-    """A file of the index, open. Raises IntegrityError where it is gone or no file."""
+    """A file of the index, open.
+
+    Raises IntegrityError where it is gone or no file, DataError or ResourceError where the system does not open it.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name keeps nobody waiting
+    except FileNotFoundError as error:
+        raise damaged(path, "it is gone") from error
     except OSError as error:
-        raise damaged(path, error.strerror or "it cannot be read") from error
+        raise from_os_error(error, "reading this index") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise damaged(path, "it is no file")
