@@ -128,7 +128,25 @@ EVALUATION = {
     ],
     "bundles/fit": [_FIT_PREDICT],
 }
-TESTS = {**CORE, **PRETRAINING, **VIEWS, **FEATURES, **EVALUATION}
+_SEARCH = ["tests/test_index_search.py", "tests/test_index_model.py", "-k", "not dictionary or flat-0 or hnsw-0"]
+_GROWTH = ["tests/test_index_model.py", "tests/test_index_growth.py", "-k", "not dictionary or flat-0 or compact-0"]
+_FOLDER = ["tests/test_index_folder.py", "tests/test_index_model.py", "-k", "not (dictionary or structure) or flat-0"]
+RETRIEVAL = {
+    "neighbors/approximate": ["tests/test_index_search.py"],
+    "retrieval/search": _SEARCH,
+    "retrieval/examples": _SEARCH,
+    "retrieval/recall": _SEARCH,
+    "retrieval/segment": _FOLDER,
+    "retrieval/columns": _FOLDER,
+    "retrieval/folder": _FOLDER,
+    "retrieval/manifest": _FOLDER,
+    "retrieval/opened": [*_FOLDER[:2], "tests/test_index_search.py", *_FOLDER[2:]],
+    "retrieval/growth": [*_GROWTH[:2], "tests/test_index_search.py", *_GROWTH[2:]],
+    "retrieval/adding": _GROWTH,
+    "retrieval/parts": _GROWTH,
+    "retrieval/pictures": _GROWTH,
+}
+TESTS = {**CORE, **PRETRAINING, **VIEWS, **FEATURES, **EVALUATION, **RETRIEVAL}
 
 # What is not mutated, and why. Text, also that of errors, is no matter: cosmic-ray leaves strings alone.
 SKIPPED_FUNCTIONS = {
@@ -145,6 +163,11 @@ SKIPPED_CONSTANTS = {
     "_BLOCK",  # bytes read at a time: every value gives the same file
     "_BLOCK_BYTES",
     "_EXACT_ROWS",
+    "_GATHERED",
+    "_PAIRS",
+    "_ADD_ROWS",
+    "_LOOKED_UP",
+    "_QUICK",
     "_TABLE_ENTRIES",
     "_TABLE_BYTES",
     "_LARGEST_DENSE",  # where a sparse solver takes over from a dense one; the tests compare both with the same loops

@@ -87,6 +87,11 @@ def rewrite(path: Path, change=lambda values: None, contents: dict[str, bytes] |
             text = text[:before] + new + text[before + len(old) :]
     values = json.loads(text)
     change(values)
+    name_as_current(path, values)
+
+
+def name_as_current(path: Path, values: dict) -> None:
+    """Commit a manifest, whatever it says."""
     data = json.dumps(values).encode()
     digest = hashlib.sha256(data).hexdigest()
     name = f"manifests/7-{digest[:16]}.json"
@@ -264,20 +269,17 @@ def leaves(values, path=()):
 def test_whatever_a_consistent_manifest_says_it_is_refused_or_answers_are_the_same(copy):
     path = copy("compact")
     wanted = whole(path)
-    values = json.loads(OpenIndex.open(path).manifest.to_text())
+    text = OpenIndex.open(path).manifest.to_text()
     refused = 0
-    for leaf in dict.fromkeys(leaves(values)):
+    for leaf in dict.fromkeys(leaves(json.loads(text))):
+        if leaf[0] in ("facts", "recipe", "extra") or leaf == ("recall", "value"):
+            continue
         for odd in ODD:
-            if leaf[0] in ("facts", "recipe", "extra") or leaf == ("recall", "value"):
-                continue
-
-            def change(new, leaf=leaf, odd=odd):
-                for key in leaf[:-1]:
-                    new = new[key]
-                new[leaf[-1]] = odd
-
-            copy("compact")
-            rewrite(path, change)
+            values = inner = json.loads(text)
+            for key in leaf[:-1]:
+                inner = inner[key]
+            inner[leaf[-1]] = odd
+            name_as_current(path, values)
             try:
                 assert whole(path) == wanted, (leaf, odd)
             except IntegrityError:

@@ -18,11 +18,10 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from ..cpu import cores
+from ..cpu import in_threads
 from ..errors import DataError, IntegrityError, UsageError, from_os_error
 from ..files import replacing
 from .manifest import Manifest, StoredFile
@@ -30,6 +29,7 @@ from .manifest import Manifest, StoredFile
 _CURRENT = "CURRENT"
 _MANIFEST = re.compile(r"manifests/\d+-[0-9a-f]{16}\.json")
 _REBUILD = "Build the index again with `fewvit index build`."
+_QUICK = 1 << 20  # bytes that are digested sooner than threads are started
 _TRIES = 5  # how often a reader looks again where a writer removed what it was about to open
 
 
@@ -116,13 +116,12 @@ class IndexFolder:
     def require_digests(self, files: Iterable[StoredFile], mapped: dict[str, memoryview]) -> None:
         """Raise IntegrityError, naming the file, unless every file's sha256 is the manifest's."""
         wanted = list(files)
-        with ThreadPoolExecutor(min(8, cores())) as pool:  # sha256 lets go of the interpreter's lock
-            digests = pool.map(lambda file: hashlib.sha256(mapped[file.path]).hexdigest(), wanted)
-            for file, found in zip(wanted, digests, strict=True):
-                if found != file.sha256:
-                    raise damaged(
-                        self.path / file.path, f"its sha256 is {found[:12]}…, and {file.sha256[:12]}… was written"
-                    )
+        apart = map if sum(file.bytes for file in wanted) < _QUICK else in_threads
+        digests = apart(lambda file: hashlib.sha256(mapped[file.path]).hexdigest(), wanted)
+        for file, found in zip(wanted, digests, strict=True):
+            if found != file.sha256:
+                why = f"its sha256 is {found[:12]}…, and {file.sha256[:12]}… was written"
+                raise damaged(self.path / file.path, why)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -214,11 +213,16 @@ class HashingWriter:
 
 @contextlib.contextmanager
 def _regular(path: Path) -> Iterator[IO[bytes]]:
-    """A file of the index, open. Raises IntegrityError where it is gone or no file."""
+    """A file of the index, open.
+
+    Raises IntegrityError where it is gone or no file, DataError or ResourceError where the system does not open it.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name keeps nobody waiting
+    except FileNotFoundError as error:
+        raise damaged(path, "it is gone") from error
     except OSError as error:
-        raise damaged(path, error.strerror or "it cannot be read") from error
+        raise from_os_error(error, "reading this index") from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise damaged(path, "it is no file")
