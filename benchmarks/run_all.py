@@ -23,6 +23,7 @@ NAMES = (
     "linear_grid",
     "freed_memory",
     "knn",
+    "duplicates",
     "logistic",
     "pipeline",
     "forward",

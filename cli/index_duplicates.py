@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fewvit.retrieval.opened import OpenIndex
 
 CAREFUL = 0.999  # the threshold where none is given: rather a copy overlooked than two images taken for one
+_TELLING = 0.01  # share that is done before the time left can be guessed
 _MANY = 0.1  # share of near copies among all images from which on a line says that this is not likely
 
 
@@ -80,6 +81,8 @@ def duplicates(
     screen = Screen(output)
     if calibrate and threshold is not None:
         raise UsageError("--calibrate finds the threshold, and --threshold gives one: give one of them")
+    if pairs and output.format == "json":
+        raise UsageError("--pairs prints CSV, line by line, and --format asks for JSON", fix="Leave --format away.")
 
     from fewvit.neighbors.pairs import require_threshold
     from fewvit.results import Result, manifest
@@ -172,7 +175,7 @@ def _progress(screen: Screen) -> Callable[[float], None]:
 
     def tell(share: float) -> None:
         elapsed = time.perf_counter() - started
-        if share >= 1 and elapsed < 1:
+        if share < _TELLING or (share >= 1 and elapsed < 1):
             return
         screen.line(f"{100 * share:.0f} % compared", elapsed * (1 - share) / max(share, 1e-9), done=share >= 1)
 

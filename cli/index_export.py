@@ -32,8 +32,8 @@ def export(
     ] = "files",
     url: Annotated[str | None, typer.Option("--url", metavar="URL", help="A server of Qdrant.")] = None,
     collection: Annotated[str, typer.Option("--collection", metavar="NAME", help="Of the server.")] = "images",
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Qdrant keeps 8-bit copies in memory and the originals on disk.")
+    eight_bit: Annotated[
+        bool, typer.Option("--eight-bit", help="Qdrant keeps 8-bit copies in memory and the originals on disk.")
     ] = False,
 ) -> None:
     """The images of an index for other programs: their features, ids, labels and digests. Dead rows are left out.
@@ -43,11 +43,11 @@ def export(
     screen = Screen(output)
     if to not in _WAYS:
         raise UnknownName("way to export", to, _WAYS)
-    if to != "qdrant" and (url is not None or int8):
-        raise UsageError(f"--url and --int8 are for Qdrant, not for {to}", fix="Give --to qdrant.")
+    if to != "qdrant" and (url is not None or eight_bit):
+        raise UsageError(f"--url and --eight-bit are for Qdrant, not for {to}", fix="Give --to qdrant.")
     if output.out is None and url is None:
         raise UsageError("nowhere to write to: give --out DIR" + (" or --url URL" if to == "qdrant" else ""))
-    facts = _exported(opened_index(index), to, output.out, url, collection, int8)
+    facts = _exported(opened_index(index), to, output.out, url, collection, eight_bit)
     if facts["escaped"]:
         screen.notify(
             f"{counted(facts['escaped'], 'id')} with bytes that are no UTF-8 or characters that do not print: they are "

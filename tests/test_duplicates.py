@@ -301,6 +301,7 @@ def test_an_index_is_compared_with_images_by_its_own_backbone(fewvit, tmp_path, 
         (("--data", "nan.npz"), 5, "NaN"),
         (("--data", "none.npz"), 3, "no such file"),
         (("--data", "a.npz", "--format", "xml"), 2, "xml"),
+        (("--data", "a.npz", "--pairs", "--format", "json"), 2, "--pairs"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(fewvit, tmp_path, monkeypatch, words, code, told):

@@ -172,7 +172,7 @@ def test_the_script_that_is_exported_runs_by_itself(grown, tmp_path):
     to_qdrant.export_shard(index, tmp_path / "out")
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "out", moved)
-    words = [sys.executable, "-I", str(moved / "load_qdrant.py"), "--shard", str(tmp_path / "shard"), "--int8"]
+    words = [sys.executable, "-I", str(moved / "load_qdrant.py"), "--shard", str(tmp_path / "shard"), "--eight-bit"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert to_qdrant.verified_shard(Rows(index), tmp_path / "shard")["agree"] == 6
@@ -243,7 +243,7 @@ def test_what_lance_gives_back_is_compared_with_what_was_written(tmp_path, monke
         (("--to", "milvus", "--out", "o"), 2, "milvus"),
         ((), 2, "--out DIR"),
         (("--to", "lance", "--url", "http://x", "--out", "o"), 2, "--to qdrant"),
-        (("--int8", "--out", "o"), 2, "--to qdrant"),
+        (("--eight-bit", "--out", "o"), 2, "--to qdrant"),
         (("--out", "photos"), 2, "no export"),
         (("--out", "a.txt"), 2, "a.txt"),
         (("--out", "idx"), 2, "name one file"),

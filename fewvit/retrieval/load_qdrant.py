@@ -4,8 +4,8 @@
     python load_qdrant.py --shard images.shard
 
 It reads `features.npy` and `metadata.parquet` of the folder it lies in, a block after another. The id of a point is
-made of the image's id, so that loading again replaces and never doubles. `--int8` keeps 8-bit copies in memory and the
-originals on disk: a quarter of the memory, and the originals decide the order. Needs numpy and pyarrow, nothing of
+made of the image's id, so that loading again replaces and never doubles. `--eight-bit` keeps 8-bit copies in memory and
+the originals on disk: a quarter of the memory, and the originals decide the order. Needs numpy and pyarrow, nothing of
 fewvit.
 """
 
@@ -96,15 +96,17 @@ def main() -> None:
     where.add_argument("--url", help="of a server of Qdrant")
     where.add_argument("--shard", type=Path, help="folder that is made")
     parser.add_argument("--collection", default="images")
-    parser.add_argument("--int8", action="store_true", help="8-bit copies in memory, originals on disk")
+    parser.add_argument("--eight-bit", action="store_true", help="8-bit copies in memory, originals on disk")
     options = parser.parse_args()
     folder = Path(__file__).resolve().parent
     if options.shard is not None:
-        load_shard(options.shard, folder, int8=options.int8)
+        load_shard(options.shard, folder, int8=options.eight_bit)
         return
     from qdrant_client import QdrantClient
 
-    load_server(QdrantClient(url=options.url, check_compatibility=False), folder, options.collection, int8=options.int8)
+    load_server(
+        QdrantClient(url=options.url, check_compatibility=False), folder, options.collection, int8=options.eight_bit
+    )
 
 
 if __name__ == "__main__":
