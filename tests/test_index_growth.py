@@ -18,7 +18,7 @@ from fewvit.extraction.pipeline import FeatureOptions
 from fewvit.extraction.work import Work
 from fewvit.features import FeatureSet
 from fewvit.models.spec import Access
-from fewvit.retrieval import growth
+from fewvit.retrieval import adding, growth
 from fewvit.retrieval.describe import change_facts, found_rows
 from fewvit.retrieval.folder import IndexFolder
 from fewvit.retrieval.growth import Changes, Wish
@@ -27,7 +27,7 @@ from fewvit.retrieval.opened import OpenIndex
 from fewvit.retrieval.pictures import Pictures
 
 from made_images import folder_of, jpeg
-from made_indexes import D, random_rows, source_of
+from made_indexes import PART, D, built, random_rows, source_of
 
 SIZE = "32"
 
@@ -218,6 +218,7 @@ def test_a_source_that_moved_is_followed_where_nothing_else_changed(index, image
     images.rename(tmp_path / "elsewhere")
     assert counts(add(index, tmp_path / "elsewhere", reader)) == {"unchanged": 17}
     assert set(states(index).values()) == {"there"}
+    assert OpenIndex.open(index).manifest.version == 2
 
 
 def test_ids_of_two_sources_that_collide_are_refused_before_anything_is_computed(index, tmp_path, reader):
@@ -361,6 +362,31 @@ def test_many_small_additions_leave_few_segments(index, images, tmp_path, reader
         assert counts(add(index, images, reader)) == {"added": 1, "computed": 1, "unchanged": 17 + seed - 500}
     assert len(OpenIndex.open(index).segments) <= 6
     assert contents(index) == fresh(images, tmp_path / "fresh", reader)
+
+
+def test_small_segments_are_joined_with_new_rows_where_they_have_at_most_twice_as_many(tmp_path):
+    built(tmp_path / "i", random_rows(0, 40))
+    for number, (rows, segments) in enumerate(
+        [(3, [40, 3]), (3, [40, 6]), (2, [40, 6, 2]), (1, [40, 9]), (2, [40, 9, 2]), (1, [40, 9, 3]), (6, [40, 18])]
+    ):
+        source = source_of(random_rows(number, rows, f"{number}/"))
+        adding.add(IndexFolder(tmp_path / "i"), source, None, "", size=PART)
+        assert [segment.rows for segment in OpenIndex.open(tmp_path / "i").segments] == segments
+
+
+def test_a_feature_that_is_larger_in_every_column_is_another_one(tmp_path):
+    one, other = -np.eye(2, D, dtype=np.float32)[0], np.eye(2, D, dtype=np.float32)[1]
+    built(tmp_path / "i", {"a": (one, "")})
+    changes = adding.add(IndexFolder(tmp_path / "i"), source_of({"a": (other, "")}), None, "", size=PART)
+    assert (changes.replaced, changes.unchanged) == (1, 0)
+    assert OpenIndex.open(tmp_path / "i").features(np.array([1])).tolist() == [other.tolist()]
+
+
+def test_the_first_image_replaced_by_one_that_is_gone_is_replaced_and_not_renamed(index, images, reader):
+    os.replace(images / "oxen/001.jpg", images / "hens/000.jpg")
+    expected = {"replaced": 1, "copied": 1, "missing": 1, "unchanged": 15}
+    assert counts(add(index, images, reader)) == expected
+    assert len(contents(index)) == 17
 
 
 # ---- pictures
