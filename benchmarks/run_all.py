@@ -16,6 +16,7 @@ NAMES = (
     "startup",
     "decode",
     "cache",
+    "page",
     "views",
     "episodes",
     "pretrain",

@@ -76,6 +76,7 @@ def look(browser, size: tuple[int, int], scheme: str) -> None:
         "Emulation.setDeviceMetricsOverride",
         {"width": size[0], "height": size[1], "deviceScaleFactor": 2 if narrow else 1, "mobile": narrow},
     )
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": narrow})
     media = [
         {"name": "prefers-color-scheme", "value": scheme},
         {"name": "hover", "value": "none" if narrow else "hover"},

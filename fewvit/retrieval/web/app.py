@@ -13,7 +13,6 @@ from urllib.parse import unquote_to_bytes
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -22,10 +21,10 @@ from starlette.types import ASGIApp
 from ...errors import DataError, FewvitError, UsageError, printable
 from ...images import BadImage
 from ...sources import Notify
-from ..opened import OnlyThese
 from .answers import answer, hit_of
 from .api import described, described_hit, openapi
 from .asking import MOST_EXAMPLES, Asked, Example, asked, pairs_of
+from .forms import merged, read_form
 from .guard import Doors, Guard
 from .limits import BodyLimit, Busy, Gate, Limits
 from .loaded import Loaded, Serving
@@ -36,24 +35,7 @@ from .workers import Decoders
 
 T = TypeVar("T")
 _MOST_DIGITS = 16  # of a picture's number: more than any has
-_FILES = {"image": True, "not": False}  # file fields, and whether theirs are wanted
 _FEATURES_ONLY = "this index was built of features, so it has no backbone to search an uploaded image with"
-
-
-class _InMemory(MultiPartParser):
-    """A form that came in one piece, and has to be whole."""
-
-    spool_max_size = 1 << 40  # the body is in memory already, and bounded there
-    is_whole = False
-
-    def on_end(self) -> None:
-        """The last boundary was there."""
-        self.is_whole = True
-
-    def close(self) -> None:
-        """Give the memory back."""
-        for file in self._files_to_close_on_error:
-            file.close()
 
 
 class _AnyText(Convertor[str]):
@@ -184,14 +166,14 @@ class _Home:
     async def get(self, request: Request) -> Response:
         pairs = pairs_of(request.scope["query_string"])
         if any(name == "state" for name, _ in pairs):
-            return _to(_merged(pairs))
+            return _to(merged(pairs))
         search, loaded = asked(pairs), await self._service.serving.current()
         return _html(await self._service.search(self._service.page, loaded, search))
 
     async def post(self, request: Request) -> Response:
         """Take images and show the address of the search that goes by them."""
-        pairs, images = await _form(request)
-        search, loaded = _merged(pairs), await self._service.serving.current()
+        pairs, images = await read_form(request)
+        search, loaded = merged(pairs), await self._service.serving.current()
         if loaded.encoder is None:
             raise HTTPException(400, _FEATURES_ONLY)
         if not images:
@@ -234,7 +216,7 @@ class _Api:
         return _as_json(await self._service.search(self._service.found, loaded, search, []))
 
     async def post(self, request: Request) -> Response:
-        pairs, images = await _form(request)
+        pairs, images = await read_form(request)
         search = asked([*pairs_of(request.scope["query_string"]), *pairs])
         loaded = await self._service.serving.current()
         return _as_json(await self._service.search(self._service.found, loaded, search, images))
@@ -288,45 +270,7 @@ class _Errors:
         return _html(self._service.pages.error(status, reason), status)
 
 
-# ---- requests and responses
-
-
-async def _form(request: Request) -> tuple[list[tuple[str, str]], list[tuple[bool, bytes]]]:
-    """Fields of a form, and its images with whether each is wanted; a field where no file was chosen is none."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        raise HTTPException(415, "images are sent as multipart/form-data")
-    parser = _InMemory(request.headers, request.stream(), max_files=MOST_EXAMPLES, max_fields=100)
-    pairs: list[tuple[str, str]] = []
-    images: list[tuple[bool, bytes]] = []
-    try:
-        form = await parser.parse()
-        if not parser.is_whole:
-            raise HTTPException(400, "the form is cut short")
-        for name, value in form.multi_items():
-            if isinstance(value, str):
-                pairs.append((name, value))
-            elif name not in _FILES:
-                raise HTTPException(400, f"no file field is called {printable(name[:40])!r}; there are image and not")
-            elif value.filename or value.size:
-                images.append((_FILES[name], await value.read()))
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message}") from error
-    finally:
-        parser.close()
-    return pairs, images
-
-
-def _merged(pairs: list[tuple[str, str]]) -> Asked:
-    """The search of a form: the one that its field `state` has as a query, with what its other fields say.
-
-    A class comes to those that are there, a folder in place of the one that is.
-    """
-    base = asked([pair for name, value in pairs if name == "state" for pair in pairs_of(value.encode())])
-    given = asked([pair for pair in pairs if pair[0] != "state"])
-    names = {name for name, _ in pairs}
-    classes = tuple(dict.fromkeys((*base.only.classes, *given.only.classes)))
-    folder = given.only.folder if "folder" in names else base.only.folder
-    return base.but(only=OnlyThese(classes, folder))
+# ---- responses
 
 
 def _to(search: Asked) -> Response:

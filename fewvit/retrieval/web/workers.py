@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import ResourceError
 from ...images import BadImage
 from ...preprocess import Preprocess
 
@@ -114,16 +114,25 @@ class _Worker:
         self._is_ready = False
 
     def require_ready(self) -> None:
-        """Wait until a process that was started has imported what it needs."""
-        if not self._is_ready and self._pipe.poll(_BOOT_S):
-            with contextlib.suppress(EOFError, OSError):
-                self._pipe.recv_bytes()
-                self._is_ready = True
+        """Wait until a process that was started has imported what it needs. Raises ResourceError where it cannot."""
+        if self._is_ready:
+            return
+        try:
+            if not self._pipe.poll(_BOOT_S):
+                raise OSError("it takes too long")
+            self._pipe.recv_bytes()
+        except (EOFError, OSError) as error:
+            self._restart()
+            raise ResourceError(
+                f"a process that decodes images does not start ({error or 'it ended'})",
+                fix="Is there memory left? A program that calls this needs `if __name__ == '__main__':`.",
+            ) from error
+        self._is_ready = True
 
     def answer(self, asked: dict[str, Any], data: bytes) -> bytes:
         """What the process makes of an image. Raises BadImage, also where the process dies of it or takes too long."""
+        self.require_ready()
         try:
-            self.require_ready()
             self._pipe.send_bytes(json.dumps(asked).encode())
             self._pipe.send_bytes(data)
             if not self._pipe.poll(self._limits.seconds):
@@ -195,8 +204,6 @@ def _limit_memory(beyond: int) -> None:
         with open("/proc/self/status", encoding="ascii") as handle:
             held = next(int(line.split()[1]) << 10 for line in handle if line.startswith("VmData:"))
         resource.setrlimit(resource.RLIMIT_DATA, (held + beyond, held + beyond))
-    with contextlib.suppress(OSError):
-        os.nice(1)
 
 
 def _made(asked: dict[str, Any], data: bytes, max_pixels: int) -> bytes:
