@@ -7,7 +7,6 @@ comes back over its pipe are bytes, of which none is ever unpickled.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import signal
 import threading
@@ -208,23 +207,13 @@ def _limit_memory(beyond: int) -> None:
 
 def _made(asked: dict[str, Any], data: bytes, max_pixels: int) -> bytes:
     from ...images import decode, decode_whole
+    from ..thumbnails import small_jpeg, thumbnail
 
     if asked["what"] == "jpeg":
-        return _jpeg(decode_whole(data, max_pixels), int(asked["longest"]))
+        return thumbnail(data, int(asked["longest"]), max_pixels)
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in asked["preprocess"].items()
     }
     pixels, _ = decode(data, Preprocess(**values), asked["policy"], max_pixels)
     is_coarse = max(pixels.shape) < _SEEN // 2  # of a backbone for small images: people see more than it does
-    return pixels.tobytes() + _jpeg(decode_whole(data, max_pixels) if is_coarse else pixels, _SEEN)
-
-
-def _jpeg(pixels: np.ndarray, longest: int) -> bytes:
-    """A new JPEG of pixels (H, W, 3), made smaller where a side is longer than `longest`: nothing else of the file."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    image.thumbnail((longest, longest), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
+    return pixels.tobytes() + small_jpeg(decode_whole(data, max_pixels) if is_coarse else pixels, _SEEN)
