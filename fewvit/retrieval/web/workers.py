@@ -23,7 +23,6 @@ from ...preprocess import Preprocess
 
 _BOOT_S = 120.0  # a worker imports torch before it answers
 _BEYOND = 1536 << 20  # bytes that a worker may take for an image, beyond what it holds when it begins
-_QUALITY = 85
 _SEEN = 224  # longest side of the picture that is kept of an upload
 
 
@@ -187,10 +186,11 @@ def _import_decoders() -> None:
     import torch
 
     from ...images import decode_whole
+    from ..thumbnails import small_jpeg
 
     torch.set_num_threads(1)
     with contextlib.suppress(BadImage):
-        decode_whole(_jpeg(np.zeros((8, 8, 3), np.uint8), 8))
+        decode_whole(small_jpeg(np.zeros((8, 8, 3), np.uint8), 8))
     with contextlib.suppress(BadImage):
         decode_whole(b"?")
 
