@@ -566,6 +566,7 @@ def test_products_in_bfloat16_find_the_very_neighbours_that_brute_force_finds(k,
     monkeypatch.setattr(module, "_ROWS", 211)  # blocks that fill no whole number of groups
     monkeypatch.setattr(module, "_CHUNK", 17)
     monkeypatch.setattr(module, "_MOST", 1000)
+    monkeypatch.setattr(module, "_CROWDED", 1)
     bank, queries = unit_rows(cloud(997, 61)), unit_rows(cloud(41, 61, 71))
     stored = bank.astype(np.float16) if half else bank
     rows, scores = brute_neighbors(stored.astype(np.float32), queries, k, "dot")
@@ -574,7 +575,10 @@ def test_products_in_bfloat16_find_the_very_neighbours_that_brute_force_finds(k,
     np.testing.assert_allclose(got_scores, scores, rtol=0, atol=1e-7)
 
 
-def test_ties_across_the_last_place_are_broken_by_row_with_products_in_bfloat16_too():
+def test_ties_across_the_last_place_are_broken_by_row_with_products_in_bfloat16_too(monkeypatch):
+    from fewvit.neighbors import reduced as module
+
+    monkeypatch.setattr(module, "_CROWDED", 1)
     bank = np.repeat(unit_rows(cloud(89, 13)), 5, axis=0)  # every row five times
     queries = unit_rows(cloud(37, 13, 73))
     _, rows = reduced(bank).search(queries, 7)

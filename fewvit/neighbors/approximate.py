@@ -99,7 +99,7 @@ class Hnsw:
     def complete(self, index: Any, features: np.ndarray) -> Any:
         """The graph over 8-bit copies of the features, which are made here: their range is that of each column."""
         faiss = faiss_library()
-        _require_type(index, "IndexHNSWFlat")
+        _require_type(index, "IndexHNSWFlat", faiss.METRIC_INNER_PRODUCT)
         storage = faiss.IndexScalarQuantizer(
             features.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
         )
@@ -123,7 +123,7 @@ class Ivf:
     def build(self, features: np.ndarray, held_out: np.ndarray) -> Any:
         """About four times the square root of the rows as lists."""
         count = lists(len(features))
-        return _filled(f"IVF{count},SQ8", features, features.shape[1], count, held_out)
+        return _filled(f"IVF{count},SQ8", features, features.shape[1], held_out, faiss_library().METRIC_INNER_PRODUCT)
 
     def efforts(self, rows: int) -> list[Effort]:
         """One list, then twice as many each time, up to all."""
@@ -139,15 +139,16 @@ class Ivf:
 
     def complete(self, index: Any, features: np.ndarray) -> Any:
         """The index as it was read."""
-        return _require_type(index, "IndexIVFScalarQuantizer")
+        return _require_type(index, "IndexIVFScalarQuantizer", faiss_library().METRIC_INNER_PRODUCT)
 
 
 @dataclass(frozen=True)
 class Compact:
     """4-bit product codes of at most 72 bytes a row, scanned in registers; the features, in float16, stay on disk.
 
-    Up to a million rows all codes are in one list; it is an inverted file all the same, since FAISS's plain fast scan
-    cannot leave rows out.
+    The codes are compared by distance, which orders unit rows as the cosine does: in a product with the query, what a
+    code misses along the direction that all rows share would outweigh what tells them apart. Up to a million rows all
+    are in one list; it is an inverted file all the same, since FAISS's plain fast scan cannot leave rows out.
     """
 
     half: bool = True
@@ -164,7 +165,7 @@ class Compact:
     def build(self, features: np.ndarray, held_out: np.ndarray) -> Any:
         """Trained on at most 65,536 rows, or 64 for each list."""
         count, (parts, width) = self.lists(len(features)), _parts(features.shape[1])
-        return _filled(f"IVF{count},PQ{parts}x4fs", features, width, count, held_out)
+        return _filled(f"IVF{count},PQ{parts}x4fs", features, width, held_out, faiss_library().METRIC_L2)
 
     def efforts(self, rows: int) -> list[Effort]:
         """Of few lists the candidates grow, of many first the lists."""
@@ -182,7 +183,7 @@ class Compact:
 
     def complete(self, index: Any, features: np.ndarray) -> Any:
         """The index as it was read."""
-        return _require_type(index, "IndexIVFPQFastScan")
+        return _require_type(index, "IndexIVFPQFastScan", faiss_library().METRIC_L2)
 
 
 KINDS: dict[str, Kind] = {"hnsw": Hnsw(), "ivf": Ivf(), "compact": Compact()}
@@ -217,7 +218,7 @@ class Candidates:
         except (RuntimeError, MemoryError) as error:
             raise IntegrityError(f"FAISS cannot read it ({_reason(error)})") from error
         width = _width(kind, features.shape[1])
-        if (index.ntotal, index.d, index.metric_type) != (len(features), width, faiss.METRIC_INNER_PRODUCT):
+        if (index.ntotal, index.d) != (len(features), width):
             raise IntegrityError(
                 f"it holds {index.ntotal} rows of {index.d} columns, and the index has {len(features)} of {width}"
             )
@@ -272,17 +273,17 @@ def _padded(rows: np.ndarray, width: int) -> np.ndarray:
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) if rows.shape[1] < width else np.ascontiguousarray(rows)
 
 
-def _filled(factory: str, features: np.ndarray, width: int, count: int, held_out: np.ndarray) -> Any:
-    """An inverted file of so many lists, trained on a seeded sample of the rows and filled with all of them."""
+def _filled(factory: str, features: np.ndarray, width: int, held_out: np.ndarray, metric: int) -> Any:
+    """An inverted file, trained on a seeded sample of the rows and filled with all of them."""
     faiss = faiss_library()
-    index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(width, factory, metric)
     index.cp.seed = _SEED
     for clustering in (index.cp, index.pq.cp) if hasattr(index, "pq") else (index.cp,):
         clustering.min_points_per_centroid = 1  # else FAISS writes a line to stderr for each part of the code
-    if count > 1 and os.path.exists("/dev/nvidia0") and faiss_gpu_works():
+    if index.nlist > 1 and os.path.exists("/dev/nvidia0") and faiss_gpu_works():
         index.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(index.d))
     others = np.setdiff1d(np.arange(len(features)), held_out)
-    sample = others[sampled(len(others), max(_CODE_ROWS, count * _PER_LIST))]
+    sample = others[sampled(len(others), max(_CODE_ROWS, index.nlist * _PER_LIST))]
     index.train(_padded(features[sample], index.d))
     _add(index, features)
     return index
@@ -325,7 +326,7 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _require_type(index: Any, name: str) -> Any:
-    if type(index).__name__ != name:
-        raise IntegrityError(f"it holds a {type(index).__name__} of FAISS where a {name} belongs")
+def _require_type(index: Any, name: str, metric: int) -> Any:
+    if type(index).__name__ != name or index.metric_type != metric:
+        raise IntegrityError(f"it holds a {type(index).__name__} of FAISS where a {name} of the index belongs")
     return index

@@ -28,6 +28,7 @@ _ROWS = 8192  # of the bank at a time
 _GROUP = 32  # rows of which only the best is looked at first
 _CHUNK = 1024  # queries at a time
 _MOST = 64  # candidates per neighbour wanted; beyond, the scores lie too close for bfloat16
+_CROWDED = 0.5  # share of a block's groups that hold candidates; beyond, the same
 _FLOAT32, _BFLOAT16 = 2.0**-24, 2.0**-8  # largest relative error of rounding once
 
 
@@ -43,6 +44,7 @@ class Reduced:
     def __init__(self, rows: np.ndarray, score: Score, otherwise: Search):
         self._rows, self._score, self._otherwise = rows, score, otherwise
         self._residual: float | None = None
+        self._is_crowded = False  # a chunk of queries was given up: the rows are too much alike
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Exact scores and rows (Q, k), best first, equal scores by row.
@@ -50,6 +52,8 @@ class Reduced:
         Queries whose k-th neighbour has too many others within the error are searched otherwise: their scores come from
         there.
         """
+        if self._is_crowded:
+            return self._otherwise(queries, k)
         scores, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         for start in range(0, len(queries), _CHUNK):
             part = slice(start, min(start + _CHUNK, len(queries)))
@@ -65,6 +69,9 @@ class Reduced:
         candidates = _Candidates(queries, k, self._residual)
         for start in range(0, len(self._rows), _ROWS):
             candidates.look_at(start, self._rows[start : start + _ROWS])
+            if candidates.is_crowded:
+                self._is_crowded = True
+                return np.arange(len(queries))
         at_query, rows, approximate = candidates.kept()
         counts = np.bincount(at_query, minlength=len(queries))
         few = counts <= _MOST * k
@@ -112,6 +119,7 @@ class _Candidates:
         self._queries, self._error, self._k = small.T.contiguous(), own, k
         self._best = torch.full((k, len(queries)), -torch.inf)  # scores of k rows so far, whichever
         self._found: list[tuple[Tensor, Tensor, Tensor]] = []  # query, row, score
+        self.is_crowded = False  # a block had too many candidates to look at them all
 
     @property
     def error(self) -> np.ndarray:
@@ -135,7 +143,11 @@ class _Candidates:
         if (highest > self._best[-1]).any():
             self._best = torch.cat([self._best, highest]).topk(self._k, dim=0)[0]
         least = self._least
-        group, query = (highest >= least).nonzero(as_tuple=True)
+        hopeful = highest >= least
+        self.is_crowded = int(hopeful.sum()) > _CROWDED * hopeful.numel()
+        if self.is_crowded:  # the caller gives up
+            return
+        group, query = hopeful.nonzero(as_tuple=True)
         near = groups[group, :, query].float()  # (m, 32)
         which, place = (near >= least[query, None]).nonzero(as_tuple=True)
         self._found.append((query[which], start + group[which] * _GROUP + place, near[which, place]))
