@@ -161,7 +161,7 @@ Section = Callable[[], str]
 SECTIONS: dict[str, tuple[str, Section]] = {  # name of the marks -> page, and what stands between them
     "headlines": ("README.md", headlines),
     "benchmarks": ("benchmarks/README.md", table),
-    "index": ("docs/retrieval.md", index_kinds),
+    "index": ("README.md", index_kinds),
     "learned": ("docs/pretraining.md", learned),
     "tuned": ("docs/finetuning.md", tuned),
 }
