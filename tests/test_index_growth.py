@@ -428,3 +428,16 @@ def test_what_a_change_did_is_told_beside_what_the_index_is(index, images, reade
     facts = change_facts(add(index, images, reader), OpenIndex.open(index))
     told = {name: facts[name] for name in ("images", "dead", "added", "unchanged", "computed", "kind", "version")}
     assert told == {"images": 18, "dead": 1, "added": 2, "unchanged": 16, "computed": 1, "kind": "flat", "version": 3}
+
+
+def test_many_rows_outside_the_structure_are_told_and_few_are_not(tmp_path):
+    for kind, told in (("ivf", ["12 of 109 rows"]), ("flat", [])):
+        path, lines = tmp_path / kind, []
+        built(path, random_rows(3, 97), kind)
+        for first, count in (("a", 7), ("b", 5)):  # 7 of 104, then 12 of 109
+            rows = source_of(random_rows(5 + count, count, first))
+            adding.add(IndexFolder(path), rows, None, "", size=PART, notify=lines.append)
+        assert [line.partition(" were added")[0] for line in lines] == told
+        growth.compact(IndexFolder(path), size=PART)
+        adding.add(IndexFolder(path), source_of(random_rows(17, 7, "c")), None, "", size=PART, notify=lines.append)
+        assert len(lines) == len(told)

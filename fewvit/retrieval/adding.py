@@ -21,6 +21,7 @@ from .parts import Parts, identities, in_order, part_rows, stored_source
 from .segment import UNKNOWN, Rows, Segment, SegmentWriter
 
 _SHOWN = 3  # names in an error
+_MANY_LOOSE = 0.1  # share of rows outside the structure from which on a line says so
 _ABSORBED = 2  # earlier additions are rewritten with the new rows where they have at most twice as many
 
 
@@ -206,7 +207,18 @@ class _Addition:
             version=manifest.version + 1,
             classes=self.folder.store(Strings.of(self.classes), ".classes"),
         )
-        self.folder.commit(replace(manifest, segments=tuple(self._absorbed(manifest, segments, new))))
+        manifest = replace(manifest, segments=tuple(self._absorbed(manifest, segments, new)))
+        self.folder.commit(manifest)
+        self._say_loose(manifest)
+
+    def _say_loose(self, manifest: Manifest) -> None:
+        """Say where so many rows are outside the structure that searches take longer for it."""
+        loose = sum(segment.rows for segment in manifest.segments[1:])
+        if manifest.effort is not None and loose > _MANY_LOOSE * manifest.rows:
+            self.notify(
+                f"{loose} of {counted(manifest.rows, 'row')} were added since the {manifest.kind} structure was built, "
+                "and are compared one by one; `fewvit index compact` takes them into it"
+            )
 
     def _keep_where_nothing_came(self, skipped: set[str]) -> None:
         """An image that cannot be decoded takes the place of none: the one before it stays, and is `changed`."""

@@ -25,7 +25,6 @@ from .segment import Rows, Segment, SegmentWriter, with_dead
 AUTO = "auto"
 KIND_NAMES = (FLAT, *KINDS)
 FLAT_ROWS = 200_000  # up to so many images every row is compared, where the kind is left open
-_MANY_LOOSE = 0.1  # share of rows outside the structure from which on a line says so
 
 
 @dataclass(frozen=True)
