@@ -49,6 +49,7 @@ CORE = {  # module -> the words after `pytest`
     "splits": ["tests/test_splits.py"],
     "neighbors/__init__": ["tests/test_neighbors.py"],
     "neighbors/engines": ["tests/test_neighbors.py"],
+    "neighbors/reduced": ["tests/test_neighbors.py"],
     "vote": ["tests/test_vote.py"],
     "calibration": ["tests/test_calibration.py"],
     "classifiers/_softmax_regression": ["tests/test_logistic.py"],
