@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewvit.errors import DataError, UsageError, counted
+from fewvit.errors import DataError, UsageError, are, counted
 
 from .index_duplicates import duplicates
 from .index_export import export
@@ -136,8 +136,8 @@ def add(
     changes = add_images(opened, source, reads, listing(listed))
     if changes.missing:
         screen.notify(
-            f"{counted(changes.missing, 'image')} of the index are no longer in {source}; `fewvit index remove "
-            "--missing` takes them out"
+            f"{counted(changes.missing, 'image')} of the index {are(changes.missing)} no longer in {source}; "
+            "`fewvit index remove --missing` takes out what is gone"
         )
     _show_changes(screen, index, changes)
 
@@ -163,8 +163,9 @@ def remove(
     names = _names(ids)
     if missing:
         opened = opened_index(index, check=False)
-        rows = opened.live
-        states = Pictures(opened).states(rows)
+        rows, pictures = opened.live, Pictures(opened)
+        pictures.require_sources()
+        states = pictures.states(rows)
         names += opened.ids(rows[[state == MISSING for state in states]])
     if not names and not missing:
         raise UsageError("no image named: give ids, - for a list on stdin, or --missing")
@@ -241,6 +242,8 @@ def search(
     request = Request(sources, like or (), unwanted or (), combine, k, threshold, OnlyThese(classes or (), folder))
     names, near, facts = run_search(opened, request, reads, listing(listed))
     rows = found_rows(opened, names, near)
+    if not rows:
+        screen.notify("nothing found: no image of the index is let through by --class, --folder and --threshold")
     screen.result(Result("index", rows, manifest(**facts)))
     if gallery is not None:
         from fewvit.retrieval.gallery import query_bytes, save_gallery
@@ -319,15 +322,19 @@ def verify(
     ] = False,
 ) -> None:
     """Compare every file of the index with its digest, and look at what is in it. A damaged one is named (exit 4)."""
+    screen = Screen(output)
+
     from fewvit.retrieval.pictures import CHANGED, MISSING, Pictures
 
     opened = opened_index(index)
     opened.verify()
     facts = {"index": str(index), "images": len(opened), "files": len(opened.manifest.files) + 2, "whole": True}
     if images:
-        states = Pictures(opened).states(opened.live)
+        rows = opened.live
+        states = Pictures(opened).states(rows)
         facts |= {"missing": states.count(MISSING), "changed": states.count(CHANGED)}
-    Screen(output).facts("index", facts)
+        screen.states(opened.ids(rows), states, (MISSING, CHANGED))
+    screen.facts("index", facts)
 
 
 command(app, out=RESULT)(duplicates)

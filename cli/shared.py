@@ -219,7 +219,7 @@ class Work:
         typer.Option(
             "--max-bad",
             metavar="N|P%",
-            help="How many undecodable images of a source to leave out. Default: none; extract: 1%.",
+            help="How many undecodable images of a source to leave out. Default: none; extract and index: 1%.",
         ),
     ] = None
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Refuse larger images by their header.")] = (

@@ -106,6 +106,14 @@ class Screen:
                 with replacing(records, "w") as handle:
                     handle.writelines(json.dumps(record) + "\n" for record in skipped)
 
+    def states(self, ids: Sequence[str], states: Sequence[str], told: Sequence[str]) -> None:
+        """Images whose state is one of those to be told, the first twenty by name."""
+        found = [f"{state}: {name}" for name, state in zip(ids, states, strict=True) if state in told]
+        for line in found[:_SHOWN_SKIPS]:
+            self.notify(line)
+        if len(found) > _SHOWN_SKIPS:
+            self.notify(f"and {len(found) - _SHOWN_SKIPS} more")
+
     def result(self, result: Result, *, shown: Sequence[Mapping[str, Any]] | None = None) -> None:
         """The result on stdout in the format asked for, and in --out if given.
 

@@ -175,7 +175,7 @@ def test_queries_that_are_not_finite_or_of_another_width_are_refused(many):
         index.search(QUERIES[:, :7], 3)
     with pytest.raises(DataError, match=r"\(13,\) do not fit"):
         index.search(QUERIES[0], 3)
-    with pytest.raises(UsageError, match="threshold is not a number"):
+    with pytest.raises(UsageError, match="threshold nan: the score is a cosine"):
         index.search(QUERIES, 3, threshold=float("nan"))
     with pytest.raises(UnknownName, match="Did you mean ox"):
         index.search(QUERIES, 3, only=OnlyThese(["oxx"]))

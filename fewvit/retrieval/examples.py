@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..neighbors import normalise
-from .opened import OnlyThese, OpenIndex, above
+from .opened import OnlyThese, OpenIndex, above, require_threshold
 from .search import Near
 
 COMBINE = ("mean", "max")
@@ -43,6 +43,7 @@ def search_best(
     """
     if k < 1:
         raise UsageError(f"k = {k}: a search needs at least one neighbour")
+    require_threshold(threshold)
     wanted = min(k, max(len(index), 1))
     while True:
         found = index.search(examples, wanted, only=only)

@@ -17,6 +17,7 @@ from .manifest import Manifest
 from .search import Near, nearest
 from .segment import RECORD, Segment
 
+_LARGEST = 1.001  # a score of rows kept in float16 may be a little more than 1
 _LOOKED_UP = 50  # a share of the ids from which on reading them all is faster than looking each one up
 
 
@@ -181,8 +182,7 @@ class OpenIndex:
         """
         if k < 1:
             raise UsageError(f"k = {k}: a search needs at least one neighbour")
-        if threshold is not None and np.isnan(threshold):
-            raise UsageError("the threshold is not a number")
+        require_threshold(threshold)
         if np.ndim(queries) != 2 or np.shape(queries)[1] != self.dimension:
             raise DataError(
                 f"queries of shape {np.shape(queries)} do not fit an index of {self.dimension} columns", file=self.path
@@ -221,6 +221,12 @@ class OpenIndex:
         names = {name for segment in self.segments for name in segment.ids.take(np.flatnonzero(segment.live))}
         if len(names) != seen:
             raise damaged(self.path, f"{seen - len(names)} ids are there twice")
+
+
+def require_threshold(threshold: float | None) -> None:
+    """Raise UsageError for what no score can be compared with; None: there is no threshold."""
+    if threshold is not None and not abs(threshold) <= _LARGEST:
+        raise UsageError(f"threshold {threshold}: the score is a cosine, which lies between -1 and 1")
 
 
 def above(near: Near, threshold: float) -> Near:

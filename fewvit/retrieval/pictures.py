@@ -33,6 +33,17 @@ class Pictures:
         root = self._index.manifest.sources[source].root if source >= 0 else None
         return None if root is None else os.path.join(root, self._index.ids(np.array([row]))[0])
 
+    def require_sources(self) -> None:
+        """Raise DataError where a whole source is not there: then its images are not known to be gone."""
+        for source in self._index.manifest.sources:
+            place = source.root or source.place
+            if os.path.isabs(place) and not os.path.exists(place):
+                raise DataError(
+                    "this source of the index is not there, so its images may be elsewhere and not gone",
+                    file=place,
+                    fix="Bring it back, or give its new place to `fewvit index add --data`.",
+                )
+
     def states(self, rows: np.ndarray) -> list[str]:
         """Of each row (n,) whether its file is `there`, `missing` or `changed`; empty for what has no file.
 

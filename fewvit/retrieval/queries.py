@@ -94,6 +94,12 @@ def required_pipeline(index: OpenIndex, reader: FeatureReader) -> Pipeline:
     if len(reader.backbones.names) > 1:
         raise UsageError("an index is of one backbone; --backbone names several")
     recipe, b = recipe_of(index.manifest), reader.backbones
+    if recipe is None and not b.asked:
+        raise UsageError(
+            "this index was built of features, so it does not say how images become such features",
+            file=index.path,
+            fix=f"Give features (.npz), or --backbone {index.manifest.backbone or 'NAME'} with its options of then.",
+        )
     if recipe is not None:
         recipe.require_backbone(b.names[0], b.weights, b.checkpoint_key, made="the index was built")
     [pipeline] = reader.pipelines()

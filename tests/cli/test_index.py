@@ -264,7 +264,8 @@ def test_a_k_above_the_number_of_images_finds_all_of_them(searched, made):
         (("--like", "hens/777.jpg"), 3, "no image hens/777.jpg in this index"),
         (("--like", "hens/002.jpg", "--class", "hen"), 2, "Did you mean hens"),
         (("--like", "hens/002.jpg", "--combine", "median"), 2, "way to combine"),
-        (("--like", "hens/002.jpg", "--threshold", "nan"), 2, "not a number"),
+        (("--like", "hens/002.jpg", "--threshold", "nan"), 2, "between -1 and 1"),
+        (("--like", "hens/002.jpg", "--threshold", "60"), 2, "between -1 and 1"),
         (("nowhere.jpg",), 3, "nowhere.jpg"),
     ],
 )
@@ -333,7 +334,7 @@ def test_add_remove_and_compact_tell_what_they_did(ok, fewvit, place):
     did = facts(json.loads(out))
     wanted = {"added": 2, "renamed": 1, "missing": 1, "unchanged": 15, "computed": 2, "images": 19}
     assert {name: did[name] for name in wanted} == wanted
-    assert f"1 image of the index are no longer in {place / 'images'}; `fewvit index remove --missing`" in err
+    assert f"1 image of the index is no longer in {place / 'images'}; `fewvit index remove --missing`" in err
     did = facts(ok("remove", "--missing", *index))
     assert (did["removed"], did["images"], did["dead"]) == (1, 18, 2)
     did = facts(ok("remove", "eels/000.jpg", "eels/001.jpg", *index))
@@ -354,6 +355,44 @@ def test_remove_takes_a_list_on_stdin_and_removes_nothing_for_an_id_that_is_unkn
     assert fewvit("index", "remove", *index)[0] == 2
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     assert fewvit("index", "remove", "-", *index)[0] == 3
+
+
+def test_where_the_whole_source_is_gone_its_images_are_not_taken_out(fewvit, ok, place):
+    ok("build", *MODEL, "--data", place / "images", "--index", place / "own")
+    (place / "images").rename(place / "elsewhere")
+    code, _, err = fewvit("index", "remove", "--missing", "--index", place / "own")
+    assert code == 3
+    assert str(place / "images") in err
+    assert facts(ok("info", "--index", place / "own"))["images"] == 17
+
+
+def test_an_image_as_the_query_of_an_index_of_features_needs_a_backbone(fewvit, place):
+    features, index = place / "x.npz", place / "of_features"
+    assert fewvit("extract", *MODEL, "--data", place / "images", "--out", features)[0] == 0
+    assert fewvit("index", "build", "--data", features, "--index", index)[0] == 0
+    words = ("index", "search", "--index", index, place / "images" / "hens" / "001.jpg", "--k", 1, "--format", "json")
+    code, _, err = fewvit(*words)
+    assert code == 2
+    assert "--backbone fewvit_tiny" in err
+    code, out, _ = fewvit(*words, *MODEL)
+    assert (code, json.loads(out)["rows"][0]["id"]) == (0, "hens/001.jpg")
+
+
+def test_a_search_that_finds_nothing_says_so(fewvit, place):
+    code, out, err = fewvit(
+        "index", "search", "--index", place / "index", "--like", "hens/001.jpg", "--folder", "./hens"
+    )
+    assert (code, out.strip()) == (0, "")
+    assert "nothing found" in err
+
+
+def test_verify_names_the_images_that_are_missing_or_changed(fewvit, ok, place):
+    ok("build", *MODEL, "--data", place / "images", "--index", place / "own")
+    (place / "images" / "hens" / "001.jpg").unlink()
+    (place / "images" / "oxen" / "003.jpg").write_bytes(jpeg(93))
+    code, _, err = fewvit("index", "verify", "--images", "--index", place / "own")
+    assert code == 0
+    assert err.splitlines() == ["missing: hens/001.jpg", "changed: oxen/003.jpg"]
 
 
 def test_an_archive_is_no_folder_of_files_that_are_missing(ok, made, tmp_path):
