@@ -30,7 +30,7 @@ def test_names_are_unique_and_each_group_reads_only_what_it_wrote():
         written: dict[str, set[str]] = {}
         for command in chosen(quick=quick, groups=(), has_shared=True):
             flags = zip(command.words, command.words[1:], strict=False)
-            outputs = {value for flag, value in flags if flag.startswith(("--out", "--save", "--cache"))}
+            outputs = {value for flag, value in flags if flag.startswith(("--out", "--save", "--cache", "--index"))}
             mine = written.setdefault(command.group, set())
             for word in command.words:
                 if word.startswith("out/") and word not in outputs:

@@ -102,6 +102,8 @@ def _whole(path: str) -> bytes:
 def _state(path: str, digest: bytes, identity: np.ndarray) -> str:
     try:
         found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return MISSING
         if identity_of(found) == identity.tobytes():
             return THERE
         if identity.any() and found.st_size != identity[_SIZE]:
