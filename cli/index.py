@@ -345,7 +345,7 @@ command(app)(serve)
 def _names(given: Sequence[str] | None) -> list[str]:
     """The names given, with those of a list on stdin in place of a dash."""
     names: list[str] = []
-    if isinstance(sys.stdin, io.TextIOWrapper):
+    if "-" in (given or ()) and isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names of files, whatever their bytes
     for name in given or ():
         if name == "-":
