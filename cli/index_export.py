@@ -10,7 +10,7 @@ import typer
 from fewvit.errors import UnknownName, UsageError, counted
 
 from .index_inputs import opened_index
-from .shared import Output
+from .shared import Index, Output
 from .show import Screen
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _WAYS = ("files", "qdrant", "lance")
 
 def export(
     output: Output,
-    index: Annotated[Path, typer.Option("--index", metavar="IDX", help="Folder of the index.")],
+    index: Index,
     to: Annotated[
         str,
         typer.Option(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .inputs import reader
+from .inputs import reader, recipe_reader
 from .shared import Access, Features, Layout, Model, Place, Work
 from .show import Screen
 
@@ -34,30 +33,9 @@ def reader_of(
     layout: Layout | None = None,
 ) -> FeatureReader:
     """What makes features as the index's were made, unless a backbone is named: then it must prove to be the same."""
-    from fewvit.extraction.cache import default_cache_dir
     from fewvit.retrieval.origin import recipe_of
 
     recipe = recipe_of(index.manifest)
     if recipe is None or model.backbone is not None:
         return reader(model, layout or Layout(), access, place, features, work, screen, max_bad=max_bad)
-    recipe = recipe.located(model.weights, place.cache_dir or default_cache_dir())
-    asked = recipe.options
-    return reader(
-        Model(recipe.backbone, recipe.weights),
-        Layout(recipe.checkpoint_key, recipe.family),
-        access,
-        place,
-        Features(
-            features.protocol or asked.protocol,
-            features.pool or asked.pool,
-            features.layers or asked.layers,
-            features.img_size or asked.img_size,
-            asked.precision,
-            asked.decode,
-            features.device,
-        ),
-        dataclasses.replace(work, seed=recipe.seed),
-        screen,
-        max_bad=max_bad,
-        reading=asked.reading,
-    )
+    return recipe_reader(recipe, model.weights, features, access, place, work, screen, max_bad=max_bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from .show import Screen
 if TYPE_CHECKING:
     from fewvit.datasets import Listing
     from fewvit.evaluate.inputs import FeatureReader
+    from fewvit.extraction.recipe import Recipe
     from fewvit.models.spec import Access as LibraryAccess
 
 
@@ -85,6 +87,46 @@ def reader(
     allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is an error before the work begins
     effort = LibraryWork(work.batch_size, work.workers, work.max_bad or max_bad, work.max_pixels, screen.progress)
     return FeatureReader(backbones, options, cache, effort, rehash=work.rehash, notify=screen.notify)
+
+
+def recipe_reader(
+    recipe: Recipe,
+    weights: str | None,
+    features: Features,
+    how: Access,
+    place: Place,
+    work: Work,
+    screen: Screen,
+    *,
+    max_bad: str = "0",
+) -> FeatureReader:
+    """What makes features as a recipe says; what `features` asks for in its place is left to be judged.
+
+    `weights`: where they are, if no longer where they were.
+    """
+    from fewvit.extraction.cache import default_cache_dir
+
+    recipe = recipe.located(weights, place.cache_dir or default_cache_dir())
+    asked = recipe.options
+    return reader(
+        Model(recipe.backbone, recipe.weights),
+        Layout(recipe.checkpoint_key, recipe.family),
+        how,
+        place,
+        Features(
+            features.protocol or asked.protocol,
+            features.pool or asked.pool,
+            features.layers or asked.layers,
+            features.img_size or asked.img_size,
+            asked.precision,
+            asked.decode,
+            features.device,
+        ),
+        dataclasses.replace(work, seed=recipe.seed),
+        screen,
+        max_bad=max_bad,
+        reading=asked.reading,
+    )
 
 
 def listing(listed: Listed) -> Listing:

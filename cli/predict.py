@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .inputs import listing, reader
+from .inputs import listing, reader, recipe_reader
 from .outputs import ROWS
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
@@ -80,19 +79,8 @@ def bundle_reader(
 
     Of a features file, or for a bundle of one, there is nothing to make.
     """
-    from fewvit.extraction.cache import default_cache_dir
     from fewvit.sources import is_features
 
     if bundle.recipe is None or is_features(source):
         return reader(Model(), Layout(), access, place, Features(device=device), work, screen)
-    recipe = bundle.recipe.located(weights, place.cache_dir or default_cache_dir())
-    asked = recipe.options
-    return reader(
-        Model(recipe.backbone, recipe.weights),
-        Layout(recipe.checkpoint_key, recipe.family),
-        access,
-        place,
-        Features(asked.protocol, asked.pool, asked.layers, asked.img_size, asked.precision, asked.decode, device),
-        dataclasses.replace(work, seed=recipe.seed),
-        screen,
-    )
+    return recipe_reader(bundle.recipe, weights, Features(device=device), access, place, work, screen)

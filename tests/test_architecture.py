@@ -221,7 +221,7 @@ def test_heavy_packages_are_imported_when_a_function_needs_them(module):
 
 def test_only_neighbors_imports_faiss():
     assert {module for module in files() for found in imports(module) if found.module.split(".")[0] == "faiss"} == {
-        "fewvit.neighbors.library"
+        "fewvit.neighbors.installed"
     }
 
 

@@ -348,7 +348,7 @@ import numpy as np
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from fewvit.errors import IntegrityError
-from fewvit.neighbors.library import faiss_library
+from fewvit.neighbors.installed import faiss_library
 from made_indexes import D, asked, opened
 from test_index_folder import QUERIES, first, rewrite
 faiss_library().omp_set_num_threads(1)

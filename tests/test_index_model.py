@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fewvit.errors import DataError
-from fewvit.neighbors.library import faiss_library
+from fewvit.neighbors.installed import faiss_library
 from fewvit.retrieval import adding, growth
 from fewvit.retrieval.folder import IndexFolder
 

@@ -396,7 +396,7 @@ def test_a_flat_index_and_one_of_few_rows_are_exact_by_construction(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_structure_is_the_same_bytes_whatever_the_number_of_threads(kind):
-    from fewvit.neighbors.library import faiss_library
+    from fewvit.neighbors.installed import faiss_library
 
     features, faiss = unit(np.random.default_rng(1).normal(size=(1999, D))), faiss_library()
     threads, found = faiss.omp_get_max_threads(), []

@@ -11,7 +11,7 @@ import torch
 
 from fewvit import neighbors
 from fewvit.errors import DataError, NumericalError, UsageError
-from fewvit.neighbors import METRICS, Bank, engines, library, normalise
+from fewvit.neighbors import METRICS, Bank, engines, installed, normalise
 from fewvit.neighbors.reduced import Reduced
 
 from oracles import brute_neighbors, unit_rows
@@ -499,9 +499,9 @@ def test_faiss_on_the_gpu_is_trusted_after_a_search_that_was_right(fault, works,
     if fault != "no GPU build":
         module.StandardGpuResources = Resources
     monkeypatch.setitem(sys.modules, "faiss", module)
-    library.faiss_gpu_works.cache_clear()
-    assert library.faiss_gpu_works() is works
-    library.faiss_gpu_works.cache_clear()
+    installed.faiss_gpu_works.cache_clear()
+    assert installed.faiss_gpu_works() is works
+    installed.faiss_gpu_works.cache_clear()
 
 
 # ---- in processes of their own

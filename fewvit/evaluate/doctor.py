@@ -134,7 +134,7 @@ def _torch() -> Iterator[Finding]:
 def _faiss() -> Iterator[Finding]:
     from ..cpu import is_amd_avx512
     from ..neighbors import Bank
-    from ..neighbors.library import faiss_facts, faiss_gpu_works, faiss_is_here
+    from ..neighbors.installed import faiss_facts, faiss_gpu_works, faiss_is_here
 
     if not faiss_is_here():
         yield Finding(
@@ -170,7 +170,7 @@ def _openmp() -> Iterator[Finding]:
     import torch  # noqa: F401  both are loaded, so that their runtimes are seen side by side
     from threadpoolctl import threadpool_info
 
-    from ..neighbors.library import faiss_facts
+    from ..neighbors.installed import faiss_facts
 
     faiss_facts()
     runtimes = sorted({Path(pool["filepath"]).name for pool in threadpool_info() if pool["user_api"] == "openmp"})

@@ -17,7 +17,7 @@ import numpy as np
 from ..cpu import in_threads
 from ..errors import DataError, NumericalError, UsageError
 from .engines import ENGINES
-from .library import faiss_gpu_works, faiss_is_here
+from .installed import faiss_gpu_works, faiss_is_here
 from .reduced import Reduced, pays
 
 METRICS = ("cosine", "dot", "euclidean")

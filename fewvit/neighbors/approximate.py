@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import IntegrityError
-from .library import faiss_gpu_works, faiss_library
+from .installed import faiss_gpu_works, faiss_library
 
 _ADD_ROWS = 65536  # rows that are added at once
 _PER_LIST = 64  # training rows of each list of an inverted file; FAISS asks for 39 at least

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from .library import faiss_library
+from .installed import faiss_library
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,7 +23,7 @@ from ..cpu import cores
 from ..errors import UsageError
 from . import Bank, normalise
 from .approximate import lists
-from .library import faiss_library
+from .installed import faiss_library
 
 EXACT_ROWS = 50_000  # up to so many rows every pair is compared: half a minute at width 384 on two cores
 _BLOCK = 2048  # rows whose products are computed at once: 16 MiB of them

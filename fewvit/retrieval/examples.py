@@ -34,6 +34,22 @@ def search_each(
     return index.search(queries, k, only=only, threshold=threshold)
 
 
+def search_as_one(
+    index: OpenIndex,
+    examples: np.ndarray,
+    unwanted: np.ndarray,
+    k: int,
+    combine: str,
+    only: OnlyThese,
+    threshold: float | None,
+) -> Near:
+    """The images nearest to the examples (P, D) as one query: to their `mean`, or to the best of them (`max`)."""
+    if combine == "max":
+        return search_best(index, examples, unwanted, k, only, threshold)
+    one = examples if len(examples) == 1 and not len(unwanted) else mean_of(examples, unwanted)
+    return index.search(one, k, only=only, threshold=threshold)
+
+
 def search_best(
     index: OpenIndex, examples: np.ndarray, unwanted: np.ndarray, k: int, only: OnlyThese, threshold: float | None
 ) -> Near:

@@ -90,8 +90,8 @@ def build(
     with folder.writing():
         order = in_order(source.ids, source.place)
         where = stored_source(source)
-        parts = Parts(source, pipeline, -1 if where is None else 0, source.labels, order, size or 1)
-        dimension, blocks = _begun(parts, size)
+        parts = Parts(source, pipeline, -1 if where is None else 0, source.labels, order, size or _size(pipeline))
+        dimension, blocks = _begun(parts)
         kind = wish.kind_for(len(order), dimension)
         dtype = "<f2" if kind != FLAT and KINDS[kind].half else "<f4"
         segment = SegmentWriter(folder, dtype).write(blocks)
@@ -115,9 +115,13 @@ def build(
     return Changes(added=segment.rows, computed=parts.computed, skipped=parts.skipped)
 
 
-def _begun(parts: Parts, size: int | None) -> tuple[int, Iterator[Rows]]:
+def _size(pipeline: Pipeline | None) -> int:
+    """Rows of a part, by the width of the backbone's tokens: that of the features is known with the first part."""
+    return part_rows(768 if pipeline is None else pipeline.spec.architecture.width)
+
+
+def _begun(parts: Parts) -> tuple[int, Iterator[Rows]]:
     """The width of the features, known with the first part, and all parts."""
-    parts.size = size or part_rows(768 if parts.pipeline is None else parts.pipeline.spec.architecture.width)
     blocks = iter(parts)
     first = next(blocks, None)
     if first is None:

@@ -84,9 +84,7 @@ class OpenIndex:
     @property
     def live(self) -> np.ndarray:
         """The rows (len,) int64 that are not dead."""
-        return np.concatenate(
-            [np.zeros(0, np.int64), *(np.flatnonzero(s.live) + a for s, a in zip(self.segments, self._starts))]
-        )
+        return self.matching(OnlyThese())
 
     def matching(self, only: OnlyThese) -> np.ndarray:
         """The live rows (n,) int64 that a search under this filter may find. Raises UnknownName."""

@@ -12,7 +12,7 @@ from ..datasets import Listing
 from ..errors import UnknownName, UsageError
 from ..evaluate.inputs import FeatureReader
 from ..results import Facts
-from .examples import COMBINE, mean_of, search_best, search_each
+from .examples import COMBINE, search_as_one, search_each
 from .opened import OnlyThese, OpenIndex
 from .queries import query_features
 from .search import Near
@@ -48,17 +48,12 @@ def run_search(
     _, unwanted = _features(index, request.unwanted, reader, listing)
     made = time.perf_counter()
     if request.combine is not None and len(names) > 1:
-        names, near = [" + ".join(names)], _as_one(index, request, queries, unwanted)
+        near = search_as_one(index, queries, unwanted, request.k, request.combine, request.only, request.threshold)
+        names = [" + ".join(names)]
     else:
         near = search_each(index, queries, unwanted, request.k, request.only, request.threshold)
     seconds = {"features": round(made - started, 3), "search": round(time.perf_counter() - made, 4)}
     return names, near, {"index": str(index.path), "version": index.manifest.version, "seconds": seconds}
-
-
-def _as_one(index: OpenIndex, request: Request, queries: np.ndarray, unwanted: np.ndarray) -> Near:
-    if request.combine == "max":
-        return search_best(index, queries, unwanted, request.k, request.only, request.threshold)
-    return index.search(mean_of(queries, unwanted), request.k, only=request.only, threshold=request.threshold)
 
 
 def _queries(

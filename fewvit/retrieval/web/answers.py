@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import DataError, UsageError
-from ..examples import mean_of, search_best
+from ..examples import search_as_one
 from ..pictures import NO_FILE, THERE
 from .asking import DEEPEST, Asked, Example
 from .loaded import Loaded
@@ -52,7 +52,9 @@ def answer(loaded: Loaded, asked: Asked, uploads: Uploads) -> Answer:
     unwanted = [feature for example, feature in found.items() if feature is not None and not example.is_wanted]
     first, last = (asked.page - 1) * asked.k, asked.page * asked.k
     if wanted:
-        rows, scores = _nearest(loaded, asked, np.stack(wanted), _stacked(unwanted, loaded), min(last + 1, DEEPEST + 1))
+        deep, others = min(last + 1, DEEPEST + 1), _stacked(unwanted, loaded)
+        near = search_as_one(loaded.index, np.stack(wanted), others, deep, asked.combine, asked.only, asked.threshold)
+        rows, scores = near.of(0)
     elif unwanted:
         raise UsageError("there are only images of what is not wanted: add one of what is looked for")
     else:
@@ -81,17 +83,6 @@ def _feature(loaded: Loaded, example: Example, uploads: Uploads) -> np.ndarray |
 
 def _stacked(features: Sequence[np.ndarray], loaded: Loaded) -> np.ndarray:
     return np.stack(features) if features else np.zeros((0, loaded.index.dimension), np.float32)
-
-
-def _nearest(
-    loaded: Loaded, asked: Asked, wanted: np.ndarray, unwanted: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and scores (at most k) of the nearest images."""
-    index, only, threshold = loaded.index, asked.only, asked.threshold
-    if asked.combine == "max":
-        return search_best(index, wanted, unwanted, k, only, threshold).of(0)
-    one = wanted if len(wanted) == 1 and not len(unwanted) else mean_of(wanted, unwanted)
-    return index.search(one, k, only=only, threshold=threshold).of(0)
 
 
 def _listed(loaded: Loaded, asked: Asked) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import FewvitError
 from ...sources import Notify
-from ..opened import OnlyThese, OpenIndex
+from ..opened import OpenIndex
 from ..pictures import Pictures
 from .encoder import Encoder
 
@@ -66,7 +66,7 @@ class Loaded:
     @functools.cached_property
     def live(self) -> np.ndarray:
         """All live rows (n,)."""
-        return self.index.matching(OnlyThese())
+        return self.index.live
 
     def prepare(self) -> None:
         """Do what the first search would have to."""
