@@ -48,6 +48,8 @@ LAYERS = {
     ],
     "evaluations": ["evaluate", "retrieval"],
     "trainings": ["bundles", "finetune", "linear", "pretrain"],
+    "sweeps": ["sweep"],
+    "reports": ["report"],
 }
 LAYER = {name: layer for layer, names in enumerate(LAYERS.values()) for name in names}
 HEAVY = {"torch", "timm", "torchvision", "sklearn", "faiss", "openvino", "safetensors", "pyarrow", "scipy"}

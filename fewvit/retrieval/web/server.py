@@ -64,8 +64,9 @@ def listening(place: Place) -> socket.socket:
     """A socket that listens where it was asked for. Raises UsageError where it cannot."""
     host = place.doors.host
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, place.port, type=socket.SOCK_STREAM)[0]
-        opened = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, place.port, type=socket.SOCK_STREAM)[0]
+        # with the protocol named, asyncio turns Nagle's delay off; else an answer of two packets takes 40 ms more
+        opened = socket.socket(family, kind, protocol)
     except OSError as error:
         raise UsageError(f"--host {host}: {error.strerror or error}") from error
     try:
