@@ -33,6 +33,7 @@ COMMANDS = {
     "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
     "predict": "Label new images with a bundle: class or `unknown`, and calibrated confidence.",
     "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
+    "sweep": "Evaluate many backbones on many data sets by many methods, resumable.",
 }
 _RUNS = ("finetune", "linear", "pretrain")  # what they do is in the folder --out
 EPILOG = (

@@ -23,6 +23,7 @@ _READ = {
             *("subset", "classes", "omniglot_runs", "config"),
         )
     },
+    "toml": "CONFIG",
     "bundle": "BUNDLE",
     "source": "SRC",
     "run": "RUN",
@@ -218,6 +219,9 @@ PROBE = replace(
     metavar="RUN",
     help="Folder that keeps the run, so that it can go on; with --head a file for the result.",
     folder=True,
+)
+SWEEP = Kind(
+    "a sweep", "DIR", "Folder of the sweep, always needed: every cell is kept there.", lambda _: False, folder=True
 )
 EXPORT = Kind("an export", "DIR", "Folder that is written.", lambda _: False, folder=True)
 SAVED = {
