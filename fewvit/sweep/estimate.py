@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,12 +62,14 @@ def _missing(pipeline: Pipeline, dataset: Dataset, shop: Workshop) -> list[int]:
     if shop.cache is None:
         return list(range(len(dataset)))
     store = shop.cache.store(pipeline.key)
-    digests = shop.memory.get_all([dataset.identity(row) for row in range(len(dataset))])
-    return [
-        row
-        for row, digest in enumerate(digests)
-        if digest is None or (digest not in store and store.bad(digest) is None)
-    ]
+    identities = [dataset.identity(row) for row in range(len(dataset))]
+    missing = []
+    for row, digest in enumerate(shop.memory.get_all(identities)):
+        if digest is None and identities[row] is None:  # in no file: its bytes are at hand
+            digest = hashlib.sha256(dataset.read(row)).digest()
+        if digest is None or (digest not in store and store.bad(digest) is None):
+            missing.append(row)
+    return missing
 
 
 def _sampled(pipeline: Pipeline, sample: Dataset, shop: Workshop) -> tuple[float, int]:
