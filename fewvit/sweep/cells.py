@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,12 +68,10 @@ class Cell:
             "evaluation": self.method.evaluation,
             "method": self.method.shown,
             "options": dict(self.method.options),
-            **dataclasses.asdict(self.scope),
+            **vars(self.scope),
             "seed": self.seed,
-            "backbone": {**dataclasses.asdict(self.backbone), "label": self.backbone.shown}
-            if self.backbone is not None
-            else None,
-            "data": {**dataclasses.asdict(self.data), "label": self.data.shown},
+            "backbone": self.backbone.facts if self.backbone is not None else None,
+            "data": self.data.facts,
         }
 
     def request(self, features: str, listing: Mapping[str, Any]) -> str:
@@ -89,8 +86,8 @@ class Cell:
                 "features": features,
                 "backbone": self.backbone.shown if self.backbone is not None else None,
                 "data": {"label": self.data.label, **listing},
-                "method": dataclasses.asdict(self.method) | {"options": dict(self.method.options)},
-                "scope": dataclasses.asdict(self.scope),
+                "method": self.method.facts,
+                "scope": vars(self.scope),
                 "seed": self.seed,
             }
         )

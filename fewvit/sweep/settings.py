@@ -30,7 +30,7 @@ class BackboneSetting:
     precision: str = "fp32"
     decode: str = "fast"
 
-    @property
+    @functools.cached_property
     def shown(self) -> str:
         """Its name in rows and messages."""
         return self.label or " ".join([_base(self.name), *(f"{value}" for value in self._special.values())])
@@ -47,7 +47,12 @@ class BackboneSetting:
                 found[field_.name] = words.get(field_.name, "{}").format(text)
         return found
 
-    @property
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**dataclasses.asdict(self), "label": self.shown}
+
+    @functools.cached_property
     def words(self) -> list[str]:
         """The options that ask a command for it."""
         found = ["--backbone", self.name]
@@ -78,7 +83,7 @@ class DataSetting:
     test: str | None = None
     label: str = ""  # what result rows call it; empty: as the single command does
 
-    @property
+    @functools.cached_property
     def shown(self) -> str:
         """Its name in messages."""
         return self.label or _base(self.data or f"{self.train} and {self.test}")
@@ -93,7 +98,12 @@ class DataSetting:
         """The sources to learn from and to be tested on. Raises as `Given.sides`."""
         return Given(self.data, self.train, self.test).sides()[:2]
 
-    @property
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**dataclasses.asdict(self), "label": self.shown}
+
+    @functools.cached_property
     def words(self) -> list[str]:
         """The options that ask a command for it."""
         pairs = (("--data", self.data), ("--train", self.train), ("--test", self.test))
@@ -117,13 +127,17 @@ class MethodSetting:
     name: str  # what result rows call it, unless it has a label: logistic, lora, …
     options: Mapping[str, Any] = field(default_factory=dict)  # as --set has them
     label: str = ""
+    is_plain: bool = True  # its name alone says which evaluation is meant
 
-    @property
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**dataclasses.asdict(self), "options": dict(self.options)}
+
+    @functools.cached_property
     def shown(self) -> str:
         """Its name in messages."""
-        return self.label or (
-            self.name if self.evaluation in (self.name, "lowshot") else f"{self.evaluation}.{self.name}"
-        )
+        return self.label or (self.name if self.is_plain else f"{self.evaluation}.{self.name}")
 
 
 @dataclass(frozen=True)
@@ -142,8 +156,9 @@ class SweepConfig:
     @property
     def facts(self) -> dict[str, Any]:
         """As JSON has it."""
-        value = dataclasses.asdict(self)
-        return {**value, "methods": [{**one, "options": dict(one["options"])} for one in value["methods"]]}
+        lists = {name: [one.facts for one in getattr(self, name)] for name in ("backbones", "data", "methods")}
+        numbers = ("shots", "percent", "trials", "episodes", "seed")
+        return {**lists, **{name: getattr(self, name) for name in numbers}}
 
 
 def _base(path: str) -> str:

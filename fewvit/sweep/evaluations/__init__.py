@@ -112,9 +112,9 @@ def methods_named(text: str, options: Mapping[str, Any], label: str) -> list[Met
             raise UnknownName("evaluation", first, known)
         if second not in known[first].methods():
             raise UnknownName(f"method of {first}", second, known[first].methods())
-        found = [MethodSetting(first, second, options, label)]
+        found = [MethodSetting(first, second, options, label, _is_plain(first, second))]
     elif first in known:
-        found = [MethodSetting(first, one, options, label) for one in known[first].defaults]
+        found = [MethodSetting(first, one, options, label, _is_plain(first, one)) for one in known[first].defaults]
     else:
         having = [one for one, evaluation in known.items() if first in evaluation.methods()]
         if not having:
@@ -130,6 +130,11 @@ def methods_named(text: str, options: Mapping[str, Any], label: str) -> list[Met
     for method in found:
         known[method.evaluation].check(method)
     return found
+
+
+def _is_plain(evaluation: str, name: str) -> bool:
+    """Whether a method's name alone says which evaluation is meant: its own, or for classifiers low-shot."""
+    return evaluation == name or (evaluation == "lowshot" and name not in evaluations())
 
 
 def chosen(method: MethodSetting, known: Sequence[str], taken: Callable[[str, Any], Any]) -> dict[str, Any]:
