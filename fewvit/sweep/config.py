@@ -34,7 +34,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"not TOML: {error}", file=path, fix=_EXAMPLE) from error
+        last = f"at line {len(text.splitlines())}, where the file ends"
+        raise UsageError(f"not TOML: {error}".replace("at end of document", last), file=path, fix=_EXAMPLE) from error
     for key in values:
         if key not in KEYS:
             raise UnknownName("key", key, KEYS, fix=f"It stands in {path}, line {_line(text, key)}.")

@@ -86,7 +86,8 @@ class DataSetting:
     @functools.cached_property
     def shown(self) -> str:
         """Its name in messages."""
-        return self.label or _base(self.data or f"{self.train} and {self.test}")
+        parts = [self.data] if self.data is not None else [self.train or "", self.test or ""]
+        return self.label or " and ".join(map(_base, parts))
 
     @property
     def has_features(self) -> bool:
