@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import counted
 from .folder import digest_of
-from .settings import BackboneSetting, DataSetting, MethodSetting
+from .settings import BackboneSetting, DataSetting, MethodSetting, SubsetFile
 
 _VERSION = 1  # of what a request is; another one is another cell
 
@@ -22,6 +22,17 @@ class Scope:
     percent: float | None = None
     trials: int | None = None
     episodes: int | None = None
+    subsets: tuple[SubsetFile, ...] = ()  # lists that say themselves which images are labelled
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**vars(self), "subsets": [one.path for one in self.subsets]}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides a number: of lists their bytes."""
+        return {**vars(self), "subsets": [one.sha256 for one in self.subsets]}
 
     @property
     def shown(self) -> str:
@@ -31,6 +42,8 @@ class Scope:
             words.append(counted(self.shots, "shot"))
         if self.percent is not None:
             words.append(f"{self.percent:g} %")
+        if self.subsets:
+            words.append(counted(len(self.subsets), "list"))
         if self.trials is not None:
             words.append(counted(self.trials, "trial"))
         if self.episodes is not None:
@@ -68,7 +81,7 @@ class Cell:
             "evaluation": self.method.evaluation,
             "method": self.method.shown,
             "options": dict(self.method.options),
-            **vars(self.scope),
+            **self.scope.facts,
             "seed": self.seed,
             "backbone": self.backbone.facts if self.backbone is not None else None,
             "data": self.data.facts,
@@ -87,7 +100,7 @@ class Cell:
                 "backbone": self.backbone.shown if self.backbone is not None else None,
                 "data": {"label": self.data.label, **listing},
                 "method": self.method.facts,
-                "scope": vars(self.scope),
+                "scope": self.scope.identity,
                 "seed": self.seed,
             }
         )

@@ -142,6 +142,14 @@ class MethodSetting:
 
 
 @dataclass(frozen=True)
+class SubsetFile:
+    """A list of labelled images: a published one, or what `lowshot --save-split` wrote."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     """What is asked of a sweep."""
 
@@ -150,6 +158,7 @@ class SweepConfig:
     methods: Sequence[MethodSetting]
     shots: Sequence[int] = ()
     percent: Sequence[float] = ()
+    subsets: Sequence[SubsetFile] = ()
     trials: int = 3
     episodes: int = 600
     seed: int = 0
@@ -159,6 +168,7 @@ class SweepConfig:
         """As JSON has it."""
         lists = {name: [one.facts for one in getattr(self, name)] for name in ("backbones", "data", "methods")}
         numbers = ("shots", "percent", "trials", "episodes", "seed")
+        lists["subsets"] = [vars(one) for one in self.subsets]
         return {**lists, **{name: getattr(self, name) for name in numbers}}
 
 

@@ -12,7 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fewvit.backbones import find_variant
+from fewvit.errors import Unobtainable
 from fewvit.files import claimed
+from fewvit.models.spec import Access
+from fewvit.sweep.config import read_config, settled
+from fewvit.sweep.plan import make_plan
+from fewvit.sweep.workshop import How, Workshop
 
 from made_images import folder_of, tiny_weights
 
@@ -357,3 +363,42 @@ def test_shots_that_are_needed_and_not_given_are_told(fewvit, features, tmp_path
     assert code == 0
     assert "centroid is left out: it needs shots, and none are given" in err
     assert {row["method"] for row in found["rows"]} == {"knn"}
+
+
+@pytest.mark.parametrize(("recipe", "cells"), [("msn_table1", 8), ("dino_knn", 4)])
+def test_a_paper_s_table_is_planned_by_its_recipe(recipe, cells, tmp_path, monkeypatch):
+    """All of its backbones are known and released; its data are made here, one image a class."""
+    values = read_config(Path(__file__).resolve().parents[2] / f"recipes/{recipe}.toml")
+    folder_of(tmp_path / "imagenet/train", {"n01": 1, "n02": 1})
+    folder_of(tmp_path / "imagenet/val", {"n01": 1, "n02": 1}, 50)
+    for name in values["subsets"].value if "subsets" in values else []:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("000.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    config = settled(values, {})
+    shop = Workshop(How(tmp_path / "cache"), Access(tmp_path / "cache", offline=True), lambda line: None)
+    plan = make_plan(config, shop)
+    assert len(plan.planned) == cells
+    assert all(isinstance(one.error, Unobtainable) for one in plan.planned)
+    assert all({"knn", "lowshot"} & set(find_variant(one.name)[1].published) for one in config.backbones)
+
+
+def test_published_lists_in_a_sweep_are_those_of_lowshot(fewvit, features, tmp_path):
+    for trial in (0, 1):
+        code, _, err = fewvit(
+            *("lowshot", "--train", features["train"], "--test", features["test"], "--shots", 2, "--trials", 1),
+            *("--seed", trial, "--classifier", "centroid", "--save-split", tmp_path / f"{trial}.csv"),
+        )
+        assert code == 0, err
+    lists = [tmp_path / "0.csv", tmp_path / "1.csv"]
+    config = toml(tmp_path / "s.toml", data=[features], methods=["centroid"], subsets=lists)
+    code, found, err = result(fewvit, "sweep", config, "--out", tmp_path / "sweep")
+    assert code == 0, err
+    [cell] = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["cells"]
+    _, direct, _ = result(fewvit, *shlex.split(cell["command"])[1:])
+    assert bare(found["rows"]) == bare(direct["rows"])
+    assert {row["trial"] for row in found["rows"]} == {0, 1, "mean"}
+    before = cells(tmp_path / "sweep")
+    lists[1].write_text(lists[0].read_text())
+    fewvit("sweep", config, "--out", tmp_path / "sweep")
+    assert len(cells(tmp_path / "sweep")) == len(before) + 1

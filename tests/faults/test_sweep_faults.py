@@ -95,17 +95,17 @@ def test_a_sweep_killed_ten_times_gives_the_undisturbed_table(config, tmp_path):
 
 
 def test_a_full_disk_ends_with_6_and_loses_no_cell(config, tmp_path):
-    """The size of a file is limited to what a cell's rows fit in and the details of k-NN do not."""
+    """The size of a file is limited to what the rows of a cell fit in and the scores of 60,000 episodes do not."""
 
     def limited() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, 14_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
     out = tmp_path / "sweep"
     config.write_text(config.read_text().replace('"knn", ', "").replace(", 2, 3, 5, 7", ""))
     table(config, out)
     before = stamps(out)
-    config.write_text(config.read_text().replace("episodes = 50", "episodes = 9000"))
+    config.write_text(config.read_text().replace("episodes = 50", "episodes = 60000"))
     ended = subprocess.run(
         [*SWEEP, str(config), "--out", str(out), "-q"], preexec_fn=limited, capture_output=True, text=True
     )
@@ -113,5 +113,5 @@ def test_a_full_disk_ends_with_6_and_loses_no_cell(config, tmp_path):
     assert "disk full while writing" in ended.stderr
     assert before.items() <= stamps(out).items()
     assert not list(out.rglob(".*.tmp"))
-    config.write_text(config.read_text().replace("episodes = 9000", "episodes = 50"))
+    config.write_text(config.read_text().replace("episodes = 60000", "episodes = 50"))
     assert table(config, out) == table(config, tmp_path / "other")
