@@ -21,6 +21,10 @@ REPORT = "report"  # the task of a report's own JSON
 _RESULTS = SCHEMA.partition("/")[0]
 
 
+class NothingMeasured(DataError):
+    """A result whose rows are no measurements, such as a listing."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One result: of a sweep's cell, of a run, or of a command's JSON."""
@@ -178,7 +182,7 @@ def _read_sweep(folder: Path, found: Found) -> None:
 def _of_cell(cell: FinishedCell) -> Record:
     """The record of a cell. Raises DataError for one whose parts are not what they should be."""
     try:
-        cell.request, cell.contents, dict(cell.cell["backbone"]), str(cell.cell["data"]["label"])  # noqa: B018
+        _ = cell.request, cell.contents, dict(cell.cell["backbone"]), str(cell.cell["data"]["label"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError("it does not say what was asked", file=cell.path, fix="Run the sweep again.") from error
     return Record(cell.path, cell.task, _measurements(cell.rows, cell.path), _object(cell.run, cell.path), cell)
@@ -225,6 +229,8 @@ def _read_any(path: Path, found: Found) -> None:
             found.notes.append(f"passed over {printable(path)}: no result")
             return
         found.records.append(_of_json(value, path))
+    except NothingMeasured:
+        found.notes.append(f"passed over {printable(path)}: a result that measures nothing")
     except DataError as error:
         found.damaged.append(error)
 
@@ -270,7 +276,7 @@ def _measurements(rows: object, path: Path) -> list[Row]:
         raise DataError("its rows are not rows", file=path, fix="Make the result again.")
     found = [row for row in rows if isinstance(row.get("metric"), str) and _is_number(row.get("value"))]
     if not found:
-        raise DataError("it measures nothing: none of its rows has a metric and a value", file=path)
+        raise NothingMeasured("it measures nothing: none of its rows has a metric and a value", file=path)
     return found
 
 
@@ -295,7 +301,8 @@ def _once(found: Found) -> list[Record]:
         if _numbers(other) == _numbers(record):
             found.notes.append(f"{printable(record.path)} says what {printable(other.path)} says, and is read once")
         else:
-            found.damaged.append(DataError(f"other numbers than {printable(other.path)}, same request", file=record.path))
+            other_numbers = f"the same was asked as of {printable(other.path)}, and other numbers were found"
+            found.damaged.append(DataError(other_numbers, file=record.path))
     return list(kept.values())
 
 
