@@ -19,6 +19,7 @@ SCHEMA = "fewvit.result/1"
 # packages whose version can change a number
 PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow", "openvino")
 _COLUMNS = (
+    "task",
     "dataset",
     "backbone",
     "method",

@@ -79,6 +79,11 @@ class SweepState:
     others: int  # finished cells that the last plan does not name
 
     @property
+    def is_whole(self) -> bool:
+        """Whether every planned cell is finished."""
+        return self.planned is not None and self.finished == self.planned
+
+    @property
     def line(self) -> str:
         """What there is to say, in one line."""
         if self.planned is None:
