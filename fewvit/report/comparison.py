@@ -10,9 +10,9 @@ import numpy as np
 
 from ..errors import DataError, counted, printable
 from ..results import Row
-from .entries import Data, Entries, Entry, Scores, Setting, System, axis_of, gather, scores_of
+from .entries import Entry, Scores, Setting, System, axis_of, gather, scores_of
 from .pairs import compare_pair
-from .read import Record
+from .rows import Line
 from .statistics import (
     ALPHA,
     FEWEST_FOR_WILCOXON,
@@ -71,37 +71,31 @@ class Comparison:
         ]
 
 
-def compare(
-    records: Sequence[Record], names: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Comparison:
+def compare(lines: Sequence[Line], names: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
     """Every pair of the backbones or methods `names`, in each setting and on each data set that both have results of.
 
     Differences are the first named less the second, in percent points. Raises UsageError for fewer than two names or
-    one twice, UnknownName for one that no result has, DataError where no two share a setting and a data set.
+    one twice, UnknownName for one that no line has, DataError where no two share a setting and a data set.
     """
-    entries, notes = gather(records, names, axis_of(records, names))
+    entries, notes = gather(lines, names, axis_of(lines, names))
     found = Comparison(notes=notes)
     for setting, by_data in entries.items():
         order = _systems(by_data, names)
-        named = {
-            _data_name(data, entries): {one: systems[one] for one in order if one in systems}
-            for data, systems in by_data.items()
-        }
-        for name, systems in named.items():
-            _compare_on(found, setting, name, systems, order, resamples, seed)
-        _compare_over(found, setting, named, order)
+        for data, systems in by_data.items():
+            _compare_on(found, setting, data, systems, order, resamples, seed)
+        _compare_over(found, setting, by_data, order)
         absent = [name for name in names if all(one.name != name for one in order)]
         found.notes += [f"missing: {printable(name)} has no result of {setting}" for name in absent]
+    found.notes = list(dict.fromkeys(found.notes))
     if not found.pairs:
         raise DataError(
             f"no two of {', '.join(map(printable, names))} have results of one setting on one data set",
             fix=found.notes[0] if found.notes else None,
         )
-    found.notes = list(dict.fromkeys(found.notes))
     return found
 
 
-def _systems(by_data: Mapping[Data, Mapping[System, Entry]], names: Sequence[str]) -> list[System]:
+def _systems(by_data: Mapping[str, Mapping[System, Entry]], names: Sequence[str]) -> list[System]:
     """The systems of a setting in the order of the names, and the protocols of one name in theirs."""
     present = {system for systems in by_data.values() for system in systems}
     return sorted(present, key=lambda one: (names.index(one.name), one.protocol))
@@ -111,12 +105,6 @@ def _name(system: System, order: Sequence[System]) -> str:
     """A system's name, with its protocol where that alone tells it from another one."""
     several = sum(one.name == system.name for one in order) > 1
     return printable(f"{system.name} ({system.protocol or 'no protocol'})" if several else system.name)
-
-
-def _data_name(data: Data, entries: Entries) -> str:
-    """A data set's name, with the start of its digest where other images bear the same name."""
-    alike = {one for by_data in entries.values() for one in by_data if one.name == data.name}
-    return printable(f"{data.name} ({data.contents[:8] or 'images unknown'})" if len(alike) > 1 else data.name)
 
 
 # ---- on one data set
@@ -134,16 +122,19 @@ def _compare_on(
     """Add a row per pair of the systems that a data set has, and the groups where all of three or more were tested."""
     for one in order:
         if one not in systems:
-            found.notes.append(f"missing: {_name(one, order)} on {data} ({setting})")
-    where = {"dataset": data, **setting.row()}
-    names, entries = [_name(one, order) for one in systems], list(systems.values())
+            found.notes.append(f"missing: {_name(one, order)} on {printable(data)} ({setting})")
+    where = {"dataset": printable(data), **setting.row()}
+    present = [one for one in order if one in systems]
+    names, entries = [_name(one, order) for one in present], [systems[one] for one in present]
     scores = [_scores_of(entry, found.notes) for entry in entries] if len(entries) > 1 else []
     rows: dict[Pair, Row] = {}
     for a, b in combinations(range(len(names)), 2):
         try:
             both = compare_pair(entries[a], entries[b], scores[a], scores[b], resamples=resamples, seed=seed)
         except DataError as error:
-            found.notes.append(f"not compared: {names[a]} and {names[b]} on {data} ({setting}): {error.what}")
+            found.notes.append(
+                f"not compared: {names[a]} and {names[b]} on {printable(data)} ({setting}): {error.what}"
+            )
             continue
         found.notes += both.notes
         rows[a, b] = {**where, "a": names[a], "b": names[b], **both.columns}

@@ -13,20 +13,23 @@ import numpy as np
 
 from ..errors import DataError, UnknownName, UsageError, printable
 from ..evaluate.details import Details
-from .read import Record, walk
+from .read import Record
+from .rows import Line
 
 AXES = ("backbone", "method")  # columns that name what is compared
-_METRICS = ("top1", "accuracy", "map")  # of which more is better, and of which a result has one
-_COLUMNS = ("method", "layer", "setting", "k", "temperature", "ways", "queries", "shots", "metric")  # of a setting
+_METRICS = ("top1", "accuracy", "map")  # of which more is better, and of which a setting has one
+_WHERE = (
+    "method",
+    "layer",
+    "setting",
+    "k",
+    "temperature",
+    "ways",
+    "queries",
+    "shots",
+    "metric",
+)  # what tells apart rows
 Columns = tuple[tuple[str, Any], ...]  # column, value
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set: cells of one name and other images are of other data."""
-
-    name: str
-    contents: str  # digest of the images' bytes; empty where a result does not tell it
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,15 @@ class System:
 class Setting:
     """What is the same for all that are compared with one another, but for the data."""
 
-    task: str
     columns: Columns
-    seed: int | None
 
     def row(self) -> dict[str, Any]:
         """Its columns."""
         return dict(self.columns)
 
     def __str__(self) -> str:
-        words = [self.task, *(f"{name} {value}" for name, value in self.columns if name != "metric")]
-        return ", ".join(words) + (f", seed {self.seed}" if self.seed else "")
+        plain = ("task", "method", "backbone", "protocol")  # whose value says what it is
+        return ", ".join(str(value) if name in plain else f"{name} {value}" for name, value in self.columns)
 
 
 @dataclass(frozen=True)
@@ -59,23 +60,24 @@ class Entry:
     """What one system reached in one setting on one data set."""
 
     record: Record
-    where: Mapping[str, Any]  # the columns of its rows that tell it from others of its record
+    where: Mapping[str, Any]  # the columns that tell its rows from others of its record
     values: Mapping[int, float]  # draw -> percent; a single number, such as a mean of episodes, is draw 0
     n_train: int | None
     n_test: int | None
 
 
-Entries = dict[Setting, dict[Data, dict[System, Entry]]]
+Entries = dict[Setting, dict[str, dict[System, Entry]]]  # by setting and data set
+_Key = tuple[Setting, str, System]
 
 
-def axis_of(records: Sequence[Record], names: Sequence[str]) -> str:
+def axis_of(lines: Sequence[Line], names: Sequence[str]) -> str:
     """The column that holds all of these names. Raises UsageError for fewer than two or one twice, and UnknownName."""
     if len(names) < 2:
         raise UsageError(f"--compare takes two names or more, with commas between them; here is {len(names)}")
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"--compare has {printable(name)} twice, and a thing cannot be compared with itself")
-    known = {axis: dict.fromkeys(str(row[axis]) for _, row in walk(records) if axis in row) for axis in AXES}
+    known = {axis: dict.fromkeys(str(line.row[axis]) for line in lines if line.row.get(axis)) for axis in AXES}
     for axis in AXES:
         if set(names) <= set(known[axis]):
             return axis
@@ -86,58 +88,45 @@ def axis_of(records: Sequence[Record], names: Sequence[str]) -> str:
     raise UnknownName("backbone or method", names[0], [name for axis in AXES for name in known[axis]])
 
 
-def gather(records: Sequence[Record], names: Sequence[str], axis: str) -> tuple[Entries, list[str]]:
+def gather(lines: Sequence[Line], names: Sequence[str], axis: str) -> tuple[Entries, list[str]]:
     """The entries of the systems named, and a line for each that contradicts another one and is left out."""
+    by_key: dict[_Key, dict[int, list[Line]]] = {}  # of each record apart
+    for line in lines:
+        if str(line.row.get(axis)) in names and line.row["metric"] in _METRICS:
+            by_key.setdefault(_key(line.row, axis), {}).setdefault(id(line.record), []).append(line)
     found: Entries = {}
     left_out: list[str] = []
-    for record in records:
-        for key, rows in _by_place(record, names, axis).items():
-            setting, data, system = key
-            entry = _entry(record, rows)
-            systems = found.setdefault(setting, {}).setdefault(data, {})
-            if system in systems and systems[system].values != entry.values:
-                left_out.append(
-                    f"{printable(system.name)} on {printable(data.name)} ({setting}) stands in "
-                    f"{printable(systems[system].record.path)}, and with other numbers in {printable(record.path)}, "
-                    "which is left out: names must tell settings apart, as those of a sweep do"
-                )
-            elif system not in systems or systems[system].record.cell is None:  # a cell has more to show
-                systems[system] = entry
+    for (setting, data, system), by_record in by_key.items():
+        entries = sorted(map(_entry, by_record.values()), key=lambda entry: entry.record.cell is None)  # cells first
+        found.setdefault(setting, {}).setdefault(data, {})[system] = entries[0]
+        left_out += [
+            f"{printable(system.name)} on {printable(data)} ({setting}): other numbers stand in "
+            f"{printable(one.record.path)} than in {printable(entries[0].record.path)}, and are left out"
+            for one in entries[1:]
+            if one.values != entries[0].values
+        ]
     return found, left_out
 
 
-def _by_place(
-    record: Record, names: Sequence[str], axis: str
-) -> dict[tuple[Setting, Data, System], list[Mapping[str, Any]]]:
-    """The rows of one record by the setting, data set and system that they are of."""
+def _key(row: Mapping[str, Any], axis: str) -> _Key:
+    """The setting, data set and system that a row is of."""
+    protocol = str(row.get("protocol") or "")
     other = "method" if axis == "backbone" else "backbone"
-    seed = record.asked.get("seed", record.run.get("seed"))
-    found: dict[tuple[Setting, Data, System], list[Mapping[str, Any]]] = {}
-    for row in record.rows:
-        if str(row.get(axis)) not in names or row["metric"] not in _METRICS:
-            continue
-        protocol = record.protocol_of(row)
-        columns = {name: row[name] for name in (other, *_COLUMNS) if name not in (axis,) and row.get(name) is not None}
-        if axis == "method" and protocol:
-            columns["protocol"] = protocol
-        key = (
-            Setting(record.task, tuple(columns.items()), seed),
-            Data(str(row.get("dataset", "")), record.contents),
-            System(str(row[axis]), protocol),
-        )
-        found.setdefault(key, []).append(row)
-    return found
+    columns = {
+        name: row[name] for name in ("task", other, *_WHERE, "seed") if name != axis and row.get(name) is not None
+    }
+    if axis == "method" and protocol:
+        columns["protocol"] = protocol
+    return Setting(tuple(columns.items())), str(row["dataset"]), System(str(row[axis]), protocol)
 
 
-def _entry(record: Record, rows: Sequence[Mapping[str, Any]]) -> Entry:
+def _entry(lines: Sequence[Line]) -> Entry:
     """The draws among the rows of one place; where there is a mean alone, that."""
-    draws = {int(row["trial"]): float(row["value"]) for row in rows if _is_draw(row)}
-    where = {name: rows[-1][name] for name in _COLUMNS if name in rows[-1]}
-    return Entry(record, where, draws or {0: float(rows[-1]["value"])}, rows[-1].get("n_train"), rows[-1].get("n_test"))
-
-
-def _is_draw(row: Mapping[str, Any]) -> bool:
-    return isinstance(row.get("trial"), int) and not isinstance(row.get("trial"), bool)
+    rows = [line.row for line in lines]
+    draws = {row["trial"]: float(row["value"]) for row, line in zip(rows, lines, strict=True) if line.is_trial}
+    where = {name: rows[-1][name] for name in _WHERE if name in rows[-1]}
+    values = draws or {0: float(rows[-1]["value"])}
+    return Entry(lines[0].record, where, values, rows[-1].get("n_train"), rows[-1].get("n_test"))
 
 
 # ---- image by image
@@ -171,7 +160,7 @@ def _of_images(details: Details, entry: Entry) -> Scores | None:
         return None
     first = chosen[draws[0]]
     known = np.flatnonzero(first.labels >= 0)
-    order = known[np.argsort([first.ids[row] for row in known], kind="stable")]  # images are matched by id
+    order = sorted(known.tolist(), key=lambda row: first.ids[row])  # images are matched by id
     right = np.stack([chosen[draw].predictions[order] == first.labels[order] for draw in draws])
     ids, labels = [first.ids[row] for row in order], [first.classes[first.labels[row]] for row in order]
     return Scores("images", draws, ids, labels, 100.0 * right)
