@@ -137,7 +137,8 @@ def _compare_on(
             )
             continue
         found.notes += both.notes
-        rows[a, b] = {**where, "a": names[a], "b": names[b], **both.columns}
+        protocols = {"protocol_a": present[a].protocol or None, "protocol_b": present[b].protocol or None}
+        rows[a, b] = {**where, "a": names[a], "b": names[b], **protocols, **both.columns}
     tested = {pair: row["p"] for pair, row in rows.items() if row["p"] is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     for pair, row in rows.items():
