@@ -30,6 +30,11 @@ _COLUMNS = (
     "trial",
     "setting",
     "metric",
+    "a",
+    "b",
+    "value_a",
+    "value_b",
+    "difference",
     "value",
     "std",
     "ci95_low",
@@ -40,7 +45,7 @@ _COLUMNS = (
     "left_out",
     "skipped",
 )
-_PERCENT = ("value", "std", "ci95_low", "ci95_high")
+_PERCENT = ("value", "std", "ci95_low", "ci95_high", "value_a", "value_b", "difference")
 _FOUND = ("metric", *_PERCENT, "published")  # columns of what was found
 # metrics whose numbers are percent, by what stands before an @, as in recall@5
 _PERCENT_METRICS = (

@@ -41,7 +41,7 @@ class Ranked:
     @property
     def title(self) -> str:
         """The setting, and over how many data sets."""
-        return f"{self.setting}: {self.setting.row()['metric']} on {counted(len(self.data_sets), 'data set')}"
+        return f"{self.setting}, {counted(len(self.data_sets), 'data set')}"
 
 
 @dataclass

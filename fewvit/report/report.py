@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import DataError, FewvitError, MissingExtra, UsageError, counted
 from ..files import replacing
-from ..results import Result, manifest
+from ..results import Facts, Result, manifest
+from .comparing import comparing, results_of
+from .comparison import Comparison, compare
 from .read import REPORT, Found, read
 from .rows import Line, lines_of, means, told_apart
+from .statistics import ALPHA, RESAMPLES
 from .text import latex, markdown
 
 ENDINGS = (".html", ".csv", ".json", ".md", ".tex")
@@ -25,34 +28,48 @@ class Report:
 
     title: str
     found: Found
+    names: Sequence[str] | None = None  # backbones or methods that are compared; None: nothing is
 
     @classmethod
-    def of(cls, places: Sequence[Path], title: str | None = None) -> Report:
+    def of(cls, places: Sequence[Path], title: str | None = None, names: Sequence[str] | None = None) -> Report:
         """The report of these folders and files. Raises DataError for one that is no result, or when none is whole."""
         found = read(places)
         if not found.records:
             first = found.damaged[0] if found.damaged else None
             raise first or DataError("there is no finished result", file=places[0], fix="Run the sweep first.")
         name = places[0].absolute().name if len(places) == 1 else f"{counted(len(places), 'place')}"
-        return cls(title or f"Results of {name}", found)
+        return cls(title or f"Results of {name}", found, names)
 
     @cached_property
     def lines(self) -> list[Line]:
         """Every row, named and in order."""
         return lines_of(self.found.records)
 
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """What is said of the names that are compared; None where there are none. Raises as `compare`."""
+        return compare(self.lines, self.names) if self.names is not None else None
+
+    @property
+    def tables(self) -> list[tuple[str, Result]]:
+        """What is shown, with titles: the summary, or in its place the tables of the comparison asked for."""
+        return [("", self.summary)] if self.comparison is None else list(results_of(self.comparison))
+
     @property
     def result(self) -> Result:
-        """All rows, each with the same columns, and a manifest of what was read."""
-        rows = [line.row for line in self.lines]
+        """All rows, or the comparison's where one is asked for, under the same columns, and a manifest."""
+        rows = [line.row for line in self.lines] if self.comparison is None else self.comparison.rows()
         columns = dict.fromkeys(name for row in rows for name in row if name != "ci95")
         filled = [{**dict.fromkeys(columns), **row} for row in rows]
-        facts = {
+        facts: Facts = {
             "title": self.title,
             "results": [str(record.path) for record in self.found.records],
             "sweeps": [state.line for state in self.found.sweeps],
             "left_out": [" ".join(str(error).split()) for error in self.found.damaged],
         }
+        if self.comparison is not None:
+            compared = {"names": list(self.names or ()), "resamples": RESAMPLES, "alpha": ALPHA, "seed": 0}
+            facts["compare"] = {**compared, "notes": self.comparison.notes}
         return Result(REPORT, filled, manifest(**facts))
 
     @property
@@ -105,17 +122,24 @@ def _html(report: Report) -> str:
     from .sections import sections_of
 
     sections = sections_of(report.lines, report.found)  # first: details that are damaged stand among what is left out
+    if report.comparison is not None:
+        sections.insert(0, comparing(report.comparison))
     return page(report.title, report.found, report.lines, sections)
 
 
 def _markdown(report: Report) -> str:
-    table = report.summary.to_table()
-    return markdown(table, report.summary.left_out(table))
+    return "\n".join(_written(report, markdown))
 
 
 def _latex(report: Report) -> str:
-    table = report.summary.to_table()
-    return latex(table, report.summary.left_out(table))
+    return "\n".join(_written(report, latex))
+
+
+def _written(report: Report, write: Callable[[Sequence[Sequence[str]], Mapping[str, str]], str]) -> Iterator[str]:
+    """Each table as text."""
+    for _, result in report.tables:
+        table = result.to_table()
+        yield write(table, result.left_out(table))
 
 
 _WRITERS: dict[str, Callable[[Report], str]] = {
