@@ -46,7 +46,7 @@ _COLUMNS = (
     "skipped",
 )
 _PERCENT = ("value", "std", "ci95_low", "ci95_high", "value_a", "value_b", "difference")
-_FOUND = ("metric", *_PERCENT, "published")  # columns of what was found
+_FOUND = ("metric", *_PERCENT, "published", "a", "b", "p_holm", "verdict", "systems")  # columns of what was found
 # metrics whose numbers are percent, by what stands before an @, as in recall@5
 _PERCENT_METRICS = (
     *("top1", "top5", "accuracy", "ece"),
