@@ -10,6 +10,7 @@ import pytest
 from fewvit.errors import DataError, UnknownName, UsageError
 from fewvit.evaluate.details import Details, EpisodeScores
 from fewvit.report.comparison import Comparison, compare
+from fewvit.report.looking import DetailsOf
 from fewvit.report.read import read
 from fewvit.report.rows import lines_of
 from fewvit.report.statistics import corrected_t, mcnemar, paired_bootstrap, rank_over_data_sets, signed_rank
@@ -20,7 +21,8 @@ from made_sweeps import IDS, LABELS, many, predictions, put
 
 
 def found_in(folder: Path, *names: str, **options: int) -> Comparison:
-    return compare(lines_of(read([folder]).records), names, **options)
+    found = read([folder])
+    return compare(lines_of(found.records), names, DetailsOf(found), **options)
 
 
 # ---- a pair on one data set
@@ -110,7 +112,7 @@ def test_draws_without_their_images_are_told_and_have_the_corrected_t_alone(tmp_
     assert row["p"] == row["p_corrected_t"] == pytest.approx(by_hand.p)
     assert row["ci95"] == pytest.approx([by_hand.low, by_hand.high])
     assert (row["p_mcnemar"], row["resampled"]) == (None, "nothing")
-    assert any("the corrected t over draws alone decides" in note for note in found.notes)
+    assert any("by the corrected t alone" in note for note in found.notes)
 
 
 def test_one_draw_without_its_images_is_not_tested(tmp_path):
@@ -120,14 +122,16 @@ def test_one_draw_without_its_images_is_not_tested(tmp_path):
     assert (row["p"], row["p_holm"], row["verdict"]) == (None, None, "not tested")
 
 
-def test_damaged_predictions_are_named_and_done_without(tmp_path):
+def test_damaged_predictions_are_left_out_by_name_and_done_without(tmp_path):
     put(tmp_path, "dino", predictions(0.9, 3, 5))
     put(tmp_path, "msn", predictions(0.5, 7, 5))
     damaged = sorted((tmp_path / "details").iterdir())[0]
     damaged.write_bytes(damaged.read_bytes()[:-7])
-    found = found_in(tmp_path, "dino", "msn")
-    assert found.pairs[0]["resampled"] == "nothing"
-    assert any(f"without its predictions: {damaged}" in note for note in found.notes)
+    found = read([tmp_path])
+    found.damaged.clear()  # there is no plan
+    (row,) = compare(lines_of(found.records), ("dino", "msn"), DetailsOf(found)).pairs
+    assert row["resampled"] == "nothing"
+    assert [error.file for error in found.damaged] == [damaged]
 
 
 def test_draws_that_one_alone_has_are_left_out(tmp_path):
@@ -281,7 +285,9 @@ def test_all_rows_have_the_same_columns_and_the_table_that_they_are_of(tmp_path)
 
 def test_equal_results_give_equal_rows_whatever_order_they_are_read_in(tmp_path):
     many(tmp_path, {"dino": 0.95, "msn": 0.75, "mae": 0.4}, 5)
-    records = read([tmp_path]).records
-    names = ("dino", "msn", "mae")
-    here, there = (compare(lines_of(one), names, resamples=100).rows() for one in (records, records[::-1]))
+    found, names = read([tmp_path]), ("dino", "msn", "mae")
+    here, there = (
+        compare(lines_of(records), names, DetailsOf(found), resamples=100).rows()
+        for records in (found.records, found.records[::-1])
+    )
     assert here == there

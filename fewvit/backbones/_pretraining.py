@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_IMAGENET = ("imagenet", "imagenet1k", "ilsvrc2012", "ilsvrc", "in1k", "tinyimagenet", "tinyimagenet200", "imagenette")
-_IMAGENET += ("imagenet2", "imagenette2", "imagewoof", "imagewoof2", "imagenet100", "imagenet10", "imagenetdog15")
-_IMAGENET += ("imagenetreal", "miniimagenet", "tieredimagenet")
+_IMAGENET = (
+    *("imagenet", "imagenet1k", "ilsvrc2012", "ilsvrc", "in1k", "imagenetreal", "imagenet100", "imagenet10"),
+    *("tinyimagenet", "tinyimagenet200", "imagenette", "imagenette2", "imagewoof", "imagewoof2", "imagenetdog15"),
+    *("miniimagenet", "tieredimagenet"),
+)
 # public sets that were not made from the images of any corpus below whose list is published
 _APART = (
     *("digits", "mnist", "fashionmnist", "kmnist", "emnist", "omniglot", "svhn", "cifar10", "cifar100", "gtsrb"),

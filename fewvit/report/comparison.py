@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import DataError, counted, printable
 from ..results import Row
-from .entries import Entry, Scores, Setting, System, axis_of, gather, scores_of
+from .entries import Entry, Setting, System, axis_of, gather, scores_of
+from .looking import DetailsOf
 from .pairs import compare_pair
 from .rows import Line
 from .statistics import (
@@ -71,18 +72,21 @@ class Comparison:
         ]
 
 
-def compare(lines: Sequence[Line], names: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+def compare(
+    lines: Sequence[Line], names: Sequence[str], details: DetailsOf, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
     """Every pair of the backbones or methods `names`, in each setting and on each data set that both have results of.
 
-    Differences are the first named less the second, in percent points. Raises UsageError for fewer than two names or
-    one twice, UnknownName for one that no line has, DataError where no two share a setting and a data set.
+    Differences are the first named less the second, in percent points; damaged `details` are done without. Raises
+    UsageError for fewer than two names or one twice, UnknownName for one that no line has, DataError where no two share
+    a setting and a data set.
     """
     entries, notes = gather(lines, names, axis_of(lines, names))
     found = Comparison(notes=notes)
     for setting, by_data in entries.items():
         order = _systems(by_data, names)
         for data, systems in by_data.items():
-            _compare_on(found, setting, data, systems, order, resamples, seed)
+            _compare_on(found, setting, data, systems, order, details, resamples, seed)
         _compare_over(found, setting, by_data, order)
         absent = [name for name in names if all(one.name != name for one in order)]
         found.notes += [f"missing: {printable(name)} has no result of {setting}" for name in absent]
@@ -116,6 +120,7 @@ def _compare_on(
     data: str,
     systems: Mapping[System, Entry],
     order: Sequence[System],
+    details: DetailsOf,
     resamples: int,
     seed: int,
 ) -> None:
@@ -126,7 +131,7 @@ def _compare_on(
     where = {"dataset": printable(data), **setting.row()}
     present = [one for one in order if one in systems]
     names, entries = [_name(one, order) for one in present], [systems[one] for one in present]
-    scores = [_scores_of(entry, found.notes) for entry in entries] if len(entries) > 1 else []
+    scores = [scores_of(entry, details(entry.record)) for entry in entries] if len(entries) > 1 else []
     rows: dict[Pair, Row] = {}
     for a, b in combinations(range(len(names)), 2):
         try:
@@ -148,15 +153,6 @@ def _compare_on(
     if len(names) > 2 and len(adjusted) == len(names) * (len(names) - 1) // 2:
         apart = [pair for pair, p in adjusted.items() if p < ALPHA]
         found.groups += _group_rows(where, names, groups(len(names), apart))
-
-
-def _scores_of(entry: Entry, notes: list[str]) -> Scores | None:
-    """What stands behind an entry; None, with a note, where its file is damaged."""
-    try:
-        return scores_of(entry)
-    except DataError as error:
-        notes.append(f"without its predictions: {printable(error.file or entry.record.path)}: {error.what}")
-        return None
 
 
 def _verdict(row: Row, is_apart: bool) -> str:

@@ -69,7 +69,8 @@ def _curves(section: Section, lines: Sequence[Line], column: str, label: str) ->
         if not drawable:
             continue
         title = " · ".join(panel)
-        draw = _line_drawer([(shown.index(key), list(one.values())) for key, one in drawable.items()], label)
+        numbered = [(shown.index(key), list(one.values())) for key, one in drawable.items()]
+        draw = _line_drawer(numbered, label, column != "layer")
         section.figures.append(Figure(title, drawn(f"{section.title}: {title}", draw, _WIDTH, _HEIGHT, _ROOM)))
     _say_what_is_missing(section, len(gathered.identities), len(gathered.points))
     return section
@@ -88,7 +89,7 @@ def _gather(lines: Sequence[Line], column: str) -> _Gathered:
         who = identity(row, (column, "task", "dataset"))
         key = key_of(who)
         gathered.identities.setdefault(key, who)
-        panel = (str(row["dataset"]), str(row["task"]), str(row["metric"]))
+        panel: _Panel = (str(row["dataset"]), str(row["task"]), str(row["metric"]))
         words = f"{who.get('backbone', '')} {who.get('method', '')}, {column} {row[column]}: {_shown(row)}"
         point = _Point(float(row[column]), float(row["value"]), _interval(row), words)
         gathered.points[panel][key].setdefault(point.x, point)
@@ -117,12 +118,14 @@ def _say_what_is_missing(section: Section, series: int, panels: int) -> None:
         section.notes.append(f"Shown are {_PANELS} of {panels} figures; all numbers stand in the table.")
 
 
-def _line_drawer(series: Sequence[tuple[int, list[_Point]]], label: str) -> Callable[[Axes], None]:
+def _line_drawer(
+    series: Sequence[tuple[int, list[_Point]]], label: str, is_logarithmic: bool
+) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         places = sorted({point.x for _, points in series for point in points})
         low, high = _range([point for _, points in series for point in points])
         axes.set_ylim(low, high)
-        if places[0] > 0 and places[-1] > 3 * places[0]:
+        if is_logarithmic and places[0] > 0:
             axes.set_xscale("log")
         for number, points in series:
             points = sorted(points, key=lambda point: point.x)
@@ -178,17 +181,17 @@ def against_cost(lines: Sequence[Line]) -> Section:
         for what, x in known.items():
             if isinstance(x, int | float) and x > 0:
                 words = f"{row['backbone']} {row.get('method') or ''}: {_shown(row)}, {x:.4g} {what}"
-                panel = (str(row["dataset"]), str(row["task"]), _of_shots(row), what)
+                panel: _Panel = (str(row["dataset"]), str(row["task"]), _of_shots(row), what)
                 points[panel][str(row["backbone"])].append(_Point(float(x), float(row["value"]), None, words))
     backbones = _most_often(points)
-    section.legend = backbones
-    chosen = [panel for panel, groups in points.items() if sum(map(len, groups.values())) > 1]
+    chosen = [panel for panel, groups in points.items() if len({p.x for one in groups.values() for p in one}) > 1]
     for panel in chosen[:_PANELS]:
         shown = {backbones.index(name): found for name, found in points[panel].items() if name in backbones}
         if shown:
             title = " · ".join(part for part in panel if part)
             svg = drawn(f"{section.title}: {title}", _mark_drawer(shown, panel[-1]), _WIDTH, _HEIGHT, _ROOM)
             section.figures.append(Figure(title, svg))
+    section.legend = backbones if section.figures else []
     _say_what_is_missing(section, 0, len(chosen))
     if section.figures and not any(panel[-1] == "parameters" for panel in points):
         section.notes.append("None of these results says how many parameters its backbone has.")

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import printable
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # colours that stand for variables of the page, so that light and dark are its own choice
-INK, SOFT, RULE, GROUND = "#010101", "#010102", "#010103", "#010104"
+INK, SOFT, RULE, GROUND, HEAT, ON_HEAT = (f"#01010{number}" for number in range(1, 7))
 SERIES = tuple(f"#0102{number:02x}" for number in range(8))
 _VARIABLES = {
-    **{INK: "--ink", SOFT: "--soft", RULE: "--line", GROUND: "--sheet"},
+    **{INK: "--ink", SOFT: "--soft", RULE: "--line", GROUND: "--sheet", HEAT: "--heat", ON_HEAT: "--on-heat"},
     **{colour: f"--s{number}" for number, colour in enumerate(SERIES)},
 }
 _FONT = 8.5  # points; a figure is shown at about its own size, on a phone too
 _POINTS = 72  # of an inch
 _TIP = "tip:"  # what a mark's id begins with that says something when it is pointed at
-_STYLE = {
+_STYLE: Any = {  # matplotlib's names of settings
     **{"svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": _FONT},
     **{"axes.edgecolor": RULE, "axes.labelcolor": SOFT, "axes.linewidth": 0.8, "axes.facecolor": "none"},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.labelsize": _FONT},

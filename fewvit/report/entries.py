@@ -147,9 +147,8 @@ class Scores:
         return self.values[[self.draws.index(draw) for draw in draws]]
 
 
-def scores_of(entry: Entry) -> Scores | None:
-    """What stands behind an entry; None where nothing is kept of it. Raises DataError where its file is damaged."""
-    details = entry.record.details()
+def scores_of(entry: Entry, details: Details) -> Scores | None:
+    """What stands behind an entry among the details of its record; None where nothing is kept of it."""
     return _of_images(details, entry) or _of_episodes(details, entry)
 
 

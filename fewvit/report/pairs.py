@@ -89,9 +89,8 @@ def _by_draws(a: Entry, values_a: Sequence[float], values_b: Sequence[float]) ->
         "p_mcnemar": None,
     }
     if test is None:
-        alone = "no predictions are kept, and there is one draw"
-        return PairFound(columns, [f"{alone}: nothing to test; a sweep keeps predictions"])
-    told = "no predictions are kept: the corrected t over draws alone decides; a sweep keeps predictions"
+        return PairFound(columns, ["one draw without its predictions is not tested; a sweep keeps predictions"])
+    told = "without their predictions, draws are compared by the corrected t alone; a sweep keeps predictions"
     return PairFound(columns, [told, *([CAREFUL] if test.ratio > 1 else [])])
 
 

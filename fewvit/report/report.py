@@ -13,6 +13,7 @@ from ..files import replacing
 from ..results import Facts, Result, manifest
 from .comparing import comparing, results_of
 from .comparison import Comparison, compare
+from .looking import DetailsOf
 from .read import REPORT, Found, read
 from .rows import Line, lines_of, means, told_apart
 from .statistics import ALPHA, RESAMPLES
@@ -46,9 +47,14 @@ class Report:
         return lines_of(self.found.records)
 
     @cached_property
+    def details(self) -> DetailsOf:
+        """What reads details, once each."""
+        return DetailsOf(self.found)
+
+    @cached_property
     def comparison(self) -> Comparison | None:
         """What is said of the names that are compared; None where there are none. Raises as `compare`."""
-        return compare(self.lines, self.names) if self.names is not None else None
+        return compare(self.lines, self.names, self.details) if self.names is not None else None
 
     @property
     def tables(self) -> list[tuple[str, Result]]:
@@ -121,7 +127,7 @@ def _html(report: Report) -> str:
     from .page import page
     from .sections import sections_of
 
-    sections = sections_of(report.lines, report.found)  # first: details that are damaged stand among what is left out
+    sections = sections_of(report.lines, report.details)  # first: details that are damaged stand among what is left out
     if report.comparison is not None:
         sections.insert(0, comparing(report.comparison))
     return page(report.title, report.found, report.lines, sections)

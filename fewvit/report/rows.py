@@ -65,8 +65,10 @@ def means(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if not line.is_trial]
 
 
-_ALWAYS = ("task", "dataset", "backbone", "protocol", "method", "shots", "metric", "value", "std", "ci95", "n_test")
-_ALWAYS += ("published", "delta", "verdict", "seen_in_pretraining", "weights", "skipped")
+_ALWAYS = (
+    *("task", "dataset", "backbone", "protocol", "method", "shots", "metric", "value", "std", "ci95", "n_test"),
+    *("published", "delta", "verdict", "seen_in_pretraining", "weights", "skipped"),
+)
 
 
 def told_apart(rows: Sequence[Row]) -> list[Row]:
