@@ -23,6 +23,8 @@ from .rows import Line
 
 _HERE = Path(__file__).parent
 _MANIFESTS = 900_000  # characters of manifests on a page
+_ANY = 1 << 30  # wide enough for any table
+_ALWAYS = ("metric", "value")  # columns that are shown even if all rows have the same
 _OFF_THE_PAGE = ("weights_sha256",)  # columns too long to read; they stand in the CSV
 
 
@@ -44,8 +46,7 @@ def page(title: str, found: Found, lines: Sequence[Line], sections: Sequence[Sec
     environment.filters["shown"] = printable
     environment.filters["data"] = lambda jpeg: "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
     script, style = ((_HERE / "static" / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
-    result = Result("report", [_shown(line.row) for line in lines])
-    table = result.to_table(width=0)
+    table, apart = _without_constants(Result("report", [_shown(line.row) for line in lines]).to_table(width=_ANY))
     manifests = _manifests(found.records)
     return environment.get_template("page.html").render(
         title=title,
@@ -55,7 +56,7 @@ def page(title: str, found: Found, lines: Sequence[Line], sections: Sequence[Sec
         sections=[section for section in sections if not section.is_empty],
         columns=table[0],
         rows=Markup("\n".join(_rows(table[1:]))),
-        apart=result.left_out(table),
+        apart=apart,
         shared=manifests.shared,
         manifests=manifests.each,
         manifests_left=manifests.left,
@@ -85,6 +86,14 @@ def _in_a_line(error: Exception) -> str:
 
 
 # ---- the table
+
+
+def _without_constants(table: Sequence[Sequence[str]]) -> tuple[list[list[str]], dict[str, str]]:
+    """The cells without the columns that all rows share, and those: column -> value."""
+    columns = list(zip(*table, strict=True))
+    varying = [column for column in columns if len(set(column[1:])) > 1 or column[0] in _ALWAYS]
+    apart = {column[0]: column[1] for column in columns if column not in varying}
+    return [list(line) for line in zip(*varying, strict=True)], apart
 
 
 def _rows(cells: Sequence[Sequence[str]]) -> Iterator[str]:
