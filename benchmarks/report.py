@@ -50,16 +50,9 @@ def made(folder: Path, rows: int) -> int:
         cells.append(cell)
         named = {"dataset": f"data{dataset}", "backbone": f"backbone_{backbone:02d}"}
         result = [
-            {
-                **named,
-                **which,
-                "trial": trial,
-                "metric": metric,
-                "value": float(random.uniform(20, 95)),
-                "n_test": _IMAGES,
-            }
+            {**named, **which, "trial": trial, "metric": metric, "value": float(value), "n_test": _IMAGES}
             for metric in _METRICS
-            for trial in (*range(_TRIALS), "mean")
+            for trial, value in zip((*range(_TRIALS), "mean"), random.uniform(20, 95, _TRIALS + 1), strict=True)
         ]
         result = [{**row, **({"std": 1.0, "ci95": [1.0, 99.0]} if row["trial"] == "mean" else {})} for row in result]
         guesses = np.where(random.random((_TRIALS, _IMAGES)) < 0.7, labels, random.integers(0, _CLASSES, _IMAGES))
