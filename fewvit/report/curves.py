@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH, _HEIGHT = 320, 210  # points
-_PANELS = 6  # figures of a section
+_PANELS = 4  # figures of a section
 _TOLD = 40  # marks of a figure that say what they are when pointed at
 
 

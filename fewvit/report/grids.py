@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SETTING = ("task", "method", "shots", "ways", "k", "temperature", "transductive", "metric")
-_MAPS, _ROWS, _COLUMNS = 6, 24, 12  # as many as there is room for
+_MAPS, _ROWS, _COLUMNS = 4, 24, 12  # as many as there is room for
 _CELL = (52, 17)  # points
 _DEFAULT_K = 20
 _LETTER = 4.9  # points of width, about
