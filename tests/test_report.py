@@ -369,8 +369,7 @@ def test_the_worst_class_has_pictures_of_what_went_wrong_and_a_line_where_there_
     assert not [picture for picture in worst.pictures if picture.words.startswith("1 ")]  # taken for what it is
     cell = cell_of("lowshot", method="centroid", shots=1)
     cell["data"] = {"label": "gone", "data": None, "train": "a.npz", "test": "b.npz"}
-    details = next(record.details() for record in found.records if record.task == "lowshot")
-    draws = [one for one in details.predicted if one.which["method"] == "centroid"]
+    draws = next(one.details().predicted for one in found.records if one.asked["method"] == "centroid")
     rows = [{"method": "centroid", "shots": draws[0].which["shots"], "metric": "top1", "value": 50.0}]
     write(tmp_path / "s", cell, rows, details=Details(draws))
     assert "features were given, and no images" in page_of(tmp_path / "s")

@@ -38,7 +38,6 @@ class _Manifests:
 def page(title: str, found: Found, lines: Sequence[Line], sections: Sequence[Section]) -> str:
     """The HTML of a report."""
     from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -55,13 +54,13 @@ def page(title: str, found: Found, lines: Sequence[Line], sections: Sequence[Sec
         + [line for state in found.sweeps for line in state.failed],
         sections=[section for section in sections if not section.is_empty],
         columns=table[0],
-        rows=Markup("\n".join(_rows(table[1:]))),
+        rows="\n".join(_rows(table[1:])),
         apart=apart,
         shared=manifests.shared,
         manifests=manifests.each,
         manifests_left=manifests.left,
-        style=Markup(style + _to_the_right(table)),
-        script=Markup(script),
+        style=style + _to_the_right(table),
+        script=script,
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
     )
 
