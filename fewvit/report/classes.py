@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _BARS, _SQUARE = 20, 20  # classes of a figure
 _NUMBERED = 12  # classes up to which a confusion matrix shows its numbers
 _WORST = 3  # classes with pictures
+_UPRIGHT = 3  # letters that have room over a column
 _LETTER = 4.9  # points of width, about
 
 
@@ -28,7 +29,7 @@ def by_class(looked: Mapping[str, Sequence[Looked]], pictures: Pictures) -> Sect
         "classes",
         "Classes",
         "Accuracy of each class by the best result of its data set whose predictions are kept, and images of the worst "
-        "classes that it got wrong.",
+        "classes that it got wrong: under each what it was taken for, and how surely.",
     )
     for dataset, (best, *_) in looked.items():
         confusion, classes = best.confusion, best.draws[0].classes
@@ -95,6 +96,8 @@ def _most_confused(confusion: np.ndarray) -> list[int]:
 
 
 def _matrix_drawer(matrix: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Callable[[Axes], None]:
+    longest = max(map(len, names))
+
     def draw(axes: Axes) -> None:
         axes.set_axis_off()
         axes.set_xlim(0, len(names))
@@ -109,14 +112,8 @@ def _matrix_drawer(matrix: np.ndarray, counts: np.ndarray, names: Sequence[str])
         for at, name in enumerate(names):
             axes.annotate(name, (0, at + 0.5), (-5, 0), textcoords="offset points", ha="right", va="center", color=INK)
             axes.annotate(
-                name,
-                (at + 0.5, 0),
-                (0, 5),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                color=SOFT,
-                rotation=90,
-            )
+                name, (at + 0.5, 0), (0, 5), textcoords="offset points", ha="center", va="bottom", color=SOFT,
+                rotation=90 if longest > _UPRIGHT else 0,
+            )  # fmt: skip
 
     return draw

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration import Reliability, reliability
+from ..results import Row
 from .drawing import GROUND, SERIES, SOFT, Margins, drawn, even_ticks, framed, shortened, tip
 from .looking import MOST_DATASETS, DetailsOf, Looked
-from .parts import MOST_SERIES, Figure, Section, Table
+from .parts import MOST_SERIES, Figure, Section, Table, labels_of
 from .rows import Line
 
 if TYPE_CHECKING:
@@ -62,13 +63,12 @@ def _curve_drawer(curves: Sequence[tuple[int, Looked, Reliability]]) -> Callable
             full = np.flatnonzero(bins.counts > 0)
             x, y = bins.confidence[full], bins.accuracy[full]
             axes.plot(x, y, color=SERIES[number])
-            shares = bins.counts[full] / bins.counts.sum()
-            for at, share in enumerate(shares):
-                words = f"{one.words}: {int(bins.counts[full][at])} predictions, {y[at]:.1f} % right at {x[at]:.1f} %"
-                axes.plot(
-                    [x[at]], [y[at]], "o", color=SERIES[number], markersize=3 + 7 * share**0.5,
-                    markeredgecolor=GROUND, markeredgewidth=0.7, clip_on=False, gid=tip(words),
-                )  # fmt: skip
+            sizes = (3 + 7 * (bins.counts[full] / bins.counts.sum()) ** 0.5) ** 2
+            words = f"{one.words}: ECE {bins.ece:.2f}, {int(bins.counts.sum())} predictions"
+            marks = axes.scatter(
+                x, y, sizes, color=SERIES[number], edgecolors=GROUND, linewidths=0.7, zorder=3, clip_on=False
+            )
+            marks.set_gid(tip(words))
         framed(axes, even_ticks(0, 100), even_ticks(0, 100), ("confidence, %", "% right"), rules="xy")
 
     return draw
@@ -82,27 +82,32 @@ def episodes(lines: Sequence[Line], details: DetailsOf) -> Section:
         "Accuracy of single episodes: half of them lie in the box, nine tenths between its whiskers; the mark is the "
         "mean.",
     )
-    groups: dict[str, list[tuple[str, np.ndarray]]] = defaultdict(list)
+    groups: dict[str, list[tuple[Row, np.ndarray]]] = defaultdict(list)
     for line in lines:
         row = line.row
         if row["task"] != "episodes" or row["metric"] != "accuracy" or line.record.cell is None:
             continue
         for one in details(line.record).episodes:
             if all(one.which[name] == row.get(name) for name in ("method", "ways", "shots") if name in one.which):
-                words = f"{row['backbone']} · {row['method']} · {row.get('shots')} per class"
-                groups[f"{row['dataset']} · {row.get('ways')}-way"].append((words, one.accuracies))
+                who = {name: row.get(name) for name in ("backbone", "protocol", "method")}
+                groups[_task(row)].append((who, one.accuracies))
     for name, found in list(groups.items())[:MOST_DATASETS]:
         shown = [one for one in found if one[1].size][:_BOXES]
         if not shown:
             continue
-        names = [shortened(words, 34) for words, _ in shown]
+        words = labels_of([who for who, _ in shown])
+        names = [shortened(word, 28) for word in words]
         left = 12 + _LETTER * max(map(len, names))
-        svg = drawn(
-            f"episodes, {name}", _box_drawer(names, shown), left + 220, 46 + 17 * len(shown), Margins(left, 12, 6, 34)
-        )
+        draw = _box_drawer(names, list(zip(words, (accuracies for _, accuracies in shown), strict=True)))
+        svg = drawn(f"episodes, {name}", draw, max(left + 170, 320), 46 + 18 * len(shown), Margins(left, 12, 6, 34))
         more = f"Shown are {len(shown)} of {len(found)}." if len(found) > len(shown) else ""
         section.figures.append(Figure(name, svg, more))
     return section
+
+
+def _task(row: Row) -> str:
+    shots = f"{row['shots']}-shot" if row.get("shots") is not None else ""
+    return " · ".join(filter(None, (str(row["dataset"]), f"{row.get('ways')}-way", shots)))
 
 
 def _box_drawer(names: Sequence[str], found: Sequence[tuple[str, np.ndarray]]) -> Callable[[Axes], None]:

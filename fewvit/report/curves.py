@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH, _HEIGHT = 320, 210  # points
-_PANELS = 6  # figures of a section
+_PANELS = 4  # figures of a section
+_TOLD = 40  # marks of a figure that say what they are when pointed at
 
 
 @dataclass(frozen=True)
@@ -219,11 +220,14 @@ def _mark_drawer(groups: Mapping[int, Sequence[_Point]], label: str) -> Callable
         left, right = min(point.x for point in found), max(point.x for point in found)
         axes.set_xlim(left / 1.25, right * 1.25)
         for number, points in groups.items():
-            for point in points:
+            for point in points if len(found) <= _TOLD else ():
                 axes.plot(
                     [point.x], [point.y], "o", color=SERIES[number], markersize=6, markeredgecolor=GROUND,
                     markeredgewidth=0.8, gid=tip(point.words),
                 )  # fmt: skip
+            if len(found) > _TOLD:  # a drawing of each would take seconds
+                x, y = [point.x for point in points], [point.y for point in points]
+                axes.scatter(x, y, 22, color=SERIES[number], edgecolors=GROUND, linewidths=0.6)
         framed(axes, _powers(left / 1.25, right * 1.25), even_ticks(low, high), (label, "%"), rules="xy")
 
     return draw

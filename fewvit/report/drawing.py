@@ -55,7 +55,7 @@ def drawn(name: str, draw: Callable[[Axes], None], width: float, height: float, 
     from matplotlib.figure import Figure
 
     room = margins or Margins()
-    with rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    with rc_context({**_STYLE, "svg.hashsalt": printable(name)}), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # signs that matplotlib's font lacks: the browser draws them
         figure = Figure(figsize=(width / _POINTS, height / _POINTS), dpi=_POINTS)
         FigureCanvasSVG(figure)
@@ -84,9 +84,8 @@ def _for_page(svg: str, name: str) -> str:
     """matplotlib's file as an element of a page: no header, no size in points, the page's colours, ids of its own."""
     svg = svg[svg.index("<svg ") :]
     head, _, body = svg.partition(">")
-    box = re.search(r'viewBox="([^"]*)"', head)
-    assert box is not None  # matplotlib always writes one
-    width = box[1].split()[2]
+    box = head.partition('viewBox="')[2].partition('"')[0]
+    width = box.split()[2]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(rf"<g id=([\"']){_TIP}(.*?)\1>", r"<g><title>\2</title>", body)
     body = re.sub(r' id="[a-z0-9.]+_\d+"', "", body, flags=re.IGNORECASE)  # figure_1, axes_1, …: the same in every one
@@ -95,7 +94,7 @@ def _for_page(svg: str, name: str) -> str:
     body = re.sub(r"(?<=\d\.\d{2})\d+", "", body)  # hundredths of a point
     body = re.sub(r"\n\s*", "\n", body)
     return (
-        f'<svg class="plot" role="img" aria-label="{escape(printable(name), quote=True)}" viewBox="{box[1]}" '
+        f'<svg class="plot" role="img" aria-label="{escape(printable(name), quote=True)}" viewBox="{box}" '
         f'style="max-width: {float(width) * 1.35:.0f}px" xmlns:xlink="http://www.w3.org/1999/xlink">{body.strip()}'
     )
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from .drawing import HEAT, INK, ON_HEAT, SOFT, Margins, drawn, shortened
 from .parts import Figure, Section, Table, identity, key_of, labels_of
-from .rows import HEADLINES, Line
+from .rows import HEADLINES, Line, place_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SETTING = ("task", "method", "shots", "ways", "k", "temperature", "transductive", "metric")
-_MAPS, _ROWS, _COLUMNS = 6, 24, 12  # as many as there is room for
+_MAPS, _ROWS, _COLUMNS = 4, 24, 12  # as many as there is room for
 _CELL = (52, 17)  # points
 _DEFAULT_K = 20
 _LETTER = 4.9  # points of width, about
@@ -34,7 +34,7 @@ def backbones_by_data(lines: Sequence[Line]) -> Section:
         "different protocols stand in rows of their own; none is an average over data sets.",
     )
     settings = _settings(lines)
-    for setting, found in settings[:_MAPS]:
+    for setting, found in sorted(settings[:_MAPS], key=lambda one: place_of(one[1][0].row)):
         title = " · ".join(_words(setting))
         rows, columns, values = _grid(found)
         section.figures.append(Figure(title, grid_figure(f"{section.title}: {title}", rows, columns, values)))

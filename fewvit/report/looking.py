@@ -15,7 +15,7 @@ from ..evaluate.predictions import Predicted
 from .read import Found, Record
 from .rows import Line
 
-MOST_DATASETS = 6
+MOST_DATASETS = 4
 _WHICH = ("method", "shots", "k", "temperature", "ways", "layer")
 
 

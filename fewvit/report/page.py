@@ -23,6 +23,8 @@ from .rows import Line
 
 _HERE = Path(__file__).parent
 _MANIFESTS = 900_000  # characters of manifests on a page
+_ANY = 1 << 30  # wide enough for any table
+_ALWAYS = ("metric", "value")  # columns that are shown even if all rows have the same
 _OFF_THE_PAGE = ("weights_sha256",)  # columns too long to read; they stand in the CSV
 
 
@@ -36,7 +38,6 @@ class _Manifests:
 def page(title: str, found: Found, lines: Sequence[Line], sections: Sequence[Section]) -> str:
     """The HTML of a report."""
     from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -44,8 +45,7 @@ def page(title: str, found: Found, lines: Sequence[Line], sections: Sequence[Sec
     environment.filters["shown"] = printable
     environment.filters["data"] = lambda jpeg: "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
     script, style = ((_HERE / "static" / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
-    result = Result("report", [_shown(line.row) for line in lines])
-    table = result.to_table(width=0)
+    table, apart = _without_constants(Result("report", [_shown(line.row) for line in lines]).to_table(width=_ANY))
     manifests = _manifests(found.records)
     return environment.get_template("page.html").render(
         title=title,
@@ -54,13 +54,13 @@ def page(title: str, found: Found, lines: Sequence[Line], sections: Sequence[Sec
         + [line for state in found.sweeps for line in state.failed],
         sections=[section for section in sections if not section.is_empty],
         columns=table[0],
-        rows=Markup("\n".join(_rows(table[1:]))),
-        apart=result.left_out(table),
+        rows="\n".join(_rows(table[1:])),
+        apart=apart,
         shared=manifests.shared,
         manifests=manifests.each,
         manifests_left=manifests.left,
-        style=Markup(style + _to_the_right(table)),
-        script=Markup(script),
+        style=style + _to_the_right(table),
+        script=script,
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
     )
 
@@ -85,6 +85,14 @@ def _in_a_line(error: Exception) -> str:
 
 
 # ---- the table
+
+
+def _without_constants(table: Sequence[Sequence[str]]) -> tuple[list[list[str]], dict[str, str]]:
+    """The cells without the columns that all rows share, and those: column -> value."""
+    columns = list(zip(*table, strict=True))
+    varying = [column for column in columns if len(set(column[1:])) > 1 or column[0] in _ALWAYS]
+    apart = {column[0]: column[1] for column in columns if column not in varying}
+    return [list(line) for line in zip(*varying, strict=True)], apart
 
 
 def _rows(cells: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -166,8 +166,8 @@ def _read_sweep(folder: Path, found: Found) -> None:
         requests.append(cell.request)
     failures = {one.request: f"{one.cell.get('command', one.request)}: {one.error}" for one in sweep.failed()}
     planned: set[str] | None = None
-    try:
-        planned = {str(cell["request"]) for cell in sweep.plan()}
+    try:  # cells that were copied without the plan are read all the same
+        planned = {str(cell["request"]) for cell in sweep.plan()} if sweep.is_there else None
     except (DataError, KeyError, TypeError) as error:
         found.damaged.append(
             error if isinstance(error, DataError) else DataError("a cell without a request", file=folder / PLAN)
@@ -299,15 +299,22 @@ def _once(found: Found) -> list[Record]:
     and the other one counts as damaged.
     """
     kept: dict[str, Record] = {}
+    again: list[Record] = []
     for record in found.records:
         other = kept.setdefault(_identity(record), record)
         if other is record:
             continue
         if _numbers(other) == _numbers(record):
-            found.notes.append(f"{printable(record.path)} says what {printable(other.path)} says, and is read once")
+            again.append(record)
         else:
             other_numbers = f"the same was asked as of {printable(other.path)}, and other numbers were found"
             found.damaged.append(DataError(other_numbers, file=record.path))
+    if again:
+        first = kept[_identity(again[0])]
+        found.notes.append(
+            f"{counted(len(again), 'result')} said before, and read once: {printable(again[0].path)} says what "
+            f"{printable(first.path)} says{', and so on' if len(again) > 1 else ''}"
+        )
     return list(kept.values())
 
 

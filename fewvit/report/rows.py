@@ -57,7 +57,7 @@ def lines_of(records: Sequence[Record]) -> list[Line]:
             "weights_sha256": _weights(record, row),
         }
         found.append(Line(record, {**named, **rest, **_against_published(record, row), **seen}))
-    return sorted(found, key=lambda line: _place(line.row))
+    return sorted(found, key=lambda line: place_of(line.row))
 
 
 def means(lines: Sequence[Line]) -> list[Line]:
@@ -172,7 +172,8 @@ def _same_draws(one: Mapping[str, Any], mean: Mapping[str, Any]) -> bool:
 # ---- order
 
 
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def place_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A key that sorts rows into the table's order."""
     task, metric, trial = str(row["task"]), str(row["metric"]), row.get("trial")
     return (
         TASKS.index(task) if task in TASKS else len(TASKS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,25 @@ def seen_in_pretraining(record: Record, row: Mapping[str, Any], dataset: str) ->
     weights = row.get("weights_sha256") or facts.get("weights_sha256")
     if "random" in (asked.get("weights"), row.get("weights"), weights):
         return NO
-    if (family := variants().get(name)) is not None:
-        variant = families()[family].variants[name]
-        is_other = bool(variant.sha256 and weights and weights != variant.sha256) or bool(asked.get("weights"))
-        return UNKNOWN if is_other else seen(variant.pretrained_on or families()[family].pretrained_on, dataset)
+    if (known := _variant(name)) is not None:
+        is_other = bool(known.sha256 and weights and weights != known.sha256) or bool(asked.get("weights"))
+        return UNKNOWN if is_other else seen(known.corpus, dataset)
     return YES if record.contents and record.contents in _digests_of_run(name) else UNKNOWN
+
+
+@dataclass(frozen=True)
+class _Variant:
+    sha256: str  # of its weights; empty: unknown
+    corpus: str  # what it was pretrained on; empty: unknown
+
+
+@functools.lru_cache(maxsize=256)  # asked for every row
+def _variant(name: str) -> _Variant | None:
+    """What is known of a named variant; None for a name that is none."""
+    if (family := variants().get(name)) is None:
+        return None
+    row = families()[family].variants[name]
+    return _Variant(row.sha256, row.pretrained_on or families()[family].pretrained_on)
 
 
 @functools.lru_cache(maxsize=256)
