@@ -16,7 +16,7 @@ from ..errors import DataError, FewvitError, UnknownName, UsageError
 from ..extraction.protocols import find_protocol
 from ..files import sha256_of
 from ..models.resolve import is_path
-from .evaluations import methods_named
+from .methods import methods_named
 from .settings import BackboneSetting, DataSetting, MethodSetting, SubsetFile, SweepConfig
 
 _BACKBONE = tuple(one.name for one in dataclasses.fields(BackboneSetting))

@@ -68,7 +68,7 @@ class Jobs:
 def make_features(shop: Workshop, cells: Sequence[Cell]) -> None:
     """Fill the cache for cells of one backbone and data. An error is left to the cells, which meet it again."""
     from ..errors import FewvitError
-    from .evaluations import evaluation_of
+    from .methods import evaluation_of
 
     reader = shop.reader(cells[0].backbone, cells[0].seed)
     for task in sorted({evaluation_of(cell).task for cell in cells}):

@@ -14,8 +14,8 @@ from ...options import Setting, settings_for
 from ...results import Result
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
-from . import Surroundings
 from .collected import Collected
+from .evaluation import Surroundings
 
 _DRAWN = ("ways", "queries")  # options that say what an episode is; the others are the classifier's
 

@@ -15,8 +15,8 @@ from ...options import Setting, settings_for
 from ...results import Result
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
-from . import Surroundings
 from .collected import Collected
+from .evaluation import Surroundings
 
 _LAST_BLOCK = "last_block"
 
