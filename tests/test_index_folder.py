@@ -420,6 +420,27 @@ def test_a_place_that_holds_other_things_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "x"
 
 
+@pytest.mark.parametrize("folder", ["data", "manifests"])
+def test_a_folder_of_somebody_elses_that_is_called_as_one_of_ours_is_left_alone(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "cat.jpg").write_text("x")
+    with pytest.raises(UsageError, match=rf"holds other things than an index \({folder}/cat\.jpg\)"):
+        built(tmp_path, random_rows(1, 3))
+    with IndexFolder(tmp_path).writing():  # what a first build that was killed left is removed here, and nothing else
+        assert (tmp_path / folder / "cat.jpg").read_text() == "x"
+
+
+def test_files_that_others_put_into_an_index_stay_whatever_is_changed(copy):
+    path = copy("flat")
+    foreign = [path / name for name in ("notes.txt", ".notes.tmp", "data/cat.jpg", "data/.cat.tmp", "manifests/a.json")]
+    for file in foreign:
+        file.write_text("x")
+    growth.remove(IndexFolder(path), ["000"])
+    growth.compact(IndexFolder(path))
+    built(path, random_rows(1, 3))
+    assert [file.read_text() for file in foreign] == ["x"] * 5
+
+
 def test_where_no_index_is_the_error_says_how_to_make_one(tmp_path):
     for path, why in ((tmp_path, "no index"), (tmp_path / "nowhere", "no such folder")):
         with pytest.raises(DataError, match=f"{why}\n  Make one with `fewvit index build"):
