@@ -324,6 +324,17 @@ def test_hostile_contents_are_refused_or_found_and_never_another_error(copy, wha
     assert refused > 5
 
 
+def test_dead_rows_that_are_no_whole_numbers_and_a_path_that_no_file_has_are_refused(copy):
+    path = copy("flat")
+    rewrite(path, contents={first(path, "dead"): b"\0" * 13})
+    with pytest.raises(IntegrityError, match="dead rows that do not fit"):
+        OpenIndex.open(path)
+    path = copy("flat")
+    rewrite(path, lambda values: values["classes"].update(path="data/\ud800"))
+    with pytest.raises(IntegrityError, match="contradicts itself"):
+        OpenIndex.open(path)
+
+
 def test_a_structure_that_names_a_file_of_its_own_opens_none(copy, tmp_path):
     faiss = pytest.importorskip("faiss")
     path = copy("ivf")
@@ -585,6 +596,7 @@ def test_a_column_finds_strings_and_beginnings_as_a_list_does():
         assert column.find(name) == (ordered.index(word) if word in words else None)
         found = column.beginning(name)
         assert ordered[found] == [one for one in ordered if one.startswith(word)]
+    assert column.find("\ud800") is None  # half a surrogate pair is no name of a file
     rows = random.integers(len(ordered), size=31)
     assert [os.fsencode(word) for word in column.take(rows)] == [ordered[row] for row in rows]
     with pytest.raises(IntegrityError, match="not in order at row 1"):
