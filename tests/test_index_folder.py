@@ -22,6 +22,7 @@ from fewvit.retrieval.describe import found_rows, index_facts
 from fewvit.retrieval.folder import IndexFolder, _current
 from fewvit.retrieval.manifest import Manifest
 from fewvit.retrieval.opened import OpenIndex
+from fewvit.retrieval.origin import recipe_of
 from fewvit.retrieval.segment import RECORD
 
 from made_indexes import PART, D, asked, built, opened, random_rows, source_of
@@ -333,6 +334,24 @@ def test_dead_rows_that_are_no_whole_numbers_and_a_path_that_no_file_has_are_ref
     rewrite(path, lambda values: values["classes"].update(path="data/\ud800"))
     with pytest.raises(IntegrityError, match="contradicts itself"):
         OpenIndex.open(path)
+
+
+RECIPE = {
+    **dict.fromkeys(("weights", "checkpoint_key", "family")),
+    **{"backbone": "fewvit_tiny", "seed": 3, "weights_sha256": "7" * 64, "license": "", "key": {"weights": "7"}},
+    "options": {"layers": "1", "reading": None},
+}
+
+
+@pytest.mark.parametrize("name", [*RECIPE, "options.layers", "options.protocol", "options.reading"])
+def test_a_recipe_with_a_value_of_another_type_is_refused_with_the_field(copy, name):
+    manifest = dataclasses.replace(opened(copy("flat")).manifest, recipe=RECIPE)
+    assert recipe_of(manifest).options.layers == "1"
+    for value in (7.5, [], b"x"):
+        changed = json.loads(json.dumps(RECIPE))
+        (changed["options"] if "." in name else changed)[name.rpartition(".")[2]] = value
+        with pytest.raises(IntegrityError, match="no usable recipe"):
+            recipe_of(dataclasses.replace(manifest, recipe=changed))
 
 
 def test_a_structure_that_names_a_file_of_its_own_opens_none(copy, tmp_path):
