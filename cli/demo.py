@@ -12,15 +12,16 @@ app = single()
 
 @command(app, out=RESULT)
 def demo(place: Place, output: Output) -> None:
-    """A guided tour on built-in images: offline, in under a minute."""
+    """A guided tour on built-in images: offline, in about a minute; it prints the path of a page."""
     screen = Screen(output)
     from fewvit.backbones import OFFLINE
 
     source = reader(Model(OFFLINE), Layout(), Access(offline=True), place, Features(), Work(), screen)
 
-    from fewvit.evaluate.tour import tour
+    from fewvit.extraction.cache import default_cache_dir
+    from fewvit.report.tour import tour
     from fewvit.results import Result
 
-    rows, facts = tour(source, screen.notify)
-    screen.result(Result("demo", rows, facts))
+    rows, facts = tour(source, (place.cache_dir or default_cache_dir()) / "demo", screen.notify)
+    screen.result_of_trials(Result("demo", rows, facts))
     screen.notify("Next: fewvit knn --backbone dino_vitb16 --data FOLDER   (train/ and val/ with one folder per class)")

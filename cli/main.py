@@ -21,7 +21,7 @@ COMMANDS = {
     "backbones": "List the backbones, explain one, check a weights file, fetch weights ahead.",
     "cache": "Show or clear the feature cache.",
     "data": "Turn the published ground truth of a retrieval benchmark into JSON.",
-    "demo": "A guided tour on built-in images: offline, in under a minute.",
+    "demo": "A guided tour on built-in images: offline, in about a minute.",
     "doctor": "Check this machine: torch, FAISS, GPU, threads, decoders.",
     "episodes": "N-way K-shot accuracy over many episodes, with confidence intervals.",
     "extract": "Turn images into features.",

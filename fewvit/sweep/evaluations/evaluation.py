@@ -1,4 +1,5 @@
 """What every evaluation offers, and what a cell of it is run with."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
