@@ -53,9 +53,10 @@ def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float]]
 
 
 def rankme(features: np.ndarray, rows: int = 25_600) -> float:
-    """Effective rank of features (N, D): exp of the entropy of the singular values' shares, over `rows` of them at most.
+    """Effective rank of features (N, D): exp of the entropy of the singular values' shares.
 
-    These are then N in even steps. Source: Garrido et al. 2023, equation 1; more rows change little, as they found.
+    Of more than `rows` rows it takes so many, in even steps: more change little. Source: Garrido et al. 2023, equation
+    1 and its study of the number of rows.
     """
     if len(features) > rows:
         features = features[np.linspace(0, len(features) - 1, rows).astype(np.int64)]

@@ -1,9 +1,9 @@
-"""What was done with the features, beside how the published numbers were measured: k-NN's vote, low-shot's classifier."""
+"""What was done with the features, beside how it was for the published numbers: k-NN's vote, low-shot's classifier."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,30 +119,24 @@ def _lists(subject: Subject, options: LowShotOptions) -> Check:
     """Which images are labelled: the published lists, whatever their files are called."""
     lists = subject.benchmark.lists
     asked = {share(one) for one in shots_of(subject)}
-    sets: dict[str, list[str]] = {}
-    for images, number in sorted(lists.values()):
-        if images in asked:
-            sets.setdefault(images, []).append(str(number))
-    published = _sets(sets) or None
+    published = _sets([one for one in lists.values() if one[0] in asked]) or None
     meaning = (
         "Which images are labelled decides more than most else with few of them. --subset takes the published lists."
     )
     if not options.subsets:
         drawn = f"drawn with seed {options.seed}"
         return Check("lists", drawn, published, DIFFERS if published else UNKNOWN, meaning)
-    given: dict[str, list[str]] = {}
-    others = []
-    for path in options.subsets:
-        if (known := lists.get(_digest(path))) is not None:
-            given.setdefault(known[0], []).append(str(known[1]))
-        else:
-            others.append(Path(path).name)
-    here = "; ".join(filter(None, [_sets({images: sorted(given[images]) for images in sorted(given)}), *others]))
-    return compared("lists", here, published, meaning)
+    known = {path: lists.get(_digest(path)) for path in options.subsets}
+    others = [Path(path).name for path, one in known.items() if one is None]
+    given = [one for one in lists.values() if one in known.values()]
+    return compared("lists", "; ".join(filter(None, [_sets(given), *others])), published, meaning)
 
 
-def _sets(sets: Mapping[str, list[str]]) -> str:
+def _sets(lists: Sequence[tuple[str, int]]) -> str:
     """`1 per class: sets 1, 2, 3`, for each number of images."""
+    sets: dict[str, list[str]] = {}
+    for images, number in lists:
+        sets.setdefault(images, []).append(str(number))
     return "; ".join(
         f"{images}{'' if images.endswith('%') else ' per class'}: set{'s' if len(numbers) > 1 else ''} "
         f"{', '.join(numbers)}"

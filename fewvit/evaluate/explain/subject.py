@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...backbones import IMAGENET, Benchmark, Protocol, find_variant, variants
+from ...backbones import IMAGENET, Benchmark, Protocol, families, find_variant, variants
 from ...errors import FewvitError
 from ...extraction.pipeline import DECODERS, FeatureOptions, Pipeline, settle
 from ...extraction.protocols import find_protocol, protocols
@@ -75,17 +75,11 @@ def spec_of_features(features: FeatureSet) -> BackboneSpec | None:
         name=features.backbone,
         family=family,
         architecture=variant.architecture,
-        protocol=_own_protocol(family),
+        protocol=families()[family].protocol,
         weights_sha256=features.weights,
         published=variant.published,
         preprocess=variant.preprocess,
     )
-
-
-def _own_protocol(family: str) -> str:
-    from ...backbones import families
-
-    return families()[family].protocol
 
 
 def recognised(features: FeatureSet) -> Pipeline | None:
@@ -96,7 +90,9 @@ def recognised(features: FeatureSet) -> Pipeline | None:
     spec = spec_of_features(features)
     if spec is None or spec.is_random or not features.fingerprint:
         return None
-    for name, decode, task in itertools.product(protocols(), DECODERS, _TASKS):
+    # fingerprints are equal where protocols read alike: then it is the one that the file names
+    likely = [name for name in (features.protocol, spec.protocol) if name in protocols()]
+    for name, decode, task in itertools.product(dict.fromkeys([*likely, *protocols()]), DECODERS, _TASKS):
         try:
             pipeline = settle(spec, FeatureOptions(protocol=name, decode=decode), task)
         except FewvitError:  # a protocol that this backbone cannot be read by

@@ -113,7 +113,7 @@ def _filling(spec: BackboneSpec) -> Iterator[Check]:
         f"{found.tensors} of {found.tensors} tensors filled{aside}",
         "all filled",
         OK,
-        "A file that leaves a tensor of the trunk unfilled is refused; `fewvit backbones check FILE` shows the mapping.",
+        "A file that leaves a tensor of the trunk unfilled is refused; `fewvit backbones check FILE` has the mapping.",
     )
     yield compared(
         "network",
