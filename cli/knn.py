@@ -8,7 +8,21 @@ import typer
 
 from .inputs import listing, reader
 from .outputs import RESULT
-from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, numbers, single
+from .shared import (
+    Access,
+    Explain,
+    Features,
+    Layout,
+    Listed,
+    Model,
+    Output,
+    Pair,
+    Place,
+    Work,
+    command,
+    numbers,
+    single,
+)
 from .show import Screen
 
 app = single()
@@ -41,6 +55,7 @@ def knn(
         str | None, typer.Option("--shots", metavar="N,…", help="Images per class in the bank, drawn as DINOv2 does.")
     ] = None,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Draws of --shots.")] = 1,
+    explain: Explain = False,
 ) -> None:
     """Weighted k-NN accuracy of frozen features, several k in one pass."""
     screen = Screen(output)
@@ -56,7 +71,7 @@ def knn(
     from fewvit.sources import Given
 
     options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device)
-    rows, facts = run_knn(
-        source, Given(pair.data, pair.train, pair.test, listing(listed)), options, screen.notify, screen.skipped
-    )
+    sources = Given(pair.data, pair.train, pair.test, listing(listed))
+    rows, facts = run_knn(source, sources, options, screen.notify, screen.skipped, explain=explain)
     screen.result_of_trials(Result("knn", rows, facts))
+    screen.explanation(facts)

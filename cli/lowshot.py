@@ -16,6 +16,7 @@ from .outputs import RESULT
 from .shared import (
     Access,
     Classifiers,
+    Explain,
     Features,
     Layout,
     Listed,
@@ -83,6 +84,7 @@ def lowshot(
     save_confusion: Annotated[
         Path | None, typer.Option("--save-confusion", metavar="FILE.csv", help="Write the confusion matrices.")
     ] = None,
+    explain: Explain = False,
 ) -> None:
     """Accuracy from one, two or five labelled images per class, over trials."""
     screen = Screen(output)
@@ -126,5 +128,6 @@ def lowshot(
 
         tuner_of = functools.partial(last_blocks, settings=last_block, reader=source, seed=work.seed)
     sources = Given(pair.data, pair.train, pair.test, listing(listed))
-    rows, facts = run_lowshot(source, sources, options, screen.notify, screen.skipped, tuner_of)
+    rows, facts = run_lowshot(source, sources, options, screen.notify, screen.skipped, tuner_of, explain=explain)
     screen.result_of_trials(Result("lowshot", rows, facts))
+    screen.explanation(facts)

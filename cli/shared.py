@@ -68,6 +68,15 @@ def _config(context: typer.Context, path: str | None) -> str | None:
 Index = Annotated[Path, typer.Option("--index", metavar="IDX", help="Folder of the index.")]
 
 
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain",
+        help="After the result, tell on stderr what may make it differ from the published number; JSON has it too.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Model:
     """Which backbone."""

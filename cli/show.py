@@ -151,6 +151,15 @@ class Screen:
             self.notify("means over the trials; -v, --format json or csv show every trial")
         self.result(result, shown=means)
 
+    def explanation(self, run: Mapping[str, Any]) -> None:
+        """What a run's manifest says of the distance to published numbers, if it was asked for; after the result."""
+        from fewvit.evaluate.explain.text import explanations, lines
+
+        sys.stdout.flush()  # where both streams go to one place, the result stands first
+        for name, rows in explanations(run):
+            for line in lines(rows, name, whole=self.output.verbose):
+                self.notify(line)
+
     def _table_of(self, result: Result) -> None:
         """A result's table; what all its rows share and the lines have no room for is a line on stderr."""
         table = result.to_table()

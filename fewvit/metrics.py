@@ -1,4 +1,4 @@
-"""Accuracy in percent and confidence intervals. NumPy only."""
+"""Accuracy in percent, confidence intervals, and what shows a collapse of features. NumPy only."""
 
 from __future__ import annotations
 
@@ -50,3 +50,40 @@ def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float]]
     half = float(stdtrit(sample.size - 1, 0.975)) * std / float(np.sqrt(sample.size))
     mean = float(sample.mean())
     return {"mean": mean, "std": std, "ci95": [max(0.0, mean - half), min(100.0, mean + half)]}
+
+
+def rankme(features: np.ndarray, rows: int = 25_600) -> float:
+    """Effective rank of features (N, D): exp of the entropy of the singular values' shares.
+
+    Of more than `rows` rows it takes so many, in even steps: more change little. Source: Garrido et al. 2023, equation
+    1 and its study of the number of rows.
+    """
+    if len(features) > rows:
+        features = features[np.linspace(0, len(features) - 1, rows).astype(np.int64)]
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    shares = values / max(float(values.sum()), 1e-300) + 1e-7
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def mean_cosine(features: np.ndarray) -> float:
+    """Mean cosine of all pairs of different rows of features (N, D), N at least 2; a zero row has cosine 0 to all."""
+    total, squares = np.zeros(features.shape[1]), 0.0
+    for start in range(0, len(features), 65536):
+        part = features[start : start + 65536].astype(np.float64)
+        length = np.linalg.norm(part, axis=1, keepdims=True)
+        part /= np.where(length > 0, length, 1)
+        total += part.sum(axis=0)
+        squares += float((part * part).sum())
+    # |sum of rows|^2 has every pair twice, and each row's own square
+    return (float(total @ total) - squares) / (len(features) * (len(features) - 1))
+
+
+def effective_number(labels: np.ndarray) -> float:
+    """How many classes labels (N,) are spread over: exp of the entropy of their shares; C for C equal ones, 1 for one.
+
+    Raises DataError for no labels.
+    """
+    if len(labels) == 0:
+        raise DataError("there are no labels to count")
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -7,7 +7,15 @@ import pytest
 from scipy import stats
 
 from fewvit.errors import DataError
-from fewvit.metrics import NEVER, mean_and_interval, rank_of_target, top_k_accuracy
+from fewvit.metrics import (
+    NEVER,
+    effective_number,
+    mean_and_interval,
+    mean_cosine,
+    rank_of_target,
+    rankme,
+    top_k_accuracy,
+)
 
 from oracles import place
 
@@ -84,3 +92,37 @@ def test_equal_trials_have_an_interval_of_no_width():
 def test_no_trials_are_a_data_error():
     with pytest.raises(DataError, match="no trials"):
         mean_and_interval([])
+
+
+# ---- collapse
+
+
+def test_the_effective_rank_of_a_known_spectrum_is_exp_of_the_entropy_of_its_shares():
+    turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(5, 5)))
+    for spectrum, wanted in (([1, 1, 1, 1], 4.0), ([2, 1, 1], 2 * 2**0.5), ([3], 1.0), ([7, 7], 2.0)):
+        rows = np.zeros((7, 5))
+        rows[np.arange(len(spectrum)), np.arange(len(spectrum))] = spectrum
+        assert rankme((rows @ turn).astype(np.float32)) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_effective_rank_of_many_rows_is_that_of_a_few_in_even_steps():
+    rows = np.eye(3)[[0, 0, 0, 1, 1, 1, 2]]
+    assert rankme(rows, rows=3) == pytest.approx(3, abs=1e-4)  # rows 0, 3 and 6
+    assert rankme(rows) < 2.98
+
+
+def test_the_mean_cosine_is_that_of_all_pairs_one_by_one():
+    rows = np.random.default_rng(7).normal(size=(13, 5)).astype(np.float32) + 1
+    rows[4] = 0
+    unit = [row / np.linalg.norm(row) if row.any() else row for row in rows.astype(np.float64)]
+    pairs = [float(unit[i] @ unit[j]) for i in range(13) for j in range(13) if i != j]
+    assert mean_cosine(rows) == pytest.approx(np.mean(pairs), abs=1e-9)
+    assert mean_cosine(np.array([[1, 0], [0, 2], [3, 3]])) == pytest.approx(2**0.5 / 3)
+
+
+def test_labels_are_spread_over_as_many_classes_as_exp_of_their_entropy():
+    assert effective_number(np.array([3, 7, 3, 7])) == pytest.approx(2)
+    assert effective_number(np.array([3, 3, 3, 7])) == pytest.approx(1.7547653, abs=1e-6)
+    assert effective_number(np.array([7, 7])) == 1
+    with pytest.raises(DataError):
+        effective_number(np.array([]))

@@ -101,6 +101,43 @@ class ClassifierPreset:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """The images that published numbers were measured on."""
+
+    name: str
+    train: int  # images to learn from
+    test: int  # images to be tested on
+    classes: int
+    # the published lists of labelled images, by the first 16 digits of the sha256 of their sorted lines: how many
+    # images per class, and which set of three
+    lists: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    def is_tested_on(self, n_test: int, n_classes: int) -> bool:
+        """Whether so many test images of a training set of so many classes can be its own."""
+        return (n_test, n_classes) == (self.test, self.classes)
+
+
+IMAGENET = Benchmark(
+    "ImageNet-1k",
+    train=1_281_167,
+    test=50_000,
+    classes=1000,
+    lists={  # MSN's; the one of 1 % is SimCLR's too
+        "287ade260cf0d827": ("1", 1),
+        "beb79dcfc3f46c96": ("1", 2),
+        "3fb2c9bc1efc5298": ("1", 3),
+        "6e2e7743b9d178c5": ("2", 1),
+        "3b4d6234e2d049da": ("2", 2),
+        "a8a12633ee89961f": ("2", 3),
+        "c5eef769be5a3f11": ("5", 1),
+        "47a1c97ffb6a5402": ("5", 2),
+        "91d6b6dce8e9ffd1": ("5", 3),
+        "6581e723dbf23ae4": ("1%", 1),
+    },
+)
+
+
+@dataclass(frozen=True)
 class Protocol:
     """A named, versioned preset: how a paper turns an image into a feature, and what its classifiers are.
 
@@ -118,6 +155,10 @@ class Protocol:
     # of the resize before low-shot evaluation, where it is not that of everything else
     lowshot_cover: tuple[int, int] | None = None
     classifiers: tuple[ClassifierPreset, ...] = ()  # those that it gives options; others keep their own
+    # how its published numbers were measured, where that is nothing that a pipeline follows
+    published_k: int = 0  # of its k-NN number; 0: not said which of `ks`
+    published_precision: str = "fp32"
+    benchmark: Benchmark = IMAGENET
 
     @property
     def family(self) -> str:

@@ -59,7 +59,12 @@ class Dinov2(Family):
     protocol: ClassVar[str] = "dinov2/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
         # its logistic regression resizes to the crop's size, its k-NN to 256
-        Protocol("dinov2/1", lowshot_cover=(224, 224), classifiers=(ClassifierPreset("logistic", _LOGISTIC),)),
+        Protocol(
+            "dinov2/1",
+            lowshot_cover=(224, 224),
+            classifiers=(ClassifierPreset("logistic", _LOGISTIC),),
+            published_precision="fp16",  # its evaluation runs under CUDA's autocast, the similarities too
+        ),
     )
     positions: ClassVar[Mapping[str, PositionRule]] = {
         "antialias": PositionRule(_antialiased)

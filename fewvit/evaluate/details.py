@@ -44,6 +44,16 @@ def keep_nothing(details: Details) -> None:
     """For whoever wants the rows alone."""
 
 
+def both(first: Keep, second: Keep) -> Keep:
+    """What hands the same details to two who want them."""
+
+    def keep(details: Details) -> None:
+        first(details)
+        second(details)
+
+    return keep
+
+
 def save_details(path: _Path, details: Details) -> None:
     """Replace `path` by an .npz file: the same bytes for the same details.
 

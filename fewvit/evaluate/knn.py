@@ -14,11 +14,13 @@ from ..features import FeatureSet, require_one_backbone, warn_of_shared_rows
 from ..labels import align, labelled, require_classes
 from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
-from ..results import Row
+from ..results import Facts, Row
 from ..sources import Given, Sources
 from ..splits import Split, dependence, dinov2_subset, identical
 from ..vote import check_temperature, votes_at
-from .details import Details, Keep, keep_nothing
+from .details import Details, Keep, both, keep_nothing
+from .explain.explanation import explain_knn
+from .explain.subject import subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 from .predictions import Predicted
 
@@ -230,8 +232,13 @@ def run_knn(
     notify: Callable[[str], None],
     report_skipped: Callable[[list[dict[str, str]]], None],
     keep: Keep = keep_nothing,
+    *,
+    explain: bool = False,
 ) -> Found:
-    """Rows of every backbone, and the run's manifest: what `fewvit knn` prints; `keep` as for `evaluate_knn`."""
+    """Rows of every backbone, and the run's manifest: what `fewvit knn` prints; `keep` as for `evaluate_knn`.
+
+    `explain`: the manifest also has what may make the number differ from the published one.
+    """
 
     def measure(inputs: Inputs, name: str) -> Found:
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("knn", pool=inputs.pipeline.pool)):
@@ -241,10 +248,15 @@ def run_knn(
         rows: list[Row] = []
         seconds = 0.0
         for extra, train, test in by_layer(inputs):
-            found, took = evaluate_knn(train, test, options, notify, keep)
+            details: list[Details] = []
+            found, took = evaluate_knn(train, test, options, notify, both(keep, details.append) if explain else keep)
             seconds += took
             rows += [{**extra, **row} for row in found]
-        return rows, {"seconds": {"search": round(seconds, 3)}}
+        facts: Facts = {"seconds": {"search": round(seconds, 3)}}
+        if explain:  # of the last block, where each was measured
+            predicted = [one for part in details for one in part.predicted]
+            facts["explain"] = explain_knn(subject_of(inputs, train, test, found, predicted))
+        return rows, facts
 
     sources = _alone(reader, given) if options.leave_one_out else reader.pair(given)
     return measured(reader, sources, measure, report_skipped, reader.backbones.seed)

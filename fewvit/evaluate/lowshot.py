@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..backbones import family_of
+from ..backbones import IMAGENET, family_of
 from ..classifiers import traits_of
 from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, warn_of_shared_rows
@@ -20,13 +20,13 @@ from ..results import Facts, Row
 from ..sources import Given
 from ..splits import dependence, identical
 from .details import Details, Keep, keep_nothing
+from .explain.explanation import explain_lowshot
+from .explain.subject import subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 from .lowshot_cells import Cell, Tuner, cells_of
 from .lowshot_options import LowShotOptions, by_shots, check_options, require_splits, splits_of
 from .predictions import Predicted, save_confusion, save_per_class, save_predictions
 from .subsets import save_splits
-
-_IMAGENET_TEST = 50_000
 
 
 def run_lowshot(
@@ -37,11 +37,14 @@ def run_lowshot(
     report_skipped: Callable[[list[dict[str, str]]], None],
     tuner_of: Callable[[Inputs], Tuner] | None = None,
     keep: Keep | None = None,
+    *,
+    explain: bool = False,
 ) -> Found:
     """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest.
 
     `tuner_of` gives what trains last blocks on the images behind the features, where that was asked for. `keep` gets
-    what was predicted for each image.
+    what was predicted for each image. `explain`: the manifest also has what may make the numbers differ from the
+    published ones.
     """
 
     check_options(options)
@@ -59,11 +62,15 @@ def run_lowshot(
         for extra, train, test in by_layer(inputs):
             protocol = options.protocol or inputs.known_protocol
             where = {**({"backbone": printable(name)} if name else {}), **extra}
-            wanted = keep is not None or any(_files(options))
+            wanted = explain or keep is not None or any(_files(options))
             found, notes, new = _evaluate(train, _required(test), options, protocol, notify, tuner, where, wanted)
             predicted.extend(new)
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
-        return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
+        facts: Facts = {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
+        if explain:  # of the last block, where each was measured
+            subject = subject_of(inputs, train, test, found, new, "lowshot")
+            facts["explain"] = explain_lowshot(subject, options, notes["classifiers"])
+        return rows, facts
 
     sources = reader.pair(given)
     require_splits(sources.train, options)
@@ -213,9 +220,7 @@ def _save(predicted: Sequence[Predicted], options: LowShotOptions, notify: Calla
 def _with_published(rows: Sequence[Row], inputs: Inputs, options: LowShotOptions) -> Iterator[Row]:
     """Beside measured means, the paper's numbers: for its own weights, on ImageNet-1k, with the published lists."""
     published: Mapping[Any, Any] = {}
-    official = (
-        bool(options.subsets) and rows and rows[0]["n_test"] == _IMAGENET_TEST and len(inputs.train.classes) == 1000
-    )
+    official = bool(options.subsets) and rows and IMAGENET.is_tested_on(rows[0]["n_test"], len(inputs.train.classes))
     if official and inputs.pipeline is not None and not inputs.pipeline.spec.is_random:
         known = inputs.pipeline.spec.info.get("published", {})
         published = {**known.get("lowshot", {}), **({"1percent": known["1%"]} if "1%" in known else {})}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import Variant, families, find_variant
+from ..backbones import Family, Variant, families, family_of, find_variant
 from ..digests import DigestMemory
 from ..errors import DataError, UsageError, counted
 from ..models.files import inspect_file, recognise, trunk_of
@@ -166,8 +167,7 @@ def file_facts(
         "family": name,
         "fits": [n for n, v in kind.variants.items() if v.architecture == spec.architecture] or "no named variant",
         "architecture": dataclasses.asdict(spec.architecture),
-        "network": checkpoint_key
-        or (kind.checkpoint_keys[0] if kind.checkpoint_keys and kind.checkpoint_keys[0] in tree else "the only one"),
+        "network": checkpoint_key or _usual_network(kind, tree),
         "protocol": kind.protocol,
         "sha256": spec.weights_sha256,
         "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license,
@@ -176,6 +176,37 @@ def file_facts(
         "mapping": pairs if whole else _outline(pairs),
         "left_aside": trunk.dropped if whole else _outline(trunk.dropped),
     }
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How the trunk of a backbone is filled from its file."""
+
+    tensors: int  # of the trunk, all of them from the file
+    left_aside: int  # of the file: heads, decoder, optimizer
+    network: str  # of the file
+    usual: str  # the network that is taken where none is asked for
+
+
+def filling_of(spec: BackboneSpec) -> Filling:
+    """How the trunk of a spec, which has a file and is no adapter, is filled; as strictly as its module is.
+
+    Raises CheckpointError for a partial fit.
+    """
+    from ..checkpoints.reading import read_checkpoint
+
+    file, kind = Path(spec.file or ""), family_of(spec.family)
+    tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
+    trunk = trunk_of(kind, tree, file, spec.checkpoint_key)
+    if not spec.architecture.timm:  # timm converts what it reads, and its module is filled as strictly
+        _prove_fit(spec, trunk.tensors, file)
+    usual = _usual_network(kind, tree)
+    return Filling(len(trunk.tensors), len(trunk.dropped), spec.checkpoint_key or usual, usual)
+
+
+def _usual_network(kind: type[Family], tree: Mapping[str, Any]) -> str:
+    first = kind.checkpoint_keys[0] if kind.checkpoint_keys else None
+    return first if first in tree and first is not None else "the only one"
 
 
 def _prove_fit(spec: BackboneSpec, tensors: dict[str, Tensor], file: Path) -> None:

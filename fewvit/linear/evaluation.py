@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backbones import IMAGENET
 from ..evaluate.inputs import Found
 from ..evaluate.predictions import Predicted, save_predictions
 from ..features import FeatureSet
@@ -17,8 +18,6 @@ from ..metrics import rank_of_target, top_k_accuracy
 from .plan import HEAD
 from .selection import Selected, select_head
 from .training import Training
-
-_IMAGENET_TEST = 50_000
 
 
 def train_and_evaluate(training: Training) -> tuple[Found, np.ndarray]:
@@ -128,7 +127,7 @@ def _with_published(training: Training, rows: list[dict[str, Any]]) -> list[dict
     That is ImageNet-1k with augmentation, and the head chosen on the test images.
     """
     pipeline, request = training.inputs.pipeline, training.plan.request
-    on_imagenet = len(training.test) == _IMAGENET_TEST and len(training.train.classes) == 1000
+    on_imagenet = IMAGENET.is_tested_on(len(training.test), len(training.train.classes))
     official = request.augment and request.select_on == "test" and on_imagenet
     if not official or pipeline is None or pipeline.spec.is_random or "linear" not in pipeline.spec.published:
         return rows

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..metrics import rankme
 from ..neighbors import Bank
 from ..views.evaluation_images import normalised
 from ..vote import weighted_vote
@@ -56,16 +57,6 @@ def feature_std(features: np.ndarray) -> float:
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     return float(unit.std(axis=0).mean() * np.sqrt(features.shape[1]))
-
-
-def rankme(features: np.ndarray) -> float:
-    """Effective rank of features (N, D): exp of the entropy of the singular values' shares.
-
-    Source: Garrido et al. 2023, equation 1.
-    """
-    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
-    shares = values / max(float(values.sum()), 1e-300) + 1e-7
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def collapse(facts: Mapping[str, float], max_entropy: float | None) -> str | None:

@@ -1,0 +1,83 @@
+"""`--explain`: the result stays what it is; what may make it differ stands on stderr and in the manifest."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from made_images import folder_of, tiny_weights
+
+
+@pytest.fixture
+def words(tmp_path):
+    folder_of(tmp_path / "images/train", {"cat": 5, "dog": 3})
+    folder_of(tmp_path / "images/val", {"cat": 1, "dog": 2}, first_seed=7)  # its first is a dog of train/
+    return ("-m", tiny_weights(tmp_path / "tiny.pth"), "--data", tmp_path / "images", "--img-size", "32")
+
+
+def found(rows, what):
+    return next(row for row in rows if row["check"] == what)
+
+
+@pytest.mark.parametrize("command", [("knn", "--k", "1,3"), ("lowshot", "--shots", "1", "--classifier", "logistic")])
+@pytest.mark.parametrize("format_", ["table", "csv"])
+def test_the_result_on_stdout_is_the_same(command, format_, fewvit, words):
+    _, plain, before = fewvit(*command, *words, "--format", format_)
+    code, explained, err = fewvit(*command, *words, "--format", format_, "--explain")
+    assert code == 0, err
+    assert explained == plain
+    assert "Why the number" not in before
+    assert "Why the number may differ from the published one:\n" in err
+    assert max(map(len, err.partition("Why the number")[2].splitlines())) <= 100
+    assert "Why the number" not in fewvit(*command, *words, "--explain", "--quiet")[2]
+
+
+def test_the_manifest_has_every_check_of_a_run_on_images(fewvit, words):
+    code, out, err = fewvit("knn", *words, "--k", "1,3", "--explain", "--format", "json")
+    assert code == 0, err
+    rows = json.loads(out)["run"]["explain"]
+    assert all(set(row) == {"check", "here", "published", "verdict", "meaning"} for row in rows)
+    assert (found(rows, "protocol")["here"], found(rows, "image size")["here"]) == ("dino/1", "32x32")
+    assert found(rows, "trunk")["here"] == "30 of 30 tensors filled"
+    assert (found(rows, "training images")["here"], found(rows, "test images")["here"]) == (8, 3)
+    assert found(rows, "duplicates")["here"] == "1 of 3, by bytes"
+    assert found(rows, "k")["here"] == "1, 3"
+    assert "explain" not in json.loads(fewvit("knn", *words, "--k", "1,3", "--format", "json")[1])["run"]
+
+
+def test_each_of_several_backbones_has_its_own_explanation(fewvit, words, tmp_path):
+    names = f"{words[1]},{tiny_weights(tmp_path / 'other.pth', seed=7)}"
+    code, out, err = fewvit("knn", "-m", names, *words[2:], "--k", "1", "--explain", "--format", "json")
+    assert code == 0, err
+    backbones = json.loads(out)["run"]["backbones"]
+    digests = {found(facts["explain"], "weights")["here"] for facts in backbones.values()}
+    assert len(digests) == len(backbones) == 2
+    assert all(f"published one, {name}:" in err.replace("\n", "") for name in backbones)
+
+
+def test_of_features_what_their_file_does_not_say_is_unknown(fewvit, files):
+    for command in (("knn", "--k", "3"), ("lowshot", "--shots", "2", "--trials", "1")):
+        code, out, err = fewvit(*command, *files, "--explain", "--format", "json")
+        assert code == 0, err
+        rows = json.loads(out)["run"]["explain"]
+        assert [found(rows, what)["verdict"] for what in ("weights", "protocol")] == ["unknown", "unknown"]
+        assert (found(rows, "classes")["here"], found(rows, "test images")["here"]) == (5, 35)
+        assert not any(row["check"] == "pool" for row in rows)
+
+
+def test_a_set_that_is_judged_by_itself_says_so(fewvit, words):
+    alone = (*words[:2], "--train", words[3] / "train", *words[4:])
+    code, out, err = fewvit("knn", *alone, "--leave-one-out", "--k", "1", "--explain", "--format", "json")
+    assert code == 0, err
+    assert found(json.loads(out)["run"]["explain"], "test images")["here"] == "8, each by the others"
+
+
+def test_of_each_layer_the_last_one_is_explained(fewvit, words):
+    code, out, err = fewvit("knn", *words, "--layers", "each", "--k", "1", "--explain", "--format", "json")
+    assert code == 0, err
+    result = json.loads(out)
+    last = [row["value"] for row in result["rows"] if row["layer"] == 2 and row["metric"] == "top1"]
+    rows = result["run"]["explain"]
+    assert found(rows, "layers")["here"] == "each of 2"
+    assert found(rows, "top-1")["here"] == f"{last[0]:.2f} at k = 1"
