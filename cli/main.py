@@ -31,6 +31,7 @@ COMMANDS = {
     "knn": "Weighted k-NN accuracy of frozen features, several k in one pass.",
     "linear": "Linear probe of frozen features: the grid of learning rates, layers and pooling in one pass.",
     "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
+    "mieb": "The scores of MIEB, mteb's image benchmark, on your own images: 16-shot probe, clustering, retrieval.",
     "predict": "Label new images with a bundle: class or `unknown`, and calibrated confidence.",
     "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
 }

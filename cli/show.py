@@ -138,12 +138,15 @@ class Screen:
             self.notify(f"wrote {self.output.out}")
 
     def result_of_trials(self, result: Result) -> None:
-        """As `result`; unless --verbose the table has the means alone, and no trials where there was one."""
-        means = [row for row in result.rows if row.get("trial") == "mean"]
-        if not means or self.output.verbose or self.output.format != "table":
+        """As `result`; unless --verbose the table has the means alone, and no trials where there was one.
+
+        Rows that are of no trial stay.
+        """
+        trials = {(row["shots"], row["trial"]) for row in result.rows if row.get("trial", "mean") != "mean"}
+        means = [row for row in result.rows if row.get("trial", "mean") == "mean"]
+        if not trials or not means or self.output.verbose or self.output.format != "table":
             self.result(result)
             return
-        trials = {(row["shots"], row["trial"]) for row in result.rows if row["trial"] != "mean"}
         if len(trials) == len({shots for shots, _ in trials}):
             means = [{name: value for name, value in row.items() if name != "trial"} for row in means]
         else:
