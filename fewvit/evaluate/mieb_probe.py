@@ -69,16 +69,19 @@ def convergence_gap(probes: Sequence[Probe], train: FeatureSet, test: FeatureSet
     unfinished = [probe for probe in probes if not probe.converged]
     if not unfinished:
         return None
-    stopped = f"{len(unfinished)} of {counted(len(probes), 'draw')} stopped before convergence, as MIEB's probe does"
+    stopped = (
+        f"{len(unfinished)} of {counted(len(probes), 'draw')} stopped after {MAX_ITER} iterations before convergence, "
+        "which belongs to the protocol"
+    )
     first = unfinished[0]
     rows, labels = train.features[first.split.train], train.labels[first.split.train]
     optimum = _optimum(rows, labels)
     if optimum is None:
-        return f"{stopped} after {MAX_ITER} iterations; how far from the optimum is not known"
+        return f"{stopped}; how far from the optimum is not known"
     reached, least = (_objective(one, rows, labels) for one in (first.estimator, optimum))
     right = 100 * float((optimum.predict(test.features) == test.labels).mean())
     return (
-        f"{stopped} after {MAX_ITER} iterations: in draw {first.split.trial} the objective is "
+        f"{stopped}: in draw {first.split.trial} the objective is "
         f"{100 * (reached / least - 1):.2g} % above its least value, where accuracy is {right:.2f} in place of "
         f"{first.scores['accuracy']:.2f}"
     )
