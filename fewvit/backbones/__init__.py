@@ -142,6 +142,14 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Publication:
+    """The article behind published weights."""
+
+    date: str  # of its first version, YYYY-MM-DD
+    bibtex: str
+
+
+@dataclass(frozen=True)
 class Variant:
     """One row of a family's table: a published checkpoint."""
 
@@ -154,6 +162,7 @@ class Variant:
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # where it differs from the protocol's
     license: str = ""  # empty: the family's
     bundled: str = ""  # name of its weights in the package's folder `weights`; empty: they come from `url`
+    trained_on: str = ""  # the data set of its training; empty: the family's
 
     @property
     def file_name(self) -> str:
@@ -182,6 +191,8 @@ class Family:
     license: ClassVar[str]
     source: ClassVar[str]  # the official repository
     protocol: ClassVar[str]  # the preset that a bare file of this family takes
+    publication: ClassVar[Publication | None] = None  # of its published weights; None: not one for all
+    trained_on: ClassVar[str] = ""  # the data set of their training; empty: not one for all
     protocols: ClassVar[tuple[Protocol, ...]] = ()  # the presets that it brings
     variants: ClassVar[Mapping[str, Variant]] = {}
     checkpoint_keys: ClassVar[tuple[str, ...]] = ()  # networks a file may hold, the default first; empty: just one

@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
+from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Publication, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/dino"
+_ARTICLE = r"""@inproceedings{caron2021emerging,
+  title={Emerging Properties in Self-Supervised Vision Transformers},
+  author={Caron, Mathilde and Touvron, Hugo and Misra, Ishan and J\'egou, Herv\'e and Mairal, Julien and
+    Bojanowski, Piotr and Joulin, Armand},
+  booktitle={IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year={2021}
+}"""
 
 
 def _url(name: str) -> str:
@@ -42,6 +49,8 @@ class Dino(Family):
 
     license: ClassVar[str] = "Apache-2.0"
     source: ClassVar[str] = "https://github.com/facebookresearch/dino"
+    publication: ClassVar[Publication | None] = Publication("2021-04-29", _ARTICLE)
+    trained_on: ClassVar[str] = "ImageNet-1k"
     protocol: ClassVar[str] = "dino/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
         # lambda as its authors give it, for 1 % of the labels
@@ -89,7 +98,10 @@ class Dino(Family):
             _small(8), _url("dino_deitsmall8_300ep"), note="300 epochs; the paper's attention pictures"
         ),
         "dino_vits16_gldv2": Variant(
-            _small(16), _url("dino_vitsmall16_googlelandmark"), note="pretrained on Google Landmarks v2"
+            _small(16),
+            _url("dino_vitsmall16_googlelandmark"),
+            note="pretrained on Google Landmarks v2",
+            trained_on="Google Landmarks v2",
         ),
         "dino_vitt16": Variant(
             Architecture(192, 12, 3, 16), note="an architecture of the official code without published weights"

@@ -75,8 +75,8 @@ def extract(
     ).run()
 
 
-def backbone_of(pipeline: Pipeline) -> Backbone:
-    """The frozen module that a pipeline computes with, on its device."""
+def backbone_of(pipeline: Pipeline, engine: str = "auto") -> Backbone:
+    """The frozen module that a pipeline computes with, on its device; `engine` as in `load_backbone`."""
     from ..models.build import build
     from ..models.engines import resolve_device
     from ..models.vit import Readout
@@ -88,7 +88,17 @@ def backbone_of(pipeline: Pipeline) -> Backbone:
         pipeline.size,
         device=resolve_device(pipeline.device),
         precision=pipeline.precision,
+        engine=engine,
     )
+
+
+def batch_size_of(pipeline: Pipeline, asked: int | None) -> int:
+    """Images per forward pass: as many as asked for, or what suits the device."""
+    from ..models.engines import resolve_device
+
+    if pipeline.size is None:  # images of many sizes make no batches, and full ones of each size would be padding
+        return 1
+    return asked or _BATCH["cpu" if resolve_device(pipeline.device) == "cpu" else "gpu"]
 
 
 class _Extraction:
@@ -166,11 +176,7 @@ class _Extraction:
         from ..models.engines import resolve_device
 
         self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
-        self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
-        if (
-            self.pipeline.size is None
-        ):  # images of many sizes make no batches, and full ones of each size would be padding
-            self.batch_size = 1
+        self.batch_size = batch_size_of(self.pipeline, self.work.batch_size)
         with contextlib.suppress(BadImage):
             # decoders are imported with the first image, even with none
             decode(b"?", self.pipeline.preprocess, self.pipeline.decode)
