@@ -33,7 +33,7 @@ SEEN: Mapping[str, tuple[str, ...]] = {
 }
 _MODULE = Template('''"""$name for mteb: the features of fewvit's $backbone.
 
-Written by `fewvit export mteb-model` of fewvit $version; runs with mteb 2.26. `mteb.evaluate(META, tasks)` evaluates it.
+Written by `fewvit export mteb-model` of fewvit $version, for mteb 2.26: `mteb.evaluate(META, tasks)` evaluates it.
 """
 
 from __future__ import annotations
@@ -51,29 +51,39 @@ WEIGHTS = $weights  # sha256 of the file
 
 
 class FewvitEncoder(AbsEncoder):
-    """A frozen backbone that reads images, whatever the task is."""
+    """A frozen backbone of fewvit; its revision is the sha256 of its weights."""
 
-    def __init__(self, model_name: str, revision: str | None = None, device: str | None = None, **kwargs: Any) -> None:
-        self.backbone = fewvit.load_backbone(**BACKBONE, device=str(device or "auto"))
+    def __init__(
+        self,
+        model_name: str,
+        revision: str | None = None,
+        device: str | None = None,
+        *,
+        arguments: dict[str, Any],
+        decode: str,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone, self.decode = fewvit.load_backbone(**arguments, device=str(device or "auto")), decode
         found = self.backbone.spec.weights_sha256
-        if found != WEIGHTS:
-            raise ValueError(f"{model_name}: the weights have sha256 {found}, not {WEIGHTS}")
+        if found != revision:
+            raise ValueError(f"{model_name}: the weights have sha256 {found}, not {revision}")
 
     def encode(
         self, inputs: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, prompt_type: Any = None, **kwargs: Any
     ) -> np.ndarray:
-        """Features (N, $embed_dim) float32 of every image of the loader, in its order."""
+        """Features (N, D) float32 of every image of the loader, in its order."""
         columns = set(inputs.dataset.features)
         if "image" not in columns or columns & {"text", "audio", "video"}:
             raise ValueError(f"{task_metadata.name}: this model reads images alone, not {sorted(columns)}")
-        return np.concatenate([fewvit.encode_images(self.backbone, b["image"], decode=DECODE) for b in inputs])
+        return np.concatenate([fewvit.encode_images(self.backbone, b["image"], decode=self.decode) for b in inputs])
 
 
 META = ModelMeta(
     loader=FewvitEncoder,
+    loader_kwargs={"arguments": BACKBONE, "decode": DECODE},
     name=$quoted_name,
     revision=WEIGHTS,
-    release_date=$release_date,  # the article's first version
+    release_date=$release_date
     languages=["eng-Latn"],  # as mteb writes for every model of images
     n_parameters=$n_parameters,
     n_embedding_parameters=0,
@@ -180,7 +190,7 @@ def module_text(model: MtebModel, recipe: Recipe) -> str:
         decode=_literal(recipe.options.decode),
         weights=_literal(recipe.weights_sha256),
         quoted_name=_literal(model.name),
-        release_date=_literal(publication.date) if publication else "None",
+        release_date=f"{_literal(publication.date)},  # of the article" if publication else "None,",
         n_parameters=f"{model.n_parameters:_}",
         memory_usage_mb=round(4 * model.n_parameters / 2**20),
         embed_dim=model.embed_dim,
@@ -194,7 +204,10 @@ def module_text(model: MtebModel, recipe: Recipe) -> str:
 
 
 def write_mteb_model(file: Path, recipe: Recipe, pipeline: Pipeline, name: str | None = None) -> MtebModel:
-    """Write the module and give what it says. Raises as `mteb_model`, UsageError for a file that Python cannot import."""
+    """Write the module and give what it says.
+
+    Raises as `mteb_model`, and UsageError for a file that Python cannot import.
+    """
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise UsageError(f"--out {file}: a Python module is a name of letters, digits and _, and .py")
     model = mteb_model(recipe, pipeline, name)
@@ -255,7 +268,7 @@ def _literal(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_literal(key)}: {_literal(one)}" for key, one in value.items()) + "}"
+        return "{\n" + "".join(f"    {_literal(key)}: {_literal(one)},\n" for key, one in value.items()) + "}"
     if isinstance(value, set):
         return "{" + ", ".join(map(_literal, sorted(value))) + "}"
     return repr(value)
