@@ -192,11 +192,17 @@ def test_other_readouts_and_data_of_their_own_stand_in_the_module(fewvit_, offic
 
 
 def test_a_licence_that_forbids_commerce_is_said(fewvit_, official, tmp_path):
-    official("mae_vitb16")
-    code, _, err = fewvit_("mae_vitb16", "--offline", "--out", tmp_path / "m.py")
+    import torch
+
+    file = official("msn_vits16")
+    torch.save({"target_encoder": torch.load(file, weights_only=True)}, file)
+    code, _, err = fewvit_("msn_vits16", "--offline", "--out", tmp_path / "m.py")
     assert code == 0, err
-    meta = read(tmp_path / "m.py")["META"]
-    assert (meta["license"], meta["name"], meta["embed_dim"]) == ("cc-by-nc-4.0", "facebookresearch/mae_vitb16", 768)
+    found = read(tmp_path / "m.py")
+    assert found["BACKBONE"]["protocol"] == "msn/1"
+    meta = found["META"]
+    assert (meta["license"], meta["name"], meta["embed_dim"]) == ("cc-by-nc-4.0", "facebookresearch/msn_vits16", 384)
+    assert (meta["release_date"], meta["training_datasets"]) == ("2022-04-14", set(SEEN["ImageNet-1k"]))
 
 
 def test_what_is_not_known_is_left_open_and_told(fewvit_, tmp_path):

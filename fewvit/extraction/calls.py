@@ -21,8 +21,8 @@ from ..models.resolve import resolve
 from ..models.spec import Access
 from ..models.vit import Backbone, Readout
 from .cache import Cache, default_cache_dir
-from .encoding import start_encoding
-from .extract import batch_size_of, extract
+from .encoding import batch_size_of, start_encoding
+from .extract import extract
 from .pipeline import FeatureOptions, Pipeline, settle
 from .work import Work
 

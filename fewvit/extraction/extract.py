@@ -23,7 +23,7 @@ from ..features import FeatureSet
 from ..images import POLICIES_DIFFER, BadImage, decode
 from ..models.products import settle_threads
 from .cache import Cache, FeatureStore
-from .encoding import start_encoding
+from .encoding import batch_size_of, start_encoding
 from .pipeline import Pipeline
 from .work import Progress, Report, Work, allowed_bad
 
@@ -37,8 +37,6 @@ _SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small e
 _FLUSH_S = 30.0  # a slow machine commits at least this often
 _SHOWN_BAD = 3  # paths in the error
 _TASK = 4  # images per task of the decoding pool
-# on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
-_BATCH = {"cpu": 8, "gpu": 256}
 
 
 @dataclass(frozen=True)
@@ -90,15 +88,6 @@ def backbone_of(pipeline: Pipeline, engine: str = "auto") -> Backbone:
         precision=pipeline.precision,
         engine=engine,
     )
-
-
-def batch_size_of(pipeline: Pipeline, asked: int | None) -> int:
-    """Images per forward pass: as many as asked for, or what suits the device."""
-    from ..models.engines import resolve_device
-
-    if pipeline.size is None:  # images of many sizes make no batches, and full ones of each size would be padding
-        return 1
-    return asked or _BATCH["cpu" if resolve_device(pipeline.device) == "cpu" else "gpu"]
 
 
 class _Extraction:

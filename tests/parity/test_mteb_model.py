@@ -114,7 +114,7 @@ def test_mteb_evaluates_it_and_finds_what_fewvit_mieb_finds(mteb, module, tasks,
 
 
 def test_other_weights_under_its_name_and_a_task_with_text_are_refused(module, tasks):
-    with pytest.raises(ValueError, match="the weights have sha256 92976b45.* not 0000"):
+    with pytest.raises(ValueError, match=r"the weights have sha256 92976b45.* not 0000"):
         module.META.model_copy(update={"revision": "0" * 64}).load_model(device="cpu")
     model = module.META.load_model(device="cpu")
 
