@@ -206,6 +206,10 @@ def _is_ground_truth(path: Path) -> bool:
     return re.match(rb'\s*\{\s*"schema":\s*"fewvit\.revisited/', _head(path)) is not None
 
 
+def _is_mteb_model(path: Path) -> bool:
+    return b"Written by `fewvit export mteb-model`" in _head(path)
+
+
 def _is_page(path: Path) -> bool:
     return _head(path).startswith(b"<!doctype html")
 
@@ -224,6 +228,7 @@ FEATURES = Kind("features", "FILE.npz", "Write the features here, for other comm
 BUNDLE = Kind("a bundle", "BUNDLE", "Write the bundle here; with --add it is the one that grows.", _is_bundle)
 OFFICIAL = Kind("weights that torch wrote", "FILE.pth", "Write the networks here, in the official layout.", _is_torch)
 GROUND_TRUTH = Kind("ground truth of fewvit", "FILE.json", "Write the ground truth here.", _is_ground_truth)
+MTEB_MODEL = Kind("a module of fewvit for mteb", "FILE.py", "Write the module here.", _is_mteb_model)
 RUN = Kind(
     "a run",
     "RUN",

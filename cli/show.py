@@ -138,7 +138,10 @@ class Screen:
             self.notify(f"wrote {self.output.out}")
 
     def result_of_trials(self, result: Result) -> None:
-        """As `result`; unless --verbose the table has the means alone, and no trials where there was one."""
+        """As `result`; unless --verbose the table has the means alone, and no trials where there was one.
+
+        Rows that are of no trial stay.
+        """
         means = [row for row in result.rows if row.get("trial") in (None, "mean")]
         draws = [row for row in result.rows if row.get("trial") not in (None, "mean")]
         if not draws or not means or self.output.verbose or self.output.format != "table":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers and the reference of the documentation, w
     from .datasets import Dataset as Dataset
     from .datasets import open_dataset as open_dataset
     from .errors import FewvitError as FewvitError
+    from .extraction.calls import encode_images as encode_images
     from .extraction.calls import extract_features as extract_features
     from .extraction.calls import load_backbone as load_backbone
     from .features import FeatureSet as FeatureSet
@@ -51,6 +52,7 @@ _HOMES = {
     "Protocol": "backbones",
     "Result": "results",
     "Split": "splits",
+    "encode_images": "extraction.calls",
     "extract_features": "extraction.calls",
     "load_backbone": "extraction.calls",
     "load_bundle": "bundles.file",

@@ -51,6 +51,8 @@ _FOUND = ("metric", *_PERCENT, "published", "a", "b", "p_holm", "verdict", "syst
 _PERCENT_METRICS = (
     *("top1", "top5", "accuracy", "ece"),
     *("recall", "precision", "map", "r_precision", "mrr", "mp", "micro_ap", "gap", "gap_minus"),
+    # mteb's names
+    *("f1", "f1_weighted", "nmi", "v_measure", "ari", "cluster_accuracy", "hit_rate_at_1", "map_at_5"),
 )
 _COSINES = ("score",)
 _GIVEN = ("dataset", "backbone")  # what the user named, so is missed least

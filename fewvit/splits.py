@@ -174,3 +174,30 @@ def dinov2_subset(labels: np.ndarray, shots: int, trial: int, classes: Sequence[
         for c, n in zip(present, counts.tolist(), strict=True)
     ]
     return np.concatenate(chosen)
+
+
+def mieb_draws(labels: np.ndarray, shots: int = 16, draws: int = 5, seed: int = 42) -> list[Split]:
+    """The draws of MIEB's linear probe: their rows depend on the labels' order alone, and stand in the order drawn.
+
+    The list of all rows is shuffled for each draw as the one before left it, by a generator that begins anew with the
+    same seed; a draw is the first `shots` of each class in it. A class with fewer gives all it has; unlabelled rows
+    (-1) are left out. Source: Xiao et al. 2025, and mteb 2.26, whose defaults these are. Raises DataError where no row
+    has a label.
+    """
+    order = np.flatnonzero(labels >= 0)
+    if len(order) == 0:
+        raise DataError("no row has a label, so there is nothing to choose shots from")
+    splits = []
+    for draw in range(draws):
+        np.random.RandomState(seed).shuffle(order)
+        splits.append(Split(order[_place_in_class(labels[order]) < shots], shots, draw, seed))
+    return splits
+
+
+def _place_in_class(labels: np.ndarray) -> np.ndarray:
+    """How many entries before each one (n,) are of its class."""
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    place = np.empty(len(labels), np.int64)
+    place[by_class] = np.arange(len(labels)) - starts
+    return place

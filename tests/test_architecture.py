@@ -46,7 +46,7 @@ LAYERS = {
         "views",
         "vote",
     ],
-    "evaluations": ["evaluate", "retrieval"],
+    "evaluations": ["evaluate", "export", "retrieval"],
     "trainings": ["bundles", "finetune", "linear", "pretrain"],
     "sweeps": ["sweep"],
     "reports": ["report"],

@@ -183,6 +183,14 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Publication:
+    """The article behind published weights."""
+
+    date: str  # of its first version, YYYY-MM-DD
+    bibtex: str
+
+
+@dataclass(frozen=True)
 class Variant:
     """One row of a family's table: a published checkpoint."""
 
@@ -225,6 +233,7 @@ class Family:
     source: ClassVar[str]  # the official repository
     pretrained_on: ClassVar[str] = ""  # what its variants saw: a name of `_pretraining.CORPORA`; empty: unknown
     protocol: ClassVar[str]  # the preset that a bare file of this family takes
+    publication: ClassVar[Publication | None] = None  # of its published weights; None: not one for all
     protocols: ClassVar[tuple[Protocol, ...]] = ()  # the presets that it brings
     variants: ClassVar[Mapping[str, Variant]] = {}
     checkpoint_keys: ClassVar[tuple[str, ...]] = ()  # networks a file may hold, the default first; empty: just one

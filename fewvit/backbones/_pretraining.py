@@ -29,6 +29,7 @@ KNOWN = frozenset({*_IMAGENET, *_APART, "imagenet21k", "imagenet22k", "gldv2", "
 class Corpus:
     """The images that a backbone was pretrained on."""
 
+    title: str
     holds: frozenset[str]  # data sets of KNOWN whose images, or a part of them, are in it
     is_published: bool  # which images are in it can be looked up, so of the other data sets of KNOWN none is
 
@@ -36,11 +37,11 @@ class Corpus:
 # Sources: the papers' sections on data. LVD-142M is not published: ImageNet-22k and Google Landmarks v2 are in it as
 # they are, and images like those of some twenty test sets were gathered for it (Oquab et al. 2023, table 15).
 CORPORA = {
-    "imagenet-1k": Corpus(frozenset(_IMAGENET), True),
-    "imagenet-21k": Corpus(frozenset({*_IMAGENET, "imagenet21k", "imagenet22k"}), True),
-    "tiny-imagenet": Corpus(frozenset(_IMAGENET), True),  # images of ImageNet-1k, made small
-    "google-landmarks-v2": Corpus(frozenset({"gldv2", "googlelandmarksv2"}), True),
-    "lvd-142m": Corpus(frozenset({*_IMAGENET, "imagenet21k", "imagenet22k", "gldv2", "googlelandmarksv2"}), False),
+    "imagenet-1k": Corpus("ImageNet-1k", frozenset(_IMAGENET), True),
+    "imagenet-21k": Corpus("ImageNet-21k", frozenset({*_IMAGENET, "imagenet21k", "imagenet22k"}), True),
+    "tiny-imagenet": Corpus("Tiny-ImageNet", frozenset(_IMAGENET), True),  # images of ImageNet-1k, made small
+    "google-landmarks-v2": Corpus("Google Landmarks v2", frozenset({"gldv2", "googlelandmarksv2"}), True),
+    "lvd-142m": Corpus("LVD-142M", frozenset({*_IMAGENET, "imagenet21k", "imagenet22k", "gldv2", "googlelandmarksv2"}), False),
 }
 
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
+from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Publication, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/dino"
+_ARTICLE = r"""@inproceedings{caron2021emerging,
+  title={Emerging Properties in Self-Supervised Vision Transformers},
+  author={Caron, Mathilde and Touvron, Hugo and Misra, Ishan and J\'egou, Herv\'e and Mairal, Julien and
+    Bojanowski, Piotr and Joulin, Armand},
+  booktitle={IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year={2021}
+}"""
 
 
 def _url(name: str) -> str:
@@ -43,6 +50,7 @@ class Dino(Family):
     license: ClassVar[str] = "Apache-2.0"
     source: ClassVar[str] = "https://github.com/facebookresearch/dino"
     pretrained_on: ClassVar[str] = "imagenet-1k"
+    publication: ClassVar[Publication | None] = Publication("2021-04-29", _ARTICLE)
     protocol: ClassVar[str] = "dino/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
         Protocol(

@@ -8,13 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import NON_COMMERCIAL, Architecture, Family, PositionRule, Protocol, Trunk, Variant
+from . import NON_COMMERCIAL, Architecture, Family, PositionRule, Protocol, Publication, Trunk, Variant
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/mae"
+_ARTICLE = r"""@inproceedings{he2022masked,
+  title={Masked Autoencoders Are Scalable Vision Learners},
+  author={He, Kaiming and Chen, Xinlei and Xie, Saining and Li, Yanghao and Doll\'ar, Piotr and Girshick, Ross},
+  booktitle={IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year={2022}
+}"""
 _BASE_16 = Architecture(768, 12, 12, 16, positions="mae")
 _LARGE_16 = Architecture(1024, 24, 16, 16, positions="mae")
 _HUGE_14 = Architecture(1280, 32, 16, 14, grid=16, positions="mae")  # 16 heads of 80, not 20 of 64
@@ -39,6 +45,7 @@ class Mae(Family):
     license: ClassVar[str] = NON_COMMERCIAL
     source: ClassVar[str] = "https://github.com/facebookresearch/mae"
     pretrained_on: ClassVar[str] = "imagenet-1k"
+    publication: ClassVar[Publication | None] = Publication("2021-11-11", _ARTICLE)
     protocol: ClassVar[str] = "mae/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("mae/1"),)
     positions: ClassVar[Mapping[str, PositionRule]] = {

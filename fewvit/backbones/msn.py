@@ -10,13 +10,30 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..preprocess import Preprocess
-from . import NON_COMMERCIAL, Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
+from . import (
+    NON_COMMERCIAL,
+    Architecture,
+    ClassifierPreset,
+    Family,
+    PositionRule,
+    Protocol,
+    Publication,
+    Trunk,
+    Variant,
+)
 from ._layout import infer_vit, network, split_trunk
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/msn"
+_ARTICLE = r"""@inproceedings{assran2022masked,
+  title={Masked Siamese Networks for Label-Efficient Learning},
+  author={Assran, Mahmoud and Caron, Mathilde and Misra, Ishan and Bojanowski, Piotr and Bordes, Florian and
+    Vincent, Pascal and Joulin, Armand and Rabbat, Michael and Ballas, Nicolas},
+  booktitle={European Conference on Computer Vision (ECCV)},
+  year={2022}
+}"""
 
 
 def _architecture(width: int, depth: int, patch: int) -> Architecture:
@@ -36,6 +53,7 @@ class Msn(Family):
     license: ClassVar[str] = NON_COMMERCIAL
     source: ClassVar[str] = "https://github.com/facebookresearch/msn"
     pretrained_on: ClassVar[str] = "imagenet-1k"
+    publication: ClassVar[Publication | None] = Publication("2022-04-14", _ARTICLE)
     protocol: ClassVar[str] = "msn/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
         Protocol(

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from ..models.vit import Backbone
 
 
+# on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
+_BATCH = {"cpu": 8, "gpu": 256}
+
+
+def batch_size_of(pipeline: Pipeline, asked: int | None) -> int:
+    """Images per forward pass: as many as asked for, or what suits the device."""
+    from ..models.engines import resolve_device
+
+    if pipeline.size is None:  # images of many sizes make no batches, and full ones of each size would be padding
+        return 1
+    return asked or _BATCH["cpu" if resolve_device(pipeline.device) == "cpu" else "gpu"]
+
+
 def start_encoding(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipeline: Pipeline) -> Tensor:
     """Features (batch_size, D) of uint8 pixels (n, H, W, 3); on a GPU they are still being computed when this returns.
 

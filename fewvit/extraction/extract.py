@@ -23,7 +23,7 @@ from ..features import FeatureSet
 from ..images import POLICIES_DIFFER, BadImage, decode
 from ..models.products import settle_threads
 from .cache import Cache, FeatureStore
-from .encoding import start_encoding
+from .encoding import batch_size_of, start_encoding
 from .pipeline import Pipeline
 from .work import Progress, Report, Work, allowed_bad
 
@@ -37,8 +37,6 @@ _SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small e
 _FLUSH_S = 30.0  # a slow machine commits at least this often
 _SHOWN_BAD = 3  # paths in the error
 _TASK = 4  # images per task of the decoding pool
-# on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded
-_BATCH = {"cpu": 8, "gpu": 256}
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ def extract(
     ).run()
 
 
-def backbone_of(pipeline: Pipeline) -> Backbone:
-    """The frozen module that a pipeline computes with, on its device."""
+def backbone_of(pipeline: Pipeline, engine: str = "auto") -> Backbone:
+    """The frozen module that a pipeline computes with, on its device; `engine` as in `load_backbone`."""
     from ..models.build import build
     from ..models.engines import resolve_device
     from ..models.vit import Readout
@@ -88,6 +86,7 @@ def backbone_of(pipeline: Pipeline) -> Backbone:
         pipeline.size,
         device=resolve_device(pipeline.device),
         precision=pipeline.precision,
+        engine=engine,
     )
 
 
@@ -166,11 +165,7 @@ class _Extraction:
         from ..models.engines import resolve_device
 
         self.on_gpu = resolve_device(self.pipeline.device) != "cpu"
-        self.batch_size = self.work.batch_size or _BATCH["gpu" if self.on_gpu else "cpu"]
-        if (
-            self.pipeline.size is None
-        ):  # images of many sizes make no batches, and full ones of each size would be padding
-            self.batch_size = 1
+        self.batch_size = batch_size_of(self.pipeline, self.work.batch_size)
         with contextlib.suppress(BadImage):
             # decoders are imported with the first image, even with none
             decode(b"?", self.pipeline.preprocess, self.pipeline.decode)

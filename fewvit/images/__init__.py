@@ -23,7 +23,7 @@ from ..headers import exif_orientation, jpeg_header
 from ..preprocess import Preprocess
 from .pillow import FORMATS as FORMATS
 from .pillow import BadImage as BadImage
-from .pillow import open_wholly
+from .pillow import open_wholly, refuse_wide_values
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,16 +65,40 @@ def decode(
             pixels, orientation, notes = read_jpeg(data), header.orientation, Note(0)
         else:
             image = open_wholly(data, lambda h, w: _refuse_large(h, w, preprocess, max_pixels))
-            orientation, notes = exif_orientation(image.info.get("exif", b"")), _notes(image)
-            if policy == "pil":
-                return _official(image, preprocess), int(notes | _turned(orientation))
-            pixels = _rgb_as_seen(image)
+            notes = _notes(image) | _turned(exif_orientation(image.info.get("exif", b"")))
+            return _of_pillow(image, preprocess, policy), int(notes)
         return _cover_and_crop(pixels, preprocess, orientation), int(notes | _turned(orientation))
     except BadImage:
         raise
     except Exception as error:
         # the per-image boundary: decoders raise what they like (ValueError, struct.error, RuntimeError, ...)
         raise BadImage(_one_line(error)) from error
+
+
+def pixels_of(image: Image, preprocess: Preprocess, policy: str = "fast", max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The pixels that `decode` gives of a file, of what Pillow opened of it.
+
+    The same bit for bit, but for a JPEG under `fast`, which is decoded by torchvision there and by Pillow here. Raises
+    BadImage as `decode` does.
+    """
+    if policy not in POLICIES:
+        raise UnknownName("decode policy", policy, POLICIES)
+    try:
+        _refuse_large(image.height, image.width, preprocess, max_pixels)
+        image.load()
+        refuse_wide_values(image)
+        return _of_pillow(image, preprocess, policy)
+    except BadImage:
+        raise
+    except Exception as error:  # the per-image boundary, as in `decode`
+        raise BadImage(_one_line(error)) from error
+
+
+def _of_pillow(image: Image, preprocess: Preprocess, policy: str) -> np.ndarray:
+    """(crop_h, crop_w, 3) of a loaded Pillow image."""
+    if policy == "pil":
+        return _official(image, preprocess)
+    return _cover_and_crop(_rgb_as_seen(image), preprocess, exif_orientation(image.info.get("exif", b"")))
 
 
 def decode_whole(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -45,13 +45,18 @@ def open_wholly(data: bytes, admit: Callable[[int, int], None]) -> Image:
     _hide_pillow_warnings()
     image = opener(io.BytesIO(data), "")
     admit(image.height, image.width)
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        kind = "float" if image.mode == "F" else "32-bit integer"
-        raise BadImage(f"{kind} values: nothing says which is black and which is white; save it with 8 or 16 bits")
+    refuse_wide_values(image)
     if image.format == "PNG" and data.rfind(b"IEND\xaeB`\x82") < 0:  # Pillow does without; a cut file should not pass
         raise BadImage("cut short: PNG without its end")
     _load_wholly(image)
     return image
+
+
+def refuse_wide_values(image: Image) -> None:
+    """Raise BadImage for 32-bit values, which have no scale."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        kind = "float" if image.mode == "F" else "32-bit integer"
+        raise BadImage(f"{kind} values: nothing says which is black and which is white; save it with 8 or 16 bits")
 
 
 def _opener(prefix: bytes) -> _Opener:
