@@ -14,8 +14,8 @@ from string import Template
 from typing import Any
 
 from .. import __version__
-from ..backbones._pretraining import CORPORA
 from ..backbones import Publication, Variant, family_of
+from ..backbones._pretraining import CORPORA
 from ..errors import UsageError
 from ..extraction.extract import backbone_of
 from ..extraction.pipeline import Pipeline
