@@ -45,7 +45,9 @@ def by_class(looked: Mapping[str, Sequence[Looked]], pictures: Pictures) -> Sect
         svg = drawn(f"accuracy by class, {dataset}", draw, 330, 48 + 13 * len(names), Margins(left, 30, 6, 34))
         which = f"the worst {len(shown)} of {len(order)} classes" if len(shown) < len(order) else "all classes"
         section.figures.append(Figure(f"{dataset}: {which}", svg, f"{best.words}; the line is the accuracy of all."))
-        section.galleries += [pictures.of_class(dataset, best, c) for c in order[:_WORST] if right[c] < counts[c]]
+        galleries = [pictures.of_class(dataset, best, c) for c in order[:_WORST] if right[c] < counts[c]]
+        section.galleries += [one for one in galleries if one.pictures]
+        section.notes += dict.fromkeys(f"{dataset}: {one.note}" for one in galleries if not one.pictures)
     return section
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,16 +31,21 @@ def calibration(looked: Mapping[str, Sequence[Looked]]) -> Section:
         f"Accuracy over confidence in {_BINS} equally wide bins, all draws together; on the dashed line confidence is "
         "what it says. A mark's size is the bin's share of the predictions.",
     )
-    names = sorted({_who(one) for found in looked.values() for one in found})
+    # with a colour for each: those that stand first, data set by data set
+    count = Counter(_who(one) for found in looked.values() for one in found)
+    names = sorted(name for name, _ in count.most_common(MOST_SERIES))
     rows = []
     for dataset, found in looked.items():
-        curves = [(names.index(_who(one)) % MOST_SERIES, one, reliability(*one.judged, _BINS)) for one in found]
+        judged = [(one, reliability(*one.judged, _BINS)) for one in found]
+        curves = [(names.index(_who(one)), one, bins) for one, bins in judged if _who(one) in names]
         svg = drawn(f"calibration, {dataset}", _curve_drawer(curves), 250, 250, Margins(34, 10, 20, 34))
         section.figures.append(Figure(dataset, svg))
-        for _, one, found_there in curves:
-            errors = [f"{error:.2f}" for error in (found_there.ece, found_there.rms, found_there.mce)]
-            rows.append([dataset, one.words, *errors, str(int(found_there.counts.sum()))])
-    section.legend = names[:MOST_SERIES]
+        for one, bins in judged:
+            errors = [f"{error:.2f}" for error in (bins.ece, bins.rms, bins.mce)]
+            rows.append([dataset, one.words, *errors, str(int(bins.counts.sum()))])
+    section.legend = names
+    if len(count) > len(names):
+        section.notes.append(f"Drawn are {len(names)} of {len(count)} backbones and methods; all stand in this table.")
     if rows:
         caption = (
             "Percent points between confidence and accuracy: mean (ECE), root mean square, and the largest of a bin."

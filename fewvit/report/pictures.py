@@ -35,7 +35,7 @@ class Pictures:
         place = _test_place(looked.line.record.asked["data"])
         source = self._opened(place)
         if isinstance(source, str):
-            return Gallery(title, [], f"No pictures: {source}")
+            return Gallery(title, [], f"no pictures: {source}")
         found, lost = [], 0
         for id_, taken_for, probability in _mistakes(looked, number):
             small = self._small(place, source, id_)
@@ -57,7 +57,7 @@ class Pictures:
                 self._rows[place] = {id_: row for row, id_ in enumerate(dataset.ids)}
                 self._sources[place] = dataset
             except (FewvitError, OSError) as error:
-                self._sources[place] = " ".join(str(error).split())
+                self._sources[place] = str(error).partition("\n")[0]  # without the advice to a command's user
         return self._sources[place]
 
     def _small(self, place: str, source: Dataset, id_: str) -> bytes | None:
@@ -92,5 +92,5 @@ def _mistakes(looked: Looked, number: int) -> Sequence[tuple[str, int, float]]:
 
 def _why_none(lost: int) -> str:
     if lost:
-        return "No pictures: its images are not where they were, or cannot be decoded."
-    return "No pictures: the page has no room for more."
+        return "no pictures: its images are not where they were, or cannot be decoded."
+    return "no pictures: the page has no room for more."

@@ -55,8 +55,8 @@ def shown(browser, column: str) -> list[str]:
     return browser.execute_script(
         """const table = document.getElementById("rows");
         const at = [...table.tHead.rows[0].cells].findIndex((head) => head.textContent === arguments[0]);
-        const shown = [...table.tBodies[0].rows].filter((row) => row.checkVisibility());
-        return shown.map((row) => row.cells[at].textContent);""",
+        const rows = [...table.tBodies[0].rows].filter((row) => row.checkVisibility());
+        return rows.map((row) => row.cells[at].textContent);""",
         column,
     )
 
