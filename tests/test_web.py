@@ -87,8 +87,8 @@ def test_an_uploaded_image_finds_what_the_command_line_finds(page, index, tmp_pa
         file = tmp_path / f"{seed}.bin.jpg"
         file.write_bytes(data)
         reader = reader_of(index, Access(default_cache_dir(), offline=True))
-        names, near, _ = run_search(index, Request([str(file)], k=13), reader, Listing())
-        wanted = [(row["id"], row["score"]) for row in found_rows(index, names, near)]
+        asked, near, _ = run_search(index, Request([str(file)], k=13), reader, Listing())
+        wanted = [(row["id"], row["score"]) for row in found_rows(index, [query.name for query in asked], near)]
         found = page.post("/api/search?k=13", [("image", "x.jpg", data)]).json["results"]
         assert [(hit["id"], hit["score"]) for hit in found] == wanted
 

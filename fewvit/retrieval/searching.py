@@ -31,10 +31,30 @@ class Request:
     only: OnlyThese = field(default_factory=OnlyThese)
 
 
+@dataclass(frozen=True)
+class Example:
+    """An image to search with."""
+
+    name: str  # of a file as it was given, or an id
+    row: int | None = None  # of the index, where it is one of its images
+
+
+@dataclass(frozen=True)
+class Query:
+    """What one answer was asked with: one example, or several as one query."""
+
+    examples: tuple[Example, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called in a result."""
+        return " + ".join(example.name for example in self.examples)
+
+
 def run_search(
     index: OpenIndex, request: Request, reader: FeatureReader | None, listing: Listing
-) -> tuple[list[str], Near, Facts]:
-    """Names of the queries, the images nearest to each, and facts for the manifest.
+) -> tuple[list[Query], Near, Facts]:
+    """The queries, the images nearest to each, and facts for the manifest.
 
     `reader` may be None where no query is an image. Raises UsageError for no query, DataError for an id that is not in
     the index, and as `query_features`.
@@ -44,24 +64,26 @@ def run_search(
     if not request.sources and not request.like:
         raise UsageError("nothing to look for: give image files, folders, or --like ID")
     started = time.perf_counter()
-    names, queries = _queries(index, request, reader, listing)
+    examples, queries = _queries(index, request, reader, listing)
     _, unwanted = _features(index, request.unwanted, reader, listing)
     made = time.perf_counter()
-    if request.combine is not None and len(names) > 1:
+    if request.combine is not None and len(examples) > 1:
         near = search_as_one(index, queries, unwanted, request.k, request.combine, request.only, request.threshold)
-        names = [" + ".join(names)]
+        asked = [Query(tuple(examples))]
     else:
         near = search_each(index, queries, unwanted, request.k, request.only, request.threshold)
+        asked = [Query((example,)) for example in examples]
     seconds = {"features": round(made - started, 3), "search": round(time.perf_counter() - made, 4)}
-    return names, near, {"index": str(index.path), "version": index.manifest.version, "seconds": seconds}
+    return asked, near, {"index": str(index.path), "version": index.manifest.version, "seconds": seconds}
 
 
 def _queries(
     index: OpenIndex, request: Request, reader: FeatureReader | None, listing: Listing
-) -> tuple[list[str], np.ndarray]:
+) -> tuple[list[Example], np.ndarray]:
     names, features = _features(index, request.sources, reader, listing)
-    rows = np.array([index.row_of(name) for name in request.like], np.int64)
-    return [*names, *request.like], np.concatenate([features, index.features(rows)])
+    own = [Example(name, index.row_of(name)) for name in request.like]
+    rows = np.array([example.row for example in own], np.int64)
+    return [*map(Example, names), *own], np.concatenate([features, index.features(rows)])
 
 
 def _features(
