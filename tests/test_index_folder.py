@@ -272,7 +272,7 @@ def test_whatever_a_consistent_manifest_says_it_is_refused_or_answers_are_the_sa
     text = OpenIndex.open(path).manifest.to_text()
     refused = 0
     for leaf in dict.fromkeys(leaves(json.loads(text))):
-        if leaf[0] in ("facts", "recipe", "extra") or leaf == ("recall", "value"):
+        if leaf[0] in ("facts", "recipe") or leaf == ("recall", "value"):
             continue
         for odd in ODD:
             values = inner = json.loads(text)
@@ -285,6 +285,13 @@ def test_whatever_a_consistent_manifest_says_it_is_refused_or_answers_are_the_sa
             except IntegrityError:
                 refused += 1
     assert refused > 300
+
+
+def test_what_an_older_or_newer_fewvit_notes_besides_is_passed_over(copy):
+    path = copy("flat")
+    wanted = whole(path)
+    rewrite(path, lambda values: values.update(extra={"memory": 1}, skipped=3, tomorrow=[1]))
+    assert whole(path) == wanted
 
 
 def test_a_manifest_without_segments_or_with_two_structures_is_refused(copy):
@@ -505,7 +512,7 @@ def test_a_disk_that_fills_up_at_any_write_leaves_the_old_index(copy, monkeypatc
             break
         assert whole(path) == wanted
         assert not list(path.rglob("*.tmp"))
-    assert writes == {"build": 8, "add": 11, "remove": 4, "compact": 7}[change]
+    assert writes == {"build": 8, "add": 10, "remove": 4, "compact": 7}[change]
     assert whole(path) != wanted or change == "compact"
     kept = {path / file.path for file in opened(path).manifest.files}
     assert set(path.glob("data/*")) == kept  # what failed left nothing behind in the end

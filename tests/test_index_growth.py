@@ -19,7 +19,7 @@ from fewvit.extraction.work import Work
 from fewvit.features import FeatureSet
 from fewvit.models.spec import Access
 from fewvit.retrieval import adding, growth
-from fewvit.retrieval.describe import change_facts, found_rows
+from fewvit.retrieval.describe import change_facts, found_rows, index_facts
 from fewvit.retrieval.folder import IndexFolder
 from fewvit.retrieval.growth import Changes, Wish
 from fewvit.retrieval.index import ImageIndex, add_images, build_index
@@ -258,6 +258,70 @@ def test_files_that_cannot_be_decoded_are_skipped_and_counted(images, tmp_path, 
     with pytest.raises(BadImages):
         build_index(tmp_path / "j", str(images), reader(max_bad="0"), Wish(), Listing())
     assert not (tmp_path / "j/CURRENT").exists()
+
+
+def test_too_many_bad_images_are_counted_as_the_share_allowed_is_of_all_images_of_the_source(index, images, reader):
+    (images / "hens/bad.jpg").write_bytes(b"no picture")
+    (images / "oxen/bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(BadImages, match="2 of 19 images of images cannot be decoded, 1 is allowed"):
+        add(index, images, reader, max_bad="6%")
+    assert counts(add(index, images, reader, max_bad="11%")) == {"skipped": 2, "unchanged": 17}
+
+
+def test_what_was_skipped_is_known_of_each_source_as_it_was_last_read(index, images, tmp_path, reader):
+    (images / "hens/bad.jpg").write_bytes(b"no picture")
+    other = folder_of(tmp_path / "other", {"eels": 3}, first_seed=300)
+    for name in ("a.jpg", "b.jpg"):
+        (other / "eels" / name).write_bytes(b"no picture")
+    for source, total in ((images, 1), (other, 3), (other, 3), (images, 3)):
+        add(index, source, reader)
+        assert index_facts(OpenIndex.open(index))["skipped"] == total
+    (images / "hens/bad.jpg").write_bytes(jpeg(900))
+    add(index, images, reader)
+    assert index_facts(OpenIndex.open(index))["skipped"] == 2
+    assert [source.skipped for source in OpenIndex.open(index).manifest.sources] == [0, 2]
+
+
+def test_where_nothing_is_new_no_version_comes_and_that_is_said(index, images, tmp_path, reader):
+    (images / "hens/bad.jpg").write_bytes(b"no picture")
+    assert counts(add(index, images, reader)) == {"skipped": 1, "unchanged": 17}
+    assert OpenIndex.open(index).manifest.version == 2  # one that was skipped is known from now on
+    shutil.copytree(images, tmp_path / "same")
+    (tmp_path / "same/hens/bad.jpg").unlink()
+    files = sorted(path.name for path in index.rglob("*"))
+    del reader.lines[:]
+    assert counts(add(index, images, reader)) == {"skipped": 1, "unchanged": 17}
+    assert counts(add(index, tmp_path / "same", reader)) == {"unchanged": 17}
+    assert reader.lines == ["nothing changed: version 2 of the index stays"] * 2
+    assert sorted(path.name for path in index.rglob("*")) == files
+    assert [source.place for source in OpenIndex.open(index).manifest.sources] == [str(images)]
+
+
+def test_a_folder_of_an_indexed_source_adds_its_images_again_and_that_is_said(index, images, reader):
+    assert counts(add(index, images / "hens", reader)) == {"added": 7, "copied": 7}
+    [line] = reader.lines
+    assert line.startswith("7 images were added with the bytes of images that the index has under other ids")
+    os.rename(images / "oxen/003.jpg", images / "oxen/new.jpg")
+    add(index, images, reader)
+    assert len(reader.lines) == 1  # a new name is no second picture
+
+
+def test_compaction_takes_classes_without_images_out_and_keeps_every_label(index, images, tmp_path, reader):
+    folder_of(images, {"eels": 3, "yaks": 2}, first_seed=100)
+    add(index, images, reader)
+    opened = ImageIndex.open(index)
+    assert opened.classes == ["hens", "oxen", "eels", "yaks"]
+    wanted = contents(index)
+    gone = [f"hens/{i:03d}.jpg" for i in range(7)] + [f"eels/{i:03d}.jpg" for i in range(3)]
+    removed = opened.remove(gone)
+    assert removed.classes == opened.classes
+    assert removed.classes_with_images().tolist() == [1, 3]
+    assert removed.compact().classes == ["oxen", "yaks"]
+    assert contents(index) == {name: row for name, row in wanted.items() if name not in gone}
+    version = OpenIndex.open(index).manifest.version
+    lines: list[str] = []
+    growth.compact(IndexFolder(index), notify=lines.append)
+    assert lines == [f"nothing to take out: version {version} of the index stays"]
 
 
 def test_an_image_that_is_damaged_later_keeps_its_row_and_is_marked(index, images, reader):

@@ -158,6 +158,11 @@ class OpenIndex:
         """The class of each row (n,), None where it has no label."""
         return [None if label < 0 else self.classes[label] for label in self.labels(rows).tolist()]
 
+    def classes_with_images(self) -> np.ndarray:
+        """Places in `classes` (n,) int64 of those that a live row is of, rising."""
+        used = np.unique(np.concatenate([s.records["label"][s.live] for s in self.segments]))
+        return used[used >= 0].astype(np.int64)
+
     def _by_segment(self, rows: np.ndarray) -> list[tuple[Segment, np.ndarray, np.ndarray]]:
         """For each segment that is asked: it, the places in `rows`, and its own row numbers."""
         rows = np.asarray(rows, np.int64)
