@@ -49,10 +49,7 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, fix: str | None = None):
         known = list(known)
-        spelled: dict[str, str] = {}
-        for one in known:
-            spelled.setdefault(one.casefold(), one)
-        near = [spelled[one] for one in difflib.get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
+        near = nearest_names(name, known)
         hint = (
             f"Did you mean {', '.join(near)}?"
             if near
@@ -60,6 +57,14 @@ class UnknownName(UsageError):
         )
         super().__init__(f"unknown {kind} {name!r}. {hint}", fix=fix)
         self.name, self.near = name, near
+
+
+def nearest_names(name: str, known: Iterable[str]) -> list[str]:
+    """The names, three at most, that `name` may be a slip of; upper and lower case are the same."""
+    spelled: dict[str, str] = {}
+    for one in known:
+        spelled.setdefault(one.casefold(), one)
+    return [spelled[one] for one in difflib.get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
 
 
 class LicenseRequired(UsageError):

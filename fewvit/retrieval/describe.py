@@ -31,6 +31,7 @@ def index_facts(index: OpenIndex) -> Row:
         "recall_high": recall.high if recall else None,
         "recall_at": recall.at if recall else None,
         "recall_wanted": recall.wanted if recall else None,
+        "recall_reached": recall.is_met if recall else None,
         "dimension": manifest.dimension,
         "backbone": manifest.backbone or "features",
         "fingerprint": manifest.fingerprint,
@@ -90,5 +91,6 @@ def change_facts(changes: Changes, index: OpenIndex) -> Row:
         "skipped": len(changes.skipped),
     }
     now = index_facts(index)
-    kept = ("index", "images", "dead", "kind", "recall", "recall_low", "recall_high", "dimension", "version")
+    recall = ("recall", "recall_low", "recall_high", "recall_wanted", "recall_reached")
+    kept = ("index", "images", "dead", "kind", *recall, "dimension", "version")
     return {**{name: now[name] for name in kept}, **did}
