@@ -142,13 +142,18 @@ def are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def from_os_error(error: OSError, doing: str, *, fix: str | None = None) -> FewvitError:
-    """The error of the tree that an OSError is: a full disk is a matter of resources, anything else of input."""
+def from_os_error(
+    error: OSError, doing: str, *, fix: str | None = None, place: str = "--cache-dir or --out"
+) -> FewvitError:
+    """The error of the tree that an OSError is: a full disk is a matter of resources, anything else of input.
+
+    `place`: the flag that names another disk.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError(
             f"disk full while {doing}",
             file=error.filename,
-            fix="Free some space, or choose another folder with --cache-dir or --out; finished work is kept.",
+            fix=f"Free some space, or choose another folder with {place}; finished work is kept.",
         )
     if error.errno in (errno.ENOMEM, errno.EMFILE):
         return ResourceError(f"{error.strerror} while {doing}", file=error.filename, fix=fix)

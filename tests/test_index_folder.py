@@ -156,6 +156,23 @@ def test_a_file_of_another_size_or_kind_is_named(copy, how):
     whole(path)
 
 
+def test_a_file_that_is_cut_between_the_look_at_its_size_and_its_mapping_is_named(copy, monkeypatch):
+    path = copy("flat")
+    features = path / first(path, "features")
+    size, real = features.stat().st_size, os.fstat
+    os.truncate(features, size - 1)
+
+    class Before:  # what the file was when its size was looked at
+        st_size, st_mode = size, features.stat().st_mode
+
+    monkeypatch.setattr(
+        "fewvit.retrieval.folder.os.fstat",
+        lambda handle: Before if real(handle).st_ino == features.stat().st_ino else real(handle),
+    )
+    with pytest.raises(IntegrityError, match="was cut while it was opened"):
+        OpenIndex.open(path)
+
+
 def test_two_files_that_changed_places_are_noticed(copy):
     path = copy("flat")
     one, other = (path / segment.features.path for segment in OpenIndex.open(path).manifest.segments)
@@ -507,9 +524,11 @@ def test_a_disk_that_fills_up_at_any_write_leaves_the_old_index(copy, monkeypatc
     monkeypatch.setattr("fewvit.files.fsync_folder", lambda folder: None)
     for writes in range(1, 30):
         left = writes
-        with contextlib.suppress(ResourceError):
+        try:
             do()
             break
+        except ResourceError as error:
+            assert "choose another folder with --index;" in str(error)
         assert whole(path) == wanted
         assert not list(path.rglob("*.tmp"))
     assert writes == {"build": 8, "add": 10, "remove": 4, "compact": 7}[change]

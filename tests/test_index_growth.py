@@ -25,6 +25,7 @@ from fewvit.retrieval.growth import Changes, Wish
 from fewvit.retrieval.index import ImageIndex, add_images, build_index
 from fewvit.retrieval.opened import OpenIndex
 from fewvit.retrieval.pictures import Pictures
+from fewvit.retrieval.segment import UNKNOWN
 
 from made_images import folder_of, jpeg
 from made_indexes import PART, D, built, random_rows, source_of
@@ -473,6 +474,22 @@ def test_a_picture_is_read_only_where_it_is_the_one_that_was_indexed(index, imag
     with pytest.raises(DataError, match="cannot be read"):
         pictures.read(row)
     assert time.perf_counter() - started < 5
+
+
+def test_a_picture_of_which_the_index_knows_no_digest_is_never_read(index, images, monkeypatch):
+    opened = ImageIndex.open(index)
+    row = opened.row_of("hens/003.jpg")
+    real = opened.records
+
+    def without_digest(rows: np.ndarray) -> np.ndarray:
+        records = real(rows)
+        records["digest"] = UNKNOWN
+        return records
+
+    monkeypatch.setattr(opened, "records", without_digest)
+    monkeypatch.setattr("fewvit.retrieval.pictures._whole", lambda path: pytest.fail("a file was opened"))
+    with pytest.raises(DataError, match="does not know what bytes"):
+        Pictures(opened).read(row)
 
 
 def test_pictures_in_an_archive_are_read_from_it(images, tmp_path, reader):
