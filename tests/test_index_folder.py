@@ -624,6 +624,41 @@ def test_verify_names_features_that_no_writer_writes_and_ids_out_of_order(copy):
             opened(path).verify()
 
 
+def test_dead_rows_are_rows_of_their_segment_each_once(copy):
+    path = copy("flat")
+    segment = next(one for one in OpenIndex.open(path).segments if len(one.dead))
+    n, dead = segment.rows, segment.dead
+    assert len(dead) == 2
+    file = segment.stored.dead.path
+    for wrong in ([0, n], [-1, 0], [1, 1], [2, 1]):
+        rewrite(copy("flat"), contents={file: np.array(wrong, "<i8").tobytes()})
+        with pytest.raises(IntegrityError, match="dead rows that do not fit"):
+            OpenIndex.open(path)
+    copy("flat")
+    rewrite(path, contents={file: np.array([0, n - 1], "<i8").tobytes()})
+    again = next(one for one in OpenIndex.open(path).segments if len(one.dead))
+    assert np.flatnonzero(~again.live).tolist() == [0, n - 1]
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_segment_has_as_many_ids_as_rows(copy, more):
+    path = copy("flat")
+    segment = OpenIndex.open(path).segments[0]
+    names = [*segment.ids, "zzz"][: segment.rows + more]
+    rewrite(path, contents={segment.stored.ids.path: Strings.of(names)})
+    with pytest.raises(IntegrityError, match=f"a segment of {segment.rows} rows has {segment.rows + more} ids"):
+        OpenIndex.open(path)
+
+
+def test_what_was_built_to_search_with_is_read_and_asked(copy, monkeypatch):
+    segment = OpenIndex.open(copy("hnsw")).segments[0]
+    first_time = segment.candidates
+    assert first_time is not None
+    monkeypatch.setattr("fewvit.retrieval.segment.Candidates.read", lambda *args: pytest.fail("it was read again"))
+    assert segment.candidates is first_time
+    assert OpenIndex.open(copy("flat")).segments[0].candidates is None
+
+
 @pytest.mark.parametrize(("name", "number"), [("label", 2), ("label", -2), ("source", 0), ("source", -7)])
 def test_a_row_of_a_class_or_source_that_is_not_there_is_refused(copy, name, number):
     path = copy("flat")
