@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 
 from fewvit.errors import DataError, FewvitError, IntegrityError, ResourceError, UsageError
+from fewvit.features import FeatureSet
 from fewvit.retrieval import adding, growth
 from fewvit.retrieval.columns import Strings
 from fewvit.retrieval.describe import found_rows, index_facts
 from fewvit.retrieval.folder import IndexFolder, _current
+from fewvit.retrieval.growth import Made, Wish
 from fewvit.retrieval.manifest import Manifest
 from fewvit.retrieval.opened import OpenIndex
 from fewvit.retrieval.segment import RECORD
+from fewvit.sources import FeatureSource
 
 from made_indexes import PART, D, asked, built, opened, random_rows, source_of
 
@@ -575,6 +578,35 @@ def test_a_manifest_comes_back_from_its_text_whole(copy):
         odd = dataclasses.replace(manifest, backbone="caf\udce9 \u00e9 \n <b>")
         text = odd.to_text().encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
         assert Manifest.of_text(text, "x") == odd
+
+
+@pytest.mark.parametrize("width", [1, 21, 1 << 20])
+def test_an_index_of_one_image_has_from_one_column_to_a_million(tmp_path, width):
+    features = np.zeros((1, width), np.float32)
+    features[0, -1] = 2
+    source = FeatureSource("made", FeatureSet(features, np.array([-1]), ["only"], []))
+    growth.build(IndexFolder(tmp_path / "i"), source, None, Made("", "", {}, {}), Wish())
+    near = OpenIndex.open(tmp_path / "i").search(features, 3)
+    assert (near.rows.tolist(), near.scores.tolist()) == ([0], [1.0])
+
+
+@pytest.mark.parametrize(("name", "value"), [("visited", 0), ("rerank", 0), ("visited", -1)])
+def test_an_effort_of_nothing_is_refused(copy, name, value):
+    path = copy("ivf")
+    rewrite(path, lambda values: values["effort"].update({name: value}))
+    with pytest.raises(IntegrityError, match="contradicts itself"):
+        OpenIndex.open(path)
+    rewrite(copy("ivf"), lambda values: values["effort"].update({name: 1}))
+    OpenIndex.open(path)
+
+
+def test_what_the_system_does_not_open_is_told_and_not_called_damaged(copy):
+    path = copy("flat")
+    file = path / first(path, "features")
+    file.unlink()
+    file.symlink_to(file.name)  # a loop
+    with pytest.raises(DataError, match="symbolic links while reading this index"):
+        OpenIndex.open(path)
 
 
 def test_a_column_finds_strings_and_beginnings_as_a_list_does():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -24,6 +25,7 @@ from fewvit.retrieval.folder import IndexFolder
 from fewvit.retrieval.growth import Changes, Wish
 from fewvit.retrieval.index import ImageIndex, add_images, build_index
 from fewvit.retrieval.opened import OpenIndex
+from fewvit.retrieval.parts import in_order, part_rows
 from fewvit.retrieval.pictures import Pictures
 from fewvit.retrieval.segment import UNKNOWN
 
@@ -474,6 +476,77 @@ def test_a_picture_is_read_only_where_it_is_the_one_that_was_indexed(index, imag
     with pytest.raises(DataError, match="cannot be read"):
         pictures.read(row)
     assert time.perf_counter() - started < 5
+
+
+def test_a_picture_of_other_bytes_is_refused_whether_their_digest_is_above_or_below(index, images):
+    opened = ImageIndex.open(index)
+    row = opened.row_of("hens/003.jpg")
+    known = opened.records(np.array([row]))["digest"][0].tobytes()
+    others = [jpeg(seed) for seed in range(1000, 1012)]
+    assert {hashlib.sha256(data).digest() > known for data in others} == {True, False}
+    for data in others:
+        (images / "hens/003.jpg").write_bytes(data)
+        with pytest.raises(DataError, match="not the one that was indexed"):
+            Pictures(opened).read(row)
+        assert Pictures(opened).states(np.array([row])) == ["changed"]
+
+
+def test_an_index_of_features_has_no_pictures_and_a_name_that_no_file_has_none_either(index, tmp_path, monkeypatch):
+    built(tmp_path / "features", random_rows(1, 3))
+    with pytest.raises(DataError, match="built of features"):
+        Pictures(OpenIndex.open(tmp_path / "features")).read(0)
+    pictures = Pictures(OpenIndex.open(index))
+    monkeypatch.setattr(pictures, "path", lambda row: "a\0b")
+    with pytest.raises(DataError, match="cannot be read"):
+        pictures.read(0)
+
+
+def test_a_source_that_is_gone_is_told_and_one_without_a_folder_is_not_asked_for(index, images, tmp_path, reader):
+    Pictures(OpenIndex.open(index)).require_sources()
+    images.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="this source of the index is not there"):
+        Pictures(OpenIndex.open(index)).require_sources()
+    build_index(tmp_path / "digits", "digits/test", reader(), Wish(), Listing())
+    Pictures(OpenIndex.open(tmp_path / "digits")).require_sources()
+
+
+def test_pictures_of_two_archives_are_read_each_from_its_own(index, images, tmp_path, reader):
+    other = folder_of(tmp_path / "more", {"eels": 2}, first_seed=500)
+    first, second = (shutil.make_archive(str(tmp_path / root.name), "zip", root) for root in (images, other))
+    build_index(tmp_path / "i", first, reader(), Wish(), Listing())
+    add(tmp_path / "i", second, reader)
+    opened = OpenIndex.open(tmp_path / "i")
+    for name, root in (("hens/003.jpg", images), ("eels/001.jpg", other)):
+        assert Pictures(opened).read(opened.row_of(name)) == (root / name).read_bytes()
+
+
+def test_versions_count_by_one_from_change_to_change(index, images, reader):
+    folder_of(images, {"eels": 2}, first_seed=500)
+    changes = [
+        lambda: add(index, images, reader),
+        lambda: growth.remove(IndexFolder(index), ["hens/001.jpg"]),
+        lambda: growth.remove(IndexFolder(index), ["hens/002.jpg"]),
+        lambda: growth.compact(IndexFolder(index)),
+        lambda: build_index(index, str(images), reader(), Wish(), Listing()),
+    ]
+    for version, change in enumerate(changes, 2):
+        change()
+        assert OpenIndex.open(index).manifest.version == version
+
+
+def test_a_part_has_as_many_rows_as_fit_128_mib_and_one_at_least():
+    assert part_rows(384) == (1 << 27) // (384 * 4)
+    assert part_rows(1 << 26) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_ids_given_more_than_once_are_shown_up_to_three(count):
+    names = [f"n{i}" for i in range(count)]
+    with pytest.raises(DataError) as caught:
+        in_order([*names, "once", *names], "here")
+    wanted = "1 id is" if count == 1 else f"{count} ids are"
+    shown = ", ".join(names[:3]) + (" …" if count == 4 else "")
+    assert f"{wanted} given more than once: {shown}\n" in str(caught.value)
 
 
 def test_a_picture_of_which_the_index_knows_no_digest_is_never_read(index, images, monkeypatch):

@@ -281,6 +281,52 @@ def test_the_best_of_examples_is_that_of_brute_force_with_unwanted_ones_too(many
             assert answers(index, near) == [wanted]
 
 
+# ---- names
+
+
+def test_ids_near_one_that_is_none_are_found_before_and_behind_its_place_and_dead_ones_are_not(tmp_path, monkeypatch):
+    names = ["cat/001.jpg", "cat/002.jpg", "dog/001.jpg", "dog/002.jpg", "eel/77.png"]
+    row = np.ones(D, np.float32)
+    built(tmp_path / "i", dict.fromkeys(names, (row, "")))
+    index = OpenIndex.open(tmp_path / "i")
+    assert set(index.nearest_ids("dog/00.jpg")) == {"dog/001.jpg", "dog/002.jpg", "cat/002.jpg"}
+    assert index.nearest_ids("DOG/002.JPG")[0] == "dog/002.jpg"
+    assert index.nearest_ids("zzzzz") == []
+    with pytest.raises(DataError, match=r"no image eel/7\.png in this index\n  Did you mean eel/77\.png\?"):
+        index.row_of("eel/7.png")
+    growth.remove(index.folder, ["dog/001.jpg"])
+    assert "dog/001.jpg" not in OpenIndex.open(tmp_path / "i").nearest_ids("dog/00.jpg")
+    monkeypatch.setattr("fewvit.retrieval.opened._NEAR_IDS", 1)  # one before the place, and one behind
+    assert index.nearest_ids("dog/0015.jpg") == ["dog/001.jpg", "dog/002.jpg"]
+    assert index.nearest_ids("dog/000.jpg") == ["dog/001.jpg", "cat/002.jpg"]
+
+
+def test_a_class_that_is_none_but_a_list_of_classes_is_told_to_be_given_one_by_one(many):
+    index = OpenIndex.open(many[0] / "flat")
+    for name, told in (("ox,hen", "--class ox --class hen."), ("ox, hen,ox", "--class ox --class hen --class ox.")):
+        with pytest.raises(UnknownName) as caught:
+            index.matching(OnlyThese([name]))
+        assert str(caught.value).endswith(told)
+    for name in ("ox,yak", "oxen", ","):
+        with pytest.raises(UnknownName) as caught:
+            index.matching(OnlyThese([name]))
+        assert "--class" not in str(caught.value)
+
+
+def test_a_class_has_images_as_long_as_one_of_its_rows_is_live(tmp_path):
+    row = np.ones(D, np.float32)
+    built(tmp_path / "i", {"a": (row, "hen"), "b": (row, "ox"), "c": (row, "ox"), "d": (row, "")})
+    index = OpenIndex.open(tmp_path / "i")
+    assert index.classes == ["ox", "hen"]
+    assert index.without_images(["ox", "hen"]) == []
+    growth.remove(index.folder, ["a", "b"])
+    assert OpenIndex.open(tmp_path / "i").without_images(["hen", "ox"]) == ["hen"]
+    assert OpenIndex.open(tmp_path / "i").without_images([]) == []
+    growth.remove(index.folder, ["c"])
+    assert OpenIndex.open(tmp_path / "i").classes_with_images().tolist() == []
+    assert OpenIndex.open(tmp_path / "i").without_images(["ox"]) == ["ox"]
+
+
 # ---- recall
 
 
@@ -318,6 +364,12 @@ def test_the_interval_of_recall_by_hand():
     # where all are equal, three more of n could be worse
     assert recall._recall(truth * 25, truth * 25, 0.95) == Recall(1.0, 0.97, 1.0, 10, 100, 0.95)
     assert not recall._recall(truth, truth, 0.95).is_met  # four queries show nothing
+    third = recall._recall([{1, 2, 3}] * 100, [{1, 8, 9}] * 100, 0.95)
+    assert third == Recall(0.333333, 0.303333, 0.333333, 10, 100, 0.95)
+
+
+def test_an_index_promises_95_percent_unless_asked_for_more_or_less():
+    assert Wish().recall == 0.95
 
 
 def test_a_row_is_left_out_of_its_own_answer_where_it_has_twins_too(tmp_path):

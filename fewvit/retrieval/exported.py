@@ -207,6 +207,7 @@ def _write_table(rows: Rows, folder: Path) -> None:
 
 
 def about(rows: Rows) -> Facts:
+    """What an export is, for its manifest."""
     manifest = rows.index.manifest
     return {
         "images": len(rows),
@@ -221,6 +222,7 @@ def about(rows: Rows) -> Facts:
 
 
 def commit(folder: Path, facts: Facts) -> None:
+    """Write the manifest of an export, with size and sha256 of every file that is in the folder."""
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))
