@@ -639,6 +639,14 @@ def test_what_is_no_column_is_refused(data):
         Strings(memoryview(data))
 
 
+@pytest.mark.parametrize("places", [(0, 1, 4), (0, 1, 2), (1, 1, 3), (-1, 1, 3), (0, 4, 3), (0, -1, 3)])
+def test_places_that_do_not_fit_the_text_of_a_column_are_refused(places):
+    whole = np.array([2, 0, 1, 3], "<i8").tobytes() + b"abc"
+    assert list(Strings(memoryview(whole))) == ["a", "bc"]
+    with pytest.raises(IntegrityError, match="its places do not fit its text"):
+        Strings(memoryview(np.array([2, *places], "<i8").tobytes() + b"abc"))
+
+
 def test_a_column_of_no_string_is_one():
     assert list(Strings(memoryview(Strings.of([])))) == []
 
