@@ -531,6 +531,24 @@ def test_what_is_left_open_is_decided_by_rows_memory_and_recall(rows, memory, re
     assert Wish("ivf", memory, recall_).kind_for(rows, 384) == "ivf"
 
 
+def test_the_memory_of_a_row_by_hand():
+    assert KINDS["hnsw"].bytes_per_row(25_000, 384) == 384 + 2 * 32 * 4 + 16
+    assert lists(25_000) == 312  # 512 is near 4 × the root, and each list wants 80 rows
+    assert KINDS["ivf"].bytes_per_row(25_000, 384) == pytest.approx(384 + 8 + 312 * 384 * 4 / 25_000, abs=1e-9)
+    assert KINDS["compact"].bytes_per_row(25_000, 384) == pytest.approx(64 + 8 + 384 * 4 / 25_000, abs=1e-9)
+    many = 1_000_001
+    assert (KINDS["compact"].lists(many - 1), KINDS["compact"].lists(many)) == (1, 4096)
+    assert KINDS["compact"].bytes_per_row(many, 384) == pytest.approx(72 + 4096 * 384 * 4 / many, abs=1e-9)
+
+
+def test_a_compact_index_of_one_list_rescores_more_and_one_of_many_looks_into_more_of_them_first():
+    one = [(effort.visited, effort.rerank) for effort in KINDS["compact"].efforts(1_000_000)]
+    assert one == [(1, rerank) for rerank in (4, 8, 16, 32, 64, 128)]
+    many = [(effort.visited, effort.rerank) for effort in KINDS["compact"].efforts(1_000_001)]
+    doubled = [(2**power, 8) for power in range(13)]
+    assert many == doubled + [(4096, rerank) for rerank in (16, 32, 64, 128)]
+
+
 def test_a_compact_row_takes_less_than_a_hundred_bytes():
     for dimension in (13, 192, 384, 768, 1024):
         assert KINDS["compact"].bytes_per_row(1_000_000, dimension) <= 100
