@@ -139,11 +139,12 @@ class Screen:
 
     def result_of_trials(self, result: Result) -> None:
         """As `result`; unless --verbose the table has the means alone, and no trials where there was one."""
-        means = [row for row in result.rows if row.get("trial") == "mean"]
-        if not means or self.output.verbose or self.output.format != "table":
+        means = [row for row in result.rows if row.get("trial") in (None, "mean")]
+        draws = [row for row in result.rows if row.get("trial") not in (None, "mean")]
+        if not draws or not means or self.output.verbose or self.output.format != "table":
             self.result(result)
             return
-        trials = {(row["shots"], row["trial"]) for row in result.rows if row["trial"] != "mean"}
+        trials = {(row.get("shots"), row["trial"]) for row in draws}
         if len(trials) == len({shots for shots, _ in trials}):
             means = [{name: value for name, value in row.items() if name != "trial"} for row in means]
         else:

@@ -121,6 +121,26 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def claimed(path: str | os.PathLike[str], *, shared: bool = False, mode: str = "r+") -> Iterator[bool | None]:
+    """Whether a file is ours while the block runs; nobody waits. None where that is unknown, as without file locks.
+
+    `shared`: others may have it too, as long as they share it. `mode` as for `open`: `a` makes the file.
+    """
+    import fcntl
+
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with contextlib.ExitStack() as opened:
+        try:
+            fcntl.flock(opened.enter_context(open(path, mode)), kind | fcntl.LOCK_NB)
+            ours: bool | None = True
+        except BlockingIOError:
+            ours = False
+        except OSError:
+            ours = None
+        yield ours
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file is still the one of that name."""
     try:

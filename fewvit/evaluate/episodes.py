@@ -20,6 +20,7 @@ from ..labels import labelled
 from ..metrics import mean_and_interval
 from ..plugins import find
 from ..results import Row
+from .details import Details, EpisodeScores, Keep, keep_nothing
 from .episode_draws import Episodes, draw_episodes, read_classes, read_runs, require_runs
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 
@@ -50,10 +51,11 @@ def run_episodes(
     options: EpisodeOptions,
     notify: Callable[[str], None],
     report_skipped: Callable[[list[dict[str, str]]], None],
+    keep: Keep = keep_nothing,
 ) -> Found:
     """Rows of every backbone, layer, number of shots and classifier, and the run's manifest, as `fewvit episodes` has.
 
-    Raises as `evaluate_episodes`, and DataError for runs that cannot be read.
+    `keep` as for `evaluate_episodes`. Raises as `evaluate_episodes`, and DataError for runs that cannot be read.
     """
     check_options(options)
     if options.runs is not None:
@@ -64,7 +66,7 @@ def run_episodes(
         rows = [
             {**extra, **row}
             for extra, features, _ in by_layer(inputs)
-            for row in evaluate_episodes(features, options, notify)
+            for row in evaluate_episodes(features, options, notify, keep)
         ]
         return rows, {"seconds": {"episodes": round(time.perf_counter() - started, 3)}}
 
@@ -75,12 +77,15 @@ def run_episodes(
 
 
 def evaluate_episodes(
-    features: FeatureSet, options: EpisodeOptions, notify: Callable[[str], None] = lambda line: None
+    features: FeatureSet,
+    options: EpisodeOptions,
+    notify: Callable[[str], None] = lambda line: None,
+    keep: Keep = keep_nothing,
 ) -> list[Row]:
     """Result rows (without the columns that name data and backbone): one mean for each number of shots and classifier.
 
-    Raises UsageError for options that cannot be, DataError for too few classes or images and for unlabelled ones,
-    NumericalError for features that are not finite.
+    `keep` gets the accuracy in each episode. Raises UsageError for options that cannot be, DataError for too few
+    classes or images and for unlabelled ones, NumericalError for features that are not finite.
     """
     check_options(options)
     features.require_finite()
@@ -88,7 +93,9 @@ def evaluate_episodes(
     rows = []
     for episodes in _episodes(features, options, notify):
         for method, estimator in estimators.items():
-            summary = mean_and_interval(accuracies(features.features, episodes, estimator, method).tolist())
+            found = accuracies(features.features, episodes, estimator, method)
+            keep(Details(episodes=[EpisodeScores({"method": method, **episodes.shape}, found)]))
+            summary = mean_and_interval(found.tolist())
             rows.append(
                 {
                     "method": method,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from ..results import Row
 from ..sources import Given, Sources
 from ..splits import Split, dependence, dinov2_subset, identical
 from ..vote import check_temperature, votes_at
+from .details import Details, Keep, keep_nothing
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
+from .predictions import Predicted
 
 _TABLE_BYTES = 1 << 20  # votes of one block of queries stay in the CPU's cache
 
@@ -45,13 +47,20 @@ class Score:
     temperature: float
     top1: float  # percent
     top5: float  # percent
+    predictions: np.ndarray = field(compare=False)  # (Q,) the class with most votes, the lower one on a tie
+    probabilities: np.ndarray = field(compare=False)  # (Q,) its share of all votes
 
 
 def evaluate_knn(
-    train: FeatureSet, test: FeatureSet | None, options: KNNOptions, notify: Callable[[str], None] = lambda line: None
+    train: FeatureSet,
+    test: FeatureSet | None,
+    options: KNNOptions,
+    notify: Callable[[str], None] = lambda line: None,
+    keep: Keep = keep_nothing,
 ) -> tuple[list[Row], float]:
     """Result rows (without the columns that name data and backbone) and the seconds of search and vote.
 
+    `keep` gets what was predicted for each image, under the columns of its row.
     Raises UsageError for a k above the bank's size and for options that exclude each other, DataError for unlabelled or
     one-class data and for test classes that train has not.
     """
@@ -64,9 +73,9 @@ def evaluate_knn(
     require_classes(train)
     started = time.perf_counter()
     rows = (
-        list(_few_shot_rows(train, test, options, notify))
+        list(_few_shot_rows(train, test, options, notify, keep))
         if options.shots
-        else list(_rows(train, test, options, notify))
+        else list(_rows(train, test, options, notify, keep))
     )
     return rows, time.perf_counter() - started
 
@@ -106,10 +115,14 @@ def _ks(options: KNNOptions, bank: int, notify: Callable[[str], None]) -> list[i
     return [k for k in KS if k <= bank] or [bank]
 
 
-def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, notify: Callable[[str], None]) -> Iterator[Row]:
+def _rows(
+    train: FeatureSet, test: FeatureSet, options: KNNOptions, notify: Callable[[str], None], keep: Keep
+) -> Iterator[Row]:
     alone = options.leave_one_out
     ks = _ks(options, len(train) - alone, notify)
-    for score in score_knn(train, test, ks, options.temperatures, leave_one_out=alone, device=options.device):
+    scores = score_knn(train, test, ks, options.temperatures, leave_one_out=alone, device=options.device)
+    keep(Details([_predicted(score, test) for score in scores]))
+    for score in scores:
         for metric in ("top1", "top5"):
             yield {
                 "method": "knn",
@@ -122,8 +135,13 @@ def _rows(train: FeatureSet, test: FeatureSet, options: KNNOptions, notify: Call
             }
 
 
+def _predicted(score: Score, test: FeatureSet, **which: int) -> Predicted:
+    columns = {"method": "knn", "k": score.k, "temperature": score.temperature, **which}
+    return Predicted(columns, test.ids, test.labels, score.predictions, score.probabilities, test.classes)
+
+
 def _few_shot_rows(
-    train: FeatureSet, test: FeatureSet, options: KNNOptions, notify: Callable[[str], None]
+    train: FeatureSet, test: FeatureSet, options: KNNOptions, notify: Callable[[str], None], keep: Keep
 ) -> Iterator[Row]:
     """Each trial, then its mean: DINOv2's n-per-class times tries, with k in {10, 20, 100, 200, n} up to n."""
     for n in options.shots:
@@ -136,7 +154,9 @@ def _few_shot_rows(
             notify(wrong)
         for trial, split in enumerate(splits):
             bank = train.select(split.train)
-            for score in score_knn(bank, test, ks, options.temperatures, device=options.device):
+            scores = score_knn(bank, test, ks, options.temperatures, device=options.device)
+            keep(Details([_predicted(score, test, shots=n, trial=trial) for score in scores]))
+            for score in scores:
                 for metric in ("top1", "top5"):
                     values.setdefault((score.k, score.temperature, metric), []).append(getattr(score, metric))
                     yield {
@@ -175,17 +195,24 @@ def score_knn(
     """Top-1 and top-5 in percent for each temperature and k, from one search for the largest k, chunk by chunk."""
     bank = Bank(train.features, device=device)
     n_classes = len(train.classes)
-    ranks: dict[tuple[float, int], list[np.ndarray]] = {(t, k): [] for t in temperatures for k in ks}
+    settings = [(t, k) for t in temperatures for k in ks]
+    ranks: dict[tuple[float, int], list[np.ndarray]] = {one: [] for one in settings}
+    best: dict[tuple[float, int], list[np.ndarray]] = {one: [] for one in settings}
+    shares: dict[tuple[float, int], list[np.ndarray]] = {one: [] for one in settings}
     for part, neighbors in bank.chunks(test.features, max(ks), exclude=np.arange(len(test)) if leave_one_out else None):
         for block, few in _blocks(neighbors, max(64, _TABLE_BYTES // (8 * n_classes))):
             targets = test.labels[part][block]
             for temperature in temperatures:
                 for k, votes in votes_at(few, train.labels, n_classes, temperature, ks):
                     ranks[temperature, k].append(rank_of_target(votes, targets))
+                    first = votes.argmax(axis=1)
+                    best[temperature, k].append(first)
+                    shares[temperature, k].append(votes[np.arange(len(first)), first] / votes.sum(axis=1))
     scores = []
-    for (temperature, k), parts in ranks.items():
-        rank = np.concatenate(parts)
-        scores.append(Score(k, temperature, top_k_accuracy(rank, 1), top_k_accuracy(rank, min(5, k))))
+    for temperature, k in settings:
+        rank, first, share = (np.concatenate(parts[temperature, k]) for parts in (ranks, best, shares))
+        top1, top5 = top_k_accuracy(rank, 1), top_k_accuracy(rank, min(5, k))
+        scores.append(Score(k, temperature, top1, top5, first, share))
     return scores
 
 
@@ -202,8 +229,9 @@ def run_knn(
     options: KNNOptions,
     notify: Callable[[str], None],
     report_skipped: Callable[[list[dict[str, str]]], None],
+    keep: Keep = keep_nothing,
 ) -> Found:
-    """Rows of every backbone, and the run's manifest: what `fewvit knn` prints."""
+    """Rows of every backbone, and the run's manifest: what `fewvit knn` prints; `keep` as for `evaluate_knn`."""
 
     def measure(inputs: Inputs, name: str) -> Found:
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("knn", pool=inputs.pipeline.pool)):
@@ -213,7 +241,7 @@ def run_knn(
         rows: list[Row] = []
         seconds = 0.0
         for extra, train, test in by_layer(inputs):
-            found, took = evaluate_knn(train, test, options, notify)
+            found, took = evaluate_knn(train, test, options, notify, keep)
             seconds += took
             rows += [{**extra, **row} for row in found]
         return rows, {"seconds": {"search": round(seconds, 3)}}

@@ -19,6 +19,7 @@ from ..metrics import mean_and_interval
 from ..results import Facts, Row
 from ..sources import Given
 from ..splits import dependence, identical
+from .details import Details, Keep, keep_nothing
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 from .lowshot_cells import Cell, Tuner, cells_of
 from .lowshot_options import LowShotOptions, by_shots, check_options, require_splits, splits_of
@@ -35,10 +36,12 @@ def run_lowshot(
     notify: Callable[[str], None],
     report_skipped: Callable[[list[dict[str, str]]], None],
     tuner_of: Callable[[Inputs], Tuner] | None = None,
+    keep: Keep | None = None,
 ) -> Found:
     """Rows of every backbone, layer, classifier, number of shots and trial, their means, and the run's manifest.
 
-    `tuner_of` gives what trains last blocks on the images behind the features, where that was asked for.
+    `tuner_of` gives what trains last blocks on the images behind the features, where that was asked for. `keep` gets
+    what was predicted for each image.
     """
 
     check_options(options)
@@ -56,7 +59,8 @@ def run_lowshot(
         for extra, train, test in by_layer(inputs):
             protocol = options.protocol or inputs.known_protocol
             where = {**({"backbone": printable(name)} if name else {}), **extra}
-            found, notes, new = _evaluate(train, _required(test), options, protocol, notify, tuner, where)
+            wanted = keep is not None or any(_files(options))
+            found, notes, new = _evaluate(train, _required(test), options, protocol, notify, tuner, where, wanted)
             predicted.extend(new)
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
         return rows, {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
@@ -65,6 +69,7 @@ def run_lowshot(
     require_splits(sources.train, options)
     found = measured(reader, sources, measure, report_skipped, options.seed, "lowshot")
     _save(predicted, options, notify)
+    (keep or keep_nothing)(Details(predicted))
     return found
 
 
@@ -82,7 +87,8 @@ def evaluate_lowshot(
     Test labels are read by the metrics alone: every hyper-parameter comes from the protocol, the user, or
     cross-validation inside the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
     """
-    rows, notes, predicted = _evaluate(train, test, options, protocol, _once(notify), tuner, {})
+    wanted = any(_files(options))
+    rows, notes, predicted = _evaluate(train, test, options, protocol, _once(notify), tuner, {}, wanted)
     _save(predicted, options, notify)
     return rows, notes
 
@@ -95,8 +101,9 @@ def _evaluate(
     notify: Callable[[str], None],
     tuner: Tuner | None,
     where: Mapping[str, Any],
+    wanted: bool,
 ) -> tuple[list[Row], Facts, list[Predicted]]:
-    """As `evaluate_lowshot`, and the predictions to be saved, under columns `where` of backbone and layer."""
+    """As `evaluate_lowshot`, and where they are wanted the predictions, under columns `where` of backbone and layer."""
     train, test = labelled(train, "train", notify), labelled(test, "test", notify)
     require_classes(train)
     train.require_finite()
@@ -120,7 +127,7 @@ def _evaluate(
     chosen: Facts = {}
     predicted: list[Predicted] = []
     for cells in cells_of(train, test, splits, options, protocol, notify, tuner):
-        if any(_files(options)):  # they take memory
+        if wanted:  # they take memory
             predicted += [_predicted(cell, test, where) for cell in cells]
         rows += _rows(cells, test)
         chosen |= _facts(cells)

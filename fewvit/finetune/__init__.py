@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from ..datasets import Dataset, Listing, select
 from ..digests import DigestMemory, content_digest
+from ..evaluate.details import Details, Keep
+from ..evaluate.predictions import save_predictions
 from ..extraction.cache import Cache
 from ..extraction.pipeline import FeatureOptions, oversized, settle
 from ..features import FeatureSet
@@ -28,7 +30,7 @@ from ..runs.request import NetworkEffort, require_precision_on
 from ..sources import Given, open_pair
 from ..splits import Split, n_per_class
 from .baselines import frozen_rows
-from .evaluation import evaluate_tuned, result_of, save_test_predictions
+from .evaluation import evaluate_tuned, result_of, test_predictions
 from .final_network import finish
 from .networks import require_plain_vit
 from .plan import BUNDLE, HEAD, Plan, identity, labelled_by, outcome
@@ -51,10 +53,12 @@ def run_finetune(
     listing: Listing,
     audience: Audience,
     predictions: Path | None = None,
+    keep: Keep | None = None,
 ) -> tuple[Result | None, int | None]:
     """Fine-tune, or go on with, the run in `out`: its result, and the signal that ended it early, if one did.
 
-    Only the first process has a result. `predictions` gets what the fine-tuned classifier says of each test image.
+    Only the first process has a result. `predictions` and `keep` get what the fine-tuned classifier says of each test
+    image.
     Raises UsageError when the run was begun with other arguments or data, DataError for what is missing or too little,
     CheckpointError where a finished run has lost a file, NumericalError when every learning rate diverges,
     ResourceError for memory and disk.
@@ -95,8 +99,13 @@ def run_finetune(
                 result, signal = _carried_out(plan, frozen, seconds)
         if rank() != 0:
             return None, signal
-        if predictions is not None and result is not None:
-            save_test_predictions(plan, predictions)
+        if result is not None and (predictions is not None or keep is not None):
+            predicted = test_predictions(plan)
+            if predictions is not None:
+                save_predictions(predictions, [predicted])
+                audience.notify(f"wrote {predictions}")
+            if keep is not None:
+                keep(Details([predicted]))
         return result, signal
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ..digests import content_digest
 from ..errors import counted
 from ..evaluate.evaluation import evaluate_estimator
 from ..evaluate.inputs import Backbones
-from ..evaluate.predictions import Predicted, save_predictions
+from ..evaluate.predictions import Predicted
 from ..extraction.pipeline import TOKENS, FeatureOptions, Pipeline, settle
 from ..features import FeatureSet
 from ..labels import labelled
@@ -57,8 +56,8 @@ def evaluate_tuned(
     }
 
 
-def save_test_predictions(plan: Plan, path: Path) -> None:
-    """Write what the classifier of a finished run says of the labelled test images, one by one."""
+def test_predictions(plan: Plan) -> Predicted:
+    """What the classifier of a finished run says of the labelled test images, one by one."""
     # of other images they would contradict the result
     plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})
     bundle, request = load_bundle(plan.folder.path / BUNDLE, device="cpu"), plan.request
@@ -67,10 +66,7 @@ def save_test_predictions(plan: Plan, path: Path) -> None:
     _, test = _test_features(plan)
     evaluation = evaluate_estimator(bundle.estimator, test, bundle.temperature)
     which = {"method": request.mode, "shots": request.shots, "trial": request.trial}
-    save_predictions(
-        path, [Predicted(which, test.ids, test.labels, evaluation.predictions, evaluation.confidence, test.classes)]
-    )
-    plan.notify(f"wrote {path}")
+    return Predicted(which, test.ids, test.labels, evaluation.predictions, evaluation.confidence, test.classes)
 
 
 def _test_features(plan: Plan) -> tuple[Pipeline, FeatureSet]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UsageError
+from ..evaluate.details import Details, Keep
 from ..evaluate.inputs import FeatureReader, measured
 from ..results import Result, manifest
 from ..runs.folder import RunFolder
@@ -33,12 +34,13 @@ def run_linear(
     out: Path | None,
     audience: Audience,
     predictions: Path | None = None,
+    keep: Keep | None = None,
 ) -> tuple[Result, int | None]:
     """Train, or go on with, a probe on each backbone's features: the result, and the signal that ended it early.
 
-    Without `out` nothing is kept. `predictions` gets those of the chosen heads on the test images. Raises UsageError
-    when the run in `out` was begun with other arguments, DataError for what is missing or too little, NumericalError
-    when every head diverges, ResourceError for memory and disk.
+    Without `out` nothing is kept. `predictions` gets those of the chosen heads on the test images, as `keep` does.
+    Raises UsageError when the run in `out` was begun with other arguments, DataError for what is missing or too little,
+    NumericalError when every head diverges, ResourceError for memory and disk.
     """
     _check(reader, given, request, out)
     from ..models.engines import resolve_device
@@ -47,8 +49,9 @@ def run_linear(
     folder = RunFolder(out) if out is not None else None
     if folder is not None and effort.overwrite:
         folder.require_owner("linear")
+    wanted = predictions is not None or keep is not None
     with together(resolve_device(reader.options.device)) as device:
-        probing = Probing(Plan(reader, given, request, effort, folder, audience, device, predictions))
+        probing = Probing(Plan(reader, given, request, effort, folder, audience, device, wanted))
         try:
             found = measured(reader, probing.inputs(), probing.measure, audience.skipped, request.seed)
             result = Result("linear", *found)
@@ -60,6 +63,8 @@ def run_linear(
             return Result("linear", [], manifest(seed=request.seed)), stopped.signal
         if rank() == 0:
             write_predictions(predictions, probing.predicted, audience.notify)
+            if keep is not None:
+                keep(Details(probing.predicted))
     return result, None
 
 

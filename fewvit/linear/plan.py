@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..datasets import Dataset
 from ..evaluate.inputs import FeatureReader
@@ -28,7 +27,7 @@ class Plan:
     folder: RunFolder | None  # None: nothing is kept
     audience: Audience
     device: str
-    predictions: Path | None = None  # where those of the chosen heads are written
+    predicts: bool = False  # whether the chosen heads' predictions are wanted too
 
     @property
     def notify(self) -> Callable[[str], None]:

@@ -98,7 +98,7 @@ class Probing:
         folder = self._plan.folder
         with folder.in_use(first=rank() == 0) if folder is not None else contextlib.nullcontext():
             found, scores = train_and_evaluate(Training(self._plan, settled, inputs, train, test))
-        if self._plan.predictions is not None:
+        if self._plan.predicts:
             self.predicted.append(predictions_of(scores, test, name))
         return found
 
@@ -198,7 +198,7 @@ class Probing:
         stored = folder.result()
         if stored is not None:
             require_head(folder, stored)
-            if self._plan.predictions is None:
+            if not self._plan.predicts:
                 raise FinishedRun(stored)
             self._finished = folder.path / HEAD, stored
 

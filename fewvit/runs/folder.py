@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, DataError, IntegrityError, UsageError, printable
-from ..files import sha256_of, write_json
+from ..files import claimed, sha256_of, write_json
 from ..results import Result
 
 SCHEMA = "fewvit.run/1"
@@ -106,7 +106,7 @@ class RunFolder:
         """
         if self._made_something():
             return False
-        with self._claimed() as ours:
+        with claimed(self.path / "manifest.json") as ours:
             return ours is True
 
     def _made_something(self) -> bool:
@@ -144,27 +144,10 @@ class RunFolder:
         `first`: whether this is the first, or only, of the run's own processes; it holds the run for all of them.
         Raises UsageError where another command is at it already.
         """
-        with self._claimed() if first else contextlib.nullcontext() as ours:
+        with claimed(self.path / "manifest.json") if first else contextlib.nullcontext() as ours:
             if ours is False:
                 raise self._taken("cannot go on with it")
             yield
-
-    @contextlib.contextmanager
-    def _claimed(self) -> Iterator[bool | None]:
-        """Whether the run is ours alone while the block runs; None where that is unknown, as without file locks."""
-        import fcntl
-
-        with contextlib.ExitStack() as opened:
-            try:
-                fcntl.flock(
-                    opened.enter_context(open(self.path / "manifest.json", "r+")), fcntl.LOCK_EX | fcntl.LOCK_NB
-                )
-                ours: bool | None = True
-            except BlockingIOError:
-                ours = False
-            except OSError:
-                ours = None
-            yield ours
 
     def _taken(self, what: str) -> UsageError:
         fix = "Wait until it ends, stop it (Ctrl-C; nothing is lost), or give --out another name."
@@ -177,7 +160,7 @@ class RunFolder:
         """
         if not self.require_owner(command):
             return
-        with self._claimed() as ours:
+        with claimed(self.path / "manifest.json") as ours:
             if ours is False:
                 raise self._taken("does not remove it")
             shutil.rmtree(self.path)

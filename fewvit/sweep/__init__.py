@@ -1,1 +1,94 @@
 """Sweeps: many backbones, data sets, methods and shots; planned, measured cell by cell, resumed, and spread."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError
+from ..extraction.work import Progress
+from ..files import claimed
+from ..models.spec import Access
+from .estimate import extractions, lines
+from .folder import SweepFolder
+from .launchers import Here, Jobs, Launcher
+from .plan import Plan, described, make_plan
+from .running import Ended, Store, Sweep
+from .settings import SweepConfig
+from .workshop import How, Workshop
+
+__all__ = ["Ended", "How", "Request", "SweepConfig", "carry_out"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be done with a configuration."""
+
+    config: SweepConfig
+    out: Path
+    dry_run: bool = False  # print the plan and stop
+    jobs: int = 1
+    only: str | None = None  # failed or missing: those cells alone
+    shard: tuple[int, int] | None = None  # part and number of parts, from 1
+
+
+def carry_out(
+    request: Request,
+    how: How,
+    access: Access,
+    notify: Callable[[str], None],
+    progress: Callable[[Progress], None] | None = None,
+) -> Ended | None:
+    """Plan, say the plan, and run it: how it ended; None after --dry-run.
+
+    Raises UsageError for a folder that another sweep is at work in, and as `make_plan`.
+    """
+    if request.jobs > 1 and how.no_cache:
+        raise UsageError("--jobs shares features through the cache", fix="Leave --no-cache away, or --jobs.")
+    shop = Workshop(how, access, notify, progress)
+    plan = make_plan(request.config, shop)
+    folder = SweepFolder(request.out)
+    if request.dry_run:
+        _tell(plan, Store(folder, notify), shop, notify, measure=True)
+        return None
+    with _alone(request):
+        folder.write_plan(request.config.facts, [one.facts for one in plan.planned])
+        mine = plan.shard(*request.shard) if request.shard is not None else plan
+        store = Store(folder, notify)
+        _tell(mine, store, shop, notify, measure=False)
+        return Sweep(mine, store, shop, _launcher(request, shop), notify, request.only).run()
+
+
+def _tell(plan: Plan, store: Store, shop: Workshop, notify: Callable[[str], None], *, measure: bool) -> None:
+    done = sum(one.request in store for one in plan.planned)
+    for line in described(plan, done):
+        notify(line)
+    for line in lines(list(extractions(plan.groups, shop, measure=measure))):
+        notify(line)
+
+
+def _launcher(request: Request, shop: Workshop) -> Launcher:
+    return Jobs(shop, request.jobs) if request.jobs > 1 else Here(shop)
+
+
+@contextlib.contextmanager
+def _alone(request: Request) -> Iterator[None]:
+    """While a sweep is at work no other one is in its folder, unless each is a part of one.
+
+    Raises UsageError where one is.
+    """
+    locks = {"sweep": False}  # lock -> whether it is shared
+    if request.shard is not None:
+        locks = {"sweep": True, "shard-{}-of-{}".format(*request.shard): False}
+    request.out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        for lock, shared in locks.items():
+            if stack.enter_context(claimed(request.out / f".{lock}.lock", shared=shared, mode="a")) is False:
+                raise UsageError(
+                    "another sweep is at work in this folder",
+                    file=request.out,
+                    fix="Wait for it, or give each a part of the work: --shard 1/2 and --shard 2/2.",
+                )
+        yield
