@@ -21,7 +21,7 @@ from fewvit.retrieval.columns import Strings
 from fewvit.retrieval.describe import found_rows, index_facts
 from fewvit.retrieval.folder import IndexFolder, _current
 from fewvit.retrieval.growth import Made, Wish
-from fewvit.retrieval.manifest import Manifest
+from fewvit.retrieval.manifest import Manifest, Recall
 from fewvit.retrieval.opened import OpenIndex
 from fewvit.retrieval.segment import RECORD
 from fewvit.sources import FeatureSource
@@ -578,6 +578,11 @@ def test_a_manifest_comes_back_from_its_text_whole(copy):
         odd = dataclasses.replace(manifest, backbone="caf\udce9 \u00e9 \n <b>")
         text = odd.to_text().encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
         assert Manifest.of_text(text, "x") == odd
+
+
+def test_a_promise_is_kept_where_the_lower_end_of_what_was_measured_is_as_high():
+    for low, is_met in ((0.9499, False), (0.95, True), (0.9501, True)):
+        assert Recall(0.96, low, 0.97, 10, 100, wanted=0.95).is_met is is_met
 
 
 @pytest.mark.parametrize("width", [1, 21, 1 << 20])

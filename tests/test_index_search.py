@@ -12,7 +12,7 @@ from fewvit.features import FeatureSet
 from fewvit.metrics import mean_and_interval
 from fewvit.neighbors.approximate import FEWEST, KINDS, Candidates, Effort, lists, sampled
 from fewvit.retrieval import adding, growth, recall, search
-from fewvit.retrieval.examples import mean_of, search_best, search_each
+from fewvit.retrieval.examples import mean_of, search_as_one, search_best, search_each
 from fewvit.retrieval.folder import IndexFolder
 from fewvit.retrieval.growth import FLAT_ROWS, Made, Wish
 from fewvit.retrieval.manifest import Recall
@@ -216,8 +216,8 @@ def plane(tmp_path):
     return opened(tmp_path / "plane")
 
 
-def point(*pairs: tuple[float, float]) -> np.ndarray:
-    return np.array([[*xy, *[0] * (D - 2)] for xy in pairs], np.float32)
+def point(*places: tuple[float, ...]) -> np.ndarray:
+    return np.array([[*place, *[0] * (D - len(place))] for place in places], np.float32)
 
 
 def test_the_mean_of_examples_is_that_of_unit_vectors(plane):
@@ -235,6 +235,33 @@ def test_an_unwanted_example_is_taken_away_from_twice_the_mean(plane):
     near = search_each(plane, point((9, 0), (0, 2)), point((0, 5)), 1, OnlyThese(), None)
     # 2 (1, 0) - (0, 1) = (2, -1), nearest to the east; 2 (0, 1) - (0, 1) = (0, 1)
     assert answers(plane, near) == [[("east", pytest.approx(2 / 5**0.5, abs=1e-6))], [("north", 1.0)]]
+
+
+def test_the_best_looks_further_where_an_example_lost_all_it_found_to_the_unwanted(tmp_path):
+    rows = {"a1": (1, 0, 0.1), "a2": (1, 0, 0.12), "a3": (1, 0, -0.5), "b1": (0, 1, 0), "b2": (0, 0.2, -1)}
+    built(tmp_path / "i", {name: (point(xyz)[0], "") for name, xyz in rows.items()})
+    east, north, unwanted = (point(xyz) for xyz in ((1, 0, 0), (0, 1, 0), (1, 0, 0.1)))
+    examples = np.concatenate([east, north])
+    near = search_best(opened(tmp_path / "i"), examples, unwanted, 2, OnlyThese(), None)
+    # the two nearest of the east go; b2 scores 0.196, and a3, which no example found at first, 0.894
+    assert answers(opened(tmp_path / "i"), near) == [[("b1", 1.0), ("a3", pytest.approx(1 / 1.25**0.5))]]
+
+
+def test_several_examples_as_one_are_their_mean_or_the_best_of_them(plane):
+    examples, none, other = point((1, 0), (0, 1)), np.zeros((0, D)), point((-1, 0))
+
+    def found(combine: str, some: np.ndarray, unwanted: np.ndarray) -> list[str]:
+        return [
+            name for name, _ in answers(plane, search_as_one(plane, some, unwanted, 9, combine, OnlyThese(), None))[0]
+        ]
+
+    best = search_best(plane, examples, none, 9, OnlyThese(), None)
+    mean = search_each(plane, mean_of(examples, none), none, 9, OnlyThese(), None)
+    assert found("max", examples, none) == [name for name, _ in answers(plane, best)[0]]
+    assert found("mean", examples, none) == [name for name, _ in answers(plane, mean)[0]]
+    assert found("max", examples, none) != found("mean", examples, none)
+    assert "west" in found("mean", examples[:1], other)  # a mean moves away from it
+    assert "west" not in found("max", examples[:1], other)  # the best leaves out what is nearer to it
 
 
 def test_examples_that_cancel_each_other_find_all_images_equally_near(plane):
@@ -275,7 +302,7 @@ def test_the_best_of_examples_is_that_of_brute_force_with_unwanted_ones_too(many
         against = [dict(found) for found in brute(rows, unwanted, N, half=kind == "compact", **only)]
         best = {name: max(one[name] for one in scores) for name in scores[0]}
         kept = {name: s for name, s in best.items() if all(s >= one[name] for one in against)}
-        for k in (1, 5, 40):
+        for k in (1, 5, 40, N):
             wanted = sorted(kept.items(), key=lambda pair: (-pair[1], pair[0].encode()))[:k]
             near = search_best(index, examples, unwanted, k, OnlyThese(**only), None)
             assert answers(index, near) == [wanted]
