@@ -147,28 +147,30 @@ def remove(
     output: Output,
     index: Index,
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Images, or - for a list on stdin.")] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", metavar="NAME", help="All images of this class; repeatable.")
+    ] = None,
+    folders: Annotated[
+        list[str] | None,
+        typer.Option("--folder", metavar="PREFIX", help="All images whose id begins with this; repeatable."),
+    ] = None,
     missing: Annotated[bool, typer.Option("--missing", help="All images whose file is not there any more.")] = False,
 ) -> None:
     """Take images out of the index: no search finds them from now on.
 
-    Their rows stay in the files, as dead ones, until `index compact`. An id that is not in the index is an error, and
-    nothing is removed then.
+    --class, --folder and --missing together name the images that are all of it. Their rows stay in the files, as dead
+    ones, until `index compact`. Where an id, class or folder has no image that is an error, and nothing is removed.
     """
     screen = Screen(output)
 
     from fewvit.retrieval import growth
     from fewvit.retrieval.folder import IndexFolder
-    from fewvit.retrieval.pictures import MISSING, Pictures
+    from fewvit.retrieval.removing import Unwanted, ids_of
 
-    names = _names(ids)
-    if missing:
-        opened = opened_index(index, check=False)
-        rows, pictures = opened.live, Pictures(opened)
-        pictures.require_sources()
-        states = pictures.states(rows)
-        names += opened.ids(rows[[state == MISSING for state in states]])
-    if not names and not missing:
-        raise UsageError("no image named: give ids, - for a list on stdin, or --missing")
+    unwanted = Unwanted(_names(ids), classes or (), folders or (), missing)
+    if unwanted.is_nothing:
+        raise UsageError("no image named: give ids, - for a list on stdin, --class, --folder or --missing")
+    names = ids_of(opened_index(index, check=False), unwanted)
     _show_changes(screen, index, growth.remove(IndexFolder(index), names))
 
 
@@ -203,6 +205,10 @@ def search(
     ] = None,
     unwanted: Annotated[
         list[str] | None, typer.Option("--not", metavar="FILE", help="An image of what is not wanted; repeatable.")
+    ] = None,
+    unlike: Annotated[
+        list[str] | None,
+        typer.Option("--not-like", metavar="ID", help="An image of the index that is not wanted; repeatable."),
     ] = None,
     combine: Annotated[
         str | None,
@@ -239,9 +245,12 @@ def search(
     opened = opened_index(index)
     needs_backbone = bool(sources or unwanted)
     reads = reader_of(opened, model, features, access, place, work, screen, "0", layout) if needs_backbone else None
-    request = Request(sources, like or (), unwanted or (), combine, k, threshold, OnlyThese(classes or (), folder))
+    only = OnlyThese(classes or (), folder)
+    request = Request(sources, like or (), unwanted or (), unlike or (), combine, k, threshold, only)
     asked, near, facts = run_search(opened, request, reads, listing(listed))
     rows = found_rows(opened, [query.name for query in asked], near)
+    for name in opened.without_images(only.classes):
+        screen.notify(f"class {name} has no images in this index any more")
     if not rows:
         screen.notify("nothing found: no image of the index is let through by --class, --folder and --threshold")
     screen.result(Result("index", rows, manifest(**facts)))
@@ -372,6 +381,7 @@ def _show_changes(screen: Screen, index: Path, changes: Changes) -> None:
     screen.skipped(changes.skipped)
     facts = change_facts(changes, opened_index(index, check=False))
     if screen.output.format == "table":
-        kept = lambda name, value: name == "images" or (value not in (0, None) and name != "computed")  # noqa: E731
-        facts = {name: value for name, value in facts.items() if kept(name, value)}
+        hidden = {"computed", *(("recall_wanted", "recall_reached") if facts["recall_reached"] else ())}
+        always = {"images", "recall_reached"} - hidden
+        facts = {n: value for n, value in facts.items() if n in always or (value not in (0, None) and n not in hidden)}
     screen.facts("index", facts)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fewvit.retrieval.opened import OpenIndex
 
 CAREFUL = 0.999  # the threshold where none is given: rather a copy overlooked than two images taken for one
+_COPIES, _PRECISION = 1000, 0.99  # what --calibrate makes and wants where nothing else is asked
 _TELLING = 0.01  # share that is done before the time left can be guessed
 _MANY = 0.1  # share of near copies among all images from which on a line says that this is not likely
 
@@ -62,12 +63,19 @@ def duplicates(
         ),
     ] = False,
     sample: Annotated[
-        int, typer.Option("--sample", metavar="N", help="Copies that --calibrate makes, of as many images.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            "--sample", metavar="N", help=f"Copies that --calibrate makes, of as many images. Default: {_COPIES}."
+        ),
+    ] = None,
     copy_precision: Annotated[
-        float,
-        typer.Option("--copy-precision", metavar="SHARE", help="Of what --calibrate's threshold finds, the copies."),
-    ] = 0.99,
+        float | None,
+        typer.Option(
+            "--copy-precision",
+            metavar="SHARE",
+            help=f"Of what --calibrate's threshold finds, the copies. Default: {_PRECISION}.",
+        ),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare every pair, however many images there are.")] = False,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Print pairs as CSV while they are found, in place of the groups.")
@@ -81,6 +89,9 @@ def duplicates(
     screen = Screen(output)
     if calibrate and threshold is not None:
         raise UsageError("--calibrate finds the threshold, and --threshold gives one: give one of them")
+    for flag, given in (("--sample", sample), ("--copy-precision", copy_precision)):
+        if given is not None and not calibrate:
+            raise UsageError(f"{flag} {given} says how --calibrate works, and that was not asked for")
     if pairs and output.format == "json":
         raise UsageError("--pairs prints CSV, line by line, and --format asks for JSON", fix="Leave --format away.")
 
@@ -97,7 +108,8 @@ def duplicates(
     for one in comparison.sets:
         screen.skipped(list(one.skipped))
     if threshold is None:
-        settled, facts = _settled(comparison, reads, calibrate, (sample, copy_precision, work.seed), screen)
+        how = _COPIES if sample is None else sample, _PRECISION if copy_precision is None else copy_precision
+        settled, facts = _settled(comparison, reads, calibrate, (*how, work.seed), screen)
     else:
         settled, facts = threshold, {"threshold_from": "--threshold"}
     started = time.perf_counter()

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fewvit.errors import UnknownName, UsageError, counted
+from fewvit.errors import counted
 
 from .index_inputs import opened_index
 from .shared import Index, Output
 from .show import Screen
-
-if TYPE_CHECKING:
-    from fewvit.retrieval.opened import OpenIndex
-
-_WAYS = ("files", "qdrant", "lance")
 
 
 def export(
@@ -41,13 +35,13 @@ def export(
     What Qdrant and Lance hold is searched, and has to give the answers of the index.
     """
     screen = Screen(output)
-    if to not in _WAYS:
-        raise UnknownName("way to export", to, _WAYS)
-    if to != "qdrant" and (url is not None or eight_bit):
-        raise UsageError(f"--url and --eight-bit are for Qdrant, not for {to}", fix="Give --to qdrant.")
-    if output.out is None and url is None:
-        raise UsageError("nowhere to write to: give --out DIR" + (" or --url URL" if to == "qdrant" else ""))
-    facts = _exported(opened_index(index), to, output.out, url, collection, eight_bit)
+
+    from fewvit.retrieval.export_ways import find_way
+    from fewvit.retrieval.exported import Target
+
+    way, target = find_way(to), Target(output.out, url, collection, eight_bit)
+    way.require(target)
+    facts = way.export(opened_index(index), target)
     if facts["escaped"]:
         screen.notify(
             f"{counted(facts['escaped'], 'id')} with bytes that are no UTF-8 or characters that do not print: they are "
@@ -58,18 +52,3 @@ def export(
     check = facts.get("verified")
     checked = {} if check is None else {"verified": f"{check['agree']} of {check['queries']} searches agree"}
     screen.facts("index", {"index": str(index), "to": to, "out": where, **shown, **checked})
-
-
-def _exported(
-    index: OpenIndex, to: str, out: Path | None, url: str | None, collection: str, int8: bool
-) -> dict[str, Any]:
-    from fewvit.retrieval.exported import export_files, export_lance
-    from fewvit.retrieval.to_qdrant import export_server, export_shard
-
-    if url is not None:
-        return export_server(index, url, collection, out, int8=int8)
-    if out is None:
-        raise UsageError("nowhere to write to: give --out DIR")
-    if to == "qdrant":
-        return export_shard(index, out, int8=int8)
-    return export_lance(index, out) if to == "lance" else export_files(index, out)

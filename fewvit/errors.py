@@ -49,10 +49,7 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, fix: str | None = None):
         known = list(known)
-        spelled: dict[str, str] = {}
-        for one in known:
-            spelled.setdefault(one.casefold(), one)
-        near = [spelled[one] for one in difflib.get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
+        near = nearest_names(name, known)
         hint = (
             f"Did you mean {', '.join(near)}?"
             if near
@@ -60,6 +57,14 @@ class UnknownName(UsageError):
         )
         super().__init__(f"unknown {kind} {name!r}. {hint}", fix=fix)
         self.name, self.near = name, near
+
+
+def nearest_names(name: str, known: Iterable[str]) -> list[str]:
+    """The names, three at most, that `name` may be a slip of; upper and lower case are the same."""
+    spelled: dict[str, str] = {}
+    for one in known:
+        spelled.setdefault(one.casefold(), one)
+    return [spelled[one] for one in difflib.get_close_matches(name.casefold(), spelled, n=3, cutoff=0.6)]
 
 
 class LicenseRequired(UsageError):
@@ -137,13 +142,18 @@ def are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def from_os_error(error: OSError, doing: str, *, fix: str | None = None) -> FewvitError:
-    """The error of the tree that an OSError is: a full disk is a matter of resources, anything else of input."""
+def from_os_error(
+    error: OSError, doing: str, *, fix: str | None = None, place: str = "--cache-dir or --out"
+) -> FewvitError:
+    """The error of the tree that an OSError is: a full disk is a matter of resources, anything else of input.
+
+    `place`: the flag that names another disk.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError(
             f"disk full while {doing}",
             file=error.filename,
-            fix="Free some space, or choose another folder with --cache-dir or --out; finished work is kept.",
+            fix=f"Free some space, or choose another folder with {place}; finished work is kept.",
         )
     if error.errno in (errno.ENOMEM, errno.EMFILE):
         return ResourceError(f"{error.strerror} while {doing}", file=error.filename, fix=fix)

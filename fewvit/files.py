@@ -23,11 +23,16 @@ _BLOCK = 1 << 20  # bytes read at a time while hashing
 
 @contextlib.contextmanager
 def replacing(
-    path: str | os.PathLike[str], mode: str = "wb", *, named: Callable[[], str] | None = None
+    path: str | os.PathLike[str],
+    mode: str = "wb",
+    *,
+    named: Callable[[], str] | None = None,
+    place: str = "--cache-dir or --out",
 ) -> Iterator[IO[Any]]:
     """A handle whose content becomes `path` when the block ends without an error, and vanishes otherwise.
 
-    `named` gives another file name once the content is written, for files that are called by their digest.
+    `named` gives another file name once the content is written, for files that are called by their digest; `place` is
+    the flag that chooses another disk.
     Raises ResourceError when the disk is full; the old file is then untouched.
     """
     target = Path(path)
@@ -46,7 +51,7 @@ def replacing(
         fsync_folder(target.parent)
     except OSError as error:
         error.filename = str(target)  # not the temporary name
-        raise from_os_error(error, f"writing {target.name}") from error
+        raise from_os_error(error, f"writing {target.name}", place=place) from error
     finally:
         with contextlib.suppress(OSError):  # gone by the rename, or never made: its folder may be a file
             temporary.unlink()

@@ -134,6 +134,7 @@ _GROWTH = ["tests/test_index_model.py", "tests/test_index_growth.py", "-k", "not
 _FOLDER = ["tests/test_index_folder.py", "tests/test_index_model.py", "-k", "not (dictionary or structure) or flat-0"]
 RETRIEVAL = {
     "neighbors/approximate": ["tests/test_index_search.py"],
+    "neighbors/pairs": ["tests/test_pairs.py"],
     "retrieval/search": _SEARCH,
     "retrieval/examples": _SEARCH,
     "retrieval/recall": _SEARCH,

@@ -292,6 +292,8 @@ def test_an_index_is_compared_with_images_by_its_own_backbone(fewvit, tmp_path, 
         (("--data", "a.npz", "--threshold", "nan"), 2, "--threshold nan"),
         (("--data", "a.npz", "--threshold", "0.9", "--calibrate"), 2, "--calibrate"),
         (("--data", "a.npz", "--calibrate"), 2, "these are features"),
+        (("--data", "a.npz", "--sample", "50"), 2, "--sample 50 says how --calibrate works"),
+        (("--data", "a.npz", "--threshold", "0.9", "--copy-precision", "0.9"), 2, "--copy-precision 0.9"),
         (("--data", "a.npz", "--index", "idx"), 3, "no such folder"),
         ((), 2, "--data SRC"),
         (("--data", "a.npz", "--against", "other.npz"), 4, "another backbone"),
@@ -349,6 +351,14 @@ def test_where_the_precision_cannot_be_reached_the_surest_threshold_is_taken_and
     assert sure.is_reached
     assert not any("NOT" in line for line in sure.lines())
     assert "--threshold 0.5" in sure.lines()[0]
+    assert any("--sample N" in line for line in found.lines())
+    # 500 of 500 would be enough (0.9924 at least), and 7 other pairs are too many: 500 of 507 is 0.972 at least
+    kept = copy_threshold.CopyThreshold(0.5, 0.99, 500, 7, {"crop": (500, 500)}, [("a", "b", 0.99)], 7, 500, 900)
+    [line] = [line for line in kept.lines() if "NOT reached" in line]
+    assert "copies that were there before" in line
+    assert "--sample" not in line
+    few = copy_threshold.CopyThreshold(0.5, 0.99, 300, 7, {"crop": (300, 300)}, [("a", "b", 0.99)], 7, 300, 900)
+    assert any("--sample N" in line for line in few.lines())  # 300 of 300 is 0.9874 at least
     random = np.random.default_rng(3)
     positive, negative = random.uniform(0, 1, 97).astype(np.float32), random.uniform(0, 1, (97, 3)).astype(np.float32)
     threshold = lowest_threshold(positive, negative, np.ones(97, np.int64), 0.99)

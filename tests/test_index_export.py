@@ -15,9 +15,10 @@ import pytest
 from fewvit.errors import DataError, IntegrityError
 from fewvit.features import FeatureSet
 from fewvit.retrieval import exported, load_qdrant, to_qdrant
-from fewvit.retrieval.exported import Rows, export_files, export_lance, verified
+from fewvit.retrieval.exported import Rows, export_files, verified
 from fewvit.retrieval.growth import Wish
 from fewvit.retrieval.index import ImageIndex
+from fewvit.retrieval.to_lance import export_lance
 from fewvit_cli import main as cli
 
 from made_images import folder_of, tiny_weights
@@ -106,7 +107,7 @@ def test_blocks_join_without_a_seam_and_half_precision_is_made_unit_again(tmp_pa
     index = many(tmp_path, kind="compact")
     assert index.manifest.dtype == "<f2"
     export_files(index, tmp_path / "one")
-    monkeypatch.setattr(exported, "_BLOCK", 101)
+    monkeypatch.setattr(exported, "BLOCK", 101)
     export_files(index, tmp_path / "other")
     for name in ("features.npy", "ids.txt"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
@@ -119,7 +120,7 @@ def test_an_export_that_fails_leaves_the_one_before_and_nothing_else(grown, tmp_
     index, _ = grown
     export_files(index, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(exported, "_commit", lambda folder, facts: os.unlink(folder / "gone"))
+    monkeypatch.setattr(exported, "commit", lambda folder, facts: os.unlink(folder / "gone"))
     with pytest.raises(DataError, match="out"):
         export_files(index.remove(["A"]), tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

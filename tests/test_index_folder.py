@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -16,14 +15,17 @@ import numpy as np
 import pytest
 
 from fewvit.errors import DataError, FewvitError, IntegrityError, ResourceError, UsageError
+from fewvit.features import FeatureSet
 from fewvit.retrieval import adding, growth
 from fewvit.retrieval.columns import Strings
 from fewvit.retrieval.describe import found_rows, index_facts
 from fewvit.retrieval.folder import IndexFolder, _current
-from fewvit.retrieval.manifest import Manifest
+from fewvit.retrieval.growth import Made, Wish
+from fewvit.retrieval.manifest import Manifest, Recall
 from fewvit.retrieval.opened import OpenIndex
 from fewvit.retrieval.origin import recipe_of
 from fewvit.retrieval.segment import RECORD
+from fewvit.sources import FeatureSource
 
 from made_indexes import PART, D, asked, built, opened, random_rows, source_of
 
@@ -157,6 +159,23 @@ def test_a_file_of_another_size_or_kind_is_named(copy, how):
     whole(path)
 
 
+def test_a_file_that_is_cut_between_the_look_at_its_size_and_its_mapping_is_named(copy, monkeypatch):
+    path = copy("flat")
+    features = path / first(path, "features")
+    size, real = features.stat().st_size, os.fstat
+    os.truncate(features, size - 1)
+
+    class Before:  # what the file was when its size was looked at
+        st_size, st_mode = size, features.stat().st_mode
+
+    monkeypatch.setattr(
+        "fewvit.retrieval.folder.os.fstat",
+        lambda handle: Before if real(handle).st_ino == features.stat().st_ino else real(handle),
+    )
+    with pytest.raises(IntegrityError, match="was cut while it was opened"):
+        OpenIndex.open(path)
+
+
 def test_two_files_that_changed_places_are_noticed(copy):
     path = copy("flat")
     one, other = (path / segment.features.path for segment in OpenIndex.open(path).manifest.segments)
@@ -273,7 +292,7 @@ def test_whatever_a_consistent_manifest_says_it_is_refused_or_answers_are_the_sa
     text = OpenIndex.open(path).manifest.to_text()
     refused = 0
     for leaf in dict.fromkeys(leaves(json.loads(text))):
-        if leaf[0] in ("facts", "recipe", "extra") or leaf == ("recall", "value"):
+        if leaf[0] in ("facts", "recipe") or leaf == ("recall", "value"):
             continue
         for odd in ODD:
             values = inner = json.loads(text)
@@ -286,6 +305,13 @@ def test_whatever_a_consistent_manifest_says_it_is_refused_or_answers_are_the_sa
             except IntegrityError:
                 refused += 1
     assert refused > 300
+
+
+def test_what_an_older_or_newer_fewvit_notes_besides_is_passed_over(copy):
+    path = copy("flat")
+    wanted = whole(path)
+    rewrite(path, lambda values: values.update(extra={"memory": 1}, skipped=3, tomorrow=[1]))
+    assert whole(path) == wanted
 
 
 def test_a_manifest_without_segments_or_with_two_structures_is_refused(copy):
@@ -549,14 +575,18 @@ def test_a_disk_that_fills_up_at_any_write_leaves_the_old_index(copy, monkeypatc
     }[change]
     monkeypatch.setattr("fewvit.files.os.fsync", failing)
     monkeypatch.setattr("fewvit.files.fsync_folder", lambda folder: None)
+    told: list[str] = []
     for writes in range(1, 30):
         left = writes
-        with contextlib.suppress(ResourceError):
+        try:
             do()
             break
+        except ResourceError as error:
+            told.append(str(error))
         assert whole(path) == wanted
         assert not list(path.rglob("*.tmp"))
-    assert writes == {"build": 8, "add": 11, "remove": 4, "compact": 7}[change]
+    assert all("choose another folder with --index;" in error for error in told)
+    assert writes == len(told) + 1 == {"build": 8, "add": 10, "remove": 4, "compact": 7}[change]
     assert whole(path) != wanted or change == "compact"
     kept = {path / file.path for file in opened(path).manifest.files}
     assert set(path.glob("data/*")) == kept  # what failed left nothing behind in the end
@@ -601,6 +631,40 @@ def test_a_manifest_comes_back_from_its_text_whole(copy):
         assert Manifest.of_text(text, "x") == odd
 
 
+def test_a_promise_is_kept_where_the_lower_end_of_what_was_measured_is_as_high():
+    for low, is_met in ((0.9499, False), (0.95, True), (0.9501, True)):
+        assert Recall(0.96, low, 0.97, 10, 100, wanted=0.95).is_met is is_met
+
+
+@pytest.mark.parametrize("width", [1, 21, 1 << 20])
+def test_an_index_of_one_image_has_from_one_column_to_a_million(tmp_path, width):
+    features = np.zeros((1, width), np.float32)
+    features[0, -1] = 2
+    source = FeatureSource("made", FeatureSet(features, np.array([-1]), ["only"], []))
+    growth.build(IndexFolder(tmp_path / "i"), source, None, Made("", "", {}, {}), Wish())
+    near = OpenIndex.open(tmp_path / "i").search(features, 3)
+    assert (near.rows.tolist(), near.scores.tolist()) == ([0], [1.0])
+
+
+@pytest.mark.parametrize(("name", "value"), [("visited", 0), ("rerank", 0), ("visited", -1)])
+def test_an_effort_of_nothing_is_refused(copy, name, value):
+    path = copy("ivf")
+    rewrite(path, lambda values: values["effort"].update({name: value}))
+    with pytest.raises(IntegrityError, match="contradicts itself"):
+        OpenIndex.open(path)
+    rewrite(copy("ivf"), lambda values: values["effort"].update({name: 1}))
+    OpenIndex.open(path)
+
+
+def test_what_the_system_does_not_open_is_told_and_not_called_damaged(copy):
+    path = copy("flat")
+    file = path / first(path, "features")
+    file.unlink()
+    file.symlink_to(file.name)  # a loop
+    with pytest.raises(DataError, match="symbolic links while reading this index"):
+        OpenIndex.open(path)
+
+
 def test_a_column_finds_strings_and_beginnings_as_a_list_does():
     random = np.random.default_rng(3)
     letters = [b"a", b"b", b"\xff", b"\xfe", b"\x00", b"/", "\u00e9".encode()]
@@ -632,6 +696,14 @@ def test_what_is_no_column_is_refused(data):
         Strings(memoryview(data))
 
 
+@pytest.mark.parametrize("places", [(0, 1, 4), (0, 1, 2), (1, 1, 3), (-1, 1, 3), (0, 4, 3), (0, -1, 3)])
+def test_places_that_do_not_fit_the_text_of_a_column_are_refused(places):
+    whole = np.array([2, 0, 1, 3], "<i8").tobytes() + b"abc"
+    assert list(Strings(memoryview(whole))) == ["a", "bc"]
+    with pytest.raises(IntegrityError, match="its places do not fit its text"):
+        Strings(memoryview(np.array([2, *places], "<i8").tobytes() + b"abc"))
+
+
 def test_a_column_of_no_string_is_one():
     assert list(Strings(memoryview(Strings.of([])))) == []
 
@@ -647,6 +719,41 @@ def test_verify_names_features_that_no_writer_writes_and_ids_out_of_order(copy):
         rewrite(path, contents={file: change((path / file).read_bytes())})
         with pytest.raises(IntegrityError, match=told):
             opened(path).verify()
+
+
+def test_dead_rows_are_rows_of_their_segment_each_once(copy):
+    path = copy("flat")
+    segment = next(one for one in OpenIndex.open(path).segments if len(one.dead))
+    n, dead = segment.rows, segment.dead
+    assert len(dead) == 2
+    file = segment.stored.dead.path
+    for wrong in ([0, n], [-1, 0], [1, 1], [2, 1]):
+        rewrite(copy("flat"), contents={file: np.array(wrong, "<i8").tobytes()})
+        with pytest.raises(IntegrityError, match="dead rows that do not fit"):
+            OpenIndex.open(path)
+    copy("flat")
+    rewrite(path, contents={file: np.array([0, n - 1], "<i8").tobytes()})
+    again = next(one for one in OpenIndex.open(path).segments if len(one.dead))
+    assert np.flatnonzero(~again.live).tolist() == [0, n - 1]
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_segment_has_as_many_ids_as_rows(copy, more):
+    path = copy("flat")
+    segment = OpenIndex.open(path).segments[0]
+    names = [*segment.ids, "zzz"][: segment.rows + more]
+    rewrite(path, contents={segment.stored.ids.path: Strings.of(names)})
+    with pytest.raises(IntegrityError, match=f"a segment of {segment.rows} rows has {segment.rows + more} ids"):
+        OpenIndex.open(path)
+
+
+def test_what_was_built_to_search_with_is_read_and_asked(copy, monkeypatch):
+    segment = OpenIndex.open(copy("hnsw")).segments[0]
+    first_time = segment.candidates
+    assert first_time is not None
+    monkeypatch.setattr("fewvit.retrieval.segment.Candidates.read", lambda *args: pytest.fail("it was read again"))
+    assert segment.candidates is first_time
+    assert OpenIndex.open(copy("flat")).segments[0].candidates is None
 
 
 @pytest.mark.parametrize(("name", "number"), [("label", 2), ("label", -2), ("source", 0), ("source", -7)])

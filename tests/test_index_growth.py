@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -19,12 +20,14 @@ from fewvit.extraction.work import Work
 from fewvit.features import FeatureSet
 from fewvit.models.spec import Access
 from fewvit.retrieval import adding, growth
-from fewvit.retrieval.describe import change_facts, found_rows
+from fewvit.retrieval.describe import change_facts, found_rows, index_facts
 from fewvit.retrieval.folder import IndexFolder
 from fewvit.retrieval.growth import Changes, Wish
 from fewvit.retrieval.index import ImageIndex, add_images, build_index
 from fewvit.retrieval.opened import OpenIndex
+from fewvit.retrieval.parts import in_order, part_rows
 from fewvit.retrieval.pictures import Pictures
+from fewvit.retrieval.segment import UNKNOWN
 
 from made_images import folder_of, jpeg
 from made_indexes import PART, D, built, random_rows, source_of
@@ -260,6 +263,70 @@ def test_files_that_cannot_be_decoded_are_skipped_and_counted(images, tmp_path, 
     assert not (tmp_path / "j/CURRENT").exists()
 
 
+def test_too_many_bad_images_are_counted_as_the_share_allowed_is_of_all_images_of_the_source(index, images, reader):
+    (images / "hens/bad.jpg").write_bytes(b"no picture")
+    (images / "oxen/bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(BadImages, match="2 of 19 images of images cannot be decoded, 1 is allowed"):
+        add(index, images, reader, max_bad="6%")
+    assert counts(add(index, images, reader, max_bad="11%")) == {"skipped": 2, "unchanged": 17}
+
+
+def test_what_was_skipped_is_known_of_each_source_as_it_was_last_read(index, images, tmp_path, reader):
+    (images / "hens/bad.jpg").write_bytes(b"no picture")
+    other = folder_of(tmp_path / "other", {"eels": 3}, first_seed=300)
+    for name in ("a.jpg", "b.jpg"):
+        (other / "eels" / name).write_bytes(b"no picture")
+    for source, total in ((images, 1), (other, 3), (other, 3), (images, 3)):
+        add(index, source, reader)
+        assert index_facts(OpenIndex.open(index))["skipped"] == total
+    (images / "hens/bad.jpg").write_bytes(jpeg(900))
+    add(index, images, reader)
+    assert index_facts(OpenIndex.open(index))["skipped"] == 2
+    assert [source.skipped for source in OpenIndex.open(index).manifest.sources] == [0, 2]
+
+
+def test_where_nothing_is_new_no_version_comes_and_that_is_said(index, images, tmp_path, reader):
+    (images / "hens/bad.jpg").write_bytes(b"no picture")
+    assert counts(add(index, images, reader)) == {"skipped": 1, "unchanged": 17}
+    assert OpenIndex.open(index).manifest.version == 2  # one that was skipped is known from now on
+    shutil.copytree(images, tmp_path / "same")
+    (tmp_path / "same/hens/bad.jpg").unlink()
+    files = sorted(path.name for path in index.rglob("*"))
+    del reader.lines[:]
+    assert counts(add(index, images, reader)) == {"skipped": 1, "unchanged": 17}
+    assert counts(add(index, tmp_path / "same", reader)) == {"unchanged": 17}
+    assert reader.lines == ["nothing changed: version 2 of the index stays"] * 2
+    assert sorted(path.name for path in index.rglob("*")) == files
+    assert [source.place for source in OpenIndex.open(index).manifest.sources] == [str(images)]
+
+
+def test_a_folder_of_an_indexed_source_adds_its_images_again_and_that_is_said(index, images, reader):
+    assert counts(add(index, images / "hens", reader)) == {"added": 7, "copied": 7}
+    [line] = reader.lines
+    assert line.startswith("7 images were added with the bytes of images that the index has under other ids")
+    os.rename(images / "oxen/003.jpg", images / "oxen/new.jpg")
+    add(index, images, reader)
+    assert len(reader.lines) == 1  # a new name is no second picture
+
+
+def test_compaction_takes_classes_without_images_out_and_keeps_every_label(index, images, tmp_path, reader):
+    folder_of(images, {"eels": 3, "yaks": 2}, first_seed=100)
+    add(index, images, reader)
+    opened = ImageIndex.open(index)
+    assert opened.classes == ["hens", "oxen", "eels", "yaks"]
+    wanted = contents(index)
+    gone = [f"hens/{i:03d}.jpg" for i in range(7)] + [f"eels/{i:03d}.jpg" for i in range(3)]
+    removed = opened.remove(gone)
+    assert removed.classes == opened.classes
+    assert removed.classes_with_images().tolist() == [1, 3]
+    assert removed.compact().classes == ["oxen", "yaks"]
+    assert contents(index) == {name: row for name, row in wanted.items() if name not in gone}
+    version = OpenIndex.open(index).manifest.version
+    lines: list[str] = []
+    growth.compact(IndexFolder(index), notify=lines.append)
+    assert lines == [f"nothing to take out: version {version} of the index stays"]
+
+
 def test_an_image_that_is_damaged_later_keeps_its_row_and_is_marked(index, images, reader):
     before = contents(index)
     (images / "hens/003.jpg").write_bytes(b"no picture")
@@ -409,6 +476,95 @@ def test_a_picture_is_read_only_where_it_is_the_one_that_was_indexed(index, imag
     with pytest.raises(DataError, match="cannot be read"):
         pictures.read(row)
     assert time.perf_counter() - started < 5
+
+
+def test_a_picture_of_other_bytes_is_refused_whether_their_digest_is_above_or_below(index, images):
+    opened = ImageIndex.open(index)
+    row = opened.row_of("hens/003.jpg")
+    known = opened.records(np.array([row]))["digest"][0].tobytes()
+    size = (images / "hens/003.jpg").stat().st_size & 255
+    others = [(images / "hens/003.jpg").read_bytes() + b"\0", *(jpeg(seed) for seed in range(1000, 1012))]
+    assert {(len(data) & 255) > size for data in others} == {True, False}  # identities are compared as bytes
+    assert {hashlib.sha256(data).digest() > known for data in others} == {True, False}
+    for data in others:
+        (images / "hens/003.jpg").write_bytes(data)
+        with pytest.raises(DataError, match="not the one that was indexed"):
+            Pictures(opened).read(row)
+        assert Pictures(opened).states(np.array([row])) == ["changed"]
+
+
+def test_an_index_of_features_has_no_pictures_and_a_name_that_no_file_has_none_either(index, tmp_path, monkeypatch):
+    built(tmp_path / "features", random_rows(1, 3))
+    with pytest.raises(DataError, match="built of features"):
+        Pictures(OpenIndex.open(tmp_path / "features")).read(0)
+    pictures = Pictures(OpenIndex.open(index))
+    monkeypatch.setattr(pictures, "path", lambda row: "a\0b")
+    with pytest.raises(DataError, match="cannot be read"):
+        pictures.read(0)
+
+
+def test_a_source_that_is_gone_is_told_and_one_without_a_folder_is_not_asked_for(index, images, tmp_path, reader):
+    Pictures(OpenIndex.open(index)).require_sources()
+    images.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="this source of the index is not there"):
+        Pictures(OpenIndex.open(index)).require_sources()
+    build_index(tmp_path / "digits", "digits/test", reader(), Wish(), Listing())
+    Pictures(OpenIndex.open(tmp_path / "digits")).require_sources()
+
+
+def test_pictures_of_two_archives_are_read_each_from_its_own(index, images, tmp_path, reader):
+    other = folder_of(tmp_path / "more", {"eels": 2}, first_seed=500)
+    first, second = (shutil.make_archive(str(tmp_path / root.name), "zip", root) for root in (images, other))
+    build_index(tmp_path / "i", first, reader(), Wish(), Listing())
+    add(tmp_path / "i", second, reader)
+    opened = OpenIndex.open(tmp_path / "i")
+    for name, root in (("hens/003.jpg", images), ("eels/001.jpg", other)):
+        assert Pictures(opened).read(opened.row_of(name)) == (root / name).read_bytes()
+
+
+def test_versions_count_by_one_from_change_to_change(index, images, reader):
+    folder_of(images, {"eels": 2}, first_seed=500)
+    changes = [
+        lambda: add(index, images, reader),
+        lambda: growth.remove(IndexFolder(index), ["hens/001.jpg"]),
+        lambda: growth.remove(IndexFolder(index), ["hens/002.jpg"]),
+        lambda: growth.compact(IndexFolder(index)),
+        lambda: build_index(index, str(images), reader(), Wish(), Listing()),
+    ]
+    for version, change in enumerate(changes, 2):
+        change()
+        assert OpenIndex.open(index).manifest.version == version
+
+
+def test_a_part_has_as_many_rows_as_fit_128_mib_and_one_at_least():
+    assert part_rows(384) == (1 << 27) // (384 * 4)
+    assert part_rows(1 << 26) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_ids_given_more_than_once_are_shown_up_to_three(count):
+    names = [f"n{i}" for i in range(count)]
+    with pytest.raises(DataError) as caught:
+        in_order([*names, "once", *names], "here")
+    wanted = "1 id is" if count == 1 else f"{count} ids are"
+    shown = ", ".join(names[:3]) + (" …" if count == 4 else "")
+    assert f"{wanted} given more than once: {shown}\n" in str(caught.value)
+
+
+def test_a_picture_of_which_the_index_knows_no_digest_is_never_read(index, images, monkeypatch):
+    opened = ImageIndex.open(index)
+    row = opened.row_of("hens/003.jpg")
+    real = opened.records
+
+    def without_digest(rows: np.ndarray) -> np.ndarray:
+        records = real(rows)
+        records["digest"] = UNKNOWN
+        return records
+
+    monkeypatch.setattr(opened, "records", without_digest)
+    monkeypatch.setattr("fewvit.retrieval.pictures._whole", lambda path: pytest.fail("a file was opened"))
+    with pytest.raises(DataError, match="does not know what bytes"):
+        Pictures(opened).read(row)
 
 
 def test_pictures_in_an_archive_are_read_from_it(images, tmp_path, reader):

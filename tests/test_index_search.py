@@ -12,7 +12,7 @@ from fewvit.features import FeatureSet
 from fewvit.metrics import mean_and_interval
 from fewvit.neighbors.approximate import FEWEST, KINDS, Candidates, Effort, lists, sampled
 from fewvit.retrieval import adding, growth, recall, search
-from fewvit.retrieval.examples import mean_of, search_best, search_each
+from fewvit.retrieval.examples import mean_of, search_as_one, search_best, search_each
 from fewvit.retrieval.folder import IndexFolder
 from fewvit.retrieval.growth import FLAT_ROWS, Made, Wish
 from fewvit.retrieval.manifest import Recall
@@ -216,8 +216,8 @@ def plane(tmp_path):
     return opened(tmp_path / "plane")
 
 
-def point(*pairs: tuple[float, float]) -> np.ndarray:
-    return np.array([[*xy, *[0] * (D - 2)] for xy in pairs], np.float32)
+def point(*places: tuple[float, ...]) -> np.ndarray:
+    return np.array([[*place, *[0] * (D - len(place))] for place in places], np.float32)
 
 
 def test_the_mean_of_examples_is_that_of_unit_vectors(plane):
@@ -235,6 +235,33 @@ def test_an_unwanted_example_is_taken_away_from_twice_the_mean(plane):
     near = search_each(plane, point((9, 0), (0, 2)), point((0, 5)), 1, OnlyThese(), None)
     # 2 (1, 0) - (0, 1) = (2, -1), nearest to the east; 2 (0, 1) - (0, 1) = (0, 1)
     assert answers(plane, near) == [[("east", pytest.approx(2 / 5**0.5, abs=1e-6))], [("north", 1.0)]]
+
+
+def test_the_best_looks_further_where_an_example_lost_all_it_found_to_the_unwanted(tmp_path):
+    rows = {"a1": (1, 0, 0.1), "a2": (1, 0, 0.12), "a3": (1, 0, -0.5), "b1": (0, 1, 0), "b2": (0, 0.2, -1)}
+    built(tmp_path / "i", {name: (point(xyz)[0], "") for name, xyz in rows.items()})
+    east, north, unwanted = (point(xyz) for xyz in ((1, 0, 0), (0, 1, 0), (1, 0, 0.1)))
+    examples = np.concatenate([east, north])
+    near = search_best(opened(tmp_path / "i"), examples, unwanted, 2, OnlyThese(), None)
+    # the two nearest of the east go; b2 scores 0.196, and a3, which no example found at first, 0.894
+    assert answers(opened(tmp_path / "i"), near) == [[("b1", 1.0), ("a3", pytest.approx(1 / 1.25**0.5))]]
+
+
+def test_several_examples_as_one_are_their_mean_or_the_best_of_them(plane):
+    examples, none, other = point((1, 0), (0, 1)), np.zeros((0, D)), point((-1, 0))
+
+    def found(combine: str, some: np.ndarray, unwanted: np.ndarray) -> list[str]:
+        return [
+            name for name, _ in answers(plane, search_as_one(plane, some, unwanted, 9, combine, OnlyThese(), None))[0]
+        ]
+
+    best = search_best(plane, examples, none, 9, OnlyThese(), None)
+    mean = search_each(plane, mean_of(examples, none), none, 9, OnlyThese(), None)
+    assert found("max", examples, none) == [name for name, _ in answers(plane, best)[0]]
+    assert found("mean", examples, none) == [name for name, _ in answers(plane, mean)[0]]
+    assert found("max", examples, none) != found("mean", examples, none)
+    assert "west" in found("mean", examples[:1], other)  # a mean moves away from it
+    assert "west" not in found("max", examples[:1], other)  # the best leaves out what is nearer to it
 
 
 def test_examples_that_cancel_each_other_find_all_images_equally_near(plane):
@@ -275,10 +302,56 @@ def test_the_best_of_examples_is_that_of_brute_force_with_unwanted_ones_too(many
         against = [dict(found) for found in brute(rows, unwanted, N, half=kind == "compact", **only)]
         best = {name: max(one[name] for one in scores) for name in scores[0]}
         kept = {name: s for name, s in best.items() if all(s >= one[name] for one in against)}
-        for k in (1, 5, 40):
+        for k in (1, 5, 40, N):
             wanted = sorted(kept.items(), key=lambda pair: (-pair[1], pair[0].encode()))[:k]
             near = search_best(index, examples, unwanted, k, OnlyThese(**only), None)
             assert answers(index, near) == [wanted]
+
+
+# ---- names
+
+
+def test_ids_near_one_that_is_none_are_found_before_and_behind_its_place_and_dead_ones_are_not(tmp_path, monkeypatch):
+    names = ["cat/001.jpg", "cat/002.jpg", "dog/001.jpg", "dog/002.jpg", "eel/77.png"]
+    row = np.ones(D, np.float32)
+    built(tmp_path / "i", dict.fromkeys(names, (row, "")))
+    index = OpenIndex.open(tmp_path / "i")
+    assert set(index.nearest_ids("dog/00.jpg")) == {"dog/001.jpg", "dog/002.jpg", "cat/002.jpg"}
+    assert index.nearest_ids("DOG/002.JPG")[0] == "dog/002.jpg"
+    assert index.nearest_ids("zzzzz") == []
+    with pytest.raises(DataError, match=r"no image eel/7\.png in this index\n  Did you mean eel/77\.png\?"):
+        index.row_of("eel/7.png")
+    growth.remove(index.folder, ["dog/001.jpg"])
+    assert "dog/001.jpg" not in OpenIndex.open(tmp_path / "i").nearest_ids("dog/00.jpg")
+    monkeypatch.setattr("fewvit.retrieval.opened._NEAR_IDS", 1)  # one before the place, and one behind
+    assert index.nearest_ids("dog/0015.jpg") == ["dog/001.jpg", "dog/002.jpg"]
+    assert index.nearest_ids("dog/000.jpg") == ["dog/001.jpg", "cat/002.jpg"]
+
+
+def test_a_class_that_is_none_but_a_list_of_classes_is_told_to_be_given_one_by_one(many):
+    index = OpenIndex.open(many[0] / "flat")
+    for name, told in (("ox,hen", "--class ox --class hen."), ("ox, hen,ox", "--class ox --class hen --class ox.")):
+        with pytest.raises(UnknownName) as caught:
+            index.matching(OnlyThese([name]))
+        assert str(caught.value).endswith(told)
+    for name in ("ox,yak", "oxen", ","):
+        with pytest.raises(UnknownName) as caught:
+            index.matching(OnlyThese([name]))
+        assert "--class" not in str(caught.value)
+
+
+def test_a_class_has_images_as_long_as_one_of_its_rows_is_live(tmp_path):
+    row = np.ones(D, np.float32)
+    built(tmp_path / "i", {"a": (row, "hen"), "b": (row, "ox"), "c": (row, "ox"), "d": (row, "")})
+    index = OpenIndex.open(tmp_path / "i")
+    assert index.classes == ["ox", "hen"]
+    assert index.without_images(["ox", "hen"]) == []
+    growth.remove(index.folder, ["a", "b"])
+    assert OpenIndex.open(tmp_path / "i").without_images(["hen", "ox"]) == ["hen"]
+    assert OpenIndex.open(tmp_path / "i").without_images([]) == []
+    growth.remove(index.folder, ["c"])
+    assert OpenIndex.open(tmp_path / "i").classes_with_images().tolist() == []
+    assert OpenIndex.open(tmp_path / "i").without_images(["ox"]) == ["ox"]
 
 
 # ---- recall
@@ -318,6 +391,12 @@ def test_the_interval_of_recall_by_hand():
     # where all are equal, three more of n could be worse
     assert recall._recall(truth * 25, truth * 25, 0.95) == Recall(1.0, 0.97, 1.0, 10, 100, 0.95)
     assert not recall._recall(truth, truth, 0.95).is_met  # four queries show nothing
+    third = recall._recall([{1, 2, 3}] * 100, [{1, 8, 9}] * 100, 0.95)
+    assert third == Recall(0.333333, 0.303333, 0.333333, 10, 100, 0.95)
+
+
+def test_an_index_promises_95_percent_unless_asked_for_more_or_less():
+    assert Wish().recall == 0.95
 
 
 def test_a_row_is_left_out_of_its_own_answer_where_it_has_twins_too(tmp_path):
@@ -477,6 +556,24 @@ def test_a_sample_is_seeded_in_order_and_without_repetition():
 def test_what_is_left_open_is_decided_by_rows_memory_and_recall(rows, memory, recall_, kind):
     assert Wish("auto", memory, recall_).kind_for(rows, 384) == kind
     assert Wish("ivf", memory, recall_).kind_for(rows, 384) == "ivf"
+
+
+def test_the_memory_of_a_row_by_hand():
+    assert KINDS["hnsw"].bytes_per_row(25_000, 384) == 384 + 2 * 32 * 4 + 16
+    assert lists(25_000) == 312  # 512 is near 4 × the root, and each list wants 80 rows
+    assert KINDS["ivf"].bytes_per_row(25_000, 384) == pytest.approx(384 + 8 + 312 * 384 * 4 / 25_000, abs=1e-9)
+    assert KINDS["compact"].bytes_per_row(25_000, 384) == pytest.approx(64 + 8 + 384 * 4 / 25_000, abs=1e-9)
+    many = 1_000_001
+    assert (KINDS["compact"].lists(many - 1), KINDS["compact"].lists(many)) == (1, 4096)
+    assert KINDS["compact"].bytes_per_row(many, 384) == pytest.approx(72 + 4096 * 384 * 4 / many, abs=1e-9)
+
+
+def test_a_compact_index_of_one_list_rescores_more_and_one_of_many_looks_into_more_of_them_first():
+    one = [(effort.visited, effort.rerank) for effort in KINDS["compact"].efforts(1_000_000)]
+    assert one == [(1, rerank) for rerank in (4, 8, 16, 32, 64, 128)]
+    many = [(effort.visited, effort.rerank) for effort in KINDS["compact"].efforts(1_000_001)]
+    doubled = [(2**power, 8) for power in range(13)]
+    assert many == doubled + [(4096, rerank) for rerank in (16, 32, 64, 128)]
 
 
 def test_a_compact_row_takes_less_than_a_hundred_bytes():

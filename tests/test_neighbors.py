@@ -161,9 +161,11 @@ def test_the_best_of_the_blocks_best_are_the_best_of_all(k, block):
 @pytest.mark.parametrize("width", [5, 101])
 def test_scores_are_computed_again_for_as_many_rows_as_the_cache_holds(width, monkeypatch):
     monkeypatch.setattr(neighbors, "_CACHED_BYTES", 1 << 18)
-    taken, real = [], Bank._pairwise
+    taken, real = [], neighbors._pairwise
     monkeypatch.setattr(
-        Bank, "_pairwise", lambda bank, queries, rows: (taken.append(len(rows)), real(bank, queries, rows))[1]
+        neighbors,
+        "_pairwise",
+        lambda queries, rows, metric: (taken.append(len(rows)), real(queries, rows, metric))[1],
     )
     # all alike: whatever was fetched is scored again, and then the whole bank
     features = np.tile(cloud(1, width), (6007, 1))

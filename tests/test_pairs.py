@@ -176,3 +176,25 @@ def test_wilsons_interval_is_that_of_the_paper_by_hand():
     assert high == pytest.approx((1.09207 + 1.959964 * math.sqrt(0.009 + 0.0096036)) / 1.384146, abs=1e-4)
     assert wilson(0, 0) == (0, 1)
     assert wilson(381, 381)[0] > 0.99 > wilson(380, 380)[0]
+
+
+def test_every_pair_is_compared_where_there_are_as_many_as_of_so_many_rows_and_no_more(monkeypatch):
+    monkeypatch.setattr(module, "EXACT_ROWS", 10)
+
+    def is_exact(rows: int, split: int | None = None) -> bool:
+        return PairSearch(UnitRows.of(np.eye(rows, dtype=np.float32)), 0.5, split).is_exact
+
+    assert (is_exact(2), is_exact(10), is_exact(11)) == (True, True, False)
+    assert (is_exact(15, 5), is_exact(16, 5)) == (True, False)  # 5 × 10 and 5 × 11 pairs; 10 × 10 / 2 are few enough
+    assert PairSearch(UnitRows.of(np.eye(11, dtype=np.float32)), 0.5, exact=True).is_exact
+
+
+def test_the_share_that_is_done_is_that_of_the_comparisons_begun_before():
+    rows = UnitRows.of(np.eye(8, dtype=np.float32))
+    told: list[float] = []
+    assert list(PairSearch(rows, 0.5, block=2, exact=True, progress=told.append)) == []
+    # of 8 rows each is compared with those behind it: after 2 of them (6/8)² of the comparisons are left
+    assert told == [0.0] * 4 + [1 - 36 / 64] * 3 + [1 - 16 / 64] * 2 + [1 - 4 / 64, 1.0]
+    del told[:]
+    assert list(PairSearch(rows, 0.5, 4, block=2, exact=True, progress=told.append)) == []
+    assert told == [0.0, 0.0, 0.5, 0.5, 1.0]

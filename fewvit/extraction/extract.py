@@ -301,13 +301,14 @@ class _Extraction:
                     "reason": self.bad[row],
                 }
             )
-        allowed = allowed_bad(self.work.max_bad, len(self.dataset))
-        if len(self.bad) <= allowed and len(self.bad) < len(self.dataset):
+        total = len(self.dataset) if self.work.whole is None else self.work.whole
+        allowed, bad = allowed_bad(self.work.max_bad, total), self.work.bad_before + len(self.bad)
+        if bad <= allowed and len(self.bad) < len(self.dataset):
             return
         first = sorted(self.bad)[:_SHOWN_BAD]
         shown = "; ".join(f"{printable(self.dataset.place(row))} ({self.bad[row]})" for row in first)
         error = BadImages(
-            f"{len(self.bad)} of {counted(len(self.dataset), 'image')} of {printable(self.dataset.name)} cannot be "
+            f"{bad} of {counted(total, 'image')} of {printable(self.dataset.name)} cannot be "
             f"decoded, {allowed} {'is' if allowed == 1 else 'are'} allowed: "
             f"{shown}{' …' if len(self.bad) > len(first) else ''}",
             fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%. What was computed is kept.",

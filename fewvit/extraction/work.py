@@ -18,6 +18,8 @@ class Work:
     max_bad: str = "0"  # a number, or a share like 1%
     max_pixels: int = 64_000_000
     progress: Callable[[Progress], None] | None = None
+    whole: int | None = None  # images that `max_bad` is of, where only a part of them is extracted; None: all
+    bad_before: int = 0  # undecodable ones in the parts before
 
 
 @dataclass(frozen=True)

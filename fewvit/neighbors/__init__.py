@@ -198,25 +198,40 @@ class Bank:
 
         `queries` (Q, D) are those that the pairs count; of unit length where scores are cosines.
         """
-        scores = np.empty(len(rows), np.float32)
-        step = max(1, _CACHED_BYTES // (self.rows.shape[1] * 24))
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            scores[part] = self._pairwise(queries[at_query[part]], self.rows[rows[part]])
-        return scores
+        return score_pairs(queries, at_query, self.rows, rows, self.metric)
 
     def _score_all(self, query: np.ndarray) -> np.ndarray:
         """Scores (N,) of every row for one query, the same numbers as `score`'s."""
         step = max(1, _CACHED_BYTES // (self.rows.shape[1] * 24))
         return np.concatenate(
-            [self._pairwise(query[None], self.rows[start : start + step]) for start in range(0, len(self.rows), step)]
+            [
+                _pairwise(query[None], self.rows[start : start + step], self.metric)
+                for start in range(0, len(self.rows), step)
+            ]
         )
 
-    def _pairwise(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        a, b = np.broadcast_arrays(queries.astype(np.float64), rows.astype(np.float64))
-        if self.metric == "euclidean":
-            return -np.square(a - b).sum(axis=1).astype(np.float32)
-        return np.multiply(a, b).sum(axis=1).astype(np.float32)
+
+def score_pairs(
+    one: np.ndarray, at: np.ndarray, other: np.ndarray, to: np.ndarray, metric: str = "cosine"
+) -> np.ndarray:
+    """Scores (n,) float32 of one[at] with other[to], from float64 sums.
+
+    Equal rows get equal scores, whatever their place. Rows (·, D) are of unit length where scores are cosines; then
+    rounding may leave one a little above 1.
+    """
+    scores = np.empty(len(at), np.float32)
+    step = max(1, _CACHED_BYTES // (24 * max(1, one.shape[1])))
+    for start in range(0, len(at), step):
+        part = slice(start, start + step)
+        scores[part] = _pairwise(one[at[part]], other[to[part]], metric)
+    return scores
+
+
+def _pairwise(queries: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
+    a, b = np.broadcast_arrays(queries.astype(np.float64), rows.astype(np.float64))
+    if metric == "euclidean":
+        return -np.square(a - b).sum(axis=1).astype(np.float32)
+    return np.multiply(a, b).sum(axis=1).astype(np.float32)
 
 
 def _float32(features: np.ndarray) -> np.ndarray:

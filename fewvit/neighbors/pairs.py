@@ -21,14 +21,13 @@ import numpy as np
 
 from ..cpu import cores
 from ..errors import UsageError
-from . import Bank, normalise
+from . import Bank, normalise, score_pairs
 from .approximate import lists
 from .installed import faiss_library
 
 EXACT_ROWS = 50_000  # up to so many rows every pair is compared: half a minute at width 384 on two cores
 _BLOCK = 2048  # rows whose products are computed at once: 16 MiB of them
 _ROUNDING = 3e-6  # products of unit rows in float32 are this near to the exact ones
-_SCORED_BYTES = 4 << 20  # of rows in float64 that are scored at once
 _PROBES = 4096  # rows that the number of cells is settled with
 _VISITED = (2, 3, 4, 6, 8, 12, 16)  # nearest centres whose cells a row is put into, from fast to thorough
 _PER_CELL = 40  # rows of the sample that each centre is the mean of, about; FAISS asks for 39 at least
@@ -101,13 +100,9 @@ def wilson(hits: int, tries: int) -> tuple[float, float]:
 
 
 def score(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Cosines (n,) float32 of unit rows (n, D), pair by pair, from float64 sums, as `Bank.score`; at most 1."""
-    scores = np.empty(len(one), np.float32)
-    step = max(1, _SCORED_BYTES // (8 * max(1, one.shape[1])))
-    for start in range(0, len(one), step):
-        part = slice(start, start + step)
-        scores[part] = np.multiply(one[part].astype(np.float64), other[part].astype(np.float64)).sum(axis=1)
-    return np.minimum(scores, np.float32(1))
+    """Cosines (n,) float32 of unit rows (n, D), pair by pair, as `score_places`."""
+    every = np.arange(len(one))
+    return score_places(one, other, every, every)
 
 
 def nearest_rows(rows: UnitRows, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -272,13 +267,8 @@ def require_threshold(threshold: float) -> None:
 
 
 def score_places(own: np.ndarray, others: np.ndarray, at: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """Cosines (n,) float32 of own[at] with others[to], a part after another."""
-    scores = np.empty(len(at), np.float32)
-    step = max(1, _SCORED_BYTES // (8 * max(1, own.shape[1])))
-    for start in range(0, len(at), step):
-        part = slice(start, start + step)
-        scores[part] = score(own[at[part]], others[to[part]])
-    return scores
+    """Cosines (n,) float32 of own[at] with others[to]: those of `score_pairs`, but at most 1."""
+    return np.minimum(score_pairs(own, at, others, to), np.float32(1))
 
 
 def toward(rows: np.ndarray, others: np.ndarray, cosine: float) -> np.ndarray:

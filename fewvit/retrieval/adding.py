@@ -61,6 +61,7 @@ class _Addition:
     fresh: list[int] = field(default_factory=list)  # rows of the source whose features are made
     copied: list[tuple[int, int]] = field(default_factory=list)  # row of the source, row of the index with its bytes
     gone: list[int] = field(default_factory=list)  # rows of the index in whose place others come
+    twice: int = 0  # rows that are added with the bytes of an image that the index has under another id
     changes: Changes = field(default_factory=Changes)
 
     def run(self) -> Changes:
@@ -82,7 +83,9 @@ class _Addition:
 
     def _number(self, where: StoredSource) -> int:
         """The place of a source among the index's; one that is new comes behind them."""
-        return self.sources.index(where) if where in self.sources else len(self.sources)
+        known = [(one.place, one.root) for one in self.sources]
+        place = (where.place, where.root)
+        return known.index(place) if place in known else len(known)
 
     def _settle_place(self, where: StoredSource, unchanged: np.ndarray) -> None:
         """Enter a new source; the index's own, if all its images are in it and it is not where it was.
@@ -175,6 +178,7 @@ class _Addition:
                 self.gone.append(twin)
             changes.renamed += former
             changes.added += known < 0 and not former
+            self.twice += known < 0 and not former and self.index.is_live(twin)
         changes.copied = len(self.copied)
         changes.missing = self._missing(names)
 
@@ -189,27 +193,51 @@ class _Addition:
     # ---- the commit
 
     def _commit(self) -> None:
-        manifest = replace(self.index.manifest, sources=self.sources)
-        if not (self.fresh or self.copied or self.gone):
-            if manifest != self.index.manifest:
-                self.folder.commit(replace(manifest, version=manifest.version + 1))
+        new = self._written()
+        before = self.index.manifest
+        manifest = replace(before, sources=self._sources_with(new))
+        if not new and not self.gone and manifest == before:
+            self.notify(f"nothing changed: version {before.version} of the index stays")
             return
+        manifest = replace(manifest, version=before.version + 1)
+        if new or self.gone:
+            segments = list(buried(self.folder, self.index, np.unique(self.gone).astype(np.int64)))
+            manifest = replace(manifest, classes=self.folder.store(Strings.of(self.classes), ".classes"))
+            manifest = replace(manifest, segments=tuple(self._absorbed(manifest, segments, new)))
+        self.folder.commit(manifest)
+        self._say_twice()
+        self._say_loose(manifest)
+
+    def _written(self) -> list[StoredSegment]:
+        """The new rows in files that no version has yet; what could not be decoded stands in `changes`."""
         if self.copied:
             self._require_features()
         parts = self._parts(self.fresh)
-        writer = SegmentWriter(self.folder, manifest.dtype)
+        writer = SegmentWriter(self.folder, self.index.manifest.dtype)
         new = [stored for blocks in (iter(parts), self._copies()) if (stored := writer.write(blocks)) is not None]
         self.changes.skipped, self.changes.computed = parts.skipped, parts.computed
         self._keep_where_nothing_came({record["id"] for record in parts.skipped})
-        segments = list(buried(self.folder, self.index, np.unique(self.gone).astype(np.int64)))
-        manifest = replace(
-            manifest,
-            version=manifest.version + 1,
-            classes=self.folder.store(Strings.of(self.classes), ".classes"),
-        )
-        manifest = replace(manifest, segments=tuple(self._absorbed(manifest, segments, new)))
-        self.folder.commit(manifest)
-        self._say_loose(manifest)
+        return new
+
+    def _sources_with(self, new: Sequence[StoredSegment]) -> tuple[StoredSource, ...]:
+        """The index's sources and this one, of which as many images were skipped as now; without it if it has none."""
+        if self.number < 0:
+            return self.sources
+        bad = len(self.changes.skipped)
+        if self.number == len(self.index.manifest.sources) and not new and not bad:
+            return self.index.manifest.sources
+        sources = list(self.sources)
+        sources[self.number] = replace(sources[self.number], skipped=bad)
+        return tuple(sources)
+
+    def _say_twice(self) -> None:
+        """Say how many pictures are in the index under two ids from now on, as those of a folder and its parent are."""
+        if self.twice:
+            self.notify(
+                f"{counted(self.twice, 'image')} {'was' if self.twice == 1 else 'were'} added with the bytes of "
+                "images that the index has under other ids, and count as their copies: ids are paths in the source, "
+                "so add the source that was built from; `fewvit index duplicates` names copies"
+            )
 
     def _say_loose(self, manifest: Manifest) -> None:
         """Say where so many rows are outside the structure that searches take longer for it."""

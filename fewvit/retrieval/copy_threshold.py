@@ -72,6 +72,12 @@ class CopyThreshold:
         return self.interval[0] >= self.wanted
 
     @property
+    def is_kept_by_others(self) -> bool:
+        """Whether so many copies were made that it is the pairs of other images that keep the precision from being."""
+        made = sum(made for _, made in self.kinds.values())
+        return not self.is_reached and wilson(made, made)[0] >= self.wanted
+
+    @property
     def look_alikes(self) -> tuple[int, int]:
         """How many images of the whole set have another one at or above the threshold, 95 % interval."""
         low, high = wilson(self.mistaken, self.sample)
@@ -109,9 +115,16 @@ class CopyThreshold:
             "is no copy, or is one that was there before",
         ]
         if not self.is_reached:
+            way_out = (
+                "pairs of other images are in the way: where they are copies that were there before (look at the most "
+                "similar ones below), take those that `fewvit index duplicates` finds without --calibrate out of the "
+                "set and calibrate again; else"
+                if self.is_kept_by_others
+                else "make more copies with --sample N, or"
+            )
             lines.append(
                 f"precision {self.wanted} is NOT reached with certainty: at this threshold, the best there is, it may "
-                f"be as low as {low:.4f}; make more copies with --sample N, or ask for less with --copy-precision"
+                f"be as low as {low:.4f}; {way_out} ask for less with --copy-precision"
             )
         pairs = "; ".join(f"{one} and {other} ({value:.4f})" for one, other, value in self.nearest)
         return [*lines, *([f"most similar images taken for no copies, look at them: {pairs}"] if pairs else [])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def index_facts(index: OpenIndex) -> Row:
         "recall_high": recall.high if recall else None,
         "recall_at": recall.at if recall else None,
         "recall_wanted": recall.wanted if recall else None,
+        "recall_reached": recall.is_met if recall else None,
         "dimension": manifest.dimension,
         "backbone": manifest.backbone or "features",
         "fingerprint": manifest.fingerprint,
@@ -54,25 +56,47 @@ def memory_per_row(manifest: Manifest) -> float:
     return KINDS[manifest.kind].bytes_per_row(manifest.rows, manifest.dimension)
 
 
+@dataclass(frozen=True)
+class Found:
+    """One image that was found."""
+
+    row: int
+    id: str
+    label: str | None
+    score: float | None  # cosine; None where nothing was searched
+    file: str  # `there`, `missing` or `changed`; empty where the index has no files
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nothing is known against its picture."""
+        return self.file in (THERE, NO_FILE)
+
+
+def found_images(index: OpenIndex, pictures: Pictures, rows: np.ndarray, scores: np.ndarray | None) -> list[Found]:
+    """What is known of rows (n,) of an index that were found with these scores (n,), to 7 decimals."""
+    values = [None] * len(rows) if scores is None else [round(float(score), 7) for score in scores.tolist()]
+    columns = (rows.tolist(), index.ids(rows), index.class_names(rows), values, pictures.states(rows))
+    return [Found(*one) for one in zip(*columns, strict=True)]
+
+
 def found_rows(index: OpenIndex, names: Sequence[str], near: Near) -> list[Row]:
     """One row for each image found: `query`, `rank` from 1, `id`, `label`, `score`, and `file` where it is not there.
 
     `file` is `missing` or `changed`: then the picture of that name is not the one that was indexed.
     """
-    ids, labels = index.ids(near.rows), index.class_names(near.rows)
-    states = Pictures(index).states(near.rows)
     query = np.repeat(np.arange(len(near)), np.diff(near.starts)).tolist()
     rank = (np.arange(len(near.rows)) - np.repeat(near.starts[:-1], np.diff(near.starts)) + 1).tolist()
+    every = found_images(index, Pictures(index), near.rows, near.scores)
     return [
         {
             "query": names[q],
             "rank": r,
-            "id": name,
-            "label": label,
-            "score": round(float(score), 7),
-            **({"file": state} if state not in (THERE, NO_FILE) else {}),
+            "id": one.id,
+            "label": one.label,
+            "score": one.score,
+            **({} if one.is_intact else {"file": one.file}),
         }
-        for q, r, name, label, score, state in zip(query, rank, ids, labels, near.scores.tolist(), states, strict=True)
+        for q, r, one in zip(query, rank, every, strict=True)
     ]
 
 
@@ -90,5 +114,6 @@ def change_facts(changes: Changes, index: OpenIndex) -> Row:
         "skipped": len(changes.skipped),
     }
     now = index_facts(index)
-    kept = ("index", "images", "dead", "kind", "recall", "recall_low", "recall_high", "dimension", "version")
+    recall = ("recall", "recall_low", "recall_high", "recall_wanted", "recall_reached")
+    kept = ("index", "images", "dead", "kind", *recall, "dimension", "version")
     return {**{name: now[name] for name in kept}, **did}

@@ -92,6 +92,9 @@ def run_evaluate(
     asking, started = _Asking(index, reader, listing), time.perf_counter()
     _say_reading(index, protocol, reader)
     source, is_boxed = _queries(asking, images, protocol, request)
+    leave_one_out = request.leave_one_out or request.queries is None
+    # what cannot be judged is known by names and labels, before any feature is made
+    protocol.judge(request.truth, source, images, leave_one_out=leave_one_out)
     queries = asking.features(source)
     others = [asking.features(asking.source(one)) if one else None for one in (request.background, request.validation)]
     made = time.perf_counter()
@@ -101,7 +104,7 @@ def run_evaluate(
         images,
         _search(index, images, protocol, others[0]),
         request.truth,
-        leave_one_out=request.leave_one_out or request.queries is None,
+        leave_one_out=leave_one_out,
         validation=others[1],
     )
     columns = {"dataset": queries.name, "backbone": index.manifest.backbone or "features", "method": protocol.name}

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -32,11 +32,43 @@ from .pictures import Pictures
 from .segment import UNKNOWN
 
 SCHEMA = "fewvit.export/1"
-_BLOCK = 16384  # rows that are in memory at once
+BLOCK = 16384  # rows that are in memory at once
 _QUERIES, _AT = 20, 10  # images that are looked for in both, and how many neighbours of each must agree
 _TIED = 1e-5  # scores this near may be in another order elsewhere
 
 Find = Callable[[np.ndarray, int], list[list[tuple[str, float]]]]  # (queries, k) -> ids and scores of each
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an export goes; each way to export says what of it is its own."""
+
+    out: Path | None = None  # a folder
+    url: str | None = None  # a server
+    collection: str = "images"  # of the server
+    eight_bit: bool = False  # 8-bit copies beside the originals
+
+    def folder_alone(self, way: str) -> Path:
+        """The folder. Raises UsageError where there is none, and for a server or 8-bit copies, which `way` lacks."""
+        if self.url is not None or self.eight_bit:
+            raise UsageError(f"--url and --eight-bit are for Qdrant, not for {way}", fix="Give --to qdrant.")
+        return self.folder()
+
+    def folder(self, or_else: str = "") -> Path:
+        """The folder. Raises UsageError where there is none."""
+        if self.out is None:
+            raise UsageError(f"nowhere to write to: give --out DIR{or_else}")
+        return self.out
+
+
+class Way(Protocol):
+    """A way to export an index; `cli/index_export.py` names each."""
+
+    def require(self, target: Target) -> None:
+        """Raise UsageError where it cannot write to this target, before the index is read."""
+
+    def export(self, index: OpenIndex, target: Target) -> Facts:
+        """Write the live images; what was written: `images`, `escaped` and others, `verified` where it was asked."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +100,8 @@ class Rows:
 
     def blocks(self) -> Iterator[Block]:
         """All of them, a block after another."""
-        for start in range(0, len(self.rows), _BLOCK):
-            rows = self.rows[start : start + _BLOCK]
+        for start in range(0, len(self.rows), BLOCK):
+            rows = self.rows[start : start + BLOCK]
             ids, labels = self.index.ids(rows), self.index.class_names(rows)
             digests = [None if d == UNKNOWN else d.hex() for d in self.index.records(rows)["digest"].tolist()]
             yield Block(
@@ -89,8 +121,8 @@ class Rows:
         """How many ids are not what they are in the index."""
         return sum(
             printable(name) != name
-            for start in range(0, len(self.rows), _BLOCK)
-            for name in self.index.ids(self.rows[start : start + _BLOCK])
+            for start in range(0, len(self.rows), BLOCK)
+            for name in self.index.ids(self.rows[start : start + BLOCK])
         )
 
 
@@ -105,6 +137,18 @@ def _in_order_of_ids(index: OpenIndex) -> np.ndarray:
 # ---- files
 
 
+class Files:
+    """NumPy and Parquet in a folder."""
+
+    def require(self, target: Target) -> None:
+        """Raise UsageError without a folder, and for what only Qdrant has."""
+        target.folder_alone("files")
+
+    def export(self, index: OpenIndex, target: Target) -> Facts:
+        """Write the files. Raises as `export_files`."""
+        return export_files(index, target.folder())
+
+
 def export_files(index: OpenIndex, out: Path, more: Callable[[Rows, Path], Facts] = lambda rows, folder: {}) -> Facts:
     """Write an index as files into a folder, which appears when all is written; what was written.
 
@@ -117,22 +161,8 @@ def export_files(index: OpenIndex, out: Path, more: Callable[[Rows, Path], Facts
     with replacing_folder(out) as folder:
         _write_features(rows, folder / "features.npy")
         _write_table(rows, folder)
-        facts = {**_about(rows), **more(rows, folder)}
-        _commit(folder, facts)
-    return facts
-
-
-def export_lance(index: OpenIndex, out: Path) -> Facts:
-    """Write an index as one table of Lance, `images.lance`: id, label, vector, digest; read back and compared.
-
-    Raises as `export_files`, IntegrityError where what is read back is another thing.
-    """
-    require_free(out)
-    require_module("lance", "writing Lance", "lance")
-    rows = Rows(index)
-    with replacing_folder(out) as folder:
-        facts = {**_about(rows), "verified": _write_lance(rows, folder / "images.lance")}
-        _commit(folder, facts)
+        facts = {**about(rows), **more(rows, folder)}
+        commit(folder, facts)
     return facts
 
 
@@ -158,8 +188,8 @@ def _write_features(rows: Rows, path: Path) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), rows.index.dimension)}
     with open(path, "wb") as handle:
         np.lib.format.write_array_header_1_0(handle, header)
-        for start in range(0, len(rows), _BLOCK):
-            handle.write(np.ascontiguousarray(rows.features(rows.rows[start : start + _BLOCK]), "<f4").data)
+        for start in range(0, len(rows), BLOCK):
+            handle.write(np.ascontiguousarray(rows.features(rows.rows[start : start + BLOCK]), "<f4").data)
 
 
 def _write_table(rows: Rows, folder: Path) -> None:
@@ -176,7 +206,8 @@ def _write_table(rows: Rows, folder: Path) -> None:
             lines.writelines(name + "\n" for name in block.ids)
 
 
-def _about(rows: Rows) -> Facts:
+def about(rows: Rows) -> Facts:
+    """What an export is, for its manifest."""
     manifest = rows.index.manifest
     return {
         "images": len(rows),
@@ -190,67 +221,14 @@ def _about(rows: Rows) -> Facts:
     }
 
 
-def _commit(folder: Path, facts: Facts) -> None:
+def commit(folder: Path, facts: Facts) -> None:
+    """Write the manifest of an export, with size and sha256 of every file that is in the folder."""
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
     write_json(folder / "manifest.json", {"schema": SCHEMA, **facts, "files": files})
-
-
-# ---- Lance
-
-
-def _write_lance(rows: Rows, path: Path) -> Facts:
-    import lance
-    import pyarrow
-
-    width = rows.index.dimension
-    schema = pyarrow.schema(
-        {
-            "id": pyarrow.string(),
-            "label": pyarrow.string(),
-            "vector": pyarrow.list_(pyarrow.float32(), width),
-            "digest": pyarrow.string(),
-        }
-    )
-
-    def batches() -> Iterator[Any]:
-        for block in rows.blocks():
-            values = pyarrow.array(np.ascontiguousarray(block.features).reshape(-1))
-            vectors = pyarrow.FixedSizeListArray.from_arrays(values, width)
-            columns = block.columns()
-            yield pyarrow.record_batch([columns["id"], columns["label"], vectors, columns["digest"]], schema=schema)
-
-    lance.write_dataset(pyarrow.RecordBatchReader.from_batches(schema, batches()), str(path), schema)
-    table = lance.dataset(str(path))
-    _require_same(rows, table)
-
-    def find(queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
-        near = [
-            table.to_table(
-                columns=["id", "_distance"], nearest={"column": "vector", "q": q, "k": k, "metric": "cosine"}
-            )
-            for q in queries
-        ]
-        return [[(row["id"], 1 - row["_distance"]) for row in one.to_pylist()] for one in near]
-
-    return verified(rows, find, "Lance")
-
-
-def _require_same(rows: Rows, table: Any) -> None:
-    """Raise IntegrityError unless a table of Lance holds every row, bit for bit."""
-    start = 0
-    for batch in table.to_batches(columns=["id", "vector"], batch_size=_BLOCK, scan_in_order=True):
-        vectors = batch.column("vector").flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
-        own = rows.rows[start : start + len(batch)]
-        ids = [printable(name) for name in rows.index.ids(own)]
-        if batch.column("id").to_pylist() != ids or not np.array_equal(vectors, rows.features(own)):
-            raise IntegrityError(f"what Lance gives back is not what was written, from row {start} on")
-        start += len(batch)
-    if start != len(rows):
-        raise IntegrityError(f"Lance gives back {start} rows of {len(rows)}")
 
 
 # ---- verification

@@ -31,6 +31,7 @@ _MANIFEST = re.compile(r"manifests/\d+-[0-9a-f]{16}\.json")
 _OWN = re.compile(rf"{_MANIFEST.pattern}|data/[0-9a-f]{{32}}\.[a-z]+")  # all else in these folders is somebody else's
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # of `files.replacing`
 _REBUILD = "Build the index again with `fewvit index build`."
+_PLACE = "--index"  # what chooses another disk for it
 _QUICK = 1 << 20  # bytes that are digested sooner than threads are started
 _TRIES = 5  # how often a reader looks again where a writer removed what it was about to open
 
@@ -114,15 +115,21 @@ class IndexFolder:
         return b""
 
     def mapped(self, file: StoredFile) -> memoryview:
-        """A file's bytes, mapped for reading.
+        """A file's bytes, mapped for reading: as many as the manifest says.
 
-        Raises IntegrityError where it is gone, no file or one of another size.
+        Raises IntegrityError where it is gone, no file or one of another size. A file that another program cuts after
+        that ends the reader with SIGBUS; fewvit itself never writes into a file that is there.
         """
         path = self.path / file.path
         with _regular(path) as handle:
             if (size := os.fstat(handle.fileno()).st_size) != file.bytes:
                 raise damaged(path, f"it has {size} bytes instead of {file.bytes}")
-            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) if file.bytes else b"")
+            if file.bytes == 0:
+                return memoryview(b"")
+            try:
+                return memoryview(mmap.mmap(handle.fileno(), file.bytes, access=mmap.ACCESS_READ))
+            except ValueError as error:
+                raise damaged(path, f"it was cut while it was opened ({error})") from error
 
     def require_digests(self, files: Iterable[StoredFile], mapped: dict[str, memoryview]) -> None:
         """Raise IntegrityError, naming the file, unless every file's sha256 is the manifest's."""
@@ -143,7 +150,7 @@ class IndexFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise from_os_error(error, "writing to this index") from error
+            raise from_os_error(error, "writing to this index", place=_PLACE) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,7 +174,8 @@ class IndexFolder:
     @contextlib.contextmanager
     def storing(self, suffix: str) -> Iterator[HashingWriter]:
         """A file that is written in pieces and named by the digest of its content when the block ends."""
-        with replacing(self.path / "data" / f"new{suffix}", named=lambda: Path(writer.file.path).name) as handle:
+        target = self.path / "data" / f"new{suffix}"
+        with replacing(target, named=lambda: Path(writer.file.path).name, place=_PLACE) as handle:
             writer = HashingWriter(handle, suffix)
             yield writer
 
@@ -176,9 +184,9 @@ class IndexFolder:
         data = manifest.to_text().encode("utf-8", "surrogateescape")
         digest = hashlib.sha256(data).hexdigest()
         name = f"manifests/{manifest.version}-{digest[:16]}.json"
-        with replacing(self.path / name) as handle:
+        with replacing(self.path / name, place=_PLACE) as handle:
             handle.write(data)
-        with replacing(self.path / _CURRENT, "w") as handle:
+        with replacing(self.path / _CURRENT, "w", place=_PLACE) as handle:
             handle.write(_current(name, digest))
         self._remove_all_but(manifest, name)
 

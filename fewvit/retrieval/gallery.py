@@ -47,7 +47,7 @@ def save_gallery(
     pictures, places = Pictures(index), near.rows.tolist()
     parts = [_head(index, rows)]
     for query, start, stop in zip(queries, near.starts[:-1].tolist(), near.starts[1:].tolist(), strict=True):
-        figures = "".join(_result(pictures, rows[at], places[at]) for at in range(start, stop))
+        figures = "".join(_result(pictures, rows[at], places[at]) for at in range(start, stop)) or "nothing found"
         asked = f"<figure>{_query(pictures, query)}</figure>"
         parts.append(f'<section>{asked}<div class="found">{figures}</div></section>\n')
     with replacing(path, "w") as handle:

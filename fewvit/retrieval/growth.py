@@ -106,10 +106,8 @@ def build(
             made.recipe,
             made.facts,
             folder.store(Strings.of(list(source.classes)), ".classes"),
-            () if where is None else (where,),
+            () if where is None else (replace(where, skipped=len(parts.skipped)),),
             (segment,),
-            skipped=len(parts.skipped),
-            extra={"memory": wish.memory},
         )
         folder.commit(_structured(folder, manifest, wish.recall, notify))
     return Changes(added=segment.rows, computed=parts.computed, skipped=parts.skipped)
@@ -234,21 +232,47 @@ def compact(folder: IndexFolder, *, size: int | None = None, notify: Notify = la
         index = for_change(folder, features=True)
         before = index.manifest
         if before.dead == 0 and len(before.segments) == 1:
+            notify(f"nothing to take out: version {before.version} of the index stays")
             return Changes(unchanged=len(index))
-        segment = rewritten(folder, index, index.segments, size)
+        classes, numbers = _used_classes(index)
+        segment = rewritten(folder, index, index.segments, size, numbers)
         if segment is None:
             raise DataError("no image is left in this index", file=folder.path, fix="Remove the folder.")
-        manifest = replace(before, version=before.version + 1, segments=(segment,))
+        named = before.classes if classes == index.classes else folder.store(Strings.of(classes), ".classes")
+        manifest = replace(before, version=before.version + 1, classes=named, segments=(segment,))
         wanted = before.recall.wanted if before.recall else 0.95
         folder.commit(_structured(folder, manifest, wanted, notify))
     return Changes(removed=before.dead, unchanged=segment.rows)
 
 
+def _used_classes(index: OpenIndex) -> tuple[list[str], np.ndarray]:
+    """The classes that have an image, and the number (C + 1,) that each class gets among them; the last is -1."""
+    used = index.classes_with_images()
+    numbers = np.full(len(index.classes) + 1, -1, "<i4")
+    numbers[used] = np.arange(len(used))
+    return [index.classes[number] for number in used.tolist()], numbers
+
+
 def rewritten(
-    folder: IndexFolder, index: OpenIndex, segments: Sequence[Segment], size: int | None
+    folder: IndexFolder,
+    index: OpenIndex,
+    segments: Sequence[Segment],
+    size: int | None,
+    numbers: np.ndarray | None = None,
 ) -> StoredSegment | None:
-    """One segment of the live rows of several, in the order of their ids; None where there is none."""
-    return SegmentWriter(folder, index.manifest.dtype).write(_live_blocks(segments, size or part_rows(index.dimension)))
+    """One segment of the live rows of several, in the order of their ids; None where there is none.
+
+    `numbers`: the label (C + 1,) that each label gets, the last one's being -1; None: each its own.
+    """
+    blocks = _live_blocks(segments, size or part_rows(index.dimension))
+    if numbers is not None:
+        blocks = (_relabelled(rows, numbers) for rows in blocks)
+    return SegmentWriter(folder, index.manifest.dtype).write(blocks)
+
+
+def _relabelled(rows: Rows, numbers: np.ndarray) -> Rows:
+    rows.records["label"] = numbers[rows.records["label"]]
+    return rows
 
 
 def _live_blocks(segments: Sequence[Segment], size: int) -> Iterator[Rows]:

@@ -7,7 +7,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -34,6 +34,7 @@ class StoredSource:
 
     place: str
     root: str | None
+    skipped: int = 0  # images that could not be decoded when it was last read
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,11 @@ class Manifest:
     segments: tuple[StoredSegment, ...] = ()
     effort: Effort | None = None  # None: every row is compared
     recall: Recall | None = None
-    skipped: int = 0  # images that could not be decoded when the index was built
-    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> int:
+        """Images of the sources that could not be decoded, and so are not in the index."""
+        return sum(source.skipped for source in self.sources)
 
     @property
     def rows(self) -> int:
@@ -140,13 +144,16 @@ _types = functools.cache(typing.get_type_hints)
 
 
 def _of_json(kind: Any, value: Any) -> Any:
-    """The value as the annotation `kind` wants it. Raises TypeError for one of another type, also deep inside."""
+    """The value as the annotation `kind` wants it. Raises TypeError for one of another type, also deep inside.
+
+    What no field is called like is passed over: `min_reader` says whether a reader must know it.
+    """
     if isinstance(kind, types.UnionType):  # with None, always
         [other] = (one for one in typing.get_args(kind) if one is not type(None))
         return None if value is None else _of_json(other, value)
     if is_dataclass(kind) and isinstance(kind, type):
         hints = _types(kind)
-        return kind(**{name: _of_json(hints[name], inner) for name, inner in value.items()})
+        return kind(**{name: _of_json(hints[name], inner) for name, inner in value.items() if name in hints})
     origin = typing.get_origin(kind) or kind
     stored: dict[Any, Any] = {tuple: list, Mapping: dict, float: (int, float)}
     wanted = stored.get(origin, origin)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError, IntegrityError, UnknownName, UsageError, printable
+from ..errors import DataError, IntegrityError, UnknownName, UsageError, nearest_names, printable
 from ..neighbors import normalise
 from .columns import Strings
 from .folder import IndexFolder, damaged
@@ -18,6 +18,7 @@ from .search import Near, nearest
 from .segment import RECORD, Segment
 
 _LARGEST = 1.001  # a score of rows kept in float16 may be a little more than 1
+_NEAR_IDS = 5000  # ids before and behind a name that is none, which are compared with it
 _LOOKED_UP = 50  # a share of the ids from which on reading them all is faster than looking each one up
 
 
@@ -106,27 +107,39 @@ class OpenIndex:
         return bool(row - self._starts[at] not in self.segments[at].dead)
 
     def row_of(self, name: str) -> int:
-        """The row of an id. Raises DataError for one that is not in the index."""
+        """The row of an id. Raises DataError, naming the nearest ids, for one that is not in the index."""
+        row = self._find(name)
+        if row is None:
+            near = ", ".join(map(printable, self.nearest_ids(name)))
+            fix = f"Did you mean {near}?" if near else None
+            raise DataError(f"no image {printable(name)} in this index", file=self.path, fix=fix)
+        return row
+
+    def _find(self, name: str) -> int | None:
         for segment, start in zip(self.segments, self._starts, strict=False):
             if (row := segment.row_of(name)) is not None:
                 return int(start) + row
-        raise DataError(f"no image {printable(name)} in this index", file=self.path)
+        return None
+
+    def nearest_ids(self, name: str) -> list[str]:
+        """Ids, three at most, that `name` may be a slip of; in a large index they are looked for near its place."""
+        some: list[str] = []
+        for segment in self.segments:
+            place = segment.ids.place(os.fsencode(name))
+            around = np.arange(max(0, place - _NEAR_IDS), min(segment.rows, place + _NEAR_IDS))
+            some += segment.ids.take(around[segment.live[around]])
+        return nearest_names(name, some)
 
     def rows_of(self, names: Sequence[str]) -> np.ndarray:
         """The row (n,) int64 of each id, -1 where it is not in the index."""
         if len(names) * _LOOKED_UP < self.manifest.rows:
-            return np.array([self._row_or_none(name) for name in names], np.int64)
+            found = [self._find(name) for name in names]
+            return np.array([-1 if row is None else row for row in found], np.int64)
         known: dict[str, int] = {}
         for segment, start in zip(self.segments, self._starts, strict=False):
             rows = np.flatnonzero(segment.live)
             known.update(zip(segment.ids.take(rows), (rows + start).tolist(), strict=True))
         return np.array([known.get(name, -1) for name in names], np.int64)
-
-    def _row_or_none(self, name: str) -> int:
-        try:
-            return self.row_of(name)
-        except DataError:
-            return -1
 
     def ids(self, rows: np.ndarray) -> list[str]:
         """The ids of rows (n,)."""
@@ -157,6 +170,18 @@ class OpenIndex:
     def class_names(self, rows: np.ndarray) -> list[str | None]:
         """The class of each row (n,), None where it has no label."""
         return [None if label < 0 else self.classes[label] for label in self.labels(rows).tolist()]
+
+    def classes_with_images(self) -> np.ndarray:
+        """Places in `classes` (n,) int64 of those that a live row is of, rising."""
+        used = np.unique(np.concatenate([s.records["label"][s.live] for s in self.segments]))
+        return used[used >= 0].astype(np.int64)
+
+    def without_images(self, names: Sequence[str]) -> list[str]:
+        """Those of these classes that no live row is of."""
+        if not names:
+            return []
+        used = {self.classes[number] for number in self.classes_with_images().tolist()}
+        return [name for name in names if name not in used]
 
     def _by_segment(self, rows: np.ndarray) -> list[tuple[Segment, np.ndarray, np.ndarray]]:
         """For each segment that is asked: it, the places in `rows`, and its own row numbers."""
@@ -195,7 +220,7 @@ class OpenIndex:
             return list(self._every_row)
         for name in only.classes:
             if name not in self.classes:
-                raise UnknownName("class of this index", name, self.classes)
+                raise UnknownName("class of this index", name, self.classes, fix=_apart(name, self.classes))
         wanted = [self.classes.index(name) for name in only.classes]
         return [_allowed(segment, wanted, only.folder) for segment in self.segments]
 
@@ -245,6 +270,14 @@ def _allowed(segment: Segment, classes: Sequence[int], folder: str) -> np.ndarra
         inside[segment.ids.beginning(folder)] = True
         allowed &= inside
     return allowed
+
+
+def _apart(name: str, classes: Sequence[str]) -> str | None:
+    """The advice where a class that is none is a list of classes with commas."""
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) < 2 or not set(parts) <= set(classes):
+        return None
+    return f"A class may have a comma in its name, so give each by itself: --class {' --class '.join(parts)}."
 
 
 def _verify(segment: Segment, path: Path) -> None:

@@ -55,12 +55,13 @@ class Parts:
     def _of_images(self, source: ImageSource, rows: np.ndarray, start: int) -> Rows:
         images = select(source.images, rows.tolist())
         seen = identities(images, np.arange(len(images)))  # before they are read: what is replaced later has another
-        work = self._work(source.extractor.work, start)
+        work, before = self._work(source.extractor.work, start), len(self.skipped)
         extractor = dataclasses.replace(source.extractor, work=work)
         try:
             features = dataclasses.replace(source, images=images, extractor=extractor).features(self.pipeline)
         except BadImages as error:
-            if not len(images) == len(error.skipped) <= int(work.max_bad):
+            allowed = allowed_bad(work.max_bad, len(self.source.ids))
+            if len(error.skipped) < len(images) or before + len(error.skipped) > allowed:
                 raise
             self.skipped += error.skipped  # a part may be all bad where as many are allowed of the whole
             return Rows(np.zeros((0, 0), np.float32), [], np.zeros(0, RECORD))
@@ -73,9 +74,8 @@ class Parts:
 
     def _work(self, work: Work, start: int) -> Work:
         """The work of one part: its progress counts all parts; how many images may be bad counts the whole source."""
-        allowed = max(0, allowed_bad(work.max_bad, len(self.source.ids)) - len(self.skipped))
         progress = _counting_on(work.progress, start, len(self.rows)) if work.progress is not None else None
-        return dataclasses.replace(work, max_bad=str(allowed), progress=progress)
+        return dataclasses.replace(work, whole=len(self.source.ids), bad_before=len(self.skipped), progress=progress)
 
     def _records(self, rows: np.ndarray, features: FeatureSet, seen: np.ndarray | None) -> np.ndarray:
         records = np.zeros(len(rows), RECORD)

@@ -61,16 +61,21 @@ class Pictures:
         ]
 
     def read(self, row: int) -> bytes:
-        """The bytes that were indexed. Raises DataError where they are not there any more."""
+        """The bytes that were indexed. Raises DataError where they are not there any more, or were never known.
+
+        So an index that somebody made up opens no file whose bytes its maker did not have.
+        """
         [name], [record] = self._index.ids(np.array([row])), self._index.records(np.array([row]))
+        digest, source = record["digest"].tobytes(), int(record["source"])
+        if source >= 0 and digest == UNKNOWN:
+            raise DataError("the index does not know what bytes the image had, so no file is shown as it", file=name)
         path = self.path(row)
         try:
-            data = self._from_source(int(record["source"]), name) if path is None else _whole(path)
+            data = self._from_source(source, name) if path is None else _whole(path)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise DataError(f"the image cannot be read ({why})", file=name) from error
-        digest = record["digest"].tobytes()
-        if digest != UNKNOWN and hashlib.sha256(data).digest() != digest:
+        if hashlib.sha256(data).digest() != digest:
             raise DataError("the image is not the one that was indexed", file=name)
         return data
 

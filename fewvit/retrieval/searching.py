@@ -26,6 +26,7 @@ class Request:
     sources: Sequence[str]  # image files, folders, or one features file
     like: Sequence[str] = ()  # ids of the index
     unwanted: Sequence[str] = ()  # image files or folders
+    unlike: Sequence[str] = ()  # ids of the index that are not wanted
     combine: str | None = None  # None: each query by itself
     k: int = 10
     threshold: float | None = None  # the least cosine
@@ -68,6 +69,8 @@ def run_search(
     started = time.perf_counter()
     parts, queries = _queries(index, request, reader, listing)
     _, unwanted = _features(index, request.unwanted, reader, listing)
+    unlike = np.array([index.row_of(name) for name in request.unlike], np.int64)
+    unwanted = np.concatenate([unwanted, index.features(unlike)])
     made = time.perf_counter()
     if request.combine is not None:
         near = search_as_one(index, queries, unwanted, request.k, request.combine, request.only, request.threshold)

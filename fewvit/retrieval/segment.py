@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,16 +102,20 @@ class SegmentWriter:
         self._folder, self._dtype = folder, dtype
 
     def write(self, blocks: Iterator[Rows]) -> StoredSegment | None:
-        """The segment; None where no block has a row. Memory: one block's features, and all ids and records."""
+        """The segment; None, and no file, where there is no block. Every block has a row.
+
+        Memory: one block's features, and all ids and records.
+        """
+        first = next(blocks, None)
+        if first is None:
+            return None
         ids: list[str] = []
-        records: list[np.ndarray] = [np.zeros(0, RECORD)]
+        records: list[np.ndarray] = []
         with self._folder.storing(".features") as features:
-            for block in blocks:
+            for block in itertools.chain([first], blocks):
                 features.write(np.ascontiguousarray(block.features, self._dtype).data.cast("B"))
                 ids += block.ids
                 records.append(block.records)
-        if not ids:
-            return None
         return StoredSegment(
             len(ids),
             features.file,

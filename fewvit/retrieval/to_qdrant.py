@@ -15,11 +15,26 @@ import numpy as np
 from ..errors import UsageError
 from ..results import Facts
 from . import load_qdrant
-from .exported import Find, Rows, export_files, require_module, verified
+from .exported import Find, Rows, Target, export_files, require_module, verified
 from .opened import OpenIndex
 
 SHARD, SCRIPT = "shard", "load_qdrant.py"
 _TIMEOUT_S = 60
+
+
+class Qdrant:
+    """A shard of the engine in the process, or a collection of a server."""
+
+    def require(self, target: Target) -> None:
+        """Raise UsageError where there is neither a folder nor a server."""
+        if target.url is None:
+            target.folder(" or --url URL")
+
+    def export(self, index: OpenIndex, target: Target) -> Facts:
+        """Write files and a shard, or fill the collection. Raises as `export_shard` or `export_server`."""
+        if target.url is None:
+            return export_shard(index, target.folder(), int8=target.eight_bit)
+        return export_server(index, target.url, target.collection, target.out, int8=target.eight_bit)
 
 
 def export_shard(index: OpenIndex, out: Path, *, int8: bool = False) -> Facts:

@@ -244,6 +244,11 @@ def test_filters_threshold_and_combinations_agree_with_the_library(searched, mad
     unwanted = made / "images/oxen/009.jpg"
     [found] = searched(*likes[:2], *index, "--not", unwanted, "--k", 99).values()
     assert found == ranked(2 * one - far)
+    [found] = searched(*likes[:2], *index, "--not-like", "oxen/009.jpg", "--k", 99).values()
+    assert found == ranked(2 * one - far)
+    both = ("--not", unwanted, "--not-like", "oxen/004.jpg")
+    [found] = searched(*likes[:2], *index, *both, "--k", 99).values()
+    assert found == ranked(2 * one - (far + features["oxen/004.jpg"]) / 2)
     [found] = searched(*likes, *index, "--combine", "max", "--not", unwanted, "--k", 99).values()
     kept = [name for name in names if best[name] >= features[name] @ far]
     assert found == sorted(kept, key=lambda name: (-best[name], name))
@@ -265,7 +270,12 @@ def test_a_k_above_the_number_of_images_finds_all_of_them(searched, made):
         (("--like", "hens/002.jpg", "--k", "-1"), 2, "--k -1"),
         ((), 2, "nothing to look for"),
         (("--like", "hens/777.jpg"), 3, "no image hens/777.jpg in this index"),
+        (("--like", "hens/02.jpg"), 3, "Did you mean hens/002.jpg"),
+        (("--like", "HENS/002.JPG"), 3, "Did you mean hens/002.jpg"),
+        (("--like", "hens/002.jpg", "--not-like", "oxen/01.jpg"), 3, "Did you mean oxen/001.jpg"),
+        (("--not-like", "oxen/001.jpg"), 2, "nothing to look for"),
         (("--like", "hens/002.jpg", "--class", "hen"), 2, "Did you mean hens"),
+        (("--like", "hens/002.jpg", "--class", "oxen, hens"), 2, "--class oxen --class hens."),
         (("--like", "hens/002.jpg", "--combine", "median"), 2, "way to combine"),
         (("--like", "hens/002.jpg", "--threshold", "nan"), 2, "between -1 and 1"),
         (("--like", "hens/002.jpg", "--threshold", "60"), 2, "between -1 and 1"),
@@ -358,6 +368,63 @@ def test_remove_takes_a_list_on_stdin_and_removes_nothing_for_an_id_that_is_unkn
     assert fewvit("index", "remove", *index)[0] == 2
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     assert fewvit("index", "remove", "-", *index)[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (("--class", "hens"), "oxen"),
+        (("--folder", "oxen/00"), "hens"),
+        (("--class", "oxen", "--folder", "hens", "--folder", "oxen/00"), None),
+        (("oxen/000.jpg", "--class", "hens"), "oxen/000 is gone too"),
+    ],
+)
+def test_classes_and_folders_are_removed_whole(ok, fewvit, place, words, left):
+    index = ("--index", place / "index")
+    code, out, err = fewvit("index", "remove", *words, *index, "--format", "json")
+    opened = OpenIndex.open(place / "index")
+    ids = opened.ids(opened.live)
+    if left is None:  # no ox is in the folder of the hens: then nothing is removed
+        assert (code, out, len(ids)) == (3, "", 17)
+        assert "no image of this index is of class oxen and one whose id begins with 'hens'" in err
+        return
+    hens, oxen = [f"hens/{i:03d}.jpg" for i in range(7)], [f"oxen/{i:03d}.jpg" for i in range(10)]
+    assert ids == {"oxen": oxen, "hens": hens}.get(left, oxen[1:])
+    assert facts(json.loads(out))["removed"] == 17 - len(ids)
+
+
+def test_what_is_missing_may_be_removed_of_a_class_alone(ok, place):
+    ok("build", *MODEL, "--data", place / "images", "--index", place / "own")
+    for name in ("hens/001.jpg", "oxen/003.jpg", "oxen/004.jpg"):
+        (place / "images" / name).unlink()
+    assert facts(ok("remove", "--missing", "--class", "oxen", "--index", place / "own"))["removed"] == 2
+    opened = OpenIndex.open(place / "own")
+    assert opened.rows_of(["hens/001.jpg", "oxen/003.jpg", "oxen/005.jpg"]).tolist() == [1, -1, 12]
+
+
+def test_a_class_of_which_no_image_is_left_is_said_to_have_none(fewvit, ok, place):
+    index = ("--index", place / "index")
+    ok("remove", "--class", "hens", *index)
+    words = ("index", "search", "--like", "oxen/001.jpg", *index, "--class", "hens", "--class", "oxen")
+    code, out, err = fewvit(*words)
+    assert (code, out.count("oxen/")) == (0, 20)
+    assert err == "class hens has no images in this index any more\n"
+    code, _, err = fewvit("index", "remove", "--class", "hens", *index)
+    assert (code, "no image of this index is of class hens" in err) == (3, True)
+    ok("compact", *index)
+    assert fewvit(*words)[0] == 2  # now it is no class of the index
+
+
+def test_a_promise_that_is_not_kept_stands_in_the_result_however_quiet_the_command_is(fewvit, ok, tmp_path):
+    source_of(random_rows(3, 997)).given.save(tmp_path / "a.npz")
+    build = ("index", "build", "--data", tmp_path / "a.npz", "--index", tmp_path / "i", "--kind", "hnsw", "-q")
+    code, table, err = fewvit(*build, "--recall", "1")
+    assert (code, err) == (0, "")
+    rows = dict(line.split() for line in table.splitlines())
+    assert (rows["recall_wanted"], rows["recall_reached"]) == ("1.0", "False")
+    assert facts(ok("info", "--index", tmp_path / "i"))["recall_reached"] is False
+    code, table, _ = fewvit(*build, "--recall", "0.5")
+    assert (code, "recall_reached" in table, "recall_wanted" in table) == (0, False, False)
 
 
 def test_where_the_whole_source_is_gone_its_images_are_not_taken_out(fewvit, ok, place):

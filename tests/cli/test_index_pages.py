@@ -112,6 +112,33 @@ def test_the_picture_of_a_query_is_the_image_that_was_asked_for_whatever_else_be
     assert len(joined) == 5  # and the result
 
 
+def test_a_query_with_a_plus_in_its_name_has_its_picture_alone_and_among_others(fewvit, made, tmp_path):
+    odd = tmp_path / "one + other.jpg"
+    odd.write_bytes(jpeg(1))
+    assert len(pictures(page_of(fewvit, made, odd, "--k", 2))) == 3
+    page = page_of(fewvit, made, odd, "--like", "oxen/001.jpg", "--combine", "mean", "--k", 2)
+    assert len(pictures(page)) == 4
+    assert "no picture" not in page
+
+
+def test_an_image_of_the_index_is_shown_and_not_a_file_that_is_called_as_it_is(fewvit, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hens").mkdir()
+    (tmp_path / "hens" / "001.jpg").write_bytes(jpeg(77, (40, 80)))
+    shown = pictures(page_of(fewvit, made, "--like", "hens/001.jpg", "--k", 1))
+    assert shown[0].tobytes() == shown[1].tobytes()
+
+
+def test_a_query_given_twice_and_one_that_finds_nothing_have_a_section_each(fewvit, made):
+    query = made / "images" / "hens" / "001.jpg"
+    page = page_of(fewvit, made, query, query, "--k", 3)
+    assert page.count("<section>") == 2
+    assert len(pictures(page)) == 8
+    page = page_of(fewvit, made, query, "--folder", "eels/")
+    assert page.count("<section>") == 1
+    assert "nothing found" in page
+
+
 def test_a_gallery_replaces_no_other_file(fewvit, made):
     target = made / "notes.html"
     target.write_text("my notes")
@@ -188,3 +215,13 @@ def test_a_protocol_that_needs_a_ground_truth_says_so(fewvit, sets, tmp_path):
     assert code == 2
     assert "ground truth" in err
     assert fewvit(*words, "--protocol", "labels/2")[0] == 2
+
+
+def test_queries_of_which_no_class_is_in_the_index_are_refused_before_any_image_is_read(
+    fewvit, made, tmp_path, monkeypatch
+):
+    folder_of(tmp_path / "queries", {"emus": 3})
+    monkeypatch.setattr("fewvit.sources.Extractor.features", lambda *args: pytest.fail("features were made"))
+    code, _, err = fewvit("index", "evaluate", "--index", made / "x", "--queries", tmp_path / "queries")
+    assert code == 3
+    assert "no query has an image of its class" in err

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import DataError, UsageError
+from ..describe import Found, found_images
 from ..examples import search_as_one
-from ..pictures import NO_FILE, THERE
 from .asking import DEEPEST, Asked, Example
 from .loaded import Loaded
 from .uploads import Upload, Uploads
@@ -22,10 +22,7 @@ class Hit:
 
     rank: int  # from 1, over all pages
     number: int  # in /thumb and /image
-    id: str
-    label: str | None
-    score: float | None  # cosine; None where nothing was searched
-    file: str  # `there`, `missing` or `changed`; empty where the index has no files
+    found: Found
 
 
 @dataclass(frozen=True)
@@ -96,17 +93,5 @@ def _listed(loaded: Loaded, asked: Asked) -> np.ndarray:
 
 
 def _hits(loaded: Loaded, rows: np.ndarray, scores: np.ndarray | None, first: int) -> list[Hit]:
-    index = loaded.index
-    states = loaded.pictures.states(rows)
-    values = [None] * len(rows) if scores is None else [round(float(score), 7) for score in scores]
-    return [
-        Hit(first + at, loaded.number(row), name, label, score, state)
-        for at, (row, name, label, score, state) in enumerate(
-            zip(rows.tolist(), index.ids(rows), index.class_names(rows), values, states, strict=True)
-        )
-    ]
-
-
-def is_intact(hit: Hit) -> bool:
-    """Whether nothing is known against its picture."""
-    return hit.file in (THERE, NO_FILE)
+    every = found_images(loaded.index, loaded.pictures, rows, scores)
+    return [Hit(first + at, loaded.number(one.row), one) for at, one in enumerate(every)]

@@ -35,13 +35,13 @@ def described_hit(hit: Hit) -> dict[str, Any]:
     """One image, with addresses of its pictures."""
     return {
         "rank": hit.rank,
-        "id": hit.id,
-        "label": hit.label,
-        "score": hit.score,
-        "file": hit.file or None,
+        "id": hit.found.id,
+        "label": hit.found.label,
+        "score": hit.found.score,
+        "file": hit.found.file or None,
         "thumb": f"/thumb/{hit.number}",
         "image": f"/image/{hit.number}",
-        "item": f"/api/item/{quoted(hit.id)}",
+        "item": f"/api/item/{quoted(hit.found.id)}",
     }
 
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 from ...errors import counted, printable
 from ..examples import COMBINE
 from ..pictures import CHANGED, MISSING
-from .answers import Answer, Hit, is_intact
+from .answers import Answer, Hit
 from .asking import Asked, Example, quoted
 from .loaded import Loaded
 
@@ -168,8 +168,8 @@ def _cards(answer: Answer) -> list[Card]:
 
 
 def _card(hit: Hit, before: str, after: str) -> Card:
-    name, label, key = printable(hit.id), printable(hit.label or ""), quoted(hit.id)
-    score = "" if hit.score is None else f"{int(hit.score * 1000 + 1e-3) / 1000:.3f}"
+    name, label, key = printable(hit.found.id), printable(hit.found.label or ""), quoted(hit.found.id)
+    score = "" if hit.found.score is None else f"{int(hit.found.score * 1000 + 1e-3) / 1000:.3f}"
     told = [name, f"class {label}" if label else "", f"similarity {score}" if score else ""]
     return Card(
         hit.number,
@@ -177,7 +177,7 @@ def _card(hit: Hit, before: str, after: str) -> Card:
         name,
         label,
         score,
-        "" if is_intact(hit) else _STATES[hit.file],
+        "" if hit.found.is_intact else _STATES[hit.found.file],
         ", ".join(filter(None, told)),
         f"/?like={key}{after}",
         f"{before}like={key}{after}",
