@@ -497,9 +497,12 @@ def test_without_packed_layers_the_packed_engine_is_refused(monkeypatch):
 )
 def test_auto_is_the_fastest_engine_that_runs_here(asked, packing, openvino, chosen, monkeypatch):
     monkeypatch.setattr(engines, "packing_works", lambda: packing)
+    monkeypatch.setattr(engines, "bf16_packing_works", lambda: True)
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object() if openvino else None)
     assert choose_engine(*asked) == chosen
     assert choose_engine(*asked, plain_vit=False) == "eager"
+    monkeypatch.setattr(engines, "bf16_packing_works", lambda: False)  # a CPU with AVX2 alone
+    assert choose_engine(*asked) == ("eager" if asked[0] == "bf16" and chosen == "packed" else chosen)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..cpu import computes_bf16, keep_freed_memory
 from ..errors import MissingExtra, UsageError
-from .products import in_blocks, packed, packed_product, packed_sum, packing_works, settle_threads
+from .products import bf16_packing_works, in_blocks, packed, packed_product, packed_sum, packing_works, settle_threads
 from .vit import Backbone, Readout, VisionTransformer
 
 ENGINES = ("eager", "packed", "openvino")
@@ -57,7 +57,12 @@ def choose_engine(precision: str, device: str, *, plain_vit: bool = True, one_si
         return "eager"
     if precision == "bf16" and one_size and importlib.util.find_spec("openvino"):
         return "openvino"
-    return "packed" if precision in ("fp32", "bf16") and packing_works() else "eager"
+    return "packed" if _packs(precision) else "eager"
+
+
+def _packs(precision: str) -> bool:
+    """Whether this CPU's packed layers compute in a precision."""
+    return packing_works() and (precision == "fp32" or (precision == "bf16" and bf16_packing_works()))
 
 
 def accelerate(
@@ -71,7 +76,7 @@ def accelerate(
         raise UsageError(f"unknown engine {engine!r}; choose auto, {', '.join(ENGINES)}")
     if engine != "eager" and device != "cpu":
         raise UsageError(f"the {engine} engine runs on CPUs, not on {device}", fix="Use engine='eager' or 'auto'.")
-    if engine == "packed" and not (plain and precision != "fp16" and packing_works()):
+    if engine == "packed" and not (plain and _packs(precision)):
         raise UsageError(
             f"the packed engine cannot run {backbone.spec.name} in {precision} here",
             fix="Use engine='eager' or 'auto'.",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,9 +121,23 @@ def packing_works() -> bool:
     """Whether the private operator exists here and gives the right numbers, in each of the ways it is used."""
     import torch
 
+    return _packing_works(torch.float32, 1e-5)
+
+
+@lru_cache(maxsize=1)
+def bf16_packing_works() -> bool:
+    """As `packing_works`, in bfloat16: torch refuses CPUs that have neither AVX-512 (BW, VL, DQ) nor AVX-NE-CONVERT."""
+    import torch
+
+    return _packing_works(torch.bfloat16, 0.1)
+
+
+def _packing_works(dtype: Any, tolerance: float) -> bool:
+    import torch
+
     stream = torch.Generator().manual_seed(0)
     x, weight, bias, residual = (
-        torch.randn(shape, generator=stream) for shape in ((13, 48), (32, 48), (32,), (13, 32))
+        torch.randn(shape, generator=stream).to(dtype) for shape in ((13, 48), (32, 48), (32,), (13, 32))
     )
     try:
         with torch.inference_mode():
@@ -133,6 +147,6 @@ def packing_works() -> bool:
                 (packed_product(x, laid_out, bias, "gelu"), torch.nn.functional.gelu(plain + bias)),
                 (packed_sum(x, residual, laid_out, bias), residual + plain + bias),
             ]
-            return all(torch.allclose(found, wanted, atol=1e-5, rtol=1e-4) for found, wanted in pairs)
+            return all(torch.allclose(found, wanted, atol=tolerance, rtol=10 * tolerance) for found, wanted in pairs)
     except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return False
