@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
+from ..extraction.shards import Part
 from ..extraction.work import Progress
 from ..files import claimed
 from ..models.spec import Access
@@ -31,7 +32,7 @@ class Request:
     dry_run: bool = False  # print the plan and stop
     jobs: int = 1
     only: str | None = None  # failed or missing: those cells alone
-    shard: tuple[int, int] | None = None  # part and number of parts, from 1
+    shard: Part | None = None  # this part of the cells alone
 
 
 def carry_out(
@@ -55,7 +56,7 @@ def carry_out(
         return None
     with _alone(request):
         folder.write_plan(request.config.facts, [one.facts for one in plan.planned])
-        mine = plan.shard(*request.shard) if request.shard is not None else plan
+        mine = plan.shard(request.shard) if request.shard is not None else plan
         store = Store(folder, notify)
         _tell(mine, store, shop, notify, measure=False)
         return Sweep(mine, store, shop, _launcher(request, shop), notify, request.only).run()
@@ -81,7 +82,7 @@ def _alone(request: Request) -> Iterator[None]:
     """
     locks = {"sweep": False}  # lock -> whether it is shared
     if request.shard is not None:
-        locks = {"sweep": True, "shard-{}-of-{}".format(*request.shard): False}
+        locks = {"sweep": True, f"shard-{request.shard.number}-of-{request.shard.count}": False}
     request.out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         for lock, shared in locks.items():
