@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint test-slow test-web docs compare mutation bench bench-quick gpu-check clean
+.PHONY: demo test lint test-slow test-web test-ray docs compare mutation bench bench-quick gpu-check clean
 
 demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
@@ -24,6 +24,10 @@ test-web: $(READY)  ## the search page in a browser; installs the distribution's
 	command -v chromium >/dev/null && command -v chromedriver >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[web]'
 	$(BIN)/python -m pytest -m web tests/web
+
+test-ray: $(READY)  ## a sweep on a local Ray cluster, one of whose nodes is killed; installs ray
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[ray]'
+	$(BIN)/python -m pytest -m ray tests/faults/test_ray_faults.py --timeout=900
 
 docs: $(READY)  ## the documentation as a site, in site/; every link and anchor must hold
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'

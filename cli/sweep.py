@@ -50,6 +50,15 @@ def sweep(
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Run part I of N, as each task of an array does.")
     ] = None,
+    launcher: Annotated[
+        str, typer.Option("--launcher", metavar="local|ray", help="Where cells run: here, or on a Ray cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address", metavar="HOST:PORT", help="The Ray cluster; default: $RAY_ADDRESS, or this machine's."
+        ),
+    ] = None,
 ) -> None:
     """Evaluate many backbones on many data sets by many methods; --out DIR keeps every cell and goes on."""
     import dataclasses
@@ -81,7 +90,8 @@ def sweep(
         read_config(toml) if toml is not None else {},
         {key: value for key, value in flags.items() if value is not None},
     )
-    request = Request(asked, output.out, dry_run, jobs, _only(only), part_named(shard) if shard is not None else None)
+    part = part_named(shard) if shard is not None else None
+    request = Request(asked, output.out, dry_run, jobs, _only(only), part, launcher, ray_address)
     surroundings = _how(how, place, features, listed, work)
     ended = carry_out(request, surroundings, access(how, place, screen), screen.notify, screen.progress)
     if ended is None:

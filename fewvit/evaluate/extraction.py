@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..datasets import Dataset, Listing, select
+from ..datasets import Dataset, Listing
 from ..errors import UsageError
 from ..extraction.shards import Part, ShardFiles, joined
 from ..features import FeatureSet
@@ -86,19 +86,8 @@ def _measured(
 
 def _shared(reader: FeatureReader, sources: Sources, share: Share) -> Sources | Iterator[Inputs]:
     if share.part is not None:
-        return _sliced(sources, share.part)
+        return Sources(_images(sources).sliced(share.part))
     return _merged(reader, sources, share.merged) if share.merged is not None else sources
-
-
-def _sliced(sources: Sources, part: Part) -> Sources:
-    """One part of the images."""
-    source = _images(sources)
-    images, extractor = source.images, source.extractor
-    work = dataclasses.replace(extractor.work, part_of=len(images))
-    mine = dataclasses.replace(
-        source, images=select(images, part.rows(len(images))), extractor=dataclasses.replace(extractor, work=work)
-    )
-    return Sources(mine)
 
 
 def _merged(reader: FeatureReader, sources: Sources, out: Path) -> Iterator[Inputs]:
@@ -114,7 +103,7 @@ def _gathered(reader: FeatureReader, sources: Sources, part: Part) -> Iterator[I
     from ..training.distributed import gathered
 
     source = _images(sources)
-    for own in reader.each(_sliced(sources, part)):
+    for own in reader.each(Sources(source.sliced(part))):
         parts = gathered(own.train)
         if own.pipeline is not None and parts:
             train = joined(own.pipeline, source.images, parts, source.extractor.work)
