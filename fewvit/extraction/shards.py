@@ -23,7 +23,7 @@ from ..errors import DataError, IntegrityError, UsageError, counted
 from ..features import FeatureSet
 from ..files import sha256_of, write_json
 from .pipeline import Pipeline
-from .work import Report, Work, require_enough, whole
+from .work import SKIPPED, Report, Work, require_enough, whole
 
 _SCHEMA = "fewvit.shard/1"
 
@@ -166,7 +166,8 @@ class ShardFiles:
                 return "of another listing of images"
             if facts["sha256"] != sha256_of(path):
                 return "damaged"
-            features, report = FeatureSet.load(path, unlabelled=True), Report(**facts["report"])
+            skipped = [{key: one[key] for key in SKIPPED} for one in facts["report"]["skipped"]]  # JSON sorts them
+            features, report = FeatureSet.load(path, unlabelled=True), Report(**{**facts["report"], "skipped": skipped})
         except FileNotFoundError:
             return "missing"
         except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):

@@ -11,6 +11,7 @@ from ..errors import BadImages, UsageError, counted, printable
 if TYPE_CHECKING:
     from ..datasets import Dataset
 
+SKIPPED = ("id", "class", "reason")  # what is recorded of an image that is left out
 _SHOWN_BAD = 3  # paths in the error
 
 
@@ -74,16 +75,9 @@ def allowed_bad(text: str, total: int) -> int:
 
 
 def skipped_images(dataset: Dataset, bad: Mapping[int, str]) -> list[dict[str, str]]:
-    """`id`, `class` and `reason` of each image that has no feature, in the order of rows. `bad`: row -> reason."""
-    labels = dataset.labels
-    return [
-        {
-            "id": dataset.ids[row],
-            "class": dataset.classes[int(labels[row])] if labels[row] >= 0 else "",
-            "reason": bad[row],
-        }
-        for row in sorted(bad)
-    ]
+    """A record of each image that has no feature, in the order of rows. `bad`: row -> reason."""
+    names = [dataset.classes[label] if label >= 0 else "" for label in dataset.labels.tolist()] if bad else []
+    return [dict(zip(SKIPPED, (dataset.ids[row], names[row], bad[row]), strict=True)) for row in sorted(bad)]
 
 
 def require_enough(dataset: Dataset, skipped: Sequence[dict[str, str]], work: Work) -> None:

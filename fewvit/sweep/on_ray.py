@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from .launchers import KILLED, Task, make_features, perform, workshop_of
 from .workshop import How, Outcome, Workshop, failed
 
 _RETRIES = 3  # of a task whose node or process dies
+_ANSWER_S = 10.0  # seconds in which a cluster must accept a connection
 _PART = 64  # images that are worth a task of their own
 
 
@@ -55,7 +57,7 @@ class OnRay:
                 place = places.pop(done)
                 yield place, self._outcome(done, cells[place][0])
         finally:
-            for left in places:
+            for left in places if self._ray.is_initialized() else ():
                 self._ray.cancel(left, force=True)
 
     def close(self) -> None:
@@ -111,6 +113,8 @@ def _connect(ray: Any, address: str | None, threads: int) -> None:
     """Raises UsageError where no cluster answers."""
     import logging
 
+    if address is not None:
+        _require_answer(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone unless asked for
     # Ray would set as many threads as a task takes cores, here and there different ones
     environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
@@ -118,13 +122,27 @@ def _connect(ray: Any, address: str | None, threads: int) -> None:
     try:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"no Ray cluster answers{f' at {address}' if address else ''}: {_last_line(error)}",
-            fix="Start one with `ray start --head`, and give --ray-address HOST:PORT.",
-        ) from error
+        raise _no_cluster(address, _last_line(error)) from error
     finally:
         if signal.getsignal(signal.SIGTERM) is not ours:
             signal.signal(signal.SIGTERM, ours)
+
+
+def _require_answer(address: str) -> None:
+    """Raise UsageError where nobody listens: Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # such as `auto`, or ray://HOST:PORT, which Ray understands
+    try:
+        socket.create_connection((host.rpartition("/")[2], int(port)), _ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from error
+
+
+def _no_cluster(address: str | None, why: str) -> UsageError:
+    where = f" at {address}" if address is not None else ""
+    fix = "Start one with `ray start --head`, and give --ray-address HOST:PORT."
+    return UsageError(f"no Ray cluster answers{where}: {why}", fix=fix)
 
 
 def _last_line(error: Exception) -> str:
