@@ -22,7 +22,7 @@ pytestmark = [
 # two nodes; after a line on stdin the second one is gone, without a word to anyone
 CLUSTER = """
 import os, sys
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "200"}  # a busy machine
 from ray.cluster_utils import Cluster
 size = {"num_cpus": 1, "object_store_memory": 80_000_000}
 cluster = Cluster(initialize_head=True, head_node_args=size)
@@ -72,8 +72,8 @@ def test_a_node_that_dies_in_the_middle_changes_no_byte_of_the_table(cluster, tm
     images = tmp_path / "images"
     folder_of(images / "train", {"c3": 71, "c7": 43, "c8": 29})
     folder_of(images / "val", {"c3": 13, "c7": 19, "c8": 11}, first_seed=500)
-    words = ("-m", "fewvit_tiny", "--img-size", 32, "--data", images, "--shots", "1,2,5", "--trials", 2)
-    words = ("sweep", *words, "--methods", "knn,logistic,centroid,ridge,episodes,finetune.lora", "--format", "csv")
+    words = ("-m", "fewvit_tiny", "--img-size", 32, "--data", images, "--shots", "1,2,3,5", "--trials", 3)
+    words = ("sweep", *words, "--methods", "knn,logistic,centroid,ridge,label_propagation,pt_map", "--format", "csv")
     cells = tmp_path / "spread" / "cells"
     # two threads here, one core in each node: what is computed must not hang on the node's cores
     spread = start(
@@ -87,7 +87,7 @@ def test_a_node_that_dies_in_the_middle_changes_no_byte_of_the_table(cluster, tm
     assert process.stdout.readline() == "killed\n"
     there = len(list(cells.glob("*.json")))
     found = finish(spread)
-    assert there < 15 <= len(list(cells.glob("*.json")))  # it was the middle
+    assert there < len(list(cells.glob("*.json"))) == 21  # it was the middle
     assert found == finish(start(tmp_path / "cache", *words, "--out", tmp_path / "local"))
     assert [path.name for path in sorted(cells.iterdir())] == [
         path.name for path in sorted((tmp_path / "local" / "cells").iterdir())
