@@ -6,10 +6,12 @@ made first, in parts of the list of images, on all nodes at once. A task whose n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,15 @@ class OnRay:
         self._shop = shop
         self._how = dataclasses.replace(shop.how, cache_dir=Path(os.path.abspath(shop.how.cache_dir)))
         threads = _threads()
-        _connect(self._ray, address, threads)
+        self._connected = contextlib.ExitStack()
+        # Ray's threads tell of dead nodes on stdout, which holds the result alone
+        self._connected.enter_context(contextlib.redirect_stdout(sys.stderr))
+        try:
+            _connect(self._ray, address, threads)
+        except BaseException:
+            self._connected.close()
+            raise
+        self._connected.callback(self._ray.shutdown)
         cpus = [int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]]
         # a task takes the cores that it computes with, but no more than the smallest node has
         each = min([threads, *(one for one in cpus if one > 0)])
@@ -62,7 +72,7 @@ class OnRay:
 
     def close(self) -> None:
         """Leave the cluster; tasks that are left end with it."""
-        self._ray.shutdown()
+        self._connected.close()
 
     def _make_features(self, cells: Sequence[Cell]) -> None:
         """Parts of the images of both sides on all nodes; what a part lacks in the end its cells make, or tell."""

@@ -75,7 +75,7 @@ def test_a_node_that_dies_in_the_middle_changes_no_byte_of_the_table(cluster, tm
     words = ("-m", "fewvit_tiny", "--img-size", 32, "--data", images, "--shots", "1,2,3,5", "--trials", 3)
     words = ("sweep", *words, "--methods", "knn,logistic,centroid,ridge,label_propagation,pt_map", "--format", "csv")
     cells = tmp_path / "spread" / "cells"
-    # two threads here, one core in each node: what is computed must not hang on the node's cores
+    # where more threads than one compute here: what is computed must not hang on the node's one core
     spread = start(
         tmp_path / "spread-cache",
         *(*words, "--out", tmp_path / "spread", "--launcher", "ray", "--ray-address", address),
