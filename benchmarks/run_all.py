@@ -17,6 +17,7 @@ NAMES = (
     "decode",
     "cache",
     "page",
+    "report",
     "views",
     "episodes",
     "pretrain",

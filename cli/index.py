@@ -240,15 +240,15 @@ def search(
     needs_backbone = bool(sources or unwanted)
     reads = reader_of(opened, model, features, access, place, work, screen, "0", layout) if needs_backbone else None
     request = Request(sources, like or (), unwanted or (), combine, k, threshold, OnlyThese(classes or (), folder))
-    names, near, facts = run_search(opened, request, reads, listing(listed))
-    rows = found_rows(opened, names, near)
+    asked, near, facts = run_search(opened, request, reads, listing(listed))
+    rows = found_rows(opened, [query.name for query in asked], near)
     if not rows:
         screen.notify("nothing found: no image of the index is let through by --class, --folder and --threshold")
     screen.result(Result("index", rows, manifest(**facts)))
     if gallery is not None:
-        from fewvit.retrieval.gallery import query_bytes, save_gallery
+        from fewvit.retrieval.gallery import save_gallery
 
-        save_gallery(gallery, opened, rows, near, query_bytes([part for name in names for part in name.split(" + ")]))
+        save_gallery(gallery, opened, rows, near, asked)
         screen.notify(f"wrote {gallery}")
 
 

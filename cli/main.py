@@ -33,6 +33,7 @@ COMMANDS = {
     "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
     "predict": "Label new images with a bundle: class or `unknown`, and calibrated confidence.",
     "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
+    "report": "Results of sweeps, runs and commands as one table and one page.",
     "sweep": "Evaluate many backbones on many data sets by many methods, resumable.",
 }
 _RUNS = ("finetune", "linear", "pretrain")  # what they do is in the folder --out

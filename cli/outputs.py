@@ -27,6 +27,7 @@ _READ = {
     "bundle": "BUNDLE",
     "source": "SRC",
     "run": "RUN",
+    "results": "DIR",
 }
 _IMAGES, _PARTS = (
     ("data", "train", "test", "monitor"),
@@ -51,22 +52,32 @@ class Kind:
 def check_outputs(values: Mapping[str, object], out: Kind | None) -> None:
     """Raise UsageError for an output that is an input, that another output names too, or where something else stands.
 
-    `values`: a command's parameters by their names; `out`: what its --out is.
+    `values`: a command's parameters by their names, an output that may be given several times as a list; `out`: what
+    its --out is.
     """
     kinds = {**({"out": out} if out is not None else {}), **SAVED}
     taken: dict[str, str] = {}
-    for name, kind in kinds.items():
-        if values.get(name) is None:
-            continue
-        flag, path = "--" + name.replace("_", "-"), Path(str(values[name]))
-        other = taken.setdefault(os.path.realpath(path), flag)
-        if other != flag:
-            raise UsageError(f"{flag} and {other} name one file", file=path, fix="Give each a name of its own.")
+    for name, kind, path in _outputs(kinds, values):
+        flag = "--out" if name == "outs" else "--" + name.replace("_", "-")
+        other = taken.get(os.path.realpath(path))
+        if other is not None:
+            which = f"{flag} and {other} name" if other != flag else f"{flag} twice names"
+            raise UsageError(f"{which} one file", file=path, fix="Give each a name of its own.")
+        taken[os.path.realpath(path)] = flag
         _check_inputs(flag, path, values)
         if kind.folder:
             _check_beside(flag, path, values)
         # --add reads it, and says itself what it is
         _check_there(flag, path, replace(kind, known=lambda _: True) if values.get("add") else kind)
+
+
+def _outputs(kinds: Mapping[str, Kind], values: Mapping[str, object]) -> Iterator[tuple[str, Kind, Path]]:
+    """Every output that is given: its parameter, what it writes, and where."""
+    for name, kind in kinds.items():
+        value = values.get(name)
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if one is not None:
+                yield name, kind, Path(str(one))
 
 
 def _check_inputs(flag: str, path: Path, values: Mapping[str, object]) -> None:
@@ -199,6 +210,12 @@ def _is_page(path: Path) -> bool:
     return _head(path).startswith(b"<!doctype html")
 
 
+def _is_report(path: Path) -> bool:
+    """A page, a table that begins as a report's does, or a result."""
+    begins = _head(path).startswith((b"<!-- fewvit report", b"% fewvit report"))
+    return begins or _is_page(path) or _is_result(path)
+
+
 RESULT = Kind(
     "a result of fewvit", "FILE", "Also write the result here: CSV where the name ends in .csv, else JSON.", _is_result
 )
@@ -223,8 +240,15 @@ PROBE = replace(
 SWEEP = Kind(
     "a sweep", "DIR", "Folder of the sweep, always needed: every cell is kept there.", lambda _: False, folder=True
 )
+REPORT = Kind(
+    "a report",
+    "FILE",
+    "Write the report here, by its ending: .html, .md, .tex, .csv or .json; repeatable.",
+    _is_report,
+)
 EXPORT = Kind("an export", "DIR", "Folder that is written.", lambda _: False, folder=True)
 SAVED = {
+    "outs": REPORT,  # an --out that may be given several times
     "gallery": Kind("a page that --gallery wrote", "FILE.html", "", _is_page),
     "index": Kind("an index", "IDX", "", lambda _: False, folder=True),
     "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),

@@ -306,7 +306,7 @@ def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = N
 _SHARED = (Model, Layout, Access, Place, Features, Listed, Work, Output)
 
 
-def _named(text: str) -> Path:
+def named(text: str) -> Path:
     """The place of an output. Raises UsageError for none, which would be the folder one is in."""
     if not text:
         raise UsageError("--out is empty", fix="Give it a name, or leave it away.")
@@ -317,7 +317,7 @@ def _fields(group: type, out: Kind | None) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     if group is Output and out is not None:
         hints["out"] = Annotated[
-            Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help, parser=_named)
+            Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help, parser=named)
         ]
     return [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])

@@ -40,6 +40,10 @@ def sweep(
     ] = None,
     shots: Annotated[str | None, typer.Option("--shots", metavar="N,…", help="Labelled images per class.")] = None,
     percent: Annotated[str | None, typer.Option("--percent", metavar="P,…", help="Percent of each class.")] = None,
+    subset: Annotated[
+        list[str] | None,
+        typer.Option("--subset", metavar="FILE", help="Published list, or what --save-split wrote; repeatable."),
+    ] = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="Draws of them; default 3.")] = None,
     episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="How many; default 600.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -76,6 +80,7 @@ def sweep(
         "methods": _words(methods),
         "shots": numbers(shots, "--shots", int) or None,
         "percent": numbers(percent, "--percent", float) or None,
+        "subsets": subset or None,
         "trials": trials,
         "episodes": episodes,
         "protocol": _words(features.protocol),

@@ -165,18 +165,80 @@ def _golden(loss: Callable[[float], float], low: float, high: float) -> float:
 # ---- what is reported
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Percent points between confidence and accuracy: sum over bins of (n_b / Q) |accuracy_b - mean confidence_b|.
+@dataclass(frozen=True)
+class Reliability:
+    """What stands behind a calibration curve: how far confidence and accuracy differ in each of B bins of confidence.
 
-    Confidence is a row's largest probability (Q, C), its prediction the first class that has it. Bins are equally wide,
-    ((i - 1) / bins, i / bins]. Source: Guo et al. 2017, equation 3.
+    The bins are equally wide, ((b - 1) / B, b / B].
+    """
+
+    counts: np.ndarray  # (B,) rows in the bin
+    right: np.ndarray  # (B,) rows among them whose prediction is right
+    gaps: np.ndarray  # (B,) sum over the bin's rows of (1 if right else 0) - confidence
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Percent (B,) right in each bin; NaN where it is empty."""
+        return self._mean(self.right)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Mean confidence (B,) of each bin in percent; NaN where it is empty."""
+        return self._mean(self.right - self.gaps)
+
+    def _mean(self, sums: np.ndarray) -> np.ndarray:
+        return np.divide(100.0 * sums, self.counts, out=np.full(len(sums), np.nan), where=self.counts > 0)
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error, percent points: the bins' |accuracy - confidence|, weighted by their rows.
+
+        Source: Guo et al. 2017, equation 3.
+        """
+        return 100.0 * float(np.abs(self.gaps).sum()) / int(self.counts.sum())
+
+    @property
+    def rms(self) -> float:
+        """Root of the bins' squared |accuracy - confidence|, weighted by their rows, percent points: never below ECE.
+
+        Source: Hendrycks et al. 2019, section 4.1, here over equally wide bins; theirs hold equally many rows.
+        """
+        seen = self.counts > 0
+        return 100.0 * float(np.sqrt((self.gaps[seen] ** 2 / self.counts[seen]).sum() / self.counts.sum()))
+
+    @property
+    def mce(self) -> float:
+        """Maximum calibration error, percent points: the largest |accuracy - confidence| of a bin that has rows.
+
+        A bin of one row counts as any other. Source: Guo et al. 2017, section 2.
+        """
+        seen = self.counts > 0
+        return 100.0 * float(np.abs(self.gaps[seen] / self.counts[seen]).max())
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> Reliability:
+    """The bins of predictions with `confidence` (Q,) in 0 … 1, of which `right` (Q,) says whether they are right.
+
+    Raises DataError for no rows.
+    """
+    if len(confidence) == 0:
+        raise DataError("there are no test images to score")
+    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+    def total(weights: np.ndarray | None) -> np.ndarray:
+        return np.bincount(number, weights=weights, minlength=bins)
+
+    return Reliability(total(None), total(right), total(right - confidence))
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Percent points between confidence and accuracy, `Reliability.ece` of probabilities (Q, C) and labels (Q,).
+
+    Confidence is a row's largest probability, its prediction the first class that has it.
     """
     if len(labels) == 0:
         raise DataError("there are no test images to score")
-    confidence = probabilities.max(axis=1)
-    gap = (probabilities.argmax(axis=1) == labels) - confidence  # (Q,)
-    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    return 100.0 * float(np.abs(np.bincount(number, weights=gap, minlength=bins)).sum()) / len(labels)
+    return reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins).ece
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, n_classes: int) -> np.ndarray:

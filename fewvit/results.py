@@ -19,6 +19,7 @@ SCHEMA = "fewvit.result/1"
 # packages whose version can change a number
 PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow", "openvino")
 _COLUMNS = (
+    "task",
     "dataset",
     "backbone",
     "method",
@@ -29,6 +30,11 @@ _COLUMNS = (
     "trial",
     "setting",
     "metric",
+    "a",
+    "b",
+    "value_a",
+    "value_b",
+    "difference",
     "value",
     "std",
     "ci95_low",
@@ -39,8 +45,8 @@ _COLUMNS = (
     "left_out",
     "skipped",
 )
-_PERCENT = ("value", "std", "ci95_low", "ci95_high")
-_FOUND = ("metric", *_PERCENT, "published")  # columns of what was found
+_PERCENT = ("value", "std", "ci95_low", "ci95_high", "value_a", "value_b", "difference")
+_FOUND = ("metric", *_PERCENT, "published", "a", "b", "p_holm", "verdict", "systems")  # columns of what was found
 # metrics whose numbers are percent, by what stands before an @, as in recall@5
 _PERCENT_METRICS = (
     *("top1", "top5", "accuracy", "ece"),

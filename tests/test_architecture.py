@@ -69,7 +69,8 @@ BUILT_WITH_TORCH = {
 # packages that one command imports, once it has looked whether their extra is installed
 BEHIND_AN_EXTRA = ("fewvit.retrieval.web",)
 # what lies beside code in a package, other than code
-DATA = {"fewvit": ["weights/*"], "fewvit.retrieval.web": ["templates/*", "static/*"]}
+_PAGE = ["templates/*", "static/*"]
+DATA = {"fewvit": ["weights/*"], "fewvit.report": _PAGE, "fewvit.retrieval.web": _PAGE}
 
 
 @dataclass(frozen=True)

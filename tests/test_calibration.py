@@ -17,6 +17,7 @@ from fewvit.calibration import (
     expected_calibration_error,
     held_out,
     per_class_rows,
+    reliability,
     scale,
     stratified_folds,
 )
@@ -298,3 +299,45 @@ def test_features_that_all_point_one_way_are_calibrated_too():
     assert calibration.MIN_TEMPERATURE < temperature < 0.01
     assert expected_calibration_error(raw, y[~half]) > 60
     assert expected_calibration_error(scaled, y[~half]) < 10
+
+
+# ---- the curve and its three errors
+
+# five bins; 0.2 is the upper end of the first, 0.4 of the second, nothing lies in (0.6, 0.8]
+CONFIDENCE = np.array([0.2, 0.3, 0.4, 0.5, 0.55, 0.9, 1.0])
+RIGHT = np.array([True, False, True, True, False, True, True])
+
+
+def test_the_curve_is_as_by_hand():
+    found = reliability(CONFIDENCE, RIGHT, bins=5)
+    assert found.counts.tolist() == [1, 2, 2, 0, 2]
+    np.testing.assert_allclose(found.accuracy, [100, 50, 50, np.nan, 100])
+    np.testing.assert_allclose(found.confidence, [20, 35, 52.5, np.nan, 95])
+
+
+def test_the_three_calibration_errors_are_as_by_hand():
+    """The bins' |accuracy - confidence| are 80, 15, 2.5, none and 5 points over 1, 2, 2, 0 and 2 of the 7 rows."""
+    found = reliability(CONFIDENCE, RIGHT, bins=5)
+    assert found.ece == pytest.approx((1 * 80 + 2 * 15 + 2 * 2.5 + 2 * 5) / 7)
+    assert found.rms == pytest.approx(math.sqrt((1 * 80**2 + 2 * 15**2 + 2 * 2.5**2 + 2 * 5**2) / 7))
+    assert found.mce == pytest.approx(80)
+
+
+def test_errors_of_opposite_sign_meet_in_a_bin_and_never_across_bins():
+    one_bin = reliability(np.array([0.5, 0.5]), np.array([True, False]), bins=3)
+    assert (one_bin.ece, one_bin.rms, one_bin.mce) == (0, 0, 0)
+    two_bins = reliability(np.array([0.25, 0.75]), np.array([True, False]), bins=3)
+    assert (two_bins.ece, two_bins.rms, two_bins.mce) == pytest.approx((75, 75, 75))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_errors_stand_in_their_order(seed):
+    """A mean of absolute values, their root mean square, their maximum."""
+    p = random_probabilities(211, 4, seed)
+    found = reliability(p.max(axis=1), p.argmax(axis=1) == drawn(p, seed))
+    assert 0 < found.ece < found.rms < found.mce
+
+
+def test_no_predictions_have_no_curve():
+    with pytest.raises(DataError, match="no test images"):
+        reliability(np.zeros(0), np.zeros(0, bool))

@@ -301,6 +301,33 @@ def test_a_file_of_more_than_sixteen_mebibytes_is_refused_unread(tmp_path):
         read_plain_pickle(written(tmp_path, b"\x80\x02" + bytes(17 << 20)))
 
 
+TEXT = b"X" + struct.pack("<I", 1 << 18) + b"a" * (1 << 18) + b"q\x00"
+COPIED = {  # what is remembered, and what makes a copy of it: 256 KiB of text, a list of 200,000 numbers
+    "a text as bytes": (
+        TEXT + b"c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02",
+        b"h\x01h\x00h\x02\x86R",
+    ),
+    "a list as a set": (
+        b"]q\x00(" + b"".join(b"J" + struct.pack("<i", i) for i in range(200_000)) + b"ecbuiltins\nset\nq\x01",
+        b"h\x01h\x00\x85R",
+    ),
+    "the numbers of an array": (
+        TEXT + numeric("u1") + b"q\x01J\x00\x00\x04\x00\x85q\x02",
+        b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR(K\x01h\x02h\x01I00\nh\x00tb",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_what_stands_in_the_file_once_is_not_copied_again_and_again(name, tmp_path):
+    begun_, copied = COPIED[name]
+    once = read_plain_pickle(written(tmp_path, b"\x80\x02" + begun_ + b"](" + copied * 2 + b"e."))
+    assert [len(one) for one in once] == [len(once[0])] * 2
+    assert len(once[0]) >= 200_000
+    with pytest.raises(IntegrityError, match="the same data copied again and again"):
+        read_plain_pickle(written(tmp_path, b"\x80\x02" + begun_ + b"](" + copied * 20 + b"e."))
+
+
 def test_lists_of_lists_of_lists_without_end_are_no_names(tmp_path):
     """A billion laughs: eighty lists of two take a kilobyte, and would be 2^80 words when written out."""
     data = pickle.dumps(endless(), 2)

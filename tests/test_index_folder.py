@@ -22,6 +22,7 @@ from fewvit.retrieval.describe import found_rows, index_facts
 from fewvit.retrieval.folder import IndexFolder, _current
 from fewvit.retrieval.manifest import Manifest
 from fewvit.retrieval.opened import OpenIndex
+from fewvit.retrieval.origin import recipe_of
 from fewvit.retrieval.segment import RECORD
 
 from made_indexes import PART, D, asked, built, opened, random_rows, source_of
@@ -324,6 +325,35 @@ def test_hostile_contents_are_refused_or_found_and_never_another_error(copy, wha
     assert refused > 5
 
 
+def test_dead_rows_that_are_no_whole_numbers_and_a_path_that_no_file_has_are_refused(copy):
+    path = copy("flat")
+    rewrite(path, contents={first(path, "dead"): b"\0" * 13})
+    with pytest.raises(IntegrityError, match="dead rows that do not fit"):
+        OpenIndex.open(path)
+    path = copy("flat")
+    rewrite(path, lambda values: values["classes"].update(path="data/\ud800"))
+    with pytest.raises(IntegrityError, match="contradicts itself"):
+        OpenIndex.open(path)
+
+
+RECIPE = {
+    **dict.fromkeys(("weights", "checkpoint_key", "family")),
+    **{"backbone": "fewvit_tiny", "seed": 3, "weights_sha256": "7" * 64, "license": "", "key": {"weights": "7"}},
+    "options": {"layers": "1", "reading": None},
+}
+
+
+@pytest.mark.parametrize("name", [*RECIPE, "options.layers", "options.protocol", "options.reading"])
+def test_a_recipe_with_a_value_of_another_type_is_refused_with_the_field(copy, name):
+    manifest = dataclasses.replace(opened(copy("flat")).manifest, recipe=RECIPE)
+    assert recipe_of(manifest).options.layers == "1"
+    for value in (7.5, [], b"x"):
+        changed = json.loads(json.dumps(RECIPE))
+        (changed["options"] if "." in name else changed)[name.rpartition(".")[2]] = value
+        with pytest.raises(IntegrityError, match="no usable recipe"):
+            recipe_of(dataclasses.replace(manifest, recipe=changed))
+
+
 def test_a_structure_that_names_a_file_of_its_own_opens_none(copy, tmp_path):
     faiss = pytest.importorskip("faiss")
     path = copy("ivf")
@@ -418,6 +448,27 @@ def test_a_place_that_holds_other_things_is_left_alone(tmp_path):
     with pytest.raises(UsageError, match="is a file"):
         built(tmp_path / "thesis.tex", random_rows(1, 3))
     assert (tmp_path / "thesis.tex").read_text() == "x"
+
+
+@pytest.mark.parametrize("folder", ["data", "manifests"])
+def test_a_folder_of_somebody_elses_that_is_called_as_one_of_ours_is_left_alone(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "cat.jpg").write_text("x")
+    with pytest.raises(UsageError, match=rf"holds other things than an index \({folder}/cat\.jpg\)"):
+        built(tmp_path, random_rows(1, 3))
+    with IndexFolder(tmp_path).writing():  # what a first build that was killed left is removed here, and nothing else
+        assert (tmp_path / folder / "cat.jpg").read_text() == "x"
+
+
+def test_files_that_others_put_into_an_index_stay_whatever_is_changed(copy):
+    path = copy("flat")
+    foreign = [path / name for name in ("notes.txt", ".notes.tmp", "data/cat.jpg", "data/.cat.tmp", "manifests/a.json")]
+    for file in foreign:
+        file.write_text("x")
+    growth.remove(IndexFolder(path), ["000"])
+    growth.compact(IndexFolder(path))
+    built(path, random_rows(1, 3))
+    assert [file.read_text() for file in foreign] == ["x"] * 5
 
 
 def test_where_no_index_is_the_error_says_how_to_make_one(tmp_path):
@@ -564,6 +615,7 @@ def test_a_column_finds_strings_and_beginnings_as_a_list_does():
         assert column.find(name) == (ordered.index(word) if word in words else None)
         found = column.beginning(name)
         assert ordered[found] == [one for one in ordered if one.startswith(word)]
+    assert column.find("\ud800") is None  # half a surrogate pair is no name of a file
     rows = random.integers(len(ordered), size=31)
     assert [os.fsencode(word) for word in column.take(rows)] == [ordered[row] for row in rows]
     with pytest.raises(IntegrityError, match="not in order at row 1"):

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,8 +88,8 @@ def test_an_uploaded_image_finds_what_the_command_line_finds(page, index, tmp_pa
         file = tmp_path / f"{seed}.bin.jpg"
         file.write_bytes(data)
         reader = reader_of(index, Access(default_cache_dir(), offline=True))
-        names, near, _ = run_search(index, Request([str(file)], k=13), reader, Listing())
-        wanted = [(row["id"], row["score"]) for row in found_rows(index, names, near)]
+        [query], near, _ = run_search(index, Request([str(file)], k=13), reader, Listing())
+        wanted = [(row["id"], row["score"]) for row in found_rows(index, [query.name], near)]
         found = page.post("/api/search?k=13", [("image", "x.jpg", data)]).json["results"]
         assert [(hit["id"], hit["score"]) for hit in found] == wanted
 
@@ -403,6 +404,10 @@ def test_a_form_of_another_kind_is_refused(page):
     assert page.get("/api/search", "POST", body, Content_Type="multipart/form-data").status == 400
     assert page.get("/api/search", "POST", body[:-30], Content_Type=kind).status == 400
     assert page.get("/search", "PUT", body, Content_Type=kind).status == 405
+    assert page.get("/api/search", "POST", body, Content_Type=f"{kind}; charset=UTF-8").status == 200
+    for charset in ("punycode", "undefined", "unicode_escape"):
+        reply = page.get("/api/search", "POST", body, Content_Type=f"{kind}; charset={charset}")
+        assert (reply.status, reply.json) == (415, {"error": "the fields of a form are UTF-8"})
 
 
 # ---- pictures
@@ -557,6 +562,7 @@ def test_a_request_without_a_host_or_with_two_is_refused(page):
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": "http://127.0.0.1:PORT", "Sec_Fetch_Site": "cross-site"}, 403),
         ({"Sec_Fetch_Site": "same-site"}, 403),
     ],
@@ -809,6 +815,19 @@ def test_a_new_version_is_taken_while_searches_go_on_and_old_pages_keep_their_pi
             assert np.abs(shown - np.asarray(Image.open(root / name), np.float32)).mean() < 4
         assert not set(by_number) & {hit["thumb"] for hit in new["results"]}
         assert page.service.serving.now.encoder is encoder  # not loaded again
+
+
+def test_no_picture_of_a_page_is_one_of_an_index_that_was_made_anew_with_the_same_version(tmp_path):
+    for name, folders in (("old", {"cat": 3}), ("new", {"dog": 3, "emu": 2})):
+        ImageIndex.build(tmp_path / name, str(folder_of(tmp_path / f"{name} images", folders)), backbone="fewvit_tiny")
+    os.rename(tmp_path / "old", tmp_path / "idx")
+    with serving(tmp_path / "idx") as page:
+        shown = {hit["image"]: page.get(hit["image"]).body for hit in page.search("like=cat/001.jpg")["results"]}
+        shutil.rmtree(tmp_path / "idx")
+        os.rename(tmp_path / "new", tmp_path / "idx")
+        until(lambda: page.search("")["index"] == {"version": 1, "images": 5, "backbone": "fewvit_tiny"})
+        assert {address: page.get(address).body for address in shown} == shown
+        assert not set(shown) & {hit["image"] for hit in page.search("")["results"]}
 
 
 def test_a_damaged_new_version_is_told_and_not_taken(tmp_path):

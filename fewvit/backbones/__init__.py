@@ -154,6 +154,7 @@ class Variant:
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # where it differs from the protocol's
     license: str = ""  # empty: the family's
     bundled: str = ""  # name of its weights in the package's folder `weights`; empty: they come from `url`
+    pretrained_on: str = ""  # a name of `_pretraining.CORPORA`; empty: the family's
 
     @property
     def file_name(self) -> str:
@@ -181,6 +182,7 @@ class Family:
 
     license: ClassVar[str]
     source: ClassVar[str]  # the official repository
+    pretrained_on: ClassVar[str] = ""  # what its variants saw: a name of `_pretraining.CORPORA`; empty: unknown
     protocol: ClassVar[str]  # the preset that a bare file of this family takes
     protocols: ClassVar[tuple[Protocol, ...]] = ()  # the presets that it brings
     variants: ClassVar[Mapping[str, Variant]] = {}

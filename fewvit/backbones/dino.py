@@ -42,6 +42,7 @@ class Dino(Family):
 
     license: ClassVar[str] = "Apache-2.0"
     source: ClassVar[str] = "https://github.com/facebookresearch/dino"
+    pretrained_on: ClassVar[str] = "imagenet-1k"
     protocol: ClassVar[str] = "dino/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
         # lambda as its authors give it, for 1 % of the labels
@@ -89,7 +90,10 @@ class Dino(Family):
             _small(8), _url("dino_deitsmall8_300ep"), note="300 epochs; the paper's attention pictures"
         ),
         "dino_vits16_gldv2": Variant(
-            _small(16), _url("dino_vitsmall16_googlelandmark"), note="pretrained on Google Landmarks v2"
+            _small(16),
+            _url("dino_vitsmall16_googlelandmark"),
+            note="pretrained on Google Landmarks v2",
+            pretrained_on="google-landmarks-v2",
         ),
         "dino_vitt16": Variant(
             Architecture(192, 12, 3, 16), note="an architecture of the official code without published weights"

@@ -55,6 +55,7 @@ class Dinov2(Family):
 
     license: ClassVar[str] = "Apache-2.0"
     source: ClassVar[str] = "https://github.com/facebookresearch/dinov2"
+    pretrained_on: ClassVar[str] = "lvd-142m"
     protocol: ClassVar[str] = "dinov2/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
         # its logistic regression resizes to the crop's size, its k-NN to 256

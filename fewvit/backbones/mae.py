@@ -38,6 +38,7 @@ class Mae(Family):
 
     license: ClassVar[str] = NON_COMMERCIAL
     source: ClassVar[str] = "https://github.com/facebookresearch/mae"
+    pretrained_on: ClassVar[str] = "imagenet-1k"
     protocol: ClassVar[str] = "mae/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("mae/1"),)
     positions: ClassVar[Mapping[str, PositionRule]] = {
@@ -81,6 +82,7 @@ class Mae(Family):
             "epochs of Tiny-ImageNet at 64 px",
             preprocess={"cover": (64, 64), "crop": (64, 64)},
             license="Apache-2.0",
+            pretrained_on="tiny-imagenet",
         ),
         "mae_vitb16_full": Variant(
             _BASE_16,

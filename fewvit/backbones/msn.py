@@ -35,6 +35,7 @@ class Msn(Family):
 
     license: ClassVar[str] = NON_COMMERCIAL
     source: ClassVar[str] = "https://github.com/facebookresearch/msn"
+    pretrained_on: ClassVar[str] = "imagenet-1k"
     protocol: ClassVar[str] = "msn/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
         Protocol(

@@ -34,6 +34,9 @@ def _variant(
         note=note,
         license=license,
         preprocess={"cover": (cover, cover), "crop": (size, size), **(_HALF if half else {})},
+        pretrained_on="imagenet-21k"
+        if "_in21k" in model or "_in22k" in model or ".ms_in22k" in model
+        else "imagenet-1k",
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import types
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,11 @@ class Recipe:
     @staticmethod
     def of_json(values: Mapping[str, Any]) -> Recipe:
         """The recipe in what `dataclasses.asdict` gave. Raises TypeError and KeyError for other things."""
-        return Recipe(**{**values, "options": FeatureOptions(**values["options"])})
+        recipe = Recipe(**{**values, "options": FeatureOptions(**values["options"])})
+        for part in (recipe, recipe.options):
+            _require_types(part)
+        _ = recipe.key["weights"]
+        return recipe
 
     def located(self, weights: str | None, cache_dir: Path) -> Recipe:
         """The recipe with weights that are here: those given, or where they lay at the time, or found by file name.
@@ -114,3 +120,12 @@ def _found(name: str, cache_dir: Path) -> str:
             fix="Give --weights FILE, or put it into $FEWVIT_WEIGHTS_DIR.",
         )
     return str(found)
+
+
+def _require_types(part: Recipe | FeatureOptions) -> None:
+    """Raise TypeError, naming the field, unless each value is of the type that its annotation says."""
+    for name, kind in typing.get_type_hints(type(part)).items():
+        kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        value = getattr(part, name)
+        if not isinstance(value, tuple(typing.get_origin(one) or one for one in kinds)):
+            raise TypeError(f"{name} is {str(value)[:40]!r}")

@@ -67,7 +67,10 @@ class Strings:
 
     def find(self, wanted: str) -> int | None:
         """The row of a string in a sorted column; None where it is in none."""
-        key = os.fsencode(wanted)
+        try:
+            key = os.fsencode(wanted)
+        except UnicodeEncodeError:  # half a surrogate pair, which no name of a file has
+            return None
         row = self.place(key)
         return row if row < self.count and self.raw(row) == key else None
 

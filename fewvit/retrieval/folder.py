@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..cpu import in_threads
-from ..errors import DataError, IntegrityError, UsageError, from_os_error
+from ..errors import DataError, IntegrityError, UsageError, from_os_error, printable
 from ..files import replacing
 from .manifest import Manifest, StoredFile
 
 _CURRENT = "CURRENT"
 _MANIFEST = re.compile(r"manifests/\d+-[0-9a-f]{16}\.json")
+_OWN = re.compile(rf"{_MANIFEST.pattern}|data/[0-9a-f]{{32}}\.[a-z]+")  # all else in these folders is somebody else's
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # of `files.replacing`
 _REBUILD = "Build the index again with `fewvit index build`."
 _QUICK = 1 << 20  # bytes that are digested sooner than threads are started
 _TRIES = 5  # how often a reader looks again where a writer removed what it was about to open
@@ -55,13 +57,22 @@ class IndexFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UsageError("--index is a file; give the name of a folder", file=self.path)
         if self.path.is_dir() and not self.is_there:
-            foreign = [p.name for p in self.path.iterdir() if p.name not in ("manifests", "data") and p.name[0] != "."]
-            if foreign:
+            foreign = next(self._foreign(), None)
+            if foreign is not None:
                 raise UsageError(
-                    f"this folder holds other things than an index ({foreign[0]})",
+                    f"this folder holds other things than an index ({printable(foreign)})",
                     file=self.path,
                     fix="Give --index another name.",
                 )
+
+    def _foreign(self) -> Iterator[str]:
+        """What no writer of an index has put here, by its path in the folder; hidden things beside it may stay."""
+        for path in sorted(self.path.iterdir()):
+            if path.name in ("manifests", "data") and path.is_dir():
+                inside = (f"{path.name}/{name}" for name in sorted(os.listdir(path)) if not name.startswith("."))
+                yield from (name for name in inside if not _OWN.fullmatch(name))
+            elif not path.name.startswith("."):
+                yield path.name
 
     def current(self) -> Manifest:
         """The manifest that `CURRENT` names. Raises DataError for no index, IntegrityError for a damaged one."""
@@ -172,22 +183,22 @@ class IndexFolder:
         self._remove_all_but(manifest, name)
 
     def _remove_all_but(self, manifest: Manifest, name: str) -> None:
-        needed = {self.path / name, *(self.path / file.path for file in manifest.files)}
+        needed = {name, *(file.path for file in manifest.files)}
         for folder in ("manifests", "data"):
-            for path in (self.path / folder).iterdir():
-                if path not in needed and not path.name.startswith("."):
-                    with contextlib.suppress(OSError):  # it is only in the way
-                        path.unlink()
+            self._remove(path for path in (self.path / folder).iterdir() if f"{folder}/{path.name}" not in needed)
 
     def _sweep(self) -> None:
         """Remove what killed writers left: only the holder of the lock has files of its own under way."""
         for folder in (self.path, self.path / "data", self.path / "manifests"):
-            for path in folder.glob(".*.tmp"):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            self._remove(folder.glob(".*.tmp"))
         if not self.is_there:  # files of a first build that was killed belong to no version
-            for path in (self.path / "data").glob("*"):
-                with contextlib.suppress(OSError):
+            self._remove((self.path / "data").glob("*"))
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        """Remove these files, but none whose name no writer of an index gives."""
+        for path in paths:
+            if _TEMPORARY.fullmatch(path.name) or _OWN.fullmatch(f"{path.parent.name}/{path.name}"):
+                with contextlib.suppress(OSError):  # it is only in the way
                     path.unlink()
 
 

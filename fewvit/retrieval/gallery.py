@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from itertools import groupby
 from pathlib import Path
 
 from ..errors import DataError, printable
@@ -16,6 +15,7 @@ from ..results import Row
 from .opened import OpenIndex
 from .pictures import Pictures
 from .search import Near
+from .searching import Part, Query
 from .thumbnails import thumbnail
 
 _SIDE = 240  # pixels of the longer side of a picture
@@ -38,24 +38,18 @@ figcaption { font-size: .8rem; overflow-wrap: anywhere; margin-top: .3rem } .sco
 
 
 def save_gallery(
-    path: str | os.PathLike[str], index: OpenIndex, rows: Sequence[Row], near: Near, queries: Mapping[str, bytes]
+    path: str | os.PathLike[str], index: OpenIndex, rows: Sequence[Row], near: Near, queries: Sequence[Query]
 ) -> None:
-    """Replace `path` by a page of the result rows of a search and their pictures.
+    """Replace `path` by a page of the queries, the result rows of their search and the pictures of both.
 
-    `queries` has the bytes of query images by the names of the rows. A picture that is not there any more, or is not
-    what was indexed, is left out and said to be so.
+    A picture that is not there any more, or is not what was indexed, is left out and said to be so.
     """
     pictures, places = Pictures(index), near.rows.tolist()
     parts = [_head(index, rows)]
-    at = 0
-    for name, group in groupby(rows, key=lambda row: row["query"]):
-        found = list(group)
-        figures = [_result(pictures, row, places[at + n]) for n, row in enumerate(found)]
-        at += len(found)
-        parts.append(
-            f"<section><figure>{_query(index, pictures, str(name), queries)}</figure>"
-            f'<div class="found">{"".join(figures)}</div></section>\n'
-        )
+    for query, start, stop in zip(queries, near.starts[:-1].tolist(), near.starts[1:].tolist(), strict=True):
+        figures = "".join(_result(pictures, rows[at], places[at]) for at in range(start, stop))
+        asked = f"<figure>{_query(pictures, query)}</figure>"
+        parts.append(f'<section>{asked}<div class="found">{figures}</div></section>\n')
     with replacing(path, "w") as handle:
         handle.write("".join([*parts, "</body></html>\n"]))
 
@@ -73,17 +67,17 @@ def _head(index: OpenIndex, rows: Sequence[Row]) -> str:
     )
 
 
-def _query(index: OpenIndex, pictures: Pictures, name: str, queries: Mapping[str, bytes]) -> str:
+def _query(pictures: Pictures, query: Query) -> str:
     """The pictures and the name of a query, which may be made of several."""
-    shown = "".join(_picture(_bytes_of(index, pictures, one, queries), one) for one in name.split(" + "))
-    return f"{shown}<figcaption>{escape(printable(name))}</figcaption>"
+    shown = "".join(_picture(_bytes_of(pictures, part), part.name) for part in query.parts)
+    return f"{shown}<figcaption>{escape(printable(query.name))}</figcaption>"
 
 
-def _bytes_of(index: OpenIndex, pictures: Pictures, name: str, queries: Mapping[str, bytes]) -> bytes | None:
-    if name in queries:
-        return queries[name]
-    row = int(index.rows_of([name])[0])
-    return _read(pictures, row) if row >= 0 else None
+def _bytes_of(pictures: Pictures, part: Part) -> bytes | None:
+    """The image that a search went by, and no other one of its name: an id of the index is not a file here."""
+    if part.row is not None:
+        return _read(pictures, part.row)
+    return Path(part.file).read_bytes() if part.file is not None and os.path.isfile(part.file) else None
 
 
 def _result(pictures: Pictures, row: Row, place: int) -> str:
@@ -112,8 +106,3 @@ def _picture(data: bytes | None, name: str) -> str:
         return '<div class="none">no picture</div>'
     alt = escape(printable(name), quote=True)
     return f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(small).decode()}">'
-
-
-def query_bytes(names: Sequence[str]) -> dict[str, bytes]:
-    """The bytes of the queries that are files."""
-    return {name: Path(name).read_bytes() for name in names if os.path.isfile(name)}

@@ -167,7 +167,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"{manifest.dimension} columns")
     for file in manifest.files:
         path = PurePosixPath(file.path)
-        if path.is_absolute() or ".." in path.parts or "\0" in file.path or file.bytes < 0 or len(file.sha256) != 64:
+        is_a_path = file.path.isascii() and "\0" not in file.path and not path.is_absolute() and ".." not in path.parts
+        if not is_a_path or file.bytes < 0 or len(file.sha256) != 64:
             raise ValueError(f"file {file.path!r}")
     for segment in manifest.segments:
         if segment.features.bytes != segment.rows * manifest.dimension * width or segment.rows < 1:

@@ -3,7 +3,8 @@
 A pickle is a program, and one of its instructions calls whatever the file names. This machine has the instructions for
 None, numbers, text, bytes, lists, tuples, dicts and sets, in all protocols from 0 to 5, and for NumPy's numeric arrays
 and scalars, which it makes itself. Everything else is refused by name. Memory is bounded: by the size of the file, the
-number of its containers, and by arrays that have to lie in the file as they are.
+number of its containers, by arrays that have to lie in the file as they are, and by what functions may be given: a text
+that is remembered could be made to bytes a thousand times.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .stand_ins import STAND_INS, BegunArray, Named, RefusedError, as_key, fille
 _MOST_BYTES = 16 << 20  # of a file; the published ground truths have less than one MiB
 _MOST_INSTRUCTIONS = 5_000_000  # seconds of work
 _MOST_CONTAINERS = 100_000  # a set takes 216 bytes of memory and one of the file
+_GIVEN_BEYOND = 1 << 20  # letters and elements that functions are given beyond the bytes of the file
 _NEVER = "fewvit never runs the code of a file: ask its author for JSON."
 _CONSTANTS: Mapping[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = frozenset(
@@ -103,9 +105,11 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.containers = 0
+        self.may_be_given = _GIVEN_BEYOND  # what one byte of the file stands for is given once
 
     def run(self, data: bytes) -> Any:
         """What the program leaves. Raises RefusedError, or one of the errors of broken programs."""
+        self.may_be_given += len(data)
         for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(data))):
             if opcode.name == "STOP":
                 return self._finished(self.stack.pop())
@@ -146,6 +150,13 @@ class _Machine:
         if self.containers > _MOST_CONTAINERS:
             raise RefusedError(f"it has more than {_MOST_CONTAINERS:,} lists, tuples, dicts and sets")
         self.stack.append(value)
+
+    def _give(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a function, which may copy them."""
+        self.may_be_given -= sum(len(one) for one in arguments if isinstance(one, str | bytes | list | tuple))
+        if self.may_be_given < 0:
+            raise RefusedError("it has the same data copied again and again")
+        return arguments
 
     def _since_mark(self) -> list[Any]:
         at = len(self.stack) - 1
@@ -240,7 +251,7 @@ class _Machine:
         arguments, called = self.stack.pop(), self.stack.pop()
         if not isinstance(called, Named) or called.name not in STAND_INS or type(arguments) is not tuple:
             raise RefusedError("it calls what is no function for plain data")
-        self._push_container(STAND_INS[called.name](*arguments))
+        self._push_container(STAND_INS[called.name](*self._give(arguments)))
 
     def build(self, argument: Any) -> None:
         state, target = self.stack.pop(), self.stack[-1]
@@ -249,7 +260,7 @@ class _Machine:
         if isinstance(target, PlainDtype):
             target.__setstate__(state)
         elif isinstance(target, BegunArray):
-            _, shape, dtype, in_columns, raw = state
+            _, shape, dtype, in_columns, raw = self._give(state)
             self.stack[-1] = filled_array(raw, dtype, shape, "F" if in_columns else "C")
             self.memo |= dict.fromkeys(target.slots, self.stack[-1])
         else:

@@ -12,6 +12,7 @@ from ..datasets import Listing
 from ..errors import UnknownName, UsageError
 from ..evaluate.inputs import FeatureReader
 from ..results import Facts
+from ..sources import is_features
 from .examples import COMBINE, search_as_one, search_each
 from .opened import OnlyThese, OpenIndex
 from .queries import query_features
@@ -31,10 +32,31 @@ class Request:
     only: OnlyThese = field(default_factory=OnlyThese)
 
 
+@dataclass(frozen=True)
+class Part:
+    """One image, or one row of features, that a search goes by."""
+
+    name: str
+    row: int | None = None  # of the index; None: it was given
+    file: str | None = None  # where its picture is, if it was given as a file or a folder
+
+
+@dataclass(frozen=True)
+class Query:
+    """What one answer is to: an image, or several as one."""
+
+    parts: Sequence[Part]
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        return " + ".join(part.name for part in self.parts)
+
+
 def run_search(
     index: OpenIndex, request: Request, reader: FeatureReader | None, listing: Listing
-) -> tuple[list[str], Near, Facts]:
-    """Names of the queries, the images nearest to each, and facts for the manifest.
+) -> tuple[list[Query], Near, Facts]:
+    """The queries, the images nearest to each, and facts for the manifest.
 
     `reader` may be None where no query is an image. Raises UsageError for no query, DataError for an id that is not in
     the index, and as `query_features`.
@@ -44,24 +66,27 @@ def run_search(
     if not request.sources and not request.like:
         raise UsageError("nothing to look for: give image files, folders, or --like ID")
     started = time.perf_counter()
-    names, queries = _queries(index, request, reader, listing)
+    parts, queries = _queries(index, request, reader, listing)
     _, unwanted = _features(index, request.unwanted, reader, listing)
     made = time.perf_counter()
-    if request.combine is not None and len(names) > 1:
+    if request.combine is not None:
         near = search_as_one(index, queries, unwanted, request.k, request.combine, request.only, request.threshold)
-        names = [" + ".join(names)]
     else:
         near = search_each(index, queries, unwanted, request.k, request.only, request.threshold)
+    asked = [Query([part]) for part in parts] if request.combine is None else [Query(parts)]
     seconds = {"features": round(made - started, 3), "search": round(time.perf_counter() - made, 4)}
-    return names, near, {"index": str(index.path), "version": index.manifest.version, "seconds": seconds}
+    return asked, near, {"index": str(index.path), "version": index.manifest.version, "seconds": seconds}
 
 
 def _queries(
     index: OpenIndex, request: Request, reader: FeatureReader | None, listing: Listing
-) -> tuple[list[str], np.ndarray]:
+) -> tuple[list[Part], np.ndarray]:
     names, features = _features(index, request.sources, reader, listing)
-    rows = np.array([index.row_of(name) for name in request.like], np.int64)
-    return [*names, *request.like], np.concatenate([features, index.features(rows)])
+    are_files = not any(map(is_features, request.sources))
+    given = [Part(name, file=name if are_files else None) for name in names]
+    rows = [index.row_of(name) for name in request.like]
+    own = [Part(name, row) for name, row in zip(request.like, rows, strict=True)]
+    return [*given, *own], np.concatenate([features, index.features(np.array(rows, np.int64))])
 
 
 def _features(

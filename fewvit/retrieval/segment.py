@@ -52,9 +52,11 @@ class Segment:
         """Numbers (n,) of the rows that were removed, in rising order."""
         if self.stored.dead is None:
             return np.zeros(0, np.int64)
-        dead = np.frombuffer(self._mapped[self.stored.dead.path], "<i8")
+        data = self._mapped[self.stored.dead.path]
+        is_whole = len(data) == 8 * self.stored.dead_rows
+        dead = np.frombuffer(data, "<i8") if is_whole else np.zeros(0, np.int64)
         in_order = len(dead) == 0 or (0 <= dead[0] <= dead[-1] < self.rows and (np.diff(dead) > 0).all())
-        if len(dead) != self.stored.dead_rows or not in_order:
+        if not is_whole or not in_order:
             raise IntegrityError(f"a segment of {self.rows} rows has dead rows that do not fit it")
         return dead
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from ..errors import counted
 from .folder import digest_of
-from .settings import BackboneSetting, DataSetting, MethodSetting
+from .settings import BackboneSetting, DataSetting, MethodSetting, SubsetFile
 
 _VERSION = 1  # of what a request is; another one is another cell
 
@@ -23,6 +22,17 @@ class Scope:
     percent: float | None = None
     trials: int | None = None
     episodes: int | None = None
+    subsets: tuple[SubsetFile, ...] = ()  # lists that say themselves which images are labelled
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**vars(self), "subsets": [one.path for one in self.subsets]}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides a number: of lists their bytes."""
+        return {**vars(self), "subsets": [one.sha256 for one in self.subsets]}
 
     @property
     def shown(self) -> str:
@@ -32,6 +42,8 @@ class Scope:
             words.append(counted(self.shots, "shot"))
         if self.percent is not None:
             words.append(f"{self.percent:g} %")
+        if self.subsets:
+            words.append(counted(len(self.subsets), "list"))
         if self.trials is not None:
             words.append(counted(self.trials, "trial"))
         if self.episodes is not None:
@@ -69,12 +81,10 @@ class Cell:
             "evaluation": self.method.evaluation,
             "method": self.method.shown,
             "options": dict(self.method.options),
-            **dataclasses.asdict(self.scope),
+            **self.scope.facts,
             "seed": self.seed,
-            "backbone": {**dataclasses.asdict(self.backbone), "label": self.backbone.shown}
-            if self.backbone is not None
-            else None,
-            "data": {**dataclasses.asdict(self.data), "label": self.data.shown},
+            "backbone": self.backbone.facts if self.backbone is not None else None,
+            "data": self.data.facts,
         }
 
     def request(self, features: str, listing: Mapping[str, Any]) -> str:
@@ -89,8 +99,8 @@ class Cell:
                 "features": features,
                 "backbone": self.backbone.shown if self.backbone is not None else None,
                 "data": {"label": self.data.label, **listing},
-                "method": dataclasses.asdict(self.method) | {"options": dict(self.method.options)},
-                "scope": dataclasses.asdict(self.scope),
+                "method": self.method.facts,
+                "scope": self.scope.identity,
                 "seed": self.seed,
             }
         )

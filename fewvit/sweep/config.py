@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +14,14 @@ from typing import Any
 from ..backbones import find_variant
 from ..errors import DataError, FewvitError, UnknownName, UsageError
 from ..extraction.protocols import find_protocol
+from ..files import sha256_of
 from ..models.resolve import is_path
-from .evaluations import methods_named
-from .settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
+from .methods import methods_named
+from .settings import BackboneSetting, DataSetting, MethodSetting, SubsetFile, SweepConfig
 
 _BACKBONE = tuple(one.name for one in dataclasses.fields(BackboneSetting))
 _READOUT = tuple(name for name in _BACKBONE if name not in ("name", "label", "protocol"))
-_OWN = ("backbones", "data", "protocol", "methods", "shots", "percent", "trials", "episodes", "seed")
+_OWN = ("backbones", "data", "protocol", "methods", "shots", "percent", "subsets", "trials", "episodes", "seed")
 KEYS = (*_OWN, *_READOUT)
 
 
@@ -34,7 +36,8 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"not TOML: {error}", file=path, fix=_EXAMPLE) from error
+        last = f"at line {len(text.splitlines())}, where the file ends"
+        raise UsageError(f"not TOML: {error}".replace("at end of document", last), file=path, fix=_EXAMPLE) from error
     for key in values:
         if key not in KEYS:
             raise UnknownName("key", key, KEYS, fix=f"It stands in {path}, line {_line(text, key)}.")
@@ -89,6 +92,7 @@ def settled(given: Mapping[str, Any], flags: Mapping[str, Any]) -> SweepConfig:
         _once(methods),
         tuple(dict.fromkeys(each("shots", _whole(1)))),
         tuple(dict.fromkeys(each("percent", _percent))),
+        tuple(dict.fromkeys(each("subsets", _subset))),
         **{key: each(key, _whole(least))[0] for key, least in counts if key in values},
     )
     _require_whole(config)
@@ -96,7 +100,7 @@ def settled(given: Mapping[str, Any], flags: Mapping[str, Any]) -> SweepConfig:
 
 
 def _flag(key: str) -> str:
-    return {"backbones": "--backbone"}.get(key, "--" + key.replace("_", "-"))
+    return {"backbones": "--backbone", "subsets": "--subset"}.get(key, "--" + key.replace("_", "-"))
 
 
 def _at(place: str, take: Callable[[Any], Any], item: Any) -> Any:
@@ -203,6 +207,13 @@ def _whole(least: int) -> Callable[[Any], int]:
         return value
 
     return take
+
+
+def _subset(value: Any) -> SubsetFile:
+    path = os.path.abspath(_single_text(value))
+    if not os.path.isfile(path):
+        raise DataError("no such file", file=path)
+    return SubsetFile(path, sha256_of(path))
 
 
 def _percent(value: Any) -> float:

@@ -15,7 +15,7 @@ from ..extraction.cache import Cache
 from ..extraction.extract import backbone_of, extract
 from ..extraction.pipeline import Pipeline
 from ..extraction.work import Work
-from .evaluations import evaluation_of
+from .methods import evaluation_of
 from .plan import Group
 from .workshop import Workshop
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..evaluate.details import Details, load_details, save_details
-from ..files import sha256_of, write_json
+from ..files import replacing, sha256_of, write_json
 from ..results import SCHEMA as RESULT_SCHEMA
 from ..results import Facts, Result, Row
 
@@ -96,11 +96,14 @@ class SweepFolder:
 
     def write_plan(self, config: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> None:
         """Replace the plan, unless it is there already."""
-        value = {"schema": SCHEMA, "config": dict(config), "cells": [dict(cell) for cell in cells]}
+        value: dict[str, Any] = {"schema": SCHEMA, "config": dict(config), "cells": [dict(cell) for cell in cells]}
         with contextlib.suppress(DataError):
             if _read(self.path / PLAN) == json.loads(json.dumps(value)):
                 return
-        write_json(self.path / PLAN, value)
+        lines = ",\n".join(json.dumps(cell, sort_keys=True) for cell in value["cells"])
+        head = json.dumps({"schema": SCHEMA, "config": value["config"]}, sort_keys=True)
+        with replacing(self.path / PLAN, "w") as handle:  # a line for each of what may be thousands
+            handle.write(f'{head[:-1]}, "cells": [\n{lines}\n]}}\n')
 
     def place(self, name: str) -> Path:
         """The file of a finished cell."""

@@ -103,7 +103,7 @@ def make_features(shop: Workshop, cells: Sequence[Cell], part: Part | None = Non
     An error is left to the cells, which meet it again.
     """
     from ..errors import FewvitError
-    from .evaluations import evaluation_of
+    from .methods import evaluation_of
 
     reader = shop.reader(cells[0].backbone, cells[0].seed)
     for task in sorted({evaluation_of(cell).task for cell in cells}):

@@ -10,8 +10,8 @@ from typing import Any
 from ..errors import FewvitError, counted
 from ..extraction.shards import Part
 from .cells import Cell
-from .evaluations import evaluation_of, evaluations
 from .folder import digest_of
+from .methods import evaluation_of, evaluations
 from .settings import BackboneSetting, DataSetting, SweepConfig
 from .workshop import SharedReader, Workshop
 

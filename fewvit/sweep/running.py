@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import DataError, FewvitError, counted, printable
 from ..results import Facts, Row, manifest
-from .evaluations import Stopped
+from .evaluations.evaluation import Stopped
 from .folder import FinishedCell, SweepFolder, digest_of
 from .launchers import Launcher
 from .plan import Group, Plan, Planned

@@ -30,7 +30,7 @@ class BackboneSetting:
     precision: str = "fp32"
     decode: str = "fast"
 
-    @property
+    @functools.cached_property
     def shown(self) -> str:
         """Its name in rows and messages."""
         return self.label or " ".join([_base(self.name), *(f"{value}" for value in self._special.values())])
@@ -47,7 +47,12 @@ class BackboneSetting:
                 found[field_.name] = words.get(field_.name, "{}").format(text)
         return found
 
-    @property
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**dataclasses.asdict(self), "label": self.shown}
+
+    @functools.cached_property
     def words(self) -> list[str]:
         """The options that ask a command for it."""
         found = ["--backbone", self.name]
@@ -78,10 +83,11 @@ class DataSetting:
     test: str | None = None
     label: str = ""  # what result rows call it; empty: as the single command does
 
-    @property
+    @functools.cached_property
     def shown(self) -> str:
         """Its name in messages."""
-        return self.label or _base(self.data or f"{self.train} and {self.test}")
+        parts = [self.data] if self.data is not None else [self.train or "", self.test or ""]
+        return self.label or " and ".join(map(_base, parts))
 
     @property
     def has_features(self) -> bool:
@@ -93,7 +99,12 @@ class DataSetting:
         """The sources to learn from and to be tested on. Raises as `Given.sides`."""
         return Given(self.data, self.train, self.test).sides()[:2]
 
-    @property
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**dataclasses.asdict(self), "label": self.shown}
+
+    @functools.cached_property
     def words(self) -> list[str]:
         """The options that ask a command for it."""
         pairs = (("--data", self.data), ("--train", self.train), ("--test", self.test))
@@ -117,13 +128,25 @@ class MethodSetting:
     name: str  # what result rows call it, unless it has a label: logistic, lora, …
     options: Mapping[str, Any] = field(default_factory=dict)  # as --set has them
     label: str = ""
+    is_plain: bool = True  # its name alone says which evaluation is meant
 
-    @property
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**dataclasses.asdict(self), "options": dict(self.options)}
+
+    @functools.cached_property
     def shown(self) -> str:
         """Its name in messages."""
-        return self.label or (
-            self.name if self.evaluation in (self.name, "lowshot") else f"{self.evaluation}.{self.name}"
-        )
+        return self.label or (self.name if self.is_plain else f"{self.evaluation}.{self.name}")
+
+
+@dataclass(frozen=True)
+class SubsetFile:
+    """A list of labelled images: a published one, or what `lowshot --save-split` wrote."""
+
+    path: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -135,6 +158,7 @@ class SweepConfig:
     methods: Sequence[MethodSetting]
     shots: Sequence[int] = ()
     percent: Sequence[float] = ()
+    subsets: Sequence[SubsetFile] = ()
     trials: int = 3
     episodes: int = 600
     seed: int = 0
@@ -142,8 +166,10 @@ class SweepConfig:
     @property
     def facts(self) -> dict[str, Any]:
         """As JSON has it."""
-        value = dataclasses.asdict(self)
-        return {**value, "methods": [{**one, "options": dict(one["options"])} for one in value["methods"]]}
+        lists = {name: [one.facts for one in getattr(self, name)] for name in ("backbones", "data", "methods")}
+        numbers = ("shots", "percent", "trials", "episodes", "seed")
+        lists["subsets"] = [vars(one) for one in self.subsets]
+        return {**lists, **{name: getattr(self, name) for name in numbers}}
 
 
 def _base(path: str) -> str:

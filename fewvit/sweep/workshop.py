@@ -26,7 +26,8 @@ from ..models.spec import Access
 from ..results import Result, Row
 from ..sources import Given, Source, Sources, open_source
 from .cells import Cell
-from .evaluations import Stopped, Surroundings, evaluation_of
+from .evaluations.evaluation import Stopped, Surroundings
+from .methods import evaluation_of
 from .settings import BackboneSetting, DataSetting
 
 Notify = Callable[[str], None]

@@ -248,6 +248,9 @@ def test_filters_threshold_and_combinations_agree_with_the_library(searched, mad
     kept = [name for name in names if best[name] >= features[name] @ far]
     assert found == sorted(kept, key=lambda name: (-best[name], name))
     assert len(kept) < 17
+    [found] = searched(*likes[:2], *index, "--combine", "max", "--not", unwanted, "--k", 99).values()
+    assert found == ranked(one, lambda name: features[name] @ one >= features[name] @ far)
+    assert len(found) < 17
 
 
 def test_a_k_above_the_number_of_images_finds_all_of_them(searched, made):

@@ -84,6 +84,34 @@ def test_a_picture_that_is_gone_or_another_one_is_left_out_and_said_to_be(fewvit
         other.write_bytes(before[1])
 
 
+def is_close(picture: Image.Image, data: bytes) -> bool:
+    """Whether a picture of the page is that of an image file."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    wide = np.asarray(picture.convert("RGB").resize(image.size), np.int16) - np.asarray(image, np.int16)
+    return picture.size == image.size and bool(np.abs(wide).mean() < 4)
+
+
+def test_the_picture_of_a_query_is_the_image_that_was_asked_for_whatever_else_bears_its_name(
+    fewvit, made, tmp_path, monkeypatch
+):
+    (tmp_path / "hens").mkdir()
+    (tmp_path / "hens" / "001.jpg").write_bytes(jpeg(55))  # the id of an image of the index
+    for name, seed in (("a + b.jpg", 56), ("a", 57), ("b.jpg", 58)):
+        (tmp_path / name).write_bytes(jpeg(seed))
+    monkeypatch.chdir(tmp_path)
+    asked = ("a + b.jpg", "hens/001.jpg", "hens/001.jpg", "--like", "hens/001.jpg")
+    sections = page_of(fewvit, made, *asked, "--k", 1, "--device", "cpu").split("<section>")[1:]
+    of_index = (made / "images" / "hens" / "001.jpg").read_bytes()
+    for section, data in zip(sections, [jpeg(56), jpeg(55), jpeg(55), of_index], strict=True):
+        query, _ = pictures(section)
+        assert is_close(query, data)
+    assert not is_close(pictures(sections[3])[0], jpeg(55))
+    joined = pictures(page_of(fewvit, made, *asked, "--combine", "max", "--k", 1, "--device", "cpu"))
+    for picture, data in zip(joined, [jpeg(56), jpeg(55), jpeg(55), of_index], strict=False):
+        assert is_close(picture, data)
+    assert len(joined) == 5  # and the result
+
+
 def test_a_gallery_replaces_no_other_file(fewvit, made):
     target = made / "notes.html"
     target.write_text("my notes")

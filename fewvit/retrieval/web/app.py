@@ -34,7 +34,7 @@ from .uploads import Upload, Uploads
 from .workers import Decoders
 
 T = TypeVar("T")
-_MOST_DIGITS = 16  # of a picture's number: more than any has
+_MOST_DIGITS = 20  # of a picture's number: more than any has
 _FEATURES_ONLY = "this index was built of features, so it has no backbone to search an uploaded image with"
 
 

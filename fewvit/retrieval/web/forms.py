@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -31,8 +32,11 @@ class _InMemory(MultiPartParser):
 
 async def read_form(request: Request) -> tuple[list[tuple[str, str]], list[tuple[bool, bytes]]]:
     """Fields of a form, and its images with whether each is wanted; a field where no file was chosen is none."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data":
         raise HTTPException(415, "images are sent as multipart/form-data")
+    if options.get(b"charset", b"utf-8").lower() != b"utf-8":  # Python has codecs that make no text
+        raise HTTPException(415, "the fields of a form are UTF-8")
     parser = _InMemory(request.headers, request.stream(), max_files=MOST_EXAMPLES, max_fields=100)
     pairs: list[tuple[str, str]] = []
     images: list[tuple[bool, bytes]] = []

@@ -113,7 +113,7 @@ class Guard:
         sites, origins = _values(scope, b"sec-fetch-site"), _values(scope, b"origin")
         if any(site not in ("same-origin", "none") for site in sites):
             return True
-        if any(origin != "null" and urlsplit(origin).netloc.lower() != host.lower() for origin in origins):
+        if any(origin != "null" and _place_of(origin) != host.lower() for origin in origins):
             return True
         return "null" in origins and not sites and self._doors.token is None
 
@@ -164,6 +164,14 @@ def has_body(scope: Scope) -> bool:
 def _cookie_name(scope: Scope) -> str:
     """Cookies do not know ports: two servers of one machine have each its own."""
     return f"fewvit_{(scope.get('server') or ('', 0))[1]}"
+
+
+def _place_of(origin: str) -> str:
+    """Host and port of an origin; empty for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:

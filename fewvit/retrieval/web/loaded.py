@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,15 +33,16 @@ class Loaded:
         self.index, self.encoder = index, encoder
         self.pictures = Pictures(index)
         self.version = index.manifest.version
+        self._content = _content_number(index)
 
     def number(self, row: int) -> int:
         """What a row is called in an address: no other version's row has the same number."""
-        return self.version << _ROW_BITS | row
+        return self._content << _ROW_BITS | row
 
     def row(self, number: int) -> int | None:
         """The row of a number, or of a bare row; None where this version has no such live row."""
-        version, row = number >> _ROW_BITS, number & ((1 << _ROW_BITS) - 1)
-        is_here = version in (0, self.version) and row < self.index.manifest.rows
+        content, row = number >> _ROW_BITS, number & ((1 << _ROW_BITS) - 1)
+        is_here = content in (0, self._content) and row < self.index.manifest.rows
         return row if is_here and self.index.is_live(row) else None
 
     @functools.cached_property
@@ -74,6 +76,12 @@ class Loaded:
             _ = segment.candidates
         if len(self.live):
             self.index.search(self.index.features(self.live[:1]), 1)
+
+
+def _content_number(index: OpenIndex) -> int:
+    """A number of 32 bits, not 0, of what a version holds: an index that was made anew counts versions from 1 again."""
+    text = index.manifest.to_text().encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(text).digest()[:4]) or 1
 
 
 class Serving:

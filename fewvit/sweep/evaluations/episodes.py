@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ... import plugins
-from ...classifiers import traits_of
 from ...errors import UsageError
 from ...evaluate.details import Details
 from ...evaluate.episodes import EpisodeOptions, check_options, run_episodes
@@ -15,8 +14,8 @@ from ...options import Setting, settings_for
 from ...results import Result
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
-from . import Surroundings
 from .collected import Collected
+from .evaluation import Surroundings
 
 _DRAWN = ("ways", "queries")  # options that say what an episode is; the others are the classifier's
 
@@ -29,8 +28,8 @@ class EpisodesEvaluation:
 
     @staticmethod
     def methods() -> Sequence[str]:
-        """Every classifier of features."""
-        return [name for name in plugins.names("classifiers") if _takes_features(name)]
+        """Every classifier; `check` refuses those that work on more than features."""
+        return plugins.names("classifiers")
 
     @staticmethod
     def check(method: MethodSetting) -> None:
@@ -65,10 +64,6 @@ class EpisodesEvaluation:
         kept, source = Collected(), around.given.sides()[1]
         rows, facts = run_episodes(reader, source, around.listing, options, around.notify, kept.skipped, kept.keep)
         return Result("episodes", rows, facts), kept.details
-
-
-def _takes_features(name: str) -> bool:
-    return traits_of(plugins.find("classifiers", name)).needs == "features"
 
 
 def _options(method: MethodSetting, shots: int, episodes: int, seed: int) -> EpisodeOptions:

@@ -14,8 +14,8 @@ from ...options import Setting
 from ...results import Facts, Result, Row
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
-from . import Stopped, Surroundings
 from .collected import Collected
+from .evaluation import Stopped, Surroundings
 
 _FLAGS = ("epochs", "batch_size", "precision", "accumulate")
 

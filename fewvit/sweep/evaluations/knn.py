@@ -12,8 +12,8 @@ from ...evaluate.knn import KNNOptions, run_knn
 from ...results import Result
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
-from . import Surroundings, chosen, listed, numbers_of
 from .collected import Collected
+from .evaluation import Surroundings, chosen, listed, numbers_of
 
 _OPTIONS = ("k", "temperature")
 

@@ -15,8 +15,8 @@ from ...results import Result
 from ...runs.request import Audience, Effort
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
-from . import Stopped, Surroundings, listed, numbers_of
 from .collected import Collected
+from .evaluation import Stopped, Surroundings, listed, numbers_of
 
 _FLAGS = ("epochs", "batch_size", "lr", "augment", "select_on")
 

@@ -15,8 +15,8 @@ from ...options import Setting, settings_for
 from ...results import Result
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
-from . import Surroundings
 from .collected import Collected
+from .evaluation import Surroundings
 
 _LAST_BLOCK = "last_block"
 
@@ -40,11 +40,13 @@ class LowShotEvaluation:
 
     @staticmethod
     def scopes(config: SweepConfig) -> Iterator[Scope]:
-        """Shots, then percentages."""
+        """Shots, then percentages, then lists."""
         for shots in config.shots:
             yield Scope(shots=shots, trials=config.trials)
         for percent in config.percent:
             yield Scope(percent=percent, trials=config.trials)
+        if config.subsets:  # together: lists of as many images are trials of one another
+            yield Scope(subsets=tuple(config.subsets))
 
     @staticmethod
     def unsuited(method: MethodSetting, backbone: BackboneSetting | None, data: DataSetting) -> str:
@@ -57,11 +59,9 @@ class LowShotEvaluation:
     @staticmethod
     def command(cell: Cell) -> str:
         """fewvit lowshot --classifier … --shots … --trials …"""
-        scope = cell.scope
-        much = ("--shots", str(scope.shots)) if scope.shots is not None else ("--percent", f"{scope.percent:g}")
         given = [word for one in _given(cell.method) for word in ("--set", f"{one.name}={one.value}")]
         classifier = ("--classifier", cell.method.name.replace("_", "-"))
-        return cell.spelled("lowshot", *classifier, *given, *much, "--trials", str(scope.trials))
+        return cell.spelled("lowshot", *classifier, *given, *_amount(cell.scope))
 
     @staticmethod
     def run(cell: Cell, reader: FeatureReader, around: Surroundings) -> tuple[Result, Details]:
@@ -72,6 +72,7 @@ class LowShotEvaluation:
             shots=(scope.shots,) if scope.shots is not None else (),
             percents=(scope.percent,) if scope.percent is not None else (),
             trials=scope.trials or 1,
+            subsets=[one.path for one in scope.subsets],
             settings={} if is_last_block else settings_for("classifiers", [method.name], _given(method)),
             protocol=reader.options.protocol or "",
             device=reader.options.device,
@@ -85,6 +86,14 @@ class LowShotEvaluation:
         kept = Collected()
         rows, facts = run_lowshot(reader, around.given, options, around.notify, kept.skipped, tuner_of, kept.keep)
         return Result("lowshot", rows, facts), kept.details
+
+
+def _amount(scope: Scope) -> list[str]:
+    """How many images are labelled, as options of the command."""
+    if scope.subsets:
+        return [word for one in scope.subsets for word in ("--subset", one.path)]
+    much = ["--shots", str(scope.shots)] if scope.shots is not None else ["--percent", f"{scope.percent:g}"]
+    return [*much, "--trials", str(scope.trials)]
 
 
 def _given(method: MethodSetting) -> list[Setting]:

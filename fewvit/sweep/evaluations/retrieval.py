@@ -16,8 +16,8 @@ from ...retrieval.evaluation import evaluate_features
 from ...retrieval.protocols import find_retrieval_protocol
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
-from . import Surroundings
 from .collected import Collected
+from .evaluation import Surroundings
 
 
 class RetrievalEvaluation:
