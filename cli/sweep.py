@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +54,15 @@ def sweep(
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Run part I of N, as each task of an array does.")
     ] = None,
+    launcher: Annotated[
+        str, typer.Option("--launcher", metavar="local|ray", help="Where cells run: here, or on a Ray cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address", metavar="HOST:PORT", help="The Ray cluster; default: $RAY_ADDRESS, or this machine's."
+        ),
+    ] = None,
 ) -> None:
     """Evaluate many backbones on many data sets by many methods; --out DIR keeps every cell and goes on."""
     import dataclasses
@@ -62,6 +70,7 @@ def sweep(
     screen = Screen(dataclasses.replace(output, out=None))
     if output.out is None:
         raise UsageError("no folder for the sweep", fix="Give --out DIR, such as --out sweeps/birds.")
+    from fewvit.extraction.shards import part_named
     from fewvit.sweep import Request, carry_out
     from fewvit.sweep.config import read_config, settled
 
@@ -86,7 +95,8 @@ def sweep(
         read_config(toml) if toml is not None else {},
         {key: value for key, value in flags.items() if value is not None},
     )
-    request = Request(asked, output.out, dry_run, jobs, _only(only), _shard(shard))
+    part = part_named(shard) if shard is not None else None
+    request = Request(asked, output.out, dry_run, jobs, _only(only), part, launcher, ray_address)
     surroundings = _how(how, place, features, listed, work)
     ended = carry_out(request, surroundings, access(how, place, screen), screen.notify, screen.progress)
     if ended is None:
@@ -118,16 +128,6 @@ def _only(text: str | None) -> str | None:
     if text is not None and text not in ONLY:
         raise UsageError(f"--only {text!r} is not one of {', '.join(ONLY)}")
     return text
-
-
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= number <= count:
-        raise UsageError(f"--shard {text!r} is not a part such as 2/8, from 1/N to N/N")
-    return number, count
 
 
 def _how(how: Access, place: Place, features: Features, listed: Listed, work: Work) -> How:

@@ -44,7 +44,16 @@ class DigestMemory:
 
     def __init__(self, folder: Path | None = None, *, rehash: bool = False):
         self.folder, self._fresh = folder, {}  # type: tuple[Path | None, dict[bytes, bytes]]
-        stored = np.zeros(0, _RECORD) if rehash or folder is None else _load(folder)
+        self._rehash = rehash
+        self._hold(np.zeros(0, _RECORD))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Know what others have stored by now. With `rehash` nothing that was stored is believed."""
+        if not self._rehash and self.folder is not None:
+            self._hold(_load(self.folder))
+
+    def _hold(self, stored: np.ndarray) -> None:
         order = np.argsort(_mix(stored["identity"]), kind="stable")
         self._stored, self._mixed = stored[order], _mix(stored["identity"])[order]
 
@@ -108,9 +117,7 @@ class DigestMemory:
         records["identity"] = np.frombuffer(b"".join(self._fresh), "<i8").reshape(-1, 5)
         records["digest"] = np.frombuffer(b"".join(self._fresh.values()), "u1").reshape(-1, 32)
         _store(self.folder, records)
-        self._stored = np.concatenate([self._stored, records])
-        order = np.argsort(_mix(self._stored["identity"]), kind="stable")
-        self._stored, self._mixed = self._stored[order], _mix(self._stored["identity"])[order]
+        self._hold(np.concatenate([self._stored, records]))
         self._fresh = {}
         _merge(self.folder)
 

@@ -13,12 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
-from .datasets import Dataset, Listing, open_dataset
+from .datasets import Dataset, Listing, open_dataset, select
 from .digests import DigestMemory
 from .errors import DataError, UsageError, printable
 from .extraction.cache import Cache
 from .extraction.extract import extract
 from .extraction.pipeline import Pipeline
+from .extraction.shards import Part
 from .extraction.work import Work
 from .features import FeatureSet, require_one_backbone, require_one_fingerprint
 from .labels import Listed, align, require_labels, with_images
@@ -112,6 +113,13 @@ class ImageSource:
         Raises as `extract`, TypeError for no pipeline.
         """
         return self.extractor.features(_required(pipeline), self.images)
+
+    def sliced(self, part: Part) -> ImageSource:
+        """A part of its images. Of the whole, not of the part, so many may be undecodable as are allowed."""
+        total = len(self.images)
+        work = replace(self.extractor.work, part_of=total)
+        images = select(self.images, part.rows(total))
+        return replace(self, images=images, extractor=replace(self.extractor, work=work))
 
     @property
     def known_classes(self) -> Sequence[str]:

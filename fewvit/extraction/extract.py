@@ -18,14 +18,14 @@ import numpy as np
 
 from ..datasets import Dataset
 from ..digests import DigestMemory
-from ..errors import BadImages, NumericalError, counted, printable
+from ..errors import NumericalError, printable
 from ..features import FeatureSet
 from ..images import POLICIES_DIFFER, BadImage, decode
 from ..models.products import settle_threads
 from .cache import Cache, FeatureStore
 from .encoding import batch_size_of, start_encoding
 from .pipeline import Pipeline
-from .work import Progress, Report, Work, allowed_bad
+from .work import Progress, Report, Work, require_enough, skipped_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small enough to hold
 _FLUSH_S = 30.0  # a slow machine commits at least this often
-_SHOWN_BAD = 3  # paths in the error
 _TASK = 4  # images per task of the decoding pool
 
 
@@ -292,29 +291,8 @@ class _Extraction:
 
     def _require_enough(self) -> None:
         """Raise BadImages when more images failed than allowed."""
-        for row in sorted(self.bad):
-            label = int(self.dataset.labels[row])
-            self.report.skipped.append(
-                {
-                    "id": self.dataset.ids[row],
-                    "class": self.dataset.classes[label] if label >= 0 else "",
-                    "reason": self.bad[row],
-                }
-            )
-        total = len(self.dataset) if self.work.whole is None else self.work.whole
-        allowed, bad = allowed_bad(self.work.max_bad, total), self.work.bad_before + len(self.bad)
-        if bad <= allowed and len(self.bad) < len(self.dataset):
-            return
-        first = sorted(self.bad)[:_SHOWN_BAD]
-        shown = "; ".join(f"{printable(self.dataset.place(row))} ({self.bad[row]})" for row in first)
-        error = BadImages(
-            f"{bad} of {counted(total, 'image')} of {printable(self.dataset.name)} cannot be "
-            f"decoded, {allowed} {'is' if allowed == 1 else 'are'} allowed: "
-            f"{shown}{' …' if len(self.bad) > len(first) else ''}",
-            fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%. What was computed is kept.",
-        )
-        error.skipped = self.report.skipped
-        raise error
+        self.report.skipped = skipped_images(self.dataset, self.bad)
+        require_enough(self.dataset, self.report.skipped, self.work)
 
     def _gather(self) -> FeatureSet:
         good = [row for row in range(len(self.dataset)) if row not in self.bad]

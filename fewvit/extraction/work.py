@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import BadImages, UsageError, counted, printable
+
+if TYPE_CHECKING:
+    from ..datasets import Dataset
+
+SKIPPED = ("id", "class", "reason")  # what is recorded of an image that is left out
+_SHOWN_BAD = 3  # paths in the error
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Work:
     max_bad: str = "0"  # a number, or a share like 1%
     max_pixels: int = 64_000_000
     progress: Callable[[Progress], None] | None = None
-    whole: int | None = None  # images that `max_bad` is of, where only a part of them is extracted; None: all
+    part_of: int | None = None  # images of the whole set, where these are a part of it: `max_bad` counts those
     bad_before: int = 0  # undecodable ones in the parts before
 
 
@@ -67,6 +73,31 @@ def allowed_bad(text: str, total: int) -> int:
     except ValueError:
         pass
     raise UsageError(f"--max-bad {text!r} is neither a number nor a share like 1%")
+
+
+def skipped_images(dataset: Dataset, bad: Mapping[int, str]) -> list[dict[str, str]]:
+    """A record of each image that has no feature, in the order of rows. `bad`: row -> reason."""
+    names = [dataset.classes[label] if label >= 0 else "" for label in dataset.labels.tolist()] if bad else []
+    return [dict(zip(SKIPPED, (dataset.ids[row], names[row], bad[row]), strict=True)) for row in sorted(bad)]
+
+
+def require_enough(dataset: Dataset, skipped: Sequence[dict[str, str]], work: Work) -> None:
+    """Raise BadImages when more images are skipped than `work` allows, or all of a set that is no part of another."""
+    total = len(dataset) if work.part_of is None else work.part_of
+    allowed, bad = allowed_bad(work.max_bad, total), work.bad_before + len(skipped)
+    if bad <= allowed and (len(skipped) < total or work.part_of is not None):
+        return
+    row_of = {name: row for row, name in enumerate(dataset.ids)}
+    first = skipped[:_SHOWN_BAD]
+    shown = "; ".join(f"{printable(dataset.place(row_of[one['id']]))} ({one['reason']})" for one in first)
+    error = BadImages(
+        f"{bad} of {counted(total, 'image')} of {printable(dataset.name)} cannot be "
+        f"decoded, {allowed} {'is' if allowed == 1 else 'are'} allowed: "
+        f"{shown}{' …' if len(skipped) > len(first) else ''}",
+        fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%. What was computed is kept.",
+    )
+    error.skipped = skipped
+    raise error
 
 
 def whole(reports: Sequence[Report]) -> Report:

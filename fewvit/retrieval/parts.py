@@ -75,7 +75,7 @@ class Parts:
     def _work(self, work: Work, start: int) -> Work:
         """The work of one part: its progress counts all parts; how many images may be bad counts the whole source."""
         progress = _counting_on(work.progress, start, len(self.rows)) if work.progress is not None else None
-        return dataclasses.replace(work, whole=len(self.source.ids), bad_before=len(self.skipped), progress=progress)
+        return dataclasses.replace(work, part_of=len(self.source.ids), bad_before=len(self.skipped), progress=progress)
 
     def _records(self, rows: np.ndarray, features: FeatureSet, seen: np.ndarray | None) -> np.ndarray:
         records = np.zeros(len(rows), RECORD)

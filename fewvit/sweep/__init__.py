@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import UnknownName, UsageError
+from ..extraction.shards import Part
 from ..extraction.work import Progress
 from ..files import claimed
 from ..models.spec import Access
@@ -31,7 +32,9 @@ class Request:
     dry_run: bool = False  # print the plan and stop
     jobs: int = 1
     only: str | None = None  # failed or missing: those cells alone
-    shard: tuple[int, int] | None = None  # part and number of parts, from 1
+    shard: Part | None = None  # this part of the cells alone
+    launcher: str = "local"  # where cells run
+    ray_address: str | None = None  # of the cluster; None: the one of this machine, or $RAY_ADDRESS
 
 
 def carry_out(
@@ -43,10 +46,10 @@ def carry_out(
 ) -> Ended | None:
     """Plan, say the plan, and run it: how it ended; None after --dry-run.
 
-    Raises UsageError for a folder that another sweep is at work in, and as `make_plan`.
+    Raises UsageError for a folder that another sweep is at work in, MissingExtra for a launcher that is not installed,
+    and as `make_plan`.
     """
-    if request.jobs > 1 and how.no_cache:
-        raise UsageError("--jobs shares features through the cache", fix="Leave --no-cache away, or --jobs.")
+    _check(request, how)
     shop = Workshop(how, access, notify, progress)
     plan = make_plan(request.config, shop)
     folder = SweepFolder(request.out)
@@ -55,10 +58,26 @@ def carry_out(
         return None
     with _alone(request):
         folder.write_plan(request.config.facts, [one.facts for one in plan.planned])
-        mine = plan.shard(*request.shard) if request.shard is not None else plan
+        mine = plan.shard(request.shard) if request.shard is not None else plan
         store = Store(folder, notify)
         _tell(mine, store, shop, notify, measure=False)
-        return Sweep(mine, store, shop, _launcher(request, shop), notify, request.only).run()
+        return Sweep(mine, store, shop, LAUNCHERS[request.launcher](request, shop), notify, request.only).run()
+
+
+def _check(request: Request, how: How) -> None:
+    """Raise UsageError for requests that do not go together."""
+    if request.launcher not in LAUNCHERS:
+        raise UnknownName("launcher", request.launcher, LAUNCHERS)
+    elsewhere = request.launcher != Request.launcher
+    if request.ray_address is not None and not elsewhere:
+        raise UsageError("--ray-address goes with --launcher ray")
+    if request.jobs > 1 and elsewhere:
+        raise UsageError(
+            f"--jobs goes without --launcher {request.launcher}, whose nodes run as many cells as they can"
+        )
+    for flag in (["--jobs"] if request.jobs > 1 else []) + ([f"--launcher {request.launcher}"] if elsewhere else []):
+        if how.no_cache:
+            raise UsageError(f"{flag} shares features through the cache", fix=f"Leave --no-cache away, or {flag}.")
 
 
 def _tell(plan: Plan, store: Store, shop: Workshop, notify: Callable[[str], None], *, measure: bool) -> None:
@@ -69,8 +88,17 @@ def _tell(plan: Plan, store: Store, shop: Workshop, notify: Callable[[str], None
         notify(line)
 
 
-def _launcher(request: Request, shop: Workshop) -> Launcher:
+def _local(request: Request, shop: Workshop) -> Launcher:
     return Jobs(shop, request.jobs) if request.jobs > 1 else Here(shop)
+
+
+def _ray(request: Request, shop: Workshop) -> Launcher:
+    from .on_ray import OnRay
+
+    return OnRay(shop, request.ray_address)
+
+
+LAUNCHERS: dict[str, Callable[[Request, Workshop], Launcher]] = {"local": _local, "ray": _ray}
 
 
 @contextlib.contextmanager
@@ -81,7 +109,7 @@ def _alone(request: Request) -> Iterator[None]:
     """
     locks = {"sweep": False}  # lock -> whether it is shared
     if request.shard is not None:
-        locks = {"sweep": True, "shard-{}-of-{}".format(*request.shard): False}
+        locks = {"sweep": True, f"shard-{request.shard.number}-of-{request.shard.count}": False}
     request.out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         for lock, shared in locks.items():

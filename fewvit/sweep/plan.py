@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FewvitError, counted
+from ..extraction.shards import Part
 from .cells import Cell
 from .folder import digest_of
 from .methods import evaluation_of, evaluations
@@ -52,11 +53,10 @@ class Plan:
         """All cells."""
         return [one for group in self.groups for one in group.planned]
 
-    def shard(self, number: int, count: int) -> Plan:
-        """Part `number` (from 1) of `count`: cells that follow each other, so that few backbones are in several."""
+    def shard(self, part: Part) -> Plan:
+        """A part of it: cells that follow each other, so that few backbones are in several parts."""
         everything = self.planned
-        start, end = (len(everything) * place // count for place in (number - 1, number))
-        mine = {id(one) for one in everything[start:end]}
+        mine = {id(one) for one in (everything[row] for row in part.rows(len(everything)))}
         groups = [
             dataclasses.replace(group, planned=[one for one in group.planned if id(one) in mine])
             for group in self.groups

@@ -66,6 +66,11 @@ class Outcome:
     stopped: int | None = None  # the signal that ended a training
 
 
+def failed(cell: Cell, error: str, exit_code: int) -> Outcome:
+    """A cell without a result."""
+    return Outcome(cell, None, Details(), "", 0.0, (), error, exit_code)
+
+
 class Workshop:
     """What cells of one process share. Features of the last backbone and data are held, older ones are let go."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,29 @@ def together(device: str) -> Iterator[str]:
         yield device
     finally:
         torch_distributed.destroy_process_group()
+
+
+_PATIENCE = datetime.timedelta(days=30)  # parts of a data set may take very different times: most of one may be cached
+
+
+@contextlib.contextmanager
+def meeting(device: str) -> Iterator[str]:
+    """As `together`, for processes that each work by themselves and meet for `gathered` alone, however late one comes.
+
+    They need no GPU for that.
+    """
+    torch_distributed.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
+    finally:
+        torch_distributed.destroy_process_group()
+
+
+def gathered(value: Any) -> list[Any]:
+    """In the first process the values of all, by their numbers; in the others nothing."""
+    values = [None] * world_size() if rank() == 0 else None
+    torch_distributed.gather_object(value, values)
+    return values or []
 
 
 def wait_for_all() -> None:
