@@ -47,6 +47,19 @@ class Architecture:
     final_norm: str = "norm"  # or fc_norm: a norm over the mean patch token alone (MAE after fine-tuning)
     timm: str = ""  # build this model of timm instead
 
+    @property
+    def parameters(self) -> int | None:
+        """How many numbers are learnt in the trunk; None for a model of timm, which knows itself."""
+        if self.timm:
+            return None
+        d, hidden = self.width, self.hidden or 4 * self.width
+        around = (3 * self.patch**2 + 1) * d + (2 + self.grid**2 + self.registers) * d + 2 * d  # patches, tokens, norm
+        attention = (d + 1) * 3 * d + (d + 1) * d
+        first = 2 * hidden if self.feed_forward == "swiglu" else hidden  # both halves of the gate
+        feed_forward = (d + 1) * first + (hidden + 1) * d
+        scales = 2 * d if self.layer_scale else 0
+        return around + self.depth * (attention + feed_forward + 4 * d + scales)
+
     def check_any_size(self) -> None:
         """Raise UsageError where it cannot read images of any size and proportions."""
         if self.timm:

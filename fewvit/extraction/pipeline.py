@@ -110,8 +110,10 @@ class Pipeline:
             "precision": self.precision,
             "decode": self.decode,
         }
+        count = self.spec.architecture.parameters
         return {
             **shown,
+            **({"parameters": count} if count is not None else {}),
             "preprocess": self.preprocess.to_dict(),
             "decoder": decoder_version(self.decode),
             "weights_sha256": self.spec.weights_sha256,
