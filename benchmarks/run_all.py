@@ -18,6 +18,7 @@ NAMES = (
     "cache",
     "page",
     "report",
+    "sweep",
     "views",
     "episodes",
     "pretrain",
