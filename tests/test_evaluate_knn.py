@@ -303,3 +303,39 @@ def test_votes_are_counted_for_as_many_images_at_a_time_as_their_bytes_hold_and_
         assert score_knn(TRAIN, many, [7], [0.07], device="cpu") == whole
         assert counted == wanted
         counted.clear()
+
+
+# ---- the published number beside the measured one
+
+
+def published(k=20, n_test=50_000, classes=1000, random=False, each=False, known=74.5, given=False):
+    """k and temperature of the rows that have the published number beside them; each must be top-1."""
+    spec = SimpleNamespace(is_random=random, published={"knn": known} if known else {})
+    pipeline = SimpleNamespace(spec=spec, each=each, protocol=SimpleNamespace(published_k=k))
+    inputs = SimpleNamespace(pipeline=None if given else pipeline, train=SimpleNamespace(classes=range(classes)))
+    rows = [
+        {"k": k, "temperature": t, "metric": metric, "n_test": n_test, "value": {10: 70.0, 20: 71.0, 100: 72.0}[k] - t}
+        for t in (0.07, 0.1)
+        for k in (10, 20, 100)
+        for metric in ("top1", "top5")
+    ]
+    found = list(knn._with_published(rows, inputs))
+    assert [{name: value for name, value in row.items() if name != "published"} for row in found] == rows
+    shown = [row for row in found if "published" in row]
+    assert all((row["metric"], row["published"]) == ("top1", known) for row in shown)
+    return [(row["k"], row["temperature"]) for row in shown]
+
+
+def test_the_published_number_stands_at_its_own_k_or_at_the_best_where_none_is_said():
+    assert published() == [(20, 0.07)]
+    assert published(k=0) == [(100, 0.07)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *({"n_test": 49_999}, {"classes": 999}, {"random": True}, {"each": True}, {"known": None}, {"given": True}),
+    ],
+)
+def test_on_other_data_or_weights_no_number_is_published(other):
+    assert published(**other) == []
