@@ -12,7 +12,10 @@ app = single()
 
 @command(app, out=RESULT)
 def demo(place: Place, output: Output) -> None:
-    """A guided tour on built-in images: offline, in about a minute; it prints the path of a page."""
+    """A guided tour on built-in images: offline, in about a minute.
+
+    k-NN, low-shot, a bundle, an index of images, and a page, whose path is printed.
+    """
     screen = Screen(output)
     from fewvit.backbones import OFFLINE
 

@@ -64,7 +64,10 @@ def sweep(
         ),
     ] = None,
 ) -> None:
-    """Evaluate many backbones on many data sets by many methods; --out DIR keeps every cell and goes on."""
+    """Evaluate many backbones on many data sets by many methods, resumable.
+
+    --out DIR keeps each cell when it is measured: the same command goes on from there.
+    """
     import dataclasses
 
     screen = Screen(dataclasses.replace(output, out=None))
