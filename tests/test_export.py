@@ -171,7 +171,7 @@ def test_a_published_backbone_has_its_authors_metadata(fewvit_, official, tmp_pa
     assert (meta["embed_dim"], meta["memory_usage_mb"], meta["release_date"]) == (384, 83, "2021-04-29")
     assert (meta["license"], meta["open_weights"]) == ("apache-2.0", True)
     assert meta["public_training_code"] == meta["reference"] == "https://github.com/facebookresearch/dino"
-    assert meta["training_datasets"] == set(SEEN["ImageNet-1k"])
+    assert meta["training_datasets"] == set(SEEN["imagenet-1k"])
     assert "Emerging Properties" in meta["citation"]
     assert json.loads(out)["rows"][0]["trained_on"] == "ImageNet-1k"
     assert "fill in" not in err
@@ -202,7 +202,7 @@ def test_a_licence_that_forbids_commerce_is_said(fewvit_, official, tmp_path):
     assert found["BACKBONE"]["protocol"] == "msn/1"
     meta = found["META"]
     assert (meta["license"], meta["name"], meta["embed_dim"]) == ("cc-by-nc-4.0", "facebookresearch/msn_vits16", 384)
-    assert (meta["release_date"], meta["training_datasets"]) == ("2022-04-14", set(SEEN["ImageNet-1k"]))
+    assert (meta["release_date"], meta["training_datasets"]) == ("2022-04-14", set(SEEN["imagenet-1k"]))
 
 
 def test_what_is_not_known_is_left_open_and_told(fewvit_, tmp_path):
