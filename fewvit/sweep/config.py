@@ -84,7 +84,8 @@ def settled(given: Mapping[str, Any], flags: Mapping[str, Any]) -> SweepConfig:
         for protocol in protocols
     ]
     data = each("data", _data)
-    methods: list[MethodSetting] = [one for found in each("methods", _methods) for one in found]
+    few = any(values[key].value for key in ("shots", "percent", "subsets") if key in values)
+    methods: list[MethodSetting] = [one for found in each("methods", lambda item: _methods(item, few)) for one in found]
     counts = (("trials", 1), ("episodes", 1), ("seed", 0))
     config = SweepConfig(
         tuple(dict.fromkeys(backbones)),
@@ -166,14 +167,14 @@ def _data(item: Any) -> DataSetting:
     return setting
 
 
-def _methods(item: Any) -> list[MethodSetting]:
+def _methods(item: Any, few: bool) -> list[MethodSetting]:
     if isinstance(item, Mapping):
         values = dict(item)
         if not isinstance(values.get("name"), str):
             raise UsageError(f"{item!r} has no name")
         label = _single_text(values.pop("label", ""))
         return methods_named(values.pop("name"), values, label)
-    return methods_named(_single_text(item), {}, "")
+    return methods_named(_single_text(item), {}, "", few=few)
 
 
 def _table(item: Any, main: str, known: Sequence[str]) -> dict[str, Any]:

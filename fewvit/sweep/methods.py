@@ -37,10 +37,11 @@ def evaluation_of(cell: Cell) -> Evaluation:
     return evaluations()[cell.method.evaluation]
 
 
-def methods_named(text: str, options: Mapping[str, Any], label: str) -> list[MethodSetting]:
+def methods_named(text: str, options: Mapping[str, Any], label: str, *, few: bool = False) -> list[MethodSetting]:
     """What a name of `methods` means: an evaluation's defaults, `EVALUATION.NAME`, or a name that one of them has.
 
-    Raises UnknownName, and UsageError for a name that several have, or options of several methods.
+    `few`: a few labels are asked for. Raises UnknownName, and UsageError for a name that several have, or options of
+    several methods.
     """
     known = evaluations()
     name = text.strip().replace("-", "_")
@@ -53,6 +54,8 @@ def methods_named(text: str, options: Mapping[str, Any], label: str) -> list[Met
         found = [MethodSetting(first, second, options, label, _is_plain(first, second))]
     elif first in known:
         found = [MethodSetting(first, one, options, label, _is_plain(first, one)) for one in known[first].defaults]
+        if few and known[first].beside and not (options or label):
+            found += methods_named(known[first].beside, options, label)
     else:
         having = [one for one, evaluation in known.items() if first in evaluation.methods()]
         if not having:

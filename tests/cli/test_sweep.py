@@ -43,7 +43,7 @@ def features(files) -> dict[str, Path]:
 
 @pytest.fixture
 def small(features, tmp_path) -> Path:
-    """Features, three methods, two numbers of shots: five cells that need no backbone."""
+    """Features, three methods, two numbers of shots: seven cells that need no backbone."""
     return toml(
         tmp_path / "s.toml", data=[features], methods=["knn", "centroid", "logistic"], shots=[1, 3], trials=2, seed=7
     )
@@ -120,18 +120,18 @@ def test_a_finished_sweep_touches_nothing_and_says_the_same(fewvit, small, tmp_p
     code, first, _ = result(fewvit, "sweep", small, "--out", out)
     before = cells(out), (out / "sweep.json").stat().st_mtime_ns
     assert code == 0
-    assert len(before[0]) == 5
+    assert len(before[0]) == 7
     code, again, err = result(fewvit, "sweep", small, "--out", out)
     assert code == 0
     assert again["rows"] == first["rows"]
     assert (cells(out), (out / "sweep.json").stat().st_mtime_ns) == before
-    assert "5 cells: 0 backbones, 1 data set, 3 methods; 5 finished" in err
+    assert "7 cells: 0 backbones, 1 data set, 4 methods; 7 finished" in err
 
 
 def test_a_plan_alone_computes_nothing(fewvit, small, tmp_path):
     code, out, err = fewvit("sweep", small, "--out", tmp_path / "sweep", "--dry-run")
     assert (code, out) == (0, "")
-    assert "5 cells: 0 backbones, 1 data set, 3 methods; 0 finished" in err
+    assert "7 cells: 0 backbones, 1 data set, 4 methods; 0 finished" in err
     assert not (tmp_path / "sweep").exists()
 
 
@@ -142,7 +142,7 @@ def test_a_longer_sweep_measures_what_is_new(fewvit, small, tmp_path):
     code, found, err = result(fewvit, "sweep", small, "--out", out, "--shots", "1,2,3")
     assert code == 0, err
     assert {name: time for name, time in cells(out).items() if name in before} == before
-    assert len(cells(out)) == 7
+    assert len(cells(out)) == 10
     assert [row["shots"] for row in found["rows"] if row["method"] == "centroid" and row["metric"] == "ece"] == [
         shots for shots in (1, 2, 3) for _ in (0, 1, "mean")
     ]
@@ -166,7 +166,7 @@ def test_parts_together_are_the_whole(fewvit, small, tmp_path):
         code, found, err = result(fewvit, "sweep", small, "--out", tmp_path / "parts", "--shard", f"{number}/3")
         assert code == 0, err
         parts.append(len(found["rows"]))
-    assert len(cells(tmp_path / "parts")) == 5
+    assert len(cells(tmp_path / "parts")) == 7
     assert cells(tmp_path / "parts").keys() == cells(tmp_path / "whole").keys()
     before = cells(tmp_path / "parts")
     code, out, _ = fewvit("sweep", small, "--out", tmp_path / "parts", "--format", "csv")
@@ -176,7 +176,9 @@ def test_parts_together_are_the_whole(fewvit, small, tmp_path):
 
 
 def test_one_failed_cell_stops_no_other_and_ends_in_its_exit_code(fewvit, features, tmp_path):
-    config = toml(tmp_path / "s.toml", data=[features], methods=["centroid", "knn"], shots=[2, 12], trials=2)
+    config = toml(
+        tmp_path / "s.toml", data=[features], methods=["centroid", {"name": "knn", "k": 3}], shots=[2, 12], trials=2
+    )
     code, found, err = result(fewvit, "sweep", config, "--out", tmp_path / "sweep")
     assert code == 3
     assert "failed: features · train.npz and " in err
@@ -257,7 +259,7 @@ def test_a_copied_sweep_goes_on_where_its_data_lie_now(fewvit, small, features, 
     code, _, err = fewvit("sweep", config, "--out", other / "sweep")
     assert code == 0, err
     assert cells(other / "sweep") == before
-    assert "5 finished" in err
+    assert "7 finished" in err
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 1.1])

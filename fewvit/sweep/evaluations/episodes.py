@@ -25,6 +25,7 @@ class EpisodesEvaluation:
 
     task = ""
     defaults = ("centroid",)
+    beside = ""
 
     @staticmethod
     def methods() -> Sequence[str]:

@@ -51,6 +51,10 @@ class Evaluation(Protocol):
     def defaults(self) -> Sequence[str]:
         """The methods that its name alone stands for."""
 
+    @property
+    def beside(self) -> str:
+        """Another method that its name alone also stands for where a few labels are asked for; empty: none."""
+
     def methods(self) -> Sequence[str]:
         """The methods that it can be asked for."""
 

@@ -25,6 +25,7 @@ class FinetuneEvaluation:
 
     task = "lowshot"
     defaults = ("lora",)
+    beside = ""
 
     @staticmethod
     def methods() -> Sequence[str]:

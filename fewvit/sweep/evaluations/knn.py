@@ -23,6 +23,7 @@ class KNNEvaluation:
 
     task = ""
     defaults = ("knn",)
+    beside = "lowshot.knn"
 
     @staticmethod
     def methods() -> Sequence[str]:

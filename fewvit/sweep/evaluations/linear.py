@@ -26,6 +26,7 @@ class LinearEvaluation:
 
     task = "linear"
     defaults = ("linear",)
+    beside = ""
 
     @staticmethod
     def methods() -> Sequence[str]:

@@ -26,6 +26,7 @@ class LowShotEvaluation:
 
     task = "lowshot"
     defaults = CLASSIFIERS
+    beside = ""
 
     @staticmethod
     def methods() -> Sequence[str]:

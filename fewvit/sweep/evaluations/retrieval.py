@@ -25,6 +25,7 @@ class RetrievalEvaluation:
 
     task = ""
     defaults = ("retrieval",)
+    beside = ""
 
     @staticmethod
     def methods() -> Sequence[str]:
