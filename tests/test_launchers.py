@@ -71,7 +71,7 @@ def test_the_parts_of_a_sweep_are_the_undisturbed_table_in_whatever_order_they_r
     assert [row for number in (1, 2, 3, 4) for row in rows_of(parts[number])] == rows_of(undisturbed)
     code, whole, err = sweep("parts")
     assert (code, whole) == (0, undisturbed)
-    assert "7 finished" in err
+    assert "9 finished" in err
 
 
 def test_what_a_launcher_does_not_take_is_a_usage_error(sweep):

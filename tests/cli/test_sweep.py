@@ -288,15 +288,6 @@ def test_two_sweeps_in_one_folder_are_refused_unless_each_is_a_part(fewvit, smal
         assert fewvit("sweep", small, "--out", out, "--shard", "2/2")[0] == 0
 
 
-def test_processes_give_the_table_of_one(fewvit, small, tmp_path, monkeypatch):
-    monkeypatch.setenv("FEWVIT_CACHE_DIR", str(tmp_path / "cache"))
-    _, one, _ = fewvit("sweep", small, "--out", tmp_path / "one", "--format", "csv")
-    code, two, err = fewvit("sweep", small, "--out", tmp_path / "two", "--jobs", 2, "--format", "csv")
-    assert code == 0, err
-    assert two == one
-    assert cells(tmp_path / "two").keys() == cells(tmp_path / "one").keys()
-
-
 def test_a_backbone_that_cannot_be_had_fails_its_cells_alone(fewvit, tmp_path, monkeypatch):
     monkeypatch.setenv("FEWVIT_CACHE_DIR", str(tmp_path / "cache"))
     data = tmp_path / "data"
