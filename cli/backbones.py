@@ -37,7 +37,7 @@ def info(output: Output, name: Annotated[str, typer.Argument(help="A variant, or
     from fewvit.extraction.describe import readable, run_facts, variant_facts
     from fewvit.models.resolve import is_path
 
-    facts = run_facts(Path(name)) if is_path(name) and not name.startswith("hf:") else variant_facts(name)
+    facts = run_facts(Path(name)) if is_path(name) else variant_facts(name)
     Screen(output).facts("backbones", facts if output.format == "json" else readable(facts))
 
 

@@ -24,10 +24,10 @@ def names_of(model: Model) -> list[str]:
     names = [name for name in (QUICK if model.backbone is None else model.backbone).split(",") if name]
     if not names:
         raise UsageError("--backbone names no backbone")
-    from fewvit.models.resolve import is_path
+    from fewvit.models.resolve import is_variant
 
     for name in names:
-        if not is_path(name) and not name.startswith(("timm:", "hf:")):
+        if is_variant(name):
             from fewvit.backbones import find_variant
 
             find_variant(name)

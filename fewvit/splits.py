@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import DataError, UsageError, counted, printable
+from .metrics import mean_and_interval
 from .seeds import generator
 
 BLOCK = 5  # images per class and trial that are set aside, so that 1, 2 and 5 shots of one trial are nested
@@ -201,3 +202,13 @@ def _place_in_class(labels: np.ndarray) -> np.ndarray:
     place = np.empty(len(labels), np.int64)
     place[by_class] = np.arange(len(labels)) - starts
     return place
+
+
+def mean_of_draws(values: Sequence[float], splits: Sequence[Split]) -> dict[str, float | list[float]]:
+    """`value`, the mean over trials, and of two or more `std` and `ci95`, as `mean_and_interval`.
+
+    One draw, repeated, says nothing of others: then there is the mean alone.
+    """
+    summary = mean_and_interval(values)
+    mean = summary.pop("mean")
+    return {"value": mean, **({} if identical(splits) else summary)}

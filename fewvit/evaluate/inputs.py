@@ -39,7 +39,7 @@ class Backbones:
         """How the first backbone's features are made again: it as it was asked for, every request spelled out."""
         name, weights = self.names[0], self.weights
         return Recipe(
-            backbone=os.path.abspath(name) if is_path(name) and not name.startswith(("timm:", "hf:")) else name,
+            backbone=os.path.abspath(name) if is_path(name) else name,
             weights=os.path.abspath(weights) if weights not in (None, "random") else weights,
             checkpoint_key=self.checkpoint_key,
             family=self.family,

@@ -12,11 +12,11 @@ from ..backbones import IMAGENET, KS, TEMPERATURE
 from ..errors import UsageError, counted
 from ..features import FeatureSet, require_one_backbone, warn_of_shared_rows
 from ..labels import align, labelled, require_classes
-from ..metrics import mean_and_interval, rank_of_target, top_k_accuracy
+from ..metrics import rank_of_target, top_k_accuracy
 from ..neighbors import Bank, Neighbors
 from ..results import Facts, Row
 from ..sources import Given, Sources
-from ..splits import Split, dependence, dinov2_subset, identical
+from ..splits import Split, dependence, dinov2_subset, mean_of_draws
 from ..vote import check_temperature, votes_at
 from .details import Details, Keep, both, keep_nothing
 from .explain.explanation import explain_knn
@@ -167,10 +167,8 @@ def _few_shot_rows(
                         "value": getattr(score, metric),
                     }
         for (k, temperature, metric), sample in values.items():
-            summary = mean_and_interval(sample)
-            mean = {"trial": "mean", "value": summary.pop("mean")}
-            spread = {} if identical(splits) else summary  # one draw, repeated, says nothing of others
-            yield {**_few(k, temperature, n, metric, len(bank), len(test)), **mean, **spread}
+            mean = mean_of_draws(sample, splits)
+            yield {**_few(k, temperature, n, metric, len(bank), len(test)), "trial": "mean", **mean}
 
 
 def _few(k: int, temperature: float, shots: int, metric: str, n_train: int, n_test: int) -> Row:

@@ -15,10 +15,9 @@ from ..classifiers import traits_of
 from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, warn_of_shared_rows
 from ..labels import labelled, require_classes
-from ..metrics import mean_and_interval
 from ..results import Facts, Row
 from ..sources import Given
-from ..splits import dependence, identical
+from ..splits import dependence, mean_of_draws
 from .details import Details, Keep, keep_nothing
 from .explain.explanation import explain_lowshot
 from .explain.subject import subject_of
@@ -167,11 +166,8 @@ def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[Row]:
     for name in metrics[0]:
         for cell, values in zip(cells, metrics, strict=True):
             yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name]}
-        summary = mean_and_interval([values[name] for values in metrics])
-        mean = summary.pop("mean")
-        # one draw, repeated, says nothing of others
-        spread = {} if identical([cell.split for cell in cells]) else summary
-        yield {**_columns(cells[0], test), "trial": "mean", "metric": name, "value": mean, **spread}
+        mean = mean_of_draws([values[name] for values in metrics], [cell.split for cell in cells])
+        yield {**_columns(cells[0], test), "trial": "mean", "metric": name, **mean}
 
 
 def _columns(cell: Cell, test: FeatureSet) -> Row:

@@ -13,10 +13,9 @@ import numpy as np
 from ..errors import DataError, UnknownName, UsageError, counted
 from ..features import FeatureSet, warn_of_shared_rows
 from ..labels import labelled, require_classes
-from ..metrics import mean_and_interval
 from ..results import Facts, Row
 from ..sources import Given, Sources
-from ..splits import Split, dependence, identical, mieb_draws
+from ..splits import Split, dependence, mean_of_draws, mieb_draws
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 from .mieb_probe import Probe, convergence_gap, fit_probes
 from .mieb_unsupervised import clustering_scores, retrieval_scores
@@ -144,10 +143,7 @@ def _probe_rows(probes: Sequence[Probe], n_test: int) -> Iterator[Row]:
         values = [probe.scores[name] for probe in probes]
         for split, value in zip(splits, values, strict=True):
             yield {**shared, "trial": split.trial, "metric": name, "value": value}
-        summary = mean_and_interval(values)
-        mean = summary.pop("mean")
-        spread = {} if identical(splits) else summary
-        yield {**shared, "trial": "mean", "metric": name, "value": mean, **spread}
+        yield {**shared, "trial": "mean", "metric": name, **mean_of_draws(values, splits)}
 
 
 def _rows(method: str, scores: Mapping[str, float], columns: Row) -> Iterator[Row]:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from ..digests import DigestMemory
 
 
+_REGISTRIES = ("timm:", "hf:")  # whose names are looked up elsewhere
+
+
 def resolve(
     name: str,
     access: Access,
@@ -79,9 +82,16 @@ def is_path(name: str) -> bool:
     """Whether a backbone is given as a file or run folder rather than by name; a variant's name is one even where a
     file is called so too.
     """
+    if name.startswith(_REGISTRIES):
+        return False
     if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")):
         return True
     return (Path(name).is_file() or (Path(name) / "manifest.json").is_file()) and name not in variants()
+
+
+def is_variant(name: str) -> bool:
+    """Whether a backbone is given by a name that the families must know: neither a path nor in another registry."""
+    return not name.startswith(_REGISTRIES) and not is_path(name)
 
 
 def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: bool, seed: int) -> BackboneSpec:
@@ -144,7 +154,7 @@ def origin_of(
 
     As JSON; `_base_of` reads it.
     """
-    file = is_path(name) and not name.startswith(("timm:", "hf:"))
+    file = is_path(name)
     return {
         "name": os.path.abspath(name) if file else name,
         "weights": os.path.abspath(weights) if weights not in (None, "random") else weights,

@@ -15,7 +15,7 @@ from ..backbones import find_variant
 from ..errors import DataError, FewvitError, UnknownName, UsageError
 from ..extraction.protocols import find_protocol
 from ..files import sha256_of
-from ..models.resolve import is_path
+from ..models.resolve import is_path, is_variant
 from .methods import methods_named
 from .settings import BackboneSetting, DataSetting, MethodSetting, SubsetFile, SweepConfig
 
@@ -148,9 +148,9 @@ def _once(methods: Sequence[MethodSetting]) -> tuple[MethodSetting, ...]:
 def _backbone(item: Any, common: Mapping[str, str]) -> BackboneSetting:
     values = _table(item, "name", _BACKBONE)
     name = str(values["name"])
-    if not is_path(name) and not name.startswith(("timm:", "hf:")):
+    if is_variant(name):
         find_variant(name)
-    elif is_path(name) and not name.startswith(("timm:", "hf:")) and not Path(name).exists():
+    elif is_path(name) and not Path(name).exists():
         raise DataError("no such file or run", file=name)
     texts = {key: _single_text(value) for key, value in values.items() if key != "name"}
     if "protocol" in texts:

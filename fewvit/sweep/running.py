@@ -151,21 +151,20 @@ class Sweep:
             self._say(note)
         if outcome.stopped is not None:
             raise Stopped(outcome.stopped)
+        self._passed += 1
         if outcome.result is None:
             self._fail(planned, outcome.error, outcome.exit_code)
-        else:
-            self._store.keep(planned, outcome)
-            shutil.rmtree(self._runs(planned), ignore_errors=True)
-            self._seconds.append(outcome.seconds)
-        self._passed += 1
-        if outcome.result is not None:
-            self._notify(self._line(planned, outcome))
+            return
+        self._store.keep(planned, outcome)
+        shutil.rmtree(self._runs(planned), ignore_errors=True)
+        self._seconds.append(outcome.seconds)
+        self._notify(self._line(planned, outcome.seconds, outcome.result.rows))
 
-    def _line(self, planned: Planned, outcome: Outcome) -> str:
+    def _line(self, planned: Planned, seconds: float, rows: Sequence[Mapping[str, Any]]) -> str:
         left = self._ended.planned - self._passed
         ahead = f"; {left} left, about {_duration(left * sum(self._seconds) / len(self._seconds))}" if left else ""
-        found = _headline(outcome.result.rows) if outcome.result is not None else ""
-        return f"[{self._passed}/{self._ended.planned}] {planned.cell.shown}: {found} ({outcome.seconds:.2f} s){ahead}"
+        done = f"[{self._passed}/{self._ended.planned}] {planned.cell.shown}: {_headline(rows)}"
+        return f"{done} ({seconds:.2f} s){ahead}"
 
     def _fail(self, planned: Planned, error: str, exit_code: int) -> None:
         self._ended.failed.append((planned.cell.shown, error, exit_code))

@@ -69,9 +69,10 @@ class BackboneSetting:
     @property
     def absolute(self) -> BackboneSetting:
         """The same wherever the command is given from."""
-        is_file = is_path(self.name) and not self.name.startswith(("timm:", "hf:"))
         weights = self.weights if self.weights in (None, "random") else os.path.abspath(str(self.weights))
-        return dataclasses.replace(self, name=os.path.abspath(self.name) if is_file else self.name, weights=weights)
+        return dataclasses.replace(
+            self, name=os.path.abspath(self.name) if is_path(self.name) else self.name, weights=weights
+        )
 
 
 @dataclass(frozen=True)

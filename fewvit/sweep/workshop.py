@@ -20,7 +20,7 @@ from ..errors import FewvitError, from_os_error
 from ..evaluate.details import Details
 from ..evaluate.inputs import Backbones, FeatureReader, Inputs
 from ..extraction.cache import Cache
-from ..extraction.pipeline import FeatureOptions, Pipeline, settle
+from ..extraction.pipeline import Pipeline, settle
 from ..extraction.work import Progress, Work
 from ..models.spec import Access
 from ..results import Result, Row
@@ -139,7 +139,7 @@ class Workshop:
             text, code = _told(error)
             return Outcome(cell, None, Details(), contents, 0.0, notes, text, code)
         seconds = time.perf_counter() - began - (reader.seconds - made)
-        return Outcome(cell, _labelled(cell, result, reader), details, contents, round(seconds, 4), notes)
+        return Outcome(cell, _labelled(cell, result), details, contents, round(seconds, 4), notes)
 
 
 class SharedReader(FeatureReader):
@@ -157,8 +157,7 @@ class SharedReader(FeatureReader):
             asked=backbone is not None,
         )
         work = Work(how.batch_size, how.workers, how.max_bad, how.max_pixels, shop.progress)
-        options = setting.options(how.device) if backbone is not None else FeatureOptions(device=how.device)
-        super().__init__(backbones, options, None, work, notify=self._tell)
+        super().__init__(backbones, setting.options(how.device), None, work, notify=self._tell)
         self.extractor = dataclasses.replace(self.extractor, cache=shop.cache, memory=shop.memory)
         self.listener: Notify = shop.notify
         self.seconds = 0.0  # that the making of features took so far
@@ -224,7 +223,7 @@ def _told(error: Exception) -> tuple[str, int]:
     return f"internal error: {type(error).__name__}: {first}; please report it, with the command", 1
 
 
-def _labelled(cell: Cell, result: Result, reader: SharedReader) -> Result:
+def _labelled(cell: Cell, result: Result) -> Result:
     """The result under the names that the sweep gives backbone, data and method."""
     names: Row = {"backbone": cell.backbone.shown} if cell.backbone is not None else {}
     if cell.data.label:

@@ -10,12 +10,12 @@ from ...errors import UsageError
 from ...evaluate.details import Details
 from ...evaluate.episodes import EpisodeOptions, check_options, run_episodes
 from ...evaluate.inputs import FeatureReader
-from ...options import Setting, settings_for
+from ...options import settings_for
 from ...results import Result
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
 from .collected import Collected
-from .evaluation import Surroundings
+from .evaluation import Surroundings, set_words, settings_given
 
 _DRAWN = ("ways", "queries")  # options that say what an episode is; the others are the classifier's
 
@@ -52,7 +52,7 @@ class EpisodesEvaluation:
     def command(cell: Cell) -> str:
         """fewvit episodes --classifier … --shots … --episodes …, of the test side"""
         options, scope = cell.method.options, cell.scope
-        given = [word for one in _given(cell.method) for word in ("--set", f"{one.name}={one.value}")]
+        given = set_words(settings_given(cell.method, _DRAWN))
         drawn = [word for name in _DRAWN if name in options for word in ("--" + name, str(options[name]))]
         own = ("--classifier", cell.method.name.replace("_", "-"), *given, *drawn)
         much = ("--shots", str(scope.shots), "--episodes", str(scope.episodes))
@@ -73,9 +73,5 @@ def _options(method: MethodSetting, shots: int, episodes: int, seed: int) -> Epi
         if not isinstance(value, int) or isinstance(value, bool):
             raise UsageError(f"{name} = {value!r} is not a whole number")
     drawn: dict[str, Any] = {name: method.options[name] for name in _DRAWN if name in method.options}
-    settings = settings_for("classifiers", [method.name], _given(method))
+    settings = settings_for("classifiers", [method.name], settings_given(method, _DRAWN))
     return EpisodeOptions(shots=(shots,), episodes=episodes, settings=settings, seed=seed, **drawn)
-
-
-def _given(method: MethodSetting) -> list[Setting]:
-    return [Setting("", name, str(value)) for name, value in method.options.items() if name not in _DRAWN]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from ...datasets import Listing
 from ...errors import UnknownName, UsageError
 from ...evaluate.details import Details
 from ...evaluate.inputs import FeatureReader
+from ...options import Setting
 from ...results import Result
 from ...sources import Given
 from ..cells import Cell, Scope
@@ -80,6 +81,19 @@ def chosen(method: MethodSetting, known: Sequence[str], taken: Callable[[str, An
         if name not in known:
             raise UnknownName(f"option of {method.shown}", name, known)
     return {name: taken(name, value) for name, value in method.options.items()}
+
+
+def settings_given(method: MethodSetting, but: Collection[str] = ()) -> list[Setting]:
+    """The options of a method as --set has them, without those that are flags of their own."""
+    words = {
+        name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in method.options.items()
+    }
+    return [Setting("", name, word) for name, word in words.items() if name not in but]
+
+
+def set_words(settings: Iterable[Setting]) -> list[str]:
+    """What a command line says of them."""
+    return [word for one in settings for word in ("--set", f"{one.name}={one.value}")]
 
 
 def numbers_of(name: str, value: Any) -> list[float]:

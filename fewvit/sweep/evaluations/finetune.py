@@ -10,12 +10,11 @@ from ...evaluate.inputs import FeatureReader
 from ...finetune import Audience, BackboneRequest, FineTuningRequest, NetworkEffort, check_request, run_finetune
 from ...finetune.modes import MODES
 from ...metrics import mean_and_interval
-from ...options import Setting
 from ...results import Facts, Result, Row
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
 from .collected import Collected
-from .evaluation import Stopped, Surroundings
+from .evaluation import Stopped, Surroundings, settings_given
 
 _FLAGS = ("epochs", "batch_size", "precision", "accumulate")
 
@@ -104,7 +103,7 @@ def _request(
     setting = cell.backbone if cell is not None else None
     given = around.given if around is not None else None
     values: dict[str, Any] = {name: value for name, value in method.options.items() if name in _FLAGS}
-    settings = [Setting("", name, str(value)) for name, value in method.options.items() if name not in _FLAGS]
+    settings = settings_given(method, _FLAGS)
     backbone = BackboneRequest("dino_vits16")
     if setting is not None:
         backbone = BackboneRequest(setting.name, setting.weights, setting.checkpoint_key, setting.family, seed)

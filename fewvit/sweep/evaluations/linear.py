@@ -10,13 +10,12 @@ from ...evaluate.details import Details
 from ...evaluate.inputs import FeatureReader
 from ...linear import LinearProbeRequest, run_linear
 from ...linear.request import check_request
-from ...options import Setting
 from ...results import Result
 from ...runs.request import Audience, Effort
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
 from .collected import Collected
-from .evaluation import Stopped, Surroundings, listed, numbers_of
+from .evaluation import Stopped, Surroundings, listed, numbers_of, settings_given
 
 _FLAGS = ("epochs", "batch_size", "lr", "augment", "select_on")
 
@@ -80,7 +79,7 @@ class LinearEvaluation:
 def _request(method: MethodSetting, protocol: str | None, seed: int) -> LinearProbeRequest:
     values: dict[str, Any] = {name: value for name, value in method.options.items() if name in _FLAGS}
     rates = numbers_of("lr", values.pop("lr")) if "lr" in values else ()
-    settings = [Setting("", name, str(value)) for name, value in method.options.items() if name not in _FLAGS]
+    settings = settings_given(method, _FLAGS)
     for name in ("epochs", "batch_size"):
         if name in values and (not isinstance(values[name], int) or isinstance(values[name], bool)):
             raise UsageError(f"{name} = {values[name]!r} is not a whole number")

@@ -11,12 +11,12 @@ from ...evaluate.details import Details
 from ...evaluate.inputs import FeatureReader
 from ...evaluate.lowshot import run_lowshot
 from ...evaluate.lowshot_options import CLASSIFIERS, LowShotOptions
-from ...options import Setting, settings_for
+from ...options import settings_for
 from ...results import Result
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
 from .collected import Collected
-from .evaluation import Surroundings
+from .evaluation import Surroundings, set_words, settings_given
 
 _LAST_BLOCK = "last_block"
 
@@ -37,7 +37,7 @@ class LowShotEvaluation:
     def check(method: MethodSetting) -> None:
         """The classifier's own options."""
         if method.name != _LAST_BLOCK:
-            settings_for("classifiers", [method.name], _given(method))
+            settings_for("classifiers", [method.name], settings_given(method))
 
     @staticmethod
     def scopes(config: SweepConfig) -> Iterator[Scope]:
@@ -60,7 +60,7 @@ class LowShotEvaluation:
     @staticmethod
     def command(cell: Cell) -> str:
         """fewvit lowshot --classifier … --shots … --trials …"""
-        given = [word for one in _given(cell.method) for word in ("--set", f"{one.name}={one.value}")]
+        given = set_words(settings_given(cell.method))
         classifier = ("--classifier", cell.method.name.replace("_", "-"))
         return cell.spelled("lowshot", *classifier, *given, *_amount(cell.scope))
 
@@ -74,7 +74,7 @@ class LowShotEvaluation:
             percents=(scope.percent,) if scope.percent is not None else (),
             trials=scope.trials or 1,
             subsets=[one.path for one in scope.subsets],
-            settings={} if is_last_block else settings_for("classifiers", [method.name], _given(method)),
+            settings={} if is_last_block else settings_for("classifiers", [method.name], settings_given(method)),
             protocol=reader.options.protocol or "",
             device=reader.options.device,
             seed=cell.seed,
@@ -83,7 +83,7 @@ class LowShotEvaluation:
         if is_last_block:
             from ...finetune.last_block import last_blocks
 
-            tuner_of = functools.partial(last_blocks, settings=_given(method), reader=reader, seed=cell.seed)
+            tuner_of = functools.partial(last_blocks, settings=settings_given(method), reader=reader, seed=cell.seed)
         kept = Collected()
         rows, facts = run_lowshot(reader, around.given, options, around.notify, kept.skipped, tuner_of, kept.keep)
         return Result("lowshot", rows, facts), kept.details
@@ -95,12 +95,3 @@ def _amount(scope: Scope) -> list[str]:
         return [word for one in scope.subsets for word in ("--subset", one.path)]
     much = ["--shots", str(scope.shots)] if scope.shots is not None else ["--percent", f"{scope.percent:g}"]
     return [*much, "--trials", str(scope.trials)]
-
-
-def _given(method: MethodSetting) -> list[Setting]:
-    return [Setting("", name, _word(value)) for name, value in method.options.items()]
-
-
-def _word(value: object) -> str:
-    """A value of TOML as --set has it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
