@@ -107,7 +107,7 @@ def recipe_reader(
     from fewvit.extraction.cache import default_cache_dir
 
     recipe = recipe.located(weights, place.cache_dir or default_cache_dir())
-    asked = recipe.options
+    asked, default = recipe.options, Features()
     return reader(
         Model(recipe.backbone, recipe.weights),
         Layout(recipe.checkpoint_key, recipe.family),
@@ -118,8 +118,8 @@ def recipe_reader(
             features.pool or asked.pool,
             features.layers or asked.layers,
             features.img_size or asked.img_size,
-            asked.precision,
-            asked.decode,
+            _other_than(default.precision, features.precision, asked.precision),
+            _other_than(default.decode, features.decode, asked.decode),
             features.device,
         ),
         dataclasses.replace(work, seed=recipe.seed),
@@ -127,6 +127,11 @@ def recipe_reader(
         max_bad=max_bad,
         reading=asked.reading,
     )
+
+
+def _other_than(default: str, given: str, recorded: str) -> str:
+    """What was given, if it is not the flag's default; else what the recipe says."""
+    return recorded if given == default else given
 
 
 def listing(listed: Listed) -> Listing:

@@ -61,7 +61,8 @@ def replacing(
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new folder that becomes `path` when the block ends without an error, and vanishes otherwise.
 
-    A folder that is there is replaced: for a moment there is none. Raises ResourceError when the disk is full.
+    A folder that is there is replaced: for a moment there is none, and it comes back where the new one can't take its
+    place. Raises ResourceError when the disk is full.
     """
     target = Path(path)
     temporary, old = (target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.{end}") for end in ("tmp", "old"))
@@ -79,6 +80,8 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             error.filename = str(target)  # not the temporary name
         raise from_os_error(error, f"writing {target.name}") from error
     finally:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
         for folder in (temporary, old):
             shutil.rmtree(folder, ignore_errors=True)
 

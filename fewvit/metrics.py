@@ -33,6 +33,15 @@ def top_k_accuracy(rank: np.ndarray, k: int) -> float:
     return 100.0 * float(np.count_nonzero(rank < k)) / len(rank)
 
 
+def average_precision_at(relevant: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """Sum over a row's relevant ranks of the precision there, by the row's denominator: (Q,) of `relevant` (Q, k) bool.
+
+    With min(positives, k) as denominators (Q,) it is AP@k. A denominator of 0 gives 0.
+    """
+    precision = np.cumsum(relevant, axis=1) / np.arange(1, relevant.shape[1] + 1)  # (Q, k)
+    return np.where(relevant, precision, 0.0).sum(axis=1) / np.maximum(denominators, 1)
+
+
 def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float]]:
     """`mean` over trials, in percent; with two or more also `std` (ddof 1) and `ci95`, Student's t interval of the mean
     within 0 and 100.

@@ -11,6 +11,7 @@ package.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from pathlib import Path
@@ -21,7 +22,13 @@ from .errors import UnknownName
 
 def names(kind: str) -> list[str]:
     """The plug-ins of a kind, sorted; a file whose name starts with an underscore is none."""
-    return sorted(path.stem for path in (Path(__file__).parent / kind).glob("*.py") if not path.stem.startswith("_"))
+    return list(_names(kind))
+
+
+@functools.cache
+def _names(kind: str) -> tuple[str, ...]:
+    files = (Path(__file__).parent / kind).glob("*.py")
+    return tuple(sorted(path.stem for path in files if not path.stem.startswith("_")))
 
 
 def find(kind: str, name: str) -> type[Any]:

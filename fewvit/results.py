@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.metadata
 import io
 import json
@@ -154,8 +155,13 @@ def _width(column: str, cells: Sequence[str]) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of everything that can change a number, read without importing it."""
+    return dict(_versions(PACKAGES))
+
+
+@functools.cache
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     found = {"fewvit": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -246,12 +246,13 @@ def furnish(place: Path) -> dict[str, str]:
 
 
 def images(place: Path, environment: Mapping[str, str]) -> Path:
-    """A page's own folder, with `images/train`, `images/val` and the folder `weights` in it."""
+    """A page's own folder, with `images/train`, `images/val` and the folders `weights` and `recipes` in it."""
     from made_images import folder_of
 
     folder_of(place / "images/train", {"cat": 3, "dog": 4})
     folder_of(place / "images/val", {"cat": 2, "dog": 1}, first_seed=50)
     (place / "weights").symlink_to(environment["FEWVIT_WEIGHTS_DIR"])
+    (place / "recipes").symlink_to(ROOT / "recipes")
     return place
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import csv
+import io
 import re
 import shutil
 import subprocess
@@ -56,6 +58,33 @@ def test_the_commands_of_a_page_run_and_print_what_it_shows(page, furnished, tmp
             assert agrees(step.shown, found), (
                 f"$ {step.command}\nprints now\n{found}\nif that is right: python tests/documentation.py --write"
             )
+
+
+@pytest.mark.timeout(600)
+def test_one_recipe_gives_the_tables_of_the_readme(furnished, tmp_path):
+    place = documentation.images(tmp_path, furnished)
+    done = documentation.run("fewvit sweep recipes/readme.toml --out sweep --format csv", place, furnished)
+    assert done.returncode == 0, done.stderr
+    found = list(csv.DictReader(io.StringIO(done.stdout)))
+    shown = [row for name in ("knn", "lowshot", "episodes") for row in _table_of(README, f"fewvit {name} ")]
+    assert len(shown) == 6 + 12 + 2
+    for row in shown:
+        keys = ["method", "metric", *(name for name in ("k", "shots") if row.get(name))]
+        [same] = [one for one in found if one["trial"] in ("", "mean") and all(one[key] == row[key] for key in keys)]
+        for name in {"value", "std", "ci95_low", "ci95_high", "n_test"} & set(row):
+            assert agrees(row[name], f"{float(same[name]):.2f}" if "." in row[name] else same[name]), (row, same)
+
+
+def _table_of(page: Path, command: str) -> list[dict[str, str]]:
+    """The rows that a page shows of a command, by the columns that stand over them."""
+    [step] = [
+        step
+        for text in documentation.blocks(page, "console")
+        for step in documentation.steps(text)
+        if step.command.startswith(command)
+    ]
+    head, *rows = (line.split() for line in step.shown.splitlines())
+    return [dict(zip(head, row, strict=False)) for row in rows]
 
 
 @pytest.mark.timeout(600)

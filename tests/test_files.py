@@ -14,7 +14,7 @@ import pytest
 
 from fewvit import files
 from fewvit.errors import DataError, ResourceError
-from fewvit.files import locked, replacing, require_writable, sha256_of, sweep, write_json
+from fewvit.files import locked, replacing, replacing_folder, require_writable, sha256_of, sweep, write_json
 
 OLD, NEW = b"old content", b"new content, and longer"
 
@@ -164,6 +164,24 @@ def test_a_killed_writer_leaves_the_old_content_or_the_new_one_whole(where, cont
     with replacing(target) as handle:  # and the next writer is not disturbed
         handle.write(b"next")
     assert target.read_bytes() == b"next"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), KeyboardInterrupt()])
+def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path, monkeypatch, error):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a").write_bytes(OLD)
+    rename = os.rename
+
+    def second_fails(source, target):
+        if str(source).endswith(".tmp"):
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(files.os, "rename", second_fails)
+    with pytest.raises((DataError, KeyboardInterrupt)), replacing_folder(tmp_path / "x") as new:
+        (new / "a").write_bytes(NEW)
+    assert (tmp_path / "x" / "a").read_bytes() == OLD
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_sweep_removes_what_killed_writers_left_long_ago_and_nothing_else(tmp_path):

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from fewvit.errors import DataError, IntegrityError
+from fewvit.errors import DataError, IntegrityError, UsageError
 from fewvit.features import FeatureSet
 from fewvit.retrieval import exported, load_qdrant, to_qdrant
 from fewvit.retrieval.exported import Rows, export_files, verified
@@ -128,6 +128,17 @@ def test_an_export_that_fails_leaves_the_one_before_and_nothing_else(grown, tmp_
     monkeypatch.undo()
     export_files(index.remove(["b/3.jpg"]), tmp_path / "out")
     assert len(np.load(tmp_path / "out" / "features.npy")) == 4
+
+
+def test_what_a_user_put_into_an_export_is_not_replaced(grown, tmp_path):
+    index, _ = grown
+    export_files(index, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"something else too \(notes\.txt\)"):
+        export_files(index, tmp_path / "out")
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    (tmp_path / "out" / "notes.txt").unlink()
+    export_files(index, tmp_path / "out")
 
 
 # ---- Qdrant

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -662,6 +663,19 @@ def test_what_the_system_does_not_open_is_told_and_not_called_damaged(copy):
     file.unlink()
     file.symlink_to(file.name)  # a loop
     with pytest.raises(DataError, match="symbolic links while reading this index"):
+        OpenIndex.open(path)
+
+
+def test_a_current_that_the_system_does_not_open_is_not_called_damaged(copy):
+    path = copy("flat")
+    opened = os.open
+
+    def denied(name, *rest, **more):
+        if str(name).endswith("CURRENT"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+        return opened(name, *rest, **more)
+
+    with mock.patch("os.open", denied), pytest.raises(DataError, match="Permission denied while reading this index"):
         OpenIndex.open(path)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fewvit.errors import DataError
+from fewvit.metrics import average_precision_at
 from fewvit.retrieval.measures import average_precision, copies, labels, recognition, revisited, whitening
 
 # ---- second opinions: loops over one ranking, no function of fewvit --------------------------------------------------
@@ -66,16 +67,14 @@ def test_the_three_definitions_differ_on_the_same_rankings():
     hits = np.array([[False, True, True, False], [True, False, False, True]])
     trapezoid = [average_precision.by_trapezoid(np.flatnonzero(row), 2) for row in hits]
     assert trapezoid == pytest.approx([((0 + 1 / 2) + (1 / 2 + 2 / 3)) / 4, (2 + (1 / 3 + 2 / 4)) / 4])
-    np.testing.assert_allclose(
-        average_precision.at_most(hits, np.array([2, 2])), [(1 / 2 + 2 / 3) / 2, (1 + 2 / 4) / 2]
-    )
+    np.testing.assert_allclose(average_precision_at(hits, np.array([2, 2])), [(1 / 2 + 2 / 3) / 2, (1 + 2 / 4) / 2])
     pooled = average_precision.pooled(np.arange(8.0)[::-1], hits.ravel(), 4)
     assert pooled.average_precision == pytest.approx((1 / 2 + 2 / 3 + 3 / 5 + 4 / 8) / 4)
 
 
 def test_average_precision_at_k_divides_by_its_denominator_and_gives_zero_for_none():
     hits = np.array([[True, False, True], [False, False, False]])
-    np.testing.assert_allclose(average_precision.at_most(hits, np.array([3, 0])), [(1 + 2 / 3) / 3, 0], atol=1e-15)
+    np.testing.assert_allclose(average_precision_at(hits, np.array([3, 0])), [(1 + 2 / 3) / 3, 0], atol=1e-15)
 
 
 # ---- labels ----------------------------------------------------------------------------------------------------------

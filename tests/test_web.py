@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from fewvit.images import BadImage
 from fewvit.retrieval.examples import mean_of, search_best
 from fewvit.retrieval.index import ImageIndex
 from fewvit.retrieval.opened import OnlyThese
+from fewvit.retrieval.web import loaded
 from fewvit.retrieval.web.asking import Asked, Example, asked, pairs_of
 from fewvit.retrieval.web.guard import Doors
 from fewvit.retrieval.web.limits import Limits
@@ -850,6 +852,26 @@ def test_a_damaged_new_version_is_told_and_not_taken(tmp_path):
         (index.path / "CURRENT").unlink()
         time.sleep(1.1)
         assert page.search("like=cat/001.jpg")["index"]["version"] == 1
+
+
+def test_a_new_version_that_could_not_be_taken_is_tried_again(tmp_path, monkeypatch):
+    root = folder_of(tmp_path / "pictures", {"cat": 5, "dog": 5})
+    index = ImageIndex.build(tmp_path / "idx", str(root), backbone="fewvit_tiny")
+    monkeypatch.setattr(loaded, "_AGAIN_S", 0.5)
+    monkeypatch.setattr(loaded, "_LOOK_EVERY_S", 0.1)
+    with serving(index.path) as page:
+        opened = loaded.OpenIndex.open
+        monkeypatch.setattr(loaded.OpenIndex, "open", mock.Mock(side_effect=MemoryError("full")))
+        index.remove(["cat/001.jpg"])
+        until(lambda: page.search("like=cat/002.jpg") and page.told)
+        time.sleep(1.5)
+        page.search("like=cat/002.jpg")
+        time.sleep(0.5)
+        assert page.search("like=cat/002.jpg")["index"]["version"] == 1
+        assert loaded.OpenIndex.open.call_count > 1
+        assert len([line for line in page.told if "not taken" in line]) == 1  # told once
+        monkeypatch.setattr(loaded.OpenIndex, "open", opened)
+        until(lambda: page.search("like=cat/002.jpg")["index"]["version"] == 2)
 
 
 def test_an_index_of_features_is_searched_by_its_own_rows_and_says_why_not_by_uploads(tmp_path):

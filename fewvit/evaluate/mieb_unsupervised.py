@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..features import FeatureSet
+from ..metrics import average_precision_at
 from ..neighbors import Bank
 from .mieb_probe import SEED
 
@@ -73,9 +74,7 @@ def retrieval_scores(test: FeatureSet, *, device: str = "auto") -> tuple[dict[st
     relevant = np.zeros((len(queries), depth), bool)
     for part, near in bank.chunks(test.features[queries], depth, exclude=queries):
         relevant[part] = test.labels[near.rows] == test.labels[queries[part], None]
-    precision = np.cumsum(relevant, axis=1) / np.arange(1, depth + 1)  # (Q, depth)
-    average = np.where(relevant, precision, 0).sum(axis=1) / positives[queries]
     return {
         "hit_rate_at_1": 100 * float(relevant[:, 0].mean()),
-        "map_at_5": 100 * float(average.mean()),
+        "map_at_5": 100 * float(average_precision_at(relevant, positives[queries]).mean()),
     }, len(queries)

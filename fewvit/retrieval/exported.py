@@ -167,15 +167,24 @@ def export_files(index: OpenIndex, out: Path, more: Callable[[Rows, Path], Facts
 
 
 def require_free(out: Path) -> None:
-    """Raise UsageError where something else than an export stands."""
+    """Raise UsageError where something else than an export stands, or other files lie in one."""
     if not out.exists():
         return
     try:
-        is_export = json.loads((out / "manifest.json").read_text())["schema"] == SCHEMA
-    except (OSError, ValueError, KeyError, TypeError):
-        is_export = False
+        facts = json.loads((out / "manifest.json").read_text())
+        is_export = facts["schema"] == SCHEMA
+        own = {"manifest.json", *(name.partition("/")[0] for name in facts["files"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        is_export, own = False, set()
     if not is_export and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("--out would replace something that is no export", file=out, fix="Give it another name.")
+    foreign = next((path.name for path in sorted(out.iterdir()) if path.name not in own), None)
+    if foreign is not None:
+        raise UsageError(
+            f"--out is an export that holds something else too ({printable(foreign)}), which would be lost",
+            file=out,
+            fix="Move it away, or give --out another name.",
+        )
 
 
 def require_module(module: str, doing: str, extra: str) -> None:

@@ -78,12 +78,14 @@ class IndexFolder:
     def current(self) -> Manifest:
         """The manifest that `CURRENT` names. Raises DataError for no index, IntegrityError for a damaged one."""
         self.require_index()
+        with _regular(self.path / _CURRENT) as handle:
+            data = handle.read()
         try:
-            text = (self.path / _CURRENT).read_text(encoding="utf-8")
+            text = data.decode("utf-8")
             named = json.loads(text)
             name, wanted = str(named["manifest"]), str(named["sha256"])
             is_whole = text == _current(name, wanted)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD) from error
         if not is_whole or not _MANIFEST.fullmatch(name):
             raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD)

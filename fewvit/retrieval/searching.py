@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..datasets import Listing
-from ..errors import UnknownName, UsageError
+from ..errors import UnknownName, UsageError, counted, printable
 from ..evaluate.inputs import FeatureReader
 from ..results import Facts
 from ..sources import is_features
@@ -100,4 +100,9 @@ def _features(
     if reader is None:
         raise UsageError("images as queries need the index's backbone")
     found = query_features(index, sources, reader, listing)
+    if zeros := np.flatnonzero(~found.features.any(axis=1)).tolist():
+        reader.notify(
+            f"{counted(len(zeros), 'query', 'queries')} of zeros ({printable(found.ids[zeros[0]])}): such a row has no "
+            "direction, so every score is 0 and the images are in no order"
+        )
     return list(found.ids), found.features

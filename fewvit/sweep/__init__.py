@@ -84,7 +84,8 @@ def _tell(plan: Plan, store: Store, shop: Workshop, notify: Callable[[str], None
     done = sum(one.request in store for one in plan.planned)
     for line in described(plan, done):
         notify(line)
-    for line in lines(list(extractions(plan.groups, shop, measure=measure))):
+    open_groups = [group for group in plan.groups if any(one.request not in store for one in group.planned)]
+    for line in lines(list(extractions(open_groups, shop, measure=measure))):
         notify(line)
 
 

@@ -94,16 +94,17 @@ def lines(found: Sequence[Extraction]) -> Iterator[str]:
     for one in found:
         if one.missing and one.seconds is not None and one.bytes is not None:
             yield (
-                f"  {one.backbone} · {one.data}: {counted(one.missing, 'image')}, about {_duration(one.seconds)} and "
+                f"  {one.backbone} · {one.data}: {counted(one.missing, 'image')}, about {duration(one.seconds)} and "
                 f"{_size(one.bytes)}"
             )
     known = [one for one in found if one.seconds is not None and one.bytes is not None]
     if len(known) > 1:
         seconds, size = sum(one.seconds or 0 for one in known), sum(one.bytes or 0 for one in known)
-        yield f"  in all about {_duration(seconds)} and {_size(size)}, by samples of {_SAMPLE} images"
+        yield f"  in all about {duration(seconds)} and {_size(size)}, by samples of {_SAMPLE} images"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """About how long, in words: `40 s`, `12 min`, `3 h 05 min`."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     hours, minutes = divmod(round(seconds / 60), 60)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, FewvitError, counted, printable
 from ..results import Facts, Row, manifest
+from .estimate import duration
 from .evaluations.evaluation import Stopped
 from .folder import FinishedCell, SweepFolder, digest_of
 from .launchers import Launcher
@@ -118,8 +120,14 @@ class Sweep:
         self._passed += len(group.planned) - len(todo)
         if not todo:
             return
-        for place, outcome in self._launcher.run([(one.cell, self._runs(one)) for one in todo]):
-            self._take(todo[place], outcome)
+        done: Future[None] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="keep") as writer:  # the next cell need not wait for the disk
+            for place, outcome in self._launcher.run([(one.cell, self._runs(one)) for one in todo]):
+                if done is not None:
+                    done.result()
+                done = writer.submit(self._take, todo[place], outcome)
+            if done is not None:
+                done.result()
 
     def _is_wanted(self, planned: Planned) -> bool:
         has_failed = planned.request in self._store.failed
@@ -162,7 +170,7 @@ class Sweep:
 
     def _line(self, planned: Planned, seconds: float, rows: Sequence[Mapping[str, Any]]) -> str:
         left = self._ended.planned - self._passed
-        ahead = f"; {left} left, about {_duration(left * sum(self._seconds) / len(self._seconds))}" if left else ""
+        ahead = f"; {left} left, about {duration(left * sum(self._seconds) / len(self._seconds))}" if left else ""
         done = f"[{self._passed}/{self._ended.planned}] {planned.cell.shown}: {_headline(rows)}"
         return f"{done} ({seconds:.2f} s){ahead}"
 
@@ -195,8 +203,3 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> str:
     first = [row for row in means if row["metric"] == means[0]["metric"]]
     best = max(first, key=lambda row: row["value"])
     return f"{best['metric']} {best['value']:.2f}" + (f" ± {best['std']:.2f}" if best.get("std") is not None else "")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes}:{rest:02d} min"

@@ -295,6 +295,7 @@ def test_a_query_of_another_backbone_readout_or_size_is_refused_with_both_finger
         ("--pool", "mean"),
         ("--layers", "2"),
         ("-m", "fewvit_tiny", "--img-size", "64"),
+        ("--precision", "bf16"),
     ):
         code, out, err = fewvit(*query, *words)
         assert (code, out) == (4, ""), (words, err)
@@ -454,6 +455,19 @@ def test_a_search_that_finds_nothing_says_so(fewvit, place):
     )
     assert (code, out.strip()) == (0, "")
     assert "nothing found" in err
+
+
+def test_a_query_of_zeros_is_told(fewvit, place, tmp_path):
+    FeatureSet(np.eye(3, dtype=np.float32), np.array([0, 0, 1]), ["a", "b", "c"], ["x", "y"]).save(
+        tmp_path / "bank.npz"
+    )
+    queries = FeatureSet(np.array([[0, 1, 0], [0, 0, 0]], np.float32), np.array([0, 1]), ["one", "nothing"], ["x", "y"])
+    queries.save(tmp_path / "q.npz")
+    fewvit("index", "build", "--data", tmp_path / "bank.npz", "--index", tmp_path / "i")
+    code, out, err = fewvit("index", "search", tmp_path / "q.npz", "--index", tmp_path / "i", "--format", "json")
+    assert code == 0
+    assert "1 query of zeros (nothing): such a row has no direction" in err
+    assert [row["score"] for row in json.loads(out)["rows"]] == [1, 0, 0, 0, 0, 0]
 
 
 def test_verify_names_the_images_that_are_missing_or_changed(fewvit, ok, place):

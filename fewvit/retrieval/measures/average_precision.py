@@ -1,7 +1,7 @@
-"""Average precision in its three definitions, which do not give one number. Shares, not percent.
+"""Average precision in its definitions, which do not give one number. Shares, not percent.
 
-`by_trapezoid` lies between two steps of recall; `at_most` stops at a rank; `pooled` sorts what all queries found
-together.
+`by_trapezoid` lies between two steps of recall; `pooled` sorts what all queries found together; that which stops at a
+rank is `metrics.average_precision_at`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,6 @@ def by_trapezoid(ranks: np.ndarray, n_positives: int) -> float:
     before = np.where(ranks == 0, 1.0, found / np.maximum(ranks, 1))
     after = (found + 1) / (ranks + 1)
     return float((before + after).sum() / 2 / n_positives)
-
-
-def at_most(relevant: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """Sum over a row's relevant ranks of the precision there, by the row's denominator: (Q,) of `relevant` (Q, k) bool.
-
-    With min(positives, k) as denominators (Q,) it is AP@k. A denominator of 0 gives 0.
-    """
-    precision = np.cumsum(relevant, axis=1) / np.arange(1, relevant.shape[1] + 1)  # (Q, k)
-    return np.where(relevant, precision, 0.0).sum(axis=1) / np.maximum(denominators, 1)
 
 
 class Curve(NamedTuple):

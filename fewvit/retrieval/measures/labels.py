@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .average_precision import at_most
+from ...metrics import average_precision_at
 
 
 def label_measures(relevant: np.ndarray, positives: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
@@ -26,7 +26,7 @@ def label_measures(relevant: np.ndarray, positives: np.ndarray, ks: Sequence[int
     measures |= {f"recall@{k}": (hits > 0).astype(np.float64) for k, hits in so_far.items()}
     measures |= {f"precision@{k}": np.divide(hits, k) for k, hits in so_far.items()}
     first_r = relevant & (np.arange(relevant.shape[1]) < positives[:, None])  # (Q, d)
-    measures["map@r"] = at_most(first_r, positives)
+    measures["map@r"] = average_precision_at(first_r, positives)
     measures["r_precision"] = first_r.sum(axis=1) / positives
     measures["mrr"] = np.where(relevant.any(axis=1), 1 / (1 + relevant.argmax(axis=1)), 0.0)
     return {name: 100 * values for name, values in measures.items()}

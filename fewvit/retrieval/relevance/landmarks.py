@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...labels import Listed
+from ...metrics import average_precision_at
 from ...results import Row
 from ..match_tables import read_landmarks
-from ..measures.average_precision import at_most
 from ..names import NamedRows
 from .ranking import Parts, rows_of
 
@@ -41,7 +41,7 @@ class Landmarks:
                 [np.isin(ranking, images) for ranking, images in zip(near.rows, self.images[part], strict=True)]
             )[:, : self.depth]
             most = np.array([min(len(images), self.depth) for images in self.images[part]])
-            values[part] = 100 * at_most(relevant, most)
+            values[part] = 100 * average_precision_at(relevant, most)
         usage = np.array(self.usage)
         return [
             row

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from .encoder import Encoder
 
 _ROW_BITS = 32
 _LOOK_EVERY_S = 1.0
+_AGAIN_S = 60.0  # a version that could not be taken is tried again after so long: a full memory or disk may pass
 _WAIT_S = 0.25  # a request waits so long for the version that it found; a larger one is taken by a later request
 _SUGGESTED = 1000  # classes and folders that a page lists
 
@@ -88,7 +90,7 @@ class Serving:
     """The version that requests get, and the one before for pages that are still open.
 
     `CURRENT` is looked at with a request, at most once a second. A version that cannot be opened, is damaged or whose
-    backbone cannot be had is told and left alone; what is served stays.
+    backbone cannot be had is told, and tried again after a while; what is served stays.
     """
 
     def __init__(self, path: Path, make_encoder: MakeEncoder, notify: Notify):
@@ -98,7 +100,8 @@ class Serving:
         self._now = Loaded(index, make_encoder(index))
         self._now.prepare()
         self._before: Loaded | None = None
-        self._looked = 0.0
+        self._looked, self._failed = 0.0, 0.0
+        self._told = ""
         self._loading: asyncio.Future[None] | None = None
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
@@ -113,8 +116,9 @@ class Serving:
         if self._loading is None and loop.time() - self._looked >= _LOOK_EVERY_S:
             self._looked = loop.time()
             named = self._named()
-            if named and named != self._seen:
-                self._seen = named
+            failed_once = self._failed and loop.time() - self._failed >= _AGAIN_S
+            if named and (named != self._seen or failed_once):
+                self._seen, self._failed = named, 0.0
                 self._loading = loop.run_in_executor(self._loader, self._load)
                 self._loading.add_done_callback(self._settled)
                 await asyncio.wait({self._loading}, timeout=_WAIT_S)
@@ -149,8 +153,13 @@ class Serving:
             loaded = Loaded(index, self._encoder_for(index))
             loaded.prepare()
         except (FewvitError, OSError, MemoryError) as error:
-            self._notify(f"a new version of the index is not taken, version {self._now.version} stays: {error}")
+            self._failed = time.monotonic()  # the loop's own clock
+            line = f"a new version of the index is not taken, version {self._now.version} stays: {error}"
+            if line != self._told:
+                self._told = line
+                self._notify(line)
             return
+        self._told = ""
         self._before, self._now = self._now, loaded
         self._notify(f"version {loaded.version} of the index is served from now on: {len(index)} images")
 
