@@ -102,11 +102,12 @@ def sweep(
     request = Request(asked, output.out, dry_run, jobs, _only(only), part, launcher, ray_address)
     surroundings = _how(how, place, features, listed, work)
     ended = carry_out(request, surroundings, access(how, place, screen), screen.notify, screen.progress)
-    if ended is None:
-        return
     from fewvit.results import Result
 
-    screen.result_of_trials(Result("sweep", ended.rows, ended.run))
+    if ended.rows or output.format != "table":
+        screen.result_of_trials(Result("sweep", ended.rows, ended.run))
+    for line in ended.summary if not dry_run else ():
+        screen.notify(line)
     if ended.stopped is not None:
         raise typer.Exit(128 + ended.stopped)
     if ended.exit_code:

@@ -132,6 +132,12 @@ def printable(name: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def in_one_line(error: object) -> str:
+    """An error's text, what to do included, for a list in which each has one line."""
+    first, *more = (line.strip() for line in str(error).splitlines() if line.strip()) if str(error).strip() else ("",)
+    return " ".join([first if not more or first.endswith((".", "?", "!", "…")) else first + ".", *more])
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 class`, `3 classes`: a number before its noun, with the noun's plural where it is not made by an s."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from fewvit import errors
-from fewvit.errors import DataError, FewvitError, ResourceError, UnknownName, are, counted, from_os_error
+from fewvit.errors import DataError, FewvitError, ResourceError, UnknownName, are, counted, from_os_error, in_one_line
 
 # what scripts rely on: usage, licence, unknown or unobtainable backbone, missing extra; data; integrity; numbers; disk
 # and memory
@@ -48,6 +48,19 @@ def test_a_name_in_other_letters_gets_the_nearest_one_as_it_is_written(asked, ne
 
 def test_a_name_that_is_near_to_none_gets_the_first_dozen():
     assert "Known: n0, n1" in str(UnknownName("backbone", "zzz", [f"n{i}" for i in range(13)]))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (DataError("no such file", file="a.toml", fix="Make it."), "a.toml: no such file. Make it."),
+        (DataError("is it?", fix="Look."), "is it? Look."),
+        (DataError("no such file"), "no such file"),
+        ("", ""),
+    ],
+)
+def test_an_error_and_its_advice_fit_one_line(error, line):
+    assert in_one_line(error) == line
 
 
 def test_a_number_agrees_with_its_noun_and_verb():

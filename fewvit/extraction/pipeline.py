@@ -122,14 +122,25 @@ class Pipeline:
         }
 
 
+def check_options(options: FeatureOptions) -> None:
+    """Raise UsageError for what is right for no backbone."""
+    _check_choice("--precision", options.precision, PRECISIONS)
+    _check_choice("--decode", options.decode, DECODERS)
+    if options.pool is not None:
+        _check_choice("--pool", options.pool, POOLS)
+    if options.img_size:
+        parse_size(options.img_size)
+    if options.layers not in (None, "each") and not str(options.layers).isdecimal():
+        raise UsageError(f"--layers {options.layers!r} is neither a number of blocks nor `each`")
+
+
 def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipeline:
     """The pipeline of a backbone under these options; for the task `lowshot` a protocol may have another transform.
 
     Raises UsageError for what the backbone or the family's rule cannot do.
     """
     protocol = find_protocol(options.protocol or spec.protocol)
-    _check_choice("--precision", options.precision, PRECISIONS)
-    _check_choice("--decode", options.decode, DECODERS)
+    check_options(options)
     preprocess = dataclasses.replace(
         protocol.transform(task), **{**_tuples(spec.preprocess), **_tuples(options.reading or {})}
     )
@@ -232,7 +243,6 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
     pool = asked or protocol.pool or ("mean" if _mean_by_default(architecture.timm) else "cls")
     if asked is None and mean_only:
         pool = "mean"
-    _check_choice("--pool", pool, POOLS)
     if pool != "mean" and mean_only:
         raise UsageError(
             f"--pool {pool}: {spec.name} has no class token to read "

@@ -12,10 +12,11 @@ from ..extraction.shards import Part
 from ..extraction.work import Progress
 from ..files import claimed
 from ..models.spec import Access
+from ..results import manifest
 from .estimate import extractions, lines
 from .folder import SweepFolder
 from .launchers import Here, Jobs, Launcher
-from .plan import Plan, described, make_plan
+from .plan import Plan, described, make_plan, overview
 from .running import Ended, Store, Sweep
 from .settings import SweepConfig
 from .workshop import How, Workshop
@@ -43,8 +44,8 @@ def carry_out(
     access: Access,
     notify: Callable[[str], None],
     progress: Callable[[Progress], None] | None = None,
-) -> Ended | None:
-    """Plan, say the plan, and run it: how it ended; None after --dry-run.
+) -> Ended:
+    """Plan, say the plan, and run it: how it ended. After --dry-run its rows are those of the plan.
 
     Raises UsageError for a folder that another sweep is at work in, MissingExtra for a launcher that is not installed,
     and as `make_plan`.
@@ -53,12 +54,11 @@ def carry_out(
     shop = Workshop(how, access, notify, progress)
     plan = make_plan(request.config, shop)
     folder = SweepFolder(request.out)
+    mine = plan.shard(request.shard) if request.shard is not None else plan
     if request.dry_run:
-        _tell(plan, Store(folder, notify), shop, notify, measure=True)
-        return None
+        return _foreseen(mine, Store(folder, notify), shop, notify)
     with _alone(request):
         folder.write_plan(request.config.facts, [one.facts for one in plan.planned])
-        mine = plan.shard(request.shard) if request.shard is not None else plan
         store = Store(folder, notify)
         _tell(mine, store, shop, notify, measure=False)
         return Sweep(mine, store, shop, LAUNCHERS[request.launcher](request, shop), notify, request.only).run()
@@ -78,6 +78,14 @@ def _check(request: Request, how: How) -> None:
     for flag in (["--jobs"] if request.jobs > 1 else []) + ([f"--launcher {request.launcher}"] if elsewhere else []):
         if how.no_cache:
             raise UsageError(f"{flag} shares features through the cache", fix=f"Leave --no-cache away, or {flag}.")
+
+
+def _foreseen(plan: Plan, store: Store, shop: Workshop, notify: Callable[[str], None]) -> Ended:
+    """What a plan would do, as rows; what cannot be had counts as failed."""
+    _tell(plan, store, shop, notify, measure=True)
+    wrong = [(one.cell.shown, str(one.error), one.error.exit_code) for one in plan.planned if one.error is not None]
+    rows = overview(plan, store.state)
+    return Ended(rows, manifest(seed=plan.config.seed), planned=len(plan.planned), failed=wrong)
 
 
 def _tell(plan: Plan, store: Store, shop: Workshop, notify: Callable[[str], None], *, measure: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..backbones import find_variant
 from ..errors import DataError, FewvitError, UnknownName, UsageError
+from ..extraction.pipeline import check_options
 from ..extraction.protocols import find_protocol
 from ..files import sha256_of
 from ..models.resolve import is_path, is_variant
@@ -155,7 +156,9 @@ def _backbone(item: Any, common: Mapping[str, str]) -> BackboneSetting:
     texts = {key: _single_text(value) for key, value in values.items() if key != "name"}
     if "protocol" in texts:
         find_protocol(texts["protocol"])
-    return BackboneSetting(name, **{**common, **texts}).absolute
+    setting = BackboneSetting(name, **{**common, **texts}).absolute
+    check_options(setting.options("auto"))
+    return setting
 
 
 def _data(item: Any) -> DataSetting:

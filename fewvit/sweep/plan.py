@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import FewvitError, counted
+from ..errors import FewvitError, counted, in_one_line
 from ..extraction.shards import Part
+from ..results import Row
 from .cells import Cell
 from .folder import digest_of
 from .methods import evaluation_of, evaluations
 from .settings import BackboneSetting, DataSetting, SweepConfig
 from .workshop import SharedReader, Workshop
+
+STATES = ("finished", "failed", "missing")
+_NAMED = 8  # methods that the first line names
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Plan:
     config: SweepConfig
     groups: Sequence[Group]
     left_out: Sequence[str]  # a line for each kind of cell that there is not
+    part: Part | None = None  # of all cells; None: all of them
 
     @property
     def planned(self) -> list[Planned]:
@@ -61,7 +67,7 @@ class Plan:
             dataclasses.replace(group, planned=[one for one in group.planned if id(one) in mine])
             for group in self.groups
         ]
-        return dataclasses.replace(self, groups=[group for group in groups if group.planned])
+        return dataclasses.replace(self, groups=[group for group in groups if group.planned], part=part)
 
 
 def make_plan(config: SweepConfig, shop: Workshop) -> Plan:
@@ -120,12 +126,40 @@ def _fingerprint(cell: Cell, reader: SharedReader, task: str) -> str:
 
 def described(plan: Plan, done: int) -> Iterator[str]:
     """The plan in lines."""
-    config, cells = plan.config, plan.planned
+    cells = plan.planned
+    backbones = {group.backbone for group in plan.groups if group.backbone is not None}
+    methods = list(dict.fromkeys(one.cell.method.shown for one in cells))
+    part = f"part {plan.part.number} of {plan.part.count}: " if plan.part is not None else ""
     yield (
-        f"{counted(len(cells), 'cell')}: {counted(len(config.backbones), 'backbone')}, "
-        f"{counted(len(config.data), 'data set')}, {counted(len(config.methods), 'method')}; {done} finished"
+        f"{part}{counted(len(cells), 'cell')}: {counted(len(backbones), 'backbone')}, "
+        f"{counted(len({group.data for group in plan.groups}), 'data set')}, {counted(len(methods), 'method')} "
+        f"({_listed(methods)}); {done} finished"
     )
     yield from plan.left_out
-    for error in {str(one.error): one for one in cells if one.error is not None}.values():
-        several = sum(str(one.error) == str(error.error) for one in cells)
-        yield f"{counted(several, 'cell')} cannot be measured: {error.error}"
+    for error, several in Counter(str(one.error) for one in cells if one.error is not None).items():
+        yield f"{counted(several, 'cell')} cannot be measured: {in_one_line(error)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def overview(plan: Plan, states: Callable[[Planned], str]) -> list[Row]:
+    """A row for each method of each backbone and data set: how many cells, and how they stand."""
+    rows: list[Row] = []
+    for group in plan.groups:
+        for method in dict.fromkeys(one.cell.method.shown for one in group.planned):
+            cells = [one for one in group.planned if one.cell.method.shown == method]
+            counts = Counter(map(states, cells))
+            shots = ",".join(str(one.cell.scope.shots) for one in cells if one.cell.scope.shots is not None)
+            rows.append(
+                {
+                    "backbone": group.backbone.shown if group.backbone is not None else None,
+                    "dataset": group.data.shown,
+                    "method": method,
+                    "shots": shots or None,
+                    "cells": len(cells),
+                    **{state: counts[state] for state in STATES},
+                }
+            )
+    return rows

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, FewvitError, counted, printable
+from ..errors import DataError, FewvitError, counted, in_one_line, printable
 from ..results import Facts, Row, manifest
 from .estimate import duration
 from .evaluations.evaluation import Stopped
@@ -32,12 +32,27 @@ class Ended:
     finished: int = 0
     planned: int = 0
     failed: list[tuple[str, str, int]] = field(default_factory=list)  # what failed, why, exit code
+    left_alone: int = 0  # cells that failed before and were not to be tried
     stopped: int | None = None  # the signal that ended it
 
     @property
     def exit_code(self) -> int:
         """Of the first cell that failed."""
         return self.failed[0][2] if self.failed else 0
+
+    @property
+    def summary(self) -> list[str]:
+        """What is to be told at the end of cells without a result."""
+        lines = []
+        if self.failed:
+            lines.append(
+                f"{len(self.failed)} of {counted(self.planned, 'cell')} failed, as said above; the same command tries "
+                f"{'it' if len(self.failed) == 1 else 'them'} again"
+            )
+        if self.left_alone:
+            alone = counted(self.left_alone, "cell that failed before was", "cells that failed before were")
+            lines.append(f"{alone} left alone; --only failed runs {'it' if self.left_alone == 1 else 'them'}")
+        return lines
 
 
 class Store:
@@ -48,7 +63,7 @@ class Store:
         self._finished: dict[str, dict[str, FinishedCell]] = {}
         for cell in folder.finished():
             if isinstance(cell, DataError):
-                notify(f"{cell.what}, so it is measured again: {printable(cell.file)}")
+                notify(f"{printable(cell.file)}: {cell.what}, so it is measured again")
                 continue
             self._finished.setdefault(cell.request, {})[cell.contents] = cell
         self.failed = {one.request for one in folder.failed()}
@@ -56,6 +71,12 @@ class Store:
     def __contains__(self, request: str) -> bool:
         """Whether a cell was ever finished, of whatever images."""
         return request in self._finished
+
+    def state(self, planned: Planned) -> str:
+        """How a cell stands, as far as is known before its images are looked at; one of `STATES`."""
+        if planned.request in self:
+            return "finished"
+        return "failed" if planned.error is not None or planned.request in self.failed else "missing"
 
     def get(self, request: str, contents: str) -> FinishedCell | None:
         """The finished cell of these images."""
@@ -76,6 +97,25 @@ class Store:
         self._finished.setdefault(planned.request, {})[outcome.contents] = cell
 
 
+class _Pace:
+    """How long what is left will take, by the cells since the first one, whose time is mostly that of imports."""
+
+    def __init__(self) -> None:
+        self._began, self._cells = 0.0, 0
+
+    def count(self) -> None:
+        """Another cell is done."""
+        if self._cells == 0:
+            self._began = time.perf_counter()
+        self._cells += 1
+
+    def ahead(self, left: int) -> str:
+        """For a message; empty where nothing is known yet."""
+        if self._cells < 2:
+            return ""
+        return f", about {duration(left * (time.perf_counter() - self._began) / (self._cells - 1))}"
+
+
 class Sweep:
     """One run over a plan; `only` as in `ONLY`, or None for all that is not finished."""
 
@@ -86,12 +126,17 @@ class Sweep:
         self._notify, self._only = notify, only
         self._ended = Ended(planned=len(plan.planned))
         self._told: set[str] = set()
-        self._passed = 0  # cells that are finished, were left, or have failed
-        self._seconds: list[float] = []  # of the cells that were measured now
+        self._left = 0  # cells that are still to be measured
+        self._pace = _Pace()
 
     def run(self) -> Ended:
         """Measure what is missing, group by group."""
         ended, began = self._ended, time.perf_counter()
+        self._left = sum(len(self._ahead(group)) for group in self._plan.groups)
+        if self._only == "missing":
+            ended.left_alone = sum(
+                self._store.state(one) == "failed" for one in self._plan.planned if one.error is None
+            )
         try:
             for group in self._plan.groups:
                 self._run(group)
@@ -100,7 +145,8 @@ class Sweep:
         finally:
             self._launcher.close()
         cells = [cell for group in self._plan.groups for cell in self._finished(group)]
-        ended.rows, ended.finished = [row for cell in cells for row in cell.rows], len(cells)
+        ended.rows = [{"task": cell.task, **row} for cell in cells for row in cell.rows]
+        ended.finished = len(cells)
         ended.run = manifest(
             cells={"planned": ended.planned, "finished": len(cells), "failed": len(ended.failed)},
             seed=self._plan.config.seed,
@@ -117,7 +163,7 @@ class Sweep:
             if one.error is not None:
                 self._fail(one, str(one.error), one.error.exit_code)
         todo = self._unfinished(group, [one for one in wanted if one.error is None])
-        self._passed += len(group.planned) - len(todo)
+        self._left += len(todo) - len(self._ahead(group))
         if not todo:
             return
         done: Future[None] | None = None
@@ -128,6 +174,11 @@ class Sweep:
                 done = writer.submit(self._take, todo[place], outcome)
             if done is not None:
                 done.result()
+
+    def _ahead(self, group: Group) -> list[Planned]:
+        """What is to be measured of a group, as far as is known before its images are looked at."""
+        unfinished = (one for one in group.planned if one.error is None and one.request not in self._store)
+        return [one for one in unfinished if self._is_wanted(one)]
 
     def _is_wanted(self, planned: Planned) -> bool:
         has_failed = planned.request in self._store.failed
@@ -159,25 +210,25 @@ class Sweep:
             self._say(note)
         if outcome.stopped is not None:
             raise Stopped(outcome.stopped)
-        self._passed += 1
+        self._left -= 1
+        self._pace.count()
         if outcome.result is None:
             self._fail(planned, outcome.error, outcome.exit_code)
             return
         self._store.keep(planned, outcome)
         shutil.rmtree(self._runs(planned), ignore_errors=True)
-        self._seconds.append(outcome.seconds)
         self._notify(self._line(planned, outcome.seconds, outcome.result.rows))
 
     def _line(self, planned: Planned, seconds: float, rows: Sequence[Mapping[str, Any]]) -> str:
-        left = self._ended.planned - self._passed
-        ahead = f"; {left} left, about {duration(left * sum(self._seconds) / len(self._seconds))}" if left else ""
-        done = f"[{self._passed}/{self._ended.planned}] {planned.cell.shown}: {_headline(rows)}"
+        ahead = f"; {self._left} left{self._pace.ahead(self._left)}" if self._left else ""
+        done = f"[{self._ended.planned - self._left}/{self._ended.planned}] {planned.cell.shown}: {_headline(rows)}"
         return f"{done} ({seconds:.2f} s){ahead}"
 
     def _fail(self, planned: Planned, error: str, exit_code: int) -> None:
         self._ended.failed.append((planned.cell.shown, error, exit_code))
         self._store.folder.write_failed(planned.facts, error, exit_code)
-        self._notify(f"failed: {planned.cell.shown}: {error}")
+        same = next((shown for shown, text, _ in self._ended.failed[:-1] if text == error), None)
+        self._notify(f"failed: {planned.cell.shown}: {in_one_line(error) if same is None else f'as {same}'}")
 
     def _say(self, line: str) -> None:
         """A note of a cell, once whatever cell it comes from."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -60,7 +61,9 @@ def cells(out: Path) -> dict[str, int]:
 
 def bare(rows):
     """Rows without the names that a sweep gives."""
-    return [{k: v for k, v in row.items() if k not in ("dataset", "backbone", "weights_sha256")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in ("task", "dataset", "backbone", "weights_sha256")} for row in rows
+    ]
 
 
 def test_every_cell_has_the_rows_of_its_command(fewvit, tmp_path, monkeypatch):
@@ -112,7 +115,9 @@ def test_every_cell_has_the_rows_of_its_command(fewvit, tmp_path, monkeypatch):
             wanted = [{**row, "trial": 0} for row in wanted if row["method"] == "norm"]
         assert rows == wanted, cell["command"]
     assert {row["backbone"] for row in found["rows"]} == {"tiny.pth", "its mean"}
-    assert [row for one in plan for row in stored[one["request"]]["rows"]] == found["rows"]
+    every = [(stored[one["request"]]["task"], row) for one in plan for row in stored[one["request"]]["rows"]]
+    assert [{"task": task, **row} for task, row in every] == found["rows"]
+    assert {row["task"] for row in found["rows"] if row["method"] == "knn"} == {"knn", "lowshot"}
 
 
 def test_a_finished_sweep_touches_nothing_and_says_the_same(fewvit, small, tmp_path):
@@ -125,14 +130,48 @@ def test_a_finished_sweep_touches_nothing_and_says_the_same(fewvit, small, tmp_p
     assert code == 0
     assert again["rows"] == first["rows"]
     assert (cells(out), (out / "sweep.json").stat().st_mtime_ns) == before
-    assert "7 cells: 0 backbones, 1 data set, 4 methods; 7 finished" in err
+    assert "7 cells: 0 backbones, 1 data set, 4 methods (knn, lowshot.knn, centroid, logistic); 7 finished" in err
 
 
 def test_a_plan_alone_computes_nothing(fewvit, small, tmp_path):
-    code, out, err = fewvit("sweep", small, "--out", tmp_path / "sweep", "--dry-run")
-    assert (code, out) == (0, "")
-    assert "7 cells: 0 backbones, 1 data set, 4 methods; 0 finished" in err
+    code, out, err = fewvit("sweep", small, "--out", tmp_path / "sweep", "--dry-run", "--format", "csv")
+    assert code == 0
+    assert [row.split(",", 2)[2] for row in out.splitlines()] == [
+        "method,shots,cells,finished,failed,missing",
+        "knn,,1,0,0,1",
+        *(f'{name},"1,3",2,0,0,2' for name in ("lowshot.knn", "centroid", "logistic")),
+    ]
+    assert "7 cells: 0 backbones, 1 data set, 4 methods (knn, lowshot.knn, centroid, logistic); 0 finished" in err
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_part_of_a_plan_says_which_it_is(fewvit, small, tmp_path):
+    code, out, err = fewvit("sweep", small, "--out", tmp_path / "s", "--shard", "2/3", "--dry-run", "--format", "csv")
+    assert code == 0
+    assert "part 2 of 3: 2 cells: 0 backbones, 1 data set, 2 methods (lowshot.knn, centroid); 0 finished" in err
+    assert len(out.splitlines()) == 3
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_plan_of_what_cannot_be_had_ends_in_its_exit_code(fewvit, tmp_path):
+    words = ("--backbone", "dino_vits8", "--data", "digits", "--methods", "knn", "--offline", "--out", tmp_path / "s")
+    code, _, err = fewvit("sweep", *words, "--dry-run", "--cache-dir", tmp_path / "cache")
+    assert code == 2
+    [line] = [one for one in err.splitlines() if one.startswith("1 cell cannot be measured: ")]
+    assert "\\n" not in line
+
+
+def test_what_is_left_counts_the_cells_that_are_still_to_be_measured(fewvit, small, tmp_path):
+    out = tmp_path / "sweep"
+    _, _, err = fewvit("sweep", small, "--out", out)
+    told = re.findall(r"^\[(\d+)/7\] .*\)(?:; (\d+) left)?(, about \d+ s)?$", err, re.MULTILINE)
+    assert [(done, left) for done, left, _ in told] == [(str(n + 1), str(6 - n) if n < 6 else "") for n in range(7)]
+    assert [bool(ahead) for *_, ahead in told] == [False, *(True,) * 5, False]  # the first cell says nothing yet
+    for name in sorted(cells(out))[2:5]:
+        (out / "cells" / name).unlink()
+    _, _, err = fewvit("sweep", small, "--out", out)
+    assert [line.split()[0] for line in err.splitlines() if line.startswith("[")] == ["[5/7]", "[6/7]", "[7/7]"]
+    assert re.findall(r"; (\d) left", err) == ["2", "1"]
 
 
 def test_a_longer_sweep_measures_what_is_new(fewvit, small, tmp_path):
@@ -182,6 +221,8 @@ def test_one_failed_cell_stops_no_other_and_ends_in_its_exit_code(fewvit, featur
     code, found, err = result(fewvit, "sweep", config, "--out", tmp_path / "sweep")
     assert code == 3
     assert "failed: features · train.npz and " in err
+    assert "\\n" not in err
+    assert err.splitlines()[-1] == "1 of 3 cells failed, as said above; the same command tries it again"
     assert "centroid · 12 shots, 2 trials" in err
     assert len(cells(tmp_path / "sweep")) == 2
     assert {row["shots"] for row in found["rows"] if row["method"] == "centroid"} == {2}
@@ -190,6 +231,7 @@ def test_one_failed_cell_stops_no_other_and_ends_in_its_exit_code(fewvit, featur
 
     code, _, err = result(fewvit, "sweep", config, "--out", tmp_path / "sweep", "--only", "missing")
     assert (code, "failed:" in err) == (0, False)
+    assert "1 cell that failed before was left alone; --only failed runs it" in err
     code, _, err = result(fewvit, "sweep", config, "--out", tmp_path / "sweep", "--only", "failed")
     assert code == 3
     assert err.count("failed:") == 1
@@ -271,7 +313,7 @@ def test_a_damaged_cell_is_measured_again(fewvit, small, tmp_path, kept):
     path.write_bytes(damaged)
     code, again, err = result(fewvit, "sweep", small, "--out", tmp_path / "sweep")
     assert code == 0
-    assert f"so it is measured again: {path}" in err
+    assert re.search(rf"{path}: .*, so it is measured again", err)
     assert again["rows"] == first["rows"]
     assert path.read_bytes() != damaged
 
@@ -325,6 +367,8 @@ def test_a_backbone_that_cannot_be_had_fails_its_cells_alone(fewvit, tmp_path, m
         ('backbones = ["fewvit_tiny", {name = "fewvit_tiny", label = "fewvit_tiny"}]\ndata = ["digits"]\n'
          'methods = ["knn"]', ["two are called 'fewvit_tiny'"]),
         ('backbones = ["fewvit_tiny"]\ndata = ["digits"]\nmethods = ["knn"]\nprotocol = "dino/7"', ["dino/7"]),
+        ('backbones = [{name = "fewvit_tiny", pool = "meen"}]\ndata = ["digits"]\nmethods = ["knn"]',
+         ["line 1, backbones", "--pool 'meen'"]),
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_refused_where_it_stands(fewvit, tmp_path, text, said):
