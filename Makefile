@@ -9,8 +9,8 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
 
-test: lint  ## style, types, and the whole suite
-	$(BIN)/python -m pytest
+test: lint  ## style, types, and the whole suite, a process for each core
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
