@@ -502,6 +502,23 @@ def test_a_damaged_stream_with_a_good_checksum_is_refused(policy, set_by_others,
             decode(head + chunk(b"IDAT", damaged) + tail, SMALL, policy)
 
 
+@both
+def test_no_bit_of_a_png_s_pixels_can_turn_without_a_word(policy):
+    noise = np.random.default_rng(3).integers(0, 256, (53, 41, 3), dtype=np.uint8)
+    for level in (0, 6):  # stored as they are, and compressed
+        data = encoded(Image.fromarray(noise), "PNG", compress_level=level)
+        first = data.index(b"IDAT") + 4
+        for place in np.random.default_rng(4).integers(first, len(data) - 16, 100).tolist():
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << place % 8
+            with pytest.raises(BadImage):
+                decode(bytes(damaged), SMALL, policy)
+        wrong = bytearray(data)
+        wrong[data.index(b"IEND") - 5] ^= 1  # the checksum itself
+        with pytest.raises(BadImage, match="CRC"):
+            decode(bytes(wrong), SMALL, policy)
+
+
 def test_the_limit_counts_the_pixels_of_the_file():
     for kind in ("JPEG", "PNG"):
         data = encoded(smooth(), kind)

@@ -7,6 +7,7 @@ import io
 import re
 import types
 import warnings
+import zlib
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ _Opener = Callable[[IO[bytes], str], "Image"]
 _Accept = Callable[[bytes], bool | str]  # of a file's first bytes; a text says why a known format cannot be read
 # what may be decoded, whatever a file is called; Pillow reads more
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+_PNG_BEGIN, _PNG_AROUND = b"\x89PNG\r\n\x1a\n", 12  # a file's first bytes; length, name and checksum of each chunk
 _PILLOW = re.compile(r"PIL\.")  # its modules
 
 
@@ -48,8 +50,26 @@ def open_wholly(data: bytes, admit: Callable[[int, int], None]) -> Image:
     refuse_wide_values(image)
     if image.format == "PNG" and data.rfind(b"IEND\xaeB`\x82") < 0:  # Pillow does without; a cut file should not pass
         raise BadImage("cut short: PNG without its end")
+    if image.format == "PNG":
+        _require_png_checksums(data)
     _load_wholly(image)
     return image
+
+
+def _require_png_checksums(data: bytes) -> None:
+    """Raise BadImage where the compressed pixels are not those that were written: Pillow passes their checksums over.
+
+    zlib's own checksum does not help: one bit may end the stream where the picture is full, before it is compared.
+    """
+    view, at = memoryview(data), len(_PNG_BEGIN)
+    while at + _PNG_AROUND <= len(view):
+        end = at + _PNG_AROUND + int.from_bytes(view[at : at + 4])
+        if end > len(view):
+            return  # cut: decoding says so
+        body, checksum = view[at + 4 : end - 4], int.from_bytes(view[end - 4 : end])
+        if body[:4] == b"IDAT" and zlib.crc32(body) != checksum:
+            raise BadImage("damaged: a checksum (CRC) of the PNG does not fit its pixels")
+        at = end
 
 
 def refuse_wide_values(image: Image) -> None:
