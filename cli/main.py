@@ -16,6 +16,8 @@ from typer.core import TyperGroup
 
 from fewvit.errors import FewvitError
 
+from .streams import flushed, open_closed_ones, reader_has_gone
+
 # command -> the first line of its help, shown without importing the command; a test compares the two
 COMMANDS = {
     "backbones": "List the backbones, explain one, check a weights file, fetch weights ahead.",
@@ -147,6 +149,10 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone
         return 0
+    except SystemExit:
+        if reader_has_gone():
+            return 0
+        raise
     except MemoryError:
         return _tell("out of memory; try a smaller --batch-size", 6, argv)
     except Exception as error:
@@ -198,12 +204,8 @@ def _tell(text: str, code: int, argv: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script."""
-    code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    open_closed_ones()
+    sys.exit(flushed(run(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,11 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.features)
 
+    def __repr__(self) -> str:
+        said = [self.name, f"{' x '.join(map(str, self.features.shape))} {self.features.dtype}"]
+        said += [counted(len(self.classes), "class", "classes"), self.backbone, self.protocol, self.fingerprint[:12]]
+        return f"FeatureSet({', '.join(filter(None, said))})"
+
     def select(self, rows: np.ndarray) -> FeatureSet:
         """The set made of these rows, in their order; classes stay."""
         return replace(

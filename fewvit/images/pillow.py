@@ -67,7 +67,7 @@ def _require_png_checksums(data: bytes) -> None:
         if end > len(view):
             return  # cut: decoding says so
         body, checksum = view[at + 4 : end - 4], int.from_bytes(view[end - 4 : end])
-        if body[:4] == b"IDAT" and zlib.crc32(body) != checksum:
+        if bytes(body[:4]) == b"IDAT" and zlib.crc32(body) != checksum:
             raise BadImage("damaged: a checksum (CRC) of the PNG does not fit its pixels")
         at = end
 
