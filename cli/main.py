@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fewvit.errors import FewvitError
+from fewvit.errors import FewvitError, is_out_of_memory
 
 from .streams import flushed, open_closed_ones, reader_has_gone
 
@@ -153,9 +153,9 @@ def run(argv: Sequence[str]) -> int:
         if reader_has_gone():
             return 0
         raise
-    except MemoryError:
-        return _tell("out of memory; try a smaller --batch-size", 6, argv)
     except Exception as error:
+        if is_out_of_memory(error):
+            return _tell("out of memory; try a smaller --batch-size", 6, argv)
         return _unforeseen(error, argv)
 
 

@@ -125,6 +125,44 @@ class ResourceError(FewvitError):
     exit_code = 6
 
 
+_NO_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "could not create a primitive",
+    "bad_alloc",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory, or no room for another thread; Python, torch, oneDNN and FAISS each say it so."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _NO_MEMORY)
+
+
+def refuse_out_of_memory(error: BaseException, doing: str, size: int = 0) -> None:
+    """Raise ResourceError where memory ran out, so that a whole file is not called damaged.
+
+    A damaged file may ask for any number of bytes: with `size`, those of a file, only what is too short for so many is
+    memory's fault.
+    """
+    if not is_out_of_memory(error) or (size and _is_to_be_had(2 * size)):
+        return
+    raise ResourceError(
+        f"out of memory while {doing}", fix="Close other programs, or use a machine with more."
+    ) from error
+
+
+def _is_to_be_had(size: int) -> bool:
+    try:
+        bytearray(size)
+    except MemoryError:
+        return False
+    return True
+
+
 def printable(name: object) -> str:
     """The text of a path or id as it may be shown: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fspath(name) if isinstance(name, os.PathLike) else str(name)

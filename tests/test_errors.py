@@ -8,7 +8,18 @@ import os
 import pytest
 
 from fewvit import errors
-from fewvit.errors import DataError, FewvitError, ResourceError, UnknownName, are, counted, from_os_error, in_one_line
+from fewvit.errors import (
+    DataError,
+    FewvitError,
+    ResourceError,
+    UnknownName,
+    are,
+    counted,
+    from_os_error,
+    in_one_line,
+    is_out_of_memory,
+    refuse_out_of_memory,
+)
 
 # what scripts rely on: usage, licence, unknown or unobtainable backbone, missing extra; data; integrity; numbers; disk
 # and memory
@@ -61,6 +72,30 @@ def test_a_name_that_is_near_to_none_gets_the_first_dozen():
 )
 def test_an_error_and_its_advice_fit_one_line(error, line):
     assert in_one_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("can't start new thread"), True),
+        (RuntimeError("could not create a primitive descriptor"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("can't start new thread"), False),
+    ],
+)
+def test_the_many_words_for_no_memory_are_known(error, is_one):
+    assert is_out_of_memory(error) == is_one
+
+
+def test_a_file_that_asks_for_more_than_it_holds_is_damaged_and_not_short_of_memory(monkeypatch):
+    refuse_out_of_memory(MemoryError(), "reading x", size=1000)  # 1000 bytes are there: the file lies
+    refuse_out_of_memory(RuntimeError("cut"), "reading x")
+    with pytest.raises(ResourceError, match="out of memory while reading x"):
+        refuse_out_of_memory(MemoryError(), "reading x")
+    with pytest.raises(ResourceError):
+        refuse_out_of_memory(MemoryError(), "reading x", size=1 << 60)
 
 
 def test_a_number_agrees_with_its_noun_and_verb():

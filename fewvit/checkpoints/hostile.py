@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-from ..errors import CheckpointError, printable
+from ..errors import CheckpointError, printable, refuse_out_of_memory
 from .opening import _BLOCK, _again, _reason, _some
 from .plain_numpy import NoNumberError, PlainDtype, plain_scalar
 
@@ -86,6 +86,7 @@ def _read_torch(handle: IO[bytes], path: str | os.PathLike[str], kind: str) -> A
             handle.seek(0)
             return torch.load(handle, map_location="cpu", weights_only=True)
         except Exception as error:  # ten types were seen over a thousand damaged files
+            refuse_out_of_memory(error, f"reading {printable(path)}", os.path.getsize(path))
             foreign = re.findall(r"GLOBAL (\S+) (?:was not|whose)", str(error))
             if foreign:
                 raise _refusal(foreign, path) from error

@@ -11,7 +11,7 @@ import json
 import os
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, printable, refuse_out_of_memory
 from .digests import _hashed, _refuse_other_digest
 from .hostile import _check_archive, _read_torch
 from .kinds import _kind, _refuse_foreign
@@ -69,6 +69,7 @@ def _read_safetensors(handle: IO[bytes], path: str | os.PathLike[str], size: int
     try:
         return load(handle.read())
     except Exception as error:  # its own error, and those of torch for dtypes and shapes
+        refuse_out_of_memory(error, f"reading {printable(path)}", size)
         raise CheckpointError(
             f"is a damaged safetensors file ({_reason(error)})", file=path, fix=_again(path)
         ) from error

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ..errors import MissingExtra, UnknownName, printable
+from ..errors import MissingExtra, UnknownName, printable, refuse_out_of_memory
 from ..headers import exif_orientation, jpeg_header
 from ..preprocess import Preprocess
 from .pillow import FORMATS as FORMATS
@@ -72,6 +72,7 @@ def decode(
         raise
     except Exception as error:
         # the per-image boundary: decoders raise what they like (ValueError, struct.error, RuntimeError, ...)
+        refuse_out_of_memory(error, "decoding an image", len(data) + 4 * max_pixels)
         raise BadImage(_one_line(error)) from error
 
 

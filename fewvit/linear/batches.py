@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ..datasets import Dataset
-from ..errors import ResourceError
+from ..errors import ResourceError, is_out_of_memory
 from ..preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from ..training.memory import is_out_of_memory
 from ..training.recipe import Step
 from ..views.crops import make_views
 from ..views.training_images import TrainingImages

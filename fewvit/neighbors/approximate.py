@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import IntegrityError
+from ..errors import IntegrityError, refuse_out_of_memory
 from .installed import faiss_gpu_works, faiss_library
 
 _ADD_ROWS = 65536  # rows that are added at once
@@ -216,6 +216,7 @@ class Candidates:
             # the flag lets lists on disk be read from beside a file alone, and there is no file here
             index = faiss.read_index(faiss.PyCallbackIOReader(_reader(data)), faiss.IO_FLAG_ONDISK_SAME_DIR)
         except (RuntimeError, MemoryError) as error:
+            refuse_out_of_memory(error, "reading a structure of this index", len(data))
             raise IntegrityError(f"FAISS cannot read it ({_reason(error)})") from error
         width = _width(kind, features.shape[1])
         if (index.ntotal, index.d) != (len(features), width):

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..datasets import Listing
 from ..digests import DigestMemory, content_digest
-from ..errors import FewvitError, from_os_error
+from ..errors import FewvitError, from_os_error, is_out_of_memory
 from ..evaluate.details import Details
 from ..evaluate.inputs import Backbones, FeatureReader, Inputs
 from ..extraction.cache import Cache
@@ -214,7 +214,7 @@ def _told(error: Exception) -> tuple[str, int]:
     """An error in the words of the command line, and its exit code."""
     if isinstance(error, FewvitError):
         return str(error), error.exit_code
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "out of memory; try a smaller --batch-size", 6
     if isinstance(error, OSError):
         known = from_os_error(error, "running this cell")

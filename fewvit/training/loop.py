@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cpu import keep_freed_memory
-from ..errors import NumericalError
+from ..errors import NumericalError, is_out_of_memory
 from ..models.products import settle_threads
 from ..runs.folder import RunFolder
 from ..runs.request import require_precision_on
@@ -25,7 +25,7 @@ from ..seeds import seed_of
 from .batches import Batches, Fetched
 from .distributed import rank, world_size
 from .log import Log
-from .memory import BatchTooLarge, is_out_of_memory
+from .memory import BatchTooLarge
 from .on_cpu import onednn_matmul, speed_up, write_out_attention
 from .order import Order, share
 from .recipe import Recipe, Step

@@ -176,7 +176,7 @@ def _work(pipe: Connection, max_pixels: int) -> None:
                 answer = b"+" + _made(asked, data, max_pixels)
             except BadImage as error:
                 answer = b"-" + error.reason.encode("utf-8", "replace")
-            except MemoryError:
+            except (MemoryError, ResourceError):
                 answer = b"-it takes too much memory"
             pipe.send_bytes(answer)
 
