@@ -187,7 +187,7 @@ def _read_sweep(folder: Path, found: Found) -> None:
 def _of_cell(cell: FinishedCell) -> Record:
     """The record of a cell. Raises DataError for one whose parts are not what they should be."""
     try:
-        _ = cell.request, cell.contents, dict(cell.cell["backbone"]), str(cell.cell["data"]["label"])
+        _ = cell.request, cell.contents, dict(cell.cell["backbone"] or {}), str(cell.cell["data"]["label"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError("it does not say what was asked", file=cell.path, fix="Run the sweep again.") from error
     return Record(cell.path, cell.task, _measurements(cell.rows, cell.path), _object(cell.run, cell.path), cell)

@@ -395,3 +395,24 @@ def test_published_lists_in_a_sweep_are_those_of_lowshot(fewvit, features, tmp_p
     lists[1].write_text(lists[0].read_text())
     fewvit("sweep", config, "--out", tmp_path / "sweep")
     assert len(cells(tmp_path / "sweep")) == len(before) + 1
+
+
+def test_a_report_reads_a_sweep_of_features(fewvit, small, tmp_path):
+    """Its cells have no backbone."""
+    out = tmp_path / "sweep"
+    _, swept, _ = result(fewvit, "sweep", small, "--out", out)
+    code, reported, err = result(fewvit, "report", out)
+    assert code == 0, err
+    assert sorted(row["value"] for row in reported["rows"]) == sorted(row["value"] for row in swept["rows"])
+
+
+def test_methods_with_labels_are_compared_image_by_image(fewvit, features, tmp_path):
+    methods = [
+        {"name": "ridge", "alpha": alpha, "label": label} for alpha, label in ((0.1, "ridge a"), (90, "ridge b"))
+    ]
+    config = toml(tmp_path / "s.toml", data=[features], methods=methods, shots=[1], trials=2)
+    assert fewvit("sweep", config, "--out", tmp_path / "sweep")[0] == 0
+    code, found, err = result(fewvit, "report", tmp_path / "sweep", "--compare", "ridge a,ridge b")
+    assert code == 0, err
+    assert [row["resampled"] for row in found["rows"]] == ["draws and images"]
+    assert "without their predictions" not in err
