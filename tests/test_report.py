@@ -485,3 +485,30 @@ def test_results_of_equal_numbers_and_other_protocols_or_seeds_are_two(tmp_path)
         result(tmp_path / f"{number}.json", [TOP1 | {"value": 100.0}], run=run)
     found = {(row["protocol"], row["seed"]) for row in table_of(tmp_path)}
     assert found == {("dino/1", ""), ("dino/1", "3"), ("msn/1", "")}
+
+
+def test_numbers_colours_and_ids_in_names_stand_in_figures_as_they_are(tmp_path):
+    """What makes the drawing smaller works on tags alone: two names that differ in a third decimal stay two."""
+    names = ["ridge 0.00125", "ridge 0.00199", "a #010101 b", 'x id="a_1" y']
+    for at, name in enumerate(names):
+        for data in ("one", "two"):
+            write(tmp_path / "s", cell_of("knn", name, data), [TOP1 | {"value": 60.0 + at}])
+    figures = " ".join(re.findall(r"<svg.*?</svg>", page_of(tmp_path / "s"), re.DOTALL))
+    text = Parsed(figures).text
+    assert all(name in text for name in names)
+
+
+def test_a_name_that_begins_with_a_bracket_or_a_star_is_no_argument_of_latex(tmp_path):
+    for name in ("[1] pets", "*"):
+        write(tmp_path / "s", cell_of("knn", "b", name), [TOP1 | {"value": 60.0}])
+    latex = writer_of(Path("x.tex"))(Report.of([tmp_path / "s"]))
+    assert not re.search(r"(\\\\|\\\w*rule)\s*[\[*]", latex)
+    assert "{[}1] pets" in latex
+
+
+def test_a_verdict_is_the_reports_own_whatever_a_row_says(tmp_path):
+    row = TOP1 | {"value": 60.0, "verdict": "far above", "delta": 99.0, "seen_in_pretraining": "no"}
+    [found] = table_of(result(tmp_path / "x.json", [row]))
+    assert {"verdict", "delta"}.isdisjoint(found)
+    assert found["seen_in_pretraining"] == "unknown"
+    assert "far above" not in page_of(tmp_path / "x.json")
