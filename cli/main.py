@@ -196,8 +196,20 @@ def _tell(text: str, code: int, argv: Sequence[str]) -> int:
     return code
 
 
+def _open_what_is_closed() -> None:
+    """Give the null device to standard streams that the caller closed: no file of ours may take their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  for as long as we run
+
+
 def main() -> None:
     """The console script."""
+    _open_what_is_closed()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -6,6 +6,7 @@ What is damaged is named and left out; what a folder holds beside results is pas
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,9 +109,9 @@ class Found:
 def read(places: Sequence[Path]) -> Found:
     """What stands in these folders and files. Raises DataError for one that is no result, or holds none."""
     found = Found()
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for place in places:
-        if (real := place.resolve()) in seen:
+        if (real := os.path.realpath(place)) in seen:  # unlike resolve, of links in a circle too
             found.notes.append(f"{printable(place)} is given twice, and read once")
             continue
         seen.add(real)
