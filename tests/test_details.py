@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,17 @@ def test_a_prediction_beyond_the_classes_is_refused(tmp_path):
     save_details(tmp_path / "x.npz", Details([wrong]))
     with pytest.raises(DataError, match="classes that are none"):
         load_details(tmp_path / "x.npz")
+
+
+def test_a_file_with_any_bit_turned_is_read_or_refused(tmp_path):
+    """Whatever zipfile, zlib, NumPy or json say of it."""
+    path, random = tmp_path / "x.npz", np.random.default_rng(3)
+    save_details(path, _details())
+    whole, refused = path.read_bytes(), 0
+    for place in random.choice(len(whole), 300, replace=False).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << int(random.integers(8)))]) + whole[place + 1 :])
+        with contextlib.suppress(DataError):
+            refused += 1
+            load_details(path)
+            refused -= 1
+    assert refused > 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -308,7 +309,7 @@ def test_votes_are_counted_for_as_many_images_at_a_time_as_their_bytes_hold_and_
 # ---- the published number beside the measured one
 
 
-def published(k=20, n_test=50_000, classes=1000, random=False, each=False, known=74.5, given=False):
+def published(k=20, n_test=50_000, classes=1000, random=False, each=False, known=74.5, given=False, as_published=True):
     """k and temperature of the rows that have the published number beside them; each must be top-1."""
     spec = SimpleNamespace(is_random=random, published={"knn": known} if known else {})
     pipeline = SimpleNamespace(spec=spec, each=each, protocol=SimpleNamespace(published_k=k))
@@ -319,7 +320,8 @@ def published(k=20, n_test=50_000, classes=1000, random=False, each=False, known
         for k in (10, 20, 100)
         for metric in ("top1", "top5")
     ]
-    found = list(knn._with_published(rows, inputs))
+    with mock.patch.object(knn, "reads_as_published", return_value=as_published):
+        found = list(knn._with_published(rows, inputs))
     assert [{name: value for name, value in row.items() if name != "published"} for row in found] == rows
     shown = [row for row in found if "published" in row]
     assert all((row["metric"], row["published"]) == ("top1", known) for row in shown)
@@ -329,6 +331,7 @@ def published(k=20, n_test=50_000, classes=1000, random=False, each=False, known
 def test_the_published_number_stands_at_its_own_k_or_at_the_best_where_none_is_said():
     assert published() == [(20, 0.07)]
     assert published(k=0) == [(100, 0.07)]
+    assert published(as_published=False) == []
 
 
 @pytest.mark.parametrize(

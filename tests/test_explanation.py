@@ -19,7 +19,7 @@ from fewvit.evaluate.explain.explanation import explain_knn
 from fewvit.evaluate.explain.method import knn_checks, lowshot_checks
 from fewvit.evaluate.explain.numbers import distance, lowshot_numbers
 from fewvit.evaluate.explain.reading import reading_checks
-from fewvit.evaluate.explain.subject import as_published, recognised, subject_of
+from fewvit.evaluate.explain.subject import as_published, reads_as_published, recognised, subject_of
 from fewvit.evaluate.explain.text import lines
 from fewvit.evaluate.explain.weights import weights_checks
 from fewvit.evaluate.lowshot_options import LowShotOptions
@@ -360,3 +360,18 @@ def test_lines_fit_the_page_and_hold_every_word_of_a_long_value():
     assert "not told" not in " ".join(text)
     assert "not told" in " ".join(lines(rows, whole=True))
     assert text[-1].startswith("3 checks: 1 ok, 1 differ, 1 unknown")
+
+
+def test_a_published_number_is_of_its_own_weights_readout_norm_and_transform():
+    """Beside the mean of the patches, or at another size, no paper's number stands."""
+
+    def reads(spec=None, task="", **options):
+        return reads_as_published(settle(spec or spec_of(), FeatureOptions(**options), task), task)
+
+    assert reads()
+    assert reads(decode="pil")
+    assert reads(protocol="dino/1", precision="bf16")
+    for other in ({"pool": "mean"}, {"layers": "2"}, {"layers": "each"}, {"protocol": "msn/1"}, {"img_size": "32"}):
+        assert not reads(**other), other
+    assert not reads(spec_of(weights_sha256="7" * 64))
+    assert reads(task="lowshot")

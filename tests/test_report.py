@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -426,3 +427,88 @@ def test_ten_sweeps_of_many_rows_stay_within_the_pages_size(tmp_path):
     page = page_of(tmp_path / "s")
     assert page.count("<tr><td>") == 5000
     assert len(page.encode()) < 2.5e6
+
+
+# ---- what a hostile or damaged file may hold
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("value", odd) for odd in (float("nan"), float("inf"), 10**400, "60", True, [60.0])),
+        *(("ci95", odd) for odd in (None, 3, [1.0], ["a", "b"], [float("nan"), 1.0])),
+        *[("std", "x"), ("k", "20"), ("n_test", [7]), ("trial", True), ("trial", 0.5), ("dataset", ["a"])],
+        *[("method", {"a": 1}), ("setting", [1]), ("shots", 10**400)],
+    ],
+)
+def test_a_row_that_no_command_writes_is_named_with_its_column(tmp_path, column, value):
+    result(tmp_path / "good.json", [TOP1 | {"value": 60.0}])
+    result(tmp_path / "odd.json", [TOP1 | {"value": 60.0} | {column: value}])
+    found = read([tmp_path])
+    assert [record.path.name for record in found.records] == ["good.json"]
+    assert f"odd.json: {column} of one of its rows cannot be " in str(found.damaged[0])
+    assert len(str(found.damaged[0]).splitlines()[0]) < 160 + len(str(tmp_path))
+
+
+def test_a_cell_whose_digest_is_right_and_whose_parts_are_not_is_named(swept, tmp_path):
+    from fewvit.sweep.folder import _digest
+
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    odd = [{"cell": 3}, {"cell": {}}, {"rows": 5}, {"run": None}, {"seconds": "x"}, {"task": ...}]
+    for path, change in zip(sorted((copy / "cells").iterdir()), odd, strict=False):
+        body = {key: one for key, one in json.loads(path.read_text()).items() if key != "sha256"}
+        change = {"cell": {**body["cell"], **change}} if "seconds" in change else change
+        body = {key: one for key, one in {**body, **change}.items() if one is not ...}
+        path.write_text(json.dumps({**body, "sha256": _digest(body)}))
+    found = read([copy])
+    assert (len(found.records), len(found.damaged)) == (16 - len(odd), len(odd))
+
+
+def test_pipes_folders_and_links_in_a_circle_in_place_of_cells_are_named(swept, tmp_path):
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    one, two, three, *_ = sorted((copy / "cells").iterdir())
+    for path in (one, two, three):
+        path.unlink()
+    os.mkfifo(one)
+    two.mkdir()
+    three.symlink_to(three)
+    (copy / "failed").mkdir()
+    os.mkfifo(copy / "failed" / "x.json")
+    (copy / "failed" / "y.json").write_text('{"cell": {}, "error": "", "exit_code": 3}')
+    found = read([copy])
+    assert (len(found.records), len(found.damaged)) == (13, 3)
+
+
+def test_results_of_equal_numbers_and_other_protocols_or_seeds_are_two(tmp_path):
+    """A classifier that gets everything right does so under any protocol."""
+    for number, run in enumerate(({"protocol": "dino/1"}, {"protocol": "msn/1"}, {"protocol": "dino/1", "seed": 3})):
+        result(tmp_path / f"{number}.json", [TOP1 | {"value": 100.0}], run=run)
+    found = {(row["protocol"], row["seed"]) for row in table_of(tmp_path)}
+    assert found == {("dino/1", ""), ("dino/1", "3"), ("msn/1", "")}
+
+
+def test_numbers_colours_and_ids_in_names_stand_in_figures_as_they_are(tmp_path):
+    """What makes the drawing smaller works on tags alone: two names that differ in a third decimal stay two."""
+    names = ["ridge 0.00125", "ridge 0.00199", "a #010101 b", 'x id="a_1" y']
+    for at, name in enumerate(names):
+        for data in ("one", "two"):
+            write(tmp_path / "s", cell_of("knn", name, data), [TOP1 | {"value": 60.0 + at}])
+    figures = " ".join(re.findall(r"<svg.*?</svg>", page_of(tmp_path / "s"), re.DOTALL))
+    text = Parsed(figures).text
+    assert all(name in text for name in names)
+
+
+def test_a_name_that_begins_with_a_bracket_or_a_star_is_no_argument_of_latex(tmp_path):
+    for name in ("[1] pets", "*"):
+        write(tmp_path / "s", cell_of("knn", "b", name), [TOP1 | {"value": 60.0}])
+    latex = writer_of(Path("x.tex"))(Report.of([tmp_path / "s"]))
+    assert not re.search(r"(\\\\|\\\w*rule)\s*[\[*]", latex)
+    assert "{[}1] pets" in latex
+
+
+def test_a_verdict_is_the_reports_own_whatever_a_row_says(tmp_path):
+    row = TOP1 | {"value": 60.0, "verdict": "far above", "delta": 99.0, "seen_in_pretraining": "no"}
+    [found] = table_of(result(tmp_path / "x.json", [row]))
+    assert {"verdict", "delta"}.isdisjoint(found)
+    assert found["seen_in_pretraining"] == "unknown"
+    assert "far above" not in page_of(tmp_path / "x.json")

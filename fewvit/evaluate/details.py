@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,22 +85,35 @@ def load_details(path: _Path) -> Details:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         which = json.loads(_words(arrays["which"])[0])
-        return Details(_predicted(arrays, which["predicted"]), _episodes(arrays, which["episodes"]))
+        columns = {name: [_columns(one) for one in which[name]] for name in ("predicted", "episodes")}
+        return Details(_predicted(arrays, columns["predicted"]), _episodes(arrays, columns["episodes"]))
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"not the details of a result, or damaged: {error}", file=path, fix="Run what made it again."
         ) from error
+
+
+# what zipfile, zlib, NumPy and json raise for bytes that are none of theirs
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RuntimeError, ArithmeticError),
+    *(MemoryError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def _predicted(arrays: Mapping[str, np.ndarray], which: Sequence[Mapping[str, Any]]) -> list[Predicted]:
     if not which:
         return []
     ids, classes, labels = _words(arrays["ids"]), _words(arrays["classes"]), arrays["labels"].astype(np.int64)
-    predictions, probabilities = arrays["predictions"].astype(np.int64), arrays["probabilities"]
+    predictions, probabilities = arrays["predictions"].astype(np.int64), arrays["probabilities"].astype(np.float32)
     shape = (len(which), len(ids))
-    if predictions.shape != shape or probabilities.shape != shape or labels.shape != shape[1:]:
+    if (
+        probabilities.dtype.kind != "f"
+        or predictions.shape != shape
+        or probabilities.shape != shape
+        or labels.shape != shape[1:]
+    ):
         raise ValueError("its arrays do not fit each other")
     named = np.concatenate([predictions.ravel(), labels[labels != -1]])
     if named.size and not (named.min() >= 0 and named.max() < len(classes)):
@@ -112,7 +126,16 @@ def _episodes(arrays: Mapping[str, np.ndarray], which: Sequence[Mapping[str, Any
         return []
     if arrays["accuracies"].ndim != 2 or len(arrays["accuracies"]) != len(which):
         raise ValueError("its arrays do not fit each other")
+    if not np.isfinite(arrays["accuracies"]).all():
+        raise ValueError("its accuracies are not numbers")
     return [EpisodeScores(one, arrays["accuracies"][row]) for row, one in enumerate(which)]
+
+
+def _columns(which: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of what is kept. Raises ValueError for a draw that has no number."""
+    if not isinstance(which.get("trial", 0), int):
+        raise ValueError("a draw has no number")
+    return dict(which)
 
 
 def _text(words: Sequence[str]) -> np.ndarray:

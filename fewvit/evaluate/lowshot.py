@@ -20,7 +20,7 @@ from ..sources import Given
 from ..splits import dependence, mean_of_draws
 from .details import Details, Keep, keep_nothing
 from .explain.explanation import explain_lowshot
-from .explain.subject import subject_of
+from .explain.subject import reads_as_published, subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 from .lowshot_cells import Cell, Tuner, cells_of
 from .lowshot_options import LowShotOptions, by_shots, check_options, require_splits, splits_of
@@ -214,11 +214,16 @@ def _save(predicted: Sequence[Predicted], options: LowShotOptions, notify: Calla
 
 
 def _with_published(rows: Sequence[Row], inputs: Inputs, options: LowShotOptions) -> Iterator[Row]:
-    """Beside measured means, the paper's numbers: for its own weights, on ImageNet-1k, with the published lists."""
+    """Beside measured means, the paper's numbers: for its own weights, read as they were, with the published lists.
+
+    And on ImageNet-1k.
+    """
     published: Mapping[Any, Any] = {}
     official = bool(options.subsets) and rows and IMAGENET.is_tested_on(rows[0]["n_test"], len(inputs.train.classes))
     if official and inputs.pipeline is not None and not inputs.pipeline.spec.is_random:
         known = inputs.pipeline.spec.info.get("published", {})
+        if not known or not reads_as_published(inputs.pipeline, "lowshot"):
+            known = {}
         published = {**known.get("lowshot", {}), **({"1percent": known["1%"]} if "1%" in known else {})}
     for row in rows:
         beside = row["trial"] == "mean" and row["metric"] == "top1" and row["shots"] in published

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..results import Row
+from .checked import is_number
 from .drawing import GROUND, SERIES, Margins, drawn, even_ticks, framed, tip
 from .parts import MOST_SERIES, Figure, Section, identity, key_of, labels_of
 from .rows import HEADLINES, Line
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 320, 210  # points
 _PANELS = 4  # figures of a section
+_COSTLY = 1e18  # seconds or parameters: more is no cost that anything has
 _TOLD = 40  # marks of a figure that say what they are when pointed at
 
 
@@ -85,7 +87,7 @@ def _gather(lines: Sequence[Line], column: str) -> _Gathered:
     gathered = _Gathered(defaultdict(lambda: defaultdict(dict)), {})
     for line in lines:
         row = line.row
-        if line.is_trial or row["metric"] not in HEADLINES or not _is_number(row.get(column)):
+        if line.is_trial or row["metric"] not in HEADLINES or not is_number(row.get(column)):
             continue
         who = identity(row, (column, "task", "dataset"))
         key = key_of(who)
@@ -180,7 +182,7 @@ def against_cost(lines: Sequence[Line]) -> Section:
             continue
         known = {"seconds": line.record.seconds, "parameters": line.record.facts_of(row).get("parameters")}
         for what, x in known.items():
-            if isinstance(x, int | float) and x > 0:
+            if is_number(x) and 0 < x < _COSTLY:
                 words = f"{row['backbone']} {row.get('method') or ''}: {_shown(row)}, {x:.4g} {what}"
                 panel: _Panel = (str(row["dataset"]), str(row["task"]), _of_shots(row), what)
                 points[panel][str(row["backbone"])].append(_Point(float(x), float(row["value"]), None, words))
@@ -255,13 +257,9 @@ def _short(number: float) -> str:
 # ---- rows
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
     ends = row.get("ci95")
-    if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(_is_number, ends)):
+    if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(is_number, ends)):
         return float(ends[0]), float(ends[1])
     return None
 

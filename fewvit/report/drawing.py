@@ -88,15 +88,20 @@ def _for_page(svg: str, name: str) -> str:
     width = box.split()[2]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(rf"<g id=([\"']){_TIP}(.*?)\1>", r"<g><title>\2</title>", body)
-    body = re.sub(r' id="[a-z0-9.]+_\d+"', "", body, flags=re.IGNORECASE)  # figure_1, axes_1, …: the same in every one
-    body = re.sub(r"#0[12a-f0-9]{5}\b", lambda found: _variable(found[0]), body)
-    body = re.sub(r" font-family: [^;]*;", "", body)
-    body = re.sub(r"(?<=\d\.\d{2})\d+", "", body)  # hundredths of a point
+    body = re.sub(r"<[^>]*>", lambda found: _tag_for_page(found[0]), body)
     body = re.sub(r"\n\s*", "\n", body)
     return (
         f'<svg class="plot" role="img" aria-label="{escape(printable(name), quote=True)}" viewBox="{box}" '
         f'style="max-width: {float(width) * 1.35:.0f}px" xmlns:xlink="http://www.w3.org/1999/xlink">{body.strip()}'
     )
+
+
+def _tag_for_page(tag: str) -> str:
+    """A tag with the page's colours and hundredths of a point; what stands between tags is the users' words."""
+    tag = re.sub(r' id="[a-z0-9.]+_\d+"', "", tag, flags=re.IGNORECASE)  # figure_1, axes_1, …: the same in every one
+    tag = re.sub(r"#0[12a-f0-9]{5}\b", lambda found: _variable(found[0]), tag)
+    tag = re.sub(r" font-family: [^;]*;", "", tag)
+    return re.sub(r"(?<=\d\.\d{2})\d+", "", tag)
 
 
 def _variable(colour: str) -> str:

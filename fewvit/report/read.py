@@ -6,6 +6,7 @@ What is damaged is named and left out; what a folder holds beside results is pas
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,10 @@ from ..evaluate.details import Details
 from ..results import SCHEMA, Facts, Row
 from ..runs.folder import RunFolder
 from ..sweep.folder import PLAN, FinishedCell, SweepFolder, read_cell
+from .checked import AGAIN, NothingMeasured, is_number, manifest_of, measurements_of
 
 REPORT = "report"  # the task of a report's own JSON
 _RESULTS = SCHEMA.partition("/")[0]
-
-
-class NothingMeasured(DataError):
-    """A result whose rows are no measurements, such as a listing."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class Record:
         """What it took, of a cell as a whole, of others the sum of what their manifest times; None: unknown."""
         given = self.asked.get("seconds", self.run.get("seconds"))
         if isinstance(given, Mapping):
-            return float(sum(part for part in given.values() if isinstance(part, int | float)))
-        return float(given) if isinstance(given, int | float) else None
+            return float(sum(part for part in given.values() if is_number(part)))
+        return float(given) if is_number(given) else None
 
     def facts_of(self, row: Mapping[str, Any]) -> Facts:
         """The part of the manifest that is about the backbone of a row."""
@@ -111,9 +109,9 @@ class Found:
 def read(places: Sequence[Path]) -> Found:
     """What stands in these folders and files. Raises DataError for one that is no result, or holds none."""
     found = Found()
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for place in places:
-        if (real := place.resolve()) in seen:
+        if (real := os.path.realpath(place)) in seen:  # unlike resolve, of links in a circle too
             found.notes.append(f"{printable(place)} is given twice, and read once")
             continue
         seen.add(real)
@@ -185,12 +183,8 @@ def _read_sweep(folder: Path, found: Found) -> None:
 
 
 def _of_cell(cell: FinishedCell) -> Record:
-    """The record of a cell. Raises DataError for one whose parts are not what they should be."""
-    try:
-        _ = cell.request, cell.contents, dict(cell.cell["backbone"]), str(cell.cell["data"]["label"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError("it does not say what was asked", file=cell.path, fix="Run the sweep again.") from error
-    return Record(cell.path, cell.task, _measurements(cell.rows, cell.path), _object(cell.run, cell.path), cell)
+    """The record of a cell. Raises DataError for one whose rows or manifest are not what they should be."""
+    return Record(cell.path, cell.task, measurements_of(cell.rows, cell.path), manifest_of(cell.run, cell.path), cell)
 
 
 def _read_run(folder: Path, found: Found) -> None:
@@ -201,7 +195,7 @@ def _read_run(folder: Path, found: Found) -> None:
             return
         path = folder / "result.json"
         found.records.append(
-            Record(path, str(result.task), _measurements(result.rows, path), _object(result.run, path))
+            Record(path, str(result.task), measurements_of(result.rows, path), manifest_of(result.run, path))
         )
     except (DataError, IntegrityError) as error:
         found.damaged.append(error)
@@ -258,35 +252,15 @@ def _of_json(value: Mapping[str, Any], path: Path) -> Record:
         return _of_cell(read_cell(path))
     if value.get("task") == REPORT:
         raise DataError("the table of a report", file=path, fix="Give what that report was made from.")
-    rows, run = value.get("rows"), _object(value.get("run"), path)
-    return Record(path, str(value.get("task")), _measurements(rows, path), run)
+    rows, run = value.get("rows"), manifest_of(value.get("run"), path)
+    return Record(path, str(value.get("task")), measurements_of(rows, path), run)
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {printable(error)}", file=path, fix="Make the result again.") from error
-
-
-def _object(value: object, path: Path) -> Facts:
-    if not isinstance(value, dict):
-        raise DataError("its manifest is not an object", file=path, fix="Make the result again.")
-    return value
-
-
-def _measurements(rows: object, path: Path) -> list[Row]:
-    """The rows that measure something. Raises DataError where there is none, or rows are no rows."""
-    if not isinstance(rows, list | tuple) or not all(isinstance(row, dict) for row in rows):
-        raise DataError("its rows are not rows", file=path, fix="Make the result again.")
-    found = [row for row in rows if isinstance(row.get("metric"), str) and _is_number(row.get("value"))]
-    if not found:
-        raise NothingMeasured("it measures nothing: none of its rows has a metric and a value", file=path)
-    return found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        raise DataError(f"not JSON: {printable(error)}", file=path, fix=AGAIN) from error
 
 
 # ---- the same result twice
@@ -318,10 +292,17 @@ def _once(found: Found) -> list[Record]:
     return list(kept.values())
 
 
+# what of a manifest the table shows beside the rows: results that differ in it are two, though their numbers be equal
+_BESIDE = ("protocol", "seed", "fingerprint", "weights_sha256", "pool", "layers", "precision", "decode", "preprocess")
+
+
 def _identity(record: Record) -> str:
     if record.cell is not None:
         return f"{record.cell.request} {record.contents}"
-    return _numbers(record)
+    several = record.run.get("backbones")
+    facts = [record.run, *(several.values() if isinstance(several, dict) else ())]
+    beside = [[one.get(name) for name in _BESIDE] for one in facts if isinstance(one, dict)]
+    return json.dumps([_numbers(record), beside], sort_keys=True)
 
 
 def _numbers(record: Record) -> str:

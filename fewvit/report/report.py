@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,9 +86,9 @@ class Report:
 
     def require_apart(self, files: Sequence[Path]) -> None:
         """Raise UsageError where a file that is to be written is one that was read."""
-        read_from = {record.path.resolve() for record in self.found.records}
+        read_from = {os.path.realpath(record.path) for record in self.found.records}
         for path in files:
-            if path.resolve() in read_from:
+            if os.path.realpath(path) in read_from:
                 raise UsageError("--out would replace a result that is read", file=path, fix="Give --out another name.")
 
     def write(self, path: Path) -> None:

@@ -21,6 +21,7 @@ _METRICS = ("top1", "top5", "accuracy", "ece")
 _GIVEN = ("task", "dataset", "backbone", "protocol", "method")
 # what of a manifest decides a feature: where backbones of one name differ in it, their names say so
 _FEATURES = ("pool", "layers", "precision", "decode")
+_FOUND_HERE = ("delta", "verdict", "seen_in_pretraining", "weights_sha256")  # whatever a row says of them
 _DIGITS = 6  # of a digest in a name
 
 
@@ -51,7 +52,7 @@ def lines_of(records: Sequence[Record]) -> list[Line]:
             "method": row.get("method"),
             "seed": row.get("seed", record.asked.get("seed", record.run.get("seed"))),
         }
-        rest = {key: value for key, value in row.items() if key not in named and key != "weights_sha256"}
+        rest = {key: value for key, value in row.items() if key not in named and key not in _FOUND_HERE}
         seen = {
             "seen_in_pretraining": seen_in_pretraining(record, row, dataset),
             "weights_sha256": _weights(record, row),

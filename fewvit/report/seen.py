@@ -22,7 +22,7 @@ def seen_in_pretraining(record: Record, row: Mapping[str, Any], dataset: str) ->
     Random weights have seen nothing. A named variant is judged by its family's table, unless its weights are known to
     be others; a run of one's own has seen the images of which its folder holds the same digest.
     """
-    asked = record.asked.get("backbone", {})
+    asked = record.asked.get("backbone") or {}  # None: features were given
     name = str(asked.get("name") or row.get("backbone") or "")
     facts = record.facts_of(row)
     weights = row.get("weights_sha256") or facts.get("weights_sha256")

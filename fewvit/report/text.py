@@ -54,6 +54,7 @@ _MARKS = {**{sign: f"\\{sign}" for sign in "\\`*_[]|~$"}, "<": "&lt;", ">": "&gt
 _COMMANDS = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
+    **{"[": "{[}", "*": "{*}"},  # behind the end of a line LaTeX takes them for its arguments
     **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "±": "$\\pm$", "·": "$\\cdot$"},
 }
 

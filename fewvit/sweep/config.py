@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import find_variant
-from ..errors import DataError, FewvitError, UnknownName, UsageError
+from ..errors import DataError, FewvitError, UnknownName, UsageError, are
 from ..extraction.pipeline import check_options
 from ..extraction.protocols import find_protocol
 from ..files import sha256_of
@@ -29,14 +29,14 @@ KEYS = (*_OWN, *_READOUT)
 def read_config(path: Path) -> dict[str, Any]:
     """The values of a TOML file. Raises DataError for a file that is missing, UsageError naming line and key."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"not a text file: {error}", file=path) from error
     try:
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not a TOMLDecodeError alone: a number of 5000 digits
         last = f"at line {len(text.splitlines())}, where the file ends"
         raise UsageError(f"not TOML: {error}".replace("at end of document", last), file=path, fix=_EXAMPLE) from error
     for key in values:
@@ -77,7 +77,13 @@ def settled(given: Mapping[str, Any], flags: Mapping[str, Any]) -> SweepConfig:
         items = placed.value if isinstance(placed.value, list | tuple) else [placed.value]
         return [_at(placed.place, take, item) for item in items]
 
-    common = {key: one for key in _READOUT if key in values for one in each(key, _single_text)[:1]}
+    def single(key: str, take: Callable[[Any], Any]) -> Any:
+        found = each(key, take)
+        if len(found) != 1:
+            raise UsageError(f"{values[key].place} takes one value, and here {are(len(found))} {len(found)}")
+        return found[0]
+
+    common = {key: single(key, _single_text) for key in _READOUT if key in values}
     protocols = each("protocol", _protocol) or [None]
     backbones = [
         dataclasses.replace(backbone, protocol=backbone.protocol or protocol)
@@ -95,7 +101,7 @@ def settled(given: Mapping[str, Any], flags: Mapping[str, Any]) -> SweepConfig:
         tuple(dict.fromkeys(each("shots", _whole(1)))),
         tuple(dict.fromkeys(each("percent", _percent))),
         tuple(dict.fromkeys(each("subsets", _subset))),
-        **{key: each(key, _whole(least))[0] for key, least in counts if key in values},
+        **{key: single(key, _whole(least)) for key, least in counts if key in values},
     )
     _require_whole(config)
     return config

@@ -43,6 +43,11 @@ class FinishedCell:
         return str(self.cell["request"])
 
     @property
+    def seconds(self) -> float:
+        """What it took, without the making of features."""
+        return float(self.cell.get("seconds") or 0.0)
+
+    @property
     def contents(self) -> str:
         """The digest of the bytes of the images, or of the features given."""
         return str(self.cell["data"]["contents"])
@@ -144,9 +149,11 @@ class SweepFolder:
     def failed(self) -> Iterator[FailedCell]:
         """Every cell that failed, by its name; files that are none are passed over: the cell counts as missing."""
         for path in sorted((self.path / "failed").glob("*.json")):
-            with contextlib.suppress(DataError, KeyError, TypeError, ValueError):
+            with contextlib.suppress(DataError, KeyError, TypeError, ValueError, OverflowError):
                 value = _read(path)
-                yield FailedCell(path, dict(value["cell"]), str(value["error"]), int(value["exit_code"]))
+                one = FailedCell(path, dict(value["cell"]), str(value["error"]), int(value["exit_code"]))
+                _ = one.request
+                yield one
 
     def _failed_place(self, request: str) -> Path:
         return self.path / "failed" / f"{request}.json"
@@ -160,7 +167,25 @@ def read_cell(path: Path) -> FinishedCell:
     body = {key: one for key, one in value.items() if key != "sha256"}
     if value.get("sha256") != _digest(body):
         raise DataError("its bytes are not those that were written", file=path, fix=_again(path))
-    return FinishedCell(path, str(body["task"]), body["rows"], body["run"], body["cell"], body.get("details_sha256"))
+    try:
+        found = FinishedCell(
+            path, str(body["task"]), list(body["rows"]), dict(body["run"]), dict(body["cell"]), body["details_sha256"]
+        )
+        _require_words(found)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError("it does not say what was asked", file=path, fix=_again(path)) from error
+    return found
+
+
+def _require_words(cell: FinishedCell) -> None:
+    """Raise KeyError, TypeError or ValueError unless a cell says what was asked, of what and with which seed."""
+    asked = cell.cell
+    backbone = dict(asked["backbone"] or {})  # None: features were given
+    words = [dict(asked["data"]).get(name) for name in ("label", "data", "train", "test")]
+    words += [backbone.get(name) for name in ("label", "name", "weights")]
+    if not all(isinstance(word, str | None) for word in words) or not isinstance(asked.get("seed"), int | None):
+        raise TypeError("words that are none")
+    _ = cell.request, cell.contents, cell.seconds, asked["data"]["label"]
 
 
 def digest_of(value: Mapping[str, Any]) -> str:
@@ -173,6 +198,8 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError("not a file", file=path, fix=_again(path))
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:

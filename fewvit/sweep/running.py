@@ -152,7 +152,7 @@ class Sweep:
             seed=self._plan.config.seed,
             seconds={
                 "sweep": round(time.perf_counter() - began, 3),
-                "cells": round(sum(float(cell.cell["seconds"]) for cell in cells), 3),
+                "cells": round(sum(cell.seconds for cell in cells), 3),
             },
         )
         return ended

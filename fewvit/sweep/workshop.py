@@ -139,7 +139,9 @@ class Workshop:
             text, code = _told(error)
             return Outcome(cell, None, Details(), contents, 0.0, notes, text, code)
         seconds = time.perf_counter() - began - (reader.seconds - made)
-        return Outcome(cell, _labelled(cell, result), details, contents, round(seconds, 4), notes)
+        return Outcome(
+            cell, _labelled(cell, result), _labelled_details(cell, details), contents, round(seconds, 4), notes
+        )
 
 
 class SharedReader(FeatureReader):
@@ -233,3 +235,14 @@ def _labelled(cell: Cell, result: Result) -> Result:
     weights = result.run.get("weights_sha256")
     more: Row = {"weights_sha256": weights} if weights and cell.backbone is not None else {}
     return Result(result.task, [{**row, **names, **more} for row in result.rows], result.run)
+
+
+def _labelled_details(cell: Cell, details: Details) -> Details:
+    """What stands behind the rows under the name that they give the method, by which reports find it."""
+    if not cell.method.label:
+        return details
+    names = {"method": cell.method.label}
+    return Details(
+        [dataclasses.replace(one, which={**one.which, **names}) for one in details.predicted],
+        [dataclasses.replace(one, which={**one.which, **names}) for one in details.episodes],
+    )

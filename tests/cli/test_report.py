@@ -116,3 +116,23 @@ def test_a_half_done_sweep_is_reported_and_says_so(fewvit, tmp_path):
     code, _, err = fewvit("report", tmp_path / "sweep")
     assert code == 0
     assert "sweep sweep: 1 of 3 cells finished, 2 missing" in err
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_fault(results, tmp_path, closed):
+    import subprocess
+    import sys
+
+    script = "import sys; from fewvit_cli.main import main; main()"
+    words = [sys.executable, "-c", script, "report", str(results), "--format", "csv", "--out", str(tmp_path / "x.csv")]
+    ended = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *words], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (tmp_path / "x.csv").read_text().startswith("task,")
+
+
+def test_links_in_a_circle_are_no_place(fewvit, results, tmp_path):
+    (tmp_path / "self").symlink_to("self")
+    code, _, err = fewvit("report", tmp_path / "self")
+    assert code == 3
+    assert "no such file or folder" in err

@@ -351,6 +351,9 @@ def test_a_backbone_that_cannot_be_had_fails_its_cells_alone(fewvit, tmp_path, m
     assert len(cells(tmp_path / "sweep")) == 2
 
 
+_DIGITS = 'backbones = ["fewvit_tiny"]\ndata = ["digits"]\n'
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -369,6 +372,16 @@ def test_a_backbone_that_cannot_be_had_fails_its_cells_alone(fewvit, tmp_path, m
         ('backbones = ["fewvit_tiny"]\ndata = ["digits"]\nmethods = ["knn"]\nprotocol = "dino/7"', ["dino/7"]),
         ('backbones = [{name = "fewvit_tiny", pool = "meen"}]\ndata = ["digits"]\nmethods = ["knn"]',
          ["line 1, backbones", "--pool 'meen'"]),
+        (_DIGITS + 'methods = ["knn"]\nseed = [1, 2, 3]', ["line 4, seed takes one value, and here are 3"]),
+        (_DIGITS + 'methods = ["knn"]\ntrials = []', ["line 4, trials takes one value, and here are 0"]),
+        (_DIGITS + 'methods = ["knn"]\npool = ["mean", "cls"]', ["line 4, pool takes one value"]),
+        (_DIGITS + 'methods = ["knn"]\nseed = ' + "9" * 5000, ["not TOML"]),
+        *((_DIGITS + f'methods = [{{name = "knn", {one}}}]', [one.partition(" ")[0]])
+          for one in ("k = 0", "k = 2.7", "k = inf", "k = [5, nan]", "temperature = nan", "temperature = 0")),
+        *((_DIGITS + f'methods = [{{name = "linear", {one}}}]', [one.partition(" ")[0]])
+          for one in ("epochs = 0", "epochs = -1", "batch_size = 1", 'augment = "yes"')),
+        *((_DIGITS + f'shots = [1]\nmethods = [{{name = "finetune.lora", {one}}}]', [one.partition(" ")[0]])
+          for one in ('epochs = "x"', "accumulate = 0", "batch_size = true")),
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_refused_where_it_stands(fewvit, tmp_path, text, said):
@@ -439,3 +452,40 @@ def test_published_lists_in_a_sweep_are_those_of_lowshot(fewvit, features, tmp_p
     lists[1].write_text(lists[0].read_text())
     fewvit("sweep", config, "--out", tmp_path / "sweep")
     assert len(cells(tmp_path / "sweep")) == len(before) + 1
+
+
+def test_a_report_reads_a_sweep_of_features(fewvit, small, tmp_path):
+    """Its cells have no backbone."""
+    out = tmp_path / "sweep"
+    _, swept, _ = result(fewvit, "sweep", small, "--out", out)
+    code, reported, err = result(fewvit, "report", out)
+    assert code == 0, err
+    assert sorted(row["value"] for row in reported["rows"]) == sorted(row["value"] for row in swept["rows"])
+
+
+def test_methods_with_labels_are_compared_image_by_image(fewvit, features, tmp_path):
+    methods = [
+        {"name": "ridge", "alpha": alpha, "label": label} for alpha, label in ((0.1, "ridge a"), (90, "ridge b"))
+    ]
+    config = toml(tmp_path / "s.toml", data=[features], methods=methods, shots=[1], trials=2)
+    assert fewvit("sweep", config, "--out", tmp_path / "sweep")[0] == 0
+    code, found, err = result(fewvit, "report", tmp_path / "sweep", "--compare", "ridge a,ridge b")
+    assert code == 0, err
+    assert [row["resampled"] for row in found["rows"]] == ["draws and images"]
+    assert "without their predictions" not in err
+
+
+def test_a_configuration_may_begin_with_a_byte_order_mark(fewvit, small, tmp_path):
+    small.write_bytes(b"\xef\xbb\xbf" + small.read_bytes())
+    assert fewvit("sweep", small, "--out", tmp_path / "sweep", "--dry-run")[0] == 0
+
+
+def test_the_command_of_a_cell_has_every_digit_of_its_numbers(fewvit, features, tmp_path):
+    config = toml(
+        tmp_path / "s.toml", data=[features], methods=[{"name": "knn", "k": [3], "temperature": 0.0712345678},
+        "centroid"], percent=[33.333333333],
+    )  # fmt: skip
+    assert fewvit("sweep", config, "--out", tmp_path / "sweep")[0] == 0
+    commands = [cell["command"] for cell in json.loads((tmp_path / "sweep" / "sweep.json").read_text())["cells"]]
+    assert "--temperature 0.0712345678" in commands[0]
+    assert "--percent 33.333333333" in commands[1]

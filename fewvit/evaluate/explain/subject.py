@@ -66,6 +66,17 @@ def as_published(spec: BackboneSpec, task: str) -> Pipeline:
     return settle(spec, FeatureOptions(decode="pil"), task)
 
 
+def reads_as_published(pipeline: Pipeline, task: str = "") -> bool:
+    """Whether features are those of the backbone's published numbers: its own weights, readout, norm and transform.
+
+    Decoder and precision may differ: they are worth less than a number's last digit.
+    """
+    own, spec = as_published(pipeline.spec, task), pipeline.spec
+    known = find_variant(spec.name)[1].sha256 if spec.name in variants() else ""
+    alike = ("pool", "layers", "each", "norm", "preprocess")
+    return known in ("", spec.weights_sha256) and all(getattr(pipeline, one) == getattr(own, one) for one in alike)
+
+
 def spec_of_features(features: FeatureSet) -> BackboneSpec | None:
     """The named backbone that a features file says it was made with, without its weights; None where it names none."""
     if features.backbone not in variants() or not features.weights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,6 +104,15 @@ def numbers_of(name: str, value: Any) -> list[float]:
     return found
 
 
+def require_whole(options: Mapping[str, Any], names: Sequence[str], least: int = 1) -> None:
+    """Raise UsageError where one of these options is no whole number from `least` on, or has one in its list."""
+    for name in names:
+        values = options.get(name, least)
+        for value in values if isinstance(values, list | tuple) else [values]:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UsageError(f"{name} = {value!r} is not a whole number from {least} on")
+
+
 def listed(values: Sequence[float]) -> str:
-    """Numbers as a command takes them."""
-    return ",".join(f"{value:g}" for value in values)
+    """Numbers as a command takes them, with all of their digits."""
+    return ",".join(map(str, values))

@@ -14,7 +14,7 @@ from ...results import Facts, Result, Row
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
 from .collected import Collected
-from .evaluation import Stopped, Surroundings, settings_given
+from .evaluation import Stopped, Surroundings, require_whole, settings_given
 
 _FLAGS = ("epochs", "batch_size", "precision", "accumulate")
 
@@ -34,6 +34,7 @@ class FinetuneEvaluation:
     @staticmethod
     def check(method: MethodSetting) -> None:
         """The command's options, and those that its --set takes."""
+        require_whole(method.options, ("epochs", "batch_size", "accumulate"))
         check_request(_request(method, None, 1, 0, 0))
 
     @staticmethod

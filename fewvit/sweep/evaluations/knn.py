@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...backbones import TEMPERATURE
+from ...errors import UsageError
 from ...evaluate.details import Details
 from ...evaluate.inputs import FeatureReader
 from ...evaluate.knn import KNNOptions, run_knn
@@ -13,7 +15,7 @@ from ...results import Result
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
 from .collected import Collected
-from .evaluation import Surroundings, chosen, listed, numbers_of
+from .evaluation import Surroundings, chosen, listed, numbers_of, require_whole
 
 _OPTIONS = ("k", "temperature")
 
@@ -33,7 +35,10 @@ class KNNEvaluation:
     @staticmethod
     def check(method: MethodSetting) -> None:
         """`k` and `temperature`, each a number or several."""
-        _options(method)
+        require_whole(method.options, ("k",))
+        for value in _options(method).get("temperature", ()):
+            if not 0 < value < math.inf:  # nor NaN
+                raise UsageError(f"temperature = {value!r} is not a number above 0")
 
     @staticmethod
     def scopes(config: SweepConfig) -> Iterator[Scope]:

@@ -15,7 +15,7 @@ from ...runs.request import Audience, Effort
 from ..cells import Cell, Scope
 from ..settings import BackboneSetting, DataSetting, MethodSetting, SweepConfig
 from .collected import Collected
-from .evaluation import Stopped, Surroundings, listed, numbers_of, settings_given
+from .evaluation import Stopped, Surroundings, listed, numbers_of, require_whole, settings_given
 
 _FLAGS = ("epochs", "batch_size", "lr", "augment", "select_on")
 
@@ -35,6 +35,10 @@ class LinearEvaluation:
     @staticmethod
     def check(method: MethodSetting) -> None:
         """The command's options, and those that its --set takes."""
+        require_whole(method.options, ("epochs",))
+        require_whole(method.options, ("batch_size",), 2)
+        if not isinstance(method.options.get("augment", False), bool):
+            raise UsageError(f"augment = {method.options['augment']!r} is neither true nor false")
         check_request(_request(method, None, 0))
 
     @staticmethod
@@ -80,7 +84,4 @@ def _request(method: MethodSetting, protocol: str | None, seed: int) -> LinearPr
     values: dict[str, Any] = {name: value for name, value in method.options.items() if name in _FLAGS}
     rates = numbers_of("lr", values.pop("lr")) if "lr" in values else ()
     settings = settings_given(method, _FLAGS)
-    for name in ("epochs", "batch_size"):
-        if name in values and (not isinstance(values[name], int) or isinstance(values[name], bool)):
-            raise UsageError(f"{name} = {values[name]!r} is not a whole number")
     return LinearProbeRequest(protocol, rates, settings=settings, seed=seed, **values)

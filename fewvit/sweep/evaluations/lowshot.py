@@ -93,5 +93,5 @@ def _amount(scope: Scope) -> list[str]:
     """How many images are labelled, as options of the command."""
     if scope.subsets:
         return [word for one in scope.subsets for word in ("--subset", one.path)]
-    much = ["--shots", str(scope.shots)] if scope.shots is not None else ["--percent", f"{scope.percent:g}"]
+    much = ["--shots", str(scope.shots)] if scope.shots is not None else ["--percent", str(scope.percent)]
     return [*much, "--trials", str(scope.trials)]
