@@ -140,7 +140,7 @@ def test_a_bare_file_of_a_published_architecture_names_what_to_compare_it_with(t
         ({"protocol": "msn/1"}, {"protocol", "norm", "interpolation"}),
         ({"protocol": "mae/1"}, {"protocol"}),
     ],
-    ids=str,
+    ids=lambda value: ", ".join(sorted(value)) or "none",  # the same in every process
 )
 def test_an_option_that_changes_the_features_is_the_check_that_differs(options, wanted):
     checks = list(reading_checks(subject(options=FeatureOptions(**options))))
