@@ -134,7 +134,6 @@ class _Pretraining:
             if monitor is not None
             else unlabelled_monitor_images(dataset, self.images.rows, preprocess, request, effort)
         )
-        self.monitored: dict[str, float] = {}  # what the monitor found last
         self.collapsed = False
         self.board = _board(folder) if effort.tensorboard else None
 
@@ -188,12 +187,10 @@ class _Pretraining:
 
         protocol = protocol_for(self.recipe)
         readout = Readout(self.recipe.pool or protocol.pool, protocol.layers, protocol.norm)
-        self.monitored = evaluate_features(
-            features_of(self.task.encoder(), self.monitor_images.pixels, readout, self.device), self.monitor_images
-        )
+        features = features_of(self.task.encoder(), self.monitor_images.pixels, readout, self.device)
         if self.recipe.figures:
             self._draw_figures(epochs)
-        return self.monitored
+        return evaluate_features(features, self.monitor_images)
 
     def _draw_figures(self, epochs: int) -> None:
         """What the method shows of eight of the monitor's images, a row below the other."""
@@ -231,14 +228,10 @@ class _Pretraining:
 
     def _result(self, trained: Trained) -> Result:
         name = {"dataset": self.dataset.name, "backbone": str(self.folder.path), "method": self.request.method}
-        measured = {
-            "loss": trained.last.get("loss"),
-            **{_METRICS.get(key, key): value for key, value in self.monitored.items()},
-        }
+        measured = {key: trained.last[key] for key in ("loss",) if key in trained.last} | trained.of_epoch
         rows = [
-            {**name, "metric": key, "value": value, "n_train": len(self.images)}
+            {**name, "metric": _METRICS.get(key, key), "value": value, "n_train": len(self.images)}
             for key, value in measured.items()
-            if value is not None
         ]
         facts = {
             "preset": self.request.preset,
@@ -246,7 +239,7 @@ class _Pretraining:
             "steps": trained.steps,
             "seed": self.request.seed,
             "weights_sha256": sha256_of(self.folder.encoder) if self.folder.encoder.exists() else None,
-            "images_per_second": round(trained.images_per_second, 2),
+            "images_per_second": trained.images_per_second,
             "skipped": len(self.images.skipped),
         }
         return Result("pretrain", rows, manifest(**facts))
