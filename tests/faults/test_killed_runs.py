@@ -5,7 +5,6 @@ Everyday a kill is an exception that nothing catches, in this process; the slow 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import random
@@ -21,37 +20,17 @@ from typing import Any
 import pytest
 
 import fewvit.files
-from fewvit.plugins import find
 from fewvit_cli.main import run
 
 from comparison.differences import FROM_CACHE
-from made_images import folder_of, tiny_weights
+from made_runs import TINY_RECIPE, TRAINERS, place_of_runs, with_tiny_recipe, words_for
 
 SLOW_KILLS = 30
-# the smallest recipe of a method, small enough for a test
-TINY = """
-import dataclasses, sys
-from fewvit.plugins import find
-from fewvit_cli.main import run
-kind = find("methods", "dino")
-small = kind.presets["small/32"]
-narrow = dataclasses.replace(small.architecture, width=64, depth=2, heads=1)
-kind.presets = {**kind.presets, "test/tiny": dataclasses.replace(
-    small, architecture=narrow, outputs=64, hidden=32, bottleneck=16
-)}
-code = run(sys.argv[1:])
-sys.stdout.flush()
-sys.exit(code)
-"""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    root = tmp_path_factory.mktemp("place")
-    folder_of(root / "images/train", {"a": 7, "b": 6})
-    folder_of(root / "images/val", {"a": 3, "b": 4}, first_seed=500)
-    tiny_weights(root / "tiny.pth")
-    return root
+    return place_of_runs(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture(autouse=True)
@@ -62,24 +41,8 @@ def _no_run(place):
 
 @pytest.fixture
 def tiny(monkeypatch, place):
-    """In this process what `TINY` does in another one."""
+    with_tiny_recipe(monkeypatch)
     monkeypatch.setenv("FEWVIT_CACHE_DIR", str(place / "cache"))
-    kind = find("methods", "dino")
-    small = kind.presets["small/32"]
-    narrow = dataclasses.replace(small.architecture, width=64, depth=2, heads=1)
-    made = dataclasses.replace(small, architecture=narrow, outputs=64, hidden=32, bottleneck=16)
-    monkeypatch.setattr(kind, "presets", {**kind.presets, "test/tiny": made})
-
-
-def words_for(trainer: str, place: Path) -> list[str]:
-    images, out = place / "images", place / "run"
-    words = {
-        "pretrain": ["dino", "--data", images / "train", "--monitor", images / "val", "--preset", "test/tiny"],
-        "linear": ["--backbone", place / "tiny.pth", "--data", images, "--img-size", 32, "--protocol", "dino/1"],
-        "finetune": ["--backbone", place / "tiny.pth", "--data", images, "--img-size", 32, "--set", "lr=1e-4"],
-    }[trainer]
-    more = ["--epochs", 2, "-b", 4, "--save-every", 1, "--out", out, "--format", "json"]
-    return [trainer, *map(str, [*words, *more])]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -95,7 +58,7 @@ def _lasting(path: Path) -> object:
 
 def _without_effort(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_effort(one) for name, one in value.items() if name not in FROM_CACHE}
+        return {name: _without_effort(one) for name, one in value.items() if name not in (*FROM_CACHE, "result_sha256")}
     return [_without_effort(one) for one in value] if isinstance(value, list) else value
 
 
@@ -116,12 +79,12 @@ def counting(place: Path, last: int | None = None) -> tuple[Callable[[Path], Non
     return committing, committed
 
 
-@pytest.mark.parametrize("trainer", ["pretrain", "linear", "finetune"])
+@pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_run_killed_after_any_of_its_last_files_ends_with_the_files_of_an_undisturbed_one(
     trainer, place, tiny, monkeypatch, capsys
 ):
     """Each run is at the same place, as its bundle and its result name it."""
-    words = words_for(trainer, place)
+    words = [*words_for(trainer, place), "--format", "json"]
     committing, committed = counting(place)
     with monkeypatch.context() as patch:
         patch.setattr(fewvit.files, "fsync_folder", committing)
@@ -145,8 +108,9 @@ def test_a_run_killed_after_any_of_its_last_files_ends_with_the_files_of_an_undi
 
 def start(place: Path, words: list[str]) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FEWVIT_CACHE_DIR": str(place / "cache")}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", TINY, *words], text=True, env=environment, **pipes)
+    return subprocess.Popen([sys.executable, "-c", TINY_RECIPE, *words], text=True, env=environment, **pipes)
 
 
 def begun(place: Path, process: subprocess.Popen[str]) -> bool:
@@ -160,10 +124,10 @@ def begun(place: Path, process: subprocess.Popen[str]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["pretrain", "linear", "finetune"])
+@pytest.mark.parametrize("trainer", TRAINERS)
 def test_thirty_runs_killed_at_random_end_with_the_files_of_an_undisturbed_one(trainer, place):
     """Kills are spread evenly from when a run is begun to when it ends."""
-    words = words_for(trainer, place)
+    words = [*words_for(trainer, place), "--format", "json"]
     process = start(place, words)
     assert begun(place, process)
     since = time.monotonic()
