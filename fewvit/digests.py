@@ -12,7 +12,9 @@ import hashlib
 import os
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 _RECORD = np.dtype([("identity", "<i8", 5), ("digest", "u1", 32)])
 _RECENT_NS = 100_000_000  # a file changed within 0.1 s of now may change again under the same time stamps
 _MANY_FILES = 32  # record files before they are merged into one
+_THREADS = 16  # that read images at most; hashing lets go of Python's lock
+_AT_ONCE = 16_384  # images read between two stores
 
 
 def identity_of(status: os.stat_result) -> bytes:
@@ -160,20 +164,49 @@ def _merge(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def content_digest(dataset: Dataset, memory: DigestMemory) -> str:
-    """sha256 over ids, labels and bytes; files whose digest is remembered are not read again."""
+@dataclass(frozen=True)
+class Contents:
+    """What is in the images of a data set."""
+
+    ids: Sequence[str]
+    each: np.ndarray  # (N, 32) uint8, the sha256 of every image; of one that cannot be read, the error's number
+    digest: str  # sha256 in hex over ids, labels and bytes
+
+
+def contents_of(dataset: Dataset, memory: DigestMemory, notify: Callable[[str], None] = lambda line: None) -> Contents:
+    """What is in the images of a data set; files whose digest is remembered are not read again.
+
+    That many have to be read first is told.
+    """
     digest = hashlib.sha256(dataset.digest.encode())
+    each = np.zeros((len(dataset), 32), np.uint8)
     identities = [dataset.identity(row) for row in range(len(dataset))]
-    for row, known in enumerate(memory.get_all(identities)):
-        if known is None:
-            try:
-                known = hashlib.sha256(dataset.read(row)).digest()
-            except OSError as error:
-                known = str(error.errno).encode()  # the reading of features raises for it
-            else:
-                found = identities[row]
-                if found is not None:
-                    memory.put(found, known)
-        digest.update(known)
-    memory.save()
-    return digest.hexdigest()
+    known = memory.get_all(identities)
+    missing = [row for row, one in enumerate(known) if one is None]
+    if len(missing) > _AT_ONCE:
+        notify(f"reading {len(missing)} images of {dataset.name} once, to know them again")
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="digests") as pool:
+        for start in range(0, len(missing), _AT_ONCE):
+            rows = missing[start : start + _AT_ONCE]
+            for row, found in zip(rows, pool.map(lambda row: _read_digest(dataset, row), rows), strict=True):
+                known[row], identity = found, identities[row]
+                if identity is not None and len(found) == each.shape[1]:
+                    memory.put(identity, found)
+            memory.save()  # a kill costs what was read since
+    for row, one in enumerate(known):
+        digest.update(one or b"")
+        each[row, : len(one or b"")] = np.frombuffer(one or b"", np.uint8)
+    return Contents(dataset.ids, each, digest.hexdigest())
+
+
+def _read_digest(dataset: Dataset, row: int) -> bytes:
+    """The sha256 of an image's bytes; the error's number if it cannot be read, as the reading of features raises."""
+    try:
+        return hashlib.sha256(dataset.read(row)).digest()
+    except OSError as error:
+        return str(error.errno).encode()
+
+
+def content_digest(dataset: Dataset, memory: DigestMemory) -> str:
+    """sha256 in hex over ids, labels and bytes; files whose digest is remembered are not read again."""
+    return contents_of(dataset, memory).digest

@@ -177,9 +177,12 @@ def fsync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Replace `path` by `value` as JSON; lone surrogates of odd file names are escaped, so they come back whole."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+def write_json(path: str | os.PathLike[str], value: Any, *, in_order: bool = False) -> None:
+    """Replace `path` by `value` as JSON; lone surrogates of odd file names are escaped, so they come back whole.
+
+    `in_order`: names stay in the order that they have, as the columns of rows are to; otherwise they are sorted.
+    """
+    text = json.dumps(value, indent=1, sort_keys=not in_order, allow_nan=False)
     with replacing(path, "w") as handle:
         handle.write(text + "\n")
 

@@ -255,3 +255,45 @@ def test_processes_that_write_and_merge_at_once_lose_nothing_that_cannot_be_read
     assert all(value in (None, digest(n)) for n, value in enumerate(found))  # never another file's digest
     assert sum(value is not None for value in found) == 120
     assert not list(tmp_path.glob(".*"))
+
+
+# ---- of whole data sets
+
+
+def test_the_contents_of_a_data_set_are_the_digests_of_its_files_and_are_read_once(tmp_path, monkeypatch):
+    import hashlib
+
+    from fewvit import digests
+    from fewvit.datasets import open_dataset
+
+    files = {f"{name}.jpg": name.encode() * 3 for name in "bac"}
+    for name, content in files.items():
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(content)
+        os.utime(tmp_path / "images" / name, (1, 1))
+    monkeypatch.setattr(digests, "_RECENT_NS", -1)  # the files are new
+    monkeypatch.setattr(digests, "_AT_ONCE", 2)
+    dataset, told = open_dataset(str(tmp_path / "images")), []
+    found = digests.contents_of(dataset, DigestMemory(tmp_path / "memory"), told.append)
+    wanted = [hashlib.sha256(files[name]).digest() for name in ("a.jpg", "b.jpg", "c.jpg")]
+    assert list(map(bytes, found.each)) == wanted
+    assert found.digest == hashlib.sha256(dataset.digest.encode() + b"".join(wanted)).hexdigest()
+    assert told == [f"reading 3 images of {dataset.name} once, to know them again"]
+    monkeypatch.setattr(digests, "_read_digest", None)  # nobody reads again
+    again = digests.contents_of(dataset, DigestMemory(tmp_path / "memory"), told.append)
+    assert again.digest == found.digest
+    assert len(told) == 1
+
+
+def test_an_image_that_cannot_be_read_counts_by_its_error_and_is_asked_again(tmp_path):
+    from fewvit.datasets import open_dataset
+    from fewvit.digests import contents_of
+
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(name.encode())
+    dataset, memory = open_dataset(str(tmp_path)), DigestMemory()
+    (tmp_path / "b.jpg").rename(tmp_path / "elsewhere")
+    gone = contents_of(dataset, memory)
+    assert bytes(gone.each[1]) == b"2".ljust(32, b"\0")  # ENOENT
+    (tmp_path / "elsewhere").rename(tmp_path / "b.jpg")
+    assert contents_of(dataset, memory).digest not in ("", gone.digest)

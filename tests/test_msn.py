@@ -100,6 +100,34 @@ def test_targets_are_balanced_in_three_rounds_of_columns_and_rows():
     np.testing.assert_allclose(balanced(torch.from_numpy(p)), 6 * wanted)
 
 
+def test_no_round_of_balancing_leaves_the_sharpened_softmax_as_it_is(msn):
+    p = torch.rand(6, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    p = p / p.sum(dim=1, keepdim=True)
+    assert torch.equal(balanced(p, 0), p)
+    losses = {}
+    for name, changed in {
+        "none": {"sinkhorn_rounds": 0},
+        "off": {"sinkhorn": False},
+        "one": {"sinkhorn_rounds": 1},
+    }.items():
+        msn.recipe = dataclasses.replace(RECIPE, **changed)
+        losses[name] = float(msn(views(), step())[0].detach())
+    assert losses["none"] == losses["off"] != losses["one"]
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
+def test_targets_sum_to_one_whatever_the_rounds_as_in_swavs_order_of_operations(rounds):
+    """SwAV's order: all shares sum to 1, then the rounds, then times the images."""
+    p = torch.rand(7, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    p = p / p.sum(dim=1, keepdim=True)
+    wanted = (p / p.sum()).numpy()
+    for _ in range(rounds):
+        wanted = wanted / wanted.sum(axis=0) / 5
+        wanted = wanted / wanted.sum(axis=1, keepdims=True) / 7
+    np.testing.assert_allclose(balanced(p, rounds).numpy(), 7 * wanted, rtol=1e-12)
+    np.testing.assert_allclose(balanced(p, rounds).sum(dim=1).numpy(), 1.0, rtol=1e-12)
+
+
 @pytest.mark.parametrize("size", [1, 7])
 def test_targets_are_balanced_over_the_batches_of_all_processes(monkeypatch, size):
     """Two processes with the same batch: each gets what a single one gives the batch and its copy."""

@@ -428,10 +428,10 @@ def test_a_failed_save_leaves_the_older_checkpoint_whole(tmp_path, monkeypatch):
 
     written = state.write_json
 
-    def full(path, value):
+    def full(path, value, **how):
         if value["step"] == 8:
             raise ResourceError("disk full while writing", file=path)
-        written(path, value)
+        written(path, value, **how)
 
     monkeypatch.setattr(state, "write_json", full)
     with pytest.raises(ResourceError):
@@ -560,6 +560,42 @@ def test_a_checkpoint_is_saved_every_so_many_steps_and_at_the_end(tmp_path, ever
     told = []
     run(tmp_path, how=Execution(save_every=every), each_save=told.append)
     assert told == steps
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_what_is_made_of_it_knows_what_it_had_measured(tmp_path):
+    def kill(step):
+        if step == 12:
+            raise Killed
+
+    _, whole = run(tmp_path / "whole", each_epoch=lambda epochs: {"top1": 10.0 * epochs})
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", each_epoch=lambda epochs: {"top1": 10.0 * epochs}, each_save=kill)
+    saved, asked = [], []
+    _, trained = run(tmp_path / "killed", each_epoch=asked.append, each_save=saved.append)
+    assert (saved, asked) == ([12], [])  # what is made of it is made again, no epoch is
+    assert (trained.steps, trained.last, trained.of_epoch) == (12, whole.last, {"top1": 30.0})
+    assert trained.images_per_second is None
+
+
+def test_a_checkpoint_without_what_was_measured_is_one_of_an_older_version_and_goes_on(tmp_path):
+    run(tmp_path)
+    file = tmp_path / "checkpoints/step-000000012.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps(stored | {"facts": {"epoch": 2}}))
+    _, trained = run(tmp_path)
+    assert (trained.steps, trained.last, trained.of_epoch) == (12, {}, {})
+
+
+def test_what_a_kill_leaves_of_a_save_is_removed_when_the_run_goes_on(tmp_path):
+    run(tmp_path)
+    folder = tmp_path / "checkpoints"
+    files = sorted(path.name for path in folder.iterdir())
+    for left in ("step-000000013.safetensors", ".step-000000013.safetensors.0f.tmp"):
+        (folder / left).write_bytes(b"half")
+    for ending in ("json", "safetensors"):  # killed before the oldest of three was removed
+        (folder / f"step-000000004.{ending}").write_bytes((folder / f"step-000000008.{ending}").read_bytes())
+    run(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == files
 
 
 def test_the_log_has_images_per_second_with_two_digits_after_the_point(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..datasets import Dataset, Listing, select
-from ..digests import DigestMemory, content_digest
+from ..digests import DigestMemory, contents_of
 from ..evaluate.details import Details, Keep
 from ..evaluate.predictions import save_predictions
 from ..extraction.cache import Cache
@@ -80,8 +80,9 @@ def run_finetune(
     plan = Plan(
         request, recipe, grid, effort, RunFolder(out), pipeline, support_set, test_set, access, cache, memory, audience
     )
-    labelled_digest = content_digest(support_set, memory)
-    what = identity(plan, {"train": train_set.digest, "test": test_set.digest, "labelled": labelled_digest})
+    contents = {"labelled": contents_of(support_set, memory)}
+    digests = {name: one.digest for name, one in contents.items()}
+    what = identity(plan, {"train": train_set.digest, "test": test_set.digest, **digests})
     if effort.overwrite:
         plan.folder.require_owner("finetune")
     with together(resolve_device(effort.device)) as device:
@@ -91,9 +92,9 @@ def run_finetune(
         # a run is removed when all of the new one's images could be read
         frozen = _timed(seconds, "frozen", lambda: frozen_rows(plan)) if effort.overwrite and rank() == 0 else None
         if rank() == 0:
-            plan.folder.begin(what, outcome(plan), anew=effort.overwrite)
+            plan.folder.begin(what, outcome(plan), contents, anew=effort.overwrite)
         wait_for_all()
-        result, signal = plan.folder.finished(), None
+        result, signal = plan.folder.finished(plan.notify), None
         if result is None:
             with plan.folder.in_use(first=rank() == 0):
                 result, signal = _carried_out(plan, frozen, seconds)
@@ -163,7 +164,8 @@ def _carried_out(plan: Plan, frozen: Frozen | None, seconds: dict[str, float]) -
     rows_of_frozen: list[dict[str, Any]] = []
     if rank() == 0:
         support, rows_of_frozen = frozen or _timed(seconds, "frozen", lambda: frozen_rows(plan))
-        plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})
+        sides = {"labelled": plan.support_set, "test": plan.test_set}
+        plan.folder.require_contents({name: contents_of(side, plan.memory) for name, side in sides.items()})
     wait_for_all()
     if support is None:
         support = plan.features(plan.pipeline, plan.support_set)  # the first process has cached them
@@ -177,5 +179,4 @@ def _carried_out(plan: Plan, frozen: Frozen | None, seconds: dict[str, float]) -
         return None, signal
     rows, facts = _timed(seconds, "judge", lambda: evaluate_tuned(plan, labelled, task, chosen))
     result = result_of(plan, rows_of_frozen, rows, facts, seconds)
-    plan.folder.finish(result, [plan.weights, HEAD, BUNDLE])
-    return result, None
+    return plan.folder.finish(result, [plan.weights, HEAD, BUNDLE]), None

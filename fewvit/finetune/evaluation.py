@@ -9,7 +9,7 @@ import numpy as np
 
 from ..bundles.bundle import Bundle
 from ..bundles.file import load_bundle, save_bundle
-from ..digests import content_digest
+from ..digests import contents_of
 from ..errors import counted
 from ..evaluate.evaluation import evaluate_estimator
 from ..evaluate.inputs import Backbones
@@ -59,7 +59,7 @@ def evaluate_tuned(
 def test_predictions(plan: Plan) -> Predicted:
     """What the classifier of a finished run says of the labelled test images, one by one."""
     # of other images they would contradict the result
-    plan.folder.require_contents({"test": content_digest(plan.test_set, plan.memory)})
+    plan.folder.require_contents({"test": contents_of(plan.test_set, plan.memory)})
     bundle, request = load_bundle(plan.folder.path / BUNDLE, device="cpu"), plan.request
     numbers = {name: number for number, name in enumerate(plan.support_set.classes)}
     bundle.estimator.classes_ = np.array([numbers[name] for name in bundle.classes])  # as the data set counts them

@@ -56,7 +56,7 @@ def run_linear(
             found = measured(reader, probing.inputs(), probing.measure, audience.skipped, request.seed)
             result = Result("linear", *found)
             if folder is not None and rank() == 0:
-                folder.finish(result)  # which has the digest of the head
+                result = folder.finish(result)  # which has the digest of the head
         except FinishedRun as finished:
             result = finished.result
         except StoppedTraining as stopped:

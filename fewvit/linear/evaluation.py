@@ -41,7 +41,7 @@ def train_and_evaluate(training: Training) -> tuple[Found, np.ndarray]:
     facts = {
         "linear": _facts(training, selected),
         **stored,
-        "images_per_second_training": round(trained.images_per_second, 1),
+        "images_per_second_training": trained.images_per_second,
         "seconds": {"train": round(time.perf_counter() - started, 3)},
     }
     return (_with_published(training, rows), facts), scores

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets import Dataset
-from ..digests import content_digest
+from ..digests import contents_of
 from ..errors import UsageError
 from ..evaluate.inputs import Found, Inputs
 from ..evaluate.predictions import Predicted
@@ -170,7 +170,7 @@ class Probing:
         datasets = inputs.sources.datasets
         if folder is not None and datasets is not None and rank() == 0:
             sides = zip(("train", "test"), datasets, strict=True)
-            folder.require_contents({name: content_digest(side, memory) for name, side in sides})
+            folder.require_contents({name: contents_of(side, memory) for name, side in sides})
 
     def _make_folder(self, fingerprint: str, data: Mapping[str, Any]) -> None:
         """Make the run's folder or find it again.
@@ -195,7 +195,7 @@ class Probing:
         if rank() == 0:
             folder.begin(what, {}, anew=self._plan.effort.overwrite)
         wait_for_all()
-        stored = folder.result()
+        stored = folder.result(self._plan.notify)
         if stored is not None:
             require_head(folder, stored)
             if not self._plan.predicts:

@@ -205,8 +205,11 @@ def sharpened(log_p: Tensor, sharpening: float) -> Tensor:
 def balanced(p: Tensor, rounds: int = 3) -> Tensor:
     """Targets (B, K) near `p` that use every prototype for the same share of all processes' batches; rows sum to 1.
 
-    Source: Sinkhorn and Knopp 1967 as in Caron et al. 2020 (SwAV); MSN gives it the sharpened probabilities.
+    Source: Sinkhorn and Knopp 1967 as in Caron et al. 2020 (SwAV); MSN gives it the sharpened probabilities. Without
+    rounds those are the targets, as SwAV's procedure scales their sum to 1 before the rounds.
     """
+    if rounds == 0:
+        return p
     samples, prototypes = len(p) * world_size(), p.shape[1]
     for _ in range(rounds):
         p = p / (sum_over_processes(p.sum(dim=0)) * prototypes)  # columns sum to 1/K

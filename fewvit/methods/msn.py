@@ -83,7 +83,7 @@ class Msn(Method):
     temperature: float = 0.1  # tau, of the softmax over prototypes
     sharpening: tuple[float, float] = (0.25, 0.25)  # T, targets are p^(1/T): start and end of a line as of `momentum`
     sinkhorn: bool = True  # targets of a batch use all prototypes equally
-    sinkhorn_rounds: int = 3  # of making columns and rows sum to the same, in turn
+    sinkhorn_rounds: int = 3  # of making columns and rows sum to the same, in turn; 0: as sinkhorn=false
     memax_weight: float = 1.0  # lambda, of log K minus the entropy of the mean prediction
     entropy_weight: float = 0.0  # of the mean entropy of the anchors' predictions
     label_smoothing: float = 0.0  # share of every prediction that is spread over all prototypes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import images as pixels_of
-from ..datasets import Dataset, select
+from ..datasets import Dataset
 from ..errors import BadImages, DataError
 from ..images import BadImage
 from ..preprocess import Preprocess
 from ..seeds import generator
 
 if TYPE_CHECKING:
+    from ..digests import Contents
     from .request import PretrainingEffort, PretrainingRequest
 
 _LABELLED = 5000  # images of a monitor; k-NN among more takes longer than it is worth
@@ -74,23 +74,18 @@ def _evaluation_pixels(
     return np.stack(pixels)
 
 
-def without_monitor_images(dataset: Dataset, monitor: Dataset, notify: Callable[[str], None]) -> Dataset:
-    """The training images that are not among the monitor's: no image that evaluates is trained on."""
-    held_out = {_digest(monitor, row) for row in range(len(monitor))}
-    others = [row for row in range(len(dataset)) if _digest(dataset, row) not in held_out]
-    if len(others) == len(dataset):
-        return dataset
-    notify(f"{len(dataset) - len(others)} of {len(dataset)} images are the monitor's too and are not trained on")
-    return select(dataset, others)
+def without_monitor_images(
+    dataset: Dataset, contents: Contents, monitor: Contents | None, notify: Callable[[str], None]
+) -> np.ndarray:
+    """Rows (N,) of the training images that are not among the monitor's: no image that evaluates is trained on."""
+    held_out = set(map(bytes, monitor.each)) if monitor is not None else set()
+    others = [row for row, digest in enumerate(map(bytes, contents.each)) if digest not in held_out]
+    if len(others) < len(dataset):
+        notify(f"{len(dataset) - len(others)} of {len(dataset)} images are the monitor's too and are not trained on")
+    return np.array(others, np.int64)
 
 
-def require_different_images(dataset: Dataset, rows: np.ndarray) -> None:
-    """Raise DataError when a sample of the images with numbers `rows` (N,) is one and the same image."""
-    sample = rows[np.unique(np.linspace(0, len(rows) - 1, _UNLABELLED).astype(np.int64))] if len(rows) else rows
-    if len(sample) > 1 and len({_digest(dataset, row) for row in sample.tolist()}) == 1:
+def require_different_images(dataset: Dataset, contents: Contents, rows: np.ndarray) -> None:
+    """Raise DataError when all images with numbers `rows` (N,) of a data set are one and the same."""
+    if len(rows) > 1 and bool((contents.each[rows] == contents.each[rows[0]]).all()):
         raise DataError(f"all images of {dataset.name} are the same image", fix="Look at what --data names.")
-
-
-def _digest(dataset: Dataset, row: int) -> bytes:
-    """The sha256 of an image's bytes."""
-    return hashlib.sha256(dataset.read(row)).digest()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..datasets import Dataset, Listing, open_dataset
-from ..digests import DigestMemory
+from ..datasets import Dataset, Listing, open_dataset, select
+from ..digests import Contents, DigestMemory, contents_of
 from ..errors import BadImages, MissingExtra
 from ..extraction.work import allowed_bad
 from ..files import replacing, sha256_of
@@ -83,17 +84,43 @@ def run_pretrain(
         what = identity(request, recipe, dataset, monitor, spec)
         goes_on = folder.begin(what, {"backbone": made}, anew=effort.overwrite) if rank() == 0 else True
         wait_for_all()
-        stored = folder.finished()
+        stored = folder.finished(audience.notify)
         if stored is not None:
             return stored, None
         if spec is None and not goes_on:
             warn_of_few_images(request, len(dataset), audience.notify)
         effort = dataclasses.replace(effort, device=device)
         with folder.in_use(first=rank() == 0):
-            run = _Pretraining(request, recipe, effort, folder, dataset, monitor, preprocess, spec, audience)
+            sides = {"data": dataset} | ({"monitor": monitor} if monitor is not None else {})
+            contents = _contents(sides, memory, audience.notify)
+            if rank() == 0:
+                folder.require_contents(contents)
+            images = _Images(dataset, monitor, contents)
+            run = _Pretraining(request, recipe, effort, folder, images, preprocess, spec, audience)
             if not goes_on:
                 warn_of_small_images(request, recipe, run.images.sizes, audience.notify)
             return run.run()
+
+
+def _contents(sides: Mapping[str, Dataset], memory: DigestMemory, notify: Callable[[str], None]) -> dict[str, Contents]:
+    """What is in each set of images. Of several processes each reads its share, and takes the rest from the memory."""
+    from ..training.distributed import rank, wait_for_all, world_size
+
+    if world_size() > 1:
+        for side in sides.values():
+            contents_of(select(side, range(rank(), len(side), world_size())), memory)
+        wait_for_all()
+        memory.refresh()
+    return {name: contents_of(side, memory, notify) for name, side in sides.items()}
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What a run trains on, and is monitored on."""
+
+    dataset: Dataset
+    monitor: Dataset | None
+    contents: Mapping[str, Contents]  # of both, as `data` and `monitor`
 
 
 class _Pretraining:
@@ -105,8 +132,7 @@ class _Pretraining:
         recipe: Method,
         effort: PretrainingEffort,
         folder: RunFolder,
-        dataset: Dataset,
-        monitor: Dataset | None,
+        given: _Images,
         preprocess: Preprocess,
         spec: BackboneSpec | None,
         audience: Audience,
@@ -117,13 +143,14 @@ class _Pretraining:
         from ..views.training_images import TrainingImages
 
         self.request, self.recipe, self.effort, self.folder = request, recipe, effort, folder
-        self.dataset, self.audience = dataset, audience
-        self.device = effort.device
-        if monitor is not None:
-            dataset = self.dataset = without_monitor_images(dataset, monitor, audience.notify)
+        self.audience, self.device = audience, effort.device
+        contents, monitor = given.contents["data"], given.monitor
+        rows = without_monitor_images(given.dataset, contents, given.contents.get("monitor"), audience.notify)
+        whole = len(rows) == len(given.dataset)
+        dataset = self.dataset = given.dataset if whole else select(given.dataset, rows.tolist())
         self.images = TrainingImages(dataset, workers=effort.workers, max_pixels=effort.max_pixels, folder=folder.path)
         self._refuse_bad()
-        require_different_images(dataset, self.images.rows)
+        require_different_images(dataset, contents, rows[self.images.rows])
         self.order = Order(len(self.images), recipe.batch_size, recipe.epochs, request.seed)
         torch.manual_seed(seed_of(request.seed, "weights"))
         self.task = recipe.task()
@@ -134,7 +161,6 @@ class _Pretraining:
             if monitor is not None
             else unlabelled_monitor_images(dataset, self.images.rows, preprocess, request, effort)
         )
-        self.monitored: dict[str, float] = {}  # what the monitor found last
         self.collapsed = False
         self.board = _board(folder) if effort.tensorboard else None
 
@@ -164,7 +190,7 @@ class _Pretraining:
             self._draw_curves()
         result = self._result(trained)
         if trained.signal is None and rank() == 0:
-            self.folder.finish(result, [ENCODER])
+            result = self.folder.finish(result, [ENCODER])
         return result, trained.signal
 
     def _refuse_bad(self) -> None:
@@ -188,12 +214,10 @@ class _Pretraining:
 
         protocol = protocol_for(self.recipe)
         readout = Readout(self.recipe.pool or protocol.pool, protocol.layers, protocol.norm)
-        self.monitored = evaluate_features(
-            features_of(self.task.encoder(), self.monitor_images.pixels, readout, self.device), self.monitor_images
-        )
+        features = features_of(self.task.encoder(), self.monitor_images.pixels, readout, self.device)
         if self.recipe.figures:
             self._draw_figures(epochs)
-        return self.monitored
+        return evaluate_features(features, self.monitor_images)
 
     def _draw_figures(self, epochs: int) -> None:
         """What the method shows of eight of the monitor's images, a row below the other."""
@@ -231,14 +255,10 @@ class _Pretraining:
 
     def _result(self, trained: Trained) -> Result:
         name = {"dataset": self.dataset.name, "backbone": str(self.folder.path), "method": self.request.method}
-        measured = {
-            "loss": trained.last.get("loss"),
-            **{_METRICS.get(key, key): value for key, value in self.monitored.items()},
-        }
+        measured = {key: trained.last[key] for key in ("loss",) if key in trained.last} | trained.of_epoch
         rows = [
-            {**name, "metric": key, "value": value, "n_train": len(self.images)}
+            {**name, "metric": _METRICS.get(key, key), "value": value, "n_train": len(self.images)}
             for key, value in measured.items()
-            if value is not None
         ]
         facts = {
             "preset": self.request.preset,
@@ -246,7 +266,7 @@ class _Pretraining:
             "steps": trained.steps,
             "seed": self.request.seed,
             "weights_sha256": sha256_of(self.folder.encoder) if self.folder.encoder.exists() else None,
-            "images_per_second": round(trained.images_per_second, 2),
+            "images_per_second": trained.images_per_second,
             "skipped": len(self.images.skipped),
         }
         return Result("pretrain", rows, manifest(**facts))

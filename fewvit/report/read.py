@@ -16,6 +16,7 @@ from ..errors import DataError, FewvitError, IntegrityError, counted, printable
 from ..evaluate.details import Details
 from ..results import SCHEMA, Facts, Row
 from ..runs.folder import RunFolder
+from ..runs.result_file import require_as_written
 from ..sweep.folder import PLAN, FinishedCell, SweepFolder, read_cell
 from .checked import AGAIN, NothingMeasured, is_number, manifest_of, measurements_of
 
@@ -189,7 +190,7 @@ def _of_cell(cell: FinishedCell) -> Record:
 
 def _read_run(folder: Path, found: Found) -> None:
     try:
-        result = RunFolder(folder).result()
+        result = RunFolder(folder).result(found.notes.append)
         if result is None:
             found.damaged.append(DataError("this run is not finished: it has no result.json", file=folder))
             return
@@ -230,7 +231,7 @@ def _read_any(path: Path, found: Found) -> None:
         found.records.append(_of_json(value, path))
     except NothingMeasured:
         found.notes.append(f"passed over {printable(path)}: a result that measures nothing")
-    except DataError as error:
+    except (DataError, IntegrityError) as error:
         found.damaged.append(error)
 
 
@@ -252,6 +253,7 @@ def _of_json(value: Mapping[str, Any], path: Path) -> Record:
         return _of_cell(read_cell(path))
     if value.get("task") == REPORT:
         raise DataError("the table of a report", file=path, fix="Give what that report was made from.")
+    require_as_written(value, path)
     rows, run = value.get("rows"), manifest_of(value.get("run"), path)
     return Record(path, str(value.get("task")), measurements_of(rows, path), run)
 

@@ -10,16 +10,22 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DataError, IntegrityError, UsageError, printable
 from ..files import claimed, sha256_of, write_json
 from ..results import Result
+from .contents import NotedContents
+from .result_file import StoredResult, read_result, write_result
+
+if TYPE_CHECKING:
+    from ..digests import Contents
 
 SCHEMA = "fewvit.run/1"
+_RESULT = "result.json"
 ENCODER = "encoder.safetensors"
 CLASSIFIER = "classifier.bundle"  # of fine-tuning, on the backbone in its own folder
 ANEW = "Put it back, or train anew with the run's own command and --overwrite."
@@ -75,11 +81,19 @@ class RunFolder:
             )
         return dict(manifest)
 
-    def begin(self, what: Mapping[str, Any], about: Mapping[str, Any], *, anew: bool = False) -> bool:
+    def begin(
+        self,
+        what: Mapping[str, Any],
+        about: Mapping[str, Any],
+        contents: Mapping[str, Contents] | None = None,
+        *,
+        anew: bool = False,
+    ) -> bool:
         """Make the folder and its manifest, or find that it is the same run's; whether it goes on.
 
         `what` decides the outcome and must agree with what was begun, if that came to anything: UsageError with the
-        differences otherwise. `anew`: what an earlier run of the command made is removed first.
+        differences otherwise, as `require_contents` tells them where only digests of `contents` in its `data` differ.
+        `anew`: what an earlier run of the command made is removed first.
         """
         plain = json.loads(json.dumps(what))
         if anew:
@@ -88,6 +102,8 @@ class RunFolder:
         differing = list(differences(before["what"], plain)) if before is not None else []
         if before is not None and not differing:
             return True
+        if contents and all(line.startswith(tuple(f"data.{name}: " for name in contents)) for line in differing):
+            self.require_contents(contents)
         if differing and not self._came_to_nothing():
             raise UsageError(
                 f"this run was begun with other arguments: {'; '.join(differing[:5])}",
@@ -115,27 +131,21 @@ class RunFolder:
         )
         return next(made, None) is not None
 
-    def require_contents(self, digests: Mapping[str, str]) -> None:
+    def require_contents(self, sides: Mapping[str, Contents]) -> None:
         """Note what is in the images of the run, or compare it with what was noted when it was begun.
 
-        Raises UsageError where images are others under the same names, and the run has come to something with the
-        former ones.
+        Raises UsageError, which says how many and which, where images are others under the same names, and the run has
+        come to something with the former ones.
         """
-        file = self.path / "contents.json"
-        try:
-            before = dict(json.loads(file.read_text()))
-        except (OSError, ValueError, TypeError):
-            before = {}
-        differing = [name for name, digest in digests.items() if before.get(name, digest) != digest]
-        if differing and self._made_something():
+        noted = NotedContents(self.path)
+        if (differing := noted.differing(sides)) and self._made_something():
             raise UsageError(
                 f"images of {' and '.join(differing)} are no longer what they were when this run was begun, "
-                "under the same names",
+                f"under the same names{noted.difference({name: sides[name] for name in differing})}",
                 file=self.path,
                 fix="Put the former ones back, give --out another name, or start anew with --overwrite.",
             )
-        if {**before, **digests} != before:
-            write_json(file, {**before, **digests})
+        noted.note(sides)
 
     @contextlib.contextmanager
     def in_use(self, *, first: bool = True) -> Iterator[None]:
@@ -182,51 +192,44 @@ class RunFolder:
             )
         return True
 
-    def finish(self, result: Result, files: Sequence[str] = ()) -> None:
-        """Store the result, which says that the run is finished, with the digests of files that `finished` compares."""
+    def finish(self, result: Result, files: Sequence[str] = ()) -> Result:
+        """Store the result, which says that the run is finished, with the digests of files that `finished` compares.
+
+        The result as it is told again.
+        """
         made = {name: sha256_of(self.path / name) for name in files}
-        write_json(
-            self.path / "result.json",
-            {"task": result.task, "rows": list(result.rows), "run": dict(result.run), "files": made},
-        )
+        return write_result(self.path / _RESULT, result, made)
 
-    def result(self) -> Result | None:
-        """The stored result of a finished run, else None."""
-        stored = self._stored()
-        return stored[0] if stored is not None else None
+    def result(self, notify: Callable[[str], None] = lambda line: None) -> Result | None:
+        """The stored result of a finished run, else None; a note where it cannot be told whether it was changed.
 
-    def _stored(self) -> tuple[Result, dict[str, str]] | None:
-        """The stored result, and sha256 by file of what the run had made."""
-        file = self.path / "result.json"
-        try:
-            stored = json.loads(file.read_text())
-            return Result(stored["task"], stored["rows"], stored["run"]), dict(stored.get("files", {}))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(
-                "the result of this run cannot be read",
-                file=file,
-                fix="Delete it and repeat the run's own command, which goes on from the last checkpoint; "
-                "--overwrite starts anew.",
-            ) from error
+        Raises IntegrityError where it was, or cannot be read.
+        """
+        stored = self._stored(notify)
+        return stored.result if stored is not None else None
 
-    def finished(self) -> Result | None:
-        """The stored result, if it is finished.
+    def _stored(self, notify: Callable[[str], None]) -> StoredResult | None:
+        stored = read_result(self.path / _RESULT)
+        if stored is not None and stored.note:
+            notify(f"{printable(self.path / _RESULT)}: {stored.note}")
+        return stored
+
+    def finished(self, notify: Callable[[str], None] = lambda line: None) -> Result | None:
+        """As `result`.
 
         Raises CheckpointError where a file that the run had made is gone, or another one by now.
         """
-        stored = self._stored()
+        stored = self._stored(notify)
         if stored is None:
             return None
-        for name, wanted in stored[1].items():
+        for name, wanted in stored.files.items():
             file = self.path / name
             if not file.exists():
                 raise _missing(file)
             if (found := sha256_of(file)) != wanted:
                 what = f"damaged or another one: its sha256 is {found[:12]}…, and was {wanted[:12]}… when the run ended"
                 raise CheckpointError(what, file=file, fix=ANEW)
-        return stored[0]
+        return stored.result
 
     def weights(self, made: Mapping[str, Any]) -> Path:
         """The file that the run made, of what `backbone` says."""

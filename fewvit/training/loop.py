@@ -7,6 +7,7 @@ It knows nothing of methods. What it trains answers the questions of `task.Task`
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +66,7 @@ class Watch:
     """What is to be called while a run goes on."""
 
     progress: Callable[[Progress], None] = lambda progress: None
-    each_epoch: Callable[[int], Mapping[str, Any] | None] = lambda epochs_done: None  # facts for the log
+    each_epoch: Callable[[int], Mapping[str, float] | None] = lambda epochs_done: None  # facts for the log
     each_log: Callable[[int, Mapping[str, Any]], None] = lambda step, facts: None
     each_save: Callable[[int], None] = lambda step: None
     notify: Callable[[str], None] = lambda line: None
@@ -74,12 +75,23 @@ class Watch:
 
 @dataclass
 class Trained:
-    """How a run ended, and what it measured on the way."""
+    """How a run ended, and what it measured on the way; of a run that goes on, what it had measured before."""
 
     steps: int
     signal: int | None = None  # that ended it early
-    images_per_second: float = 0.0
-    last: dict[str, float] = field(default_factory=dict)
+    images_per_second: float | None = None  # None: it had taken its last step already
+    last: dict[str, float] = field(default_factory=dict)  # numbers of the step that was logged last
+    of_epoch: dict[str, float] = field(default_factory=dict)  # what `each_epoch` found last
+
+    @classmethod
+    def until(cls, found: Checkpoint) -> Trained:
+        """What a checkpoint knows: a run may be killed when its last one is written and its result is not."""
+        return cls(found.step, last=dict(found.facts.get("last", {})), of_epoch=dict(found.facts.get("of_epoch", {})))
+
+    def facts(self) -> dict[str, dict[str, float]]:
+        """What of it a checkpoint keeps: JSON knows no NaN and no Inf, and no result has them."""
+        known = {"last": self.last, "of_epoch": self.of_epoch}
+        return {name: {k: v for k, v in numbers.items() if math.isfinite(v)} for name, numbers in known.items()}
 
 
 def train(
@@ -100,7 +112,9 @@ def train(
     first = rank() == 0
     if first and checkpoints is not None:
         checkpoints.require_space(run.size())
-    trained, clock = Trained(start), _Clock(order.batch_size)
+    trained, clock = Trained.until(found) if found else Trained(0), _Clock(order.batch_size)
+    if first and found:
+        watch.each_save(start)  # a kill may have come between the checkpoint and what is made of it
     if _is_over(start, order, watch, how.device):
         return trained
     opened = contextlib.closing(Log(folder.log, start)) if first and folder is not None else contextlib.nullcontext()
@@ -115,6 +129,7 @@ def train(
             clock.tick()
             ended = done // order.steps_per_epoch if done % order.steps_per_epoch == 0 else None  # so many epochs
             of_epoch = watch.each_epoch(ended) if ended else None
+            trained.of_epoch = dict(of_epoch) if of_epoch else trained.of_epoch
             over = _is_over(done, order, watch, how.device)
             if first and (done % how.log_every == 0 or over):
                 trained.last = facts.numbers()
@@ -126,14 +141,14 @@ def train(
             watch.progress(Progress(done, order.total, own.epoch, order.epochs, clock.speed, trained.last))
             if (stopping.signal or done % how.save_every == 0 or over) and checkpoints is not None and log is not None:
                 log.commit()
-                checkpoints.save(done, run.tensors(), {"epoch": own.epoch})
+                checkpoints.save(done, run.tensors(), {"epoch": own.epoch, **trained.facts()})
                 watch.each_save(done)
             trained.steps = done
             if stopping.signal:
                 trained.signal = stopping.signal
             if stopping.signal or over:
                 break
-    trained.images_per_second = clock.mean
+    trained.images_per_second = round(clock.mean, 2)
     return trained
 
 

@@ -60,6 +60,7 @@ class Checkpoints:
         write_json(
             self._manifest(step),
             {"format": _FORMAT, "step": step, "sha256": digest, "bytes": len(content), "facts": dict(facts)},
+            in_order=True,
         )
         self._forget_old()
 
@@ -88,7 +89,9 @@ class Checkpoints:
     def require_space(self, size: int) -> None:
         """Raise ResourceError unless the disk has room for the checkpoints of `size` bytes that stand side by side."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        sweep(self.folder, 0.0, _LATER)  # temporary files of a killed save: this run is the only writer
+        # what a killed save left: this run is the only writer
+        sweep(self.folder, 0.0, _LATER)
+        self._forget_old()
         stored = sum(path.stat().st_size for path in self.folder.glob("step-*.safetensors"))
         needed = (CHECKPOINTS_KEPT + 1) * size - stored
         free = shutil.disk_usage(self.folder).free
@@ -112,14 +115,13 @@ class Checkpoints:
         return Checkpoint(step, file, facts.get("facts", {}))
 
     def _forget_old(self) -> None:
-        for step in self.steps()[:-CHECKPOINTS_KEPT]:
-            # the manifest first: no checkpoint without its tensors
-            for path in (
-                self._manifest(step),
-                self._tensors(step),
-            ):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        """Remove all checkpoints but the newest, and tensors that no manifest made one."""
+        kept = self.steps()[-CHECKPOINTS_KEPT:]
+        for ending in ("json", "safetensors"):  # the manifest first: no checkpoint without its tensors
+            for path in self.folder.glob(f"step-*.{ending}"):
+                if int(path.stem.removeprefix("step-")) not in kept:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
 
     def _tensors(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}.safetensors"

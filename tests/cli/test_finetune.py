@@ -235,8 +235,14 @@ def test_other_images_under_the_same_names_are_noticed(tune, place, tmp_path):
     one.write_bytes((images / "val/b/001.jpg").read_bytes())
     code, _, err = tune(tmp_path / "run", "--shots", 6, "--set", "select=false", images=images)
     assert code == 2
-    assert "data.labelled: " in err
-    assert "data.train" not in err
+    assert "images of labelled are no longer what they were" in err
+    assert "under the same names: labelled 1 of 18 (b/003.jpg)" in err
+    (tmp_path / "run/contents.npz").write_bytes(b"damaged")  # costs no more than the names
+    code, _, err = tune(tmp_path / "run", "--shots", 6, "--set", "select=false", images=images)
+    assert (code, "under the same names\n" in err) == (2, True), err
+    (tmp_path / "run/contents.json").unlink()  # as a run of before it was noted
+    code, _, err = tune(tmp_path / "run", "--shots", 6, "--set", "select=false", images=images)
+    assert (code, "data.labelled: " in err, "data.train" not in err) == (2, True, True), err
 
 
 def test_what_an_adapter_was_trained_on_is_found_again_or_missed_by_name(fewvit, tune, place, tmp_path):
@@ -362,7 +368,7 @@ def test_a_run_whose_result_notes_no_digest_stays_a_backbone(fewvit, tune, place
     out = tmp_path / "run"
     assert tune(out, "--set", "select=false")[0] == 0
     result = json.loads((out / "result.json").read_text())
-    del result["run"]["weights_sha256"]
+    del result["run"]["weights_sha256"], result["result_sha256"]
     (out / "result.json").write_text(json.dumps(result))
     assert fewvit("extract", "--backbone", out, "--data", place / "images/val", "--out", tmp_path / "f.npz")[0] == 0
 

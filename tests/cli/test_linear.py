@@ -215,7 +215,15 @@ def test_a_finished_run_gives_its_result_again_and_refuses_other_arguments(fewvi
     code, first, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out)
     assert code == 0, err
     assert {path.name for path in out.iterdir()} == {
-        *("manifest.json", "contents.json", "log.jsonl", "checkpoints", "head.safetensors", "result.json")
+        *(
+            "manifest.json",
+            "contents.json",
+            "contents.npz",
+            "log.jsonl",
+            "checkpoints",
+            "head.safetensors",
+            "result.json",
+        )
     }
     code, again, err = run(fewvit, *words, "--protocol", "dinov2/1", "--out", out)
     assert (code, again) == (0, first), err
@@ -241,7 +249,8 @@ def test_images_that_changed_under_their_names_are_told_where_they_would_count(f
         assert run(fewvit, *words)[1] == trained  # what was found is told as ever
         (out / "result.json").rename(tmp_path / "result.json")  # as before its end
         code, _, err = run(fewvit, *words)
-        assert (code, f"images of {side} are no longer what they were" in err) == (2, True), err
+        told = f"under the same names: {side} 1 of {31 if side == 'train' else 10} (b/004.jpg)"
+        assert (code, f"images of {side} are no longer what they were" in err, told in err) == (2, True, True), err
         (tmp_path / "result.json").rename(out / "result.json")
         code, _, err = run(fewvit, *words, "--save-predictions", tmp_path / "p.csv")
         assert (code, f"images of {side} are no longer what they were" in err) == (2, True), err
@@ -400,7 +409,7 @@ def test_a_finished_run_whose_head_is_gone_or_damaged_says_so(fewvit, probe, dam
 def test_a_cut_head_of_a_run_that_noted_no_digest_is_told_too_and_not_as_a_backbones_weights(fewvit, probe):
     out, words = probe
     stored = json.loads((out / "result.json").read_text())
-    del stored["run"]["head_sha256"]
+    del stored["run"]["head_sha256"], stored["result_sha256"]
     (out / "result.json").write_text(json.dumps(stored))
     assert run(fewvit, *words)[0] == 0
     file = out / "head.safetensors"

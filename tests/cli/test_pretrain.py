@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -214,6 +215,37 @@ def test_overwrite_removes_no_run_of_another_command_and_none_before_the_argumen
         assert (code, "another command is training this run" in err) == (2, True), err
     assert (out / "encoder.safetensors").exists()
     assert pretrain(fewvit, "dino", images, out, "--overwrite")[0] == 0
+
+
+def test_images_that_changed_under_their_names_are_told_by_number_and_name_where_they_would_count(
+    fewvit, images, tmp_path
+):
+    data, judges, out = tmp_path / "data", folder_of(tmp_path / "judges", {"a": 3, "b": 4}, 900), tmp_path / "run"
+    shutil.copytree(images, data)
+    words = ("--monitor", judges, "--format", "json")
+    code, trained, err = pretrain(fewvit, "mae", data, out, *words)
+    assert code == 0, err
+    former = {
+        place / name: (place / name).read_bytes() for place in (data, judges) for name in ("a/001.jpg", "b/002.jpg")
+    }
+    for place, side, images_of_it in ((data, "data", 13), (judges, "monitor", 7)):
+        for name in ("a/001.jpg", "b/002.jpg"):
+            (place / name).write_bytes(jpeg(77))
+        assert pretrain(fewvit, "mae", data, out, *words)[:2] == (0, trained)  # what was found is told as ever
+        (out / "result.json").rename(tmp_path / "result.json")  # as before its end
+        code, _, err = pretrain(fewvit, "mae", data, out, *words)
+        told = f"images of {side} are no longer what they were when this run was begun, under the same names: {side} "
+        assert (code, f"{told}2 of {images_of_it} (a/001.jpg, b/002.jpg)" in err, "--overwrite" in err) == (
+            2,
+            True,
+            True,
+        ), err
+        for file, content in former.items():
+            file.write_bytes(content)  # other time stamps, the same pictures
+        code, again, err = pretrain(fewvit, "mae", data, out, *words)
+        assert (code, json.loads(again)["rows"]) == (0, json.loads(trained)["rows"]), err
+        trained = again  # which took no step
+    assert pretrain(fewvit, "mae", data, tmp_path / "other", *words)[0] == 0
 
 
 def test_one_class_makes_no_monitor(fewvit, images, tmp_path):

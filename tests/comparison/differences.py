@@ -28,8 +28,9 @@ VOLATILE = (
     "images_per_second_training",
     "versions",  # fewvit's own may be another; the packages are the same, as one interpreter runs both checkouts
 )
-# Digests of files that hold absolute paths, as bundles do, and so differ by the lane's folder. The files are compared.
-DERIVED = ("bundle_sha256", "classifier.bundle")
+# Digests of what holds absolute paths or times, as bundles and results do, and so differ by the lane's folder or by the
+# clock. What they are of is compared.
+DERIVED = ("bundle_sha256", "classifier.bundle", "result_sha256")
 _OWN_DIGEST = re.compile(r'"sha256": "[0-9a-f]{64}"')  # in a bundle's header: of the rest of it, so derived too
 # What tells how much came from the cache is another where the cache is full.
 FROM_CACHE = ("computed", "cached", *VOLATILE)
