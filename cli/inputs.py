@@ -130,7 +130,7 @@ def recipe_reader(
 
 
 def listing(listed: Listed) -> Listing:
-    """How folders are listed."""
+    """How sources are listed."""
     from fewvit.datasets import Listing
 
-    return Listing(listed.follow_links, listed.allow_empty_class)
+    return Listing(**dataclasses.asdict(listed))

@@ -15,7 +15,7 @@ import numpy as np
 
 from .datasets import Dataset, Listing, open_dataset, select
 from .digests import DigestMemory
-from .errors import DataError, UsageError, printable
+from .errors import DataError, UsageError, are, printable
 from .extraction.cache import Cache
 from .extraction.extract import extract
 from .extraction.pipeline import Pipeline
@@ -274,7 +274,9 @@ def open_source(
     `unlabelled`: a features file may lack labels. Raises DataError for what is missing, empty or no source.
     """
     if is_features(source):
-        return FeatureSource(source, FeatureSet.load(source, unlabelled=unlabelled))
+        given = FeatureSet.load(source, unlabelled=unlabelled)
+        _say_unlabelled(given.name, given, notify)
+        return FeatureSource(source, given)
     return ImageSource(source, announce(open_dataset(source, listing), notify), extractor)
 
 
@@ -330,7 +332,15 @@ def announce(dataset: Dataset, notify: Notify) -> Dataset:
         notify(f"{dataset.name}: {count} left out ({reason}){_examples(names, count)}")
     for note in dataset.notes:
         notify(f"{dataset.name}: {note}")
+    _say_unlabelled(dataset.name, dataset, notify)
     return dataset
+
+
+def _say_unlabelled(name: str, images: Listed, notify: Notify) -> None:
+    """Say how many images are labelled, where not all are; one by itself is asked about and needs no label."""
+    labelled, total = int((images.labels >= 0).sum()), len(images.ids)
+    if labelled < total > 1:
+        notify(f"{name}: {labelled or 'none'} of {total} images {are(labelled or 1)} labelled")
 
 
 def _examples(names: Sequence[str], count: int) -> str:

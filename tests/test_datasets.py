@@ -325,13 +325,17 @@ def test_a_table_without_labels_is_unlabelled_and_floats_are_whole_numbers(tmp_p
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("file,class\n1.jpg,a\n", "its columns are file, class"),
+        ("where,what\n1.jpg,a\n", "no column `path`; its columns are where, what"),
+        ("where\n1.jpg\n", "its columns are where"),
         ("", "its columns are none"),
         ("path,label\n", "t.csv: no rows"),
         ("path;label\n1.jpg;a\n", "its columns seem to be separated by semicolons: path;label\n  Commas"),
         ("path\tlabel\n1.jpg\ta\n", "separated by tabs"),
         ("file|class\n", "separated by vertical bars"),
-        ("file\n1.jpg\n", "its columns are file"),
+        ("path,label\n1.jpg,a\n\n2.jpg,a, b\n", "3 fields in line 4, and 2 columns"),
+        ("path,Label,label \n1.jpg,a,b\n", "2 columns are called Label"),
+        ("path,label\n  ,b\n", "no path in line 2"),
+        ("label\na\n", "no column `path`"),
         ("path,label\n1.jpg,a\n,b\n", "no path in line 3"),
         ("path,label\n1.jpg,a\n2.jpg,a\n1.jpg,b\n", "1 path stands in it more than once: 1.jpg"),
         (
@@ -347,6 +351,139 @@ def test_a_table_that_is_wrong_is_refused(tmp_path, text, complaint):
     with pytest.raises(DataError) as caught:
         open_dataset(source + "/t.csv")
     assert complaint in str(caught.value)
+
+
+def said_of(source: str, listing: Listing = LISTING) -> list[str]:
+    """What a command tells of a source, without its name."""
+    lines: list[str] = []
+    dataset = announce(open_dataset(source, listing), lines.append)
+    return [line.removeprefix(f"{dataset.name}: ") for line in lines]
+
+
+def classes_of(dataset: Dataset) -> dict[str, str | None]:
+    return {id_: name for id_, (name, _) in contents(dataset).items()}
+
+
+BOTH = {"1.jpg": "hen", "2.jpg": "ox"}
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("path,label", []),
+        (" Path , LABEL", []),
+        ("path, label", []),
+        ("file_name,label", ["paths from column file_name, labels from column label"]),
+        ("File Name,Class", ["paths from column File Name, labels from column Class"]),
+        ("filename,category", ["paths from column filename, labels from column category"]),
+        ("image,class", ["paths from column image, labels from column class"]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_header_may_be_spelled_in_many_ways_and_what_is_assumed_is_told(tmp_path, header, said, encoding):
+    blank = " " if header == "path, label" else ""
+    source = tree(tmp_path, named("1.jpg", "2.jpg")) + "/t.csv"
+    Path(source).write_bytes(f'{header}\r\n1.jpg,{blank}hen \r\n2.jpg,{blank}"ox"\r\n'.encode(encoding))
+    assert classes_of(open_dataset(source)) == BOTH
+    assert said_of(source) == said
+
+
+def test_columns_that_are_not_read_and_images_without_a_label_are_told(tmp_path):
+    rows = "width,path,kind,group\n3,1.jpg,hen,7\n7,2.jpg,ox,\n"
+    source = tree(tmp_path, {**named("1.jpg", "2.jpg", "3.jpg"), "t.csv": rows}) + "/t.csv"
+    assert said_of(source) == [
+        "columns left unread: width, kind, group; --label-column names one that holds labels",
+        "none of 2 images is labelled",
+    ]
+    assert classes_of(open_dataset(source, Listing(label_column="Kind"))) == BOTH
+    assert said_of(source, Listing(label_column="group")) == [
+        "columns left unread: width, kind",
+        "1 of 2 images is labelled",
+    ]
+    with pytest.raises(DataError, match=r"no column color; its columns are width, path, kind, group\n.*--label-column"):
+        open_dataset(source, Listing(label_column="color"))
+    with pytest.raises(DataError, match="column path holds paths and cannot hold labels too"):
+        open_dataset(source, Listing(label_column="path"))
+    other = tree(tmp_path, {"u.csv": "path,where,label\nx,1.jpg,hen\ny,2.jpg,ox\n"}) + "/u.csv"
+    assert classes_of(open_dataset(other, Listing(path_column="where"))) == BOTH
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_blanks_around_a_label_make_no_class_of_their_own(tmp_path, kind):
+    labels = ["cat", "cat ", "\tcat", " ", "big cat"]
+    names = [f"{i}.jpg" for i in range(5)]
+    source = tree(tmp_path, named(*names)) + f"/t.{kind}"
+    if kind == "parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({"path": names, "label": labels}), source)
+    else:
+        Path(source).write_text("path,label\n" + "".join(f"{n},{k}\n" for n, k in zip(names, labels, strict=True)))
+    assert list(classes_of(open_dataset(source)).values()) == ["cat", "cat", "cat", None, "big cat"]
+
+
+def test_paths_that_another_program_wrote_name_their_files(tmp_path):
+    tree(tmp_path, named("a/1.jpg", "b 2.jpg", "deep/3.jpg", "c d.jpg", "back\\slash.jpg"))
+    rows = {
+        ".\\a\\1.jpg": "./a/1.jpg",
+        "b 2.jpg ": "b 2.jpg",
+        "/data/upload/7/0123abcd-c%20d.jpg": "c d.jpg",
+        "/data/local-files/?d=deep/3.jpg": "deep/3.jpg",
+        "back\\slash.jpg": "back\\slash.jpg",  # a name on this disk
+    }
+    source = tree(tmp_path, {"t.csv": "path,label\n" + "".join(f"{path},x\n" for path in rows)}) + "/t.csv"
+    dataset = open_dataset(source)
+    assert list(dataset.ids) == sorted(rows.values())
+    for i, id_ in enumerate(dataset.ids):
+        assert dataset.read(i) == (tmp_path / id_).read_bytes()
+        assert dataset.identity(i)[16:24] == len(dataset.read(i)).to_bytes(8, "little")
+    assert said_of(source) == ["1 path read with / for \\", "2 paths read as Label Studio's"]
+    with pytest.raises(DataError, match=r"1 path stands in it more than once: a/1\.jpg"):
+        open_dataset(tree(tmp_path, {"t.csv": "path\na/1.jpg\na\\1.jpg\n"}) + "/t.csv")
+
+
+def test_label_studios_export_is_read(tmp_path):
+    rows = (
+        "annotation_id,annotator,choice,created_at,id,image,lead_time,updated_at\n"
+        "3,1,hen,2024,7,/data/upload/1/89abcdef-1.jpg,2.5,2024\n"
+        "4,1,ox,2024,8,/data/local-files/?d=elsewhere/2.jpg,2.5,2024\n"
+    )
+    source = tree(tmp_path, {**named("1.jpg", "2.jpg"), "t.csv": rows}) + "/t.csv"
+    assert classes_of(open_dataset(source)) == BOTH
+    assert said_of(source)[0] == "paths from column image, labels from column choice"
+
+
+@pytest.mark.parametrize("place", ["the table", "the folder"])
+@pytest.mark.parametrize("kind", ["hub", "roboflow"])
+def test_a_table_beside_its_images_labels_them_named_or_not(tmp_path, place, kind):
+    name, rows = {
+        "hub": ("metadata.csv", "file_name,label,text\n2.jpg,ox,a beast\n1.jpg,hen,a bird\n"),
+        "roboflow": ("_classes.csv", "filename, ox, hen, cat\n1.jpg, 0, 1, 0\n2.jpg, 1, 0, 0\n"),
+    }[kind]
+    source = tree(tmp_path / "s", {**named("1.jpg", "2.jpg"), name: rows})
+    dataset = open_dataset(f"{source}/{name}" if place == "the table" else source)
+    assert classes_of(dataset) == BOTH
+    assert any("labels from" in line for line in dataset.notes)
+
+
+def test_two_classes_of_one_image_are_refused_and_other_zeros_and_ones_are_no_classes(tmp_path):
+    tree(tmp_path, named("1.jpg", "2.jpg"))
+    several = "filename,ox,hen\n1.jpg,0,1\n2.jpg,1,1\n"
+    with pytest.raises(DataError, match="line 3 marks 2 classes"):
+        open_dataset(tree(tmp_path, {"_classes.csv": several}) + "/_classes.csv")
+    for name, rows in {"t.csv": several, "u.csv": "filename,ox,hen\n1.jpg,0,1\n2.jpg,0,2\n"}.items():
+        source = tree(tmp_path, {name: rows}) + f"/{name}"
+        assert open_dataset(source).labels.tolist() == [-1, -1]
+        assert "columns left unread: ox, hen; --label-column names one that holds labels" in said_of(source)
+
+
+def test_a_table_of_other_things_beside_images_is_told_and_not_used(tmp_path):
+    source = tree(tmp_path / "s", {**named("1.jpg", "2.jpg"), "metadata.csv": "camera,lens\nx,y\n"})
+    assert any("metadata.csv was not used: no column `path`" in line for line in said_of(source))
+    other = tree(tmp_path / "o", {**named("1.jpg", "2.jpg"), "labels.csv": "path,label\n1.jpg,hen\n2.jpg,ox\n"})
+    assert f"left unread: labels.csv; if labels are in it, give it as the source: {other}/labels.csv" in said_of(other)
+    assert open_dataset(other).labels.tolist() == [-1, -1]
 
 
 def test_a_tsv_of_commas_is_told_so_and_a_parquet_file_without_rows_has_none(tmp_path):
@@ -366,6 +503,138 @@ def test_parquet_needs_pyarrow_and_a_parquet_file(tmp_path, monkeypatch):
         open_dataset(source)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtra, match=r"fewvit\[table\]"):
+        open_dataset(source)
+
+
+# ---- tables that hold the images -----------------------------------------------------------------------------------
+
+HELD = [  # what each image was called, its class, its bytes
+    ("b/9.png", "ox", b"nine"),
+    (None, "hen", b"ten"),
+    ("10.png", None, b"eleven"),
+    ("9.png", "ox", b"twelve"),
+    ("1.png", "hen", b"thirteen"),
+]
+
+
+def held(image: str = "image", label: str = "label", *, numbers: bool = True):
+    """The table of HELD as the hub writes it: labels are numbers that its metadata names, -1 is none."""
+    import pyarrow
+
+    classes = ["ox", "cat", "hen"]
+    values = [-1 if k is None else classes.index(k) for _, k, _ in HELD] if numbers else [k for _, k, _ in HELD]
+    features = {image: {"_type": "Image"}, label: {"names": classes, "_type": "ClassLabel"} if numbers else {}}
+    columns = {image: [{"bytes": data, "path": name} for name, _, data in HELD], label: values, "caption": ["x"] * 5}
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    return pyarrow.table(columns).replace_schema_metadata(metadata)
+
+
+HELD_TRUTH = {
+    "0/9.png": ("ox", b"nine"),
+    "1": ("hen", b"ten"),
+    "2/10.png": (None, b"eleven"),
+    "3/9.png": ("ox", b"twelve"),
+    "4/1.png": ("hen", b"thirteen"),
+}
+
+
+def saved(folder: Path, table, files: int = 2) -> str:
+    """A folder as `save_to_disk` writes it."""
+    import pyarrow
+
+    folder.mkdir(parents=True)
+    names = [f"data-{i:05d}-of-{files:05d}.arrow" for i in range(files)]
+    each = -(-len(table) // files)
+    for i, name in enumerate(names):
+        with pyarrow.ipc.new_stream(folder / name, table.schema) as stream:
+            stream.write_table(table.slice(i * each, each), max_chunksize=2)
+    tree(
+        folder, {"state.json": json.dumps({"_data_files": [{"filename": n} for n in names]}), "dataset_info.json": "{}"}
+    )
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+@pytest.mark.parametrize(("image", "label", "numbers"), [("image", "label", True), ("img", "class", False)])
+def test_a_table_that_holds_its_images_is_read_row_by_row(tmp_path, kind, image, label, numbers):
+    import pyarrow.parquet
+
+    table = held(image, label, numbers=numbers)
+    if kind == "parquet":
+        source = str(tmp_path / "t.parquet")
+        pyarrow.parquet.write_table(table, source, row_group_size=2)
+    else:
+        source = saved(tmp_path / "t", table)
+    dataset = open_dataset(source)
+    assert contents(dataset) == HELD_TRUTH
+    assert [dataset.read(i) for i in (4, 0, 3, 1, 2)] == [HELD[i][2] for i in (4, 0, 3, 1, 2)]
+    assert len({dataset.identity(i) for i in range(5)}) == 5
+    assert list(dataset.classes) == ["hen", "ox"]
+    assert said_of(source) == [
+        f"images from column {image}, labels from column {label}",
+        "column left unread: caption",
+        "4 of 5 images are labelled",
+    ]
+
+
+def test_an_image_that_a_row_only_names_or_that_is_too_large_is_a_bad_one(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table({"image": [{"bytes": None, "path": "/x/1.png"}, {"bytes": b"7" * 70, "path": None}]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    dataset = open_dataset(str(tmp_path / "t.parquet"), Listing(max_bytes=69))
+    with pytest.raises(OSError, match="names an image but does not hold it"):
+        dataset.read(0)
+    with pytest.raises(OSError, match="70 bytes, more than --max-bytes 69"):
+        dataset.read(1)
+
+
+def test_of_several_columns_of_images_one_must_be_named(tmp_path):
+    import pyarrow.parquet
+
+    table = held()
+    table = table.append_column("mask", table.column("image"))
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"2 of its columns hold images: image, mask(.|\n)*--path-column"):
+        open_dataset(str(tmp_path / "t.parquet"))
+    assert contents(open_dataset(str(tmp_path / "t.parquet"), Listing(path_column="mask"))) == HELD_TRUTH
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1, 2], [["a"], ["b"]], [True, False], [{"a": 1}, {"a": 2}], [0.5, 1.5]],
+    ids=lambda v: type(v[0]).__name__,
+)
+def test_a_column_of_paths_or_labels_that_holds_other_things_is_refused_by_name(tmp_path, values):
+    import pyarrow
+    import pyarrow.parquet
+
+    tree(tmp_path, named("1.jpg", "2.jpg"))
+    pyarrow.parquet.write_table(pyarrow.table({"path": values, "label": ["x", "y"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet: column path holds \S+.*, expected text"):
+        open_dataset(str(tmp_path / "t.parquet"))
+    if isinstance(values[0], list | dict):
+        pyarrow.parquet.write_table(
+            pyarrow.table({"path": ["1.jpg", "2.jpg"], "label": values}), tmp_path / "t.parquet"
+        )
+        with pytest.raises(DataError, match=r"t\.parquet: a label in column label is a (list|dict), not text"):
+            open_dataset(str(tmp_path / "t.parquet"))
+
+
+def test_a_saved_data_set_that_is_damaged_is_refused_by_its_file(tmp_path):
+    source = saved(tmp_path / "t", held())
+    for name in ("data-00001-of-00002.arrow", "state.json"):
+        whole = (tmp_path / "t" / name).read_bytes()
+        (tmp_path / "t" / name).write_bytes(whole[: len(whole) // 3])
+        with pytest.raises(DataError, match=name):
+            open_dataset(source)
+        (tmp_path / "t" / name).write_bytes(whole)
+    (tmp_path / "t" / "data-00000-of-00002.arrow").unlink()
+    with pytest.raises(DataError, match=r"data-00000-of-00002\.arrow"):
+        open_dataset(source)
+    tree(tmp_path / "t", {"state.json": json.dumps({"_data_files": [{"filename": "../x.arrow"}]})})
+    with pytest.raises(DataError, match="expected files beside it"):
         open_dataset(source)
 
 
@@ -494,7 +763,7 @@ def test_entries_that_are_left_out_are_named_the_first_of_each_reason(tmp_path):
     assert len(set(names.removesuffix(" …").split(", ")) & {"a/notes.txt", "b/0.md", "b/1.md", "b/2.md"}) == 3
     flat = tree(tmp_path / "flat", named("1.jpg", "2.jpg", "notes.txt"))
     announce(open_dataset(flat), said.append)
-    assert said[-1] == "flat: 1 left out (not an image): notes.txt"
+    assert said[-2:] == ["flat: 1 left out (not an image): notes.txt", "flat: none of 2 images is labelled"]
 
 
 @pytest.mark.parametrize("top", ["", "birds/", "deep/er/birds/"])
@@ -680,6 +949,7 @@ def test_every_source_is_accepted_by_one_format_only(tmp_path):
         "shards": os.path.dirname(shard(tmp_path / "shards" / "d-0.tar", FIRST)),
         "archive": packed(tmp_path / "x.zip", named("a/1.jpg")),
         "digits": "digits",
+        "saved": saved(tmp_path / "saved", held()),
         "single_image": tree(tmp_path / "one", named("photo.JPG")) + "/photo.JPG",
     }
     assert set(sources) <= set(plugins.names("datasets"))

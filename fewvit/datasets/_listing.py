@@ -13,6 +13,8 @@ import numpy as np
 
 from ..digests import identity_of
 from ..errors import DataError, from_os_error, printable
+from ..files import is_file, whole
+from . import Listing
 
 IMAGE_EXTENSIONS = frozenset(
     (
@@ -36,6 +38,7 @@ IMAGE_EXTENSIONS = frozenset(
 _PARTS = ("train", "val", "test")  # sub-folders that are no classes
 
 HIDDEN, SYSTEM, OTHER, IRREGULAR = "hidden", "system file", "not an image", "not a regular file"
+SAVED, _OF_SAVED = "saved", ("state.json", "dataset_info.json")  # what `save_to_disk` writes beside the data
 _EXAMPLES = 3  # entries left out that are named, of each reason
 REPEATED, OUTSIDE, BROKEN = "listed already", "link out of the folder", "broken link"
 
@@ -57,16 +60,16 @@ class FileReader:
 
     root: str
     ids: Sequence[str]
-    identities: bytes  # as in Tree
+    identities: bytes | bytearray  # as in Tree
+    max_bytes: int = Listing.max_bytes
 
     def read(self, i: int) -> bytes:
-        """The bytes of file `i`. Raises OSError as the operating system does."""
-        with open(os.path.join(self.root, self.ids[i]), "rb", buffering=0) as handle:
-            return handle.read()
+        """The bytes of file `i`. Raises OSError as `files.whole`."""
+        return whole(os.path.join(self.root, self.ids[i]), self.max_bytes)
 
     def identity(self, i: int) -> bytes | None:
         """The 40 bytes of file `i` when it was listed, as `Dataset.identity`."""
-        return self.identities[40 * i : 40 * i + 40]
+        return bytes(self.identities[40 * i : 40 * i + 40])
 
     def place(self, i: int) -> str | None:
         """The path of file `i`."""
@@ -86,11 +89,13 @@ def unwanted(name: str) -> str | None:
 
 
 def kind_of_folder(path: str) -> str | None:
-    """`flat` with an image directly in it, else `folder` with a sub-folder, else `shards` with a tar file, else
-    `folder`; None for no folder.
+    """`saved` with the two files of a saved data set, else `flat` with an image directly in it, else `folder` with a
+    sub-folder, else `shards` with a tar file, else `folder`; None for no folder.
     """
     if not os.path.isdir(path):
         return None
+    if all(os.path.isfile(os.path.join(path, name)) for name in _OF_SAVED):
+        return SAVED
     kind = None
     try:
         with os.scandir(path) as entries:
@@ -198,7 +203,7 @@ class _Walk:
 
     def add(self, name: str, status: os.stat_result) -> None:
         """Take what has an image's name, if it is a regular file that was not listed yet."""
-        if not stat.S_ISREG(status.st_mode):
+        if not is_file(status):
             self.leave(IRREGULAR, name)
         elif self._is_new(status):
             self.images[name] = identity_of(status)

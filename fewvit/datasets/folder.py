@@ -22,5 +22,5 @@ class Folder:
         tree = image_tree(source, listing.follow_links)
         refuse_nothing(source, tree.ids, tree.left_out)
         labels, classes, notes = class_folders(source, tree.ids, tree.folders, listing.allow_empty_class)
-        reader = FileReader(os.path.abspath(source), tree.ids, tree.identities)
+        reader = FileReader(os.path.abspath(source), tree.ids, tree.identities, listing.max_bytes)
         return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes, tree.examples)
