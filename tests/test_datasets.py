@@ -104,13 +104,26 @@ def test_loose_images_beside_class_folders_are_refused_naming_both(tmp_path):
         open_dataset(tree(tmp_path, named("loose.jpg", "cats/1.jpg", "dogs/2.jpg")))
 
 
-@pytest.mark.parametrize("parts", [("train", "val"), ("train", "test"), ("train", "val", "test")])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        *(("train", "val"), ("train", "test"), ("train", "val", "test")),
+        *(
+            ("train", "valid"),
+            ("train", "validation"),
+            ("dev", "train"),
+            ("Test", "Train"),
+            ("test_set", "training_set"),
+        ),
+    ],
+)
 def test_two_sets_are_no_two_classes(tmp_path, parts):
     with pytest.raises(DataError) as caught:
         open_dataset(tree(tmp_path, named(*(f"{part}/a/1.jpg" for part in parts))))
     assert all(f"{part}/" in str(caught.value) for part in parts)
-    more = open_dataset(tree(tmp_path, named("other/1.jpg")))  # with a third folder they are classes
+    more = open_dataset(tree(tmp_path, named("other/1.jpg")))  # with a third folder they are classes, and that is told
     assert list(more.classes) == sorted([*parts, "other"])
+    assert f"taken for classes, not for sets: {', '.join(sorted(parts))}" in more.notes
 
 
 def test_one_class_made_of_sub_folders_is_noted_as_a_probable_mistake(tmp_path):
@@ -876,6 +889,20 @@ def test_a_folder_called_digits_is_asked_for_by_a_path(tmp_path, monkeypatch):
 # ---- pairs ---------------------------------------------------------------------------------------------------------
 
 PAIR = named("train/a/1.jpg", "train/b/2.jpg", "train/c/3.jpg", "train/c/4.jpg", "val/c/5.jpg", "val/b/6.jpg")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(("train", "test"), [("training_set", "test_set"), ("Train", "valid"), ("train", "dev")])
+def test_a_pair_is_known_by_any_spelling_of_its_sets(tmp_path, kind, train, test):
+    spelled = {
+        name.replace("train/", f"{train}/").replace("val/", f"{test}/"): content for name, content in PAIR.items()
+    }
+    data = tree(tmp_path / "pets", spelled) if kind == "folder" else packed(tmp_path / "pets.zip", spelled)
+    sides = open_pair(Given(data))
+    assert [len(side) for side in sides] == [4, 2]
+    assert [side.name for side in sides] == ["pets", "pets"]
+    with pytest.raises(DataError, match=f"holds .*{test}/.*, which are sets, not classes"):
+        open_dataset(data)
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

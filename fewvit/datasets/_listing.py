@@ -14,6 +14,7 @@ import numpy as np
 from ..digests import identity_of
 from ..errors import DataError, from_os_error, printable
 from ..files import is_file, whole
+from ..spellings import split_of
 from . import Listing
 
 IMAGE_EXTENSIONS = frozenset(
@@ -35,8 +36,6 @@ IMAGE_EXTENSIONS = frozenset(
         ".avif",
     )
 )
-_PARTS = ("train", "val", "test")  # sub-folders that are no classes
-
 HIDDEN, SYSTEM, OTHER, IRREGULAR = "hidden", "system file", "not an image", "not a regular file"
 SAVED, _OF_SAVED = "saved", ("state.json", "dataset_info.json")  # what `save_to_disk` writes beside the data
 _EXAMPLES = 3  # entries left out that are named, of each reason
@@ -224,7 +223,7 @@ def name_of(source: str) -> str:
     """What result rows call a source: its base name, or its parent's where that says only which part it is."""
     path = os.path.abspath(source)
     head, tail = os.path.split(path)
-    if tail in _PARTS and os.path.basename(head):
+    if split_of(tail) and os.path.basename(head):
         tail = os.path.basename(head)
     for ending in (".zip", ".tar", ".csv", ".tsv", ".parquet"):
         if tail.lower().endswith(ending):
@@ -246,7 +245,7 @@ def class_folders(
         loose, first = ids[of_image.index(None)], min(used, key=os.fsencode)
         what = f"images directly in the folder ({printable(loose)}, …) beside class folders ({printable(first)}, …)"
         raise DataError(what, file=source, fix="Move the loose images into a class folder, or out of it.")
-    _refuse_two_parts(source, folders)
+    refuse_two_parts(source, folders)
     empty = [name for name in folders if name not in used]
     if empty and not allow_empty_class:
         raise DataError(
@@ -257,7 +256,7 @@ def class_folders(
     classes = sorted({*folders, *used}, key=os.fsencode)
     number = {name: k for k, name in enumerate(classes)}
     labels = np.array([number[name] for name in of_image if name is not None], np.int64)
-    return labels, classes, [*twins(classes), *_only_one(ids, classes)]
+    return labels, classes, [*twins(classes), *_called_as_sets(classes), *_only_one(ids, classes)]
 
 
 def numbered(names: Iterable[str | None]) -> tuple[np.ndarray, list[str]]:
@@ -268,15 +267,22 @@ def numbered(names: Iterable[str | None]) -> tuple[np.ndarray, list[str]]:
     return np.array([number[name] for name in names], np.int64), classes
 
 
-def _refuse_two_parts(source: str, folders: Sequence[str]) -> None:
-    """Raise DataError if the only sub-folders are `train` and `val` or `test`: that is two sets, not two classes."""
-    if "train" in folders and len(folders) > 1 and set(folders) <= set(_PARTS):
-        inside = " and ".join(f"{name}/" for name in folders)
+def refuse_two_parts(source: str, folders: Sequence[str]) -> None:
+    """Raise DataError if the only sub-folders are those of a training set and others: sets, not classes."""
+    splits = [split_of(name) for name in folders]
+    if "train" in splits and len(folders) > 1 and None not in splits:
+        inside = " and ".join(f"{printable(name)}/" for name in folders)
         raise DataError(
             f"holds {inside}, which are sets, not classes",
             file=source,
-            fix=f"Give one of them: {printable(os.path.join(source, folders[0]))}.",
+            fix=f"Give one of them: {printable(os.path.join(source, folders[splits.index('train')]))}.",
         )
+
+
+def _called_as_sets(classes: Sequence[str]) -> list[str]:
+    """A line on classes whose names are those of sets, where there are other classes too."""
+    sets = [name for name in classes if split_of(name)] if len(classes) > 1 else []
+    return [f"taken for {'a class' if len(sets) == 1 else 'classes'}, not for sets: {some(sets)}"] if sets else []
 
 
 def refuse_nothing(source: str, ids: Sequence[str], left_out: dict[str, int]) -> None:
