@@ -99,6 +99,48 @@ def test_an_empty_class_is_named_unless_it_is_allowed(tmp_path):
     assert dataset.labels.tolist() == [0]
 
 
+STRANGE = [
+    *("@Recycle", "lost+found", ".@__thumb", "@eaDir", "$RECYCLE.BIN", "__MACOSX", "System Volume Information"),
+    *("#recycle", "@Recently-Snapshot", "$Recycle.Bin"),
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "flat"])
+def test_folders_of_systems_and_network_storage_are_no_classes_and_are_counted(tmp_path, kind, strange):
+    names = ["1.jpg"] if kind == "flat" else ["hen/1.jpg", "ox/2.jpg", f"ox/{strange}/3.jpg"]
+    files = named(*names, f"{strange}/old.jpg")
+    make = {"zip": lambda: packed(tmp_path / "x.zip", files), "tar": lambda: shard(tmp_path / "x.tar", files)}
+    source = make[kind]() if kind in make else tree(tmp_path / "x", files)
+    dataset = open_dataset(source)
+    assert list(dataset.classes) == ([] if kind == "flat" else ["hen", "ox"])
+    assert len(dataset) == min(len(names), 2)
+    assert dataset.left_out == {"system file": len(names) - len(dataset) + 1}
+    assert any("left out (system file)" in line for line in said_of(source))
+
+
+def test_an_empty_folder_of_the_system_is_no_empty_class(tmp_path):
+    source = tree(tmp_path, named("hen/1.jpg", "ox/2.jpg"))
+    (tmp_path / "lost+found").mkdir()
+    assert list(open_dataset(source).classes) == ["hen", "ox"]
+
+
+def test_a_folder_of_links_is_told_how_they_are_followed(tmp_path):
+    tree(tmp_path / "store", named("1.jpg", "2.jpg"))
+    for name in ("hen/1.jpg", "ox/2.jpg"):
+        (tmp_path / "links" / name).parent.mkdir(parents=True)
+        os.symlink(tmp_path / "store" / name.split("/")[1], tmp_path / "links" / name)
+    source = str(tmp_path / "links")
+    with pytest.raises(DataError, match="--follow-links"):
+        open_dataset(source)
+    assert classes_of(open_dataset(source, Listing(follow_links=True))) == {"hen/1.jpg": "hen", "ox/2.jpg": "ox"}
+    tree(tmp_path / "links", named("hen/3.jpg"))
+    with pytest.raises(DataError, match=r"no image in class ox\n  Give --follow-links"):
+        open_dataset(source)
+    tree(tmp_path / "links", named("ox/4.jpg"))
+    assert any("2 left out" in line and "--follow-links" in line for line in said_of(source))
+
+
 def test_loose_images_beside_class_folders_are_refused_naming_both(tmp_path):
     with pytest.raises(DataError, match=r"loose\.jpg.*cats"):
         open_dataset(tree(tmp_path, named("loose.jpg", "cats/1.jpg", "dogs/2.jpg")))
@@ -693,7 +735,7 @@ def test_shards_are_read_in_place_from_a_file_a_folder_or_a_pattern(tmp_path):
         assert contents(dataset) == TRUTH_1 | TRUTH_2
         assert list(dataset.classes) == ["3", "7", "12"]  # numbers are sorted as numbers
         assert dataset.left_out == {
-            "not an image": 1,
+            "image beyond the first dot of its name, where a sample's name ends": 1,
             "label without an image": 1,
             "system file": 1,
             "second image of a sample": 1,
@@ -722,6 +764,107 @@ def test_the_numbers_of_shards_index_a_classes_txt_beside_them(tmp_path):
     tree(tmp_path, {"classes.txt": "a\nb\n"})
     with pytest.raises(DataError, match="label 7 is beyond its 2 lines"):
         open_dataset(source)
+
+
+def samples(names: dict[str, object]) -> dict[str, bytes | str]:
+    """Members of a shard: for each name an image, and beside it a `.json` of what is given."""
+    return {
+        **{f"{name}.jpg": f"bytes of {name}" for name in names},
+        **{f"{name}.json": json.dumps(record) for name, record in names.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("label", []),
+        ("category", ["labels from key category of .json"]),
+        ("Class Name", ["labels from key Class Name of .json"]),
+    ],
+)
+def test_a_record_of_a_shard_names_the_class_under_a_synonym_of_label(tmp_path, key, said):
+    records = {"1": {key: " hen ", "caption": "x", "url": "y"}, "2": {key: 7.0}, "3": {"caption": "z"}}
+    source = shard(tmp_path / "d.tar", samples(records))
+    assert classes_of(open_dataset(source)) == {"d/1.jpg": "hen", "d/2.jpg": "7", "d/3.jpg": None}
+    assert said_of(source) == [*said, "keys of .json left unread: caption, url", "2 of 3 images are labelled"]
+    assert classes_of(open_dataset(source, Listing(label_column="caption"))) == {
+        "d/1.jpg": "x",
+        "d/2.jpg": None,
+        "d/3.jpg": "z",
+    }
+
+
+def test_keys_of_records_that_hold_no_label_are_told(tmp_path):
+    assert said_of(shard(tmp_path / "d.tar", samples({"1": {"kind": "hen"}, "2": ["ox"]}))) == [
+        "1 left out (.json without a record)",
+        "key of .json left unread: kind; --label-column names one that holds labels",
+        "none of 2 images is labelled",
+    ]
+
+
+@pytest.mark.parametrize("top", ["", "birds/", "./deep/birds/"])
+def test_class_folders_in_a_shard_are_classes_where_no_sample_has_a_label(tmp_path, top):
+    names = ["hen/1.jpg", "ox/deep/2.jpg", "ox/3.png"]
+    source = shard(tmp_path / "d.tar", {**named(*(top + name for name in names)), "@eaDir/4.jpg": "4", "a.txt": "x"})
+    dataset = open_dataset(source)
+    inside = top.removeprefix("./")
+    assert classes_of(dataset) == {f"d/{inside}{name}": name.split("/")[0] for name in names}
+    assert said_of(source) == [
+        "1 left out (system file): @eaDir/4.jpg",
+        "1 left out (not an image): a.txt",
+        "labels from the folders in it, as no sample has one of its own",
+    ]
+    one = shard(tmp_path / "e.tar", {**named(*names), "hen/1.cls": "7"})
+    assert classes_of(open_dataset(one)) == {"e/hen/1.jpg": "7", "e/ox/deep/2.jpg": None, "e/ox/3.png": None}
+    only = open_dataset(shard(tmp_path / "f.tar", named("all/1.jpg", "all/2.jpg")))  # a folder around samples, no class
+    assert only.labels.tolist() == [-1, -1]
+    with pytest.raises(DataError, match="train/ and valid/, which are sets"):
+        open_dataset(shard(tmp_path / "g.tar", named("train/a/1.jpg", "valid/a/2.jpg")))
+
+
+def test_names_with_several_dots_are_refused_with_the_rule(tmp_path):
+    source = shard(tmp_path / "d.tar", {"img.v1.3.png": "3", "img.v1.3.cls": "7"})
+    with pytest.raises(DataError, match="image beyond the first dot of its name, where a sample's name ends"):
+        open_dataset(source)
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "complaint"),
+    [
+        ("1.cls", "9" * 5000, "the label 1.cls is a number of 5000 digits"),
+        ("1.cls", str(2**70), "the label 1.cls is a number of 22 digits"),
+        ("1.json", json.dumps({"label": 2**70}), "the label 1.json is a number of 22 digits"),
+        ("1.json", '{"label": ' + "9" * 5000 + "}", "the label 1.json cannot be read"),
+        ("1.json", "[" * 100_000, "the label 1.json is nested too deep"),
+        ("1.json", '{"label": ["hen"]}', "the label 1.json cannot be read: is a list, not text or a number"),
+        ("1.json", "{\x1b[31m", "the label 1.json cannot be read"),
+    ],
+)
+def test_a_label_in_a_shard_that_is_none_is_refused_by_its_name_in_a_line(tmp_path, member, content, complaint):
+    source = shard(tmp_path / "d.tar", {"1.jpg": "1", member: content})
+    with pytest.raises(DataError) as caught:
+        open_dataset(source)
+    assert complaint in caught.value.what
+    assert caught.value.what.isprintable()
+    assert caught.value.file == source
+
+
+def test_a_pattern_of_more_shards_than_anybody_has_is_counted_before_it_is_opened(tmp_path):
+    start = time.perf_counter()
+    for pattern, count in {"d-{0..99999999999}.tar": 10**11, "d-{0..9999}-{0..9999}.tar": 10**8}.items():
+        with pytest.raises(DataError, match=f"stands for {count} shards"):
+            open_dataset(str(tmp_path / pattern))
+    assert time.perf_counter() - start < 1
+    with pytest.raises(DataError, match="stands for no shard"):
+        open_dataset(str(tmp_path / "d-{9..0}.tar"))
+
+
+def test_braces_in_the_name_of_a_folder_or_a_shard_that_is_there_are_its_own(tmp_path):
+    folder = tmp_path / "run{1..2}"
+    for number in (3, 4):
+        shard(folder / f"d-{number}.tar", {f"{number}.jpg": "x", f"{number}.cls": "7"})
+    assert list(open_dataset(f"{folder}/d-{{3..4}}.tar").ids) == ["d-3/3.jpg", "d-4/4.jpg"]
+    assert list(open_dataset(shard(folder / "e-{3..4}.tar", {"5.jpg": "x"})).ids) == ["e-{3..4}/5.jpg"]
 
 
 @pytest.mark.parametrize("cut", [1, 512, 1024, 1536, 2048, 2560, 5000])

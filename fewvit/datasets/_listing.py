@@ -38,8 +38,18 @@ IMAGE_EXTENSIONS = frozenset(
 )
 HIDDEN, SYSTEM, OTHER, IRREGULAR = "hidden", "system file", "not an image", "not a regular file"
 SAVED, _OF_SAVED = "saved", ("state.json", "dataset_info.json")  # what `save_to_disk` writes beside the data
-_EXAMPLES = 3  # entries left out that are named, of each reason
-REPEATED, OUTSIDE, BROKEN = "listed already", "link out of the folder", "broken link"
+EXAMPLES = 3  # entries left out that are named, of each reason
+REPEATED, BROKEN = "listed already", "broken link"
+OUTSIDE = "link out of the folder; --follow-links follows it"
+# what systems, network storage and their users' tools put beside files, in lower case
+_SYSTEM = frozenset(
+    (
+        *("thumbs.db", "desktop.ini", "__macosx", ".appledouble", ".spotlight-v100", ".trashes"),
+        *("$recycle.bin", "recycler", "system volume information", "lost+found", ".trash", ".trash-1000"),
+        *("@recycle", "@recently-snapshot", ".@__thumb", "@eadir", "@tmp", "@synoresource", "@sharebin", "#recycle"),
+        *("#snapshot", ".snapshot", "~snapshot"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ def is_image(name: str) -> bool:
 
 def unwanted(name: str) -> str | None:
     """Why an entry of this name is passed over, or None."""
-    if name.startswith("._") or name in ("__MACOSX", "Thumbs.db"):
+    if name.startswith("._") or name.casefold() in _SYSTEM:
         return SYSTEM
     return HIDDEN if name.startswith(".") else None
 
@@ -153,7 +163,7 @@ class _Walk:
     def leave(self, reason: str, name: str) -> None:
         """Pass over an entry; the first of each reason are kept by name."""
         self.left_out[reason] += 1
-        if self.left_out[reason] <= _EXAMPLES:
+        if self.left_out[reason] <= EXAMPLES:
             self.examples.setdefault(reason, []).append(name)
 
     def enter(self, name: str, path: str) -> None:
@@ -232,12 +242,12 @@ def name_of(source: str) -> str:
 
 
 def class_folders(
-    source: str, ids: Sequence[str], folders: Sequence[str], allow_empty_class: bool
+    source: str, ids: Sequence[str], folders: Sequence[str], allow_empty_class: bool, *, links: bool = False
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Labels (N,), class names and notes of images in class folders: the first folder of an id is its class.
 
-    `folders` are all folders of the root. Raises DataError for images beside the class folders, for a folder without an
-    image, and for two sets instead of classes.
+    `folders` are all folders of the root; `links`: some lead elsewhere and were not followed. Raises DataError for images
+    beside the class folders, for a folder without an image, and for two sets instead of classes.
     """
     of_image = [name.partition("/")[0] if "/" in name else None for name in ids]
     used = {name for name in of_image if name is not None}
@@ -248,8 +258,11 @@ def class_folders(
     refuse_two_parts(source, folders)
     empty = [name for name in folders if name not in used]
     if empty and not allow_empty_class:
+        follow = "Give --follow-links, if its images are links. " if links else ""
         raise DataError(
-            f"no image in class {some(empty)}", file=source, fix="Fill or remove it, or give --allow-empty-class."
+            f"no image in class {some(empty)}",
+            file=source,
+            fix=f"{follow}Fill or remove it, or give --allow-empty-class.",
         )
     if None in of_image:
         return np.full(len(ids), -1, np.int64), [], []
@@ -292,7 +305,9 @@ def refuse_nothing(source: str, ids: Sequence[str], left_out: dict[str, int]) ->
         raise DataError(
             "no image in it" + (f" (passed over: {passed})" if passed else ""),
             file=source,
-            fix=f"Images end in {' '.join(sorted(IMAGE_EXTENSIONS))}.",
+            fix="Give --follow-links, if the links lead to images."
+            if OUTSIDE in left_out
+            else f"Images end in {' '.join(sorted(IMAGE_EXTENSIONS))}.",
         )
 
 
