@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewvit.errors import UsageError, printable
+from fewvit.files import between_commas
 from fewvit.spellings import split_of
 
 # parameters that name what a command reads, as the user knows them
@@ -112,7 +113,7 @@ def _paths(value: object) -> Iterator[str]:
     """What a parameter may name: itself, its parts between commas, or those of a list."""
     if isinstance(value, str | Path):
         yield str(value)
-        yield from str(value).split(",")
+        yield from between_commas(str(value))
     elif isinstance(value, Sequence):
         for one in value:
             yield from _paths(one)

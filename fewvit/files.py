@@ -218,6 +218,17 @@ def require_file(path: str | os.PathLike[str]) -> None:
             )
 
 
+def between_commas(text: str) -> list[str]:
+    """The names of a list with commas; a path that is there is one name, whatever commas are in it."""
+    words, names, start = text.split(","), [], 0
+    while start < len(words):
+        ends = range(len(words), start + 1, -1)
+        end = next((end for end in ends if os.path.lexists(",".join(words[start:end]))), start + 1)
+        names.append(",".join(words[start:end]))
+        start = end
+    return [name for name in names if name]
+
+
 def whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """A file's bytes.
 

@@ -5,9 +5,11 @@ Classes are unbalanced and no label equals a row number.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 import tarfile
@@ -22,7 +24,8 @@ from PIL import Image
 
 from fewvit import plugins
 from fewvit.datasets import Dataset, Listing, open_dataset
-from fewvit.errors import DataError, MissingExtra, UsageError
+from fewvit.errors import DataError, MissingExtra, NumericalError, UsageError
+from fewvit.features import FeatureSet
 from fewvit.labels import align
 from fewvit.sources import Given, announce, open_pair
 
@@ -117,6 +120,52 @@ def test_folders_of_systems_and_network_storage_are_no_classes_and_are_counted(t
     assert len(dataset) == min(len(names), 2)
     assert dataset.left_out == {"system file": len(names) - len(dataset) + 1}
     assert any("left out (system file)" in line for line in said_of(source))
+
+
+def test_pipes_devices_and_what_the_kernel_makes_up_are_no_inputs(tmp_path):
+    tree(tmp_path, named("1.jpg"))
+    for name in ("pipe.csv", "pipe.parquet", "pipe.tar", "pipe.jpg", "pipe.npz"):
+        os.mkfifo(tmp_path / name)
+    os.symlink("/proc/self/environ", tmp_path / "made.jpg")
+    for name in ("pipe.csv", "pipe.parquet", "pipe.tar", "pipe.jpg", "made.jpg"):
+        with pytest.raises(DataError, match=rf"{name}: not a regular file"):
+            open_dataset(str(tmp_path / name))
+    with pytest.raises(DataError, match=r"pipe\.npz: not a regular file"):
+        FeatureSet.load(tmp_path / "pipe.npz")
+    for name in ("pipe.jpg", "made.jpg", "/dev/zero", "/proc/self/environ"):
+        with pytest.raises(DataError, match="1 of 2 images is not there"):
+            open_dataset(tree(tmp_path, {"t.csv": f"path\n1.jpg\n{name}\n"}) + "/t.csv")
+
+
+@pytest.mark.parametrize("kind", ["folder", "flat", "table", "zip", "tar", "image"])
+def test_an_image_file_that_is_too_large_is_listed_and_refused_unread(tmp_path, kind):
+    tree(tmp_path / "x", {"a/1.jpg": "7" * 70, "a/2.jpg": "7" * 71, "t.csv": "path\na/1.jpg\na/2.jpg\n"})
+    files: dict[str, bytes | str] = {"a/1.jpg": "7" * 70, "a/2.jpg": "7" * 71}
+    source = {
+        "folder": lambda: tree(tmp_path / "y", files),
+        "flat": lambda: str(tmp_path / "x" / "a"),
+        "table": lambda: str(tmp_path / "x" / "t.csv"),
+        "zip": lambda: packed(tmp_path / "x.zip", files),
+        "tar": lambda: shard(tmp_path / "x.tar", files),
+        "image": lambda: str(tmp_path / "x" / "a" / "2.jpg"),
+    }[kind]()
+    dataset = open_dataset(source, Listing(max_bytes=70))
+    with pytest.raises(OSError, match="71 bytes, more than --max-bytes 70"):
+        dataset.read(len(dataset) - 1)
+    if kind != "image":
+        assert dataset.read(0) == b"7" * 70
+
+
+def test_a_sparse_file_of_gigabytes_is_refused_in_no_time_and_memory(tmp_path):
+    with open(tmp_path / "1.jpg", "wb") as handle:
+        handle.write(b"\xff\xd8\xff\xe0")
+        handle.truncate(8 << 30)
+    tracemalloc.start()
+    with pytest.raises(OSError, match="more than --max-bytes 268435456"):
+        open_dataset(str(tmp_path)).read(0)
+    peak = tracemalloc.get_traced_memory()[1]  # bytes
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_an_empty_folder_of_the_system_is_no_empty_class(tmp_path):
@@ -496,6 +545,27 @@ def test_paths_that_another_program_wrote_name_their_files(tmp_path):
     assert said_of(source) == ["1 path read with / for \\", "2 paths read as Label Studio's"]
     with pytest.raises(DataError, match=r"1 path stands in it more than once: a/1\.jpg"):
         open_dataset(tree(tmp_path, {"t.csv": "path\na/1.jpg\na\\1.jpg\n"}) + "/t.csv")
+
+
+def test_a_path_that_no_program_is_known_to_write_names_no_file_of_another_folder(tmp_path):
+    rows = "path\nelsewhere/1.jpg\n/gone/2.jpg\n"
+    with pytest.raises(DataError, match="2 of 2 images are not there"):
+        open_dataset(tree(tmp_path, {**named("1.jpg", "2.jpg"), "t.csv": rows}) + "/t.csv")
+
+
+def test_a_row_of_a_table_takes_no_more_than_200_bytes_while_it_is_read(tmp_path):
+    paths = [f"d{k:03d}/../d{j:03d}/../1.jpg" for k in range(100) for j in range(100)]
+    tree(tmp_path, {**named("1.jpg"), "t.csv": "path,label\n" + "".join(f"{p},c{p[3]}\n" for p in reversed(paths))})
+    for k in range(100):
+        (tmp_path / f"d{k:03d}").mkdir()
+    source = str(tmp_path / "t.csv")
+    open_dataset(source)  # what is imported then
+    tracemalloc.start()
+    dataset = open_dataset(source)
+    peak = tracemalloc.get_traced_memory()[1]  # bytes
+    tracemalloc.stop()
+    assert list(dataset.ids) == sorted(paths)
+    assert peak / len(dataset) < 200, peak / len(dataset)  # five million rows fit into 1 GB
 
 
 def test_label_studios_export_is_read(tmp_path):
@@ -959,19 +1029,21 @@ def test_zips_that_are_damaged_encrypted_or_bombs_do_no_harm(tmp_path):
         {"a/1.jpg": bytes(300 << 20), "a/2.jpg": "small", "a/3.jpg": "other" * 99, "../4.jpg": "out"},
     )
     dataset = open_dataset(source)
-    assert list(dataset.ids) == ["a/2.jpg", "a/3.jpg"]
-    assert dataset.left_out == {"larger than 256 MB": 1, "name that leaves the archive": 1}
+    assert list(dataset.ids) == ["a/1.jpg", "a/2.jpg", "a/3.jpg"]
+    assert dataset.left_out == {"name that leaves the archive": 1}
+    with pytest.raises(OSError, match="more than --max-bytes 268435456"):
+        dataset.read(0)
     data = bytearray(Path(source).read_bytes())
     at = data.index(b"a/2.jpg") + len(b"a/2.jpg")
     Path(source).write_bytes(data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :])
     with pytest.raises(OSError, match="damaged"):
-        dataset.read(0)
-    assert dataset.read(1) == b"other" * 99
+        dataset.read(1)
+    assert dataset.read(2) == b"other" * 99
     Path(source).write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match="not a zip file"):
         open_dataset(source)
     with pytest.raises(OSError, match="damaged"):
-        dataset.read(1)
+        dataset.read(2)
     secret = bytearray(Path(packed(tmp_path / "s.zip", named("a/1.jpg"))).read_bytes())
     secret[6] |= 1
     secret[secret.index(b"PK\1\2") + 8] |= 1
@@ -1002,6 +1074,83 @@ def test_a_flipped_bit_in_a_stored_member_is_found(tmp_path):
     Path(source).write_bytes(data)
     with pytest.raises(OSError, match="damaged"):
         open_dataset(source).read(0)
+
+
+# ---- damage, whatever holds the images -------------------------------------------------------------------------------
+
+
+def mutations(data: bytes, count: int):
+    """The bytes with a few of them changed, or cut, in `count` ways that are the same every time."""
+    draw = random.Random(7)
+    for _ in range(count):
+        changed = bytearray(data)
+        for _ in range(draw.choice((1, 1, 1, 2, 5))):
+            place = draw.randrange(len(changed))
+            changed[place] = draw.choice((0, 255, changed[place] ^ 1 << draw.randrange(8), draw.randrange(256)))
+        if draw.random() < 0.15:
+            place = draw.randrange(len(changed))
+            changed[place : place + 8] = b"\xff" * 8
+        yield bytes(changed[: draw.randrange(len(changed))] if draw.random() < 0.1 else changed)
+
+
+def written(kind: str, folder: Path) -> Path:
+    """A small source of a kind."""
+    import pyarrow
+    import pyarrow.parquet
+
+    tree(folder, named("1.jpg", "2.jpg"))
+    paths = pyarrow.table({"path": ["1.jpg", "2.jpg"], "label": ["hen", "ox"]})
+    path = folder / {"paths": "t.parquet", "images": "t.parquet", "compressed": "t.npz"}.get(kind, f"t.{kind}")
+    if kind == "paths":
+        pyarrow.parquet.write_table(paths, path)
+    elif kind == "images":
+        pyarrow.parquet.write_table(held(), path, row_group_size=2)
+    elif kind == "tar":
+        shard(path, {**FIRST, **samples({"9": {"label": "hen"}})})
+    elif kind == "zip":
+        packed(path, named("a/1.jpg", "a/2.jpg", "b/3.jpg"))
+    elif kind == "arrow":
+        return Path(saved(folder / "s", held())) / "data-00000-of-00002.arrow"
+    else:
+        arrays = {"features": np.eye(7, 3, dtype=np.float32), "labels": np.array([3, -1, 0, 3, 1, 2, 2])}
+        (np.savez_compressed if kind == "compressed" else np.savez)(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "compressed", "paths", "images", "arrow", "tar", "zip"])
+def test_a_damaged_file_is_an_error_of_the_data_in_a_line_that_names_it(tmp_path, kind):
+    path, said = written(kind, tmp_path), []
+    for data in mutations(path.read_bytes(), 300):
+        path.write_bytes(data)
+        try:
+            if path.suffix == ".npz":
+                FeatureSet.load(path)
+                continue
+            dataset = open_dataset(str(path.parent if kind == "arrow" else path))
+            for i in range(len(dataset)):
+                with contextlib.suppress(OSError):  # one bad image, which others may do without
+                    dataset.read(i)
+        except (DataError, NumericalError) as error:
+            said.append(error)
+    assert said
+    assert all(error.what.isprintable() and str(tmp_path) in str(error.file) for error in said)
+
+
+@pytest.mark.parametrize("size", [2**31, 2**62])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_member_that_claims_more_bytes_than_there_are_takes_no_more_than_its_image(tmp_path, size, compression):
+    source = packed(tmp_path / "x.zip", {"a/1.jpg": b"7" * 70, "a/2.jpg": bytes(9_000_000)}, compression)
+    dataset = open_dataset(source)
+    dataset.reader.members[0].compress_size = size
+    tracemalloc.start()
+    if compression == zipfile.ZIP_STORED:
+        with pytest.raises(OSError, match="damaged zip member"):
+            dataset.read(0)
+    else:  # a deflated stream says itself where it ends
+        assert dataset.read(0) == b"7" * 70
+    peak = tracemalloc.get_traced_memory()[1]  # bytes
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 # ---- digits --------------------------------------------------------------------------------------------------------

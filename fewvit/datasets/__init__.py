@@ -130,11 +130,11 @@ class Reader(Protocol):
 
 def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
     """The data set behind `source`, in whatever format it is. Raises DataError if nothing is there or nothing fits."""
+    require_file(source)
     for name in plugins.names("datasets"):
         format_: type[Format] = plugins.find("datasets", name)
         if format_.accepts(source):
             return format_.open(source, listing or Listing())
-    require_file(source)
     if not Path(source).exists():
         raise DataError(
             "no such file or folder",

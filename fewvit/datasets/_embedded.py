@@ -137,6 +137,8 @@ def embedded(
             rows.add(name, label)
     if not rows.paths:
         raise DataError("no rows", file=source)
+    if sum(block.rows for block in blocks) != len(rows.paths):
+        raise DataError("damaged: its columns have different numbers of rows", file=source)
     width = len(str(len(rows.paths) - 1))
     ids = [f"{row:0{width}d}{'/' if name else ''}{name}" for row, name in enumerate(rows.paths)]
     labels, classes = rows.numbered()
@@ -203,7 +205,10 @@ class Reader:
     def _block(self, number: int) -> pyarrow.Array:
         with self._lock:
             if number not in self._kept:
-                self._kept[number] = self._blocks[number].read()
+                column = self._blocks[number].read()
+                if len(column) != self._blocks[number].rows:
+                    raise OSError(errno.EIO, "damaged block of images", self._blocks[number].path)
+                self._kept[number] = column
                 while len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(number)

@@ -246,8 +246,8 @@ def class_folders(
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Labels (N,), class names and notes of images in class folders: the first folder of an id is its class.
 
-    `folders` are all folders of the root; `links`: some lead elsewhere and were not followed. Raises DataError for images
-    beside the class folders, for a folder without an image, and for two sets instead of classes.
+    `folders` are all folders of the root; `links`: some lead elsewhere and were not followed. Raises DataError for
+    images beside the class folders, for a folder without an image, and for two sets instead of classes.
     """
     of_image = [name.partition("/")[0] if "/" in name else None for name in ids]
     used = {name for name in of_image if name is not None}

@@ -18,8 +18,8 @@ from . import Dataset, Listing
 from ._columns import Rows
 from ._listing import FileReader, name_of, some, twins
 
-_UPLOAD = re.compile(r"/data/upload/\d+/(?:[0-9a-f]{8}-)?")  # Label Studio puts 8 digits before a file's name
-_LOCAL = "/data/local-files/?d="
+# an upload to Label Studio, which puts 8 digits before its name, or what lies below its folder of local files
+_LABEL_STUDIO = re.compile(r".*?/data/(?:upload/\d+/(?:[0-9a-f]{8}-)?|local-files/\?d=)(.+)")
 
 
 def _without_blanks(path: str) -> str:
@@ -31,12 +31,14 @@ def _with_slashes(path: str) -> str:
 
 
 def _of_label_studio(path: str) -> str:
-    """What Label Studio calls an image that was uploaded to it, or that lies below its folder of local files."""
-    return unquote(path.partition(_LOCAL)[2]) if _LOCAL in path else unquote(_UPLOAD.sub("", path, count=1))
+    match = _LABEL_STUDIO.fullmatch(path.strip())
+    return unquote(match[1]) if match else path
 
 
 def _beside(path: str) -> str:
-    return os.path.basename(_of_label_studio(path))
+    """The name alone of an image of Label Studio, whose folders are those of its server."""
+    found = _of_label_studio(path)
+    return os.path.basename(found) if found != path else path
 
 
 # tried in turn where there is no file as written -> what is said of the paths that name one in this way
