@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewvit.errors import UsageError
+from fewvit.files import between_commas
 
 from .shared import QUICK, Access, Features, Layout, Listed, Model, Place, Work
 from .show import Screen
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def names_of(model: Model) -> list[str]:
     """The backbones of a list with commas; a misspelt variant is refused before anything heavy is imported."""
-    names = [name for name in (QUICK if model.backbone is None else model.backbone).split(",") if name]
+    names = between_commas(QUICK if model.backbone is None else model.backbone)
     if not names:
         raise UsageError("--backbone names no backbone")
     from fewvit.models.resolve import is_variant
@@ -135,7 +136,7 @@ def _other_than(default: str, given: str, recorded: str) -> str:
 
 
 def listing(listed: Listed) -> Listing:
-    """How folders are listed."""
+    """How sources are listed."""
     from fewvit.datasets import Listing
 
-    return Listing(listed.follow_links, listed.allow_empty_class)
+    return Listing(**dataclasses.asdict(listed))

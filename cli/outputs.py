@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewvit.errors import UsageError, printable
+from fewvit.files import between_commas
+from fewvit.spellings import split_of
 
 # parameters that name what a command reads, as the user knows them
 _READ = {
@@ -29,10 +31,7 @@ _READ = {
     "run": "RUN",
     "results": "DIR",
 }
-_IMAGES, _PARTS = (
-    ("data", "train", "test", "monitor"),
-    ("train", "val", "test"),
-)  # sources of images, and folders that split one
+_IMAGES = ("data", "train", "test", "monitor")  # sources of images
 _HEAD = 4096  # bytes that tell what a text file is
 _HEADER_MAX = 1 << 26  # bytes of a safetensors header; a bundle's is far smaller
 _TAIL = 1 << 16  # bytes at the end of a Parquet file, where its columns are named
@@ -100,7 +99,7 @@ def _check_beside(flag: str, path: Path, values: Mapping[str, object]) -> None:
         for source in map(Path, _paths(values.get(name))):
             if not source.is_dir():
                 continue
-            parts = [source / part for part in _PARTS if (source / part).is_dir()] or [source]
+            parts = [part for part in source.iterdir() if split_of(part.name) and part.is_dir()] or [source]
             if any(Path(os.path.realpath(part)) in place.parents for part in parts):
                 raise UsageError(
                     f"{flag} lies among the images of {_READ[name]} {printable(source)}, where it would be taken "
@@ -114,7 +113,7 @@ def _paths(value: object) -> Iterator[str]:
     """What a parameter may name: itself, its parts between commas, or those of a list."""
     if isinstance(value, str | Path):
         yield str(value)
-        yield from str(value).split(",")
+        yield from between_commas(str(value))
     elif isinstance(value, Sequence):
         for one in value:
             yield from _paths(one)

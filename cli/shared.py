@@ -202,7 +202,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Listed:
-    """How folders are listed."""
+    """How sources are listed."""
 
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Also follow links that leave the source.")] = (
         False
@@ -210,6 +210,16 @@ class Listed:
     allow_empty_class: Annotated[
         bool, typer.Option("--allow-empty-class", help="Keep class folders without an image.")
     ] = False
+    path_column: Annotated[
+        str | None, typer.Option("--path-column", metavar="NAME", help="Column of a table that holds paths or images.")
+    ] = None
+    label_column: Annotated[
+        str | None,
+        typer.Option("--label-column", metavar="NAME", help="Column of a table, or key in shards' .json, of labels."),
+    ] = None
+    max_bytes: Annotated[int, typer.Option("--max-bytes", min=1, help="Refuse larger image files by their size.")] = (
+        256 << 20
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewvit.errors import UsageError
+from fewvit.files import between_commas
 
 from .inputs import access, listing
 from .outputs import SWEEP
@@ -115,7 +116,7 @@ def sweep(
 
 
 def _words(text: str | None) -> list[str] | None:
-    return None if text is None else [word for word in text.split(",") if word]
+    return None if text is None else between_commas(text)
 
 
 def _data(pair: Pair) -> list[Any] | None:
@@ -123,7 +124,7 @@ def _data(pair: Pair) -> list[Any] | None:
         if pair.data is not None:
             raise UsageError("--data excludes --train and --test, and both ways were given")
         return [{name: value for name, value in (("train", pair.train), ("test", pair.test)) if value is not None}]
-    return None if pair.data is None else [word for word in pair.data.split(",") if word]
+    return _words(pair.data)
 
 
 def _only(text: str | None) -> str | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import DataError, FingerprintMismatch, NumericalError, are, counted
-from .files import replacing
+from .errors import DataError, FingerprintMismatch, NumericalError, are, counted, printable
+from .files import replacing, require_file
 
 if TYPE_CHECKING:
     from .extraction.work import Report
@@ -157,6 +160,7 @@ def _as_float32(features: np.ndarray) -> np.ndarray:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    require_file(path)
     try:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
@@ -165,7 +169,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         return arrays
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
-    except (ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
+    except _OF_DAMAGE as error:
         raise DataError(
             f"not a readable features file ({_reason(error)})",
             file=path,
@@ -173,10 +177,17 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _reason(error: Exception) -> str:
+# what NumPy and the zip below it raise for bytes that are not what they should be
+_OF_DAMAGE = (
+    *(ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError, AttributeError, KeyError, zlib.error, struct.error),
+    *(NotImplementedError, RuntimeError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError),
+)
+
+
+def _reason(error: BaseException) -> str:
     """The first line of an error, but no advice to unpickle what is not trusted."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "it is no zip of arrays" if "pickle" in text else text
+    return "it is no zip of arrays" if "pickle" in text else printable(text)
 
 
 def shared_rows(train: FeatureSet, test: FeatureSet) -> int:

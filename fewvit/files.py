@@ -1,22 +1,25 @@
 """The only module that replaces a file: unique temporary name, fsync, rename, fsync of the folder.
 
 A reader sees the old file or the new one, never a part. What stands in several files is committed by the one written
-last.
+last. What is read of a user's is a file that has an end: no pipe, no device, nothing that the kernel makes up.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import from_os_error
+from .errors import DataError, from_os_error
 
 _BLOCK = 1 << 20  # bytes read at a time while hashing
 
@@ -194,6 +197,62 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while block := handle.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_file(status: os.stat_result) -> bool:
+    """Whether it is a file that can be read to its end: a regular one that lies on a disk."""
+    return stat.S_ISREG(status.st_mode) and status.st_dev not in _made_up()
+
+
+@functools.cache
+def _made_up() -> frozenset[int]:
+    """The devices whose files the kernel makes up as they are read; their sizes say nothing, and some never end."""
+    devices = set()
+    for place in ("/proc", "/sys"):
+        with contextlib.suppress(OSError):
+            devices.add(os.stat(place).st_dev)
+    return frozenset(devices)
+
+
+def require_file(path: str | os.PathLike[str]) -> None:
+    """Raise DataError for what is there and is neither a file that can be read to its end nor a folder."""
+    with contextlib.suppress(OSError, ValueError):
+        status = os.stat(path)
+        if not is_file(status) and not stat.S_ISDIR(status.st_mode):
+            raise DataError(
+                "not a regular file", file=path, fix="Write what it gives to a file on a disk, and give that."
+            )
+
+
+def between_commas(text: str) -> list[str]:
+    """The names of a list with commas; a path that is there is one name, whatever commas are in it."""
+    words, names, start = text.split(","), [], 0
+    while start < len(words):
+        ends = range(len(words), start + 1, -1)
+        end = next((end for end in ends if os.path.lexists(",".join(words[start:end]))), start + 1)
+        names.append(",".join(words[start:end]))
+        start = end
+    return [name for name in names if name]
+
+
+def whole(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """A file's bytes.
+
+    Raises OSError, and does not wait, for what cannot be read to its end, and for more than `max_bytes` unread.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as handle:
+        status = os.fstat(descriptor)
+        if not is_file(status):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        refuse_size(status.st_size, max_bytes, path)
+        return handle.read()
+
+
+def refuse_size(size: int, max_bytes: int, path: str | os.PathLike[str]) -> None:
+    """Raise OSError for an image of more bytes than are allowed, before any is read."""
+    if size > max_bytes:
+        raise OSError(errno.EINVAL, f"{size} bytes, more than --max-bytes {max_bytes}", str(path))
 
 
 def sweep(folder: Path, older_than_s: float, now_s: float) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .datasets import Dataset, Listing, open_dataset, select
 from .digests import DigestMemory
-from .errors import DataError, UsageError, printable
+from .errors import DataError, UsageError, are, from_os_error, printable
 from .extraction.cache import Cache
 from .extraction.extract import extract
 from .extraction.pipeline import Pipeline
@@ -23,6 +23,7 @@ from .extraction.shards import Part
 from .extraction.work import Work
 from .features import FeatureSet, require_one_backbone, require_one_fingerprint
 from .labels import Listed, align, require_labels, with_images
+from .spellings import splits_among
 
 Notify = Callable[[str], None]
 
@@ -274,7 +275,9 @@ def open_source(
     `unlabelled`: a features file may lack labels. Raises DataError for what is missing, empty or no source.
     """
     if is_features(source):
-        return FeatureSource(source, FeatureSet.load(source, unlabelled=unlabelled))
+        given = FeatureSet.load(source, unlabelled=unlabelled)
+        _say_unlabelled(given.name, given, notify)
+        return FeatureSource(source, given)
     return ImageSource(source, announce(open_dataset(source, listing), notify), extractor)
 
 
@@ -330,7 +333,15 @@ def announce(dataset: Dataset, notify: Notify) -> Dataset:
         notify(f"{dataset.name}: {count} left out ({reason}){_examples(names, count)}")
     for note in dataset.notes:
         notify(f"{dataset.name}: {note}")
+    _say_unlabelled(dataset.name, dataset, notify)
     return dataset
+
+
+def _say_unlabelled(name: str, images: Listed, notify: Notify) -> None:
+    """Say how many images are labelled, where not all are; one by itself is asked about and needs no label."""
+    labelled, total = int((images.labels >= 0).sum()), len(images.ids)
+    if labelled < total > 1:
+        notify(f"{name}: {labelled or 'none'} of {total} images {are(labelled or 1)} labelled")
 
 
 def _examples(names: Sequence[str], count: int) -> str:
@@ -344,8 +355,8 @@ def _parts(data: str) -> tuple[str, str, list[str]]:
         raise UsageError("--data takes folders with train and test parts; give feature files with --train and --test")
     if data == "digits":
         return "digits/train", "digits/test", []
-    there = _sub_folders(data)
-    second = next((name for name in ("val", "test") if name in there), None)
+    there = splits_among(data, _sub_folders(data))
+    second = there.get("val") or there.get("test")
     if "train" not in there or second is None:
         if not os.path.exists(data):
             raise DataError("no such file or folder", file=data)
@@ -354,13 +365,20 @@ def _parts(data: str) -> tuple[str, str, list[str]]:
             file=data,
             fix="Give such a folder or zip archive, or --train SRC --test SRC.",
         )
-    notes = ["tested on val/; test/ was not used"] if {"val", "test"} <= there else []
-    return os.path.join(data, "train"), os.path.join(data, second), notes
+    notes = []
+    if {"val", "test"} <= there.keys():
+        notes = [f"tested on {printable(there['val'])}/; {printable(there['test'])}/ was not used"]
+    return os.path.join(data, there["train"]), os.path.join(data, second), notes
 
 
-def _sub_folders(data: str) -> set[str]:
-    """Which of train, val and test are folders of a folder or an archive."""
+def _sub_folders(data: str) -> list[str]:
+    """The folders in a folder or an archive."""
     from .datasets.archive import top_folders
 
-    inside = top_folders(data)
-    return {name for name in ("train", "val", "test") if name in inside or os.path.isdir(os.path.join(data, name))}
+    if not os.path.isdir(data):
+        return top_folders(data)
+    try:
+        with os.scandir(data) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except OSError as error:
+        raise from_os_error(error, "listing") from error

@@ -32,6 +32,7 @@ LAYERS = {
         "preprocess",
         "results",
         "seeds",
+        "spellings",
         "splits",
     ],
     "data": ["datasets", "images", "neighbors"],

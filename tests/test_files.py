@@ -14,7 +14,18 @@ import pytest
 
 from fewvit import files
 from fewvit.errors import DataError, ResourceError
-from fewvit.files import locked, replacing, replacing_folder, require_writable, sha256_of, sweep, write_json
+from fewvit.files import (
+    between_commas,
+    locked,
+    replacing,
+    replacing_folder,
+    require_file,
+    require_writable,
+    sha256_of,
+    sweep,
+    whole,
+    write_json,
+)
 
 OLD, NEW = b"old content", b"new content, and longer"
 
@@ -290,3 +301,38 @@ def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(number, kind, 
 def test_a_folder_below_a_file_cannot_be_written(target):
     with pytest.raises(DataError, match=r"x\.bin/cache: .*\n.*--cache-dir"):
         require_writable(target / "cache")
+
+
+def test_a_path_with_commas_that_is_there_is_one_name_of_a_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("lr=0.1,wd=0.04/ckpt.pth", "a,b,c", "x,y"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    for text, names in {
+        "lr=0.1,wd=0.04/ckpt.pth": ["lr=0.1,wd=0.04/ckpt.pth"],
+        "dino_vits16,lr=0.1,wd=0.04/ckpt.pth,x,y": ["dino_vits16", "lr=0.1,wd=0.04/ckpt.pth", "x,y"],
+        "lr=0.1,wd=0.04,a,b,c": ["lr=0.1,wd=0.04", "a,b,c"],
+        "a,b": ["a", "b"],
+        ",x,,z,": ["x", "z"],
+        f"{tmp_path}/x,y,{tmp_path}/a,b,c": [f"{tmp_path}/x,y", f"{tmp_path}/a,b,c"],
+        "": [],
+    }.items():
+        assert between_commas(text) == names
+
+
+def test_what_has_no_end_is_no_file_and_is_not_waited_for(tmp_path):
+    (tmp_path / "file").write_bytes(b"7" * 70)
+    assert whole(tmp_path / "file", 70) == b"7" * 70
+    with pytest.raises(OSError, match="70 bytes, more than --max-bytes 69"):
+        whole(tmp_path / "file", 69)
+    os.mkfifo(tmp_path / "pipe")
+    start = time.perf_counter()
+    for path in (tmp_path / "pipe", "/dev/zero", "/dev/null", "/proc/self/environ", "/sys/kernel/mm/ksm/run"):
+        if os.path.exists(path):
+            with pytest.raises(OSError, match="not a regular file"):
+                whole(path, 70)
+            with pytest.raises(DataError, match="not a regular file"):
+                require_file(path)
+    assert time.perf_counter() - start < 1
+    require_file(tmp_path)
+    require_file(tmp_path / "nothing")

@@ -302,11 +302,12 @@ def test_where_nothing_is_new_no_version_comes_and_that_is_said(index, images, t
 
 def test_a_folder_of_an_indexed_source_adds_its_images_again_and_that_is_said(index, images, reader):
     assert counts(add(index, images / "hens", reader)) == {"added": 7, "copied": 7}
-    [line] = reader.lines
+    unlabelled, line = reader.lines
+    assert unlabelled == "hens: none of 7 images is labelled"
     assert line.startswith("7 images were added with the bytes of images that the index has under other ids")
     os.rename(images / "oxen/003.jpg", images / "oxen/new.jpg")
     add(index, images, reader)
-    assert len(reader.lines) == 1  # a new name is no second picture
+    assert len(reader.lines) == 2  # a new name is no second picture
 
 
 def test_compaction_takes_classes_without_images_out_and_keeps_every_label(index, images, tmp_path, reader):
@@ -562,7 +563,7 @@ def test_a_picture_of_which_the_index_knows_no_digest_is_never_read(index, image
         return records
 
     monkeypatch.setattr(opened, "records", without_digest)
-    monkeypatch.setattr("fewvit.retrieval.pictures._whole", lambda path: pytest.fail("a file was opened"))
+    monkeypatch.setattr("fewvit.retrieval.pictures.whole", lambda path, max_bytes: pytest.fail("a file was opened"))
     with pytest.raises(DataError, match="does not know what bytes"):
         Pictures(opened).read(row)
 

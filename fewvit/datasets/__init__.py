@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import plugins
 from ..errors import DataError
+from ..files import require_file
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Listing:
 
     follow_links: bool = False  # also follow links that leave the root
     allow_empty_class: bool = False  # keep a class folder without a single image
+    path_column: str | None = None  # what the column of paths in a table is called; None: by the names that are known
+    label_column: str | None = None  # and that of labels, or the key in records of shards
+    max_bytes: int = 256 << 20  # of one image; more is refused unread
 
 
 class Format(Protocol):
@@ -126,6 +130,7 @@ class Reader(Protocol):
 
 def open_dataset(source: str, listing: Listing | None = None) -> Dataset:
     """The data set behind `source`, in whatever format it is. Raises DataError if nothing is there or nothing fits."""
+    require_file(source)
     for name in plugins.names("datasets"):
         format_: type[Format] = plugins.find("datasets", name)
         if format_.accepts(source):

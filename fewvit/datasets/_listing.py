@@ -13,6 +13,9 @@ import numpy as np
 
 from ..digests import identity_of
 from ..errors import DataError, from_os_error, printable
+from ..files import is_file, whole
+from ..spellings import split_of
+from . import Listing
 
 IMAGE_EXTENSIONS = frozenset(
     (
@@ -33,11 +36,20 @@ IMAGE_EXTENSIONS = frozenset(
         ".avif",
     )
 )
-_PARTS = ("train", "val", "test")  # sub-folders that are no classes
-
 HIDDEN, SYSTEM, OTHER, IRREGULAR = "hidden", "system file", "not an image", "not a regular file"
-_EXAMPLES = 3  # entries left out that are named, of each reason
-REPEATED, OUTSIDE, BROKEN = "listed already", "link out of the folder", "broken link"
+SAVED, _OF_SAVED = "saved", ("state.json", "dataset_info.json")  # what `save_to_disk` writes beside the data
+EXAMPLES = 3  # entries left out that are named, of each reason
+REPEATED, BROKEN = "listed already", "broken link"
+OUTSIDE = "link out of the folder; --follow-links follows it"
+# what systems, network storage and their users' tools put beside files, in lower case
+_SYSTEM = frozenset(
+    (
+        *("thumbs.db", "desktop.ini", "__macosx", ".appledouble", ".spotlight-v100", ".trashes"),
+        *("$recycle.bin", "recycler", "system volume information", "lost+found", ".trash", ".trash-1000"),
+        *("@recycle", "@recently-snapshot", ".@__thumb", "@eadir", "@tmp", "@synoresource", "@sharebin", "#recycle"),
+        *("#snapshot", ".snapshot", "~snapshot"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -57,16 +69,16 @@ class FileReader:
 
     root: str
     ids: Sequence[str]
-    identities: bytes  # as in Tree
+    identities: bytes | bytearray  # as in Tree
+    max_bytes: int = Listing.max_bytes
 
     def read(self, i: int) -> bytes:
-        """The bytes of file `i`. Raises OSError as the operating system does."""
-        with open(os.path.join(self.root, self.ids[i]), "rb", buffering=0) as handle:
-            return handle.read()
+        """The bytes of file `i`. Raises OSError as `files.whole`."""
+        return whole(os.path.join(self.root, self.ids[i]), self.max_bytes)
 
     def identity(self, i: int) -> bytes | None:
         """The 40 bytes of file `i` when it was listed, as `Dataset.identity`."""
-        return self.identities[40 * i : 40 * i + 40]
+        return bytes(self.identities[40 * i : 40 * i + 40])
 
     def place(self, i: int) -> str | None:
         """The path of file `i`."""
@@ -80,17 +92,19 @@ def is_image(name: str) -> bool:
 
 def unwanted(name: str) -> str | None:
     """Why an entry of this name is passed over, or None."""
-    if name.startswith("._") or name in ("__MACOSX", "Thumbs.db"):
+    if name.startswith("._") or name.casefold() in _SYSTEM:
         return SYSTEM
     return HIDDEN if name.startswith(".") else None
 
 
 def kind_of_folder(path: str) -> str | None:
-    """`flat` with an image directly in it, else `folder` with a sub-folder, else `shards` with a tar file, else
-    `folder`; None for no folder.
+    """`saved` with the two files of a saved data set, else `flat` with an image directly in it, else `folder` with a
+    sub-folder, else `shards` with a tar file, else `folder`; None for no folder.
     """
     if not os.path.isdir(path):
         return None
+    if all(os.path.isfile(os.path.join(path, name)) for name in _OF_SAVED):
+        return SAVED
     kind = None
     try:
         with os.scandir(path) as entries:
@@ -149,7 +163,7 @@ class _Walk:
     def leave(self, reason: str, name: str) -> None:
         """Pass over an entry; the first of each reason are kept by name."""
         self.left_out[reason] += 1
-        if self.left_out[reason] <= _EXAMPLES:
+        if self.left_out[reason] <= EXAMPLES:
             self.examples.setdefault(reason, []).append(name)
 
     def enter(self, name: str, path: str) -> None:
@@ -198,7 +212,7 @@ class _Walk:
 
     def add(self, name: str, status: os.stat_result) -> None:
         """Take what has an image's name, if it is a regular file that was not listed yet."""
-        if not stat.S_ISREG(status.st_mode):
+        if not is_file(status):
             self.leave(IRREGULAR, name)
         elif self._is_new(status):
             self.images[name] = identity_of(status)
@@ -219,7 +233,7 @@ def name_of(source: str) -> str:
     """What result rows call a source: its base name, or its parent's where that says only which part it is."""
     path = os.path.abspath(source)
     head, tail = os.path.split(path)
-    if tail in _PARTS and os.path.basename(head):
+    if split_of(tail) and os.path.basename(head):
         tail = os.path.basename(head)
     for ending in (".zip", ".tar", ".csv", ".tsv", ".parquet"):
         if tail.lower().endswith(ending):
@@ -228,12 +242,12 @@ def name_of(source: str) -> str:
 
 
 def class_folders(
-    source: str, ids: Sequence[str], folders: Sequence[str], allow_empty_class: bool
+    source: str, ids: Sequence[str], folders: Sequence[str], allow_empty_class: bool, *, links: bool = False
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Labels (N,), class names and notes of images in class folders: the first folder of an id is its class.
 
-    `folders` are all folders of the root. Raises DataError for images beside the class folders, for a folder without an
-    image, and for two sets instead of classes.
+    `folders` are all folders of the root; `links`: some lead elsewhere and were not followed. Raises DataError for
+    images beside the class folders, for a folder without an image, and for two sets instead of classes.
     """
     of_image = [name.partition("/")[0] if "/" in name else None for name in ids]
     used = {name for name in of_image if name is not None}
@@ -241,18 +255,21 @@ def class_folders(
         loose, first = ids[of_image.index(None)], min(used, key=os.fsencode)
         what = f"images directly in the folder ({printable(loose)}, …) beside class folders ({printable(first)}, …)"
         raise DataError(what, file=source, fix="Move the loose images into a class folder, or out of it.")
-    _refuse_two_parts(source, folders)
+    refuse_two_parts(source, folders)
     empty = [name for name in folders if name not in used]
     if empty and not allow_empty_class:
+        follow = "Give --follow-links, if its images are links. " if links else ""
         raise DataError(
-            f"no image in class {some(empty)}", file=source, fix="Fill or remove it, or give --allow-empty-class."
+            f"no image in class {some(empty)}",
+            file=source,
+            fix=f"{follow}Fill or remove it, or give --allow-empty-class.",
         )
     if None in of_image:
         return np.full(len(ids), -1, np.int64), [], []
     classes = sorted({*folders, *used}, key=os.fsencode)
     number = {name: k for k, name in enumerate(classes)}
     labels = np.array([number[name] for name in of_image if name is not None], np.int64)
-    return labels, classes, [*twins(classes), *_only_one(ids, classes)]
+    return labels, classes, [*twins(classes), *_called_as_sets(classes), *_only_one(ids, classes)]
 
 
 def numbered(names: Iterable[str | None]) -> tuple[np.ndarray, list[str]]:
@@ -263,15 +280,22 @@ def numbered(names: Iterable[str | None]) -> tuple[np.ndarray, list[str]]:
     return np.array([number[name] for name in names], np.int64), classes
 
 
-def _refuse_two_parts(source: str, folders: Sequence[str]) -> None:
-    """Raise DataError if the only sub-folders are `train` and `val` or `test`: that is two sets, not two classes."""
-    if "train" in folders and len(folders) > 1 and set(folders) <= set(_PARTS):
-        inside = " and ".join(f"{name}/" for name in folders)
+def refuse_two_parts(source: str, folders: Sequence[str]) -> None:
+    """Raise DataError if the only sub-folders are those of a training set and others: sets, not classes."""
+    splits = [split_of(name) for name in folders]
+    if "train" in splits and len(folders) > 1 and None not in splits:
+        inside = " and ".join(f"{printable(name)}/" for name in folders)
         raise DataError(
             f"holds {inside}, which are sets, not classes",
             file=source,
-            fix=f"Give one of them: {printable(os.path.join(source, folders[0]))}.",
+            fix=f"Give one of them: {printable(os.path.join(source, folders[splits.index('train')]))}.",
         )
+
+
+def _called_as_sets(classes: Sequence[str]) -> list[str]:
+    """A line on classes whose names are those of sets, where there are other classes too."""
+    sets = [name for name in classes if split_of(name)] if len(classes) > 1 else []
+    return [f"taken for {'a class' if len(sets) == 1 else 'classes'}, not for sets: {some(sets)}"] if sets else []
 
 
 def refuse_nothing(source: str, ids: Sequence[str], left_out: dict[str, int]) -> None:
@@ -281,7 +305,9 @@ def refuse_nothing(source: str, ids: Sequence[str], left_out: dict[str, int]) ->
         raise DataError(
             "no image in it" + (f" (passed over: {passed})" if passed else ""),
             file=source,
-            fix=f"Images end in {' '.join(sorted(IMAGE_EXTENSIONS))}.",
+            fix="Give --follow-links, if the links lead to images."
+            if OUTSIDE in left_out
+            else f"Images end in {' '.join(sorted(IMAGE_EXTENSIONS))}.",
         )
 
 

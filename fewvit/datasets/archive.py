@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from ..digests import identity_of, part_identity
 from ..errors import DataError, from_os_error, printable
+from ..files import refuse_size
 from . import Dataset, Listing
 from ._listing import OTHER, REPEATED, class_folders, is_image, name_of, refuse_nothing, some, unwanted
 
-_LARGEST = 256 << 20  # bytes of one image, unpacked; more is left out
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -42,7 +42,8 @@ class Archive:
         folders = content.top_folders()
         refuse_nothing(source, ids, content.left_out)
         labels, classes, notes = class_folders(source, ids, folders, listing.allow_empty_class)
-        reader = _Reader(content.path, [content.images[name] for name in ids], identity_of(os.stat(content.path)))
+        members = [content.images[name] for name in ids]
+        reader = _Reader(content.path, members, identity_of(os.stat(content.path)), listing.max_bytes)
         return Dataset(name_of(source), ids, labels, classes, reader, dict(content.left_out), notes)
 
 
@@ -134,8 +135,8 @@ def _infos(path: str) -> list[zipfile.ZipInfo]:
             return archive.infolist()
     except OSError as error:
         raise from_os_error(error, "reading the archive") from error
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-        raise DataError(f"not a zip file, or a damaged one: {error}", file=path) from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, MemoryError, struct.error) as error:
+        raise DataError(f"not a zip file, or a damaged one: {printable(error)}", file=path) from error
 
 
 def _reason(info: zipfile.ZipInfo) -> str | None:
@@ -149,8 +150,6 @@ def _reason(info: zipfile.ZipInfo) -> str | None:
         return None
     if not is_image(parts[-1]):
         return OTHER
-    if info.file_size > _LARGEST:
-        return f"larger than {_LARGEST >> 20} MB"
     return None if info.compress_type in _METHODS else "compressed otherwise than by deflate"
 
 
@@ -171,9 +170,11 @@ class _Reader:
     path: str
     members: list[zipfile.ZipInfo]
     container: bytes  # identity of the file when it was indexed
+    max_bytes: int  # of one image, unpacked
 
     def read(self, i: int) -> bytes:
         member = self.members[i]
+        refuse_size(member.file_size, self.max_bytes, self.path)
         packed = _packed(self.path, member)
         data = packed if member.compress_type == zipfile.ZIP_STORED else _inflated(packed, member.file_size)
         if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
@@ -191,11 +192,15 @@ def _packed(path: str, member: zipfile.ZipInfo) -> bytes:
     """A member's bytes as they stand in the file; what is no member gives none."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        if member.header_offset < 0:
+            return b""
         header = os.pread(descriptor, 30, member.header_offset)  # the local header: 30 bytes, the name, extra fields
         if len(header) < 30 or header[:4] != b"PK\3\4":
             return b""
-        name_and_extra = sum(struct.unpack("<HH", header[26:]))
-        return os.pread(descriptor, member.compress_size, member.header_offset + 30 + name_and_extra)
+        start = member.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+        there = max(0, os.fstat(descriptor).st_size - start)  # bytes
+        # a size that lies asks for more than there is, or than any packing of the image takes
+        return os.pread(descriptor, min(member.compress_size, there, 2 * member.file_size + 1024), start)
     finally:
         os.close(descriptor)
 

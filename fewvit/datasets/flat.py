@@ -11,7 +11,9 @@ import numpy as np
 
 from ..errors import DataError, counted, from_os_error, printable
 from . import Dataset, Listing
-from ._listing import FileReader, image_tree, kind_of_folder, name_of, numbered, refuse_nothing, some, twins
+from ._columns import NoPaths
+from ._listing import FileReader, image_tree, kind_of_folder, name_of, numbered, refuse_nothing, some, twins, unwanted
+from ._text_table import read_text
 
 _DEVKIT = os.path.join("ILSVRC2012_devkit_t12", "data")
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -45,8 +47,8 @@ class Flat:
             raise DataError(
                 what, file=source, fix="Move the loose images into a class folder, or the sub-folders elsewhere."
             )
-        labels, classes, notes = _labels(source, tree.ids)
-        reader = FileReader(os.path.abspath(source), tree.ids, tree.identities)
+        labels, classes, notes = _labels(source, tree.ids, listing)
+        reader = FileReader(os.path.abspath(source), tree.ids, tree.identities, listing.max_bytes)
         return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes, tree.examples)
 
 
@@ -65,50 +67,67 @@ class _Truth:
     """A list: the file it came from, and (image name, class name) in its order."""
 
     path: str
-    rows: list[tuple[str, str]]
+    rows: list[tuple[str, str | None]]
+    notes: list[str]
 
 
-def _labels(source: str, ids: list[str]) -> tuple[np.ndarray, list[str], list[str]]:
+def _labels(source: str, ids: list[str], listing: Listing) -> tuple[np.ndarray, list[str], list[str]]:
     """Labels (N,), classes and notes: by the list in the folder, else by one in its parent that names at least one of
     the images.
     """
-    own = _find_truth(source, ids)
-    if own:
+    own = _find_truth(source, ids, listing)
+    if isinstance(own, _Truth):
         return _apply(own, ids)
-    parent = os.path.join(os.path.abspath(source), os.pardir)
-    other = _find_truth(os.path.normpath(parent), ids)
-    if other is None:
-        return np.full(len(ids), -1, np.int64), [], []
-    listed = {os.path.basename(name) for name, _ in other.rows}
-    if not any(_key(name, listed) in listed for name in ids):
-        return (
-            np.full(len(ids), -1, np.int64),
-            [],
-            [f"{printable(other.path)} names none of these images and was not used"],
-        )
-    return _apply(other, ids)
+    unlabelled = np.full(len(ids), -1, np.int64)
+    if own is not None:
+        return unlabelled, [], [own]
+    parent = os.path.normpath(os.path.join(os.path.abspath(source), os.pardir))
+    other = _find_truth(parent, ids, listing)
+    if isinstance(other, _Truth):
+        listed = {os.path.basename(name) for name, _ in other.rows}
+        if any(_key(name, listed) in listed for name in ids):
+            return _apply(other, ids)
+        other = f"{printable(other.path)} names none of these images and was not used"
+    return unlabelled, [], [*([] if other is None else [other]), *_tables_beside(source)]
 
 
-def _find_truth(folder: str, ids: list[str]) -> _Truth | None:
-    """The list in `folder`, by the first of the known names; None if there is none.
+def _tables_beside(source: str) -> list[str]:
+    """A line on tables that lie among images which have no labels: theirs may be in them."""
+    with os.scandir(source) as entries:
+        found = sorted(e.name for e in entries if e.name.lower().endswith(_TABLE_ENDINGS) and not unwanted(e.name))
+    if not found:
+        return []
+    path = printable(os.path.join(source, found[0]))
+    return [f"left unread: {some(found)}; if labels are in it, give it as the source: {path}"]
+
+
+def _find_truth(folder: str, ids: list[str], listing: Listing) -> _Truth | str | None:
+    """The list in `folder`, by the first of the known names; a line on why it is not used where it is a table of other
+    things; None if there is none.
 
     Raises DataError for one that cannot be read.
     """
-    for name, read in _LISTS.items():
+    for name in (*_LISTS, *_TABLES):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
             try:
-                return _Truth(path, read(path, ids))
+                if name in _TABLES:
+                    return _Truth(path, *_read_table(path, listing))
+                return _Truth(path, [*_LISTS[name](path, ids)], [])
+            except NoPaths as error:
+                return f"{printable(path)} was not used: {error.what}"
             except OSError as error:
                 raise from_os_error(error, "reading the list of labels") from error
             except (csv.Error, UnicodeError, ValueError) as error:
-                raise DataError(f"not a list of labels: {error}", file=path) from error
+                raise DataError(f"not a list of labels: {printable(error)}", file=path) from error
     return None
 
 
 def _apply(truth: _Truth, ids: list[str]) -> tuple[np.ndarray, list[str], list[str]]:
     """Labels, classes and notes of `ids` by a list. Raises DataError unless list and folder name the same images."""
     label_of = {os.path.basename(name): label for name, label in truth.rows}  # Caffe's lists have folders
+    if not any(label_of.values()):
+        return np.full(len(ids), -1, np.int64), [], [f"no labels in {printable(truth.path)}", *truth.notes]
     keys = [_key(name, label_of) for name in ids]
     missing = sorted(label_of.keys() - set(keys), key=os.fsencode)
     unlisted = [name for name, key in zip(ids, keys, strict=True) if key not in label_of]
@@ -123,7 +142,7 @@ def _apply(truth: _Truth, ids: list[str]) -> tuple[np.ndarray, list[str], list[s
     if wrong:
         raise DataError("; ".join(wrong), file=truth.path, fix="Complete the folder, or correct or remove the list.")
     labels, classes = numbered(label_of[key] for key in keys)
-    return labels, classes, [f"labels from {printable(truth.path)}", *twins(classes)]
+    return labels, classes, [f"labels from {printable(truth.path)}", *truth.notes, *twins(classes)]
 
 
 def _key(name: str, label_of: Container[str]) -> str:
@@ -135,6 +154,14 @@ def _key(name: str, label_of: Container[str]) -> str:
 def _lines(path: str) -> list[str]:
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as handle:
         return [line.rstrip("\r\n") for line in handle if line.strip()]
+
+
+def _read_table(path: str, listing: Listing) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """A table that lies beside its images, and what to know of its columns."""
+    rows, notes = read_text(path, listing)
+    labels, classes = rows.numbered()
+    names = [classes[k] if k >= 0 else None for k in labels.tolist()]
+    return list(zip(map(str.strip, rows.paths), names, strict=True)), notes
 
 
 def _read_annotations(path: str, ids: list[str]) -> list[tuple[str, str]]:
@@ -221,3 +248,5 @@ _LISTS: dict[str, Callable[[str, list[str]], list[tuple[str, str]]]] = {
     _GROUND_TRUTH: _read_ilsvrc,
     os.path.join(_DEVKIT, _GROUND_TRUTH): _read_ilsvrc,
 }
+_TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+_TABLES = ("metadata.csv", "_classes.csv")  # as the Hugging Face hub and Roboflow put them beside images

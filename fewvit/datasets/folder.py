@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 
 from . import Dataset, Listing
-from ._listing import FileReader, class_folders, image_tree, kind_of_folder, name_of, refuse_nothing
+from ._listing import (
+    OUTSIDE,
+    FileReader,
+    class_folders,
+    image_tree,
+    kind_of_folder,
+    name_of,
+    refuse_nothing,
+    refuse_two_parts,
+)
 
 
 class Folder:
@@ -20,7 +29,10 @@ class Folder:
     def open(source: str, listing: Listing) -> Dataset:
         """The images below the class folders. Raises DataError as `Format.open`."""
         tree = image_tree(source, listing.follow_links)
+        refuse_two_parts(source, tree.folders)
         refuse_nothing(source, tree.ids, tree.left_out)
-        labels, classes, notes = class_folders(source, tree.ids, tree.folders, listing.allow_empty_class)
-        reader = FileReader(os.path.abspath(source), tree.ids, tree.identities)
+        labels, classes, notes = class_folders(
+            source, tree.ids, tree.folders, listing.allow_empty_class, links=OUTSIDE in tree.left_out
+        )
+        reader = FileReader(os.path.abspath(source), tree.ids, tree.identities, listing.max_bytes)
         return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes, tree.examples)

@@ -21,7 +21,7 @@ class SingleImage:
 
     @staticmethod
     def open(source: str, listing: Listing) -> Dataset:
-        """A data set of this one image, unlabelled. `listing` changes nothing."""
+        """A data set of this one image, unlabelled. Of `listing` the size of an image alone matters."""
         folder, name = os.path.split(os.path.abspath(source))
-        reader = FileReader(folder, [name], identity_of(os.stat(source)))
+        reader = FileReader(folder, [name], identity_of(os.stat(source)), listing.max_bytes)
         return Dataset(name_of(source), [name], np.full(1, -1, np.int64), [], reader)

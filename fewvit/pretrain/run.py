@@ -73,7 +73,7 @@ def run_pretrain(
     allowed_bad(request.max_bad, 1)
     folder = RunFolder(out)
     dataset = announce(open_dataset(request.data, listing), audience.notify)
-    monitor = open_dataset(request.monitor, listing) if request.monitor else None
+    monitor = announce(open_dataset(request.monitor, listing), audience.notify) if request.monitor else None
     spec = resolve(request.init, access, memory) if request.init else None
     if spec is not None:
         recipe = dataclasses.replace(recipe, architecture=continued_architecture(spec, recipe.architecture))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from functools import lru_cache
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from ..datasets import Dataset, Listing, open_dataset
 from ..digests import identity_of
 from ..errors import DataError
+from ..files import is_file, whole
 from .opened import OpenIndex
 from .segment import UNKNOWN
 
@@ -71,7 +70,7 @@ class Pictures:
             raise DataError("the index does not know what bytes the image had, so no file is shown as it", file=name)
         path = self.path(row)
         try:
-            data = self._from_source(source, name) if path is None else _whole(path)
+            data = self._from_source(source, name) if path is None else whole(path, _bound(record["identity"]))
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise DataError(f"the image cannot be read ({why})", file=name) from error
@@ -95,24 +94,20 @@ def _opened(place: str) -> tuple[Dataset, dict[str, int]]:
     return images, {name: row for row, name in enumerate(images.ids)}
 
 
-def _whole(path: str) -> bytes:
-    """A file's bytes. Raises OSError, and does not wait, for what is no regular file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as handle:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-        return handle.read()
+def _bound(identity: np.ndarray) -> int:
+    """Bytes of a picture's file that are read at most: as many as it had when it was indexed, if that was many."""
+    return max(Listing.max_bytes, int(identity[_SIZE]))
 
 
 def _state(path: str, digest: bytes, identity: np.ndarray) -> str:
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
+        if not is_file(found):
             return MISSING
         if identity_of(found) == identity.tobytes():
             return THERE
         if identity.any() and found.st_size != identity[_SIZE]:
             return CHANGED
-        return THERE if hashlib.sha256(_whole(path)).digest() == digest else CHANGED
+        return THERE if hashlib.sha256(whole(path, _bound(identity))).digest() == digest else CHANGED
     except (OSError, ValueError):  # ValueError: a name with a zero byte, which no file has
         return MISSING
