@@ -13,6 +13,7 @@ from ..files import replacing
 from ..results import Facts, Result, manifest
 from .comparing import comparing, results_of
 from .comparison import Comparison, compare
+from .draws import keep_most_draws
 from .looking import DetailsOf
 from .read import REPORT, Found, read
 from .rows import Line, lines_of, means, told_apart
@@ -38,6 +39,7 @@ class Report:
         if not found.records:
             first = found.damaged[0] if found.damaged else None
             raise first or DataError("there is no finished result", file=places[0], fix="Run the sweep first.")
+        keep_most_draws(found)
         name = places[0].absolute().name if len(places) == 1 else f"{counted(len(places), 'place')}"
         return cls(title or f"Results of {name}", found, names)
 
