@@ -143,7 +143,8 @@ def _ordered(columns: Mapping[str, None]) -> list[str]:
     return [c for c in _COLUMNS if c in columns] + [c for c in columns if c not in _COLUMNS]
 
 
-def _is_percent(metric: object) -> bool:
+def is_percent(metric: object) -> bool:
+    """Whether a metric's numbers are percent."""
     return str(metric).partition("@")[0] in _PERCENT_METRICS
 
 
@@ -151,7 +152,12 @@ def _decimals(column: str, metric: object) -> int | None:
     """How many decimals a column's numbers have; None: as their size asks for."""
     if column in _COSINES:
         return 4
-    return 2 if column in _PERCENT and _is_percent(metric) else None
+    return 2 if column in _PERCENT and is_percent(metric) else None
+
+
+def shown(column: str, value: object, metric: object) -> str:
+    """A value as tables show it."""
+    return _cell(value, _decimals(column, metric))
 
 
 def _cell(value: object, decimals: int | None) -> str:
