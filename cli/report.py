@@ -34,11 +34,21 @@ def report(
             "--compare", metavar="A,B", help="Backbones or methods, with commas between: which can be told apart."
         ),
     ] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--layout", metavar="paper|rows", help="Of .md and .tex: methods by shots or k, or a row for each mean."
+        ),
+    ] = "paper",
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", metavar="NAME", help="What tables for a paper show; default: each method's main one."),
+    ] = None,
     title: Annotated[str | None, typer.Option("--title", metavar="TEXT", help="What the page is called.")] = None,
 ) -> None:
     """Results of sweeps, runs and commands as one table and one page.
 
-    What --out writes goes by its ending: .html is a page that holds all it shows, .md and .tex are tables of the means,
+    What --out writes goes by its ending: .html is a page that holds all it shows, .md and .tex are tables for a paper,
     .csv and .json have every row. With --compare the tables are those of the comparison, and the page has it too.
     """
     screen = Screen(output)
@@ -49,7 +59,9 @@ def report(
     files = list(outs or ())
     for path in files:
         writer_of(path)
-    made = Report.of(results, title, None if compare is None else names_in(compare))
+    made = Report.of(results, title, None if compare is None else names_in(compare), layout, metric)
+    if metric is not None:
+        _ = made.for_paper  # a name that is none is an error before anything is written
     made.require_apart(files)
     compared = made.comparison.notes if made.comparison is not None else []
     for line in [*(state.line for state in made.found.sweeps), *made.found.notes, *compared]:

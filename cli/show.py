@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -164,11 +165,13 @@ class Screen:
                 self.notify(line)
 
     def _table_of(self, result: Result) -> None:
-        """A result's table; what all its rows share and the lines have no room for is a line on stderr."""
-        table = result.to_table()
-        if apart := result.left_out(table):
-            self.notify(", ".join(f"{name} {value}" for name, value in apart.items()))
-        self.table(table)
+        """A result's table, as wide as the terminal; what has no room in it is told on stderr."""
+        fitted = result.fitted(_room())
+        if fitted.shared:
+            self.notify(", ".join(f"{name} {value}" for name, value in fitted.shared.items()))
+        if fitted.dropped:
+            self.notify(f"no room for {', '.join(fitted.dropped)}: --format csv has all columns")
+        self.table(fitted.cells)
 
     def rows(self, task: str, rows: Sequence[dict[str, Any]]) -> None:
         """Rows that are no measurements (a listing), in the format asked for."""
@@ -238,6 +241,13 @@ class TrainingLine:
         loss = f"  loss {p.facts['loss']:.4f}" if "loss" in p.facts else ""
         text = f"epoch {p.epoch + 1}/{p.epochs}  step {p.step}/{p.total}{loss}  {p.images_per_second:.0f} images/s"
         self._screen.line(f"{what}  {text}".lstrip(), left, done=p.step == p.total)
+
+
+def _room() -> int:
+    """Characters of a table's line: the terminal's, or those that a file or a program gets."""
+    from fewvit.results import WIDTH
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
 
 
 def _text(value: object) -> object:

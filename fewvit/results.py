@@ -19,32 +19,14 @@ from .errors import printable
 SCHEMA = "fewvit.result/1"
 # packages whose version can change a number
 PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow", "openvino")
+# the order of columns, whichever of them rows have: what was asked, what was found, from what, and how it was made
 _COLUMNS = (
-    "task",
-    "dataset",
-    "backbone",
-    "method",
-    "layer",
-    "k",
-    "temperature",
-    "shots",
-    "trial",
-    "setting",
-    "metric",
-    "a",
-    "b",
-    "value_a",
-    "value_b",
-    "difference",
-    "value",
-    "std",
-    "ci95_low",
-    "ci95_high",
-    "n_train",
-    "n_test",
-    "n_queries",
-    "left_out",
-    "skipped",
+    *("table", "task", "dataset", "backbone", "method", "layer", "k", "temperature", "ways", "shots"),
+    *("trial", "setting", "metric", "systems", "a", "b", "difference", "value", "std", "published", "delta", "verdict"),
+    *("p_holm", "ci95_low", "ci95_high", "value_a", "value_b", "mean_rank_a", "mean_rank_b"),
+    *("critical_difference", "trials", "draws", "n_train", "n_test", "n_queries", "left_out", "skipped", "weights"),
+    *("p", "p_corrected_t", "p_mcnemar", "p_friedman", "p_wilcoxon", "resampled", "protocol", "protocol_a"),
+    *("protocol_b", "seed", "queries", "transductive", "seen_in_pretraining", "weights_sha256"),
 )
 _PERCENT = ("value", "std", "ci95_low", "ci95_high", "value_a", "value_b", "difference")
 _FOUND = ("metric", *_PERCENT, "published", "a", "b", "p_holm", "verdict", "systems")  # columns of what was found
@@ -57,11 +39,23 @@ _PERCENT_METRICS = (
 )
 _COSINES = ("score",)
 _GIVEN = ("dataset", "backbone")  # what the user named, so is missed least
+_CORE = ("value", "difference", "systems")  # what a row is about: what stands before it, and it, is always shown
+_TOLD = ("weights", "skipped")  # shown wherever there is any room, for they say how to take the number
+_DIGESTS, _DIGITS = ("weights_sha256", "sha256", "fingerprint"), 12  # of which so many digits tell apart
 _GAP = "  "  # between two columns
 WIDTH = 100  # characters of a table's line, where columns can be left out
 
 Row = dict[str, Any]  # one measurement: column -> value
 Facts = dict[str, Any]  # what a run's manifest says: name -> anything that JSON holds
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A table that was given a width."""
+
+    cells: Sequence[Sequence[str]]  # the first line being the columns' names
+    shared: Mapping[str, str]  # what all rows share and is no column: column -> value
+    dropped: Sequence[str]  # columns that differ from row to row and had no room
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class Result:
         needed = {*_FOUND, "weights", *(["skipped"] if any(row.get("skipped") for row in self.rows) else [])}
         constant = [c for c, cells in columns.items() if c not in needed and len(set(cells)) == 1]
         for name in sorted(constant, key=lambda c: (c not in _GIVEN, -_width(c, columns[c]))):
-            if sum(_width(c, cells) + len(_GAP) for c, cells in columns.items()) - len(_GAP) <= width:
+            if _line(columns) <= width:
                 break
             del columns[name]
         return [list(columns), *map(list, zip(*columns.values(), strict=True))]
@@ -110,11 +104,32 @@ class Result:
         """What all rows share that is no column of `table`, which `to_table` gave: column -> value."""
         return {c: cells[0] for c, cells in self._cells().items() if c not in table[0]}
 
+    def fitted(self, width: int = WIDTH) -> Fitted:
+        """The table in lines of `width` characters: as `to_table`, and then without columns from the right.
+
+        What tells rows apart, and the number found, stay even where they have no room.
+        """
+        table = self.to_table(width)
+        columns = {cells[0]: cells[1:] for cells in map(list, zip(*table, strict=True))}
+        shared = self.left_out(table)
+        for name in _once_said(columns):
+            if _line(columns) > width:
+                [value] = set(columns[name]) - {""}
+                shared[name] = value if "" not in columns[name] else f"{value} (where there is one)"
+                del columns[name]
+        dropped: list[str] = []
+        spare = _spare(list(columns))
+        while spare and _line(columns) > width:
+            dropped = [*(gone := spare.pop()), *dropped]
+            columns = {name: cells for name, cells in columns.items() if name not in gone}
+        return Fitted([list(columns), *map(list, zip(*columns.values(), strict=True))], shared, dropped)
+
     def _cells(self) -> dict[str, list[str]]:
         """Column -> its cells as text, in order; without columns that are empty in every row."""
         flat = [_flat(row) for row in self.rows]
         columns = _ordered({key: None for row in flat for key, value in row.items() if value is not None})
-        return {c: [_cell(row.get(c), _decimals(c, row.get("metric"))) for row in flat] for c in columns}
+        cells = {c: [_cell(row.get(c), _decimals(c, row.get("metric"))) for row in flat] for c in columns}
+        return {c: [cell[:_DIGITS] for cell in found] if c in _DIGESTS else found for c, found in cells.items()}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +143,8 @@ def _ordered(columns: Mapping[str, None]) -> list[str]:
     return [c for c in _COLUMNS if c in columns] + [c for c in columns if c not in _COLUMNS]
 
 
-def _is_percent(metric: object) -> bool:
+def is_percent(metric: object) -> bool:
+    """Whether a metric's numbers are percent."""
     return str(metric).partition("@")[0] in _PERCENT_METRICS
 
 
@@ -136,7 +152,12 @@ def _decimals(column: str, metric: object) -> int | None:
     """How many decimals a column's numbers have; None: as their size asks for."""
     if column in _COSINES:
         return 4
-    return 2 if column in _PERCENT and _is_percent(metric) else None
+    return 2 if column in _PERCENT and is_percent(metric) else None
+
+
+def shown(column: str, value: object, metric: object) -> str:
+    """A value as tables show it."""
+    return _cell(value, _decimals(column, metric))
 
 
 def _cell(value: object, decimals: int | None) -> str:
@@ -151,6 +172,30 @@ def _cell(value: object, decimals: int | None) -> str:
 
 def _width(column: str, cells: Sequence[str]) -> int:
     return max(map(len, (column, *cells)))
+
+
+def _line(columns: Mapping[str, Sequence[str]]) -> int:
+    """The width of a table's line."""
+    return sum(_width(c, cells) + len(_GAP) for c, cells in columns.items()) - len(_GAP)
+
+
+def _core(names: Sequence[str]) -> int:
+    """The place of the number found; without one, as in a listing, the last place, so that nothing stands behind it."""
+    return max((at for at, name in enumerate(names) if name in _CORE), default=len(names))
+
+
+def _once_said(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Columns before the number found that have one value where they have any, those of what was found last."""
+    before = list(columns)[: _core(list(columns))] if any(name in _CORE for name in columns) else []
+    said = [name for name in before if name not in _CORE and len(set(columns[name]) - {""}) == 1]
+    return sorted(said, key=lambda name: (name in _FOUND, name in _GIVEN))
+
+
+def _spare(names: Sequence[str]) -> list[list[str]]:
+    """What may have no room, the last first to go: all behind the number found, an interval's ends together."""
+    behind = [name for name in names[_core(names) + 1 :] if name != "ci95_high"]
+    ordered = [name for name in behind if name in _TOLD] + [name for name in behind if name not in _TOLD]
+    return [[name, "ci95_high"] if name == "ci95_low" else [name] for name in ordered]
 
 
 def versions() -> dict[str, str]:

@@ -266,9 +266,9 @@ def test_a_published_number_has_its_delta_and_verdict_from_the_draws(tmp_path):
 # ---- tables
 
 
-def test_markdown_and_latex_hold_the_means_and_escape_their_own_signs(tmp_path):
+def test_in_rows_markdown_and_latex_hold_the_means_and_escape_their_own_signs(tmp_path):
     write(tmp_path / "s", cell_of("knn", data="a_b|c%"), [TOP1 | {"value": 60.0}, TOP1 | {"k": 7, "value": 61.25}])
-    made = Report.of([tmp_path / "s"])
+    made = Report.of([tmp_path / "s"], layout="rows")
     markdown, latex = (writer_of(Path(f"x.{ending}"))(made) for ending in ("md", "tex"))
     assert "a\\_b\\|c%" in markdown
     assert "61.25" in markdown

@@ -140,6 +140,75 @@ def test_a_table_without_room_leaves_out_the_widest_column_that_never_varies_and
     assert result.left_out(result.to_table(1)) == {"dataset": "d" * 71, "method": "knn", "n_test": "11"}
 
 
+COMPARED = {
+    **{"dataset": "toy", "method": "knn", "shots": 5, "metric": "top1", "a": "dino", "b": "mae", "difference": 1.5},
+    **{"verdict": "cannot be told apart", "p_holm": 0.25, "p": 0.125, "p_mcnemar": 0.5, "resampled": "images"},
+}
+
+
+def width_of(table) -> int:
+    return max(sum(max(map(len, column)) + 2 for column in zip(*table, strict=True)) - 2, 0)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 130, 1000])
+def test_a_fitted_table_keeps_to_its_width_and_loses_nothing_unsaid(width):
+    rows = [{**COMPARED, "shots": n, "p": n / 7, "difference": n / 3, "ci95": [n / 9, n / 5]} for n in (1, 2, 5)]
+    fitted = Result("report", rows).fitted(width)
+    assert width_of(fitted.cells) <= width
+    every = set(COMPARED) | {"ci95_low", "ci95_high"}
+    assert set(fitted.cells[0]) | set(fitted.shared) | set(fitted.dropped) == every
+    assert len(fitted.cells[0]) + len(fitted.shared) + len(fitted.dropped) == len(every)
+    assert {"shots", "difference"} <= set(fitted.cells[0])
+    assert ("ci95_low" in fitted.dropped) == ("ci95_high" in fitted.dropped)
+    assert set(fitted.dropped) <= {"p", "verdict", "p_holm", "ci95_low", "ci95_high"}
+
+
+def test_what_has_no_room_goes_from_the_right_and_what_decides_stays_longest():
+    rows = [{**COMPARED, "shots": n, "p": n / 7, "p_holm": n / 8, "verdict": "v" * n} for n in (1, 2, 5)]
+    whole = width_of([["shots", "difference", "verdict", "p_holm", "p"], ["", "", "", "0.125", "0.1429"]])
+    shown = [Result("report", rows).fitted(width) for width in (whole, whole - 1, whole - 9)]
+    assert [fitted.cells[0] for fitted in shown] == [
+        ["shots", "difference", "verdict", "p_holm", "p"],
+        ["shots", "difference", "verdict", "p_holm"],
+        ["shots", "difference", "verdict"],
+    ]
+    assert [fitted.dropped for fitted in shown] == [[], ["p"], ["p_holm", "p"]]
+
+
+def test_a_value_that_some_rows_have_is_said_once_before_a_column_is_dropped():
+    knn = {"method": "knn", "temperature": 0.07, "metric": "top1", "value": 1.0}
+    rows = [knn, {"method": "ridge", "metric": "top1", "value": 2.0, "std": 0.5}]
+    fitted = Result("sweep", rows).fitted(28)
+    assert fitted.shared["temperature"] == "0.07 (where there is one)"
+    assert (fitted.cells[0], fitted.dropped) == (["method", "metric", "value", "std"], [])
+
+
+def test_a_listing_has_all_its_columns_whatever_the_width():
+    rows = [{"query": "a" * 50, "rank": n, "id": "b" * 50 + str(n), "label": str(n)} for n in (1, 2)]
+    assert Result("index", rows).fitted(40).cells == Result("index", rows).to_table(40)
+
+
+def test_a_digest_is_shown_by_its_first_digits():
+    rows = [{**ROW, "value": 1.0, "weights_sha256": digit * 64} for digit in "ab"]
+    result = Result("sweep", rows)
+    assert [line[-1] for line in result.to_table()] == ["weights_sha256", "a" * 12, "b" * 12]
+    assert "a" * 64 in result.to_csv()
+
+
+@pytest.mark.parametrize("left_away", range(3))
+def test_columns_stand_in_one_order_whichever_rows_are_there_and_the_same_in_table_and_csv(left_away):
+    rows = [
+        {**COMPARED, "p_corrected_t": 0.5},
+        {**COMPARED, "ci95": [1.0, 2.0], "p_corrected_t": None, "draws": 3},
+        {**MEAN, "shots": 1, "seed": 0, "protocol": "dino/1", "trials": 3},
+    ]
+    whole = Result("report", rows).to_csv().partition("\n")[0].split(",")
+    some = Result("report", [row for at, row in enumerate(rows) if at != left_away][::-1])
+    header = some.to_csv().partition("\n")[0].split(",")
+    assert header == [name for name in whole if name in header]
+    assert some.to_table(1000)[0] == [name for name in whole if name in some.to_table(1000)[0]]
+
+
 def test_data_and_backbone_leave_a_table_before_what_says_how_was_measured():
     rows = [{**ROW, "backbone": "b", "selected_on": "a tenth of train, held out", "k": k} for k in (1, 3)]
     whole = Result("linear", rows).to_table()

@@ -67,7 +67,20 @@ class Section:
 
 # columns that say what was found, not what was asked
 _FOUND = (
-    *("metric", "value", "std", "ci95", "trial", "n_train", "n_test", "n_queries", "n_index", "skipped", "left_out"),
+    *(
+        "metric",
+        "value",
+        "std",
+        "ci95",
+        "trial",
+        "trials",
+        "n_train",
+        "n_test",
+        "n_queries",
+        "n_index",
+        "skipped",
+        "left_out",
+    ),
     *("published", "delta", "verdict", "seen_in_pretraining", "weights_sha256", "weights", "episodes", "classes"),
 )
 _FIRST = ("backbone", "protocol", "method")

@@ -62,6 +62,10 @@ class Record:
         """The preset, with its version, by which a row was measured; empty where features were given without one."""
         return str(row.get("protocol") or self.facts_of(row).get("protocol") or "")
 
+    def seed_of(self, row: Mapping[str, Any]) -> Any:
+        """The seed that the draws of a row follow from; None: it is not said."""
+        return row.get("seed", self.asked.get("seed", self.run.get("seed")))
+
     def details(self) -> Details:
         """What was found image by image; empty where nothing is kept. Raises DataError where it is damaged."""
         return self.cell.details() if self.cell is not None else Details()

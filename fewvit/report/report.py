@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..errors import DataError, FewvitError, MissingExtra, UsageError, counted
+from ..errors import DataError, FewvitError, MissingExtra, UnknownName, UsageError, counted
 from ..files import replacing
 from ..results import Facts, Result, manifest
 from .comparing import comparing, results_of
 from .comparison import Comparison, compare
+from .draws import keep_most_draws
 from .looking import DetailsOf
+from .paper import PaperTable, paper_tables
 from .read import REPORT, Found, read
 from .rows import Line, lines_of, means, told_apart
 from .statistics import ALPHA, RESAMPLES
-from .text import latex, markdown
+from .text import latex, markdown, paper_latex, paper_markdown
 
 ENDINGS = (".html", ".csv", ".json", ".md", ".tex")
+LAYOUTS = ("paper", "rows")
+PAPER = LAYOUTS[0]
 _NEEDED = ("matplotlib", "jinja2")  # by the page
 
 
@@ -31,16 +35,31 @@ class Report:
     title: str
     found: Found
     names: Sequence[str] | None = None  # backbones or methods that are compared; None: nothing is
+    layout: str = PAPER  # of Markdown and LaTeX
+    metric: str | None = None  # that tables for a paper show; None: each method's main one
 
     @classmethod
-    def of(cls, places: Sequence[Path], title: str | None = None, names: Sequence[str] | None = None) -> Report:
+    def of(
+        cls,
+        places: Sequence[Path],
+        title: str | None = None,
+        names: Sequence[str] | None = None,
+        layout: str = PAPER,
+        metric: str | None = None,
+    ) -> Report:
         """The report of these folders and files. Raises DataError for one that is no result, or when none is whole."""
+        if layout not in LAYOUTS:
+            raise UnknownName("layout", layout, LAYOUTS)
+        if metric is not None and (layout != PAPER or names is not None):
+            other = "--layout rows shows" if names is None else "the tables of --compare have"
+            raise UsageError(f"--metric is of the table for a paper, and {other} every metric", fix="Leave it away.")
         found = read(places)
         if not found.records:
             first = found.damaged[0] if found.damaged else None
             raise first or DataError("there is no finished result", file=places[0], fix="Run the sweep first.")
+        keep_most_draws(found)
         name = places[0].absolute().name if len(places) == 1 else f"{counted(len(places), 'place')}"
-        return cls(title or f"Results of {name}", found, names)
+        return cls(title or f"Results of {name}", found, names, layout, metric)
 
     @cached_property
     def lines(self) -> list[Line]:
@@ -83,6 +102,16 @@ class Report:
     def summary(self) -> Result:
         """The rows without single draws, and without columns by which no two rows are told apart."""
         return Result(REPORT, told_apart([line.row for line in means(self.lines)]))
+
+    @property
+    def is_for_paper(self) -> bool:
+        """Whether Markdown and LaTeX hold tables for a paper, not rows."""
+        return self.layout == PAPER and self.names is None
+
+    @property
+    def for_paper(self) -> list[PaperTable]:
+        """The means as tables for a paper. Raises as `paper_tables`."""
+        return paper_tables(self.lines, self.metric)
 
     def require_apart(self, files: Sequence[Path]) -> None:
         """Raise UsageError where a file that is to be written is one that was read."""
@@ -135,11 +164,11 @@ def _html(report: Report) -> str:
 
 
 def _markdown(report: Report) -> str:
-    return "\n".join(_written(report, markdown))
+    return paper_markdown(report.for_paper) if report.is_for_paper else "\n".join(_written(report, markdown))
 
 
 def _latex(report: Report) -> str:
-    return "\n".join(_written(report, latex))
+    return paper_latex(report.for_paper) if report.is_for_paper else "\n".join(_written(report, latex))
 
 
 def _written(report: Report, write: Callable[[Sequence[Sequence[str]], Mapping[str, str]], str]) -> Iterator[str]:

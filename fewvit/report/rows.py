@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..results import Row
+from .parts import identity, key_of
 from .read import Record, walk
 from .seen import seen_in_pretraining
 
@@ -41,6 +42,7 @@ class Line:
 def lines_of(records: Sequence[Record]) -> list[Line]:
     """Every row of the records, named and in order; the same for the same records in whatever order they come."""
     datasets, backbones = _dataset_names(records), _backbone_names(records)
+    counts = _Draws()
     found = []
     for record, row in walk(records):
         dataset = _dataset(record, row)
@@ -50,14 +52,15 @@ def lines_of(records: Sequence[Record]) -> list[Line]:
             "backbone": backbones[_backbone(row), _differences(record, row)],
             "protocol": record.protocol_of(row) or None,
             "method": row.get("method"),
-            "seed": row.get("seed", record.asked.get("seed", record.run.get("seed"))),
+            "seed": record.seed_of(row),
         }
         rest = {key: value for key, value in row.items() if key not in named and key not in _FOUND_HERE}
         seen = {
             "seen_in_pretraining": seen_in_pretraining(record, row, dataset),
             "weights_sha256": _weights(record, row),
         }
-        found.append(Line(record, {**named, **rest, **_against_published(record, row), **seen}))
+        trials = {"trials": counts.of(record, row)} if row.get("trial") == "mean" else {}
+        found.append(Line(record, {**named, **rest, **trials, **_against_published(record, row), **seen}))
     return sorted(found, key=lambda line: place_of(line.row))
 
 
@@ -68,7 +71,7 @@ def means(lines: Sequence[Line]) -> list[Line]:
 
 _ALWAYS = (
     *("task", "dataset", "backbone", "protocol", "method", "shots", "metric", "value", "std", "ci95", "n_test"),
-    *("published", "delta", "verdict", "seen_in_pretraining", "weights", "skipped"),
+    *("trials", "published", "delta", "verdict", "seen_in_pretraining", "weights", "skipped"),
 )
 
 
@@ -87,7 +90,41 @@ def _kinds(rows: Sequence[Row], names: Sequence[str]) -> set[tuple[str, ...]]:
     return {tuple(str(row.get(name)) for name in asked) for row in rows}
 
 
+class _Draws:
+    """How many draws stand behind a mean, counted once for each record."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, dict[_Key, int]] = {}
+
+    def of(self, record: Record, row: Row) -> int | None:
+        """The draws beside a mean; where none stands there, as many as the result says; None: it does not say."""
+        if id(record) not in self._of:
+            self._of[id(record)] = _draws_in(record)
+        said = record.asked.get("trials", record.run.get("trials"))
+        return self._of[id(record)].get(_question(row), said if isinstance(said, int) else None)
+
+
+_Key = tuple[tuple[str, str], ...]
+
+
+def _question(row: Row) -> _Key:
+    return key_of({**identity(row), "metric": row["metric"]})
+
+
+def _draws_in(record: Record) -> dict[_Key, int]:
+    trials: dict[_Key, set[int]] = defaultdict(set)
+    for row in record.rows:
+        if isinstance(row.get("trial"), int):
+            trials[_question(row)].add(row["trial"])
+    return {key: len(numbers) for key, numbers in trials.items()}
+
+
 # ---- names
+
+
+def source_of(record: Record, row: Row) -> tuple[Any, ...]:
+    """Data and features of a row as far as its record tells them: rows that differ in it were measured on others."""
+    return _dataset(record, row), _backbone(row), _differences(record, row)
 
 
 def _dataset(record: Record, row: Mapping[str, Any]) -> str:

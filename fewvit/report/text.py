@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..errors import printable
+from .paper import NONE, Cell, PaperTable
 
 MARKDOWN, LATEX = "<!-- fewvit report -->", "% fewvit report"  # first lines, by which a file is known as one
 
+_LONG = 50  # rows that a page has room for
 _Table = Sequence[Sequence[str]]  # cells, the first line being the columns' names
 
 
@@ -36,6 +38,64 @@ def latex(table: _Table, apart: Mapping[str, str]) -> str:
         "\\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
+
+
+# ---- for a paper
+
+
+def paper_markdown(tables: Sequence[PaperTable]) -> str:
+    """Tables of Markdown, each under its caption; the best of a column is bold."""
+    parts = [MARKDOWN]
+    for table in tables:
+        head = [*table.labels, *table.columns]
+        rule = ["---"] * len(table.labels) + ["---:"] * len(table.columns)
+        lines = [[_in_markdown(cell) for cell in head], rule]
+        for names, cells in table.rows:
+            lines.append([_in_markdown(name) for name in names] + [_cell_in_markdown(cell) for cell in cells])
+        parts.append(_in_markdown(table.caption) + "\n\n" + "\n".join("| " + " | ".join(one) + " |" for one in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell_in_markdown(cell: Cell | None) -> str:
+    text = NONE if cell is None else _in_markdown(str(cell))
+    return f"**{text}**" if cell is not None and cell.is_best else text
+
+
+def paper_latex(tables: Sequence[PaperTable]) -> str:
+    """Tables of LaTeX with booktabs' rules and captions; one of many rows is a longtable, which pages can break."""
+    needed = ["booktabs", *(["longtable"] if any(len(table.rows) > _LONG for table in tables) else [])]
+    lines = [f"{LATEX}: needs \\usepackage{{{','.join(needed)}}}"]
+    for number, table in enumerate(tables, 1):
+        lines += ["", *_paper_table(table, f"\\caption{{{_in_latex(table.caption)}}}\\label{{tab:fewvit-{number}}}")]
+    return "\n".join(lines) + "\n"
+
+
+def _paper_table(table: PaperTable, caption: str) -> list[str]:
+    spec = "l" * len(table.labels) + "r" * len(table.columns)
+    head = " & ".join(_in_latex(name) for name in [*table.labels, *table.columns]) + " \\\\"
+    body = [" & ".join([*map(_in_latex, names), *map(_cell_in_latex, cells)]) + " \\\\" for names, cells in table.rows]
+    if len(table.rows) > _LONG:
+        return [
+            f"% {len(table.rows)} rows: a longtable, which stands in no table environment",
+            f"\\begin{{longtable}}{{{spec}}}",
+            f"{caption} \\\\",
+            *("\\toprule", head, "\\midrule", "\\endfirsthead", "\\toprule", head, "\\midrule", "\\endhead"),
+            *("\\bottomrule", "\\endfoot", *body, "\\end{longtable}"),
+        ]
+    return [
+        *("\\begin{table}", "\\centering", caption, f"\\begin{{tabular}}{{{spec}}}", "\\toprule", head, "\\midrule"),
+        *(*body, "\\bottomrule", "\\end{tabular}", "\\end{table}"),
+    ]
+
+
+def _cell_in_latex(cell: Cell | None) -> str:
+    if cell is None:
+        return "--"
+    value = f"\\textbf{{{_in_latex(cell.value)}}}" if cell.is_best else _in_latex(cell.value)
+    return f"{value} $\\pm$ {_in_latex(cell.std)}" if cell.std else value
+
+
+# ---- signs
 
 
 def _numeric(table: _Table) -> list[bool]:

@@ -98,6 +98,18 @@ def test_bad_words_and_places_are_refused(fewvit, results, tmp_path, monkeypatch
     assert (tmp_path / "notes.md").read_text() == "# my notes\n"
 
 
+def test_a_metric_that_is_none_is_refused_before_anything_is_written(fewvit, results, tmp_path):
+    code, _, err = fewvit("report", results, "--metric", "f1", "--out", tmp_path / "x.csv", "--out", tmp_path / "x.tex")
+    assert (code, list(tmp_path.glob("x.*"))) == (2, [])
+    assert "Known: top1, top5, ece" in err
+
+
+def test_the_layout_in_rows_has_a_row_for_each_mean(fewvit, results, tmp_path):
+    assert fewvit("report", results, "--layout", "rows", "--out", tmp_path / "x.md")[0] == 0
+    lines = (tmp_path / "x.md").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("| ")]) == 2 + 4 + 6
+
+
 def test_without_the_extra_the_page_is_refused_and_tables_are_not(fewvit, results, tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else found(name, *a))

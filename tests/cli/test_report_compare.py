@@ -5,8 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
+
+from fewvit_cli import show
 
 from made_sweeps import many, planned, predictions, put
 
@@ -81,3 +87,22 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(fewvit, sweep
     found, _, err = fewvit("report", sweep, "--compare", names, "--out", tmp_path / "x.html")
     assert (found, words in err) == (code, True), err
     assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_on_a_terminal_a_table_is_as_wide_as_it_and_what_had_no_room_is_named(fewvit, sweep, monkeypatch, columns):
+    monkeypatch.setattr(show, "_room", lambda: columns)
+    code, out, err = fewvit("report", sweep, "--compare", "dino,mae")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= columns
+    [line] = [line for line in err.splitlines() if line.startswith("no room for")]
+    assert line.endswith("--format csv has all columns")
+    assert "p_mcnemar" in line
+    assert "verdict" in out.splitlines()[0].split()
+
+
+@pytest.mark.parametrize(("is_terminal", "room"), [(True, 81), (False, 100)])
+def test_a_table_has_the_terminals_width_and_100_characters_elsewhere(monkeypatch, is_terminal, room):
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: is_terminal))
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((81, 24)))
+    assert show._room() == room
