@@ -264,3 +264,19 @@ def test_every_published_backbone_says_what_it_was_trained_on_and_where_that_is_
         for row in family.variants.values():
             assert (row.pretrained_on or family.pretrained_on) in SEEN
     assert families()["dinov2"].pretrained_on not in SEEN  # nobody lists which images of LVD-142M are whose
+
+
+def test_a_module_of_a_path_with_quotes_and_odd_bytes_is_python(fewvit_, tmp_path):
+    """Its name stands in a docstring, and in a text that is that path."""
+    folder = tmp_path / 'a"""+1\\N \udcff'
+    folder.mkdir()
+    weights = tiny_weights(folder / "tiny.pth")
+    code, _, err = fewvit_(weights, "--name", "a/b", "--out", tmp_path / "x.py")
+    assert code == 0, err
+    tree = ast.parse((tmp_path / "x.py").read_bytes())
+    [arguments] = [one.value for one in tree.body if isinstance(one, ast.Assign) and one.targets[0].id == "BACKBONE"]
+    assert ast.literal_eval(arguments)["name"] == str(weights)
+
+
+def test_a_module_is_not_called_by_a_keyword(fewvit_, tmp_path):
+    assert fewvit_("fewvit_tiny", "--out", tmp_path / "class.py")[0] == 2

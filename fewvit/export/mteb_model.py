@@ -6,6 +6,7 @@ Interface and fields are those of mteb 2.26. Nothing of mteb is imported here.
 from __future__ import annotations
 
 import json
+import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from .. import __version__
 from ..backbones import Publication, Variant, family_of
 from ..backbones._pretraining import CORPORA
-from ..errors import UsageError
+from ..errors import UsageError, printable
 from ..extraction.extract import backbone_of
 from ..extraction.pipeline import Pipeline
 from ..extraction.recipe import Recipe
@@ -190,7 +191,7 @@ def module_text(model: MtebModel, recipe: Recipe) -> str:
     publication, seen = model.publication, model.seen
     return _MODULE.substitute(
         name=model.name,
-        backbone=recipe.backbone,
+        backbone=_in_docstring(recipe.backbone),
         version=__version__,
         arguments=_literal(dict(model.arguments)),
         decode=_literal(recipe.options.decode),
@@ -214,8 +215,8 @@ def write_mteb_model(file: Path, recipe: Recipe, pipeline: Pipeline, name: str |
 
     Raises as `mteb_model`, and UsageError for a file that Python cannot import.
     """
-    if file.suffix != ".py" or not file.stem.isidentifier():
-        raise UsageError(f"--out {file}: a Python module is a name of letters, digits and _, and .py")
+    if file.suffix != ".py" or not file.stem.isidentifier() or keyword.iskeyword(file.stem):
+        raise UsageError(f"--out {file}: a Python module is a name of letters, digits and _, no keyword, and .py")
     model = mteb_model(recipe, pipeline, name)
     text = module_text(model, recipe)
     with replacing(file, "w") as handle:
@@ -269,10 +270,16 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
+def _in_docstring(text: str) -> str:
+    """A path as it may stand between three quotes."""
+    return printable(text).replace("\\", "\\\\").replace('"', '\\"')
+
+
 def _literal(value: Any) -> str:
     """Python's source of a value, strings in double quotes, sets sorted."""
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False)
+        return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)  # bytes that are no UTF-8
     if isinstance(value, dict):
         return "{\n" + "".join(f"    {_literal(key)}: {_literal(one)},\n" for key, one in value.items()) + "}"
     if isinstance(value, set):

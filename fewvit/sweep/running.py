@@ -144,8 +144,9 @@ class Sweep:
             ended.stopped = stopped.signal
         finally:
             self._launcher.close()
-        cells = [cell for group in self._plan.groups for cell in self._finished(group)]
-        ended.rows = [{"task": cell.task, **row} for cell in cells for row in cell.rows]
+        found = [(group.data.shown, cell) for group in self._plan.groups for cell in self._finished(group)]
+        cells = [cell for _, cell in found]
+        ended.rows = _told_apart([(data, {"task": cell.task, **row}) for data, cell in found for row in cell.rows])
         ended.finished = len(cells)
         ended.run = manifest(
             cells={"planned": ended.planned, "finished": len(cells), "failed": len(ended.failed)},
@@ -246,6 +247,14 @@ class Sweep:
         contents = self._contents(group)
         found = [self._store.get(one.request, contents) for one in group.planned] if contents is not None else []
         return [cell for cell in found if cell is not None]
+
+
+def _told_apart(rows: Sequence[tuple[str, Row]]) -> list[Row]:
+    """Rows, each given with what the sweep calls its data: by that name where rows of several data have one name."""
+    called: dict[object, set[str]] = {}
+    for data, row in rows:
+        called.setdefault(row.get("dataset"), set()).add(data)
+    return [{**row, "dataset": data} if len(called[row.get("dataset")]) > 1 else row for data, row in rows]
 
 
 def _headline(rows: Sequence[Mapping[str, Any]]) -> str:

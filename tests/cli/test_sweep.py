@@ -489,3 +489,16 @@ def test_the_command_of_a_cell_has_every_digit_of_its_numbers(fewvit, features, 
     commands = [cell["command"] for cell in json.loads((tmp_path / "sweep" / "sweep.json").read_text())["cells"]]
     assert "--temperature 0.0712345678" in commands[0]
     assert "--percent 33.333333333" in commands[1]
+
+
+def test_rows_of_two_data_sets_whose_folders_have_one_name_are_told_apart(fewvit, files, tmp_path):
+    sides = {}
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        sides[place] = {"train": tmp_path / place / f"train{place}.npz", "test": tmp_path / place / "test.npz"}
+        for side, file in sides[place].items():
+            shutil.copy(tmp_path / f"{side}.npz", file)
+    config = toml(tmp_path / "s.toml", data=list(sides.values()), methods=["retrieval"])
+    code, found, err = result(fewvit, "sweep", config, "--out", tmp_path / "sweep")
+    assert code == 0, err
+    assert {row["dataset"] for row in found["rows"]} == {"trainone.npz and test.npz", "traintwo.npz and test.npz"}
