@@ -38,8 +38,11 @@ class Screen:
     def notify(self, line: str) -> None:
         """A note on stderr, in one line."""
         if not self.output.quiet:
-            self._end_line()
-            sys.stderr.write(printable(line) + "\n")
+            self._tell(line)
+
+    def _tell(self, line: str) -> None:
+        self._end_line()
+        sys.stderr.write(printable(line) + "\n")
 
     def progress(self, p: Progress) -> None:
         """Images done, speed, time left, and whether decoding or the model sets the pace."""
@@ -156,13 +159,16 @@ class Screen:
         self.result(result, shown=means)
 
     def explanation(self, run: Mapping[str, Any]) -> None:
-        """What a run's manifest says of the distance to published numbers, if it was asked for; after the result."""
+        """What a run's manifest says of the distance to published numbers, if it was asked for; after the result.
+
+        It is told under --quiet too, since it was asked for.
+        """
         from fewvit.evaluate.explain.text import explanations, lines
 
         sys.stdout.flush()  # where both streams go to one place, the result stands first
         for name, rows in explanations(run):
             for line in lines(rows, name, whole=self.output.verbose):
-                self.notify(line)
+                self._tell(line)
 
     def _table_of(self, result: Result) -> None:
         """A result's table, as wide as the terminal; what has no room in it is told on stderr."""

@@ -23,7 +23,7 @@ from fewvit.report.rows import lines_of, means
 from fewvit.report.sections import sections_of
 from fewvit.sweep.folder import SweepFolder
 
-from made_results import cell_of, contents_of, lowshot_cell, sweep, write
+from made_results import cell_of, contents_of, guesses, lowshot_cell, sweep, write
 
 MARKUP = "<img src=x onerror=alert(1)>\n$x_1$ \udcff & |\\"
 TOP1 = {"method": "knn", "k": 3, "temperature": 0.07, "metric": "top1", "n_test": 7}
@@ -405,6 +405,46 @@ def test_confusion_and_class_bars_are_those_of_the_best_results_predictions(swep
     assert {int(c): (int(right), int(n)) for c, right, n in tips} == {
         c: (counts[c, c], counts[c].sum()) for c in range(10)
     }
+
+
+def sections(folder: Path) -> dict:
+    found = read([folder])
+    return {one.name: one for one in sections_of(means(lines_of(found.records)), DetailsOf(found))}
+
+
+def test_of_more_heat_maps_than_have_room_the_best_of_each_number_of_labels_are_shown(tmp_path):
+    for backbone in ("a", "b"):
+        for method, value in (("centroid", 40.0), ("knn", 30.0), ("ridge", 50.0)):
+            for shots in (1, 5):
+                row = {"method": method, "shots": shots, "trial": "mean", "metric": "top1", "value": value + shots}
+                write(tmp_path / "s", cell_of("lowshot", backbone, method=method, shots=shots), [row])
+        rows = [TOP1 | {"k": k, "value": value} for k, value in ((5, 60.0), (10, 70.0), (20, 65.0))]
+        write(tmp_path / "s", cell_of("knn", backbone), rows)
+    heat = sections(tmp_path / "s")["heat"]
+    assert [figure.title for figure in heat.figures] == [
+        "knn · knn · k 10 · temperature 0.07 · top1",
+        "lowshot · centroid · shots 5 · top1",
+        "lowshot · ridge · shots 1 · top1",
+        "lowshot · ridge · shots 5 · top1",
+    ]
+    assert heat.notes[0].startswith("Shown are 4 of 7 settings")
+
+
+def test_with_few_labels_and_with_all_of_them_a_data_set_has_a_figure_each_that_says_which_result_it_is(tmp_path):
+    lowshot_cell(tmp_path / "s", "own", "ridge", 5, 0.6)
+    lowshot_cell(tmp_path / "s", "own", "centroid", 5, 0.4)
+    for k, share in ((5, 0.9), (20, 0.8)):
+        draw = guesses({"method": "knn", "k": k}, share, k)
+        value = 100 * float((draw.predictions == draw.labels).mean())
+        write(tmp_path / "s", cell_of("knn", "own", options={"k": k}), [TOP1 | {"k": k, "value": value}],
+              details=Details([draw]))  # fmt: skip
+    found = sections(tmp_path / "s")
+    for name in ("classes", "confusion"):
+        titles = [figure.title.partition(": ")[0] for figure in found[name].figures]
+        assert titles == ["digits, few labels", "digits, all labels"]
+        few, whole = (figure.note for figure in found[name].figures)
+        assert few.startswith("own · ridge · 5 per class · 3 draws")
+        assert whole.startswith("own · knn · all labels · k 5")
 
 
 def test_the_calibration_table_agrees_with_the_rows(swept):

@@ -228,6 +228,36 @@ def test_names_that_cannot_be_compared_are_refused(tmp_path, names, error, words
         found_in(tmp_path, *names)
 
 
+def several_tasks(folder: Path) -> None:
+    """k-NN and logistic with few labels, and k-NN at several k with all of them."""
+    for method, skill in (("logistic", 0.9), ("knn", 0.4)):
+        for shots in (1, 5):
+            put(folder, "dino", predictions(skill, 3, 5), method=method, shots=shots)
+    cell = {"evaluation": "knn", "backbone": {"label": "dino"}, "data": {"label": "tiny", "contents": "00"}}
+    cell["request"] = digest_of(cell)
+    same = {"method": "knn", "dataset": "tiny", "backbone": "dino", "metric": "top1", "value": 90.0}
+    SweepFolder(folder).write_cell(
+        digest_of(cell), cell, Result("knn", [{**same, "k": k} for k in (1, 5, 10, 20)]), Details()
+    )
+
+
+def test_what_a_method_lacks_in_another_task_is_one_counted_line(tmp_path):
+    several_tasks(tmp_path)
+    found = found_in(tmp_path, "knn", "logistic")
+    assert [(row["shots"], row["verdict"]) for row in found.pairs] == [(n, "logistic is better") for n in (1, 5)]
+    missing = [note for note in found.notes if note.startswith("missing")]
+    assert missing == ["missing: logistic has no result of 4 settings of knn, such as knn, dino, k 1, metric top1"]
+
+
+def test_a_method_is_named_with_its_task_where_its_name_stands_for_several(tmp_path):
+    several_tasks(tmp_path)
+    found = found_in(tmp_path, "lowshot.knn", "logistic")
+    assert [row["a"] for row in found.pairs] == ["lowshot.knn", "lowshot.knn"]
+    assert not [note for note in found.notes if note.startswith("missing")]
+    with pytest.raises(UnknownName, match=r"Did you mean lowshot\.knn"):
+        found_in(tmp_path, "lowshot.kn", "logistic")
+
+
 # ---- over data sets
 
 

@@ -28,8 +28,9 @@ def by_class(looked: Mapping[str, Sequence[Looked]], pictures: Pictures) -> Sect
     section = Section(
         "classes",
         "Classes",
-        "Accuracy of each class by the best result of its data set whose predictions are kept, and images of the worst "
-        "classes that it got wrong: under each what it was taken for, and how surely.",
+        "Accuracy of each class by the best result of its data set whose predictions are kept, with few labels and "
+        "with all of them where there are both, and images of the worst classes that it got wrong: under each what it "
+        "was taken for, and how surely.",
     )
     for dataset, (best, *_) in looked.items():
         confusion, classes = best.confusion, best.draws[0].classes

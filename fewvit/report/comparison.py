@@ -82,21 +82,48 @@ def compare(
     a setting and a data set.
     """
     entries, notes = gather(lines, names, axis_of(lines, names))
-    found = Comparison(notes=notes)
+    found, missing = Comparison(notes=notes), _Missing()
     for setting, by_data in entries.items():
         order = _systems(by_data, names)
         for data, systems in by_data.items():
             _compare_on(found, setting, data, systems, order, details, resamples, seed)
+            for one in order:
+                if one not in systems:
+                    missing.add(f"{_name(one, order)} on {printable(data)}", setting)
         _compare_over(found, setting, by_data, order)
-        absent = [name for name in names if all(one.name != name for one in order)]
-        found.notes += [f"missing: {printable(name)} has no result of {setting}" for name in absent]
-    found.notes = list(dict.fromkeys(found.notes))
+        for name in names:
+            if all(one.name != name for one in order):
+                missing.add(f"{printable(name)} has no result of", setting)
+    found.notes = list(dict.fromkeys([*missing.lines(), *found.notes]))
     if not found.pairs:
         raise DataError(
             f"no two of {', '.join(map(printable, names))} have results of one setting on one data set",
             fix=found.notes[0] if found.notes else None,
         )
     return found
+
+
+class _Missing:
+    """What is missing, a line for each kind: what, and in which settings."""
+
+    def __init__(self) -> None:
+        self._settings: dict[str, list[Setting]] = {}
+
+    def add(self, what: str, setting: Setting) -> None:
+        """One more setting in which it is missing."""
+        self._settings.setdefault(what, []).append(setting)
+
+    def lines(self) -> list[str]:
+        """`missing: mae on pets (…)`, or how many settings it is missing in, and the first of them."""
+        return [_told(what, settings) for what, settings in self._settings.items()]
+
+
+def _told(what: str, settings: Sequence[Setting]) -> str:
+    tasks = ", ".join(dict.fromkeys(str(one.row().get("task")) for one in settings))
+    if len(settings) == 1:
+        return f"missing: {what} {settings[0]}" if what.endswith(" of") else f"missing: {what} ({settings[0]})"
+    many = f"{counted(len(settings), 'setting')} of {tasks}, such as {settings[0]}"
+    return f"missing: {what} {many}" if what.endswith(" of") else f"missing: {what} ({many})"
 
 
 def _systems(by_data: Mapping[str, Mapping[System, Entry]], names: Sequence[str]) -> list[System]:
@@ -125,9 +152,6 @@ def _compare_on(
     seed: int,
 ) -> None:
     """Add a row per pair of the systems that a data set has, and the groups where all of three or more were tested."""
-    for one in order:
-        if one not in systems:
-            found.notes.append(f"missing: {_name(one, order)} on {printable(data)} ({setting})")
     where = {"dataset": printable(data), **setting.row()}
     present = [one for one in order if one in systems]
     names, entries = [_name(one, order) for one in present], [systems[one] for one in present]

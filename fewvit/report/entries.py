@@ -77,7 +77,7 @@ def axis_of(lines: Sequence[Line], names: Sequence[str]) -> str:
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"--compare has {printable(name)} twice, and a thing cannot be compared with itself")
-    known = {axis: dict.fromkeys(str(line.row[axis]) for line in lines if line.row.get(axis)) for axis in AXES}
+    known = {axis: dict.fromkeys(one for line in lines for one in names_of(line.row, axis)) for axis in AXES}
     for axis in AXES:
         if set(names) <= set(known[axis]):
             return axis
@@ -88,28 +88,51 @@ def axis_of(lines: Sequence[Line], names: Sequence[str]) -> str:
     raise UnknownName("backbone or method", names[0], [name for axis in AXES for name in known[axis]])
 
 
+def names_of(row: Mapping[str, Any], axis: str) -> list[str]:
+    """What a row can be called: its backbone; its method alone, or behind its task as in `lowshot.knn`."""
+    name = str(row.get(axis) or "")
+    return [] if not name else [name] if axis == "backbone" else [name, f"{row['task']}.{name}"]
+
+
 def gather(lines: Sequence[Line], names: Sequence[str], axis: str) -> tuple[Entries, list[str]]:
     """The entries of the systems named, and a line for each that contradicts another one and is left out."""
     by_key: dict[_Key, dict[int, list[Line]]] = {}  # of each record apart
     for line in lines:
-        if str(line.row.get(axis)) in names and line.row["metric"] in _METRICS:
-            by_key.setdefault(_key(line.row, axis), {}).setdefault(id(line.record), []).append(line)
+        if line.row["metric"] in _METRICS:
+            for name in names_of(line.row, axis):
+                if name in names:
+                    key = _key(line.row, axis, name)
+                    by_key.setdefault(key, {}).setdefault(id(line.record), []).append(line)
     found: Entries = {}
-    left_out: list[str] = []
+    left_out: list[tuple[str, str]] = []
     for (setting, data, system), by_record in by_key.items():
         entries = sorted(map(_entry, by_record.values()), key=lambda entry: entry.record.cell is None)  # cells first
         found.setdefault(setting, {}).setdefault(data, {})[system] = entries[0]
         left_out += [
-            f"{printable(system.name)} on {printable(data)} ({setting}): other numbers stand in "
-            f"{printable(one.record.path)} than in {printable(entries[0].record.path)}, and are left out"
+            (
+                f"other numbers stand in {printable(one.record.path)} than in {printable(entries[0].record.path)}, and "
+                "are left out",
+                f"{printable(system.name)} on {printable(data)} ({setting})",
+            )
             for one in entries[1:]
             if one.values != entries[0].values
         ]
-    return found, left_out
+    return found, [f"{where}: {what}" for what, where in _gathered(left_out)]
 
 
-def _key(row: Mapping[str, Any], axis: str) -> _Key:
-    """The setting, data set and system that a row is of."""
+def _gathered(told: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(what, where), once for each what: the first place, and how many more there are."""
+    places: dict[str, list[str]] = {}
+    for what, where in told:
+        places.setdefault(what, []).append(where)
+    return [
+        (what, all_of[0] + (f" and {len(all_of) - 1} more" if len(all_of) > 1 else ""))
+        for what, all_of in places.items()
+    ]
+
+
+def _key(row: Mapping[str, Any], axis: str, name: str) -> _Key:
+    """The setting, data set and system that a row is of, the system by the name that it was asked for."""
     protocol = str(row.get("protocol") or "")
     other = "method" if axis == "backbone" else "backbone"
     columns = {
@@ -117,7 +140,7 @@ def _key(row: Mapping[str, Any], axis: str) -> _Key:
     }
     if axis == "method" and protocol:
         columns["protocol"] = protocol
-    return Setting(tuple(columns.items())), str(row["dataset"]), System(str(row[axis]), protocol)
+    return Setting(tuple(columns.items())), str(row["dataset"]), System(name, protocol)
 
 
 def _entry(lines: Sequence[Line]) -> Entry:

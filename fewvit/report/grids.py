@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SETTING = ("task", "method", "shots", "ways", "k", "temperature", "transductive", "metric")
+_QUESTION = ("task", "shots", "ways", "metric")  # settings that are equal in these compete for one map
 _MAPS, _ROWS, _COLUMNS = 4, 24, 12  # as many as there is room for
 _CELL = (52, 17)  # points
-_DEFAULT_K = 20
 _LETTER = 4.9  # points of width, about
 _FAINT, _STRONG = 0.08, 0.85  # how much of the colour the worst and the best have
 
@@ -42,25 +42,41 @@ def backbones_by_data(lines: Sequence[Line]) -> Section:
             section.notes.append(
                 f"{title}: the first {_ROWS} rows and {_COLUMNS} columns of {len(rows)} x {len(columns)}"
             )
-    if len(settings) > _MAPS:
-        section.notes.append(f"Shown are {_MAPS} of {len(settings)} settings; all numbers stand in the table.")
+    if len(settings) > len(section.figures):
+        section.notes.append(
+            f"Shown are {len(section.figures)} of {len(settings)} settings: of each number of labelled images first "
+            "the method with the highest mean, and of k-NN its best k; all numbers stand in the table."
+        )
     return section
 
 
 def _settings(lines: Sequence[Line]) -> list[tuple[dict[str, Any], list[Line]]]:
-    """Settings that have two numbers or more; of k-NN the k that most have, the one nearest to 20 first."""
+    """Settings that have two numbers or more, the first to be shown first; of k-NN's k and temperatures one.
+
+    Of one task and number of shots, the setting that most numbers have, then the best one; after that the second of
+    each, and so on.
+    """
     groups: dict[_Key, list[Line]] = defaultdict(list)
     for line in lines:
         row = line.row
         if not line.is_trial and row["metric"] in HEADLINES and "layer" not in row:
             groups[key_of({name: row[name] for name in _SETTING if row.get(name) is not None})].append(line)
     kept: dict[_Key, tuple[dict[str, Any], list[Line]]] = {}
-    for found in sorted(groups.values(), key=lambda one: (-len(one), abs((one[0].row.get("k") or 0) - _DEFAULT_K))):
+    for found in sorted(groups.values(), key=_coverage_and_mean):
         setting = {name: found[0].row[name] for name in _SETTING if found[0].row.get(name) is not None}
-        but_k = key_of({name: one for name, one in setting.items() if name not in ("k", "temperature")})
+        but_k = {name: one for name, one in setting.items() if name not in ("k", "temperature")}
         if len(found) > 1:
-            kept.setdefault(but_k, (setting, found))
-    return list(kept.values())
+            kept.setdefault(key_of(but_k), (setting, found))
+    ranked: dict[_Key, list[tuple[dict[str, Any], list[Line]]]] = defaultdict(list)
+    for one in kept.values():
+        ranked[key_of({name: one[0][name] for name in _QUESTION if name in one[0]})].append(one)
+    placed = [(place, one) for of_it in ranked.values() for place, one in enumerate(of_it)]
+    return [one for _, one in sorted(placed, key=lambda pair: (pair[0], *_coverage_and_mean(pair[1][1])))]
+
+
+def _coverage_and_mean(lines: Sequence[Line]) -> tuple[float, ...]:
+    """A key that sorts by how many numbers there are, then by their mean, the most first."""
+    return -len(lines), -float(np.mean([line.row["value"] for line in lines]))
 
 
 def _words(setting: Mapping[str, Any]) -> list[str]:

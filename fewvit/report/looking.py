@@ -30,7 +30,8 @@ class Looked:
     def words(self) -> str:
         """Which backbone and method it is of."""
         row = self.line.row
-        shots = [f"{row['shots']} per class"] if row.get("shots") is not None else []
+        few = row.get("shots")
+        shots = ["all labels" if few is None else f"{few} per class" if isinstance(few, int) else str(few)]
         k = [f"k {row['k']}"] if row.get("k") is not None else []
         draws = [f"{len(self.draws)} draws"] if len(self.draws) > 1 else []
         return " · ".join([str(row["backbone"]), str(row.get("method") or ""), *shots, *k, *draws])
@@ -66,16 +67,21 @@ class DetailsOf:
 
 
 def best_of_each(lines: Sequence[Line], details: DetailsOf, most: int = 1) -> dict[str, list[Looked]]:
-    """Data set -> the results with the highest top-1 that have predictions, one of each backbone and method."""
-    candidates: dict[str, list[Line]] = defaultdict(list)
+    """What is looked at -> the results with the highest top-1 that have predictions, one of each backbone and method.
+
+    That is a data set with few labels, and after it with all of them, where it has results of both.
+    """
+    candidates: dict[str, dict[bool, list[Line]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
         if line.row["metric"] == "top1" and not line.is_trial and line.record.cell is not None:
-            candidates[str(line.row["dataset"])].append(line)
-    return {
-        dataset: found
-        for dataset, of_it in list(candidates.items())[:MOST_DATASETS]
-        if (found := _take(_predicted(of_it, details), most))
-    }
+            candidates[str(line.row["dataset"])][line.row.get("shots") is not None].append(line)
+    looked: dict[str, list[Looked]] = {}
+    for dataset, kinds in list(candidates.items())[:MOST_DATASETS]:
+        found = {few: _take(_predicted(kinds[few], details), most) for few in (True, False) if few in kinds}
+        found = {few: one for few, one in found.items() if one}
+        for few, one in found.items():
+            looked[f"{dataset}, {'few labels' if few else 'all labels'}" if len(found) > 1 else dataset] = one
+    return looked
 
 
 def _take(looked: Iterator[Looked], most: int) -> list[Looked]:

@@ -30,7 +30,29 @@ def test_the_result_on_stdout_is_the_same(command, format_, fewvit, words):
     assert "Why the number" not in before
     assert "Why the number may differ from the published one:\n" in err
     assert max(map(len, err.partition("Why the number")[2].splitlines())) <= 100
-    assert "Why the number" not in fewvit(*command, *words, "--explain", "--quiet")[2]
+
+
+def test_what_was_asked_for_is_told_under_quiet_too_and_nothing_else(fewvit, words):
+    code, _, err = fewvit("knn", "--k", "1,3", *words, "--explain", "--quiet")
+    assert code == 0
+    assert err.startswith("Why the number may differ from the published one:\n")
+    assert err.rstrip().splitlines()[-1].endswith("-v says what the others mean")
+
+
+def test_where_nothing_is_published_no_published_side_is_claimed_and_each_number_of_shots_has_its_value(fewvit):
+    words = ("--backbone", "fewvit_tiny", "--data", "digits", "--shots", "1,2", "--trials", "1")
+    code, out, err = fewvit("lowshot", *words, "--classifier", "centroid,ridge", "--explain", "--format", "json")
+    assert code == 0, err
+    value = json.loads(out)
+    rows = {row["check"]: row for row in value["run"]["explain"]}
+    for name in ("classifier", "labelled images", "lists", "top-1, 1-shot", "top-1, 2-shot"):
+        assert (rows[name]["published"], rows[name]["verdict"]) == (None, "unknown"), name
+    for shots in (1, 2):
+        best = max(
+            (row for row in value["rows"] if (row["shots"], row["trial"], row["metric"]) == (shots, "mean", "top1")),
+            key=lambda row: row["value"],
+        )
+        assert rows[f"top-1, {shots}-shot"]["here"] == f"{best['value']:.2f} by {best['method']}"
 
 
 def test_the_manifest_has_every_check_of_a_run_on_images(fewvit, words):

@@ -55,24 +55,48 @@ def lowshot_checks(
     """
     shots = shots_of(subject)
     methods = sorted({str(row["method"]) for row in subject.rows})
-    wanted = sorted({published_method(subject, one) for one in shots})
-    yield Check(
+    yield _classifier(subject, methods, shots)
+    if "logistic" in methods:
+        yield _penalty(subject, options, chosen)
+    if numbers := {one: n for one, n in shots.items() if isinstance(one, int)}:
+        published = [one for one in numbers if share(one) in published_shots(subject)]
+        yield compared(
+            "labelled images",
+            _listed(list(numbers.values())),
+            _listed([one * subject.benchmark.classes for one in numbers]) if published else None,
+            f"For {_listed(list(numbers))} per class: --shots, --percent or --subset.",
+        )
+    yield _lists(subject, options)
+
+
+def _classifier(subject: Subject, methods: list[str], shots: Mapping[int | str, int]) -> Check:
+    """What was fitted, beside what the published numbers of these shots were measured with, where there are any."""
+    wanted = sorted({published_method(subject, one) for one in shots if share(one) in published_shots(subject)})
+    if not wanted:
+        return Check("classifier", _listed(methods), None, UNKNOWN, f"{_nothing(subject)} --classifier.")
+    return Check(
         "classifier",
         _listed(methods),
         _listed(wanted),
         OK if {*wanted} <= {*methods} else DIFFERS,
         "What the published numbers of this backbone were measured with: --classifier.",
     )
-    if "logistic" in methods:
-        yield _penalty(subject, options, chosen)
-    if numbers := {one: n for one, n in shots.items() if isinstance(one, int)}:
-        yield compared(
-            "labelled images",
-            _listed(list(numbers.values())),
-            _listed([one * subject.benchmark.classes for one in numbers]),
-            f"For {_listed(list(numbers))} per class: --shots, --percent or --subset.",
-        )
-    yield _lists(subject, options)
+
+
+def _nothing(subject: Subject) -> str:
+    """Why nothing published can be compared with."""
+    if subject.spec is None:
+        return "The backbone is not known, so neither are its published numbers."
+    return "No number of this backbone with so many labelled images is published."
+
+
+def published_shots(subject: Subject) -> dict[str, Any]:
+    """The published low-shot numbers of the backbone: shots, as `share` calls them -> number."""
+    published = subject.spec.published if subject.spec is not None else {}
+    return {
+        **{str(shots): number for shots, number in published.get("lowshot", {}).items()},
+        **({"1%": published["1%"]} if "1%" in published else {}),
+    }
 
 
 def shots_of(subject: Subject) -> dict[int | str, int]:
@@ -118,7 +142,7 @@ def _penalty_of(protocol: Protocol, shots: int | str) -> str | None:
 def _lists(subject: Subject, options: LowShotOptions) -> Check:
     """Which images are labelled: the published lists, whatever their files are called."""
     lists = subject.benchmark.lists
-    asked = {share(one) for one in shots_of(subject)}
+    asked = {share(one) for one in shots_of(subject)} & published_shots(subject).keys()
     published = _sets([one for one in lists.values() if one[0] in asked]) or None
     meaning = (
         "Which images are labelled decides more than most else with few of them. --subset takes the published lists."
