@@ -52,9 +52,13 @@ class Preprocess:
         return {name: value for name, value in asdict(self).items() if name not in unset}
 
 
-def sized(preprocess: Preprocess, size: tuple[int, int] | None) -> Preprocess:
-    """The transform at another input size (height, width): the resize keeps its proportion (256 to 224) to the crop."""
-    if size is None:
+def sized(preprocess: Preprocess, size: tuple[int, int] | None, whole_above: int = 0) -> Preprocess:
+    """The transform at another input size (height, width): the resize keeps its proportion (256 to 224) to the crop.
+
+    With `whole_above` only up to so many pixels, and rounded down; above, the whole short side is shown. So does the
+    transform of MAE's fine-tuning script.
+    """
+    if size is None or (whole_above and size == preprocess.crop):
         return preprocess
     if preprocess.longest:
         if size[0] != size[1]:
@@ -63,8 +67,10 @@ def sized(preprocess: Preprocess, size: tuple[int, int] | None) -> Preprocess:
                 fix="Give the pixels of the longer side.",
             )
         return replace(preprocess, longest=size[0])
+    if whole_above and max(size) > whole_above:
+        return replace(preprocess, cover=size, crop=size)
     cover = tuple(
-        round(new * covered / cropped)
+        new * covered // cropped if whole_above else round(new * covered / cropped)
         for new, covered, cropped in zip(size, preprocess.cover, preprocess.crop, strict=True)
     )
     return replace(preprocess, cover=(cover[0], cover[1]), crop=size)

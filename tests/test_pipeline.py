@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from fewvit.backbones import Architecture, families
+from fewvit.digests import DigestMemory
 from fewvit.errors import UnknownName, UsageError
 from fewvit.extraction import pipeline
 from fewvit.extraction.pipeline import FeatureOptions, oversized, settle
-from fewvit.models.spec import BackboneSpec
+from fewvit.models.resolve import resolve
+from fewvit.models.spec import Access, BackboneSpec
 
 ARCHITECTURE = Architecture(128, 7, 2, 16)
 SPEC = BackboneSpec(
@@ -374,3 +376,33 @@ def test_low_shot_features_of_dinov2_are_others_than_its_k_nns(asked, cover, low
     assert settle(SPEC, options, "lowshot").fingerprint == settle(SPEC, options).fingerprint  # DINO has one transform
     own = dataclasses.replace(spec, preprocess={"cover": (248, 248), "crop": (224, 224)})
     assert settle(own, OPTIONS, "lowshot").preprocess.cover == (248, 248)  # a model's own transform wins
+
+
+def test_mae_is_fine_tuned_and_read_after_it_by_the_fine_tuning_scripts_transform_and_frozen_by_the_probes(
+    tmp_path,
+):
+    frozen, tuned = (
+        resolve(name, Access(tmp_path), DigestMemory(), weights="random")
+        for name in ("mae_vitb16", "mae_vitb16_finetuned")
+    )
+    large = dataclasses.replace(OPTIONS, img_size="448")
+    found = {
+        name: (settled.protocol.name, settled.preprocess.cover)
+        for name, settled in {
+            "probed": settle(frozen, large),
+            "few labels": settle(frozen, large, "lowshot"),
+            "fine-tuned": settle(frozen, large, "finetune"),
+            "read after it": settle(tuned, large),
+            "as probes are": settle(tuned, dataclasses.replace(large, protocol="mae/1")),
+        }.items()
+    }
+    whole, proportional = ("mae/2", (448, 448)), ("mae/1", (512, 512))
+    assert found == {
+        "probed": proportional,
+        "few labels": proportional,
+        "fine-tuned": whole,
+        "read after it": whole,
+        "as probes are": proportional,
+    }
+    at_224 = {settle(frozen, OPTIONS, task).fingerprint for task in ("", "lowshot", "finetune")}
+    assert len(at_224) == 1  # the features that are stored are those of all three

@@ -91,14 +91,14 @@ def test_the_presets_have_the_numbers_of_the_official_scripts():
     assert seen == {
         "dino/1": ("sgd", [0.004, 0.004], 0.9, 0.0, 100, 0.0, "epoch"),
         "dinov2/1": ("sgd", [pytest.approx(4e-5), 0.4], 0.9, 0.0, 10, 0.0, "step"),
-        "mae/1": ("lars", [6.4, 6.4], 0.9, 0.0, 90, 10, "step"),
+        **dict.fromkeys(("mae/1", "mae/2"), ("lars", [6.4, 6.4], 0.9, 0.0, 90, 10, "step")),
         "msn/1": ("msn", [6.4, 6.4], 0.9, 0.0, 100, 0.0, "step"),
     }
     heads = {name: (p.norm, p.init_std, p.truncated, p.interpolation, p.clipped_boxes) for name, p in PROBES.items()}
     assert heads == {
         "dino/1": ("none", 0.01, False, "bilinear", False),
         "dinov2/1": ("none", 0.01, False, "bicubic", False),
-        "mae/1": ("batch", 0.01, True, "bicubic", True),
+        **dict.fromkeys(("mae/1", "mae/2"), ("batch", 0.01, True, "bicubic", True)),
         "msn/1": ("layer", 0.01, False, "bilinear", False),
     }
     assert PROBES["msn/1"].lr_batch is None

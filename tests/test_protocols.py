@@ -16,6 +16,7 @@ FACTS = {
     "dino/1": ("bicubic", "cls", "final"),
     "dinov2/1": ("bicubic", "cls", "final"),
     "mae/1": ("bicubic", "cls", "final"),
+    "mae/2": ("bicubic", "cls", "final"),
     "msn/1": ("bilinear", "cls", "none"),
     "timm/1": ("bicubic", "", "final"),
 }
@@ -48,6 +49,7 @@ def test_the_logistic_regressions_are_those_of_the_papers():
             "dino/1": {"lambd": 0.1},
             "dinov2/1": {"lambd": None, "selection": "tenth", "rows": "raw", "intercept": True, "dtype": "float64"},
             "mae/1": {},
+            "mae/2": {},
             "timm/1": {},
         }
     for shots in ("1%", "1percent"):
@@ -110,6 +112,20 @@ def test_the_resize_keeps_its_proportion_of_256_to_224(size, cover):
 def test_the_proportion_is_the_presets_own():
     assert sized(Preprocess(cover=(384, 384), crop=(384, 384)), (224, 448)).cover == (224, 448)
     assert sized(Preprocess(cover=(248, 256), crop=(224, 224)), (448, 448)).cover == (496, 512)
+
+
+@pytest.mark.parametrize("size", [32, 96, 160, 208, 224, 240, 384, 448])
+def test_mae_2_resizes_as_the_fine_tuning_script_does(size):
+    """Its rule: a crop of 224 / 256 of the resized side up to 224 pixels, of all of it above; the side rounded down."""
+    portion = 224 / 256 if size <= 224 else 1.0
+    found = sized(Preprocess(), (size, size), find_protocol("mae/2").whole_above)
+    assert (found.cover, found.crop) == ((int(size / portion),) * 2, (size, size))
+
+
+def test_mae_1_keeps_its_proportion_at_every_size_and_a_network_its_own_transform_at_its_own_size():
+    assert find_protocol("mae/1").whole_above == 0
+    own = Preprocess(cover=(512, 512), crop=(448, 448))  # of a run that was trained so
+    assert sized(own, (448, 448), 224) == own
 
 
 def test_no_size_leaves_the_preset_alone():

@@ -167,6 +167,8 @@ class Protocol:
     temperature: float = TEMPERATURE
     # of the resize before low-shot evaluation, where it is not that of everything else
     lowshot_cover: tuple[int, int] | None = None
+    # pixels of a side; larger inputs show the whole picture, as `preprocess.sized` says; 0: no size does
+    whole_above: int = 0
     classifiers: tuple[ClassifierPreset, ...] = ()  # those that it gives options; others keep their own
     # how its published numbers were measured, where that is nothing that a pipeline follows
     published_k: int = 0  # of its k-NN number; 0: not said which of `ks`
@@ -179,8 +181,8 @@ class Protocol:
         return self.name.partition("/")[0]
 
     def transform(self, task: str = "") -> Preprocess:
-        """The transform for a task: `lowshot`, or anything else."""
-        if task == "lowshot" and self.lowshot_cover is not None:
+        """The transform for a task: `lowshot`, `finetune`, which looks at images as it does, or anything else."""
+        if task in ("lowshot", "finetune") and self.lowshot_cover is not None:
             return replace(self.preprocess, cover=self.lowshot_cover)
         return self.preprocess
 
@@ -246,6 +248,7 @@ class Family:
     source: ClassVar[str]  # the official repository
     pretrained_on: ClassVar[str] = ""  # what its variants saw: a name of `_pretraining.CORPORA`; empty: unknown
     protocol: ClassVar[str]  # the preset that a bare file of this family takes
+    tuned_protocol: ClassVar[str] = ""  # the preset of its fine-tuned networks, and of fine-tuning; empty: `protocol`
     publication: ClassVar[Publication | None] = None  # of its published weights; None: not one for all
     protocols: ClassVar[tuple[Protocol, ...]] = ()  # the presets that it brings
     variants: ClassVar[Mapping[str, Variant]] = {}
@@ -276,6 +279,12 @@ class Family:
         Raises KeyError or ValueError for what is none of this family.
         """
         raise ValueError("its layout does not say which architecture it is of")
+
+    @classmethod
+    def protocol_of(cls, architecture: Architecture, *, tuned: bool = False) -> str:
+        """The preset that a network is read by; one that was fine-tuned may have a norm of its own, which tells it."""
+        tuned = tuned or architecture.final_norm == "fc_norm"
+        return (cls.tuned_protocol if tuned else "") or cls.protocol
 
     @staticmethod
     def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:

@@ -47,7 +47,9 @@ class Mae(Family):
     pretrained_on: ClassVar[str] = "imagenet-1k"
     publication: ClassVar[Publication | None] = Publication("2021-11-11", _ARTICLE)
     protocol: ClassVar[str] = "mae/1"
-    protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("mae/1"),)
+    tuned_protocol: ClassVar[str] = "mae/2"
+    # the linear probe's transform, which has one size; and that of the fine-tuning script, which has others
+    protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("mae/1"), Protocol("mae/2", whole_above=224))
     positions: ClassVar[Mapping[str, PositionRule]] = {
         "mae": PositionRule(_resized, only_squares="MAE's position rule covers square images only, not")
     }
@@ -171,7 +173,7 @@ class Mae(Family):
                 "linear numbers on frozen MAE features are expected to be poor; see --classifier last-block, and "
                 "--layers each"
             )
-        if task == "linear" and protocol != "mae/1":
+        if task == "linear" and protocol not in ("mae/1", "mae/2"):
             return "MAE's linear probe is --protocol mae/1: its features need the BatchNorm that comes with it"
         return None
 

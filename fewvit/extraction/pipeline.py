@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..backbones import Protocol
+from ..backbones import Protocol, family_of
 from ..errors import UsageError, counted
 from ..images import decoder_version
 from ..models.scales import smallest_side
@@ -135,16 +135,21 @@ def check_options(options: FeatureOptions) -> None:
 
 
 def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipeline:
-    """The pipeline of a backbone under these options; for the task `lowshot` a protocol may have another transform.
+    """The pipeline of a backbone under these options.
+
+    For the tasks `lowshot` and `finetune` a protocol may have another transform, for the latter a family another
+    protocol.
 
     Raises UsageError for what the backbone or the family's rule cannot do.
     """
-    protocol = find_protocol(options.protocol or spec.protocol)
+    tuned = family_of(spec.family).tuned_protocol if task == "finetune" else ""
+    protocol = find_protocol(options.protocol or tuned or spec.protocol)
     check_options(options)
     preprocess = dataclasses.replace(
         protocol.transform(task), **{**_tuples(spec.preprocess), **_tuples(options.reading or {})}
     )
-    preprocess = sized(preprocess, parse_size(options.img_size) if options.img_size else None)
+    size = parse_size(options.img_size) if options.img_size else None
+    preprocess = sized(preprocess, size, protocol.whole_above)
     if preprocess.longest:
         spec.architecture.check_any_size()
     else:

@@ -72,7 +72,7 @@ def run_finetune(
     split = _draw(request, train_set)
     spec = require_plain_vit(_resolved(request.backbone, access, memory))
     options = FeatureOptions(img_size=request.img_size, decode=request.decode, device=effort.device)
-    pipeline = settle(spec, options, "lowshot")
+    pipeline = settle(spec, options, "finetune")
     if note := oversized(pipeline, options):
         audience.notify(note)
     support_set = select(train_set, split.train.tolist())

@@ -129,6 +129,9 @@ PROBES: Mapping[str, Probe] = {
     ),
 }
 
+# its transform is another one, at other sizes than the probe's
+PROBES = {**PROBES, "mae/2": PROBES["mae/1"]}
+
 # where a ViT-B is read in another way
 _OF_WIDE: Mapping[str, Mapping[str, Any]] = {"dino/1": {"blocks": (1,), "pools": ("cls+mean",)}}
 

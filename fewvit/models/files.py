@@ -60,12 +60,12 @@ def inspect_file(
         require_writable(remembered.parent)
         known = _inspect(file, checkpoint_key, family)
         write_json(remembered, {"inspection": _INSPECTION, "sha256": digest, **known})
-    kind = families()[known["family"]]
+    kind, architecture = families()[known["family"]], Architecture(**known["architecture"])
     return BackboneSpec(
         name=file.name,
         family=known["family"],
-        architecture=Architecture(**known["architecture"]),
-        protocol=kind.protocol,
+        architecture=architecture,
+        protocol=kind.protocol_of(architecture),
         weights_sha256=digest,
         file=file,
         checkpoint_key=_checked_key(kind, checkpoint_key),

@@ -122,7 +122,7 @@ def _protocol_of(run: RunFolder, made: Mapping[str, Any]) -> str:
     Raises CheckpointError for a family that is not here and names none.
     """
     if made["family"] in families():
-        return families()[made["family"]].protocol
+        return families()[made["family"]].protocol_of(Architecture(**made["architecture"]), tuned="file" in made)
     if "protocol" not in made:
         raise CheckpointError(
             f"a backbone of the family {made['family']}, which is not known here",
@@ -223,7 +223,7 @@ def _of_variant(
         "name": name,
         "family": family,
         "architecture": variant.architecture,
-        "protocol": kind.protocol,
+        "protocol": kind.protocol_of(variant.architecture),
         "checkpoint_key": key,
         "license": variant.license or kind.license,
         "published": variant.published,

@@ -300,6 +300,7 @@ def test_another_token_than_the_family_reads_is_told_beside_its_numbers(fewvit, 
     assert code == 0, err
     assert "full reads the mean patch token, the frozen ones the class token" in result["run"]["verdict"]
     assert result["run"]["verdict"] in err
+    assert result["run"]["protocol"] == "mae/2"  # of the frozen ones too
     assert {(row["method"], row["pool"]) for row in result["rows"]} == {
         ("knn", "cls"),
         ("centroid", "cls"),
@@ -310,7 +311,7 @@ def test_another_token_than_the_family_reads_is_told_beside_its_numbers(fewvit, 
     assert code == 0, err
     assert "reads the" not in result["run"]["verdict"]
     assert not any("pool" in row for row in result["rows"])
-    told = "was fine-tuned to be read by its mean patch token, where mae/1 reads the class token"
+    told = "was fine-tuned to be read by its mean patch token, where mae/2 reads the class token"
     for run, words, expected in ((full, (), True), (full, ("--pool", "mean"), False), (bias, (), False)):
         code, _, err = fewvit("knn", "--backbone", run, "--data", place / "images", "--k", 3, *words)
         assert (code, told in err) == (0, expected), err

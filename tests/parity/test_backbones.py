@@ -240,7 +240,8 @@ def test_each_official_file_is_taken_for_what_it_is(spec_of):
     assert found == {
         **dict.fromkeys(("dino_backbone", "dino_full.teacher", "dino_full.student"), dino),
         "msn.target_encoder": ("msn", "msn", "msn/1"),
-        **dict.fromkeys(("mae_pretrain", "mae_full", "mae_finetuned"), mae),
+        **dict.fromkeys(("mae_pretrain", "mae_full"), mae),
+        "mae_finetuned": ("mae", "mae", "mae/2"),
         **dict.fromkeys(("dinov2", "dinov2_swiglu", "dinov2_teacher_chunked"), dinov2),
         "dinov2_reg4": ("dinov2", "antialias", "dinov2/1"),
     }

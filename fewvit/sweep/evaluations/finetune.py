@@ -22,7 +22,7 @@ _FLAGS = ("epochs", "batch_size", "precision", "accumulate")
 class FinetuneEvaluation:
     """A cell for each number of shots; its trials are runs, one after another."""
 
-    task = "lowshot"
+    task = "finetune"
     defaults = ("lora",)
     beside = ""
 
