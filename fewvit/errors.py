@@ -132,6 +132,12 @@ def printable(name: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def in_one_line(error: object) -> str:
+    """What an error, or its text, says in two lines or more, as whole sentences in one."""
+    parts = [part.strip() for part in str(error).splitlines() if part.strip()]
+    return " ".join(part if part[-1] in ".!?:" else f"{part}." for part in parts)
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 class`, `3 classes`: a number before its noun, with the noun's plural where it is not made by an s."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"

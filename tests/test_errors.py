@@ -8,7 +8,7 @@ import os
 import pytest
 
 from fewvit import errors
-from fewvit.errors import DataError, FewvitError, ResourceError, UnknownName, are, counted, from_os_error
+from fewvit.errors import DataError, FewvitError, ResourceError, UnknownName, are, counted, from_os_error, in_one_line
 
 # what scripts rely on: usage, licence, unknown or unobtainable backbone, missing extra; data; integrity; numbers; disk
 # and memory
@@ -69,3 +69,17 @@ def test_an_error_of_the_system_keeps_its_file_and_gets_advice(number, kind, adv
     assert type(error) is kind
     assert str(error).startswith("/x/y: ")
     assert advice in str(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (DataError("3 images cannot be decoded: a.jpg (b'junk\\n')", fix="Repair or remove them."),
+         "3 images cannot be decoded: a.jpg (b'junk\\n'). Repair or remove them."),
+        (DataError("it is cut off", file="x.json"), "x.json: it is cut off."),
+        (DataError("it is cut off.", fix="Run it again"), "it is cut off. Run it again."),
+        ("two\n\n  parts\n", "two. parts."),
+    ],
+)  # fmt: skip
+def test_an_error_in_one_line_is_whole_sentences(said, line):
+    assert in_one_line(said) == line
