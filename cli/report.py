@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewvit.errors import in_one_line
+
 from .outputs import REPORT
 from .shared import Output, command, given, named, single
 from .show import Screen
@@ -73,7 +75,7 @@ def report(
         _show(screen, made)
     if made.incomplete is not None:
         for error in made.found.damaged[1:]:
-            screen.notify(" ".join(str(error).split()))
+            screen.notify(in_one_line(error))
         raise made.incomplete
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewvit.errors import UsageError, counted, printable
+from fewvit.errors import UsageError, counted, in_one_line, printable
 
 from .shared import Output
 
@@ -41,6 +41,8 @@ class Screen:
             self._tell(line)
 
     def _tell(self, line: str) -> None:
+        if "\n  " in line:  # an error with what to do about it, which stands in a line of its own
+            line = in_one_line(line)
         self._end_line()
         sys.stderr.write(printable(line) + "\n")
 

@@ -171,9 +171,9 @@ def printable(name: object) -> str:
 
 
 def in_one_line(error: object) -> str:
-    """An error's text, what to do included, for a list in which each has one line."""
-    first, *more = (line.strip() for line in str(error).splitlines() if line.strip()) if str(error).strip() else ("",)
-    return " ".join([first if not more or first.endswith((".", "?", "!", "…")) else first + ".", *more])
+    """What an error, or its text, says in two lines or more, as whole sentences in one."""
+    parts = [part.strip() for part in str(error).splitlines() if part.strip()]
+    return " ".join(part if part[-1] in ".!?:" else f"{part}." for part in parts)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -62,19 +62,6 @@ def test_a_name_that_is_near_to_none_gets_the_first_dozen():
 
 
 @pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (DataError("no such file", file="a.toml", fix="Make it."), "a.toml: no such file. Make it."),
-        (DataError("is it?", fix="Look."), "is it? Look."),
-        (DataError("no such file"), "no such file"),
-        ("", ""),
-    ],
-)
-def test_an_error_and_its_advice_fit_one_line(error, line):
-    assert in_one_line(error) == line
-
-
-@pytest.mark.parametrize(
     ("error", "is_one"),
     [
         (MemoryError(), True),
@@ -117,3 +104,17 @@ def test_an_error_of_the_system_keeps_its_file_and_gets_advice(number, kind, adv
     assert type(error) is kind
     assert str(error).startswith("/x/y: ")
     assert advice in str(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (DataError("3 images cannot be decoded: a.jpg (b'junk\\n')", fix="Repair or remove them."),
+         "3 images cannot be decoded: a.jpg (b'junk\\n'). Repair or remove them."),
+        (DataError("it is cut off", file="x.json"), "x.json: it is cut off."),
+        (DataError("it is cut off.", fix="Run it again"), "it is cut off. Run it again."),
+        ("two\n\n  parts\n", "two. parts."),
+    ],
+)  # fmt: skip
+def test_an_error_in_one_line_is_whole_sentences(said, line):
+    assert in_one_line(said) == line

@@ -84,7 +84,7 @@ def test_a_half_done_sweep_says_how_far_it_is(swept, tmp_path):
     assert found.damaged == []
     page = page_of(half)
     assert "14 of 16 cells finished, 1 failed, 1 missing" in page
-    assert ": out of memory" in page
+    assert ": out of memory." in page
 
 
 def test_a_damaged_cell_is_named_and_left_out(swept, tmp_path):

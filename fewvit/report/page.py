@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..errors import counted, printable
+from ..errors import counted, in_one_line, printable
 from ..results import Result
 from .parts import Section
 from .read import Found, Record
@@ -81,7 +81,7 @@ def _about(found: Found, lines: Sequence[Line]) -> list[str]:
 
 
 def _in_a_line(error: Exception) -> str:
-    return "left out: " + " ".join(str(error).split())
+    return "left out: " + in_one_line(error)
 
 
 # ---- the table

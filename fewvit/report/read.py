@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, FewvitError, IntegrityError, counted, printable
+from ..errors import DataError, FewvitError, IntegrityError, counted, in_one_line, printable
 from ..evaluate.details import Details
 from ..results import SCHEMA, Facts, Row
 from ..runs.folder import RunFolder
@@ -167,7 +167,9 @@ def _read_sweep(folder: Path, found: Found) -> None:
             continue
         found.records.append(record)
         requests.append(cell.request)
-    failures = {one.request: f"{one.cell.get('command', one.request)}: {one.error}" for one in sweep.failed()}
+    failures = {
+        one.request: f"{one.cell.get('command', one.request)}: {in_one_line(one.error)}" for one in sweep.failed()
+    }
     planned: set[str] | None = None
     try:  # cells that were copied without the plan are read all the same
         planned = {str(cell["request"]) for cell in sweep.plan()} if sweep.is_there else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..errors import DataError, FewvitError, MissingExtra, UnknownName, UsageError, counted
+from ..errors import DataError, FewvitError, MissingExtra, UnknownName, UsageError, counted, in_one_line
 from ..files import replacing
 from ..results import Facts, Result, manifest
 from .comparing import comparing, results_of
@@ -91,7 +91,7 @@ class Report:
             "title": self.title,
             "results": [str(record.path) for record in self.found.records],
             "sweeps": [state.line for state in self.found.sweeps],
-            "left_out": [" ".join(str(error).split()) for error in self.found.damaged],
+            "left_out": [in_one_line(error) for error in self.found.damaged],
         }
         if self.comparison is not None:
             compared = {"names": list(self.names or ()), "resamples": RESAMPLES, "alpha": ALPHA, "seed": 0}
@@ -132,8 +132,8 @@ class Report:
         damaged = self.found.damaged
         if not damaged:
             return None
-        first = " ".join(str(damaged[0]).split())
-        more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        first = in_one_line(damaged[0])
+        more = f" And {len(damaged) - 1} more." if len(damaged) > 1 else ""
         return DataError(f"left out {counted(len(damaged), 'damaged result')}: {first}{more}")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..bundles.fit import FittingRequest, fit_bundle
 from ..bundles.predict import UNKNOWN, predict_rows
 from ..datasets import Listing, open_dataset
-from ..errors import DataError, MissingExtra, counted
+from ..errors import DataError, MissingExtra, counted, in_one_line
 from ..evaluate.inputs import FeatureReader, Found, Inputs
 from ..evaluate.knn import KNNOptions, evaluate_knn
 from ..features import FeatureSet
@@ -61,7 +61,7 @@ def _page(place: Path, notify: Notify) -> str | None:
     try:
         Report.of([place / "sweep"], "The tour").write(page)
     except MissingExtra as error:
-        notify(f"7. No report: {' '.join(str(error).split())}")
+        notify(f"7. No report: {in_one_line(error)}")
         return None
     notify(f"7. The report: {page}")
     return str(page)

@@ -148,3 +148,33 @@ def test_links_in_a_circle_are_no_place(fewvit, results, tmp_path):
     code, _, err = fewvit("report", tmp_path / "self")
     assert code == 3
     assert "no such file or folder" in err
+
+
+def test_a_damaged_or_failed_cell_is_told_in_one_line_of_whole_sentences(fewvit, tmp_path):
+    from fewvit.sweep.folder import SweepFolder
+
+    cells = [cell_of("knn", name) for name in ("a", "b", "c", "d")]
+    folder = SweepFolder(tmp_path / "sweep")
+    for cell in cells[:3]:
+        write(tmp_path / "sweep", cell, [ROW])
+    folder.write_plan({}, cells)
+    folder.write_failed(cells[3], "1 of 3 images cannot be decoded: x.jpg\n  Repair or remove them.", 3)
+    for path in sorted((tmp_path / "sweep" / "cells").iterdir())[:2]:
+        path.write_text(path.read_text().replace("60.0", "61.0"))
+    code, _, err = fewvit("report", tmp_path / "sweep", "--out", tmp_path / "x.html")
+    assert code == 3
+    assert "\\n" not in err
+    told = [line for line in err.splitlines() if "its bytes are not those that were written" in line]
+    assert len(told) == 2
+    assert all("its bytes are not those that were written. " in line and line.endswith(".") for line in told)
+    page = (tmp_path / "x.html").read_text()
+    assert "x.jpg. Repair or remove them." in page
+    assert "\\n" not in page.partition("<script>")[0].partition("cannot be decoded")[2][:200]
+
+
+def test_a_note_with_its_advice_below_it_is_one_line(capsys):
+    from fewvit_cli.shared import Output
+    from fewvit_cli.show import Screen
+
+    Screen(Output()).notify("failed: a cell: x.jpg (b'junk\\n')\n  Repair or remove it.")
+    assert capsys.readouterr().err == "failed: a cell: x.jpg (b'junk\\n'). Repair or remove it.\n"
