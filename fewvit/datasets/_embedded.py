@@ -21,8 +21,9 @@ from ..digests import part_identity
 from ..errors import DataError, printable
 from ..files import refuse_size
 from . import Dataset, Listing
+from ._classes import twins
 from ._columns import LABELS, PATHS, Columns, Rows, class_name, find_name, folded
-from ._listing import name_of, some, twins
+from ._listing import name_of, some
 
 if TYPE_CHECKING:
     import pyarrow
