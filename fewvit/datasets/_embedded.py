@@ -38,7 +38,8 @@ def is_text(kind: pyarrow.DataType) -> bool:
     import pyarrow.types as types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind) or _is_binary(kind)
+    texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null, _is_binary)
+    return any(is_one(kind) for is_one in texts)
 
 
 def _is_binary(kind: pyarrow.DataType) -> bool:
