@@ -272,11 +272,13 @@ def open_source(
 ) -> Source:
     """The source of that name, after a line for each thing that a user should know of its listing.
 
-    `unlabelled`: a features file may lack labels. Raises DataError for what is missing, empty or no source.
+    `unlabelled`: a features file may lack labels, and nothing is said of them. Raises DataError for what is missing,
+    empty or no source.
     """
     if is_features(source):
         given = FeatureSet.load(source, unlabelled=unlabelled)
-        _say_unlabelled(given.name, given, notify)
+        if not unlabelled:
+            _say_unlabelled(given.name, given, notify)
         return FeatureSource(source, given)
     return ImageSource(source, announce(open_dataset(source, listing), notify), extractor)
 

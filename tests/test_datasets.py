@@ -611,6 +611,23 @@ def test_a_table_of_other_things_beside_images_is_told_and_not_used(tmp_path):
     assert open_dataset(other).labels.tolist() == [-1, -1]
 
 
+def test_a_table_beside_class_folders_is_told_and_one_instead_of_images_is_the_way_out(tmp_path):
+    source = tree(tmp_path / "s", {**named("images/1.jpg", "images/2.jpg"), "metadata.csv": "file_name,label\n"})
+    assert f"left unread: metadata.csv; if labels are in it, give it as the source: {source}/metadata.csv" in said_of(
+        source
+    )
+    hub = tree(tmp_path / "hub", {"README.md": "", "data/train-00000-of-00001.parquet": "", "data/x.json": ""})
+    with pytest.raises(DataError, match=r"no image in it(.|\n)*hub/data/train-00000-of-00001\.parquet"):
+        open_dataset(hub)
+    saved(tmp_path / "dict" / "train", held())
+    with pytest.raises(DataError, match=r"no image in it(.|\n)*dict/train"):
+        open_dataset(str(tmp_path / "dict"))
+    saved(tmp_path / "dict" / "validation", held())
+    with pytest.raises(DataError, match="train/ and validation/, which are sets"):
+        open_dataset(str(tmp_path / "dict"))
+    assert [len(side) for side in open_pair(Given(str(tmp_path / "dict")))] == [5, 5]
+
+
 def test_a_tsv_of_commas_is_told_so_and_a_parquet_file_without_rows_has_none(tmp_path):
     import pyarrow
     import pyarrow.parquet

@@ -1,7 +1,7 @@
 """Input formats: one file each, found by what a source looks like.
 
-A source (`SRC`) is a folder of class folders, a flat folder, one image, a CSV/TSV/Parquet table, WebDataset shards, a
-zip archive or `digits`.
+A source (`SRC`) is a folder of class folders, a flat folder, one image, a CSV/TSV/Parquet table of paths or of images,
+a folder of `save_to_disk`, WebDataset shards, a zip archive or `digits`.
 """
 
 from __future__ import annotations

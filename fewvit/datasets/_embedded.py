@@ -21,8 +21,9 @@ from ..digests import part_identity
 from ..errors import DataError, printable
 from ..files import refuse_size
 from . import Dataset, Listing
+from ._classes import twins
 from ._columns import LABELS, PATHS, Columns, Rows, class_name, find_name, folded
-from ._listing import name_of, some, twins
+from ._listing import name_of, some
 
 if TYPE_CHECKING:
     import pyarrow
@@ -37,7 +38,8 @@ def is_text(kind: pyarrow.DataType) -> bool:
     import pyarrow.types as types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind) or _is_binary(kind)
+    texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null, _is_binary)
+    return any(is_one(kind) for is_one in texts)
 
 
 def _is_binary(kind: pyarrow.DataType) -> bool:

@@ -1,15 +1,12 @@
-"""What the formats share: which files of a tree are images, how they are ordered, and how folders become classes."""
+"""What the formats share: which files of a tree are images, how they are ordered, and what is told of a source."""
 
 from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from ..digests import identity_of
 from ..errors import DataError, from_os_error, printable
@@ -38,6 +35,7 @@ IMAGE_EXTENSIONS = frozenset(
 )
 HIDDEN, SYSTEM, OTHER, IRREGULAR = "hidden", "system file", "not an image", "not a regular file"
 SAVED, _OF_SAVED = "saved", ("state.json", "dataset_info.json")  # what `save_to_disk` writes beside the data
+_TABLES = (".csv", ".tsv", ".parquet")
 EXAMPLES = 3  # entries left out that are named, of each reason
 REPEATED, BROKEN = "listed already", "broken link"
 OUTSIDE = "link out of the folder; --follow-links follows it"
@@ -226,7 +224,7 @@ class _Walk:
         return True
 
 
-# ---- from paths to classes -------------------------------------------------------------------------------------------
+# ---- what is told of a source ----------------------------------------------------------------------------------------
 
 
 def name_of(source: str) -> str:
@@ -241,99 +239,43 @@ def name_of(source: str) -> str:
     return tail or path
 
 
-def class_folders(
-    source: str, ids: Sequence[str], folders: Sequence[str], allow_empty_class: bool, *, links: bool = False
-) -> tuple[np.ndarray, list[str], list[str]]:
-    """Labels (N,), class names and notes of images in class folders: the first folder of an id is its class.
-
-    `folders` are all folders of the root; `links`: some lead elsewhere and were not followed. Raises DataError for
-    images beside the class folders, for a folder without an image, and for two sets instead of classes.
-    """
-    of_image = [name.partition("/")[0] if "/" in name else None for name in ids]
-    used = {name for name in of_image if name is not None}
-    if None in of_image and used:
-        loose, first = ids[of_image.index(None)], min(used, key=os.fsencode)
-        what = f"images directly in the folder ({printable(loose)}, …) beside class folders ({printable(first)}, …)"
-        raise DataError(what, file=source, fix="Move the loose images into a class folder, or out of it.")
-    refuse_two_parts(source, folders)
-    empty = [name for name in folders if name not in used]
-    if empty and not allow_empty_class:
-        follow = "Give --follow-links, if its images are links. " if links else ""
-        raise DataError(
-            f"no image in class {some(empty)}",
-            file=source,
-            fix=f"{follow}Fill or remove it, or give --allow-empty-class.",
-        )
-    if None in of_image:
-        return np.full(len(ids), -1, np.int64), [], []
-    classes = sorted({*folders, *used}, key=os.fsencode)
-    number = {name: k for k, name in enumerate(classes)}
-    labels = np.array([number[name] for name in of_image if name is not None], np.int64)
-    return labels, classes, [*twins(classes), *_called_as_sets(classes), *_only_one(ids, classes)]
+def tables_beside(source: str) -> list[str]:
+    """A line on tables that lie in a folder of images: their labels are not used."""
+    found = _tables_in(source)
+    if not found:
+        return []
+    path = printable(os.path.join(source, found[0]))
+    return [f"left unread: {some(found)}; if labels are in it, give it as the source: {path}"]
 
 
-def numbered(names: Iterable[str | None]) -> tuple[np.ndarray, list[str]]:
-    """Labels (N,) and sorted class names from each image's class name; None is unlabelled, -1."""
-    names = list(names)
-    classes = sorted({name for name in names if name is not None}, key=os.fsencode)
-    number: dict[str | None, int] = {None: -1, **{name: k for k, name in enumerate(classes)}}
-    return np.array([number[name] for name in names], np.int64), classes
+def _tables_in(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.name.lower().endswith(_TABLES) and not unwanted(e.name))
 
 
-def refuse_two_parts(source: str, folders: Sequence[str]) -> None:
-    """Raise DataError if the only sub-folders are those of a training set and others: sets, not classes."""
-    splits = [split_of(name) for name in folders]
-    if "train" in splits and len(folders) > 1 and None not in splits:
-        inside = " and ".join(f"{printable(name)}/" for name in folders)
-        raise DataError(
-            f"holds {inside}, which are sets, not classes",
-            file=source,
-            fix=f"Give one of them: {printable(os.path.join(source, folders[splits.index('train')]))}.",
-        )
-
-
-def _called_as_sets(classes: Sequence[str]) -> list[str]:
-    """A line on classes whose names are those of sets, where there are other classes too."""
-    sets = [name for name in classes if split_of(name)] if len(classes) > 1 else []
-    return [f"taken for {'a class' if len(sets) == 1 else 'classes'}, not for sets: {some(sets)}"] if sets else []
+def _instead(source: str) -> str | None:
+    """What lies in a folder without an image and is a source itself: a table, or a saved data set."""
+    if not os.path.isdir(source):
+        return None
+    inside = [place for place in (source, os.path.join(source, "data")) if os.path.isdir(place)]
+    with os.scandir(source) as entries:
+        saved = sorted(entry.path for entry in entries if kind_of_folder(entry.path) == SAVED)
+    return next(iter([*(os.path.join(place, name) for place in inside for name in _tables_in(place)), *saved]), None)
 
 
 def refuse_nothing(source: str, ids: Sequence[str], left_out: dict[str, int]) -> None:
     """Raise DataError if there is no image at all."""
     if not ids:
         passed = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise DataError(
-            "no image in it" + (f" (passed over: {passed})" if passed else ""),
-            file=source,
-            fix="Give --follow-links, if the links lead to images."
-            if OUTSIDE in left_out
-            else f"Images end in {' '.join(sorted(IMAGE_EXTENSIONS))}.",
-        )
-
-
-def twins(classes: Sequence[str]) -> list[str]:
-    """A line for each pair of classes whose names differ only by case or by Unicode form."""
-    seen: dict[str, str] = {}
-    lines = []
-    for name in classes:
-        other = seen.setdefault(unicodedata.normalize("NFC", name.casefold()), name)
-        if other != name:
-            lines.append(f"classes {other!a} and {name!a} differ only by case or Unicode form")
-    return lines
+        fix = f"Images end in {' '.join(sorted(IMAGE_EXTENSIONS))}."
+        if OUTSIDE in left_out:
+            fix = "Give --follow-links, if the links lead to images."
+        elif other := _instead(source):
+            fix = f"If images are in it, give it as the source: {printable(other)}"
+        raise DataError("no image in it" + (f" (passed over: {passed})" if passed else ""), file=source, fix=fix)
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
     """The first names, as they may be shown, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(printable(name) for name in names[:limit]) + more
-
-
-def _only_one(ids: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """A line if all images are of one class but lie in several sub-folders: these were probably meant."""
-    below = {name.split("/")[1] for name in ids if name.count("/") >= 2}
-    if len(classes) != 1 or len(below) < 2:
-        return []
-    return [
-        f"one class, {printable(classes[0])}, with images in {len(below)} sub-folders; if these are the classes, "
-        f"give {printable(classes[0])} as the source"
-    ]

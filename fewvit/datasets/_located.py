@@ -15,8 +15,9 @@ from ..digests import identity_of
 from ..errors import DataError, are, counted, printable
 from ..files import is_file
 from . import Dataset, Listing
+from ._classes import twins
 from ._columns import Rows
-from ._listing import FileReader, name_of, some, twins
+from ._listing import FileReader, name_of, some
 
 # an upload to Label Studio, which puts 8 digits before its name, or what lies below its folder of local files
 _LABEL_STUDIO = re.compile(r".*?/data/(?:upload/\d+/(?:[0-9a-f]{8}-)?|local-files/\?d=)(.+)")

@@ -18,7 +18,8 @@ from ..digests import identity_of, part_identity
 from ..errors import DataError, from_os_error, printable
 from ..files import refuse_size
 from . import Dataset, Listing
-from ._listing import OTHER, REPEATED, class_folders, is_image, name_of, refuse_nothing, some, unwanted
+from ._classes import class_folders
+from ._listing import OTHER, REPEATED, is_image, name_of, refuse_nothing, some, unwanted
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..errors import DataError, counted, from_os_error, printable
 from . import Dataset, Listing
+from ._classes import numbered, twins
 from ._columns import NoPaths
-from ._listing import FileReader, image_tree, kind_of_folder, name_of, numbered, refuse_nothing, some, twins, unwanted
+from ._listing import FileReader, image_tree, kind_of_folder, name_of, refuse_nothing, some, tables_beside
 from ._text_table import read_text
 
 _DEVKIT = os.path.join("ILSVRC2012_devkit_t12", "data")
@@ -88,17 +89,7 @@ def _labels(source: str, ids: list[str], listing: Listing) -> tuple[np.ndarray, 
         if any(_key(name, listed) in listed for name in ids):
             return _apply(other, ids)
         other = f"{printable(other.path)} names none of these images and was not used"
-    return unlabelled, [], [*([] if other is None else [other]), *_tables_beside(source)]
-
-
-def _tables_beside(source: str) -> list[str]:
-    """A line on tables that lie among images which have no labels: theirs may be in them."""
-    with os.scandir(source) as entries:
-        found = sorted(e.name for e in entries if e.name.lower().endswith(_TABLE_ENDINGS) and not unwanted(e.name))
-    if not found:
-        return []
-    path = printable(os.path.join(source, found[0]))
-    return [f"left unread: {some(found)}; if labels are in it, give it as the source: {path}"]
+    return unlabelled, [], [*([] if other is None else [other]), *tables_beside(source)]
 
 
 def _find_truth(folder: str, ids: list[str], listing: Listing) -> _Truth | str | None:
@@ -248,5 +239,4 @@ _LISTS: dict[str, Callable[[str, list[str]], list[tuple[str, str]]]] = {
     _GROUND_TRUTH: _read_ilsvrc,
     os.path.join(_DEVKIT, _GROUND_TRUTH): _read_ilsvrc,
 }
-_TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 _TABLES = ("metadata.csv", "_classes.csv")  # as the Hugging Face hub and Roboflow put them beside images

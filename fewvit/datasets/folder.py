@@ -5,16 +5,8 @@ from __future__ import annotations
 import os
 
 from . import Dataset, Listing
-from ._listing import (
-    OUTSIDE,
-    FileReader,
-    class_folders,
-    image_tree,
-    kind_of_folder,
-    name_of,
-    refuse_nothing,
-    refuse_two_parts,
-)
+from ._classes import class_folders, refuse_two_parts
+from ._listing import OUTSIDE, FileReader, image_tree, kind_of_folder, name_of, refuse_nothing, tables_beside
 
 
 class Folder:
@@ -35,4 +27,5 @@ class Folder:
             source, tree.ids, tree.folders, listing.allow_empty_class, links=OUTSIDE in tree.left_out
         )
         reader = FileReader(os.path.abspath(source), tree.ids, tree.identities, listing.max_bytes)
+        notes += tables_beside(source)
         return Dataset(name_of(source), tree.ids, labels, classes, reader, tree.left_out, notes, tree.examples)

@@ -21,20 +21,18 @@ from ..digests import identity_of, part_identity
 from ..errors import DataError, are, counted, from_os_error, printable
 from ..files import refuse_size
 from . import Dataset, Listing
+from ._classes import class_folders, numbered, twins
 from ._columns import LABELS, class_name, folded
 from ._listing import (
     EXAMPLES,
     IMAGE_EXTENSIONS,
     IRREGULAR,
     OTHER,
-    class_folders,
     is_image,
     kind_of_folder,
     name_of,
-    numbered,
     refuse_nothing,
     some,
-    twins,
     unwanted,
 )
 

@@ -312,6 +312,29 @@ def test_a_file_of_a_backbone_for_small_images_tells_its_own_size_unless_one_is_
         assert "was trained at" not in err
 
 
+def test_every_choice_of_how_a_source_is_listed_is_an_option_of_the_same_name_and_default():
+    from fewvit.datasets import Listing
+    from fewvit_cli.inputs import listing
+    from fewvit_cli.shared import Listed
+
+    assert listing(Listed()) == Listing()
+    assert [field.name for field in dataclasses.fields(Listed)] == [field.name for field in dataclasses.fields(Listing)]
+
+
+def test_columns_of_a_table_are_named_by_options_and_what_is_unread_is_told(fewvit, weights, images, tmp_path):
+    first = sorted(images.rglob("*.jpg"))[0]
+    (tmp_path / "t.csv").write_text(f"photo,species,note\n{first},hen,x\n")
+    out = tmp_path / "x.npz"
+    code, _, err = fewvit(
+        *("extract", "--backbone", weights, "--data", tmp_path / "t.csv", "--out", out),
+        *("--path-column", "photo", "--label-column", "species"),
+    )
+    assert code == 0, err
+    features = FeatureSet.load(out)
+    assert (list(features.ids), list(features.classes), features.labels.tolist()) == ([str(first)], ["hen"], [0])
+    assert "t: column left unread: note\n" in err
+
+
 def test_one_image_is_a_source(fewvit, weights, images, tmp_path):
     code, _, err = fewvit("extract", "-m", weights, "--data", images / "val/dog/001.jpg", "--out", tmp_path / "one.npz")
     assert code == 0, err
