@@ -77,8 +77,9 @@ def _candidate(
         wait_for_all()
         if rank() == 0:
             write_json(outcome, facts)
-            shutil.rmtree(place / "checkpoints", ignore_errors=True)
         wait_for_all()
+    if rank() == 0:  # what has an outcome never goes on; a kill may have come between
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
     facts = json.loads(outcome.read_text())
     if facts.get("diverged"):
         return None, None

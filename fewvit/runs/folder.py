@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DataError, IntegrityError, UsageError, printable
-from ..files import claimed, sha256_of, write_json
+from ..files import claimed, sha256_of, sweep, write_json
 from ..results import Result
 from .contents import NotedContents
 from .result_file import StoredResult, read_result, write_result
@@ -151,12 +152,16 @@ class RunFolder:
     def in_use(self, *, first: bool = True) -> Iterator[None]:
         """While the block runs, no other command trains this run, begins it with other arguments or removes it.
 
-        `first`: whether this is the first, or only, of the run's own processes; it holds the run for all of them.
+        `first`: whether this is the first, or only, of the run's own processes; it holds the run for all of them, and
+        removes the temporary files that a kill has left in it.
         Raises UsageError where another command is at it already.
         """
         with claimed(self.path / "manifest.json") if first else contextlib.nullcontext() as ours:
             if ours is False:
                 raise self._taken("cannot go on with it")
+            if ours and first:
+                for folder in {file.parent for file in self.path.rglob(".*.tmp")}:
+                    sweep(folder, 0.0, math.inf)
             yield
 
     def _taken(self, what: str) -> UsageError:

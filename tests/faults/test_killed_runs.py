@@ -92,13 +92,19 @@ def test_a_run_killed_after_any_of_its_last_files_ends_with_the_files_of_an_undi
     wanted, shown = outcome(place / "run"), json.loads(capsys.readouterr().out)
     assert shown["rows"]
     shutil.rmtree(place / "run")
-    for number in range(len(committed) - 4, len(committed)):  # the first is the last checkpoint, or part of it
+    moments = list(range(len(committed) - 4, len(committed)))  # the first is the last checkpoint, or part of it
+    if trainer == "finetune":  # and when the search's outcome is written
+        moments.append(len(committed) - committed[::-1].index("0"))
+    for number in moments:
         committing, _ = counting(place, number)
         with monkeypatch.context() as patch:
             patch.setattr(fewvit.files, "fsync_folder", committing)
             with pytest.raises(Killed):
                 run(words)
         assert not (place / "run/result.json").exists()
+        for folder in (place / "run", place / "run/checkpoints"):  # of a file that a kill interrupted
+            folder.mkdir(exist_ok=True)
+            (folder / ".some.file.0f.tmp").write_bytes(b"half")
         capsys.readouterr()
         assert run(words) == 0, capsys.readouterr().err
         assert json.loads(capsys.readouterr().out)["rows"] == shown["rows"]
