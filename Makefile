@@ -10,7 +10,7 @@ demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
 
 test: lint  ## style, types, and the whole suite, a process for each core
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=40
 
 lint: $(READY)
 	$(BIN)/ruff check .
