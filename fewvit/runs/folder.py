@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, DataError, IntegrityError, UsageError, printable
 from ..files import claimed, sha256_of, sweep, write_json
 from ..results import Result
-from .contents import NotedContents
 from .result_file import StoredResult, read_result, write_result
 
 if TYPE_CHECKING:
@@ -138,6 +137,8 @@ class RunFolder:
         Raises UsageError, which says how many and which, where images are others under the same names, and the run has
         come to something with the former ones.
         """
+        from .contents import NotedContents  # NumPy, which no usage error waits for
+
         noted = NotedContents(self.path)
         if (differing := noted.differing(sides)) and self._made_something():
             raise UsageError(
