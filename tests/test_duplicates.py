@@ -431,6 +431,7 @@ def test_the_flag_that_is_printed_repeats_the_threshold(fewvit, tmp_path, weight
     assert {"cat/004.jpg", "dog/same.jpg"} <= {row["id"] for row in told["rows"]}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_on_held_out_photographs_the_calibrated_threshold_has_the_precision_it_promises(shared, tmp_path):
     """1,500 photographs give a threshold; of 1,500 others a copy of each counts beside all pairs of different ones."""

@@ -193,6 +193,7 @@ def test_what_does_not_go_together_is_a_usage_error(extract, monkeypatch, tmp_pa
 # ---- torchrun
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_write_the_one_file_and_the_first_alone_speaks(extract, weights, images, tmp_path):
     assert extract("--out", tmp_path / "one.npz")[0] == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "fewvit_cli.main"]

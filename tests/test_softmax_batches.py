@@ -168,6 +168,7 @@ def test_sets_with_other_numbers_of_classes_are_other_batches(batched):
     assert [one.coef_.shape for one in estimators] == [(5, 9), (3, 9), (5, 9), (3, 9)]
 
 
+@pytest.mark.slow
 def test_all_penalties_of_a_fold_are_tried_as_one_and_the_choice_is_the_same(batched, monkeypatch):
     x, y = rows(shots=8)
     together = LogisticRegression(lambd=None, device="cpu").fit(x, y)

@@ -860,9 +860,9 @@ def test_a_new_version_that_could_not_be_taken_is_tried_again(tmp_path, monkeypa
     monkeypatch.setattr(loaded, "_AGAIN_S", 0.5)
     monkeypatch.setattr(loaded, "_LOOK_EVERY_S", 0.1)
     with serving(index.path) as page:
+        index.remove(["cat/001.jpg"])
         opened = loaded.OpenIndex.open
         monkeypatch.setattr(loaded.OpenIndex, "open", mock.Mock(side_effect=MemoryError("full")))
-        index.remove(["cat/001.jpg"])
         until(lambda: page.search("like=cat/002.jpg") and page.told)
         time.sleep(1.5)
         page.search("like=cat/002.jpg")

@@ -130,8 +130,6 @@ def check_options(options: FeatureOptions) -> None:
         _check_choice("--pool", options.pool, POOLS)
     if options.img_size:
         parse_size(options.img_size)
-    if options.layers not in (None, "each") and not str(options.layers).isdecimal():
-        raise UsageError(f"--layers {options.layers!r} is neither a number of blocks nor `each`")
 
 
 def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipeline:

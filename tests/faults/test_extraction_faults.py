@@ -104,6 +104,7 @@ def kill_and_repeat(weights: Path, many: Path, tmp_path: Path, kills: int, seed:
     assert shards(broken) == shards(clean)
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_with_the_bytes_of_an_uninterrupted_one(weights, many, tmp_path):
     kill_and_repeat(weights, many, tmp_path, kills=2, seed=7)
 

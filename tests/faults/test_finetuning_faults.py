@@ -219,6 +219,7 @@ def in_two_processes(place: Path, out: Path, script: Path) -> subprocess.Popen[s
     )
 
 
+@pytest.mark.slow
 def test_two_processes_killed_together_come_to_the_bits_of_two_undisturbed_ones_and_nearly_to_those_of_one(
     whole, place, tmp_path
 ):
