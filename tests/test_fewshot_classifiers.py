@@ -139,12 +139,12 @@ def test_a_query_s_answer_depends_on_the_others_where_a_classifier_says_that_it_
     assert (np.abs(alone - fitted.predict_proba(asked)).max() > 1e-3) == kind.transductive
 
 
-DEFAULTS = {  # the papers', or their authors'
+DEFAULTS = {  # the papers', or their authors', or as docs/episodes.md says why not
     Centroid: {"metric": "cosine", "normalise": True, "centering": "none", "base": None, "temperature": 0.1},
     Ridge: {"alpha": None, "temperature": 0.1},
     CacheModel: {"beta": 5.5},
     LabelPropagation: {"k": 10, "alpha": 0.99, "sigma": None},
-    BDCSPN: {"candidates": 8, "epsilon": 10.0, "temperature": 0.1},
+    BDCSPN: {"candidates": 8, "epsilon": 1.0, "temperature": 0.1},
     LaplacianShot: {"lambd": 0.7, "k": 3, "steps": 20, "rectify": True, "scale": "spread"},
     AlphaTIM: {"alpha": 2.0, "tau": 15.0, "learning_rate": 1e-4, "steps": 1000}
     | {"support_weight": 1.0, "marginal_weight": 1.0, "conditional_weight": 1.0},
