@@ -246,6 +246,15 @@ def test_the_centroid_is_the_normalised_mean_of_normalised_rows():
     np.testing.assert_allclose(Centroid().fit(rows, names).predict_proba(asked), expected, atol=1e-12)
 
 
+def test_rows_that_are_averaged_before_they_are_normalised_weigh_by_their_length():
+    rows, names, asked, _ = task(3)
+    rows = rows * np.linspace(0.1, 3.0, len(rows))[:, None]
+    expected = softmax(unit(asked) @ unit(means_by_hand(rows, names)).T / 0.1)
+    found = Centroid(normalise=False).fit(rows, names).predict_proba(asked)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert np.abs(found - Centroid().fit(rows, names).predict_proba(asked)).max() > 0.003
+
+
 @pytest.mark.parametrize("variant", ["UN", "L2N", "CL2N", "support"])
 def test_simpleshot_s_variants_are_squared_distances_to_class_means(variant):
     rows, names, asked, _ = task(3)
