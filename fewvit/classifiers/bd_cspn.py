@@ -18,9 +18,10 @@ class BDCSPN(EpisodicClassifier):
 
     transductive: ClassVar[bool] = True
 
-    def __init__(self, candidates: int = 8, epsilon: float = 10.0, temperature: float = 0.1):
+    def __init__(self, candidates: int = 8, epsilon: float = 1.0, temperature: float = 0.1):
         self.candidates = candidates  # Z: queries that join each class, of those that it is nearest to
-        self.epsilon = epsilon  # sharpness of the weights within a class; 10 is the paper's
+        # sharpness of the weights within a class; the paper has 10, under which support outweighs queries
+        self.epsilon = epsilon
         self.temperature = temperature  # probabilities are the softmax of cosine / temperature
 
     def check_options(self) -> None:

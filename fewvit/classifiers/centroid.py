@@ -32,7 +32,7 @@ class Centroid(EpisodicClassifier):
 
     Source: Wang et al. 2019 (SimpleShot), section 3.2; Snell et al. 2017, equations 1 and 2. SimpleShot's variants are
     `metric="euclidean"` with `normalise=False` (UN), with `normalise=True` (L2N), and with `centering="base"` besides
-    (CL2N).
+    (CL2N). `normalise=False` with the cosine averages rows as they are and normalises the mean.
     """
 
     grows: ClassVar[bool] = True
