@@ -768,6 +768,6 @@ def test_transduction_does_not_fall_below_class_means_where_cosines_nearly_agree
         found = classifier.probabilities(support, labels, queries, ways).argmax(dim=2)
         return float((found == targets).double().mean())
 
-    # alpha-TIM as it is by default: its steps are what is in question
+    # fewer of its steps than by default, for time
     classifier = AlphaTIM(steps=300) if kind is AlphaTIM else kind()
     assert accuracy(classifier) > accuracy(Centroid(metric="euclidean")) - BELOW.get(kind, 0.02)
