@@ -22,7 +22,7 @@ from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.extraction.work import Work
 from fewvit.files import sha256_of
 from fewvit.models.build import build
-from fewvit.models.files import recognise
+from fewvit.models.layouts import recognise
 from fewvit.models.resolve import is_path, resolve
 from fewvit.models.spec import Access, BackboneSpec
 from fewvit.models.vit import Readout, VisionTransformer, randomise
@@ -507,8 +507,8 @@ def test_family_overrides_what_a_bare_file_is_taken_for(home, tmp_path):
 
 
 def test_a_family_whose_layout_the_file_has_not_is_refused(home, tmp_path):
-    path = save({"target_encoder": state()}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="no dino trunk"):
+    path = save({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"no dino trunk: a ResNet"):
         resolved(path, home, family="dino")
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # width -> heads where it is not width / 64: MAE's and I-JEPA's ViT-H has 16 heads of 80, and a load with 20 would not
-# fail
-_HEADS = {1280: 16}
+# fail; the g of scaled ViTs 16 of 88
+_HEADS = {1280: 16, 1408: 16}
 
 
 def is_tensor(value: object) -> bool:

@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Publication, Trunk, Variant
+from . import (
+    ASSUMED,
+    CERTAIN,
+    OPEN,
+    Architecture,
+    ClassifierPreset,
+    Family,
+    PositionRule,
+    Protocol,
+    Publication,
+    Trunk,
+    Variant,
+)
 from ._layout import has_vit_trunk, infer_vit, network, split_trunk
 
 if TYPE_CHECKING:
@@ -123,6 +135,13 @@ class Dino(Family):
             and not _is_dinov2(flat)
             and not any(str(name).startswith(("head.", "fc_norm.", "decoder", "fc.")) for name in flat)
         )
+
+    @staticmethod
+    def certainty(tree: Mapping[str, Any]) -> str:
+        """Certain for a whole run, assumed for what iBOT saves, open for a bare ViT, as timm saves it without head."""
+        if isinstance(tree.get("teacher"), Mapping):
+            return CERTAIN
+        return ASSUMED if isinstance(tree.get("state_dict"), Mapping) else OPEN
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:

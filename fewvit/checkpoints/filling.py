@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from .opening import _again, _is_plain, _some
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+_NUMBER = re.compile(r"\.\d+\.")
 
 
 def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> None:
@@ -44,23 +47,55 @@ def fill(
     """
     import torch
 
-    wanted = {
-        name: value for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)
-    }
+    wanted = _tensors_of(module)
     if any(value.is_meta for value in wanted.values()):
         raise ValueError(
             f"{type(module).__name__} has tensors on the meta device: build it on a real one before it is filled"
         )
+    check_fit(module, tensors, file, ignorable)
+    with torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(tensors[name])
+
+
+def check_fit(
+    module: nn.Module, tensors: dict[str, Tensor], file: str | os.PathLike[str], ignorable: Sequence[str] = ()
+) -> None:
+    """Raise CheckpointError, as `fill` does, unless every tensor finds its place; the module may be on `meta`."""
+    wanted = _tensors_of(module)
     mismatches = _mismatches(wanted, tensors, ignorable)
+    missing = [name for name in wanted if name not in tensors]
+    if missing and _is_incomplete(missing, tensors, mismatches):
+        raise CheckpointError(
+            f"is incomplete: {_listed({'missing': mismatches['missing']})}",
+            file=file,
+            fix="Save it anew with all tensors of the trunk, or fetch it again from where it came.",
+        )
     if any(mismatches.values()):
         raise CheckpointError(
             f"does not fit {type(module).__name__}: {_listed(mismatches)}",
             file=file,
-            fix="It seems to belong to another architecture; `fewvit backbones check FILE` says which.",
+            fix="It seems to belong to another architecture than the one it was taken for.",
         )
-    with torch.no_grad():
-        for name, value in wanted.items():
-            value.copy_(tensors[name])
+
+
+def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name."""
+    import torch
+
+    return {name: value for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
+
+
+def _is_incomplete(missing: list[str], tensors: dict[str, Tensor], mismatches: dict[str, list[str]]) -> bool:
+    """Whether all that is wrong is that tensors are missing, whose kind is there in other blocks or beside them."""
+    if any(found for kind, found in mismatches.items() if kind != "missing"):
+        return False
+    kinds = {_NUMBER.sub(".#.", name) for name in tensors}
+    neighbours = {name.rpartition(".")[0] for name in tensors}
+    return all(
+        (_NUMBER.sub(".#.", name) in kinds) if _NUMBER.search(name) else (name.rpartition(".")[0] in neighbours)
+        for name in missing
+    )
 
 
 def _mismatches(wanted: dict[str, Tensor], given: dict[str, Tensor], ignorable: Sequence[str]) -> dict[str, list[str]]:

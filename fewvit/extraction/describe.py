@@ -7,21 +7,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..backbones import Family, Variant, families, family_of, find_variant
 from ..digests import DigestMemory
 from ..errors import DataError, UsageError, counted
-from ..models.files import inspect_file, recognise, trunk_of
+from ..models.files import inspect_file
+from ..models.layouts import prove_fit, trunk_of, understood
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
 from ..results import Facts, Row
 from ..runs.folder import RunFolder
 from .cache import Cache
 from .pipeline import FeatureOptions, settle
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _OUTLINE = 12  # lines of a mapping table unless all are asked for
 _CONTRADICTION = (
@@ -155,19 +153,19 @@ def file_facts(
         )
     require_file(file)
     tree = read_checkpoint(file)
-    name = recognise(tree, file, family)
+    what = understood(tree, file, family, checkpoint_key)
+    name, trunk = what.family, what.trunk
     kind = families()[name]
-    trunk = trunk_of(kind, tree, file, checkpoint_key)
     spec = inspect_file(file, access, memory, checkpoint_key=checkpoint_key, family=family)
     require_finite(trunk.tensors, file)
-    _prove_fit(spec, trunk.tensors, file)
+    prove_fit(spec.architecture, trunk.tensors, file)
     pairs = [f"{origin} -> {target} {tuple(trunk.tensors[target].shape)}" for target, origin in trunk.mapping.items()]
     return {
         "file": str(file),
         "family": name,
         "fits": [n for n, v in kind.variants.items() if v.architecture == spec.architecture] or "no named variant",
         "architecture": dataclasses.asdict(spec.architecture),
-        "network": checkpoint_key or _usual_network(kind, tree),
+        "network": checkpoint_key or what.place or _usual_network(kind, tree),
         "protocol": kind.protocol,
         "sha256": spec.weights_sha256,
         "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license,
@@ -199,7 +197,7 @@ def filling_of(spec: BackboneSpec) -> Filling:
     tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
     trunk = trunk_of(kind, tree, file, spec.checkpoint_key)
     if not spec.architecture.timm:  # timm converts what it reads, and its module is filled as strictly
-        _prove_fit(spec, trunk.tensors, file)
+        prove_fit(spec.architecture, trunk.tensors, file)
     usual = _usual_network(kind, tree)
     return Filling(len(trunk.tensors), len(trunk.dropped), spec.checkpoint_key or usual, usual)
 
@@ -207,18 +205,6 @@ def filling_of(spec: BackboneSpec) -> Filling:
 def _usual_network(kind: type[Family], tree: Mapping[str, Any]) -> str:
     first = kind.checkpoint_keys[0] if kind.checkpoint_keys else None
     return first if first in tree and first is not None else "the only one"
-
-
-def _prove_fit(spec: BackboneSpec, tensors: dict[str, Tensor], file: Path) -> None:
-    """Every tensor of the trunk has its place and its shape, tried on a module whose memory was never initialised."""
-    import torch
-
-    from ..checkpoints.filling import fill
-    from ..models.vit import VisionTransformer
-
-    with torch.device("meta"):
-        module = VisionTransformer(spec.architecture)
-    fill(module.to_empty(device="cpu"), tensors, file)
 
 
 def _outline(lines: list[str]) -> list[str]:

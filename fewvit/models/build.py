@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..backbones import families, family_of
+from ..backbones._search import unwrapped
 from ..errors import CheckpointError
-from .files import trunk_of
+from .layouts import trunk_of
 from .spec import BackboneSpec
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _fill(module: nn.Module, spec: BackboneSpec) -> None:
 
     file = Path(spec.file or "")
     tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
-    foreign = [name for name, kind in families().items() if kind.recognises(tree)]
+    foreign = [name for name, kind in families().items() if kind.recognises(unwrapped(tree))]
     family = family_of(spec.family)
     row = family.variants.get(spec.name)  # a bare file is what its layout, or the user, says it is
     if row is not None and not row.bundled and foreign and spec.family not in foreign and not family.registry:

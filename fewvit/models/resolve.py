@@ -25,7 +25,8 @@ from ..backbones import (
 from ..errors import CheckpointError, Unobtainable, UsageError
 from ..preprocess import Preprocess
 from ..runs.folder import ANEW, RunFolder
-from .files import _checked_key, _digest, inspect_file
+from .files import _digest, inspect_file
+from .layouts import checked_key
 from .spec import Access, BackboneSpec
 
 if TYPE_CHECKING:
@@ -218,13 +219,16 @@ def _of_variant(
     seed: int,
 ) -> BackboneSpec:
     kind = families()[family]
-    key = _checked_key(kind, checkpoint_key)
+    if weights in (None, "random") or checkpoint_key in kind.checkpoint_keys:
+        checked_key(kind, checkpoint_key)
+    elif checkpoint_key is not None and not kind.registry:  # a network that only the file may know
+        inspect_file(Path(weights), access, memory, checkpoint_key=checkpoint_key, family=family)
     common: dict[str, Any] = {
         "name": name,
         "family": family,
         "architecture": variant.architecture,
         "protocol": kind.protocol_of(variant.architecture),
-        "checkpoint_key": key,
+        "checkpoint_key": checkpoint_key,
         "license": variant.license or kind.license,
         "published": variant.published,
         "preprocess": variant.preprocess,
