@@ -23,7 +23,6 @@ from ..preprocess import Preprocess
 if TYPE_CHECKING:
     from torch import Tensor
 
-CERTAIN, ASSUMED, OPEN = "certain", "assumed", "open"  # how sure a family is that a file is its own
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 BUNDLED = Path(__file__).parent.parent / "weights"  # files that come with the package
 OFFLINE = "fewvit_tiny"  # the variant whose file is among them
@@ -267,13 +266,6 @@ class Family:
     def recognises(tree: Mapping[str, Any]) -> bool:
         """Whether a file that was read to `tree` has this family's layout; at most one family says yes."""
         return False
-
-    @staticmethod
-    def certainty(tree: Mapping[str, Any]) -> str:
-        """How sure it is that a file of this layout is its own: certain; assumed; or open, where networks that were
-        trained on images of other statistics are saved so too.
-        """
-        return CERTAIN
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:

@@ -18,8 +18,6 @@ _WRAPPED = re.compile(rf"(^|(?<=\.))({'|'.join(_WRAPPERS)})\.")
 _DEPTH = 5  # dicts within dicts that are looked into
 _TRUNK = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
 _DECODER = "decoder_embed.weight"  # of a masked autoencoder; it tells what the trunk beside it was trained for
-# words by which self-supervised methods call one of their two networks
-_SELF_SUPERVISED = re.compile(r"(^|[._])(teacher|student|momentum|target|online)([._]|$)")
 
 Named = dict[str, tuple[Any, str]]  # official name -> (tensor, its name or names in the file)
 
@@ -54,11 +52,6 @@ class FoundTrunk:
     def missing(self) -> list[str]:
         """Which of the tensors that every ViT here has are not there."""
         return [name for name in _TRUNK if name not in self.tensors]
-
-    @property
-    def is_self_supervised(self) -> bool:
-        """Whether its place, or what stands beside it, has a name that only self-supervised methods give."""
-        return any(_SELF_SUPERVISED.search(name) for name in (self.place, *self.around))
 
 
 def unwrapped(tree: Mapping[Any, Any], depth: int = _DEPTH) -> dict[Any, Any]:

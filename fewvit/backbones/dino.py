@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import (
-    ASSUMED,
-    CERTAIN,
-    OPEN,
     Architecture,
     ClassifierPreset,
     Family,
@@ -135,13 +132,6 @@ class Dino(Family):
             and not _is_dinov2(flat)
             and not any(str(name).startswith(("head.", "fc_norm.", "decoder", "fc.")) for name in flat)
         )
-
-    @staticmethod
-    def certainty(tree: Mapping[str, Any]) -> str:
-        """Certain for a whole run, assumed for what iBOT saves, open for a bare ViT, as timm saves it without head."""
-        if isinstance(tree.get("teacher"), Mapping):
-            return CERTAIN
-        return ASSUMED if isinstance(tree.get("state_dict"), Mapping) else OPEN
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:

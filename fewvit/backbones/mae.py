@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import (
-    ASSUMED,
-    CERTAIN,
     NON_COMMERCIAL,
     Architecture,
     Family,
@@ -156,12 +154,6 @@ class Mae(Family):
         if "head.weight" in flat and "fc_norm.weight" not in flat:
             return False  # DeiT's files: also `model`, but with a classifier beside the final norm
         return flat is not tree or "decoder_embed.weight" in flat or "fc_norm.weight" in flat
-
-    @staticmethod
-    def certainty(tree: Mapping[str, Any]) -> str:
-        """Certain where the decoder or the norm of fine-tuning is there; else others save a ViT so, too."""
-        flat = tree["model"] if isinstance(tree.get("model"), Mapping) else tree
-        return CERTAIN if "decoder_embed.weight" in flat or "fc_norm.weight" in flat else ASSUMED
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:

@@ -84,6 +84,5 @@ def _inspect(file: Path, checkpoint_key: str | None, family: str | None) -> dict
     return {
         "family": what.family,
         "architecture": dataclasses.asdict(what.architecture),
-        "certainty": what.certainty,
         "place": what.place,
     }

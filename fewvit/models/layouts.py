@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..backbones import ASSUMED, OPEN, Architecture, Family, Trunk, families, recognisable
+from ..backbones import Architecture, Family, Trunk, families, recognisable
 from ..backbones._layout import has_vit_trunk
 from ..backbones._search import (
     FoundTrunk,
@@ -31,7 +31,6 @@ class Understood:
     family: str
     trunk: Trunk
     architecture: Architecture
-    certainty: str  # of the family: certain, assumed or open
     place: str = ""  # where the trunk stands, if not where the family's official files have it
 
 
@@ -130,7 +129,7 @@ def _official(name: str, tree: Mapping[str, Any], file: Path, checkpoint_key: st
         raise CheckpointError(f"no {name} trunk: {len(embeddings)} ViTs are in one", file=file)
     if embeddings == [_EMBEDDING] and not has_vit_trunk(trunk.tensors):
         raise CheckpointError(f"no {name} trunk: incomplete", file=file)
-    return Understood(name, trunk, _architecture(name, trunk, file), kind.certainty(tree))
+    return Understood(name, trunk, _architecture(name, trunk, file))
 
 
 def _architecture(name: str, trunk: Trunk, file: Path) -> Architecture:
@@ -173,11 +172,8 @@ def _of_found(found: FoundTrunk, file: Path, family: str | None) -> Understood:
     inner = _own_trunk(kind, found.tensors, file, None)
     mapping = {new: found.origins.get(old, old) for new, old in inner.mapping.items()}
     trunk = Trunk(inner.tensors, mapping, [found.origins.get(old, old) for old in inner.dropped] + list(found.around))
-    certainty = kind.certainty(found.tensors)
-    if certainty == OPEN and found.is_self_supervised:
-        certainty = ASSUMED
     layout = f" in {found.layout}'s names" if found.layout else ""
-    return Understood(name, trunk, _architecture(name, trunk, file), certainty, f"{found.place}{layout}".strip())
+    return Understood(name, trunk, _architecture(name, trunk, file), f"{found.place}{layout}".strip())
 
 
 def _named_as_in(tree: Mapping[str, Any], what: Understood) -> Understood:
