@@ -179,12 +179,15 @@ def test_the_number_of_decoding_threads_changes_no_bit(whole, place, tmp_path, w
 
 
 def test_sigterm_in_the_search_saves_and_names_the_command_that_goes_on(whole, place, tmp_path):
-    out = tmp_path / "run"
-    process = start(place, out, "--save-every", 1000)
-    wait_for(lambda: (out / "search/1/log.jsonl").exists(), process)
-    process.send_signal(signal.SIGTERM)
-    code, stdout, err = finish(process)
-    assert (code, stdout) == (143, ""), err
+    for attempt in range(5):  # on a busy machine the signal may come just before the training or just after it
+        out = tmp_path / f"run{attempt}"
+        process = start(place, out, "--save-every", 1000)
+        wait_for((out / "search/1/log.jsonl").exists, process)
+        process.send_signal(signal.SIGTERM)
+        code, stdout, err = finish(process)
+        assert (code, stdout) == (143, ""), err
+        if "fewvit finetune" in err.splitlines()[-1] and saved(out / "search/1") > 0:
+            break
     assert "fewvit finetune" in err.splitlines()[-1]
     assert str(out) in err.splitlines()[-1]
     assert saved(out / "search/1") > 0
