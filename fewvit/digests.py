@@ -13,13 +13,13 @@ import os
 import struct
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .cpu import in_threads
 from .files import replacing, require_writable, sha256_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _RECORD = np.dtype([("identity", "<i8", 5), ("digest", "u1", 32)])
 _RECENT_NS = 100_000_000  # a file changed within 0.1 s of now may change again under the same time stamps
 _MANY_FILES = 32  # record files before they are merged into one
-_THREADS = 16  # that read images at most; hashing lets go of Python's lock
 _AT_ONCE = 16_384  # images read between two stores
 
 
@@ -185,14 +184,13 @@ def contents_of(dataset: Dataset, memory: DigestMemory, notify: Callable[[str], 
     missing = [row for row, one in enumerate(known) if one is None]
     if len(missing) > _AT_ONCE:
         notify(f"reading {len(missing)} images of {dataset.name} once, to know them again")
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="digests") as pool:
-        for start in range(0, len(missing), _AT_ONCE):
-            rows = missing[start : start + _AT_ONCE]
-            for row, found in zip(rows, pool.map(lambda row: _read_digest(dataset, row), rows), strict=True):
-                known[row], identity = found, identities[row]
-                if identity is not None and len(found) == each.shape[1]:
-                    memory.put(identity, found)
-            memory.save()  # a kill costs what was read since
+    for start in range(0, len(missing), _AT_ONCE):
+        rows = missing[start : start + _AT_ONCE]
+        for row, found in zip(rows, in_threads(lambda row: _read_digest(dataset, row), rows), strict=True):
+            known[row], identity = found, identities[row]
+            if identity is not None and len(found) == each.shape[1]:
+                memory.put(identity, found)
+        memory.save()  # a kill costs what was read since
     for row, one in enumerate(known):
         digest.update(one or b"")
         each[row, : len(one or b"")] = np.frombuffer(one or b"", np.uint8)

@@ -181,6 +181,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """`a, b, c and 4 more`: the first names, as they may be shown, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(printable, names[:limit])) + more
+
+
 def are(number: int) -> str:
     """`is` for one, `are` for any other number."""
     return "is" if number == 1 else "are"

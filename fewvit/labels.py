@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from .errors import DataError, counted, printable
+from .errors import DataError, counted, some
 
 if TYPE_CHECKING:
     from .features import FeatureSet
@@ -62,12 +62,11 @@ def require_known_classes(train: Listed, test: Listed, known: Sequence[str]) -> 
     if used:
         require_labels(train, "train")
     learnable = set(known)
-    unknown = [printable(name) for name in used if name not in learnable]
+    unknown = [name for name in used if name not in learnable]
     if unknown:
-        shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
         raise DataError(
             f"{counted(len(unknown), 'class of the test set is', 'classes of the test set are')} not in the training "
-            f"set: {shown}",
+            f"set: {some(unknown)}",
             fix=_nameless(train, test)
             or f"The training set has images of {counted(len(known), 'class', 'classes')}; names must agree letter by "
             "letter.",

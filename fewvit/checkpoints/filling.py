@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, counted, printable
-from .opening import _again, _is_plain, _some
+from ..errors import CheckpointError, counted, printable, some
+from .opening import _again, _is_plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,13 +24,13 @@ def require_finite(tensors: dict[str, Tensor], file: str | os.PathLike[str]) -> 
     unfit = [name for name, tensor in tensors.items() if not _is_plain(tensor)]
     if unfit:
         raise CheckpointError(
-            f"{_some(unfit)}: not a dense tensor with values (quantized, sparse or without data)", file=file
+            f"{some(unfit, 3)}: not a dense tensor with values (quantized, sparse or without data)", file=file
         )
     bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
         what = "NaN" if bool(torch.isnan(_summable(tensors[bad[0]])).any()) else "Inf"
         raise CheckpointError(
-            f"{what} in {_some(bad)} of {counted(len(tensors), 'tensor')}: damaged, or saved by a run that had "
+            f"{what} in {some(bad, 3)} of {counted(len(tensors), 'tensor')}: damaged, or saved by a run that had "
             "diverged",
             file=file,
             fix=_again(file),

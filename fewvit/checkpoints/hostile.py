@@ -12,8 +12,8 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-from ..errors import CheckpointError, printable, refuse_out_of_memory
-from .opening import _BLOCK, _again, _reason, _some
+from ..errors import CheckpointError, printable, refuse_out_of_memory, some
+from .opening import _BLOCK, _again, _reason
 from .plain_numpy import NoNumberError, PlainDtype, plain_scalar
 
 _NEVER = "fewvit never runs the code of a weights file: ask its author for plain tensors, best as .safetensors."
@@ -33,9 +33,7 @@ def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, c
         if "constants.pkl" in names:
             raise CheckpointError("is a TorchScript archive: a program, not weights", file=path, fix=_NEVER)
         if "data.pkl" not in names:
-            shown = (
-                _some([printable(info.filename) for info in archive.infolist()]) if archive.infolist() else "nothing"
-            )
+            shown = some([info.filename for info in archive.infolist()], 3) if archive.infolist() else "nothing"
             raise CheckpointError(f"is not a weights file but another zip archive, holding {shown}", file=path)
         if sum(info.file_size for info in archive.infolist()) > size:
             raise CheckpointError(
@@ -56,8 +54,7 @@ def _check_records(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> No
     damaged = [info.filename for info in records if not _is_intact(archive, info)]
     if 0 < len(damaged) < len(records):
         raise CheckpointError(
-            f"damaged: record {_some([printable(name) for name in damaged])} of {len(records)} is not what was "
-            "written (CRC-32)",
+            f"damaged: record {some(damaged, 3)} of {len(records)} is not what was written (CRC-32)",
             file=path,
             fix=_again(path),
         )
@@ -112,8 +109,7 @@ def _foreign_globals(handle: IO[bytes]) -> list[str]:
 
 def _refusal(names: list[str], path: str | os.PathLike[str]) -> CheckpointError:
     return CheckpointError(
-        f"refused: it asks to call {_some([printable(name)[:80] for name in names], 5)}, which is not on the "
-        "allow-list",
+        f"refused: it asks to call {some([printable(name)[:80] for name in names])}, which is not on the allow-list",
         file=path,
         fix=_NEVER,
     )

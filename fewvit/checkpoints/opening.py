@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,12 +60,6 @@ def _is_plain(tensor: Tensor) -> bool:
     import torch
 
     return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    """`a, b, c and 4 more`."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _reason(error: BaseException) -> str:

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..errors import DataError, printable
+from ..errors import DataError, printable, some
 from ..spellings import split_of
-from ._listing import some
 
 
 def class_folders(

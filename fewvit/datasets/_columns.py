@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import DataError, printable
+from ..errors import DataError, printable, some
 from . import Listing
-from ._listing import some
 
 # the names that are taken, the best first; compared without case, `-` and blanks as `_`
 PATHS = (

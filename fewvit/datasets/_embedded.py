@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..digests import part_identity
-from ..errors import DataError, printable
+from ..errors import DataError, printable, some
 from ..files import refuse_size
 from . import Dataset, Listing
 from ._classes import twins
 from ._columns import LABELS, PATHS, Columns, Rows, class_name, find_name, folded
-from ._listing import name_of, some
+from ._listing import name_of
 
 if TYPE_CHECKING:
     import pyarrow

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..digests import identity_of
-from ..errors import DataError, from_os_error, printable
+from ..errors import DataError, from_os_error, printable, some
 from ..files import is_file, whole
 from ..spellings import split_of
 from . import Listing
@@ -273,9 +273,3 @@ def refuse_nothing(source: str, ids: Sequence[str], left_out: dict[str, int]) ->
         elif other := _instead(source):
             fix = f"If images are in it, give it as the source: {printable(other)}"
         raise DataError("no image in it" + (f" (passed over: {passed})" if passed else ""), file=source, fix=fix)
-
-
-def some(names: Sequence[str], limit: int = 5) -> str:
-    """The first names, as they may be shown, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(printable(name) for name in names[:limit]) + more

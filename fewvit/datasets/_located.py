@@ -12,12 +12,12 @@ from urllib.parse import unquote
 import numpy as np
 
 from ..digests import identity_of
-from ..errors import DataError, are, counted, printable
+from ..errors import DataError, are, counted, printable, some
 from ..files import is_file
 from . import Dataset, Listing
 from ._classes import twins
 from ._columns import Rows
-from ._listing import FileReader, name_of, some
+from ._listing import FileReader, name_of
 
 # an upload to Label Studio, which puts 8 digits before its name, or what lies below its folder of local files
 _LABEL_STUDIO = re.compile(r".*?/data/(?:upload/\d+/(?:[0-9a-f]{8}-)?|local-files/\?d=)(.+)")

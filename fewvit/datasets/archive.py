@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..digests import identity_of, part_identity
-from ..errors import DataError, from_os_error, printable
+from ..errors import DataError, from_os_error, printable, some
 from ..files import refuse_size
 from . import Dataset, Listing
 from ._classes import class_folders
-from ._listing import OTHER, REPEATED, is_image, name_of, refuse_nothing, some, unwanted
+from ._listing import OTHER, REPEATED, is_image, name_of, refuse_nothing, unwanted
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DataError, counted, from_os_error, printable
+from ..errors import DataError, counted, from_os_error, printable, some
 from . import Dataset, Listing
 from ._classes import numbered, twins
 from ._columns import NoPaths
-from ._listing import FileReader, image_tree, kind_of_folder, name_of, refuse_nothing, some, tables_beside
+from ._listing import FileReader, image_tree, kind_of_folder, name_of, refuse_nothing, tables_beside
 from ._text_table import read_text
 
 _DEVKIT = os.path.join("ILSVRC2012_devkit_t12", "data")

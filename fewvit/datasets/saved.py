@@ -8,11 +8,11 @@ import os
 from typing import TYPE_CHECKING
 
 from ..digests import identity_of
-from ..errors import DataError, from_os_error, printable
+from ..errors import DataError, from_os_error, printable, some
 from . import Dataset, Listing
 from ._arrow import readable, require_arrow
 from ._embedded import Block, embedded, image_column
-from ._listing import SAVED, kind_of_folder, some
+from ._listing import SAVED, kind_of_folder
 
 if TYPE_CHECKING:
     import pyarrow

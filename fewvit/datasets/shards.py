@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..digests import identity_of, part_identity
-from ..errors import DataError, are, counted, from_os_error, printable
+from ..errors import DataError, are, counted, from_os_error, printable, some
 from ..files import refuse_size
 from . import Dataset, Listing
 from ._classes import class_folders, numbered, twins
@@ -32,7 +32,6 @@ from ._listing import (
     kind_of_folder,
     name_of,
     refuse_nothing,
-    some,
     unwanted,
 )
 

@@ -77,6 +77,21 @@ class Probe:
         return (ClippedView if self.clipped_boxes else View)(size, (0.08, 1.0), interpolation=self.interpolation)
 
 
+_MAE = Probe(
+    blocks=(1,),
+    pools=("cls",),
+    norm="batch",
+    truncated=True,
+    optimizer="lars",
+    lrs=(0.1,),
+    default_lr=0.1,
+    small_lrs=(0.1, 0.4, 1.6, 6.4, 25.6),
+    warmup_epochs=10,
+    epochs=90,
+    batch_size=16384,
+    clipped_boxes=True,
+)
+
 PROBES: Mapping[str, Probe] = {
     "dino/1": Probe(
         blocks=(4,),
@@ -100,20 +115,7 @@ PROBES: Mapping[str, Probe] = {
         least_steps=1250,
         batch_size=1024,
     ),
-    "mae/1": Probe(
-        blocks=(1,),
-        pools=("cls",),
-        norm="batch",
-        truncated=True,
-        optimizer="lars",
-        lrs=(0.1,),
-        default_lr=0.1,
-        small_lrs=(0.1, 0.4, 1.6, 6.4, 25.6),
-        warmup_epochs=10,
-        epochs=90,
-        batch_size=16384,
-        clipped_boxes=True,
-    ),
+    **dict.fromkeys(("mae/1", "mae/2"), _MAE),  # they differ in the transform at other sizes than the probe's
     # the learning rate is absolute; the batch is the paper's, its repository's script makes one of 8192
     "msn/1": Probe(
         blocks=(1,),
@@ -128,9 +130,6 @@ PROBES: Mapping[str, Probe] = {
         interpolation="bilinear",
     ),
 }
-
-# its transform is another one, at other sizes than the probe's
-PROBES = {**PROBES, "mae/2": PROBES["mae/1"]}
 
 # where a ViT-B is read in another way
 _OF_WIDE: Mapping[str, Mapping[str, Any]] = {"dino/1": {"blocks": (1,), "pools": ("cls+mean",)}}

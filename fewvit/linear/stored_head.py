@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, DataError, FewvitError, FingerprintMismatch, UsageError, counted, printable
+from ..errors import CheckpointError, DataError, FewvitError, FingerprintMismatch, UsageError, counted, some
 from ..evaluate.inputs import FeatureReader, Found, Inputs, measured
 from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet
@@ -118,7 +118,7 @@ def _names_of(file: Path, outputs: int, about: Mapping[str, Any], listed: Path |
         fix = "Name each of them in a line of its own, in the head's order."
         raise DataError(f"{len(names)} names for the {outputs} classes of the head", file=listed, fix=fix)
     if twice := [name for name, lines in Counter(names).items() if lines > 1]:
-        what = f"{counted(len(twice), 'name stands', 'names stand')} in more than one line: {_some(twice)}"
+        what = f"{counted(len(twice), 'name stands', 'names stand')} in more than one line: {some(twice)}"
         raise DataError(what, file=listed, fix="Give each of the head's classes a name of its own.")
     return names
 
@@ -203,10 +203,6 @@ def _as_outputs(
     number = {name: i for i, name in enumerate(names)}
     unknown = [test.classes[c] for c in np.unique(test.labels) if test.classes[c] not in number]
     if unknown:
-        what = f"{counted(len(unknown), 'test class is', 'test classes are')} none of the head's: {_some(unknown)}"
+        what = f"{counted(len(unknown), 'test class is', 'test classes are')} none of the head's: {some(unknown)}"
         raise DataError(what, file=named_in, fix="Names must agree letter by letter.")
     return np.array([number.get(name, -1) for name in test.classes], np.int64)[test.labels]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names[:5])) + (" …" if len(names) > 5 else "")

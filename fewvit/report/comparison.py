@@ -89,11 +89,11 @@ def compare(
             _compare_on(found, setting, data, systems, order, details, resamples, seed)
             for one in order:
                 if one not in systems:
-                    missing.add(f"{_name(one, order)} on {printable(data)}", setting)
+                    missing.add(f"{_name(one, order)} on {printable(data)} (", ")", setting)
         _compare_over(found, setting, by_data, order)
         for name in names:
             if all(one.name != name for one in order):
-                missing.add(f"{printable(name)} has no result of", setting)
+                missing.add(f"{printable(name)} has no result of ", "", setting)
     found.notes = list(dict.fromkeys([*missing.lines(), *found.notes]))
     if not found.pairs:
         raise DataError(
@@ -107,23 +107,22 @@ class _Missing:
     """What is missing, a line for each kind: what, and in which settings."""
 
     def __init__(self) -> None:
-        self._settings: dict[str, list[Setting]] = {}
+        self._settings: dict[tuple[str, str], list[Setting]] = {}
 
-    def add(self, what: str, setting: Setting) -> None:
-        """One more setting in which it is missing."""
-        self._settings.setdefault(what, []).append(setting)
+    def add(self, before: str, after: str, setting: Setting) -> None:
+        """One more setting in which it is missing, with the words before and after it."""
+        self._settings.setdefault((before, after), []).append(setting)
 
     def lines(self) -> list[str]:
         """`missing: mae on pets (…)`, or how many settings it is missing in, and the first of them."""
-        return [_told(what, settings) for what, settings in self._settings.items()]
+        return [f"missing: {before}{_told(settings)}{after}" for (before, after), settings in self._settings.items()]
 
 
-def _told(what: str, settings: Sequence[Setting]) -> str:
-    tasks = ", ".join(dict.fromkeys(str(one.row().get("task")) for one in settings))
+def _told(settings: Sequence[Setting]) -> str:
     if len(settings) == 1:
-        return f"missing: {what} {settings[0]}" if what.endswith(" of") else f"missing: {what} ({settings[0]})"
-    many = f"{counted(len(settings), 'setting')} of {tasks}, such as {settings[0]}"
-    return f"missing: {what} {many}" if what.endswith(" of") else f"missing: {what} ({many})"
+        return str(settings[0])
+    tasks = ", ".join(dict.fromkeys(str(one.row().get("task")) for one in settings))
+    return f"{counted(len(settings), 'setting')} of {tasks}, such as {settings[0]}"
 
 
 def _systems(by_data: Mapping[str, Mapping[System, Entry]], names: Sequence[str]) -> list[System]:

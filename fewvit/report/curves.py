@@ -259,9 +259,7 @@ def _short(number: float) -> str:
 
 def _interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
     ends = row.get("ci95")
-    if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(is_number, ends)):
-        return float(ends[0]), float(ends[1])
-    return None
+    return (float(ends[0]), float(ends[1])) if ends is not None else None
 
 
 def _shown(row: Mapping[str, Any]) -> str:

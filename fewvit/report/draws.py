@@ -80,10 +80,7 @@ def _alike(records: Sequence[Record]) -> list[list[_Part]]:
     """Parts of several records that ask the same as far as their columns say, those with draws alone."""
     found: dict[tuple[Any, ...], dict[tuple[int, str], _Part]] = defaultdict(dict)
     for record, row in walk(records):
-        columns = {
-            **identity(row, ("dataset", "backbone")),
-            "seed": row.get("seed", record.asked.get("seed", record.run.get("seed"))),
-        }
+        columns = {**identity(row, ("dataset", "backbone")), "seed": record.seed_of(row)}
         key = (record.task, record.protocol_of(row), source_of(record, row), key_of(columns))
         question = _question(record, row)
         part = found[key].setdefault((id(record), question), _Part(record, question, []))

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ..errors import DataError, are, counted, printable
+from ..errors import DataError, are, counted, some
 
 _SHOWN = 5  # names in an error
 
@@ -30,7 +30,7 @@ class NamedRows:
             seen: set[str] = set()
             twice = [n for n in map(name_of, ids) if n in seen or seen.add(n)]  # type: ignore[func-returns-value]
             raise DataError(
-                f"{counted(len(set(twice)), 'name stands', 'names stand')} in {what} more than once: {_some(twice)}",
+                f"{counted(len(set(twice)), 'name stands', 'names stand')} in {what} more than once: {some(twice)}",
                 fix="Lists name images without folder and ending, so these must differ in their names.",
             )
 
@@ -44,15 +44,11 @@ class NamedRows:
         if missing:
             raise DataError(
                 f"{len(missing)} of {counted(len(wanted), 'listed image')} {are(len(missing))} not in {self._what}: "
-                f"{_some(missing)}",
+                f"{some(missing)}",
                 file=listed_in,
                 fix="Is it the list of another data set?",
             )
         return np.array([self._rows[name] for name in wanted], np.int64)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names[:_SHOWN])) + (" …" if len(names) > _SHOWN else "")
 
 
 def rows_of_ids(ids: Sequence[str], index_ids: Sequence[str]) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import FewvitError, counted, in_one_line
+from ..errors import FewvitError, counted, in_one_line, some
 from ..extraction.shards import Part
 from ..results import Row
 from .cells import Cell
@@ -133,15 +133,11 @@ def described(plan: Plan, done: int) -> Iterator[str]:
     yield (
         f"{part}{counted(len(cells), 'cell')}: {counted(len(backbones), 'backbone')}, "
         f"{counted(len({group.data for group in plan.groups}), 'data set')}, {counted(len(methods), 'method')} "
-        f"({_listed(methods)}); {done} finished"
+        f"({some(methods, _NAMED)}); {done} finished"
     )
     yield from plan.left_out
     for error, several in Counter(str(one.error) for one in cells if one.error is not None).items():
         yield f"{counted(several, 'cell')} cannot be measured: {in_one_line(error)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def overview(plan: Plan, states: Callable[[Planned], str]) -> list[Row]:
