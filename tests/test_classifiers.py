@@ -20,8 +20,8 @@ from oracles import brute_neighbors, brute_votes
 
 # options under which the checks run where the defaults do not suit them
 OPTIONS = {
-    "knn": {"k": 2},  # some checks fit on ten rows; the papers' 20 neighbours cannot come from those
-    "logistic": {"rows": "raw", "intercept": True},  # some checks have two columns: centred, they are one
+    # some checks have two columns: centred, they are one; some compare two fits to ten digits
+    "logistic": {"rows": "raw", "intercept": True, "dtype": "float64", "tol": 1e-15},
     "alpha_tim": {"steps": 31},  # the paper's 1000 only take longer
 }
 
@@ -104,8 +104,93 @@ def test_a_temperature_or_engine_that_cannot_be_is_refused_when_fitting():
 
 
 def test_the_defaults_are_the_papers():
-    assert KNNClassifier().get_params() == {"k": 20, "temperature": 0.07, "device": "auto", "engine": "auto"}
+    assert KNNClassifier().get_params() == {"k": None, "temperature": 0.07, "device": "auto", "engine": "auto"}
+    assert KNNClassifier(device="cpu").fit(*clusters(101, 3)).k_ == 20
     assert KNNClassifier.needs == "features"
+
+
+def test_all_rows_vote_where_they_are_fewer_than_the_papers_neighbours_which_is_told():
+    X, y = clusters(13, 3)
+    few = KNNClassifier(device="cpu").fit(X, y)
+    assert few.k_ == 13
+    np.testing.assert_array_equal(few.predict_proba(X), KNNClassifier(k=13, device="cpu").fit(X, y).predict_proba(X))
+    assert "all 13 images vote" in KNNClassifier.summary([few], "1 shot")
+    assert not KNNClassifier.summary([KNNClassifier(k=3, device="cpu").fit(X, y)], "1 shot")
+
+
+CLASSIFIERS = [plugins.find("classifiers", name)(**OPTIONS.get(name, {})) for name in plugins.names("classifiers")]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("estimator", CLASSIFIERS, ids=plugins.names("classifiers"))
+def test_scores_and_logarithms_say_what_the_probabilities_say(estimator, classes):
+    X, y = clusters(61, 3, labels=(3, 7))
+    y = np.where(X[:, 1] > 0.5, 11, y) if classes == 3 else y
+    fitted = clone(estimator).fit(X, y)
+    queries = clusters(31, 7)[0]
+    shares, scores = fitted.predict_proba(queries), fitted.decision_function(queries)
+    assert np.isfinite(scores).all()
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(fitted.predict_log_proba(queries), np.log(shares), rtol=1e-6, atol=1e-9)
+    if classes == 2:
+        assert scores.shape == (31,)
+        np.testing.assert_array_equal(fitted.classes_[(scores > 0).astype(int)], fitted.predict(queries))
+    else:
+        assert scores.shape == (31, 3)
+        np.testing.assert_array_equal(fitted.classes_[scores.argmax(axis=1)], fitted.predict(queries))
+
+
+def test_logits_are_scores_that_probabilities_round_away():
+    X, y = np.array([[1.0, 0.0], [-1.0, 0.0]]), np.array([0, 1])
+    sure = plugins.find("classifiers", "logistic")(lambd=1e-12, rows="raw", dtype="float64").fit(X, y)
+    far = [[100.0, 0.0]]
+    assert sure.predict_proba(far)[0, 1] == 0
+    assert sure.predict_log_proba(far)[0, 1] == pytest.approx(-sure.decision_function([[-100.0, 0.0]])[0])
+
+
+WEIGHTED = {
+    "logistic": {"dtype": "float64", "tol": 1e-15},
+    "logistic_folds": {"dtype": "float64", "tol": 1e-15, "lambd": None},
+    "ridge": {},
+    "ridge_given": {"alpha": 0.1},
+    "centroid": {"centering": "support"},
+}
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("name", [name for name in WEIGHTED if name != "logistic_folds"])
+def test_a_row_of_weight_two_is_a_row_that_stands_there_twice(name, wide):
+    (X, y), stream = clusters(37, 3), np.random.default_rng(11)
+    X = np.concatenate([X, stream.standard_normal((37, 60))], axis=1) if wide else X  # fewer rows than columns
+    counts = stream.integers(0, 4, 37)
+    counts[y == 7] = np.maximum(counts[y == 7], 1)
+    kind = plugins.find("classifiers", name.split("_")[0])
+    weighted = kind(**WEIGHTED[name]).fit(X, y, sample_weight=counts.astype(float))
+    repeated = kind(**WEIGHTED[name]).fit(np.repeat(X, counts, axis=0), np.repeat(y, counts))
+    np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), rtol=1e-5, atol=1e-7)
+    assert np.abs(weighted.predict_proba(X) - kind(**WEIGHTED[name]).fit(X, y).predict_proba(X)).max() > 1e-3
+
+
+def test_held_out_rows_count_by_their_weights_where_they_choose_the_penalty():
+    X, y = clusters(61, 3)
+    kind = plugins.find("classifiers", "logistic")
+    alike = kind(**WEIGHTED["logistic_folds"]).fit(X, y, sample_weight=np.full(61, 2.0))
+    assert "5-fold" in alike.why_
+    assert alike.why_ == kind(**WEIGHTED["logistic_folds"]).fit(X, y).why_
+    with pytest.raises(UsageError, match="tenth"):
+        kind(lambd=None, selection="tenth").fit(X, y, sample_weight=np.ones(61))
+
+
+@pytest.mark.parametrize("weights", [[-1.0] * 101, [1.0] * 100, [float("nan")] * 101])
+def test_weights_that_cannot_be_are_refused(weights):
+    for name in ("logistic", "ridge", "centroid"):
+        with pytest.raises(ValueError, match="sample_weight"):
+            plugins.find("classifiers", name)().fit(*clusters(101, 3), sample_weight=weights)
+
+
+def test_no_weight_at_all_leaves_nothing_to_learn_from():
+    with pytest.raises(ValueError, match="every sample_weight is zero"):
+        plugins.find("classifiers", "ridge")().fit(*clusters(101, 3), sample_weight=np.zeros(101))
 
 
 def test_it_works_where_scikit_learns_own_do():

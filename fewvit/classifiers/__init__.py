@@ -24,6 +24,10 @@ def _one_by_one(estimators: Sequence[Any], sets: Sequence[tuple[ArrayLike, Array
         estimator.fit(X, y)
 
 
+def _as_they_are(rows: int) -> Mapping[str, Any]:
+    return {}
+
+
 def _nothing_chosen(estimators: Sequence[object], shots: str) -> str:
     return ""
 
@@ -46,6 +50,8 @@ class Traits:
     penalty: str = ""
     default_penalty_of: str = ""  # whose the penalty is where a protocol has none
     facts: Mapping[str, str] = field(default_factory=dict)  # name in a run's manifest -> the fitted attribute
+    # options for so many rows, where they were not given
+    suited: Callable[[int], Mapping[str, Any]] = _as_they_are
     # each estimator on its own (X, y)
     fit_together: Callable[[Sequence[Any], Sequence[tuple[ArrayLike, ArrayLike]]], None] = _one_by_one
     # a line on what fits of as many images, called so, came to

@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import UsageError
 from ..models.products import of_rows
 from ..neighbors import Bank
+from ._estimator import ProbabilisticClassifier, checked_weights
 from ._labels import numbered
 
 if TYPE_CHECKING:
@@ -35,21 +35,31 @@ class Support:
     rows: Tensor  # (E, n, D)
     labels: Tensor  # (E, n) int64, 0..C-1
     n_classes: int
+    weights: Tensor | None = None  # (E, n), how often each row counts; None: once
 
     @cached_property
     def one_hot(self) -> Tensor:
-        """(E, n, C): 1 where a row is of a class."""
+        """(E, n, C): 1, or the row's weight, where a row is of a class."""
         import torch
 
-        return torch.nn.functional.one_hot(self.labels, self.n_classes).to(self.rows.dtype)
+        members = torch.nn.functional.one_hot(self.labels, self.n_classes).to(self.rows.dtype)
+        return members if self.weights is None else members * self.weights[..., None]
 
     @cached_property
     def counts(self) -> Tensor:
-        """Rows of each class (E, C)."""
+        """Rows of each class (E, C), or the sum of their weights."""
         return self.one_hot.sum(dim=1)
 
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean row (E, 1, D)."""
+        if self.weights is None:
+            return self.rows.mean(dim=1, keepdim=True)
+        shares = self.weights / self.weights.sum(dim=1, keepdim=True)
+        return shares[:, None] @ self.rows
 
-class EpisodicClassifier(ClassifierMixin, BaseEstimator):
+
+class EpisodicClassifier(ProbabilisticClassifier):
     """A classifier that learns from a support set and classifies queries, for one episode or for many at once.
 
     A transductive one takes the rows of one `predict` call for one query set and lets them inform each other; an
@@ -86,13 +96,20 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn from rows (N, D) and their labels (N,)."""
+        return self._fit(X, y, None)
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> Self:
         import torch
 
         rows, given = validate_data(self, X, y, dtype=_DTYPES)
         self.check_options()
+        if (weights := checked_weights(sample_weight, rows)) is not None:
+            rows, given, weights = rows[weights > 0], given[weights > 0], weights[weights > 0]
         self.classes_, labels = numbered(given)
         self._n_support, self._dtype = len(rows), rows.dtype
-        self._learnt = self.learn(Support(torch.tensor(rows)[None], torch.tensor(labels)[None], len(self.classes_)))
+        taken = torch.tensor(rows)[None]
+        counts = None if weights is None else torch.tensor(weights)[None].to(taken)
+        self._learnt = self.learn(Support(taken, torch.tensor(labels)[None], len(self.classes_), counts))
         return self
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
@@ -109,11 +126,6 @@ class EpisodicClassifier(ClassifierMixin, BaseEstimator):
             for start in range(0, len(queries), size)
         ]
         return torch.cat(blocks).double().numpy()
-
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """The most probable class (Q,); the first in `classes_` on a tie."""
-        shares = self.predict_proba(X)
-        return self.classes_[shares.argmax(axis=1)]
 
 
 # ---- steps that several papers share

@@ -6,6 +6,8 @@ With g the gradient at W, Fenchel duality gives P(W) - D = ||g||^2 / (2 mu), D b
 probabilities: an upper bound of what is missing to the optimum that costs nothing, so it is what the solver stops on.
 Method: limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4) in the span of the features, with a Newton step
 along each direction: the logits are linear in W, so the curvature along a direction costs no matrix product of its own.
+
+Rows may have weights w_i: n is then their sum, and each term of the first sum counts w_i times.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ def solve(
     n_classes: int,
     lambd: float,
     *,
+    weights: np.ndarray | None = None,
     intercept: bool = False,
     tol: float = 1e-6,
     max_iter: int = 1000,
@@ -59,24 +62,24 @@ def solve(
 ) -> Solution:
     """The minimiser W (C, D) for features (n, D) and labels (n,) in 0..C-1, to a relative gap of `tol`.
 
-    What float32 cannot reach is finished in float64.
+    What float32 cannot reach is finished in float64. `weights` (n,), above zero: how often each row counts.
     `intercept` adds a constant per class that is not penalised. The bound of the gap then holds but for the constants,
     whose part is estimated by their curvature.
     """
     import torch
 
     x, y, frame = loaded(features, labels, intercept, dtype, device)
-    problem = _Problem(x, y, n_classes, lambd / len(x), free_columns=int(intercept))
-    weights, gap, iterations = _descend(
+    problem = _Problem(x, y, n_classes, lambd, free_columns=int(intercept), weights=weights)
+    found, gap, iterations = _descend(
         problem, torch.zeros(n_classes, x.shape[1], dtype=x.dtype, device=device), tol, max_iter
     )
     if gap > tol and iterations < max_iter and dtype == "float32":  # rounding hid the way down
         x = x.double()
-        problem = _Problem(x, y, n_classes, lambd / len(x), free_columns=int(intercept))
-        weights, gap, more = _descend(problem, weights.double(), tol, max_iter - iterations)
+        problem = _Problem(x, y, n_classes, lambd, free_columns=int(intercept), weights=weights)
+        found, gap, more = _descend(problem, found.double(), tol, max_iter - iterations)
         iterations += more
-    objective = exact_objective(x, y, weights, problem.mu, problem.penalised)
-    return Solution(*frame.leave(weights, dtype), objective, gap, iterations, gap <= tol)
+    objective = exact_objective(x, y, found, problem.mu, problem.penalised, weights)
+    return Solution(*frame.leave(found, dtype), objective, gap, iterations, gap <= tol)
 
 
 def penalty_path(
@@ -101,7 +104,7 @@ def penalty_path(
     problem = _Problem(x, y, n_classes, 1.0, free_columns=int(intercept))
     weights = torch.zeros(n_classes, x.shape[1], dtype=x.dtype, device=device)
     for lambd in lambdas:
-        problem.mu = lambd / len(x)
+        problem.mu = lambd / problem.n
         weights, gap, iterations = _descend(problem, weights, tol, max_iter)
         objective = problem.at(problem.logits(weights), weights)[0]
         yield Solution(*frame.leave(weights, dtype), objective, gap, iterations, gap <= tol)
@@ -166,28 +169,39 @@ class _Problem:
     cache from the product to the residuals.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, n_classes: int, mu: float, free_columns: int):
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        n_classes: int,
+        lambd: float,
+        free_columns: int,
+        weights: np.ndarray | None = None,
+    ):
         import torch
 
-        self.x, self.n, self.n_classes, self.mu = x, len(x), n_classes, mu
+        self.x, self.n_classes = x, n_classes
+        self.n = len(x) if weights is None else float(weights.sum())
+        self.mu = lambd / self.n
         self.penalised = x.shape[1] - free_columns
-        size = max(64, _BLOCK_BYTES // (n_classes * x.element_size())) if x.device.type == "cpu" else self.n
+        size = max(64, _BLOCK_BYTES // (n_classes * x.element_size())) if x.device.type == "cpu" else len(x)
         self.blocks = [Products(part) for part in x.split(size)]
         # of each row's own class in the flat (C, b)
         self.cells = [own * len(own) + torch.arange(len(own), device=x.device) for own in y.split(size)]
+        self.weights = [None] * len(self.blocks) if weights is None else torch.from_numpy(weights).to(x).split(size)
 
     def at(self, logits: list[Tensor], weights: Tensor) -> tuple[float, Tensor, list[Tensor]]:
         """P, its gradient (C, D) and the probabilities at W, whose logits are given."""
         import torch
 
         loss, gradient, probabilities = 0.0, torch.zeros_like(weights), []
-        for products, cells, block in zip(self.blocks, self.cells, logits, strict=True):
+        for products, cells, weights_of, block in zip(self.blocks, self.cells, self.weights, logits, strict=True):
             shares = block.log_softmax(dim=0)
-            loss -= float(shares.view(-1)[cells].double().sum())
+            loss -= float(_weighted(shares.view(-1)[cells], weights_of).double().sum())
             shares.exp_()
             own = shares.view(-1)[cells]
             shares.view(-1)[cells] = own - 1  # residuals, for as long as the product takes
-            gradient += products.gradient(shares)
+            gradient += products.gradient(_weighted(shares, weights_of))
             shares.view(-1)[cells] = own
             probabilities.append(shares)
         gradient.div_(self.n)
@@ -200,17 +214,22 @@ class _Problem:
     def along(self, direction: Tensor, probabilities: list[Tensor]) -> tuple[list[Tensor], float]:
         """The logits of a direction, and the second derivative of P along it."""
         slopes, curvature = [], self.n * self.mu * float(square(direction, self.penalised))
-        for products, shares in zip(self.blocks, probabilities, strict=True):
+        for products, weights_of, shares in zip(self.blocks, self.weights, probabilities, strict=True):
             slope = products.logits(direction)
             weighted = shares * slope
             mean = weighted.sum(dim=0)  # under each row's probabilities
-            curvature += float((weighted.mul_(slope).sum(dim=0) - mean.square()).double().sum())
+            spread = weighted.mul_(slope).sum(dim=0) - mean.square()
+            curvature += float(_weighted(spread, weights_of).double().sum())
             slopes.append(slope)
         return slopes, curvature / self.n
 
     def gap(self, gradient: Tensor) -> float:
         """The bound of what is missing to the optimum."""
         return float(bound(gradient, self.penalised, self.mu, min(self.mu, 1 / self.n_classes)))
+
+
+def _weighted(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values if weights is None else values * weights
 
 
 def square(weights: Tensor, penalised: int) -> Tensor:
@@ -229,17 +248,24 @@ def bound(gradient: Tensor, penalised: int, mu: float | Tensor, mu_free: float |
     return squares[..., :penalised].sum(dim=-1) / (2 * mu) + squares[..., penalised:].sum(dim=-1) / (2 * mu_free)
 
 
-def exact_objective(x: Tensor, y: Tensor, weights: Tensor, mu: float, penalised: int) -> float:
+def exact_objective(
+    x: Tensor, y: Tensor, weights: Tensor, mu: float, penalised: int, of_rows: np.ndarray | None = None
+) -> float:
     """P(W) in float64, a block of rows at a time: float32 knows small losses to five digits only.
 
-    The penalty is on the first `penalised` columns.
+    The penalty is on the first `penalised` columns; `of_rows` (n,) are the rows' weights.
     """
+    import torch
+
     wide, loss = weights.double(), 0.0
+    counts = None if of_rows is None else torch.from_numpy(of_rows).to(wide)
     for start in range(0, len(x), _EXACT_ROWS):
         part = slice(start, start + _EXACT_ROWS)
         logits = x[part].double() @ wide.T
-        loss += float((logits.logsumexp(dim=1) - logits.gather(1, y[part, None])[:, 0]).sum())
-    return loss / len(x) + 0.5 * mu * float(wide[:, :penalised].square().sum())
+        losses = logits.logsumexp(dim=1) - logits.gather(1, y[part, None])[:, 0]
+        loss += float(_weighted(losses, None if counts is None else counts[part]).sum())
+    n = len(x) if of_rows is None else float(of_rows.sum())
+    return loss / n + 0.5 * mu * float(wide[:, :penalised].square().sum())
 
 
 def _descend(problem: _Problem, weights: Tensor, tol: float, max_iter: int) -> tuple[Tensor, float, int]:

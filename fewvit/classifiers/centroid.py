@@ -63,9 +63,13 @@ class Centroid(EpisodicClassifier):
                 "centering='base' and base= go together", fix="Give base the features file of the base classes."
             )
 
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Centroid:
+        """Learn from rows (N, D) and their labels (N,); of `sample_weight` (N,) 2 a row counts twice in its mean."""
+        return self._fit(X, y, sample_weight)
+
     def learn(self, support: Support) -> _ClassSums:
         """The sums (E, C, D) and counts (E, C) of the centred rows by class, and the centre (E or 1, 1, D)."""
-        centre = self._centre(support.rows)
+        centre = self._centre(support)
         return _ClassSums(centre, support.one_hot.mT @ self._prepared(support.rows, centre), support.counts)
 
     def class_probabilities(self, learnt: _ClassSums, queries: Tensor) -> Tensor:
@@ -94,12 +98,13 @@ class Centroid(EpisodicClassifier):
         self._learnt = _ClassSums(old.centre, sums.index_add(1, at, old.sums), counts.index_add(1, at, old.counts))
         return self
 
-    def _centre(self, rows: Tensor) -> Tensor:
+    def _centre(self, support: Support) -> Tensor:
+        width = support.rows.shape[2]
         if self.centering == "support":
-            return rows.mean(dim=1, keepdim=True)
+            return support.mean
         if self.centering == "base":
-            return rows.new_tensor(_base_mean(self.base, rows.shape[2]))[None, None]
-        return rows.new_zeros((1, 1, rows.shape[2]))
+            return support.rows.new_tensor(_base_mean(self.base, width))[None, None]
+        return support.rows.new_zeros((1, 1, width))
 
     def _prepared(self, rows: Tensor, centre: Tensor) -> Tensor:
         return unit(rows - centre) if self.normalise else rows - centre

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..calibration import stratified_folds
-from ..errors import NumericalError, counted
+from ..errors import NumericalError, UsageError, counted
 from ..models.products import of_rows
+from ._estimator import ProbabilisticClassifier, checked_weights, of_two
 from ._labels import numbered
 from ._softmax_batches import batches_pay, solve_together
 from ._softmax_regression import Solution, penalty_path, solve
@@ -27,7 +27,7 @@ _FALLBACK = 0.0025  # lambda where nothing can be held out
 _CHUNK_BYTES = 16 << 20  # of scores that are turned into probabilities at once
 
 
-class LogisticRegression(ClassifierMixin, BaseEstimator):
+class LogisticRegression(ProbabilisticClassifier):
     """Minimises (1/n) sum_i -log softmax(W x_i)[y_i] + (lambda / 2n) ||W||^2.
 
     Each x_i is centred over its own coordinates and of unit length.
@@ -65,9 +65,23 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         # folds: 11 values by 5-fold cross-validation; tenth: DINOv2's 45 values of C on a random tenth
         self.selection = selection
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> LogisticRegression:
-        """Find W for rows (n, D) and labels (n,)."""
-        self.fit_together([self], [(X, y)])
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> LogisticRegression:
+        """Find W for rows (n, D) and labels (n,).
+
+        A row of `sample_weight` (n,) 2 counts as if it stood there twice, and n in the objective is their sum. Raises
+        UsageError for weights with `selection="tenth"`, which holds out rows, not weights.
+        """
+        if sample_weight is None:
+            self.fit_together([self], [(X, y)])
+            return self
+        rows, labels = self._validated(X, y)
+        weights = checked_weights(sample_weight, rows)
+        assert weights is not None
+        counts = weights > 0
+        self.classes_, numbers = numbered(labels[counts])
+        rows, weights = self._prepared(rows[counts]), weights[counts]
+        self.lambd_, self.why_ = self._chosen(rows, numbers, weights)
+        self._keep(self._solved([(rows, numbers)], len(self.classes_), [self.lambd_], weights)[0])
         return self
 
     @staticmethod
@@ -99,13 +113,15 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
 
     def _taken(self, X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """The rows as they are fitted and their labels' numbers; classes and lambda are settled."""
-        rows, labels = validate_data(
-            self, X, y, dtype=(np.float64 if self.dtype == "float64" else np.float32), ensure_min_samples=1
-        )
+        rows, labels = self._validated(X, y)
         self.classes_, numbers = numbered(labels)
         rows = self._prepared(rows)
         self.lambd_, self.why_ = self._chosen(rows, numbers)
         return rows, numbers
+
+    def _validated(self, X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        kind = np.float64 if self.dtype == "float64" else np.float32
+        return validate_data(self, X, y, dtype=kind, ensure_min_samples=1)
 
     def _keep(self, solution: Solution) -> None:
         self.coef_, self.intercept_ = solution.weights, solution.intercept  # (C, D), (C,)
@@ -136,6 +152,16 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         best = self._logits(X).argmax(axis=1)
         return self.classes_[best]
 
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
+        """Logarithms of the class probabilities (Q, C), finite where a probability rounds to zero."""
+        logits = self._logits(X).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
+        """Logits (Q, C); of two classes (Q,) their difference, as scikit-learn has it."""
+        return of_two(self._logits(X).astype(np.float64))
+
     def _prepared(self, X: np.ndarray) -> np.ndarray:
         if self.rows == "raw":
             return X
@@ -146,9 +172,16 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         return np.where(flat, 0, rows / np.where(flat, 1, length)).astype(X.dtype)
 
     def _solved(
-        self, sets: Sequence[tuple[np.ndarray, np.ndarray]], n_classes: int, lambdas: Sequence[float]
+        self,
+        sets: Sequence[tuple[np.ndarray, np.ndarray]],
+        n_classes: int,
+        lambdas: Sequence[float],
+        weights: np.ndarray | None = None,
     ) -> list[Solution]:
-        """A solution for each set and its lambda. Raises NumericalError for one that does not converge."""
+        """A solution for each set and its lambda, all under the same row weights (n,).
+
+        Raises NumericalError for one that does not converge.
+        """
         from ..models.engines import resolve_device
 
         for lambd in lambdas:
@@ -162,10 +195,12 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
             "dtype": self.dtype,
             "device": device,
         }
-        if len(sets) > 1 and batches_pay(device):
+        if len(sets) > 1 and weights is None and batches_pay(device):
             found = solve_together(sets, n_classes, lambdas, **how)
         else:
-            found = [solve(*one, n_classes, lambd, **how) for one, lambd in zip(sets, lambdas, strict=True)]
+            found = [
+                solve(*one, n_classes, lambd, weights=weights, **how) for one, lambd in zip(sets, lambdas, strict=True)
+            ]
         for solution in found:
             if not solution.converged:
                 raise NumericalError(
@@ -175,30 +210,36 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
                 )
         return found
 
-    def _chosen(self, rows: np.ndarray, numbers: np.ndarray) -> tuple[float, str]:
+    def _chosen(self, rows: np.ndarray, numbers: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, str]:
         """(lambda, why): as given, or the one with the best accuracy on held-out rows; among equals the largest."""
         if self.lambd is not None:
             return float(self.lambd), "given"
+        if weights is not None and self.selection == "tenth":
+            raise UsageError("selection='tenth' knows no sample_weight", fix="Give lambd, or take selection='folds'.")
         counts = np.bincount(numbers)
         if len(counts) > 1 and self.selection == "tenth" and counts.max() > 1:
             return self._by_tenths(rows, numbers, len(counts))
         if len(counts) > 1 and self.selection == "folds" and counts.min() > 1:
-            return self._by_folds(rows, numbers, min(5, int(counts.min())))
+            return self._by_folds(rows, numbers, min(5, int(counts.min())), weights)
         return _FALLBACK, "MSN's: one image per class leaves nothing to cross-validate on"
 
-    def _by_folds(self, rows: np.ndarray, numbers: np.ndarray, folds: int) -> tuple[float, str]:
+    def _by_folds(
+        self, rows: np.ndarray, numbers: np.ndarray, folds: int, weights: np.ndarray | None
+    ) -> tuple[float, str]:
         """The best lambda of GRID in cross-validation."""
-        right = dict.fromkeys(GRID, 0)
+        right = dict.fromkeys(GRID, 0.0)
         fold = stratified_folds(numbers, folds, self.seed)
+        counts = np.ones(len(rows)) if weights is None else weights
         for kept, held in ((fold != f, fold == f) for f in range(folds)):
             part = (rows[kept], numbers[kept])
-            for lambd, solution in zip(
-                GRID, self._solved([part] * len(GRID), int(numbers.max()) + 1, GRID), strict=True
-            ):
-                right[lambd] += _hits(solution, rows[held], numbers[held])
+            solutions = self._solved(
+                [part] * len(GRID), int(numbers.max()) + 1, GRID, None if weights is None else weights[kept]
+            )
+            for lambd, solution in zip(GRID, solutions, strict=True):
+                right[lambd] += float(counts[held][_right(solution, rows[held], numbers[held])].sum())
         best = max(right.values())
         lambd = max(lambd for lambd, hits in right.items() if hits == best)
-        return lambd, f"best of {len(GRID)} by {folds}-fold cross-validation, {100 * best / len(rows):.1f} % right"
+        return lambd, f"best of {len(GRID)} by {folds}-fold cross-validation, {100 * best / counts.sum():.1f} % right"
 
     def _by_tenths(self, rows: np.ndarray, numbers: np.ndarray, n_classes: int) -> tuple[float, str]:
         """The best lambda of DINOV2_GRID on the first tenth of a permutation, and how it was chosen.
@@ -226,7 +267,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
                 dtype=self.dtype,
                 device=device,
             )
-            hits += [_hits(solution, rows[held], numbers[held]) for solution in found]
+            hits += [int(_right(solution, rows[held], numbers[held]).sum()) for solution in found]
             evaluated += len(held)
             if evaluated >= _ENOUGH:
                 break
@@ -235,9 +276,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):
         return DINOV2_GRID[best], f"best of {len(DINOV2_GRID)} by DINOv2's rule, {share}"
 
 
-def _hits(solution: Solution, rows: np.ndarray, numbers: np.ndarray) -> int:
-    """How many of the rows get their class."""
-    return int((_scores(rows, solution.weights, solution.intercept).argmax(axis=1) == numbers).sum())
+def _right(solution: Solution, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Which of the rows (n,) get their class."""
+    return _scores(rows, solution.weights, solution.intercept).argmax(axis=1) == numbers
 
 
 def _scores(rows: np.ndarray, weights: np.ndarray, constants: np.ndarray) -> np.ndarray:

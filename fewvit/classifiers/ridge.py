@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ._episodic import EpisodicClassifier, Support, require_above, unit
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
 # strengths that leave-one-out chooses from, the strongest first so that ties go to it; rows have unit length, so the
@@ -28,7 +29,8 @@ class _Axes:
     values: Tensor  # (E, r), the squared lengths of Z's columns
     labels: Tensor  # (E, n)
     shares: Tensor  # (E, C), of the rows that each class has: what was taken off the one-hot labels
-    ZY: Tensor  # (E, r, C), Zᵀ Y
+    ZY: Tensor  # (E, r, C), Zᵀ Y, each row as often as it counts
+    weights: Tensor | None  # (E, n), how often that is; None: once
 
     def fitted(self, alpha: Tensor) -> Tensor:
         """Weights (E, D, C) = (Xᵀ X + alpha)⁻¹ Xᵀ Y for one alpha (E,) per episode."""
@@ -66,12 +68,19 @@ class Ridge(EpisodicClassifier):
         if self.alpha is not None:
             require_above(0, alpha=self.alpha)
 
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Ridge:
+        """Learn from rows (N, D) and their labels (N,).
+
+        A row of `sample_weight` (N,) 2 counts as if it stood there twice; leaving one out then leaves its other there.
+        """
+        return self._fit(X, y, sample_weight)
+
     def learn(self, support: Support) -> _Linear:
         """The regression on the support, with the alpha given or, for each episode, the best by leave-one-out."""
-        rows, shares = unit(support.rows.double()), support.counts.double() / support.labels.shape[1]
-        centre = rows.mean(dim=1, keepdim=True)
-        axes = _axes(rows - centre, support.labels, shares)
-        alpha = shares.new_full((len(rows),), self.alpha) if self.alpha is not None else _best_alpha(axes)
+        support = replace(support, rows=unit(support.rows.double()), weights=_double(support.weights))
+        shares, centre = support.counts / support.counts.sum(dim=1, keepdim=True), support.mean
+        axes = _axes(support.rows - centre, support.labels, shares, support.weights)
+        alpha = shares.new_full((len(shares),), self.alpha) if self.alpha is not None else _best_alpha(axes)
         return _Linear(centre, axes.fitted(alpha), shares[:, None])
 
     def class_probabilities(self, learnt: _Linear, queries: Tensor) -> Tensor:
@@ -80,10 +89,16 @@ class Ridge(EpisodicClassifier):
         return (scores / self.temperature).softmax(dim=2)
 
 
-def _axes(X: Tensor, labels: Tensor, shares: Tensor) -> _Axes:
-    """From the smaller of Xᵀ X and X Xᵀ."""
+def _double(weights: Tensor | None) -> Tensor | None:
+    return None if weights is None else weights.double()
+
+
+def _axes(X: Tensor, labels: Tensor, shares: Tensor, weights: Tensor | None) -> _Axes:
+    """From the smaller of Xᵀ X and X Xᵀ, where each row of X has the root of its weight."""
     import torch
 
+    roots = None if weights is None else weights.sqrt()[..., None]
+    X = X if roots is None else X * roots
     if X.shape[1] > X.shape[2]:
         values, V = torch.linalg.eigh(X.mT @ X)
         Z = X @ V
@@ -91,10 +106,12 @@ def _axes(X: Tensor, labels: Tensor, shares: Tensor) -> _Axes:
         values, U = torch.linalg.eigh(X @ X.mT)
         length = values.clamp_min(1e-300).sqrt()[:, None]
         V, Z = X.mT @ U / length, U * length
+    counted = Z if roots is None else Z * roots  # each row as often as it counts
     # (E, C, r)
-    sums = Z.new_zeros((len(Z), shares.shape[1], Z.shape[2])).scatter_add_(1, labels[..., None].expand(Z.shape), Z)
-    ZY = (sums - shares[..., None] * Z.sum(dim=1, keepdim=True)).mT
-    return _Axes(V, Z, values.clamp_min(0), labels, shares, ZY)
+    sums = Z.new_zeros((len(Z), shares.shape[1], Z.shape[2]))
+    sums.scatter_add_(1, labels[..., None].expand(Z.shape), counted)
+    ZY = (sums - shares[..., None] * counted.sum(dim=1, keepdim=True)).mT
+    return _Axes(V, Z if roots is None else Z / roots, values.clamp_min(0), labels, shares, ZY, weights)
 
 
 def _best_alpha(axes: _Axes) -> Tensor:
@@ -115,14 +132,16 @@ def _left_out(axes: _Axes) -> Tensor:
     own = axes.ZY.mT.gather(1, axes.labels[..., None].expand(axes.Z.shape)) - (axes.ZY @ axes.shares[..., None]).mT
     size = 1 - 2 * axes.shares.gather(1, axes.labels) + axes.shares.square().sum(dim=1, keepdim=True)  # y·y, (E, n)
     errors = axes.Z.new_zeros((len(_ALPHAS), len(axes.Z)))
+    total = axes.Z.shape[1] if axes.weights is None else axes.weights.sum(dim=1, keepdim=True)
     for part in _blocks(axes.Z.shape[1]):
         Z = axes.Z[:, part]
         cross, squares = Z * own[:, part], Z.square()  # (E, b, r)
         for at, alpha in enumerate(_ALPHAS):
             S = 1 / (axes.values + alpha)[..., None]  # (E, r, 1)
             residual = size[:, part] - 2 * (cross @ S)[..., 0] + (Z @ (S * root)).square().sum(dim=2)
-            kept = 1 - (squares @ S)[..., 0] - 1 / axes.Z.shape[1]  # 1 - leverage; 1/n is the offset's
-            errors[at] += (residual / kept.clamp_min(1e-12).square()).sum(dim=1)
+            kept = 1 - (squares @ S)[..., 0] - 1 / total  # 1 - leverage; 1/n is the offset's
+            squared = residual / kept.clamp_min(1e-12).square()
+            errors[at] += (squared if axes.weights is None else squared * axes.weights[:, part]).sum(dim=1)
     return errors
 
 

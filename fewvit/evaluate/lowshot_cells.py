@@ -159,8 +159,9 @@ def factory(
     values = dict(_preset(method, protocol, split.shots).options)
     if penalty and options.lambd is not None:
         values[penalty] = options.lambd
-    if "k" in takes and "k" not in settings:
+    if "k" in takes and isinstance(takes["k"].default, int):
         values["k"] = min(takes["k"].default, rows)
+    values |= traits_of(kind).suited(rows)
     values |= {name: value for name, value in (("device", options.device), ("seed", options.seed)) if name in takes}
     return lambda: kind(**{**values, **settings})
 
@@ -169,7 +170,7 @@ def _loosened(estimator: Any, fitted: Any) -> Estimator:  # their options are lo
     """The classifier for the folds that choose a temperature: the penalty of all labelled rows, solved less exactly."""
     takes, penalty = options_of(type(estimator)), traits_of(estimator).penalty
     if "k" in takes:
-        estimator.set_params(k=max(1, min(estimator.k, len(fitted.classes_))))
+        estimator.set_params(k=max(1, min(getattr(fitted, "k_", estimator.k), len(fitted.classes_))))
     if "tol" in takes:
         estimator.set_params(tol=max(_CALIBRATION_TOL, estimator.tol))
     if penalty:
