@@ -20,7 +20,7 @@ from ..datasets import Dataset
 from ..digests import DigestMemory
 from ..errors import NumericalError, printable
 from ..features import FeatureSet
-from ..images import POLICIES_DIFFER, BadImage, decode
+from ..images import POLICIES_DIFFER, BadImage, Note, decode
 from ..models.products import settle_threads
 from .cache import Cache, FeatureStore
 from .encoding import batch_size_of, start_encoding
@@ -299,6 +299,7 @@ class _Extraction:
         digests = [digest for row in good if (digest := self.digests[row]) is not None]
         features, notes = self.store.gather(digests)
         self.report.differing = int(np.count_nonzero(notes & int(POLICIES_DIFFER)))
+        self.report.like_twelve_bit = int(np.count_nonzero(notes & int(Note.LIKE_TWELVE_BIT)))
         return FeatureSet(
             features,
             self.dataset.labels[good],
