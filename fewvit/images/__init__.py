@@ -55,7 +55,8 @@ def decode(
     """The image's uint8 RGB pixels (crop_h, crop_w, 3), and its `Note` bits. May be called from many threads at once.
 
     Where the transform has a `longest` side the pixels are (H, W, 3), of the image's own proportions. Raises BadImage
-    for whatever cannot be decoded, whichever exception the decoder raised, and for more than `max_pixels` pixels.
+    for whatever cannot be decoded, whichever exception the decoder raised, and for more than `max_pixels` pixels;
+    ResourceError where memory or threads ran out.
     """
     if policy not in POLICIES:
         raise UnknownName("decode policy", policy, POLICIES)
@@ -72,10 +73,8 @@ def decode(
         return _cover_and_crop(pixels, preprocess, orientation), int(notes | _turned(orientation))
     except BadImage:
         raise
-    except Exception as error:
-        # the per-image boundary: decoders raise what they like (ValueError, struct.error, RuntimeError, ...)
-        refuse_out_of_memory(error, "decoding an image", len(data) + 4 * max_pixels)
-        raise BadImage(_one_line(error)) from error
+    except Exception as error:  # the per-image boundary
+        raise _refused(error, len(data) + 4 * max_pixels) from error
 
 
 def pixels_of(image: Image, preprocess: Preprocess, policy: str = "fast", max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -93,8 +92,8 @@ def pixels_of(image: Image, preprocess: Preprocess, policy: str = "fast", max_pi
         return _of_pillow(image, preprocess, policy)
     except BadImage:
         raise
-    except Exception as error:  # the per-image boundary, as in `decode`
-        raise BadImage(_one_line(error)) from error
+    except Exception as error:  # the per-image boundary
+        raise _refused(error, 4 * max_pixels) from error
 
 
 def _of_pillow(image: Image, preprocess: Preprocess, policy: str) -> np.ndarray:
@@ -120,8 +119,8 @@ def decode_whole(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return np.ascontiguousarray(_turn(pixels, orientation))
     except BadImage:
         raise
-    except Exception as error:  # the per-image boundary, as in `decode`
-        raise BadImage(_one_line(error)) from error
+    except Exception as error:  # the per-image boundary
+        raise _refused(error, len(data) + 4 * max_pixels) from error
 
 
 _AS_IT_IS = Preprocess(cover=(1, 1), crop=(1, 1))  # nothing is resized, so no shape is too long
@@ -303,6 +302,15 @@ def _orientation(image: Image) -> int:
 
 def _turned(orientation: int) -> Note:
     return Note.TURNED if orientation != 1 else Note(0)
+
+
+def _refused(error: Exception, size: int) -> BadImage:
+    """What whatever a decoder raises says of an image: they raise what they like (ValueError, struct.error, ...).
+
+    Raises ResourceError for what is no fault of the image, which takes `size` bytes at most.
+    """
+    refuse_out_of_memory(error, "decoding an image", size)
+    return BadImage(_one_line(error))
 
 
 def _one_line(error: Exception) -> str:
