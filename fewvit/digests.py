@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .cpu import in_threads
+from .errors import refuse_out_of_memory
 from .files import replacing, require_writable, sha256_of
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def _read_digest(dataset: Dataset, row: int) -> bytes:
     try:
         return hashlib.sha256(dataset.read(row)).digest()
     except OSError as error:
+        refuse_out_of_memory(error, "reading an image")
         return str(error.errno).encode()
 
 

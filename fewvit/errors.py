@@ -125,30 +125,34 @@ class ResourceError(FewvitError):
     exit_code = 6
 
 
-_NO_MEMORY = (
-    "not enough memory",
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "can't start new thread",
-    "could not create a primitive",
-    "bad_alloc",
-)
+_NO_BYTES = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc")
+# what no file can be the reason of, however large it says it is
+_NO_ROOM = ("can't start new thread", "could not create a primitive", "Resource temporarily unavailable")
+_SYSTEM_LACKS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # memory, or handles of files
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether there was no memory, or no room for another thread; Python, torch, oneDNN and FAISS each say it so."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _NO_MEMORY)
+    # a SafetensorError is of no other kind, and carries the system's words
+    speaks = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
+    return speaks and any(word in str(error) for word in (*_NO_BYTES, *_NO_ROOM))
 
 
 def refuse_out_of_memory(error: BaseException, doing: str, size: int = 0) -> None:
-    """Raise ResourceError where memory ran out, so that a whole file is not called damaged.
+    """Raise ResourceError where memory ran out, or handles of files, so that a whole file is not called damaged.
 
     A damaged file may ask for any number of bytes: with `size`, those of a file, only what is too short for so many is
-    memory's fault.
+    memory's fault. No file is at fault where there is no room for a thread.
     """
-    if not is_out_of_memory(error) or (size and _is_to_be_had(2 * size)):
+    if isinstance(error, ResourceError):
+        raise error
+    if isinstance(error, OSError) and error.errno in _SYSTEM_LACKS:
+        raise from_os_error(error, doing) from error
+    if not is_out_of_memory(error):
+        return
+    if size and not any(word in str(error) for word in _NO_ROOM) and _is_to_be_had(2 * size):
         return
     raise ResourceError(
         f"out of memory while {doing}", fix="Close other programs, or use a machine with more."
@@ -205,6 +209,6 @@ def from_os_error(
             file=error.filename,
             fix=f"Free some space, or choose another folder with {place}; finished work is kept.",
         )
-    if error.errno in (errno.ENOMEM, errno.EMFILE):
+    if error.errno in _SYSTEM_LACKS:
         return ResourceError(f"{error.strerror} while {doing}", file=error.filename, fix=fix)
     return DataError(f"{error.strerror or error} while {doing}", file=error.filename, fix=fix)

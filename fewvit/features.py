@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import DataError, FingerprintMismatch, NumericalError, are, counted, printable
-from .files import replacing, require_file
+from .errors import (
+    DataError,
+    FingerprintMismatch,
+    NumericalError,
+    are,
+    counted,
+    printable,
+    refuse_out_of_memory,
+)
+from .files import replacing, require_file, unpacked_size
 
 if TYPE_CHECKING:
     from .extraction.work import Report
@@ -170,6 +178,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
     except _OF_DAMAGE as error:
+        refuse_out_of_memory(error, "reading features", unpacked_size(path))
         raise DataError(
             f"not a readable features file ({_reason(error)})",
             file=path,

@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -197,6 +198,17 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while block := handle.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def unpacked_size(path: str | os.PathLike[str]) -> int:
+    """The bytes that reading a file takes: those of its members for a zip archive, else its own; 0 where it is gone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(info.file_size for info in archive.infolist())
+    except Exception:  # zipfile meets hostile bytes with half a dozen types of error
+        with contextlib.suppress(OSError):
+            return os.path.getsize(path)
+        return 0
 
 
 def is_file(status: os.stat_result) -> bool:

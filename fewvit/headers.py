@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import NamedTuple
 
@@ -14,11 +15,14 @@ class JpegHeader(NamedTuple):
 
     height: int  # pixels, as stored
     width: int
-    orientation: int  # EXIF, 1-8
+    orientation: int  # 1-8
 
 
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # Huffman coding: baseline, extended, progressive
 _SKIPPED = frozenset({0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})  # tables, comments, application data
+
+
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"  # begins a JPEG's segment of XMP; of several the last one counts, as in Pillow
 
 
 def jpeg_header(data: bytes) -> JpegHeader | None:
@@ -28,31 +32,43 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     """
     if data[:3] != b"\xff\xd8\xff":
         return None
-    at, size, exif = 2, None, b""
+    at, size, exif, xmp = 2, None, b"", b""
     while at + 4 <= len(data):
         marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
         if data[at] != 0xFF or length < 2:
             return None
         if marker == 0xDA:
-            return JpegHeader(*size, exif_orientation(exif)) if size else None
+            return JpegHeader(*size, orientation_of(exif, xmp)) if size else None
         if marker in _FRAMES:
             if size or length < 8 or at + 10 > len(data) or data[at + 4] != 8 or data[at + 9] not in (1, 3):
                 return None
             size = (data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8])
         elif marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
             exif = exif or data[at + 4 : at + 2 + length]
+        elif marker == 0xE1 and data.startswith(_XMP, at + 4):
+            xmp = data[at + 4 + len(_XMP) : at + 2 + length]
         elif marker not in _SKIPPED:
             return None
         at += 2 + length
     return None
 
 
-def exif_orientation(exif: bytes) -> int:
-    """The orientation (1-8) in an EXIF block; 1 where there is none or where the block is damaged, as viewers do."""
+def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
+    """The orientation (1-8) that a file's EXIF block gives, or its XMP where EXIF has none; 1 where neither does.
+
+    So does Pillow's `ImageOps.exif_transpose`. A damaged block turns nothing, as viewers do.
+    """
+    found = _exif_orientation(exif)
+    if found is None and (match := re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)):
+        found = int(match[1])
+    return found if found is not None and 1 <= found <= 8 else 1
+
+
+def _exif_orientation(exif: bytes) -> int | None:
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if not order:
-        return 1
+        return None
     try:
         (start,) = struct.unpack_from(order + "I", exif, 4)
         (count,) = struct.unpack_from(order + "H", exif, start)
@@ -60,10 +76,10 @@ def exif_orientation(exif: bytes) -> int:
             tag, kind = struct.unpack_from(order + "HH", exif, entry)
             if tag == 0x0112:
                 (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), exif, entry + 8)
-                return value if 1 <= value <= 8 else 1
+                return int(value)
     except struct.error:
         pass
-    return 1
+    return None
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

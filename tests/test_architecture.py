@@ -257,6 +257,7 @@ def test_every_package_imported_is_a_declared_dependency():
     known_as = {
         "sklearn": "scikit-learn",
         "PIL": "pillow",
+        "pillow_heif": "pillow-heif",
         "lance": "pylance",
         "qdrant_client": "qdrant-client",
         "qdrant_edge": "qdrant-edge-py",

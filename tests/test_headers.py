@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from fewvit.headers import JpegHeader, _webp_size, exif_orientation, jpeg_header
+from fewvit.headers import JpegHeader, _webp_size, jpeg_header, orientation_of
 
 
 def segment(marker: int, content: bytes = b"", length: int | None = None) -> bytes:
@@ -73,7 +73,7 @@ def test_what_is_no_plain_jpeg_has_no_header(data):
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("kind", [3, 4])
 def test_an_orientation_is_one_to_eight_and_anything_else_is_upright(order, kind):
-    assert [exif_orientation(EXIF + orientation(value, order, kind)) for value in range(11)] == [
+    assert [orientation_of(EXIF + orientation(value, order, kind)) for value in range(11)] == [
         1,
         1,
         2,
@@ -87,8 +87,8 @@ def test_an_orientation_is_one_to_eight_and_anything_else_is_upright(order, kind
         1,
     ]
     block = orientation(6, order, kind)
-    assert [exif_orientation(block[:end]) for end in (0, 3, 8, 20, len(block) - 4)] == [1] * 5
-    assert exif_orientation(block) == 6
+    assert [orientation_of(block[:end]) for end in (0, 3, 8, 20, len(block) - 4)] == [1] * 5
+    assert orientation_of(block) == 6
 
 
 def test_a_webps_size_is_read_in_each_of_its_three_forms():

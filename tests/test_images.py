@@ -6,6 +6,7 @@ import contextlib
 import gc
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from fewvit.errors import UnknownName
 from fewvit.headers import jpeg_header
@@ -31,6 +32,7 @@ from fewvit.images import (
     center_crop,
     covering_size,
     decode,
+    decode_whole,
     decoder_version,
 )
 from fewvit.preprocess import Preprocess
@@ -275,6 +277,55 @@ def test_a_damaged_exif_block_turns_nothing(block):
     assert np.array_equal(pixels, decode(encoded(smooth(), "JPEG"), SMALL)[0])
 
 
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" {}</rdf:Description></rdf:RDF></x:xmpmeta>'
+)
+XMP_WAYS = ('tiff:Orientation="{}">', "><tiff:Orientation>{}</tiff:Orientation>")
+
+
+def with_xmp(kind: str, orientation: int, way: str, **options: object) -> bytes:
+    xmp = XMP.format(way.format(orientation))
+    image = Image.fromarray(smooth())
+    if kind != "PNG":
+        return encoded(image, kind, xmp=xmp.encode(), **options)
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    return encoded(image, "PNG", pnginfo=info, **options)
+
+
+@pytest.mark.parametrize("way", XMP_WAYS, ids=["attribute", "element"])
+@pytest.mark.parametrize("orientation", range(1, 10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_orientation_in_xmp_turns_as_pillow_turns_it_and_pil_ignores_it(kind, orientation, way):
+    data = with_xmp(kind, orientation, way)
+    seen = shown(ImageOps.exif_transpose(Image.open(io.BytesIO(data))), SMALL)
+    pixels, notes = decode(data, SMALL, "fast")
+    assert distance(pixels, seen) <= 2
+    assert np.array_equal(decode(data, SMALL, "pil")[0], official(data, SMALL))
+    assert notes == decode(data, SMALL, "pil")[1] == (Note.TURNED if 2 <= orientation <= 8 else 0)
+    assert np.array_equal(
+        decode_whole(data).shape[:2], np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))).shape[:2]
+    )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_comes_before_xmp(kind):
+    data = with_xmp(kind, 6, XMP_WAYS[0], exif=exif(1))
+    assert decode(data, SMALL)[1] == 0
+    without_orientation = struct.pack("<2sHIH", b"II", 42, 8, 0) + bytes(4)
+    assert decode(with_xmp(kind, 6, XMP_WAYS[0], exif=without_orientation), SMALL)[1] == Note.TURNED
+
+
+def test_a_tiff_is_turned_once_whichever_tag_says_so():
+    image = Image.fromarray(smooth())
+    xmp = XMP.format(XMP_WAYS[0].format(6)).encode()
+    upright = shown(image.transpose(Image.Transpose.ROTATE_270), SMALL)
+    for tags in ({274: 6}, {700: xmp}, {274: 6, 700: xmp}):
+        pixels, _ = decode(encoded(image, "TIFF", tiffinfo=tags), SMALL)
+        assert distance(pixels, upright) <= 2
+
+
 def test_fast_puts_white_under_transparency_and_pil_shows_the_hidden_colour():
     alpha = np.zeros((53, 41), np.uint8)
     alpha[:, 20:] = 255
@@ -354,6 +405,166 @@ def test_sixteen_bits_are_divided_by_257_and_rounded_and_the_transparent_grey_is
         pixels, notes = decode(png(31, 31, depth=16, rows=rows, before=before), same)
         assert np.array_equal(pixels, np.repeat(expected[:, :, None], 3, axis=2))
         assert notes == Note.SIXTEEN_BIT | (Note.TRANSPARENT if white else 0)
+
+
+def tiff(values: np.ndarray, *, order: str = "<", tags: dict[int, tuple[str, list[int]]] | None = None) -> bytes:
+    """A TIFF of (H, W) or (H, W, bands) values, written by hand: no library writes the rare ones. BlackIsZero."""
+    h, w, bands = (*values.shape, 1)[:3]
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    body = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    entries: dict[int, tuple[str, list[int]]] = {
+        **{256: ("I", [w]), 257: ("I", [h]), 258: ("H", [8 * values.dtype.itemsize] * bands), 259: ("H", [1])},
+        **{262: ("H", [1]), 273: ("I", [8]), 277: ("H", [bands]), 278: ("I", [h]), 279: ("I", [len(body)])},
+        **{339: ("H", [kind] * bands)},
+        **(tags or {}),
+    }
+    start = 8 + len(body) + len(body) % 2
+    places, table, tail = start + 2 + 12 * len(entries) + 4, b"", b""
+    for tag, (code, numbers) in sorted(entries.items()):
+        raw = struct.pack(order + code * len(numbers), *numbers)
+        head = struct.pack(order + "HHI", tag, {"B": 1, "H": 3, "I": 4}[code], len(numbers))
+        table += head + (struct.pack(order + "I", places + len(tail)) if len(raw) > 4 else raw.ljust(4, b"\0"))
+        tail += raw + bytes(len(raw) % 2) if len(raw) > 4 else b""
+    begin = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, start)
+    return begin + body + bytes(len(body) % 2) + struct.pack(order + "H", len(entries)) + table + bytes(4) + tail
+
+
+AS_IT_IS = Preprocess(cover=(31, 31), crop=(31, 31))  # of the ramps: nothing is resized
+RAMP = np.tile(np.linspace(0, 65535, 31).astype(np.uint16), (31, 1))  # black on the left
+WHITE_IS_ZERO = {262: ("H", [0])}
+WHITE_IS_4095 = {281: ("H", [4095])}
+
+
+def left_and_right(data: bytes, policy: str = "fast") -> tuple[int, int, int]:
+    """The first and last grey level of a ramp's middle row, and its notes."""
+    pixels, notes = decode(data, AS_IT_IS, policy)
+    assert (pixels == pixels[:, :, :1]).all()
+    return int(pixels[15, 0, 0]), int(pixels[15, -1, 0]), notes
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_where_white_is_zero_sixteen_bits_are_turned_round_as_eight_are(order):
+    eight = tiff((RAMP >> 8).astype(np.uint8), order=order, tags=WHITE_IS_ZERO)
+    assert left_and_right(eight) == (255, 0, 0)
+    assert left_and_right(tiff(RAMP, order=order, tags=WHITE_IS_ZERO)) == (255, 0, Note.SIXTEEN_BIT)
+    assert left_and_right(tiff(RAMP, order=order)) == (0, 255, Note.SIXTEEN_BIT)
+
+
+def test_under_pil_sixteen_bits_stay_what_pillow_makes_of_them():
+    data = tiff(RAMP, tags=WHITE_IS_ZERO)
+    assert np.array_equal(decode(data, AS_IT_IS, "pil")[0], official(data, AS_IT_IS))
+
+
+def packed_in_twelve_bits(values: np.ndarray) -> bytes:
+    """Rows of 12-bit values, each row from a new byte on. Source: TIFF 6.0, FillOrder 1."""
+    rows = ("".join(f"{int(v):012b}" for v in row) for row in values)
+    return b"".join(
+        int(row.ljust(-len(row) % 8 + len(row), "0"), 2).to_bytes((len(row) + 7) // 8, "big") for row in rows
+    )
+
+
+@pytest.mark.parametrize(("tags", "seen"), [({}, (0, 255)), (WHITE_IS_ZERO, (255, 0))], ids=["black", "white"])
+def test_twelve_bits_reach_white(tags, seen):
+    body = packed_in_twelve_bits(RAMP >> 4)
+    counted_bytes = {258: ("H", [12]), 279: ("I", [len(body)])}
+    rows = np.frombuffer(body.ljust(-len(body) % 2 + len(body)), np.uint8).reshape(1, -1)
+    data = tiff(rows, tags={256: ("I", [31]), 257: ("I", [31]), 278: ("I", [31]), **counted_bytes, **tags})
+    assert left_and_right(data) == (*seen, Note.SIXTEEN_BIT)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_tag_decides_that_4095_is_white(order):
+    twelve = RAMP >> 4
+    assert left_and_right(tiff(twelve, order=order, tags=WHITE_IS_4095)) == (0, 255, Note.SIXTEEN_BIT)
+    both_tags = {**WHITE_IS_4095, **WHITE_IS_ZERO}
+    assert left_and_right(tiff(twelve, order=order, tags=both_tags)) == (255, 0, Note.SIXTEEN_BIT)
+    pixels, _ = decode(tiff(twelve, order=order, tags=WHITE_IS_4095), AS_IT_IS)
+    assert np.array_equal(pixels[7, :, 0], np.floor(twelve[7] / 4095 * 255 + 0.5).astype(np.uint8))
+
+
+def test_what_may_be_twelve_bits_and_does_not_say_so_is_shown_as_it_is_and_noted():
+    doubtful = Note.SIXTEEN_BIT | Note.LIKE_TWELVE_BIT
+    assert left_and_right(tiff(RAMP >> 4)) == (0, 16, doubtful)  # 4095 / 257
+    assert left_and_right(encoded(Image.fromarray(RAMP >> 4), "PNG")) == (0, 16, doubtful)
+    assert left_and_right(tiff((RAMP >> 4) + np.uint16(1))) == (0, 16, Note.SIXTEEN_BIT)  # 4096 is in it
+    assert left_and_right(tiff(RAMP * np.uint16(0))) == (0, 0, Note.SIXTEEN_BIT)  # black in any number of bits
+    assert left_and_right(b"P5 31 31 4095\n" + (RAMP >> 4).astype(">u2").tobytes()) == (0, 255, Note.SIXTEEN_BIT)
+
+
+def test_a_greatest_value_that_is_no_limit_of_bits_or_not_true_is_a_figure_of_the_picture():
+    assert left_and_right(tiff(RAMP >> 4, tags={281: ("H", [4000])}))[:2] == (0, 16)
+    assert left_and_right(tiff(RAMP, tags=WHITE_IS_4095))[:2] == (0, 255)
+    assert left_and_right(tiff(RAMP >> 4, tags={281: ("H", [65535])}))[:2] == (0, 16)
+
+
+REFUSED_TIFFS = {
+    "float": (np.zeros((5, 7), np.float32), {}, "float values (mode F)"),
+    "double": (np.zeros((5, 7), np.float64), {}, "TIFF with float 64 bits (BlackIsZero)"),
+    "float colours": (
+        np.zeros((5, 7, 3), np.float32),
+        {262: ("H", [2])},
+        "TIFF with 3 bands of float 32 bits each (RGB)",
+    ),
+    "signed": (np.zeros((5, 7), np.int16), {}, "signed 16-bit values (mode I)"),
+    "5 bands": (np.zeros((5, 7, 5), np.uint8), {338: ("H", [0] * 4)}, "TIFF with 5 bands of 8 bits each (BlackIsZero)"),
+    "13 bands": (
+        np.zeros((5, 7, 13), np.uint16),
+        {338: ("H", [0] * 12)},
+        "TIFF with 13 bands of 16 bits each (BlackIsZero)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_TIFFS)
+@pytest.mark.parametrize("order", "<>")
+@both
+def test_a_tiff_that_is_no_picture_for_the_eye_is_refused_by_what_it_holds_with_the_way_out(case, order, policy, capfd):
+    values, tags, words = REFUSED_TIFFS[case]
+    with pytest.raises(BadImage) as caught:
+        decode(tiff(values, order=order, tags=tags), SMALL, policy)
+    assert caught.value.reason.startswith(words)
+    assert re.search("save .* 8", caught.value.reason)
+    assert len(caught.value.reason) < 160
+    assert capfd.readouterr().err == ""  # Pillow logs a line of its own for many bands
+
+
+# ---- HEIC ------------------------------------------------------------------------------------------------------------
+
+HEIC_BOX = b"\0\0\0\x1cftyp%s\0\0\0\0mif1%smiaf" + bytes(64)
+
+
+@pytest.mark.parametrize(
+    "brands", [(b"heic", b"heic"), (b"mif1", b"heic"), (b"msf1", b"hevc"), (b"heix", b"mif1")], ids=str
+)
+def test_heic_is_named_with_the_extra_that_reads_it(brands, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(BadImage, match=r"^HEIC: .*pip install 'fewvit\[heic\]'"):
+        decode(HEIC_BOX % brands, SMALL)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@both
+def test_heic_is_read_upright_with_the_extra(orientation, policy):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+    stored = smooth()
+    written = pillow_heif.from_pillow(Image.fromarray(stored))
+    written.info["exif"] = exif(orientation)
+    file = io.BytesIO()
+    written.save(file, quality=95, chroma=444)
+    upright = ImageOps.exif_transpose(turned_by_exif(stored, orientation))
+    pixels, notes = decode(file.getvalue(), SMALL, policy)
+    assert distance(pixels, shown(upright, SMALL)) <= 4
+    assert notes == 0
+    with pytest.raises(BadImage, match="more than --max-pixels"):
+        decode(file.getvalue(), SMALL, policy, max_pixels=53 * 41 - 1)
+    with pytest.raises(BadImage):
+        decode(file.getvalue()[:-500], SMALL, policy)
+
+
+def turned_by_exif(pixels: np.ndarray, orientation: int) -> Image.Image:
+    image = Image.fromarray(pixels)
+    image.info["exif"] = exif(orientation)
+    return image
 
 
 @both

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import DataError, FewvitError, IntegrityError, UsageError, from_os_error, printable
+from ..errors import (
+    DataError,
+    FewvitError,
+    IntegrityError,
+    UsageError,
+    from_os_error,
+    printable,
+    refuse_out_of_memory,
+)
 from ..extraction.recipe import Recipe
 from ..files import locked, replacing
 from ..models.spec import BUNDLE_SCHEMA
@@ -155,6 +163,7 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
             **described,
         )
     except (FewvitError, KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
+        refuse_out_of_memory(error, "reading the bundle")
         why = error.what if isinstance(error, FewvitError) else f"{type(error).__name__}: {error}"
         raise IntegrityError(
             f"this bundle cannot be used here: {why.splitlines()[0]}",
@@ -199,6 +208,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safetensors.safe_open(path, "numpy") as file:
             yield file
     except safetensors.SafetensorError as error:
+        refuse_out_of_memory(error, "reading the bundle", os.path.getsize(path))
         raise _damaged(path, str(error).splitlines()[0]) from error
     except OSError as error:
         raise from_os_error(error, "reading the bundle") from error

@@ -9,7 +9,7 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -18,14 +18,17 @@ from ..errors import CheckpointError, ResourceError, Unobtainable, from_os_error
 from ..files import fsync_folder
 from .http import Answer, SetbackError, ask, check_url, offline, opener, read
 from .kinds import foreign_kind
+from .pace import Pace
 from .partial_file import PartialFile, sweep_parts
 
 Progress = Callable[[int, int | None], None]  # bytes that are here, bytes in all or None
+Notify = Callable[[str], None]
 
 WEIGHTS_DIR = "FEWVIT_WEIGHTS_DIR"
 _BLOCK = 1 << 18  # bytes asked of a socket at a time
 _HEAD = 1 << 16  # first bytes looked at before anything is written
 _SPARE = 16 << 20  # bytes that must stay free beside the file
+_MOST = 64 << 30  # bytes of a file whose length nobody knows; weights of ViTs have less than 10 GB
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Patience:
     tries: int = 5  # fruitless ones before giving up
     wait_s: float = 1.0  # before the second try, then doubled each time
     timeout_s: float = 30.0  # without one byte
-    gain_bytes: int = 16 << 20  # a try that brought this much was not fruitless
+    gain_bytes: int = 16 << 20  # a try that brought this much more than any before was not fruitless
+    pace: Pace = field(default_factory=Pace)  # what must come at least
 
 
 def fetch(
@@ -47,19 +51,22 @@ def fetch(
     expected_bytes: int | None = None,
     headers: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    notify: Notify = lambda line: None,
     opening: urllib.request.OpenerDirector | None = None,
     patience: Patience | None = None,
 ) -> Path:
     """`target`, holding what the server at `url` has, whole and checked; before that it is not there or the old file.
 
-    `headers` go with every request, an `Authorization` among them to the host of `url` alone. Raises Unobtainable (no
-    network, 404, offline, a URL that is not https), CheckpointError (a web page, other bytes, a body that stays short),
+    `headers` go with every request, an `Authorization` among them to the host of `url` alone. `notify` hears it where
+    nothing shows that the file is whole. Raises Unobtainable (no network, 404, offline, a URL that is not https, a
+    server that sends next to nothing), CheckpointError (a web page, other bytes, a body that stays short),
     ResourceError (the disk is full).
     """
     if offline(False):
         raise by_hand(f"fewvit is offline and will not fetch {url}", target, sha256)
     wanted = _Wanted(sha256, md5_prefix, expected_bytes)
-    job = _Job(url, target, wanted, headers or {}, progress, opening or opener(), patience or Patience())
+    patience = patience or Patience()
+    job = _Job(url, target, wanted, headers or {}, progress, notify, opening or opener(patience.pace), patience)
     check_url(url)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -88,19 +95,21 @@ class _Job:
     wanted: _Wanted
     headers: Mapping[str, str]
     progress: Progress | None
+    notify: Notify
     opening: urllib.request.OpenerDirector
     patience: Patience
 
 
 def _persist(job: _Job) -> None:
     """Put the file in place; give up after many fruitless tries in a row, or at once where there never was a server."""
-    fruitless, part = 0, PartialFile(job.target)
+    fruitless, most, part = 0, 0, PartialFile(job.target)
     while True:
-        before = part.size()
         try:
             return _attempt(job, part)
         except SetbackError as setback:
-            fruitless = 0 if part.size() - before >= job.patience.gain_bytes else fruitless + 1
+            # more than ever: contents that take turns are no progress
+            gained, most = part.size() - most, max(part.size(), most)
+            fruitless = 0 if gained >= job.patience.gain_bytes else fruitless + 1
             if fruitless >= job.patience.tries or (setback.unreachable and not part.size()):
                 _give_up(job, part, setback)
             time.sleep(job.patience.wait_s * 2 ** max(fruitless - 1, 0))
@@ -109,8 +118,10 @@ def _persist(job: _Job) -> None:
 def _give_up(job: _Job, part: PartialFile, setback: SetbackError) -> NoReturn:
     """Raise the error that ends a download.
 
-    A short body is the server's lie and leaves nothing; else the part waits for the next run.
+    A short body is the server's lie and leaves nothing; else a part that has a name waits for the next run.
     """
+    if part.key is None:  # nothing names what it is the beginning of
+        part.remove()
     have = part.size()
     if setback.short:
         part.remove()
@@ -134,7 +145,7 @@ def _attempt(job: _Job, part: PartialFile) -> None:
             _receive(job, part, answer, head)
     finally:
         answer.response.close()
-    _install(job, part, resumed)
+    _install(job, part, resumed, answer.ends_visibly)
 
 
 def _ask(job: _Job, part: PartialFile) -> Answer:
@@ -152,7 +163,7 @@ def _ask(job: _Job, part: PartialFile) -> Answer:
         raise Unobtainable(error.what, file=error.file, fix=advice) from error
     if answer.start == 0:
         part.validator, part.total = answer.validator, answer.total
-    elif (answer.start, answer.total) != (have, part.total):
+    elif (answer.start, answer.total) != (have, part.total) or answer.validator not in (None, part.validator):
         answer.response.close()
         part.remove()
         raise SetbackError(f"asked for the bytes from {have:,} on, the server sent others")
@@ -184,11 +195,12 @@ def _head(job: _Job, answer: Answer) -> bytes:
 def _receive(job: _Job, part: PartialFile, answer: Answer, block: bytes) -> None:
     """Write the body, which begins with `block`, to `part` and the disk."""
     want = answer.total if answer.total is not None else job.wanted.size
+    most = want if want is not None else _MOST
     have = answer.start
     _require_space(job, (want or 0) - have)
     try:
         with part.open(answer.key, have) as handle:
-            while block:
+            while block and have <= most:
                 handle.write(block)
                 have += len(block)
                 if job.progress:
@@ -201,9 +213,10 @@ def _receive(job: _Job, part: PartialFile, answer: Answer, block: bytes) -> None
         raise from_os_error(error, f"downloading {job.target.name}") from error
     if want is not None and have < want:
         raise SetbackError(f"cut: {have:,} of {want:,} bytes came", short=True)
-    if want is not None and have > want:
+    if have > most:
         part.remove()
-        raise SetbackError(f"too long: {have:,} bytes came, {want:,} were announced", short=True)
+        known = f"{most:,} were announced" if want is not None else "and no length was announced"
+        raise SetbackError(f"too long: {have:,} bytes came, {known}", short=True)
 
 
 def _require_space(job: _Job, needed: int) -> None:
@@ -218,10 +231,11 @@ def _require_space(job: _Job, needed: int) -> None:
         )
 
 
-def _install(job: _Job, part: PartialFile, resumed: bool) -> None:
+def _install(job: _Job, part: PartialFile, resumed: bool, whole: bool) -> None:
     """Make the part the file.
 
-    Wrong bytes are refused with both digests, or tried once more if a part was their beginning.
+    Wrong bytes are refused with both digests, or tried once more if a part was their beginning. Without `whole` the
+    connection may have ended before the file: then a digest or the size decides, or it is told that none does.
     """
     expected = job.wanted.sha256
     try:
@@ -230,10 +244,17 @@ def _install(job: _Job, part: PartialFile, resumed: bool) -> None:
             part.remove()
             if resumed:
                 raise SetbackError(f"the part and its continuation do not fit ({mismatch})")
+            if not whole and job.wanted.size is None:
+                raise SetbackError(f"cut, or other bytes: no length was announced ({mismatch})", short=True)
             raise CheckpointError(
                 f"the server sent other bytes than expected: {mismatch}",
                 file=job.url,
                 fix="Nothing was kept. " + place_by_hand(job.target, expected),
+            )
+        if not whole and (expected, job.wanted.md5_prefix, job.wanted.size) == (None, None, None):
+            job.notify(
+                f"{job.target.name}: the server announced no length and nobody a digest, so nothing shows that these "
+                f"{part.size():,} bytes are the whole file"
             )
         os.replace(part.path_or_fail(), job.target)
     except FileNotFoundError as error:  # a process that took this one for dead has it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from .digests import pinned_digest, verify_file
-from .downloads import WEIGHTS_DIR, Progress, by_hand, fetch
+from .downloads import WEIGHTS_DIR, Notify, Progress, by_hand, fetch
 from .http import offline as is_offline
 from .huggingface import fetch_from_hub, hub_file, in_hub_cache
 from .licences import require_license
@@ -35,6 +35,7 @@ def obtain(
     sha256: str | None = None,
     md5_prefix: str | None = None,
     progress: Progress | None = None,
+    notify: Notify = lambda line: None,
     ask: Callable[[str], bool] | None = None,
 ) -> Path:
     """The verified file: found here, or downloaded to `cache_dir/weights` once its licence is accepted.
@@ -53,8 +54,8 @@ def obtain(
             raise by_hand(f"{file_name} is not here and fewvit is offline; it would come from {url}", path, sha256)
         require_license(license, file_name, cache_dir=cache_dir, accept=accept, ask=ask)
         if hosted is not None:
-            fetch_from_hub(hosted, path, sha256=sha256, progress=progress)
+            fetch_from_hub(hosted, path, sha256=sha256, progress=progress, notify=notify)
         else:
-            fetch(url, path, sha256=sha256, md5_prefix=md5_prefix, progress=progress)
+            fetch(url, path, sha256=sha256, md5_prefix=md5_prefix, progress=progress, notify=notify)
     verify_file(path, sha256, pin=True, md5_prefix=md5_prefix)
     return path

@@ -26,6 +26,7 @@ def _check_archive(handle: IO[bytes], path: str | os.PathLike[str], size: int, c
         archive = zipfile.ZipFile(handle)
         names = {name.rpartition("/")[2] for name in archive.namelist()}
     except Exception as error:  # zipfile meets hostile bytes with half a dozen types of error
+        refuse_out_of_memory(error, f"reading {printable(path)}", size)
         raise CheckpointError(
             f"cut or damaged: {size / 1e6:.1f} MB are here, but not the end of the archive", file=path, fix=_again(path)
         ) from error
@@ -65,7 +66,8 @@ def _is_intact(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
         with archive.open(record) as stream:
             while stream.read(_BLOCK):
                 pass
-    except Exception:  # a wrong CRC, or whatever zipfile makes of a damaged header
+    except Exception as error:  # a wrong CRC, or whatever zipfile makes of a damaged header
+        refuse_out_of_memory(error, f"reading {printable(record.filename)}", _BLOCK)
         return False
     return True
 
@@ -103,7 +105,8 @@ def _foreign_globals(handle: IO[bytes]) -> list[str]:
     handle.seek(0)
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(handle))
-    except Exception:
+    except Exception as error:
+        refuse_out_of_memory(error, "looking into a weights file", 1)  # 1: whether the file lies is told by loading it
         return []
 
 

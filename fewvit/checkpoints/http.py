@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from typing import Protocol, cast
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ..errors import Unobtainable, printable
+from .pace import Pace, watching
 
 _REDIRECTS = 5
 
@@ -47,6 +48,8 @@ class Answer:
     start: int
     total: int | None  # bytes of the whole file
     validator: str | None  # a strong ETag, or the date of the last change: names this very content
+    # whether the end of the body shows that it was the end: by its length, or by chunks of which the last is empty
+    ends_visibly: bool = True
 
     @property
     def key(self) -> str | None:
@@ -69,8 +72,10 @@ class SetbackError(Exception):
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Lets redirections come back as answers: each address is checked first, and a token stays with its host."""
 
-    def redirect_request(self, *args: object, **kwargs: object) -> None:
+    def http_error_302(self, *args: object, **kwargs: object) -> None:
         return None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def offline(flag: bool) -> bool:
@@ -79,23 +84,45 @@ def offline(flag: bool) -> bool:
     return flag or any(os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on") for name in names)
 
 
-def opener() -> urllib.request.OpenerDirector:
-    """What opens addresses: by way of the proxies that the environment names, and following no redirection."""
-    return urllib.request.build_opener(_NoRedirect)
+def opener(pace: Pace | None = None) -> urllib.request.OpenerDirector:
+    """What opens addresses: by way of the proxies that the environment names, following no redirection, under watch."""
+    return urllib.request.build_opener(_NoRedirect, *watching(pace or Pace()))
 
 
 def check_url(url: str, previous: str | None = None) -> None:
-    """Raise Unobtainable unless the address is https, or http on this machine and not reached from an https one."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise Unobtainable(f"no address of a file ({error})", file=url) from error
+    """Raise Unobtainable unless the address is https, or http on this machine and not reached from an https one.
+
+    A redirection (from `previous`) leads to no address of a private network unless it comes from one.
+    """
+    parts = _parts(url)
     if parts.scheme == "https" and parts.hostname:
+        if previous and _is_private(parts.hostname) and not _is_private(_parts(previous).hostname or ""):
+            raise Unobtainable(f"{printable(previous)} redirects into a private network", file=url)
         return
     if parts.scheme != "http" or not _is_loopback(parts.hostname or ""):
         raise Unobtainable("weights come over https only", file=url)
     if previous and urlsplit(previous).scheme == "https":
         raise Unobtainable(f"{previous} redirects from https to http", file=url)
+
+
+def _parts(url: str) -> SplitResult:
+    """The parts of an address. Raises Unobtainable for what is none."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  raises for a port that is none
+    except ValueError as error:
+        raise Unobtainable(f"no address of a file ({error})", file=url) from error
+    if re.search(r"[^!-~]", url):
+        raise Unobtainable("no address of a file (a character that addresses do not have)", file=url)
+    return parts
+
+
+def _is_private(host: str) -> bool:
+    """Whether a host is written as an address of this machine or of a network that is closed to others."""
+    try:
+        return host == "localhost" or not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:
@@ -118,11 +145,19 @@ def ask(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDire
         if location is None:
             return _understood(url, response)
         response.close()
-        here, previous = urljoin(here, location), here
+        here, previous = _joined(here, location), here
         check_url(here, previous)
         if urlsplit(here)[:2] != urlsplit(previous)[:2]:
             headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
     raise Unobtainable(f"more than {_REDIRECTS} redirections", file=url)
+
+
+def _joined(here: str, location: str) -> str:
+    """Where a redirection leads. Raises Unobtainable for what is no address."""
+    try:
+        return urljoin(here, location)
+    except ValueError as error:
+        raise Unobtainable(f"redirects to no address of a file ({error})", file=here) from error
 
 
 def _open(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDirector, timeout_s: float) -> _Response:
@@ -131,7 +166,7 @@ def _open(url: str, headers: Mapping[str, str], opening: urllib.request.OpenerDi
         return cast(_Response, opening.open(urllib.request.Request(url, headers=dict(headers)), timeout=timeout_s))
     except urllib.error.HTTPError as error:
         return cast(_Response, error)
-    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: odd addresses
+    except (OSError, http.client.HTTPException, ValueError) as error:  # the last: odd addresses
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)):
             raise SetbackError(f"cannot be reached ({why(reason)})", unreachable=True) from error
@@ -151,7 +186,8 @@ def _understood(url: str, response: _Response) -> Answer:
     start, total = (
         (0, _number(headers.get("Content-Length"))) if status == 200 else _content_range(headers.get("Content-Range"))
     )
-    return Answer(response, start, total, _validator(headers))
+    chunked = headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
+    return Answer(response, start, total, _validator(headers), total is not None or chunked)
 
 
 def _validator(headers: Message) -> str | None:

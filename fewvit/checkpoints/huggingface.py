@@ -8,16 +8,18 @@ used where they are. Its own download does not bring the bytes: it begins anew a
 from __future__ import annotations
 
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import Unobtainable, UsageError
 from .digests import verify_file
-from .downloads import Patience, Progress, by_hand, fetch
+from .downloads import Notify, Patience, Progress, by_hand, fetch
 from .http import check_url, why
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 # ends of the names of errors of its HTTP library (httpx or httpx2, by its version) that may not come again
 _PASSING = ("Timeout", "ReadError", "RemoteProtocolError")
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def fetch_from_hub(
     *,
     sha256: str | None = None,
     progress: Progress | None = None,
+    notify: Notify = lambda line: None,
     patience: Patience | None = None,
 ) -> Path:
     """`target`, holding what the hub has; without `sha256` the digest that the hub announces is compared.
@@ -72,7 +77,11 @@ def fetch_from_hub(
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
-    headers, patience = build_hf_headers(library_name="fewvit"), patience or Patience()
+    patience = patience or Patience()
+    try:  # the library may ask the hub for more than a token
+        headers = _within(patience.pace.over_s, lambda: build_hf_headers(library_name="fewvit"))
+    except TimeoutError as error:
+        raise by_hand(f"{file.repository}: the hub cannot be reached ({why(error)})", target, sha256) from error
     if not re.fullmatch(r"(Bearer [!-~]+)?", headers.get("authorization", "")):
         raise UsageError(
             "HF_TOKEN holds characters that no token has", fix="Set it to a token of the hub, or unset it."
@@ -88,6 +97,7 @@ def fetch_from_hub(
         expected_bytes=facts.size,
         headers=headers,
         progress=progress,
+        notify=notify,
         patience=patience,
     )
 
@@ -99,7 +109,7 @@ def _facts(file: HubFile, url: str, target: Path, patience: Patience) -> HfFileM
 
     for fruitless in range(patience.tries):
         try:
-            return get_hf_file_metadata(url, library_name="fewvit")
+            return _within(patience.pace.over_s, lambda: get_hf_file_metadata(url, library_name="fewvit"))
         except HfHubHTTPError as error:
             status = error.response.status_code
             if status not in (408, 429) and status < 500:
@@ -111,6 +121,26 @@ def _facts(file: HubFile, url: str, target: Path, patience: Patience) -> HfFileM
                 raise by_hand(f"{url}: {reason}", target, None) from error
         time.sleep(patience.wait_s * 2**fruitless)
     raise by_hand(f"{url}: {reason}", target, None)
+
+
+def _within(seconds: float, call: Callable[[], _T]) -> _T:
+    """What the call gives. Raises what it raises, and TimeoutError after so many seconds.
+
+    The hub's own limit is for each read: headers that come byte by byte have none.
+    """
+    answered: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            answered.set_result(call())
+        except BaseException as error:
+            answered.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return answered.result(seconds)
+    except TimeoutError as error:
+        raise error if answered.done() else TimeoutError(f"no answer within {seconds:g} s") from error
 
 
 def _refusal(error: Exception, file: HubFile, url: str, target: Path) -> Unobtainable:

@@ -96,6 +96,7 @@ def _check_header(handle: IO[bytes], path: str | os.PathLike[str], size: int) ->
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         whole = 8 + length + max(ends, default=0)
     except Exception as error:  # not UTF-8, not JSON, nested beyond the stack, of another structure
+        refuse_out_of_memory(error, f"reading {printable(path)}", length)
         raise CheckpointError(
             f"has a damaged safetensors header ({_reason(error)})", file=path, fix=_again(path)
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ..errors import DataError, MissingExtra, printable
+from ..errors import DataError, MissingExtra, printable, refuse_out_of_memory
 
 
 def require_arrow(source: str, doing: str) -> None:
@@ -28,6 +28,7 @@ def readable(source: str, kind: str) -> Iterator[None]:
             raise
         raise _damaged(source, kind, error) from error
     except (pyarrow.ArrowException, ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
+        refuse_out_of_memory(error, f"reading {printable(source)}")
         raise _damaged(source, kind, error) from error
 
 

@@ -31,6 +31,9 @@ IMAGE_EXTENSIONS = frozenset(
         ".pbm",
         ".pnm",
         ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
     )
 )
 HIDDEN, SYSTEM, OTHER, IRREGULAR = "hidden", "system file", "not an image", "not a regular file"

@@ -17,7 +17,7 @@ from ..files import is_file
 from . import Dataset, Listing
 from ._classes import twins
 from ._columns import Rows
-from ._listing import FileReader, name_of
+from ._listing import EXAMPLES, FileReader, name_of
 
 # an upload to Label Studio, which puts 8 digits before its name, or what lies below its folder of local files
 _LABEL_STUDIO = re.compile(r".*?/data/(?:upload/\d+/(?:[0-9a-f]{8}-)?|local-files/\?d=)(.+)")
@@ -126,10 +126,12 @@ def _locate(source: str, ids: list[str]) -> tuple[list[str], bytearray, list[str
             found[i] = name
         identities[40 * i : 40 * i + 40] = identity
     if missing:
+        odd = next((name for name in missing[:EXAMPLES] if os.path.exists(os.path.join(folder, name))), None)
+        said = f" {printable(odd)} is not a regular file." if odd is not None else ""
         raise DataError(
             f"{len(missing)} of {counted(len(ids), 'image')} {are(len(missing))} not there: {some(missing)}",
             file=source,
-            fix=f"Paths are relative to {printable(folder)}.",
+            fix=f"Paths are relative to {printable(folder)}.{said}",
         )
     return found, identities, [f"{counted(count, 'path')} {way}" for way, count in ways.items() if way]
 

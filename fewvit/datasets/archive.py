@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..digests import identity_of, part_identity
-from ..errors import DataError, from_os_error, printable, some
+from ..errors import DataError, from_os_error, printable, refuse_out_of_memory, some
 from ..files import refuse_size
 from . import Dataset, Listing
 from ._classes import class_folders
@@ -137,6 +137,7 @@ def _infos(path: str) -> list[zipfile.ZipInfo]:
     except OSError as error:
         raise from_os_error(error, "reading the archive") from error
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, MemoryError, struct.error) as error:
+        refuse_out_of_memory(error, "reading the archive", os.path.getsize(path))
         raise DataError(f"not a zip file, or a damaged one: {printable(error)}", file=path) from error
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..digests import identity_of, part_identity
-from ..errors import DataError, are, counted, from_os_error, printable, some
+from ..errors import DataError, are, counted, from_os_error, printable, refuse_out_of_memory, some
 from ..files import refuse_size
 from . import Dataset, Listing
 from ._classes import class_folders, numbered, twins
@@ -286,6 +286,7 @@ def _members(path: str) -> list[tarfile.TarInfo]:
     except OSError as error:
         raise from_os_error(error, "reading the shard") from error
     except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        refuse_out_of_memory(error, "reading the shard", os.path.getsize(path))
         raise DataError(f"not a tar file, or a damaged one: {printable(error)}", file=path) from error
     return members
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from ..files import replacing
+from ..errors import DataError, refuse_out_of_memory
+from ..files import replacing, unpacked_size
 from .predictions import Predicted
 
 _Path = str | os.PathLike[str]
@@ -90,6 +90,7 @@ def load_details(path: _Path) -> Details:
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
     except _DAMAGED as error:
+        refuse_out_of_memory(error, "reading the details of a result", unpacked_size(path))
         raise DataError(
             f"not the details of a result, or damaged: {error}", file=path, fix="Run what made it again."
         ) from error

@@ -15,7 +15,7 @@ from ..extraction.cache import Cache
 from ..extraction.pipeline import FeatureOptions, Pipeline, other_token, oversized, settle
 from ..extraction.protocols import protocol_of
 from ..extraction.recipe import Recipe
-from ..extraction.work import Work, describe, whole
+from ..extraction.work import Work, describe, doubts, whole
 from ..features import FeatureSet
 from ..models.resolve import is_path, resolve
 from ..models.spec import Access, BackboneSpec
@@ -178,7 +178,11 @@ class FeatureReader:
         """What one pipeline makes of the sources."""
         started = time.perf_counter()
         train, test = sources.features(pipeline)
-        return Inputs(sources, pipeline, train, test, time.perf_counter() - started)
+        found = Inputs(sources, pipeline, train, test, time.perf_counter() - started)
+        for side in found.sides:
+            for doubt in doubts(side.name, side.report.like_twelve_bit if side.report is not None else 0):
+                self.notify(doubt)
+        return found
 
     def pipelines(self, task: str = "") -> Iterator[Pipeline]:
         """How each backbone makes its features; weights are got here."""

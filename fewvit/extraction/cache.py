@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..digests import DigestMemory
-from ..errors import CacheError, counted
+from ..errors import CacheError, counted, refuse_out_of_memory
 from ..files import replacing, require_writable, sweep, write_json
 
 _FORMAT = 1
@@ -224,6 +224,7 @@ class FeatureStore:
             if self._shards and facts["width"] != self.width:
                 raise self._damaged(path, f"its rows are {facts['width']} wide, those of the other shards {self.width}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            refuse_out_of_memory(error, "reading the cache")
             raise self._damaged(path, "it cannot be read") from error
         self._add(path.stem, facts, rows)
 
@@ -254,6 +255,7 @@ class FeatureStore:
                     )
                 _fill(array.data.cast("B"), handle)
         except OSError as error:
+            refuse_out_of_memory(error, "reading the cache")
             raise self._damaged(path, "it is gone") from error
         if name not in self._checked:
             if _sha256([header, array.data.cast("B")]) != facts["sha256"]:

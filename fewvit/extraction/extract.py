@@ -18,9 +18,9 @@ import numpy as np
 
 from ..datasets import Dataset
 from ..digests import DigestMemory
-from ..errors import NumericalError, printable
+from ..errors import NumericalError, printable, refuse_out_of_memory
 from ..features import FeatureSet
-from ..images import POLICIES_DIFFER, BadImage, decode
+from ..images import POLICIES_DIFFER, BadImage, Note, decode
 from ..models.products import settle_threads
 from .cache import Cache, FeatureStore
 from .encoding import batch_size_of, start_encoding
@@ -211,10 +211,11 @@ class _Extraction:
         return [self._decode(row) for row in rows]
 
     def _decode(self, row: int) -> _Decoded:
-        """One image, in a worker thread: whatever is wrong with it becomes a reason, never an exception."""
+        """One image, in a worker thread: whatever is wrong with it becomes a reason; what this machine lacks raises."""
         try:
             data = self.dataset.read(row)
         except OSError as error:
+            refuse_out_of_memory(error, "reading an image")
             return _Decoded(row, b"", reason=(error.strerror or str(error)).lower())
         digest = hashlib.sha256(data).digest()
         if digest in self.store:
@@ -299,6 +300,7 @@ class _Extraction:
         digests = [digest for row in good if (digest := self.digests[row]) is not None]
         features, notes = self.store.gather(digests)
         self.report.differing = int(np.count_nonzero(notes & int(POLICIES_DIFFER)))
+        self.report.like_twelve_bit = int(np.count_nonzero(notes & int(Note.LIKE_TWELVE_BIT)))
         return FeatureSet(
             features,
             self.dataset.labels[good],

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets import Dataset
-from ..errors import DataError, IntegrityError, UsageError, counted
+from ..errors import DataError, IntegrityError, UsageError, counted, refuse_out_of_memory
 from ..features import FeatureSet
 from ..files import sha256_of, write_json
 from .pipeline import Pipeline
@@ -170,7 +170,8 @@ class ShardFiles:
             features, report = FeatureSet.load(path, unlabelled=True), Report(**{**facts["report"], "skipped": skipped})
         except FileNotFoundError:
             return "missing"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
+            refuse_out_of_memory(error, "reading a shard")
             return "damaged"
         if len(features) + len(report.skipped) != len(part.rows(len(dataset))):
             return "damaged"

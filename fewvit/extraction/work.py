@@ -49,6 +49,7 @@ class Report:
     cached: int = 0  # were in the store, or share their bytes with another row
     skipped: list[dict[str, str]] = field(default_factory=list)  # id, class, reason
     differing: int = 0  # images that --decode fast and pil show differently: EXIF turns, alpha, 16 bit
+    like_twelve_bit: int = 0  # images of 16-bit grey that may have 12 bits, and do not say so
     starting: float = 0.0  # seconds before the first image, and of building the model: imports, weights
     seconds: float = 0.0  # seconds of work after that
     waiting: float = 0.0
@@ -104,10 +105,31 @@ def whole(reports: Sequence[Report]) -> Report:
     """One report for several sets, such as train and test."""
     both = Report()
     for report in reports:
-        for name in ("images", "computed", "cached", "differing", "starting", "seconds", "waiting", "modelling"):
+        for name in (
+            "images",
+            "computed",
+            "cached",
+            "differing",
+            "like_twelve_bit",
+            "starting",
+            "seconds",
+            "waiting",
+            "modelling",
+        ):
             setattr(both, name, getattr(both, name) + getattr(report, name))
         both.skipped += report.skipped
     return both
+
+
+def doubts(name: str, like_twelve_bit: int) -> list[str]:
+    """What is to be told of images that were read and may not be shown as they were meant: lines, none as a rule."""
+    if not like_twelve_bit:
+        return []
+    what, has = counted(like_twelve_bit, "image"), "has" if like_twelve_bit == 1 else "have"
+    return [
+        f"{printable(name)}: {what} of 16-bit grey {has} no value over 4095, as if of 12 bits, and nothing in the file "
+        "says so: taken as 16 bits, which is nearly black; save such images with 8 bits"
+    ]
 
 
 def describe(report: Report) -> dict[str, Any]:
@@ -120,6 +142,8 @@ def describe(report: Report) -> dict[str, Any]:
         "skipped": len(report.skipped),
         "decoders_differ": report.differing,
     }
+    if report.like_twelve_bit:
+        facts["like_twelve_bit"] = report.like_twelve_bit
     if speed is not None:
         facts |= {
             "images_per_second": round(speed, 2),

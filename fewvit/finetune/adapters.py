@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, refuse_out_of_memory
 from ..models.adapter import SCALE, THIRDS, A, B
 from ..training.on_cpu import linear
 from .modes import LAYERS, TuningRecipe
@@ -166,6 +166,7 @@ def read_peft(folder: Path) -> dict[str, Tensor]:
         config = json.loads((folder / "adapter_config.json").read_text())
         stored = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError) as error:
+        refuse_out_of_memory(error, "reading an adapter")
         raise DataError(
             "no adapter of peft that can be read",
             file=folder,

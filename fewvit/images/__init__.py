@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ..errors import MissingExtra, UnknownName, printable, refuse_out_of_memory
-from ..headers import exif_orientation, jpeg_header
+from ..headers import jpeg_header, orientation_of
 from ..preprocess import Preprocess
+from .grey import clear_grey, eight_bit_grey, is_sixteen_bit, looks_like_twelve_bits
 from .pillow import FORMATS as FORMATS
 from .pillow import BadImage as BadImage
 from .pillow import open_wholly, refuse_wide_values
@@ -31,16 +32,17 @@ if TYPE_CHECKING:
 POLICIES = ("fast", "pil")
 MAX_PIXELS = 64_000_000  # Pillow keeps RGB in 4 bytes per pixel and converting needs a second copy: half a gigabyte
 # of what this package does to pixels: raise it whenever they change, so that cached features are not taken for new ones
-_REVISION = 1
+_REVISION = {"fast": 2, "pil": 1}
 
 
 class Note(IntFlag):
     """What a reader of the features may want to know about one image; the same under both policies."""
 
-    TURNED = 1  # its EXIF orientation is not 1
+    TURNED = 1  # its orientation, by EXIF or else XMP, is not 1
     TRANSPARENT = 2  # at least one pixel is not opaque
     SIXTEEN_BIT = 4  # grey in 16 bits
     FIRST_FRAME = 8  # there are more frames; the first one was taken
+    LIKE_TWELVE_BIT = 16  # grey in 16 bits, no value over 4095, and nothing that says that this is white
 
 
 # with one of these, `fast` and `pil` show different images
@@ -53,7 +55,8 @@ def decode(
     """The image's uint8 RGB pixels (crop_h, crop_w, 3), and its `Note` bits. May be called from many threads at once.
 
     Where the transform has a `longest` side the pixels are (H, W, 3), of the image's own proportions. Raises BadImage
-    for whatever cannot be decoded, whichever exception the decoder raised, and for more than `max_pixels` pixels.
+    for whatever cannot be decoded, whichever exception the decoder raised, and for more than `max_pixels` pixels;
+    ResourceError where memory or threads ran out.
     """
     if policy not in POLICIES:
         raise UnknownName("decode policy", policy, POLICIES)
@@ -65,15 +68,13 @@ def decode(
             pixels, orientation, notes = read_jpeg(data), header.orientation, Note(0)
         else:
             image = open_wholly(data, lambda h, w: _refuse_large(h, w, preprocess, max_pixels))
-            notes = _notes(image) | _turned(exif_orientation(image.info.get("exif", b"")))
+            notes = _notes(image) | _turned(_orientation(image))
             return _of_pillow(image, preprocess, policy), int(notes)
         return _cover_and_crop(pixels, preprocess, orientation), int(notes | _turned(orientation))
     except BadImage:
         raise
-    except Exception as error:
-        # the per-image boundary: decoders raise what they like (ValueError, struct.error, RuntimeError, ...)
-        refuse_out_of_memory(error, "decoding an image", len(data) + 4 * max_pixels)
-        raise BadImage(_one_line(error)) from error
+    except Exception as error:  # the per-image boundary
+        raise _refused(error, len(data) + 4 * max_pixels) from error
 
 
 def pixels_of(image: Image, preprocess: Preprocess, policy: str = "fast", max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -91,15 +92,15 @@ def pixels_of(image: Image, preprocess: Preprocess, policy: str = "fast", max_pi
         return _of_pillow(image, preprocess, policy)
     except BadImage:
         raise
-    except Exception as error:  # the per-image boundary, as in `decode`
-        raise BadImage(_one_line(error)) from error
+    except Exception as error:  # the per-image boundary
+        raise _refused(error, 4 * max_pixels) from error
 
 
 def _of_pillow(image: Image, preprocess: Preprocess, policy: str) -> np.ndarray:
     """(crop_h, crop_w, 3) of a loaded Pillow image."""
     if policy == "pil":
         return _official(image, preprocess)
-    return _cover_and_crop(_rgb_as_seen(image), preprocess, exif_orientation(image.info.get("exif", b"")))
+    return _cover_and_crop(_rgb_as_seen(image), preprocess, _orientation(image))
 
 
 def decode_whole(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -114,12 +115,12 @@ def decode_whole(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             pixels, orientation = _jpeg_reader()(data), header.orientation
         else:
             image = open_wholly(data, lambda h, w: _refuse_large(h, w, _AS_IT_IS, max_pixels))
-            pixels, orientation = _rgb_as_seen(image), exif_orientation(image.info.get("exif", b""))
+            pixels, orientation = _rgb_as_seen(image), _orientation(image)
         return np.ascontiguousarray(_turn(pixels, orientation))
     except BadImage:
         raise
-    except Exception as error:  # the per-image boundary, as in `decode`
-        raise BadImage(_one_line(error)) from error
+    except Exception as error:  # the per-image boundary
+        raise _refused(error, len(data) + 4 * max_pixels) from error
 
 
 _AS_IT_IS = Preprocess(cover=(1, 1), crop=(1, 1))  # nothing is resized, so no shape is too long
@@ -136,7 +137,7 @@ def decoder_version(policy: str) -> str:
     if policy not in POLICIES:
         raise UnknownName("decode policy", policy, POLICIES)
     libjpeg = features.version("libjpeg_turbo") or features.version("jpg")
-    words = [f"{policy}/{_REVISION}", f"Pillow {version('Pillow')}", f"libjpeg {libjpeg}"]
+    words = [f"{policy}/{_REVISION[policy]}", f"Pillow {version('Pillow')}", f"libjpeg {libjpeg}"]
     if policy == "fast":
         words += [f"torch {version('torch')}", f"torchvision {version('torchvision')}"]
     return ", ".join(words)
@@ -245,28 +246,13 @@ def _rgb_as_seen(image: Image) -> np.ndarray:
     """RGB (H, W, 3) of a loaded Pillow image, white under transparency, 16-bit grey scaled; writable."""
     from PIL import Image
 
-    if _is_sixteen_bit(image):
-        grey = _EIGHT_BIT[np.asarray(image)]  # (H, W)
-        grey[_clear_grey(image)] = 255
-        return np.repeat(grey[:, :, None], 3, axis=2)
+    if is_sixteen_bit(image):
+        return np.repeat(eight_bit_grey(image)[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", layer.size, (255, 255, 255))
         image.paste(layer, mask=layer)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-_EIGHT_BIT = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)  # v / 257 rounded: 65535 is 255
-
-
-def _is_sixteen_bit(image: Image) -> bool:
-    # Pillow scales such PGM to 0..65535
-    return image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
-
-
-def _clear_grey(image: Image) -> np.ndarray:
-    """(H, W) bool: which 16-bit grey pixels have the one value that a PNG may declare transparent."""
-    return np.asarray(image) == image.info.get("transparency", -1)
 
 
 def _official(image: Image, preprocess: Preprocess) -> np.ndarray:
@@ -297,16 +283,34 @@ def _notes(image: Image) -> Note:
     """The notes on a loaded Pillow image, but for its orientation."""
     # the second image of a JPEG (format MPO) is a preview or a gain map, no frame
     notes = Note.FIRST_FRAME if getattr(image, "is_animated", False) and image.format != "MPO" else Note(0)
-    if _is_sixteen_bit(image):
-        notes |= Note.SIXTEEN_BIT | (Note.TRANSPARENT if _clear_grey(image).any() else Note(0))
+    if is_sixteen_bit(image):
+        notes |= Note.SIXTEEN_BIT | (Note.TRANSPARENT if clear_grey(image).any() else Note(0))
+        notes |= Note.LIKE_TWELVE_BIT if looks_like_twelve_bits(image) else Note(0)
     elif image.has_transparency_data:
         layer = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
         notes |= Note.TRANSPARENT if cast("tuple[int, int]", layer.getchannel("A").getextrema())[0] < 255 else Note(0)
     return notes
 
 
+def _orientation(image: Image) -> int:
+    """The orientation (1-8) of an image that Pillow has loaded; a TIFF's was applied by Pillow, and is 1 then."""
+    xmp = image.info.get("xmp", b"") or image.info.get("XML:com.adobe.xmp", "")
+    return orientation_of(
+        image.info.get("exif", b""), xmp.encode("utf-8", "replace") if isinstance(xmp, str) else bytes(xmp)
+    )
+
+
 def _turned(orientation: int) -> Note:
     return Note.TURNED if orientation != 1 else Note(0)
+
+
+def _refused(error: Exception, size: int) -> BadImage:
+    """What whatever a decoder raises says of an image: they raise what they like (ValueError, struct.error, ...).
+
+    Raises ResourceError for what is no fault of the image, which takes `size` bytes at most.
+    """
+    refuse_out_of_memory(error, "decoding an image", size)
+    return BadImage(_one_line(error))
 
 
 def _one_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
@@ -13,6 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import printable
 from ..headers import _webp_size
+from .heic import heic, is_heic
+from .tiff import MOST_SAMPLES, PHOTOMETRIC, described, samples, tags_of, with_black_as_zero
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,9 +46,11 @@ def open_wholly(data: bytes, admit: Callable[[int, int], None]) -> Image:
     warns about sizes, and warnings cannot be caught in threads.
     """
     admit(*_webp_size(data))
+    if is_heic(data):
+        return heic(data, admit, BadImage)
     opener = _opener(data[:16])
     _hide_pillow_warnings()
-    image = opener(io.BytesIO(data), "")
+    image = _opened_tiff(opener, data) if data[:2] in (b"II", b"MM") else opener(io.BytesIO(data), "")
     admit(image.height, image.width)
     refuse_wide_values(image)
     if image.format == "PNG" and data.rfind(b"IEND\xaeB`\x82") < 0:  # Pillow does without; a cut file should not pass
@@ -72,11 +77,40 @@ def _require_png_checksums(data: bytes) -> None:
         at = end
 
 
+def _opened_tiff(opener: _Opener, data: bytes) -> Image:
+    """A TIFF, not yet loaded. Raises BadImage with what it holds where Pillow does not read that."""
+    tags = tags_of(data)
+    if tags is not None and samples(tags) > MOST_SAMPLES:  # Pillow would log a line
+        raise BadImage(f"TIFF with {described(tags)} {_NO_COLOURS}")
+    try:
+        return opener(io.BytesIO(data), "")
+    except SyntaxError:
+        if tags is None:
+            raise
+        turned = with_black_as_zero(data, tags)
+        with contextlib.suppress(SyntaxError):
+            if turned is not None:
+                image: Any = opener(io.BytesIO(turned), "")
+                image.tag_v2[PHOTOMETRIC] = 0  # as in the file
+                return image
+        raise BadImage(f"TIFF with {described(tags)} {_NO_COLOURS}") from None
+
+
+_NO_COLOURS = "is not read; save what is to be seen as grey or RGB with 8 bits"
+
+
 def refuse_wide_values(image: Image) -> None:
-    """Raise BadImage for 32-bit values, which have no scale."""
+    """Raise BadImage for values of 32 bits or with a sign, which have no scale."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        kind = "float" if image.mode == "F" else "32-bit integer"
-        raise BadImage(f"{kind} values: nothing says which is black and which is white; save it with 8 or 16 bits")
+        kind = "float" if image.mode == "F" else "signed 16-bit" if _is_short(image) else "32-bit integer"
+        raise BadImage(
+            f"{kind} values (mode {image.mode}): nothing says which is black and which is white; "
+            "save it with 8 or 16 bits"
+        )
+
+
+def _is_short(image: Any) -> bool:
+    return "16" in str(image.tile[0][3]) if image.format == "TIFF" and image.tile else False
 
 
 def _opener(prefix: bytes) -> _Opener:

@@ -140,5 +140,6 @@ def _fetched(repository: str, file_name: str, license_: str, access: Access) -> 
         offline=access.offline,
         accept=access.accept,
         progress=access.progress,
+        notify=access.notify,
         ask=access.ask,
     )

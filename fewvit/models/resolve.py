@@ -263,6 +263,7 @@ def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Acce
             sha256=variant.sha256 or None,
             md5_prefix=variant.md5_prefix or None,
             progress=access.progress,
+            notify=access.notify,
             ask=access.ask,
         )
     except Unobtainable as error:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones import Architecture, position_rule
-from ..errors import UsageError
+from ..errors import UsageError, refuse_out_of_memory
 
 if TYPE_CHECKING:
     from ..extraction.pipeline import Pipeline
@@ -170,6 +170,7 @@ class TimmModel(nn.Module):
         try:
             self.trunk = timm.create_model(architecture.timm, pretrained=False, num_classes=0, **sized)
         except (RuntimeError, TypeError, AssertionError) as error:
+            refuse_out_of_memory(error, f"building {architecture.timm}")
             raise UsageError(
                 f"timm cannot build {architecture.timm}: {error}",
                 fix="See timm.list_models(); some models have one image size only.",

@@ -237,6 +237,7 @@ class Candidates:
         try:
             _, found = self._index.search(given, min(count, self.rows), params=self.kind.parameters(effort, selector))
         except RuntimeError as error:
+            refuse_out_of_memory(error, "searching a structure of this index")
             raise IntegrityError(f"FAISS cannot search it ({_reason(error)})", fix="Build the index again.") from error
         if len(found) and not -1 <= found.min() <= found.max() < self.rows:
             raise IntegrityError("the structure names rows that do not exist", fix="Build the index again.")

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, FewvitError, IntegrityError, counted, in_one_line, printable
+from ..errors import (
+    DataError,
+    FewvitError,
+    IntegrityError,
+    counted,
+    in_one_line,
+    printable,
+    refuse_out_of_memory,
+)
 from ..evaluate.details import Details
 from ..results import SCHEMA, Facts, Row
 from ..runs.folder import RunFolder
@@ -268,6 +276,7 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
+        refuse_out_of_memory(error, "reading a result")
         raise DataError(f"not JSON: {printable(error)}", file=path, fix=AGAIN) from error
 
 

@@ -216,6 +216,8 @@ class _Addition:
         writer = SegmentWriter(self.folder, self.index.manifest.dtype)
         new = [stored for blocks in (iter(parts), self._copies()) if (stored := writer.write(blocks)) is not None]
         self.changes.skipped, self.changes.computed = parts.skipped, parts.computed
+        for doubt in parts.doubts:
+            self.notify(doubt)
         self._keep_where_nothing_came({record["id"] for record in parts.skipped})
         return new
 

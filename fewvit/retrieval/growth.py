@@ -110,6 +110,8 @@ def build(
             (segment,),
         )
         folder.commit(_structured(folder, manifest, wish.recall, notify))
+    for doubt in parts.doubts:
+        notify(doubt)
     return Changes(added=segment.rows, computed=parts.computed, skipped=parts.skipped)
 
 

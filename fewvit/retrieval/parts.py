@@ -13,7 +13,7 @@ import numpy as np
 from ..datasets import Dataset, select
 from ..errors import BadImages, DataError, counted, printable
 from ..extraction.pipeline import Pipeline
-from ..extraction.work import Progress, Work, allowed_bad
+from ..extraction.work import Progress, Work, allowed_bad, doubts
 from ..features import FeatureSet
 from ..neighbors import normalise
 from ..sources import ImageSource, Source
@@ -36,6 +36,7 @@ class Parts:
     size: int  # rows of a part
     skipped: list[dict[str, str]] = field(default_factory=list)
     computed: int = 0  # images that went through the model
+    like_twelve_bit: int = 0  # as in an extraction's report
 
     def __iter__(self) -> Iterator[Rows]:
         """The blocks that have a row. Raises as `extract`."""
@@ -43,6 +44,11 @@ class Parts:
             part = self.part(start)
             if part.ids:
                 yield part
+
+    @property
+    def doubts(self) -> list[str]:
+        """What is to be told of the images once they are read."""
+        return doubts(self.source.name, self.like_twelve_bit)
 
     def part(self, start: int) -> Rows:
         """The rows from `start` on that make one part."""
@@ -68,6 +74,7 @@ class Parts:
         if features.report is not None:
             self.skipped += features.report.skipped
             self.computed += features.report.computed
+            self.like_twelve_bit += features.report.like_twelve_bit
         bad = {record["id"] for record in (features.report.skipped if features.report else [])}
         good = np.array([name not in bad for name in images.ids], bool)
         return Rows(unit(features), features.ids, self._records(rows[good], features, seen[good]))

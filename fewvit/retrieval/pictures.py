@@ -10,7 +10,7 @@ import numpy as np
 
 from ..datasets import Dataset, Listing, open_dataset
 from ..digests import identity_of
-from ..errors import DataError
+from ..errors import DataError, refuse_out_of_memory
 from ..files import is_file, whole
 from .opened import OpenIndex
 from .segment import UNKNOWN
@@ -72,6 +72,7 @@ class Pictures:
         try:
             data = self._from_source(source, name) if path is None else whole(path, _bound(record["identity"]))
         except (OSError, ValueError) as error:
+            refuse_out_of_memory(error, "reading an image")
             why = getattr(error, "strerror", None) or error
             raise DataError(f"the image cannot be read ({why})", file=name) from error
         if hashlib.sha256(data).digest() != digest:

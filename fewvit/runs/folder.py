@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, DataError, IntegrityError, UsageError, printable
+from ..errors import (
+    CheckpointError,
+    DataError,
+    IntegrityError,
+    UsageError,
+    printable,
+    refuse_out_of_memory,
+)
 from ..files import claimed, sha256_of, sweep, write_json
 from ..results import Result
 from .result_file import StoredResult, read_result, write_result
@@ -72,6 +79,7 @@ class RunFolder:
             manifest = json.loads(file.read_text())
             known = manifest["schema"] == SCHEMA
         except (OSError, ValueError, KeyError, TypeError) as error:
+            refuse_out_of_memory(error, "reading the manifest of a run")
             raise IntegrityError(
                 "the manifest of this run cannot be read", file=file, fix="Start anew with --overwrite."
             ) from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import IntegrityError
+from ..errors import IntegrityError, refuse_out_of_memory
 from ..files import write_json
 from ..results import Result
 
@@ -49,6 +49,7 @@ def read_result(file: Path) -> StoredResult | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        refuse_out_of_memory(error, "reading a result")
         raise IntegrityError("the result of this run cannot be read", file=file, fix=_AGAIN) from error
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, refuse_out_of_memory
 from ..evaluate.details import Details, load_details, save_details
 from ..files import replacing, sha256_of, write_json
 from ..results import SCHEMA as RESULT_SCHEMA
@@ -205,6 +205,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
     except (OSError, ValueError, RecursionError) as error:
+        refuse_out_of_memory(error, "reading a sweep")
         raise DataError(f"not JSON: {error}", file=path, fix=_again(path)) from error
     if not isinstance(value, dict):
         raise DataError("not a JSON object", file=path, fix=_again(path))

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtra, UsageError
+from ..errors import MissingExtra, UsageError, refuse_out_of_memory
 from ..extraction.shards import Part
 from .cells import Cell
 from .launchers import KILLED, Task, make_features, perform, workshop_of
@@ -132,6 +132,7 @@ def _connect(ray: Any, address: str | None, threads: int) -> None:
     try:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        refuse_out_of_memory(error, "starting Ray")
         raise _no_cluster(address, _last_line(error)) from error
     finally:
         if signal.getsignal(signal.SIGTERM) is not ours:

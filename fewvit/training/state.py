@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import IntegrityError, ResourceError
+from ..errors import IntegrityError, ResourceError, refuse_out_of_memory
 from ..files import replacing, sha256_of, sweep, write_json
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Checkpoints:
             facts = json.loads(manifest.read_text())
             digest = facts["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
+            refuse_out_of_memory(error, "reading a checkpoint")
             raise IntegrityError(f"{manifest.name} cannot be read") from error
         if not file.is_file() or sha256_of(file) != digest:
             raise IntegrityError(f"{file.name} is damaged: its sha256 is not the one it was written with")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..cpu import cores
 from ..datasets import Dataset
-from ..errors import DataError, from_os_error
+from ..errors import DataError, from_os_error, refuse_out_of_memory
 from ..images import MAX_PIXELS, BadImage, decode_whole
 
 # of small images that are held in memory; more lie in a file in `folder`, and without one are decoded each time
@@ -89,6 +89,7 @@ class TrainingImages:
         except BadImage as error:
             return error.reason
         except OSError as error:
+            refuse_out_of_memory(error, "reading an image")
             return error.strerror or str(error)
 
     def _decode_rows(self, rows: np.ndarray) -> list[np.ndarray]:

@@ -7,12 +7,14 @@ import dataclasses
 import io
 import json
 import socket
+import sys
 import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from fewvit.backbones import Architecture
 from fewvit.features import FeatureSet
@@ -206,6 +208,29 @@ def test_skipped_images_are_named_and_recorded_beside_the_output(fewvit, weights
     assert code == 0
     assert json.loads(out)["run"]["skipped"] == 1
     assert "accuracy is over the remaining images" in err
+
+
+def test_grey_that_may_have_twelve_bits_is_told_and_counted(fewvit, weights, tmp_path):
+    folder = folder_of(tmp_path / "v", {"cat": 2, "dog": 3})
+    Image.fromarray(np.arange(40 * 40, dtype=np.uint16).reshape(40, 40)).save(folder / "cat/dim.png")
+    told = "1 image of 16-bit grey has no value over 4095"
+    for _ in range(2):  # the second time from the cache
+        code, out, err = fewvit("extract", "-m", weights, "--data", folder, "--format", "json")
+        assert code == 0
+        assert err.count(told) == 1
+        assert json.loads(out)["run"]["like_twelve_bit"] == 1
+    code, _, err = fewvit("index", "build", "-m", weights, "--data", folder, "--index", tmp_path / "i")
+    assert code == 0
+    assert err.count(told) == 1
+
+
+def test_heic_in_a_folder_is_an_image_that_its_extra_reads(fewvit, weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    folder = folder_of(tmp_path / "v", {"cat": 2, "dog": 3})
+    (folder / "cat/IMG_1.HEIC").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(99))
+    code, _, err = fewvit("knn", "--train", folder, "--test", folder, "-m", weights, "--k", 1)
+    assert code == 3
+    assert "IMG_1.HEIC (HEIC: not read without pillow-heif; pip install 'fewvit[heic]'" in err
 
 
 def test_a_skipped_image_of_two_sets_tells_its_side(fewvit, weights, images, tmp_path):
