@@ -75,6 +75,14 @@ def names_in_file(tree: Mapping[Any, Any], depth: int = _DEPTH) -> dict[int, str
     return found
 
 
+def all_names(tree: Mapping[Any, Any], depth: int = _DEPTH) -> Iterator[str]:
+    """The keys of a tree and of the dicts in it."""
+    for key, value in tree.items():
+        yield str(key)
+        if isinstance(value, Mapping) and depth:
+            yield from all_names(value, depth - 1)
+
+
 def trunks_in(tree: Mapping[Any, Any]) -> list[FoundTrunk]:
     """Every whole trunk of an `unwrapped` tree, in the file's order."""
     return [one for one in candidates_in(tree) if has_vit_trunk(one.tensors)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import Architecture, family_of
+from .told import NOTHING, Told
 
 BUNDLE_SCHEMA = "fewvit.bundle"  # the entry that a classifier bundle has in its header
 
@@ -34,6 +35,7 @@ class BackboneSpec:
     published: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # fields of Preprocess that differ from the protocol's
     base: BackboneSpec | None = None  # what `file` is an adapter of; None: `file` holds the whole trunk
+    told: Told = NOTHING  # what of a bare file was said by flags or beside it; features are made again with it
     tuned: bool = False  # by `fewvit finetune`: no longer as its family was trained
 
     @property
@@ -76,3 +78,10 @@ class Access:
     ask: Callable[[str], bool] | None = None  # asks at a terminal; None where there is none
     progress: Callable[[int, int | None], None] | None = None
     notify: Callable[[str], None] = lambda line: None  # notes for the user
+    announced: set[str] = field(default_factory=set, compare=False)  # files that the user has been told of
+
+    def announce(self, file: str, line: str) -> None:
+        """Notify of a file once."""
+        if file not in self.announced:
+            self.announced.add(file)
+            self.notify(line)

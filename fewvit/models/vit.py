@@ -55,7 +55,7 @@ class VisionTransformer(nn.Module):
         hidden = a.hidden or 4 * a.width
         swiglu = a.feed_forward == "swiglu"
         self.cls_token = nn.Parameter(torch.zeros(1, 1, a.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + a.grid**2, a.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + a.cells, a.width))
         if a.registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, a.registers, a.width))
         self.patch_embed = nn.Module()
@@ -279,10 +279,10 @@ def resize_positions(
     `square`: whether the image is one where its patches are; if it is not, the table is not taken as it is.
     Raises UsageError where the rule gives another number of patches.
     """
-    rule, grid = position_rule(architecture.positions), architecture.grid
-    if rule.serves(grid, rows, columns) and (square or rule.by_count):
+    rule, shape = position_rule(architecture.positions), architecture.table
+    if rule.serves(shape, rows, columns) and (square or rule.by_count):
         return table
-    resized = rule.resized(table[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2).float(), rows, columns)
+    resized = rule.resized(table[:, 1:].reshape(1, *shape, -1).permute(0, 3, 1, 2).float(), rows, columns)
     if resized.shape[-2:] != (rows, columns):
         raise UsageError(
             f"the {architecture.positions} position rule gives {tuple(resized.shape[-2:])} patches where "

@@ -295,5 +295,5 @@ def _trunk_of(spec: BackboneSpec) -> dict[str, Tensor]:
     """The tensors of released weights, every one of them."""
     from ..models.vit import Readout
 
-    crop = spec.architecture.patch * spec.architecture.grid
-    return dict(build(spec, Readout(), (crop, crop), engine="eager").model.state_dict())
+    height, width = (side * spec.architecture.patch for side in spec.architecture.table)
+    return dict(build(spec, Readout(), (height, width), engine="eager").model.state_dict())
