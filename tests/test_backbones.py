@@ -510,9 +510,7 @@ def test_family_overrides_what_a_bare_file_is_taken_for(home, tmp_path):
         assert same(weights_in(spec), state())
     assert settle(resolved(path, home, family="msn"), FeatureOptions()).norm == "none"
     # what was remembered of it under another word is not mixed up
-    assert (
-        resolved(path, home, told=IMAGENET).family == "dino"
-    )  # what was remembered of it under another word is not mixed up
+    assert resolved(path, home, told=IMAGENET).family == "dino"
 
 
 def test_a_family_whose_layout_the_file_has_not_is_refused(home, tmp_path):

@@ -337,3 +337,17 @@ def test_heads_decide_the_features(home, tmp_path):
     for heads in (2, 8):
         found.append(build(resolved(path, home, heads=heads), Readout(), (64, 64), engine="eager").encode(images))
     assert not np.allclose(found[0], found[1])
+
+
+def test_a_table_of_its_own_grid_gives_the_features_of_timms_model_of_such_images(home, tmp_path):
+    from timm.models.vision_transformer import VisionTransformer as Official
+
+    model = Official((48, 80), embed_dim=128, depth=2, num_heads=2, num_classes=0).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-6
+    spec = resolved(saved(tmp_path / "dino.pth", model.state_dict()), home, grid="3x5")
+    images = torch.randn(2, 3, 48, 80, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        right = model.forward_features(images)[:, 0]
+    assert torch.allclose(build(spec, Readout(), (48, 80), engine="eager").encode(images), right, atol=1e-5)

@@ -260,7 +260,7 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
 
 
 def _without_class_token(timm_name: str) -> bool:
-    return timm_name.startswith(("swin", "convnext", "resnet"))
+    return timm_name.startswith(("swin", "convnext", "resnet")) or "_gap_" in timm_name or "_siglip_" in timm_name
 
 
 def _mean_by_default(timm_name: str) -> bool:

@@ -56,7 +56,10 @@ def understood(tree: Mapping[str, Any], file: Path, family: str | None, checkpoi
     near = nearest_layout(plain)
     if failure is not None:
         if near and isinstance(failure, CheckpointError) and failure.what.startswith("no "):
-            raise _in_other_words(failure, f"{failure.what.partition(':')[0]}: {near}") from failure
+            who = (
+                f"{failure.what.partition(':')[0]}: " if family else ""
+            )  # nobody but the layout called it one of these
+            raise _in_other_words(failure, f"{who}{near}") from failure
         raise failure
     raise _unknown(tree, file, near)
 

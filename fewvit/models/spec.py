@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import Architecture, family_of
+from ..errors import UsageError
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .told import NOTHING, Told
 
 BUNDLE_SCHEMA = "fewvit.bundle"  # the entry that a classifier bundle has in its header
@@ -42,6 +44,13 @@ class BackboneSpec:
     def is_random(self) -> bool:
         """Whether the weights are drawn from `seed` and not read from a file."""
         return self.weights_sha256 == "random"
+
+    def require_imagenet_statistics(self) -> None:
+        """Raise UsageError where its pixels are normalised otherwise than training here does."""
+        usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        if {name: tuple(self.preprocess.get(name, value)) for name, value in usual.items()} != usual:
+            what = f"{self.name} takes pixels of another mean and deviation than ImageNet's, which training has not"
+            raise UsageError(what)
 
     def advice(self, task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
         """What its family advises before it is evaluated so, as in `Family.advice`; None for a fine-tuned one."""

@@ -180,6 +180,8 @@ class TimmModel(nn.Module):
         """Feature vectors (B, D') under the model's own norm; `mean` is the pooling that its head was trained on."""
         if readout.layers > 1:
             return self._layers(images, readout)
+        if readout.pool != "mean" and not self.prefix:
+            raise UsageError(f"{self.architecture.timm} has no class token to read", fix="Use --pool mean.")
         tokens = self.trunk.forward_features(images)  # (B, T, D), or (B, H, W, D) without prefix tokens
         if readout.pool == "mean":
             return self._mean(tokens)
