@@ -89,7 +89,9 @@ class VisionTransformer(nn.Module):
         As DINO asks whether the pixels are a square, not the patches, 230x224 pixels of 14x14 patches are resized to.
         """
         a = self.architecture
-        return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch, square=height == width)
+        own = a.table[0] * a.patch, a.table[1] * a.patch
+        square = height == width if isinstance(a.grid, int) else (height, width) == own
+        return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch, square=square)
 
     def embed(self, images: Tensor) -> Tensor:
         """Input tokens (B, 1+R+N, D) of images (B, 3, H, W): class token, registers (without position), patches."""
@@ -278,7 +280,8 @@ def resize_positions(
 ) -> Tensor:
     """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's stays.
 
-    `square`: whether the image is one where its patches are; if it is not, the table is not taken as it is.
+    `square`: whether the image is one where its patches are, or has just the pixels of a table that is none; if not,
+    the table is not taken as it is.
     Raises UsageError where the rule gives another number of patches.
     """
     rule, shape = position_rule(architecture.positions), architecture.table
