@@ -36,7 +36,7 @@ def resolve_bare(
     """
     taken = taken_for(file, access, memory, checkpoint_key=checkpoint_key, family=family, told=told, name=name)
     if not told.recorded:
-        access.announce(str(file), taken.line)
+        access.announce(taken.line)
         taken.require_settled()
     return taken.spec
 

@@ -87,10 +87,10 @@ class Access:
     ask: Callable[[str], bool] | None = None  # asks at a terminal; None where there is none
     progress: Callable[[int, int | None], None] | None = None
     notify: Callable[[str], None] = lambda line: None  # notes for the user
-    announced: set[str] = field(default_factory=set, compare=False)  # files that the user has been told of
+    announced: set[str] = field(default_factory=set, compare=False)  # what `announce` has said
 
-    def announce(self, file: str, line: str) -> None:
-        """Notify of a file once."""
-        if file not in self.announced:
-            self.announced.add(file)
+    def announce(self, line: str) -> None:
+        """Notify of what is said once."""
+        if line not in self.announced:
+            self.announced.add(line)
             self.notify(line)
