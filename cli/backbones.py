@@ -64,6 +64,7 @@ def check(
             Cache(how.cache_dir).digests(),
             checkpoint_key=layout.checkpoint_key,
             family=layout.family,
+            told=layout.told,
             whole=tensors or output.verbose,
         ),
     )

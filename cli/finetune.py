@@ -96,7 +96,7 @@ def finetune(
 
     request = FineTuningRequest(
         mode,
-        BackboneRequest(names[0], model.weights, layout.checkpoint_key, layout.family, run.seed),
+        BackboneRequest(names[0], model.weights, layout.checkpoint_key, layout.family, run.seed, layout.told),
         pair.data,
         pair.train,
         pair.test,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fewvit.evaluate.inputs import FeatureReader
     from fewvit.extraction.recipe import Recipe
     from fewvit.models.spec import Access as LibraryAccess
+    from fewvit.models.told import Told
 
 
 def names_of(model: Model) -> list[str]:
@@ -62,8 +63,12 @@ def reader(
     *,
     max_bad: str = "0",
     reading: Mapping[str, Any] | None = None,
+    told: Told | None = None,
 ) -> FeatureReader:
-    """What opens sources and extracts features under these options; `reading` as in `FeatureOptions`."""
+    """What opens sources and extracts features under these options; `reading` as in `FeatureOptions`.
+
+    `told`: of a bare file, in place of what the layout's flags say.
+    """
     names = names_of(model)
     from fewvit.evaluate.inputs import Backbones, FeatureReader
     from fewvit.extraction.cache import Cache, default_cache_dir
@@ -73,7 +78,16 @@ def reader(
 
     how_got = access(how, place, screen)
     asked = model.backbone is not None
-    backbones = Backbones(names, how_got, model.weights, layout.checkpoint_key, layout.family, work.seed, asked)
+    backbones = Backbones(
+        names,
+        how_got,
+        model.weights,
+        layout.checkpoint_key,
+        layout.family,
+        work.seed,
+        asked,
+        layout.told if told is None else told,
+    )
     options = FeatureOptions(
         features.protocol,
         features.pool,
@@ -127,6 +141,7 @@ def recipe_reader(
         screen,
         max_bad=max_bad,
         reading=asked.reading,
+        told=recipe.told_of_file,
     )
 
 

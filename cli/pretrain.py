@@ -12,7 +12,7 @@ from fewvit.methods import summaries
 from .inputs import access, listing
 from .outputs import RUN
 from .runs import Network, Run, changes, effort, run_folder, run_screen, show_run
-from .shared import Access, Listed, Output, Place, command, single
+from .shared import Access, Layout, Listed, Output, Place, command, single
 from .show import Screen, TrainingLine
 
 app = single()
@@ -25,6 +25,7 @@ def _methods() -> str:
 
 @command(app, out=RUN)
 def pretrain(
+    layout: Layout,
     how: Access,
     place: Place,
     listed: Listed,
@@ -80,6 +81,9 @@ def pretrain(
         init,
         None if monitor == "off" else monitor,
         monitor_every,
+        layout.checkpoint_key,
+        layout.family,
+        layout.told,
         **changes(run, network),
     )
     recipe_of(request)  # a mistyped name is an error before anything is read

@@ -21,6 +21,7 @@ import typer
 
 from fewvit.backbones import families, recognisable
 from fewvit.errors import DataError, UsageError
+from fewvit.models.told import Told
 
 from .outputs import Kind, check_outputs
 
@@ -116,6 +117,26 @@ class Layout:
             "--family", metavar="NAME", help=f"Take a bare file for {_or(recognisable())}, whatever its layout says."
         ),
     ] = None
+    heads: Annotated[
+        str | None,
+        typer.Option("--heads", metavar="N", help="Attention heads of a bare file; its tensors do not tell them."),
+    ] = None
+    grid: Annotated[
+        str | None,
+        typer.Option("--grid", metavar="HxW", help="Rows and columns of a bare file's position table."),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", metavar="R,G,B", help="Of the pixels, 0 to 1, that a bare file was trained on."),
+    ] = None
+    std: Annotated[
+        str | None, typer.Option("--std", metavar="R,G,B", help="Their standard deviation, of pixels from 0 to 1.")
+    ] = None
+
+    @property
+    def told(self) -> Told:
+        """What is said of a bare file. Raises UsageError."""
+        return Told.of(self.heads, self.grid, self.mean, self.std)
 
 
 @dataclass(frozen=True)

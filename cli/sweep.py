@@ -90,7 +90,7 @@ def sweep(
         "protocol": _words(features.protocol),
         "weights": model.weights,
         "checkpoint_key": layout.checkpoint_key,
-        "family": layout.family,
+        **{name: getattr(layout, name) for name in ("family", "heads", "grid", "mean", "std")},
         **{name: getattr(features, name) for name in ("pool", "layers", "img_size")},
         **{name: getattr(features, name) for name in ("precision", "decode") if given(context, [name])},
         **({"seed": work.seed} if given(context, ["seed"]) else {}),

@@ -34,7 +34,7 @@ def folder_of(root: Path, counts: dict[str, int], first_seed: int = 0) -> Path:
 
 
 def tiny_weights(path: Path, architecture: Architecture = TINY, seed: int = 5) -> Path:
-    """A DINO backbone file with random weights, whose norms and positions are not trivial either."""
+    """The teacher of a DINO run with random weights, whose norms and positions are not trivial either."""
     import torch
 
     from fewvit.models.vit import VisionTransformer
@@ -46,5 +46,5 @@ def tiny_weights(path: Path, architecture: Architecture = TINY, seed: int = 5) -
         for name, tensor in VisionTransformer(architecture).state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path)
+    torch.save({"teacher": state, "dino_loss": {}}, path)
     return path

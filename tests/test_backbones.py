@@ -25,7 +25,9 @@ from fewvit.models.build import build
 from fewvit.models.layouts import recognise
 from fewvit.models.resolve import is_path, resolve
 from fewvit.models.spec import Access, BackboneSpec
+from fewvit.models.told import Told
 from fewvit.models.vit import Readout, VisionTransformer, randomise
+from fewvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 # ---- the tables; every number from the fact sheet
 
@@ -344,6 +346,10 @@ def home(tmp_path) -> Access:
     return Access(tmp_path / "cache", offline=True)
 
 
+# what a layout of DINO's and timm's has to be told, where no name shows whose it is
+IMAGENET = Told(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
 def save(tree: dict, path: Path) -> Path:
     torch.save(tree, path)
     return path
@@ -365,7 +371,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("kind", TREES)
 def test_every_tensor_of_a_trunk_is_filled_from_its_file(kind, home, tmp_path):
     family, tree = TREES[kind]
-    spec = resolved(save(tree(), tmp_path / "x.pth"), home)
+    spec = resolved(save(tree(), tmp_path / "x.pth"), home, told=IMAGENET)
     wanted = state(spec.architecture)
     protocol = "mae/2" if kind == "MAE fine-tuned" else families()[family].protocol
     assert (spec.family, spec.name, spec.protocol) == (family, "x.pth", protocol)
@@ -456,8 +462,8 @@ def test_another_familys_file_under_a_dino_name_is_called_by_its_name(kind, home
 
 
 def test_a_file_that_changes_between_naming_and_building_is_refused(home, tmp_path):
-    spec = resolved(save(state(), tmp_path / "x.pth"), home)
-    save(state(seed=7), tmp_path / "x.pth")
+    spec = resolved(save(state(), tmp_path / "dino.pth"), home)
+    save(state(seed=7), tmp_path / "dino.pth")
     with pytest.raises(CheckpointError, match="sha256"):
         build(spec, Readout(), (64, 64))
 
@@ -467,7 +473,7 @@ def test_a_file_that_changes_between_naming_and_building_is_refused(home, tmp_pa
     [
         ({"patch_embed.proj.weight": torch.zeros(128, 1, 16, 16)}, "(128, 1, 16, 16), expected (D, 3, P, P)"),
         ({"patch_embed.proj.weight": torch.zeros(128, 3, 16, 14)}, "(128, 3, 16, 14), expected (D, 3, P, P)"),
-        ({"patch_embed.proj.weight": torch.zeros(100, 3, 16, 16)}, "width 100 is not a multiple of the head size 64"),
+        (state(Architecture(100, 2, 2, 16, grid=4)), "width 100 is not a multiple of the head size 64"),
         ({"pos_embed": torch.zeros(1, 18, 128)}, "a position table of 17 patches is not square"),
         ({"blocks.0.mlp.fc2.weight": None}, "blocks.0.mlp.fc2.weight"),
     ],
@@ -503,7 +509,8 @@ def test_family_overrides_what_a_bare_file_is_taken_for(home, tmp_path):
         assert (spec.family, spec.architecture.positions, spec.protocol) == (family, positions, f"{family}/1")
         assert same(weights_in(spec), state())
     assert settle(resolved(path, home, family="msn"), FeatureOptions()).norm == "none"
-    assert resolved(path, home).family == "dino"  # what was remembered of it under another word is not mixed up
+    # what was remembered of it under another word is not mixed up
+    assert resolved(path, home, told=IMAGENET).family == "dino"
 
 
 def test_a_family_whose_layout_the_file_has_not_is_refused(home, tmp_path):
@@ -524,9 +531,9 @@ def test_a_named_variant_keeps_its_family(home):
 
 
 def test_one_file_has_one_fingerprint_under_its_variants_name_and_on_its_own(home, tmp_path):
-    path = save(state(Architecture(192, 12, 3, 16)), tmp_path / "x.pth")
+    path = save(state(Architecture(192, 12, 3, 16)), tmp_path / "dino.pth")
     bare, named = resolved(path, home), resolved("dino_vitt16", home, weights=str(path))
-    assert (bare.name, named.name) == ("x.pth", "dino_vitt16")
+    assert (bare.name, named.name) == ("dino.pth", "dino_vitt16")
     assert bare.fingerprint == named.fingerprint
     assert settle(bare, FeatureOptions()).fingerprint == settle(named, FeatureOptions()).fingerprint
 
@@ -593,7 +600,7 @@ def test_a_bare_file_is_opened_once_and_then_known_without_torch(home, tmp_path,
     "damage", ["{", "[]", '{"architecture": {"depth": "deep"}}', "another version", "another file"]
 )
 def test_a_memory_that_cannot_be_trusted_is_made_anew(damage, home, tmp_path):
-    path = save(state(), tmp_path / "x.pth")
+    path = save(state(), tmp_path / "dino.pth")
     wanted = resolved(path, home)
     [memory] = (home.cache_dir / "backbones").glob("*.json")
     facts = json.loads(memory.read_text())

@@ -99,7 +99,7 @@ def test_a_weights_file_is_compared_with_the_start_of_its_md5_where_no_more_is_p
 def test_the_trunk_is_counted_and_the_network_named(tmp_path):
     import torch
 
-    state = torch.load(tiny_weights(tmp_path / "tiny.pth"))
+    state = torch.load(tiny_weights(tmp_path / "tiny.pth"))["teacher"]
     whole = {
         "teacher": {**{f"backbone.{name}": value for name, value in state.items()}, "head.mlp.0.bias": torch.zeros(3)},
         "student": {f"module.backbone.{name}": value for name, value in state.items()},

@@ -15,6 +15,7 @@ from fewvit.extraction import pipeline
 from fewvit.extraction.pipeline import FeatureOptions, oversized, settle
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access, BackboneSpec
+from fewvit.models.told import Told
 
 ARCHITECTURE = Architecture(128, 7, 2, 16)
 SPEC = BackboneSpec(
@@ -65,6 +66,7 @@ SPEC_CHANGES = {
     "base": dataclasses.replace(SPEC, weights_sha256="c" * 64),  # whose adapter the file then is
 }
 LABELS = {"name": "other", "file": Path("b.pth"), "license": "MIT", "published": {}, "tuned": True}
+LABELS["told"] = Told(heads=4)  # what it changed stands in the architecture and the transform
 
 
 def test_everything_that_decides_a_feature_changes_the_fingerprint_and_names_do_not():

@@ -38,7 +38,8 @@ class Architecture:
     depth: int  # L, transformer blocks
     heads: int
     patch: int  # P, pixels
-    grid: int = 14  # patch tokens per side in the file's position table
+    # patch tokens per side in the file's position table; (rows, columns) where it is no square
+    grid: int | tuple[int, int] = 14
     positions: str = "dino"  # how the table is resized: the name of a family's `PositionRule`; or timm
     registers: int = 0
     feed_forward: str = "mlp"  # or swiglu
@@ -47,13 +48,37 @@ class Architecture:
     final_norm: str = "norm"  # or fc_norm: a norm over the mean patch token alone (MAE after fine-tuning)
     timm: str = ""  # build this model of timm instead
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.grid, int):  # as JSON has it, too; a square has one spelling, as in the tables
+            rows, columns = self.grid
+            object.__setattr__(self, "grid", rows if rows == columns else (rows, columns))
+
+    @property
+    def table(self) -> tuple[int, int]:
+        """Rows and columns of the position table."""
+        return (self.grid, self.grid) if isinstance(self.grid, int) else self.grid
+
+    @property
+    def cells(self) -> int:
+        """Patches that the position table has."""
+        rows, columns = self.table
+        return rows * columns
+
+    @property
+    def side(self) -> int:
+        """Patches per side of the position table. Raises UsageError for one that is no square."""
+        if not isinstance(self.grid, int):
+            rows, columns = self.grid
+            raise UsageError(f"a position table of {rows}x{columns} patches is no square, and this needs one that is")
+        return self.grid
+
     @property
     def parameters(self) -> int | None:
         """How many numbers are learnt in the trunk; None for a model of timm, which knows itself."""
         if self.timm:
             return None
         d, hidden = self.width, self.hidden or 4 * self.width
-        around = (3 * self.patch**2 + 1) * d + (2 + self.grid**2 + self.registers) * d + 2 * d  # patches, tokens, norm
+        around = (3 * self.patch**2 + 1) * d + (2 + self.cells + self.registers) * d + 2 * d  # patches, tokens, norm
         attention = (d + 1) * 3 * d + (d + 1) * d
         first = 2 * hidden if self.feed_forward == "swiglu" else hidden  # both halves of the gate
         feed_forward = (d + 1) * first + (hidden + 1) * d
@@ -81,26 +106,26 @@ class Architecture:
                 )
         rows, columns = height // self.patch, width // self.patch
         rule = position_rule(self.positions)
-        if rule.only_squares and rows != columns and not rule.serves(self.grid, rows, columns):
+        if rule.only_squares and rows != columns and not rule.serves(self.table, rows, columns):
             raise UsageError(f"{rule.only_squares} {height}x{width}", fix=f"Use --img-size {min(height, width)}.")
 
 
 @dataclass(frozen=True)
 class PositionRule:
-    """How a table of grid x grid positions serves images of rows x columns patches.
+    """How a table of positions serves images of rows x columns patches.
 
     One for all families that read it alike.
     """
 
-    # table (1, D, grid, grid) float32, rows, columns -> (1, D, rows, columns)
+    # table (1, D, its rows, its columns) float32, rows, columns -> (1, D, rows, columns)
     resized: Callable[[Tensor, int, int], Tensor]
     # whether as many patches of any shape take the table as it is; otherwise only those of its own shape do
     by_count: bool = False
     only_squares: str = ""  # the error for other shapes, the size follows it; empty: it covers them
 
-    def serves(self, grid: int, rows: int, columns: int) -> bool:
-        """Whether rows x columns patches take the table as it is."""
-        return rows * columns == grid * grid and (self.by_count or rows == columns)
+    def serves(self, table: tuple[int, int], rows: int, columns: int) -> bool:
+        """Whether rows x columns patches take a table of these rows and columns as it is."""
+        return (rows, columns) == table or (self.by_count and rows * columns == table[0] * table[1])
 
 
 @dataclass(frozen=True)
@@ -261,6 +286,14 @@ class Family:
     registry: ClassVar[str] = ""
     # options of `finetune --mode full` in which its authors differ from what others take
     full_tuning: ClassVar[Mapping[str, Any]] = {}
+
+    # who else saves files of this layout whose images are normalised otherwise, as a sentence; empty: nobody
+    shared_with: ClassVar[str] = ""
+
+    @staticmethod
+    def shows_origin(name: str) -> bool:
+        """Whether a file's name, or a name in it, shows that its images are normalised as this family's."""
+        return True
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:

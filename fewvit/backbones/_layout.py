@@ -74,7 +74,9 @@ def has_vit_trunk(tensors: Mapping[str, object]) -> bool:
 
 
 def infer_vit(tensors: Mapping[str, Tensor], positions: str) -> Architecture:
-    """Width, depth, patch and table size as the shapes say; heads from the width.
+    """Width, depth, patch and table size as the shapes say; heads from the width, 0 where it is no multiple of 64.
+
+    A table that cannot be square is one row.
 
     Raises KeyError or ValueError for what is no ViT.
     """
@@ -86,18 +88,14 @@ def infer_vit(tensors: Mapping[str, Tensor], positions: str) -> Architecture:
     depth = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name)))
     cells = int(tensors["pos_embed"].shape[1]) - 1
     grid = round(cells**0.5)
-    if grid * grid != cells:
-        raise ValueError(f"a position table of {cells} patches is not square")
-    if width not in _HEADS and width % 64:
-        raise ValueError(f"width {width} is not a multiple of the head size 64")
     hidden = int(tensors["blocks.0.mlp.fc2.weight"].shape[1])
     swiglu = "blocks.0.mlp.fc1.weight" in tensors and tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * hidden
     return Architecture(
         width=width,
         depth=depth,
-        heads=_HEADS.get(width, width // 64),
+        heads=_HEADS.get(width, 0 if width % 64 else width // 64),
         patch=patch,
-        grid=grid,
+        grid=grid if grid * grid == cells else (1, cells),
         positions=positions,
         registers=int(tensors["register_tokens"].shape[1]) if "register_tokens" in tensors else 0,
         feed_forward="swiglu" if swiglu else "mlp",

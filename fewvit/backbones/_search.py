@@ -75,6 +75,14 @@ def names_in_file(tree: Mapping[Any, Any], depth: int = _DEPTH) -> dict[int, str
     return found
 
 
+def all_names(tree: Mapping[Any, Any], depth: int = _DEPTH) -> Iterator[str]:
+    """The keys of a tree and of the dicts in it."""
+    for key, value in tree.items():
+        yield str(key)
+        if isinstance(value, Mapping) and depth:
+            yield from all_names(value, depth - 1)
+
+
 def trunks_in(tree: Mapping[Any, Any]) -> list[FoundTrunk]:
     """Every whole trunk of an `unwrapped` tree, in the file's order."""
     return [one for one in candidates_in(tree) if has_vit_trunk(one.tensors)]
@@ -177,8 +185,13 @@ _STRANGERS = (  # a part of a name -> what has it
     (r"(^|\.)encoder_layer_\d+\.", "torchvision's names for a ViT; --backbone timm:NAME with timm's weights of it"),
     (r"attn_pool\.", "pooling by attention: SigLIP; --backbone timm:NAME --weights FILE reads it"),
 )
+_IJEPA = {"encoder", "target_encoder"}  # beside each other without a class token
+_IJEPA_READ = (
+    "which timm reads: --backbone timm:vit_huge_patch14_gap_224.in1k_ijepa --weights FILE --checkpoint-key "
+    "target_encoder, or another *_gap_*_ijepa of its size"
+)
 _REQUIRED = {
-    "cls_token": "no class token: I-JEPA, or another model that averages its patches",
+    "cls_token": "no class token: a model that averages its patches; --backbone timm:NAME reads timm's",
     "pos_embed": "no position table",
 }
 
@@ -193,6 +206,8 @@ def nearest_layout(tree: Mapping[Any, Any]) -> str:
     if near is None or not near.missing:
         return ""
     place = f" under {near.place}" if near.place else ""
+    if near.missing == ["cls_token"] and _IJEPA.issubset(map(str, tree)):
+        return f"the ViT{place} has no class token: I-JEPA by its keys {' and '.join(sorted(_IJEPA))}, {_IJEPA_READ}"
     if len(near.missing) == 1 and near.missing[0] in _REQUIRED:
         return f"the ViT{place} has {_REQUIRED[near.missing[0]]}"
     return f"the ViT{place} is incomplete: missing {', '.join(near.missing)}"

@@ -5,6 +5,7 @@ Files of facebookresearch/dino; iBOT's teacher files share the layout.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BASE = "https://dl.fbaipublicfiles.com/dino"
+# of published methods with these statistics, and of the networks and heads that they train with
+_TRACE = re.compile(
+    r"(?<![a-z])(dino|ibot|esvit|moco|byol|simclr|swav|msn|mae|teacher|student|dino_loss|projector|projection_head|"
+    r"prototypes|momentum_(backbone|encoder|network|head|projector))(?![a-uw-z])"
+)
 _ARTICLE = r"""@inproceedings{caron2021emerging,
   title={Emerging Properties in Self-Supervised Vision Transformers},
   author={Caron, Mathilde and Touvron, Hugo and Misra, Ishan and J\'egou, Herv\'e and Mairal, Julien and
@@ -49,8 +55,8 @@ def _with_offset(table: Tensor, rows: int, columns: int) -> Tensor:
     """Bicubic, by the official code's scale factors: torch samples at other coordinates than for the size."""
     import torch.nn.functional as F
 
-    grid = table.shape[-1]
-    return F.interpolate(table, scale_factor=((rows + 0.1) / grid, (columns + 0.1) / grid), mode="bicubic")
+    height, width = table.shape[-2:]
+    return F.interpolate(table, scale_factor=((rows + 0.1) / height, (columns + 0.1) / width), mode="bicubic")
 
 
 class Dino(Family):
@@ -71,6 +77,7 @@ class Dino(Family):
     )
     positions: ClassVar[Mapping[str, PositionRule]] = {"dino": PositionRule(_with_offset)}
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("teacher", "student")
+    shared_with: ClassVar[str] = "timm's headless ViTs have it too, many of which want other statistics"
     variants: ClassVar[Mapping[str, Variant]] = {
         "dino_vits16": Variant(
             _small(16),
@@ -120,6 +127,11 @@ class Dino(Family):
             Architecture(192, 12, 3, 16), note="an architecture of the official code without published weights"
         ),
     }
+
+    @staticmethod
+    def shows_origin(name: str) -> bool:
+        """Whether self-supervised training, which normalises by ImageNet's statistics, left the name."""
+        return _TRACE.search(name.lower()) is not None
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:

@@ -44,7 +44,7 @@ def _by_one_factor(table: Tensor, rows: int, columns: int) -> Tensor:
     """Bicubic, with one factor for both sides that the number of patches gives."""
     import torch.nn.functional as F
 
-    return F.interpolate(table, scale_factor=math.sqrt(rows * columns / table.shape[-1] ** 2), mode="bicubic")
+    return F.interpolate(table, scale_factor=math.sqrt(rows * columns / table[0, 0].numel()), mode="bicubic")
 
 
 class Msn(Family):

@@ -19,6 +19,7 @@ from ..extraction.work import Work, describe, doubts, whole
 from ..features import FeatureSet
 from ..models.resolve import is_path, resolve
 from ..models.spec import Access, BackboneSpec
+from ..models.told import NOTHING, Told
 from ..results import Facts, Row, manifest
 from ..sources import Extractor, Given, Notify, Sources, open_source, open_sources
 
@@ -34,6 +35,7 @@ class Backbones:
     family: str | None = None
     seed: int = 0
     asked: bool = False  # the user named them: then a line says where they are not needed
+    told: Told = NOTHING  # of bare files
 
     def recipe(self, pipeline: Pipeline) -> Recipe:
         """How the first backbone's features are made again: it as it was asked for, every request spelled out."""
@@ -56,6 +58,7 @@ class Backbones:
             key=pipeline.key,
             weights_sha256=pipeline.spec.weights_sha256,
             license=pipeline.spec.license,
+            told=pipeline.spec.told.facts or None,
         )
 
 
@@ -204,6 +207,7 @@ class FeatureReader:
             checkpoint_key=b.checkpoint_key,
             family=b.family,
             seed=b.seed,
+            told=b.told,
         )
 
     def _say_unused(self, sources: Sources) -> None:

@@ -5,7 +5,9 @@ source, and `encode_images` of images in memory.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from ..images import BadImage, pixels_of
 from ..models.build import build
 from ..models.resolve import resolve
 from ..models.spec import Access
+from ..models.told import Told
 from ..models.vit import Backbone, Readout
 from .cache import Cache, default_cache_dir
 from .encoding import batch_size_of, start_encoding
@@ -36,6 +39,10 @@ def load_backbone(
     weights: str | None = None,
     checkpoint_key: str | None = None,
     family: str | None = None,
+    heads: int | None = None,
+    grid: tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     protocol: str | None = None,
     pool: str | None = None,
     layers: int | None = None,
@@ -50,22 +57,25 @@ def load_backbone(
 ) -> Backbone:
     """The frozen backbone behind a variant's name, `timm:NAME`, `hf:ORG/NAME` or a weights file.
 
-    `weights` is a file or `random`; `engine` is auto, eager, packed or openvino (eager keeps the parameters as they are
-    in the file). Its `encode` reads what the family's default protocol reads, unless `protocol`, `pool` or `layers` say
-    otherwise. Published numbers to expect stand in `backbone.spec.published`. Raises UnknownName, Unobtainable,
-    LicenseRequired, CheckpointError.
+    `weights` is a file or `random`. Of a bare file `heads`, the `grid` (rows, columns) of its position table, `mean`
+    and `std` of its images' channels (pixels / 255) say what its tensors do not; stderr gets a line on what is assumed.
+    `engine` is auto, eager, packed or openvino (eager keeps the parameters as they are in the file). Its `encode` reads
+    what the family's default protocol reads, unless `protocol`, `pool` or `layers` say otherwise. Published numbers to
+    expect stand in `backbone.spec.published`. Raises UnknownName, Unobtainable, LicenseRequired, CheckpointError, and
+    UsageError for what is told wrongly, or must be told.
     """
     from ..models.engines import resolve_device
 
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     spec = resolve(
         name,
-        Access(folder, offline, accept_license),
+        Access(folder, offline, accept_license, notify=_told_once),
         Cache(folder).digests(),
         weights=weights,
         checkpoint_key=checkpoint_key,
         family=family,
         seed=seed,
+        told=Told.of(heads, grid, mean, std),
     )
     size = "x".join(map(str, img_size)) if isinstance(img_size, tuple) else None if img_size is None else str(img_size)
     pipeline = settle(
@@ -90,6 +100,11 @@ def load_backbone(
     )
     backbone.pipeline = pipeline
     return backbone
+
+
+@functools.cache  # once per line and process
+def _told_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def extract_features(

@@ -12,10 +12,12 @@ from typing import Any
 from ..backbones import Family, Variant, families, family_of, find_variant
 from ..digests import DigestMemory
 from ..errors import DataError, UsageError, counted
-from ..models.files import inspect_file
+from ..models.bare import taken_for
+from ..models.beside import is_saved_model, weights_of
 from ..models.layouts import prove_fit, trunk_of, understood
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec
+from ..models.told import NOTHING, Told
 from ..results import Facts, Row
 from ..runs.folder import RunFolder
 from .cache import Cache
@@ -135,7 +137,14 @@ def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def file_facts(
-    file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None, family: str | None, whole: bool
+    file: Path,
+    access: Access,
+    memory: DigestMemory,
+    *,
+    checkpoint_key: str | None,
+    family: str | None,
+    whole: bool,
+    told: Told = NOTHING,
 ) -> Facts:
     """What a weights file is: family, architecture, mapping of its tensors, what is left aside.
 
@@ -151,12 +160,15 @@ def file_facts(
             file=file,
             fix="`fewvit backbones info RUN` tells what it is.",
         )
+    if is_saved_model(file):
+        file = weights_of(file)
     require_file(file)
     tree = read_checkpoint(file)
     what = understood(tree, file, family, checkpoint_key)
     name, trunk = what.family, what.trunk
     kind = families()[name]
-    spec = inspect_file(file, access, memory, checkpoint_key=checkpoint_key, family=family)
+    taken = taken_for(file, access, memory, checkpoint_key=checkpoint_key, family=family, told=told)
+    spec = taken.spec
     require_finite(trunk.tensors, file)
     prove_fit(spec.architecture, trunk.tensors, file)
     pairs = [f"{origin} -> {target} {tuple(trunk.tensors[target].shape)}" for target, origin in trunk.mapping.items()]
@@ -165,10 +177,11 @@ def file_facts(
         "family": name,
         "fits": [n for n, v in kind.variants.items() if v.architecture == spec.architecture] or "no named variant",
         "architecture": dataclasses.asdict(spec.architecture),
+        "known_by": list(taken.facts.values()),
         "network": checkpoint_key or what.place or _usual_network(kind, tree),
         "protocol": kind.protocol,
         "sha256": spec.weights_sha256,
-        "license": _CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license,
+        "license": _CONTRADICTION if spec.license.startswith("CC-BY-NC") else spec.license,
         "tensors": len(pairs),
         "parameters": sum(int(t.numel()) for t in trunk.tensors.values()),
         "mapping": pairs if whole else _outline(pairs),

@@ -191,12 +191,12 @@ def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
         return None
     height, width = pipeline.preprocess.crop
     patches = (height // own.patch) * (width // own.patch)
-    if patches <= 4 * own.grid**2:
+    if patches <= 4 * own.cells:
         return None
-    trained = own.grid * own.patch
+    trained = own.grid * own.patch if isinstance(own.grid, int) else "x".join(str(n * own.patch) for n in own.grid)
     return (
         f"{pipeline.spec.name} was trained at {trained} px and reads images at {height}x{width} px here, as "
-        f"{patches} patches in place of {own.grid**2}; --img-size {trained} takes its own size, and is faster"
+        f"{patches} patches in place of {own.cells}; --img-size {trained} takes its own size, and is faster"
     )
 
 
@@ -260,7 +260,7 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
 
 
 def _without_class_token(timm_name: str) -> bool:
-    return timm_name.startswith(("swin", "convnext", "resnet"))
+    return timm_name.startswith(("swin", "convnext", "resnet")) or "_gap_" in timm_name or "_siglip_" in timm_name
 
 
 def _mean_by_default(timm_name: str) -> bool:

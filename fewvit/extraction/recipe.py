@@ -15,6 +15,7 @@ from typing import Any
 from ..backbones import find_variant, variants
 from ..errors import FingerprintMismatch, Unobtainable
 from ..models.spec import BackboneSpec
+from ..models.told import Told
 from .pipeline import FeatureOptions, Pipeline
 
 
@@ -31,6 +32,7 @@ class Recipe:
     key: Mapping[str, Any]  # the pipeline's: what decides a feature's value
     weights_sha256: str
     license: str
+    told: Mapping[str, Any] | None = None  # what of a bare file was said; None: nothing
 
     @staticmethod
     def of_json(values: Mapping[str, Any]) -> Recipe:
@@ -40,6 +42,11 @@ class Recipe:
             _require_types(part)
         _ = recipe.key["weights"]
         return recipe
+
+    @property
+    def told_of_file(self) -> Told:
+        """What of a bare file was said when the features were made; nothing is asked again."""
+        return Told.of_record(self.told)
 
     def located(self, weights: str | None, cache_dir: Path) -> Recipe:
         """The recipe with weights that are here: those given, or where they lay at the time, or found by file name.

@@ -133,6 +133,7 @@ def _resolved(source: BackboneRequest, access: Access, memory: DigestMemory) -> 
         checkpoint_key=source.checkpoint_key,
         family=source.family,
         seed=source.seed,
+        told=source.told,
     )
 
 

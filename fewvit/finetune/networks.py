@@ -10,7 +10,6 @@ import numpy as np
 from ..errors import UsageError
 from ..models.build import build
 from ..models.spec import BackboneSpec
-from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from ..seeds import seed_of
 from .baselines import logistic
 from .plan import Labelled, Plan
@@ -28,10 +27,7 @@ def require_plain_vit(spec: BackboneSpec) -> BackboneSpec:
             "are fine-tuned",
             fix="See `fewvit backbones list`; a weights file or a run folder also do.",
         )
-    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    if {name: tuple(spec.preprocess.get(name, value)) for name, value in usual.items()} != usual:
-        what = f"{spec.name} takes pixels of another mean and deviation than ImageNet's, which training has not"
-        raise UsageError(what)
+    spec.require_imagenet_statistics()
     return spec
 
 

@@ -123,6 +123,7 @@ def outcome(plan: Plan) -> dict[str, Any]:
         "license": spec.license,
     }
     if mode not in FILES:
-        made["base"] = origin_of(spec, **dataclasses.asdict(plan.request.backbone))
+        asked = {name: value for name, value in vars(plan.request.backbone).items() if name != "told"}
+        made["base"] = origin_of(spec, **asked)
     classes = [plan.support_set.classes[c] for c in np.unique(plan.support_set.labels)]
     return {"backbone": made, "head": {"file": HEAD, "classes": classes}}

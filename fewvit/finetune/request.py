@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..extraction.pipeline import Pipeline
 from ..extraction.work import allowed_bad
+from ..models.told import NOTHING, Told
 from ..preprocess import Preprocess
 from ..runs import request as of_runs
 from ..runs.request import NetworkChanges, recipe_changes, require_at_least, require_computable, require_sensible
@@ -32,6 +33,7 @@ class BackboneRequest:
     checkpoint_key: str | None = None
     family: str | None = None
     seed: int = 0  # of random weights
+    told: Told = NOTHING  # of a bare file
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class MaeTask(nn.Module):
         self.trunk = Trunk(a, recipe.drop_path)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_embed = nn.Linear(a.width, width)
-        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 1 + a.grid**2, width), requires_grad=False)
+        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 1 + a.cells, width), requires_grad=False)
         self.decoder_blocks = nn.ModuleList(_block(width, recipe.decoder_heads) for _ in range(recipe.decoder_depth))
         self.decoder_norm = nn.LayerNorm(width, eps=EPS)
         self.decoder_pred = nn.Linear(width, 3 * a.patch**2)
@@ -114,7 +114,7 @@ class MaeTask(nn.Module):
 
     def noise(self, step: Step, device: torch.device | str = "cpu") -> Tensor:
         """A number in [0, 1) for each patch (B, N) of a step's images: functions of (seed, epoch, row)."""
-        patches = self.recipe.architecture.grid**2
+        patches = self.recipe.architecture.cells
         return torch.from_numpy(uniforms(step.seed, step.epoch, step.rows, "mask", patches)).to(device)
 
     def predict(self, images: Tensor, noise: Tensor, scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,7 @@ class MaeTask(nn.Module):
 
         Which patches are hidden is a function of the seed alone.
         """
-        noise = uniforms(seed, 0, np.arange(len(images)), "shown", self.recipe.architecture.grid**2)
+        noise = uniforms(seed, 0, np.arange(len(images)), "shown", self.recipe.architecture.cells)
         return self.reconstructions(images, torch.from_numpy(noise).to(images.device))
 
     @torch.no_grad()
@@ -195,7 +195,7 @@ class MaeTask(nn.Module):
         for token in (self.trunk.cls_token, self.mask_token):
             nn.init.normal_(token, std=0.02)
         for table in (self.trunk.pos_embed, self.decoder_pos_embed):
-            table.copy_(torch.from_numpy(sincos_positions(table.shape[-1], self.recipe.architecture.grid))[None])
+            table.copy_(torch.from_numpy(sincos_positions(table.shape[-1], self.recipe.architecture.side))[None])
 
 
 # --- patches, masks, positions --------------------------------------------------------------------------------------
@@ -273,14 +273,14 @@ def _check(recipe: Mae) -> None:
     a, size = recipe.architecture, recipe.views[0].size
     if len(recipe.views) != 1 or recipe.views[0].count != 1:
         raise UsageError("MAE trains on one view of each image")
-    if size != a.grid * a.patch:
+    if size != a.side * a.patch:
         raise UsageError(
-            f"a view of {size} pixels does not have the {a.grid}x{a.grid} patches of {a.patch} that the decoder's "
+            f"a view of {size} pixels does not have the {a.side}x{a.side} patches of {a.patch} that the decoder's "
             "positions stand for"
         )
-    if not 0 < recipe.mask_ratio < 1 or int(a.grid**2 * (1 - recipe.mask_ratio)) < 1:
+    if not 0 < recipe.mask_ratio < 1 or int(a.cells * (1 - recipe.mask_ratio)) < 1:
         raise UsageError(
-            f"mask_ratio={recipe.mask_ratio:g} must hide some of the {a.grid**2} patches and leave at least one"
+            f"mask_ratio={recipe.mask_ratio:g} must hide some of the {a.cells} patches and leave at least one"
         )
     if recipe.decoder_width % recipe.decoder_heads or recipe.decoder_width % 4 or a.width % 4:
         raise UsageError(

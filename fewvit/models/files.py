@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import Architecture, families
+from ..backbones import Architecture
 from ..errors import CheckpointError
 from ..files import require_writable, write_json
 from .layouts import prove_fit, understood
-from .spec import Access, BackboneSpec
+from .spec import Access
 
 if TYPE_CHECKING:
     from ..digests import DigestMemory
 
 
-_INSPECTION = 3  # raise when what is remembered of a bare file changes its meaning
+_INSPECTION = 4  # raise when what is remembered of a bare file changes its meaning
 
 
 _FETCH = "The file is damaged or another one; remove it and fetch it again."
@@ -38,10 +39,21 @@ def _digest(file: Path, memory: DigestMemory, expected: str, fix: str = _FETCH) 
     return digest
 
 
+@dataclass(frozen=True)
+class Inspected:
+    """What a bare file's tensors say."""
+
+    sha256: str
+    family: str
+    architecture: Architecture  # heads and grid as its shapes suggest; 0 heads, one row: they suggest none
+    place: str  # where the trunk stands, if not where the family's official files have it
+    shown: bool  # whether names in it show that it is the family's, where others have its layout too
+
+
 def inspect_file(
     file: Path, access: Access, memory: DigestMemory, *, checkpoint_key: str | None = None, family: str | None = None
-) -> BackboneSpec:
-    """The spec of a bare weights file: its family by layout, its architecture by shapes.
+) -> Inspected:
+    """What a bare weights file is: its family by layout, its architecture by shapes.
 
     Remembered by the file's sha256.
     """
@@ -52,18 +64,8 @@ def inspect_file(
         require_writable(remembered.parent)
         known = _inspect(file, checkpoint_key, family)
         write_json(remembered, {"inspection": _INSPECTION, "sha256": digest, **known})
-    if known["place"]:
-        access.notify(f"{file.name}: the ViT under {known['place']} is read, as one of the family {known['family']}")
-    kind, architecture = families()[known["family"]], Architecture(**known["architecture"])
-    return BackboneSpec(
-        name=file.name,
-        family=known["family"],
-        architecture=architecture,
-        protocol=kind.protocol_of(architecture),
-        weights_sha256=digest,
-        file=file,
-        checkpoint_key=checkpoint_key,
-        license=kind.license,
+    return Inspected(
+        digest, known["family"], Architecture(**known["architecture"]), known["place"], bool(known["shown"])
     )
 
 
@@ -85,4 +87,5 @@ def _inspect(file: Path, checkpoint_key: str | None, family: str | None) -> dict
         "family": what.family,
         "architecture": dataclasses.asdict(what.architecture),
         "place": what.place,
+        "shown": what.shown,
     }

@@ -15,8 +15,10 @@ from ..checkpoints.finding import obtain
 from ..digests import DigestMemory
 from ..errors import CheckpointError, UnknownName, UsageError
 from ..files import write_json
-from .files import inspect_file
+from .bare import taken_for
+from .beside import read_folder, weights_of
 from .spec import Access, BackboneSpec
+from .told import NOTHING, Told
 
 _HUB = "https://huggingface.co"
 
@@ -79,7 +81,9 @@ def _ask_timm(name: str) -> Variant:
     return Variant(architecture, url, preprocess=preprocess, license=str(config.license or ""))
 
 
-def resolve_hub(name: str, access: Access, memory: DigestMemory, *, family: str | None) -> BackboneSpec:
+def resolve_hub(
+    name: str, access: Access, memory: DigestMemory, *, family: str | None, told: Told = NOTHING
+) -> BackboneSpec:
     """The spec of `hf:ORG/NAME`: a timm model's repository, or official ViT weights that were renamed for transformers.
 
     Raises Unobtainable when the hub is out of reach and the files are not here.
@@ -89,7 +93,10 @@ def resolve_hub(name: str, access: Access, memory: DigestMemory, *, family: str 
         raise UsageError(f"{name!r} is not of the form hf:ORG/NAME")
     config = _config(repository, access)
     if "architecture" in config:
-        return _timm_repository(name, repository, config, access, memory)
+        told.refuse_for(name)
+        pretrained = config.get("pretrained_cfg", {})
+        file = _fetched(repository, "model.safetensors", str(pretrained.get("license") or ""), access)
+        return _of_timm(name, config, file, memory)
     kind = family or next((own for own, one in families().items() if config.get("model_type") in one.model_types), None)
     if kind is None:
         raise UsageError(
@@ -97,27 +104,37 @@ def resolve_hub(name: str, access: Access, memory: DigestMemory, *, family: str 
             fix=f"Name it with --family {'|'.join(recognisable())} if its weights are one's of these.",
         )
     file = _fetched(repository, "model.safetensors", families()[kind].license, access)
-    spec = inspect_file(file, access, memory, family=kind)
-    return dataclasses.replace(spec, name=name)
+    return taken_for(file, access, memory, family=kind, told=told, name=name).spec
 
 
-def _timm_repository(
-    name: str, repository: str, config: dict[str, Any], access: Access, memory: DigestMemory
-) -> BackboneSpec:
-    model = str(config["architecture"])
-    variant = _ask_timm(model)
+def resolve_saved_timm(folder: Path, memory: DigestMemory) -> BackboneSpec:
+    """The spec of a folder with timm's `config.json` and its weights.
+
+    Raises UnknownName for a model that timm has not, UsageError where no weights file is in it.
+    """
+    found = read_folder(folder)
+    config = dict(found.config) if found is not None else {}
+    return _of_timm(folder.name or folder.resolve().name, config, weights_of(folder), memory)
+
+
+def _of_timm(name: str, config: dict[str, Any], file: Path, memory: DigestMemory) -> BackboneSpec:
+    """The spec of a model of timm with its configuration as timm saves it."""
+    variant = _ask_timm(str(config["architecture"]))
     pretrained = config.get("pretrained_cfg", {})
     preprocess = dict(variant.preprocess)
     for field in ("mean", "std"):
         if field in pretrained:
             preprocess[field] = tuple(pretrained[field])
-    license_ = str(pretrained.get("license") or "")
-    file = _fetched(repository, "model.safetensors", license_, access)
-    digest = memory.digest_of(file)
     kind = family_of_registry("timm")
-    protocol = families()[kind].protocol
     return BackboneSpec(
-        name, kind, variant.architecture, protocol, digest, file=file, license=license_, preprocess=preprocess
+        name,
+        kind,
+        variant.architecture,
+        families()[kind].protocol,
+        memory.digest_of(file),
+        file=file,
+        license=str(pretrained.get("license") or ""),
+        preprocess=preprocess,
     )
 
 

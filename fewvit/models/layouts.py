@@ -11,6 +11,7 @@ from ..backbones import Architecture, Family, Trunk, families, recognisable
 from ..backbones._layout import has_vit_trunk
 from ..backbones._search import (
     FoundTrunk,
+    all_names,
     chosen_by,
     keys_of,
     names_in_file,
@@ -32,6 +33,7 @@ class Understood:
     trunk: Trunk
     architecture: Architecture
     place: str = ""  # where the trunk stands, if not where the family's official files have it
+    shown: bool = True  # whether names in the file show whose it is, where several save files of its layout
 
 
 def understood(tree: Mapping[str, Any], file: Path, family: str | None, checkpoint_key: str | None) -> Understood:
@@ -44,17 +46,20 @@ def understood(tree: Mapping[str, Any], file: Path, family: str | None, checkpoi
     failure: FewvitError | None = None
     if fitting:
         try:
-            return _named_as_in(tree, _official(fitting[0], plain, file, checkpoint_key))
+            return _finished(tree, _official(fitting[0], plain, file, checkpoint_key))
         except (CheckpointError, UsageError) as error:
             failure = error
     usual = families()[fitting[0]].checkpoint_keys[:1] if fitting and not family else ()
     found = _chosen(trunks_in(plain), file, checkpoint_key, *usual)
     if found is not None:
-        return _named_as_in(tree, _of_found(found, file, family))
+        return _finished(tree, _of_found(found, file, family))
     near = nearest_layout(plain)
     if failure is not None:
         if near and isinstance(failure, CheckpointError) and failure.what.startswith("no "):
-            raise _in_other_words(failure, f"{failure.what.partition(':')[0]}: {near}") from failure
+            who = (
+                f"{failure.what.partition(':')[0]}: " if family else ""
+            )  # nobody but the layout called it one of these
+            raise _in_other_words(failure, f"{who}{near}") from failure
         raise failure
     raise _unknown(tree, file, near)
 
@@ -176,14 +181,15 @@ def _of_found(found: FoundTrunk, file: Path, family: str | None) -> Understood:
     return Understood(name, trunk, _architecture(name, trunk, file), f"{found.place}{layout}".strip())
 
 
-def _named_as_in(tree: Mapping[str, Any], what: Understood) -> Understood:
-    """The same with the mapping's names as the file has them, wrappers and all."""
+def _finished(tree: Mapping[str, Any], what: Understood) -> Understood:
+    """The same with the mapping's names as the file has them, and whether one of all names shows whose it is."""
     names = names_in_file(tree)
     mapping = {
         new: names.get(id(what.trunk.tensors[new]), old) if " + " not in old else old
         for new, old in what.trunk.mapping.items()
     }
-    return replace(what, trunk=replace(what.trunk, mapping=mapping))
+    shown = any(families()[what.family].shows_origin(name) for name in all_names(tree))
+    return replace(what, trunk=replace(what.trunk, mapping=mapping), shown=shown)
 
 
 def _unknown(tree: Mapping[str, Any], file: Path, near: str) -> CheckpointError:

@@ -25,9 +25,12 @@ from ..backbones import (
 from ..errors import CheckpointError, Unobtainable, UsageError
 from ..preprocess import Preprocess
 from ..runs.folder import ANEW, RunFolder
+from .bare import resolve_bare
+from .beside import CONFIG, is_saved_model, read_folder, weights_of
 from .files import _digest, inspect_file
 from .layouts import checked_key
 from .spec import Access, BackboneSpec
+from .told import NOTHING, Told
 
 if TYPE_CHECKING:
     from ..digests import DigestMemory
@@ -45,20 +48,26 @@ def resolve(
     checkpoint_key: str | None = None,
     family: str | None = None,
     seed: int = 0,
+    told: Told = NOTHING,
 ) -> BackboneSpec:
-    """The spec behind a variant's name, `timm:NAME`, `hf:ORG/NAME` or a weights file.
+    """The spec behind a variant's name, `timm:NAME`, `hf:ORG/NAME`, a weights file or a saved model's folder.
 
-    Raises UnknownName, Unobtainable, LicenseRequired (2), DataError for a missing file (3), CheckpointError (4).
+    `told` is what a user says of a bare file. Raises UsageError where nothing can be told or where it contradicts the
+    file, UnknownName, Unobtainable, LicenseRequired (2), DataError for a missing file (3), CheckpointError (4).
     """
+    if is_variant(name) or name.startswith("timm:") or (Path(name) / "manifest.json").is_file():
+        told.refuse_for(name)
     if name.startswith("hf:"):
         from .hub import resolve_hub
 
-        return resolve_hub(name, access, memory, family=family)
+        return resolve_hub(name, access, memory, family=family, told=told)
     if name.startswith("timm:"):
         from .hub import timm_variant
 
         family_name, variant = family_of_registry("timm"), timm_variant(name.removeprefix("timm:"), access)
     elif is_path(name):
+        if is_saved_model(Path(name)) and weights is None:
+            return _of_saved(Path(name), access, memory, checkpoint_key=checkpoint_key, family=family, told=told)
         if Path(name).is_dir() and weights in (None, "random"):
             return _of_run(RunFolder(Path(name)), access, memory, untrained=weights == "random", seed=seed)
         if weights is not None:
@@ -66,7 +75,7 @@ def resolve(
                 f"--weights beside --backbone {name}: a file is its own weights",
                 fix="Name the architecture in --backbone, or leave --weights out.",
             )
-        return inspect_file(Path(name), access, memory, checkpoint_key=checkpoint_key, family=family)
+        return resolve_bare(Path(name), access, memory, checkpoint_key=checkpoint_key, family=family, told=told)
     else:
         family_name, variant = find_variant(name)
     if family is not None and family.replace("-", "_") != family_name:
@@ -87,12 +96,39 @@ def is_path(name: str) -> bool:
         return False
     if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")):
         return True
-    return (Path(name).is_file() or (Path(name) / "manifest.json").is_file()) and name not in variants()
+    return (
+        Path(name).is_file() or any((Path(name) / one).is_file() for one in ("manifest.json", CONFIG))
+    ) and name not in variants()
 
 
 def is_variant(name: str) -> bool:
     """Whether a backbone is given by a name that the families must know: neither a path nor in another registry."""
     return not name.startswith(_REGISTRIES) and not is_path(name)
+
+
+def _of_saved(
+    folder: Path,
+    access: Access,
+    memory: DigestMemory,
+    *,
+    checkpoint_key: str | None,
+    family: str | None,
+    told: Told,
+) -> BackboneSpec:
+    """The spec of a folder that `save_pretrained` wrote.
+
+    Raises CheckpointError where its configuration is no JSON, UsageError where no weights are in it.
+    """
+    found = read_folder(folder)
+    if found is not None and found.timm and family is None and checkpoint_key is None:
+        from .hub import resolve_saved_timm
+
+        told.refuse_for(str(folder))
+        return resolve_saved_timm(folder, memory)
+    name = folder.name or folder.resolve().name
+    return resolve_bare(
+        weights_of(folder), access, memory, checkpoint_key=checkpoint_key, family=family, told=told, name=name
+    )
 
 
 def _of_run(run: RunFolder, access: Access, memory: DigestMemory, *, untrained: bool, seed: int) -> BackboneSpec:
@@ -162,6 +198,7 @@ def origin_of(
         "checkpoint_key": checkpoint_key,
         "family": family,
         "seed": seed,
+        **({"told": spec.told.facts} if spec.told.facts else {}),
         "weights_sha256": spec.weights_sha256,
         "fingerprint": spec.fingerprint,
     }
@@ -181,6 +218,7 @@ def _base_of(run: RunFolder, origin: Mapping[str, Any], access: Access, memory: 
         checkpoint_key=origin["checkpoint_key"],
         family=origin["family"],
         seed=origin["seed"],
+        told=Told.of_record(origin.get("told")),
     )
     if spec.fingerprint != origin["fingerprint"]:
         raise CheckpointError(

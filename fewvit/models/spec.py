@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import Architecture, family_of
+from ..errors import UsageError
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
+from .told import NOTHING, Told
 
 BUNDLE_SCHEMA = "fewvit.bundle"  # the entry that a classifier bundle has in its header
 
@@ -34,12 +37,20 @@ class BackboneSpec:
     published: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # fields of Preprocess that differ from the protocol's
     base: BackboneSpec | None = None  # what `file` is an adapter of; None: `file` holds the whole trunk
+    told: Told = NOTHING  # what of a bare file was said by flags or beside it; features are made again with it
     tuned: bool = False  # by `fewvit finetune`: no longer as its family was trained
 
     @property
     def is_random(self) -> bool:
         """Whether the weights are drawn from `seed` and not read from a file."""
         return self.weights_sha256 == "random"
+
+    def require_imagenet_statistics(self) -> None:
+        """Raise UsageError where its pixels are normalised otherwise than training here does."""
+        usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        if {name: tuple(self.preprocess.get(name, value)) for name, value in usual.items()} != usual:
+            what = f"{self.name} takes pixels of another mean and deviation than ImageNet's, which training has not"
+            raise UsageError(what)
 
     def advice(self, task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
         """What its family advises before it is evaluated so, as in `Family.advice`; None for a fine-tuned one."""
@@ -76,3 +87,10 @@ class Access:
     ask: Callable[[str], bool] | None = None  # asks at a terminal; None where there is none
     progress: Callable[[int, int | None], None] | None = None
     notify: Callable[[str], None] = lambda line: None  # notes for the user
+    announced: set[str] = field(default_factory=set, compare=False)  # what `announce` has said
+
+    def announce(self, line: str) -> None:
+        """Notify of what is said once."""
+        if line not in self.announced:
+            self.announced.add(line)
+            self.notify(line)

@@ -55,7 +55,7 @@ class VisionTransformer(nn.Module):
         hidden = a.hidden or 4 * a.width
         swiglu = a.feed_forward == "swiglu"
         self.cls_token = nn.Parameter(torch.zeros(1, 1, a.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + a.grid**2, a.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + a.cells, a.width))
         if a.registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, a.registers, a.width))
         self.patch_embed = nn.Module()
@@ -89,7 +89,9 @@ class VisionTransformer(nn.Module):
         As DINO asks whether the pixels are a square, not the patches, 230x224 pixels of 14x14 patches are resized to.
         """
         a = self.architecture
-        return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch, square=height == width)
+        own = a.table[0] * a.patch, a.table[1] * a.patch
+        square = height == width if isinstance(a.grid, int) else (height, width) == own
+        return resize_positions(self.pos_embed, a, height // a.patch, width // a.patch, square=square)
 
     def embed(self, images: Tensor) -> Tensor:
         """Input tokens (B, 1+R+N, D) of images (B, 3, H, W): class token, registers (without position), patches."""
@@ -181,6 +183,8 @@ class TimmModel(nn.Module):
         """Feature vectors (B, D') under the model's own norm; `mean` is the pooling that its head was trained on."""
         if readout.layers > 1:
             return self._layers(images, readout)
+        if readout.pool != "mean" and not self.prefix:
+            raise UsageError(f"{self.architecture.timm} has no class token to read", fix="Use --pool mean.")
         tokens = self.trunk.forward_features(images)  # (B, T, D), or (B, H, W, D) without prefix tokens
         if readout.pool == "mean":
             return self._mean(tokens)
@@ -277,13 +281,14 @@ def resize_positions(
 ) -> Tensor:
     """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's stays.
 
-    `square`: whether the image is one where its patches are; if it is not, the table is not taken as it is.
+    `square`: whether the image is one where its patches are, or has just the pixels of a table that is none; if not,
+    the table is not taken as it is.
     Raises UsageError where the rule gives another number of patches.
     """
-    rule, grid = position_rule(architecture.positions), architecture.grid
-    if rule.serves(grid, rows, columns) and (square or rule.by_count):
+    rule, shape = position_rule(architecture.positions), architecture.table
+    if rule.serves(shape, rows, columns) and (square or rule.by_count):
         return table
-    resized = rule.resized(table[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2).float(), rows, columns)
+    resized = rule.resized(table[:, 1:].reshape(1, *shape, -1).permute(0, 3, 1, 2).float(), rows, columns)
     if resized.shape[-2:] != (rows, columns):
         raise UsageError(
             f"the {architecture.positions} position rule gives {tuple(resized.shape[-2:])} patches where "

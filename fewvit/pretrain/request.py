@@ -16,6 +16,7 @@ from ..errors import CheckpointError, UnknownName, counted
 from ..extraction.protocols import find_protocol
 from ..methods import Method, find_method
 from ..models.spec import BackboneSpec
+from ..models.told import NOTHING, Told
 from ..preprocess import Preprocess
 from ..runs.request import (
     NetworkChanges,
@@ -40,6 +41,9 @@ class PretrainingRequest(NetworkChanges):
     init: str | None = None  # a backbone to go on from
     monitor: str | None = None  # labelled images
     monitor_every: int = 1  # epochs
+    checkpoint_key: str | None = None  # of the file to go on from
+    family: str | None = None
+    told: Told = NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,14 @@ import numpy as np
 
 from ..datasets import Dataset, Listing, open_dataset, select
 from ..digests import Contents, DigestMemory, contents_of
-from ..errors import BadImages, MissingExtra
+from ..errors import BadImages, MissingExtra, UsageError
 from ..extraction.work import allowed_bad
 from ..files import replacing, sha256_of
 from ..methods import Method
 from ..models.build import build
 from ..models.resolve import resolve, run_backbone
 from ..models.spec import Access, BackboneSpec
+from ..models.told import NOTHING
 from ..preprocess import Preprocess
 from ..results import Result, manifest
 from ..runs.folder import ENCODER, RunFolder
@@ -74,7 +75,7 @@ def run_pretrain(
     folder = RunFolder(out)
     dataset = announce(open_dataset(request.data, listing), audience.notify)
     monitor = announce(open_dataset(request.monitor, listing), audience.notify) if request.monitor else None
-    spec = resolve(request.init, access, memory) if request.init else None
+    spec = _start_of(request, access, memory)
     if spec is not None:
         recipe = dataclasses.replace(recipe, architecture=continued_architecture(spec, recipe.architecture))
     preprocess = evaluation_transform(recipe)
@@ -100,6 +101,28 @@ def run_pretrain(
             if not goes_on:
                 warn_of_small_images(request, recipe, run.images.sizes, audience.notify)
             return run.run()
+
+
+def _start_of(request: PretrainingRequest, access: Access, memory: DigestMemory) -> BackboneSpec | None:
+    """What is gone on from; None: from scratch. Raises as `resolve`, and UsageError where nothing is to be told of."""
+    if not request.init:
+        if request.checkpoint_key or request.family or request.told != NOTHING:
+            raise UsageError(
+                "--checkpoint-key, --family, --heads, --grid, --mean and --std say what a weights file is, and here is "
+                "none",
+                fix="Give it with --init FILE.",
+            )
+        return None
+    spec = resolve(
+        request.init,
+        access,
+        memory,
+        checkpoint_key=request.checkpoint_key,
+        family=request.family,
+        told=request.told,
+    )
+    spec.require_imagenet_statistics()
+    return spec
 
 
 def _contents(sides: Mapping[str, Dataset], memory: DigestMemory, notify: Callable[[str], None]) -> dict[str, Contents]:
@@ -295,5 +318,5 @@ def _trunk_of(spec: BackboneSpec) -> dict[str, Tensor]:
     """The tensors of released weights, every one of them."""
     from ..models.vit import Readout
 
-    crop = spec.architecture.patch * spec.architecture.grid
-    return dict(build(spec, Readout(), (crop, crop), engine="eager").model.state_dict())
+    height, width = (side * spec.architecture.patch for side in spec.architecture.table)
+    return dict(build(spec, Readout(), (height, width), engine="eager").model.state_dict())

@@ -84,7 +84,15 @@ def reader_of(
     if recipe is None:
         return None
     recipe = recipe.located(weights, access.cache_dir)
-    backbones = Backbones([recipe.backbone], access, recipe.weights, recipe.checkpoint_key, recipe.family, recipe.seed)
+    backbones = Backbones(
+        [recipe.backbone],
+        access,
+        recipe.weights,
+        recipe.checkpoint_key,
+        recipe.family,
+        recipe.seed,
+        told=recipe.told_of_file,
+    )
     options = dataclasses.replace(recipe.options, device=device)
     return FeatureReader(backbones, options, Cache(access.cache_dir), Work(), notify=notify)
 

@@ -83,6 +83,7 @@ def settled(given: Mapping[str, Any], flags: Mapping[str, Any]) -> SweepConfig:
             raise UsageError(f"{values[key].place} takes one value, and here {are(len(found))} {len(found)}")
         return found[0]
 
+    values = {key: dataclasses.replace(one, value=_joined(key, one.value)) for key, one in values.items()}
     common = {key: single(key, _single_text) for key in _READOUT if key in values}
     protocols = each("protocol", _protocol) or [None]
     backbones = [
@@ -159,11 +160,12 @@ def _backbone(item: Any, common: Mapping[str, str]) -> BackboneSetting:
         find_variant(name)
     elif is_path(name) and not Path(name).exists():
         raise DataError("no such file or run", file=name)
-    texts = {key: _single_text(value) for key, value in values.items() if key != "name"}
+    texts = {key: _single_text(_joined(key, value)) for key, value in values.items() if key != "name"}
     if "protocol" in texts:
         find_protocol(texts["protocol"])
     setting = BackboneSetting(name, **{**common, **texts}).absolute
     check_options(setting.options("auto"))
+    _ = setting.told  # what makes no sense is told at once
     return setting
 
 
@@ -198,6 +200,12 @@ def _table(item: Any, main: str, known: Sequence[str]) -> dict[str, Any]:
     if main == "name" and not isinstance(item.get("name"), str):
         raise UsageError(f"{dict(item)!r} has no name")
     return dict(item)
+
+
+def _joined(key: str, value: Any) -> Any:
+    """The three channels of a statistic, and both sides of a grid, as their flags take them."""
+    between = {"mean": ",", "std": ",", "grid": "x"}.get(key)
+    return between.join(map(str, value)) if between and isinstance(value, list | tuple) else value
 
 
 def _single_text(value: Any) -> str:

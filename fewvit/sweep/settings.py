@@ -11,6 +11,7 @@ from typing import Any
 
 from ..extraction.pipeline import FeatureOptions
 from ..models.resolve import is_path
+from ..models.told import Told
 from ..sources import Given, is_features
 
 
@@ -23,6 +24,10 @@ class BackboneSetting:
     weights: str | None = None
     checkpoint_key: str | None = None
     family: str | None = None
+    heads: str | None = None
+    grid: str | None = None
+    mean: str | None = None
+    std: str | None = None
     protocol: str | None = None
     pool: str | None = None
     layers: str | None = None
@@ -38,7 +43,15 @@ class BackboneSetting:
     @property
     def _special(self) -> dict[str, str]:
         """Flag -> value of what differs from the default, in the words of a label."""
-        words = {"layers": "{} layers", "img_size": "{} px", "checkpoint_key": "key {}"}
+        words = {
+            "layers": "{} layers",
+            "img_size": "{} px",
+            "checkpoint_key": "key {}",
+            "heads": "{} heads",
+            "grid": "grid {}",
+            "mean": "mean {}",
+            "std": "std {}",
+        }
         found = {}
         for field_ in dataclasses.fields(self)[2:]:
             value = getattr(self, field_.name)
@@ -51,6 +64,11 @@ class BackboneSetting:
     def facts(self) -> dict[str, Any]:
         """As JSON has it."""
         return {**dataclasses.asdict(self), "label": self.shown}
+
+    @property
+    def told(self) -> Told:
+        """What is said of a bare file. Raises UsageError."""
+        return Told.of(self.heads, self.grid, self.mean, self.std)
 
     @functools.cached_property
     def words(self) -> list[str]:

@@ -157,6 +157,7 @@ class SharedReader(FeatureReader):
             setting.family,
             seed,
             asked=backbone is not None,
+            told=setting.told,
         )
         work = Work(how.batch_size, how.workers, how.max_bad, how.max_pixels, shop.progress)
         super().__init__(backbones, setting.options(how.device), None, work, notify=self._tell)

@@ -511,7 +511,7 @@ def test_weights_with_a_nan_are_refused_by_name(fewvit, images, tmp_path, weight
     import torch
 
     state = torch.load(weights, weights_only=True)
-    state["blocks.1.mlp.fc1.bias"][3] = float("nan")
+    state["teacher"]["blocks.1.mlp.fc1.bias"][3] = float("nan")
     torch.save(state, tmp_path / "nan.pth")
     code, _, err = fewvit("extract", "-m", tmp_path / "nan.pth", "--data", images / "val")
     assert code == 4

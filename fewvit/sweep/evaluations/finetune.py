@@ -107,7 +107,9 @@ def _request(
     settings = settings_given(method, _FLAGS)
     backbone = BackboneRequest("dino_vits16")
     if setting is not None:
-        backbone = BackboneRequest(setting.name, setting.weights, setting.checkpoint_key, setting.family, seed)
+        backbone = BackboneRequest(
+            setting.name, setting.weights, setting.checkpoint_key, setting.family, seed, setting.told
+        )
     return FineTuningRequest(
         method.name.replace("_", "-"),
         backbone,

@@ -1,0 +1,223 @@
+"""A bare weights file as a backbone: what it is taken for, which of that is assumed, in one line for the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..backbones import Architecture, Family, Protocol, families
+from ..errors import CheckpointError, UsageError
+from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
+from .beside import CONFIG, Beside, beside
+from .files import Inspected, inspect_file
+from .spec import Access, BackboneSpec
+from .told import NOTHING, RGB, Told
+
+if TYPE_CHECKING:
+    from ..digests import DigestMemory
+
+UNKNOWN = "unknown"
+
+
+def resolve_bare(
+    file: Path,
+    access: Access,
+    memory: DigestMemory,
+    *,
+    checkpoint_key: str | None = None,
+    family: str | None = None,
+    told: Told = NOTHING,
+    name: str | None = None,
+) -> BackboneSpec:
+    """The spec of a bare file, announced once, called `name` or as the file.
+
+    Raises UsageError where something told contradicts its shapes, or where its statistics are open.
+    """
+    taken = taken_for(file, access, memory, checkpoint_key=checkpoint_key, family=family, told=told, name=name)
+    if not told.recorded:
+        access.announce(taken.line)
+        taken.require_settled()
+    return taken.spec
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a bare file is taken for, and by whose word."""
+
+    spec: BackboneSpec
+    inspected: Inspected
+    family_by: str  # how the family is known: a flag, a file, its layout; empty: it is assumed
+    asked: Told  # by flags
+    beside: Told  # by files beside it
+    statistics_file: str  # which of these says mean and std
+    license_by: str  # whose word the licence is; empty: it is not known
+    is_open: bool  # several origins with different statistics, and nothing says which
+    note: str = ""
+
+    @property
+    def kind(self) -> type[Family]:
+        """The family's class."""
+        return families()[self.spec.family]
+
+    @property
+    def _heads(self) -> str:
+        by = "--heads" if self.asked.heads else CONFIG if self.beside.heads else "assumed; --heads"
+        return f"heads {self.spec.architecture.heads} ({by})"
+
+    @property
+    def _positions(self) -> str:
+        own = self.spec.architecture
+        assumed = f"assumed from {own.cells}; --grid"
+        by = "--grid" if self.asked.grid else CONFIG if self.beside.grid else assumed
+        return f"positions {_by(own.table)} ({by})"
+
+    @property
+    def _statistics(self) -> str:
+        mean, std = self.spec.preprocess.get("mean", IMAGENET_MEAN), self.spec.preprocess.get("std", IMAGENET_STD)
+        imagenet = (mean, std) == (IMAGENET_MEAN, IMAGENET_STD)
+        shown = "mean/std ImageNet" if imagenet else f"mean {_rgb(mean)} std {_rgb(std)}"
+        if self.is_open:
+            return "mean/std open (--mean --std, or --family)"
+        told = [
+            f"--{one}"
+            if one in self.asked.statistics
+            else self.statistics_file
+            if one in self.beside.statistics
+            else ""
+            for one in ("mean", "std")
+        ]
+        by = " ".join(dict.fromkeys(one for one in told if one)) if all(told) else "assumed; --mean --std"
+        return f"{shown} ({by})"
+
+    @property
+    def _readout(self) -> str:
+        protocol = self._protocol
+        if self.spec.architecture.final_norm == "fc_norm":
+            pool = "mean"
+        else:
+            pool = protocol.pool + (" before the final norm" if protocol.norm == "none" else "")
+        return f"readout {pool} ({protocol.name}; --pool, --protocol)"
+
+    @property
+    def _protocol(self) -> Protocol:
+        known = [one for family in families().values() for one in family.protocols]
+        return next(one for one in known if one.name == self.spec.protocol)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is assumed of it, and how each is said otherwise."""
+        family = f"{self.spec.family} ({self.family_by or 'assumed; --family'})"
+        return {
+            "family": family,
+            "heads": self._heads,
+            "positions": self._positions,
+            "statistics": self._statistics,
+            "readout": self._readout,
+            "licence": f"licence {self.spec.license}{self.license_by and f' ({self.license_by})'}",
+        }
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        place, own = self.inspected.place, self.spec.architecture
+        facts = self.facts
+        where = f"the ViT under {place} is " if place else ""
+        what = f"{facts.pop('family')}, ViT of width {own.width}, {own.depth} blocks, patch {own.patch}"
+        return f"{self.spec.name}: {where}taken for {what}: {', '.join(facts.values())}{self.note}"
+
+    def require_settled(self) -> None:
+        """Raise UsageError where images would be normalised by a guess."""
+        if self.is_open:
+            raise UsageError(
+                f"its images' mean and std are open: its layout is {self.spec.family}'s, and {self.kind.shared_with}",
+                file=self.spec.file,
+                fix=f"Say what it is: --family {self.spec.family}, or --mean R,G,B --std R,G,B (0.5,0.5,0.5 each for "
+                "most of timm's).",
+            )
+
+
+def taken_for(
+    file: Path,
+    access: Access,
+    memory: DigestMemory,
+    *,
+    checkpoint_key: str | None = None,
+    family: str | None = None,
+    told: Told = NOTHING,
+    name: str | None = None,
+) -> Taken:
+    """What a bare file is taken for. Raises UsageError where something told contradicts its shapes."""
+    found, note = (None, "") if told.recorded else beside(file)
+    inspected, found, contradiction = _inspected(file, access, memory, checkpoint_key, family or told.family, found)
+    said = found.told(inspected.architecture) if found is not None else Told()
+    note = note or (f"{CONFIG} beside it {contradiction}: not used" if contradiction else "")
+    effective = told.over(said)
+    architecture = _settled(effective.applied(inspected.architecture, file), effective, inspected, file)
+    kind = families()[inspected.family]
+    shown = inspected.shown or kind.shows_origin(file.name)
+    named_family = family or effective.family
+    is_open = not shown and not named_family and len(effective.statistics) < 2
+    by = "--family" if family else CONFIG if effective.family else "" if kind.shared_with else "by its layout"
+    license_, license_by = found.license if found is not None else "", CONFIG
+    if not license_:
+        known = named_family or (shown and not inspected.place)
+        license_, license_by = (kind.license, "assumed") if known else (UNKNOWN, "")
+    spec = BackboneSpec(
+        name=name or file.name,
+        family=inspected.family,
+        architecture=architecture,
+        protocol=kind.protocol_of(architecture),
+        weights_sha256=inspected.sha256,
+        file=file,
+        checkpoint_key=checkpoint_key,
+        license=license_,
+        preprocess=dict(effective.statistics),
+        told=effective,
+    )
+    statistics_file = found.statistics_file if found is not None else ""
+    return Taken(spec, inspected, by, told, said, statistics_file, license_by, is_open, f"; {note}" if note else "")
+
+
+def _inspected(
+    file: Path,
+    access: Access,
+    memory: DigestMemory,
+    checkpoint_key: str | None,
+    family: str | None,
+    found: Beside | None,
+) -> tuple[Inspected, Beside | None, str]:
+    """The file, what beside it is of the same model, and how it is of another one if it is."""
+    own = family or (found.family if found is not None else None)
+    inspected = inspect_file(file, access, memory, checkpoint_key=checkpoint_key, family=own)
+    contradiction = found.contradiction(inspected.architecture) if found is not None else ""
+    if not contradiction:
+        return inspected, found, ""
+    if own != family:
+        inspected = inspect_file(file, access, memory, checkpoint_key=checkpoint_key, family=family)
+    return inspected, None, contradiction
+
+
+def _settled(architecture: Architecture, told: Told, inspected: Inspected, file: Path) -> Architecture:
+    """The architecture, if heads and grid are known. Raises CheckpointError where they are not."""
+    if not architecture.heads:
+        raise CheckpointError(
+            f"no {inspected.family} trunk: width {architecture.width} is not a multiple of the head size 64",
+            file=file,
+            fix="If it is a ViT with other heads, say how many: --heads N.",
+        )
+    if told.grid is None and architecture.table != (1, 1) and architecture.table[0] == 1:
+        raise CheckpointError(
+            f"no {inspected.family} trunk: a position table of {architecture.cells} patches is not square",
+            file=file,
+            fix="If it is of images that are no squares, say of how many rows and columns: --grid HxW.",
+        )
+    return architecture
+
+
+def _by(table: tuple[int, int]) -> str:
+    return f"{table[0]}x{table[1]}"
+
+
+def _rgb(values: RGB) -> str:
+    return ",".join(f"{value:g}" for value in values)
