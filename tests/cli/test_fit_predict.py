@@ -158,7 +158,17 @@ def test_a_confidence_exactly_at_the_threshold_is_neither_called_nor_counted_as_
     assert fewvit("fit", "--data", train, "--classifier", "centroid", "--out", tmp_path / "b.fewvit")[0] == 0
     test = features_file(tmp_path / "test.npz", [0, 1, 0, 1, 1], ["x", "y"], seed=1)
     ask = lambda threshold: json.loads(  # noqa: E731
-        fewvit("predict", tmp_path / "b.fewvit", test, "--threshold", threshold, "--format", "json")[1]
+        fewvit(
+            "predict",
+            tmp_path / "b.fewvit",
+            test,
+            "--threshold",
+            threshold,
+            "--max-strangeness",
+            "inf",
+            "--format",
+            "json",
+        )[1]
     )
     confidences = sorted(row["confidence"] for row in ask(0)["rows"])
     assert len(set(confidences)) == 5
@@ -249,7 +259,7 @@ def test_one_image_per_class_is_not_calibrated_and_that_is_said(fewvit, tmp_path
 def test_the_table_shows_every_column_and_csv_and_files_hold_the_rows(fewvit, bundle, images, tmp_path):
     path = bundle("--classifier", "centroid")
     lines = fewvit("predict", path, images / "test", "--threshold", "1")[1].splitlines()
-    assert lines[0].split() == ["id", "label", "target", "confidence", "best", "second"]
+    assert lines[0].split() == [*("id", "label", "target", "confidence", "strangeness", "unknown_by", "best", "second")]
     assert [line.split()[1] for line in lines[1:]] == ["unknown"] * 7
     out = fewvit("predict", path, images / "test", "--format", "csv", "--out", tmp_path / "p.csv")[1]
     table = list(csv.DictReader(io.StringIO(out)))
@@ -338,6 +348,7 @@ def test_one_image_gets_the_prediction_that_it_gets_among_others(bundle, predict
         **among["dog/001.jpg"],
         "id": "001.jpg",
         "confidence": pytest.approx(among["dog/001.jpg"]["confidence"], abs=1e-5),
+        "strangeness": pytest.approx(among["dog/001.jpg"]["strangeness"], rel=1e-4),
     }
     assert wanted.pop("target") == "dog"
     assert predicted(path, images / "test/dog/001.jpg") == {"001.jpg": wanted}
