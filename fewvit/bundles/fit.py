@@ -99,6 +99,8 @@ def run_fit(
         raise UsageError(
             "--layers each is one feature per block, and a bundle takes one per image; give a number of blocks"
         )
+    if strangers is not None:
+        reader.one(strangers, listing, unlabelled=True)  # one that is not there is told before anything is fitted
     [inputs] = reader.each(reader.one(source, listing))
     report_skipped(inputs.skipped)
     recipe = reader.backbones.recipe(inputs.pipeline) if inputs.pipeline is not None else None

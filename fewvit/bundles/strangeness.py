@@ -116,8 +116,8 @@ def fit_strangeness(
 def best_of(tried: Mapping[str, Mapping[str, float]]) -> str:
     """The default score, or the one with the best mean AUROC if it is better by more than `_BETTER`.
 
-    Where nothing could be tried it is `mahalanobis`: without two images of a class no spread is known, and it is the
-    plain distance to the nearest mean.
+    Where nothing could be tried it is `mahalanobis`, which is never far off; where no class has two images, and so no
+    spread is known, it is the plain distance to the nearest mean.
     """
     if not tried:
         return "mahalanobis"
@@ -129,20 +129,19 @@ def best_of(tried: Mapping[str, Mapping[str, float]]) -> str:
 def try_scores(rows: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
     """Score -> AUROC of held-out known rows against classes `left_out` of the fit and against `made_up` rows.
 
-    Of scaled rows (N, D). With fewer than 3 classes none is left out; where no class has two rows nothing is tried.
+    Of scaled rows (N, D). Empty with fewer than 3 classes, and where no class has two rows: then nothing can be tried.
     """
     if len(rows) > _ENOUGH:
         some = np.sort(generator("strangeness rows", seed).permutation(len(rows))[:_ENOUGH])
         rows, labels = rows[some], np.unique(labels[some], return_inverse=True)[1]
-    if not any(True for _ in held_folds(labels, _FOLDS, seed)):
-        return {}
-    made_up = made_up_rows(rows, seed)
     near = [_compared(rows, labels, fit, rows[known], rows[out]) for fit, known, out in _left_out(labels, seed)]
-    folds = held_folds(labels, _FOLDS, seed, _FEW)
+    if not near:
+        return {}
+    folds, made_up = held_folds(labels, _FOLDS, seed, _FEW), made_up_rows(rows, seed)
     far = [_compared(rows, labels, fit, rows[known], made_up[known]) for known, fit in folds]
-    means = {"left_out": near, "made_up": far}
+    tried = {"left_out": near, "made_up": far}
     return {
-        name: {what: float(np.mean([one[name] for one in found])) for what, found in means.items() if found}
+        name: {what: float(np.mean([one[name] for one in found])) for what, found in tried.items()}
         for name in score_names()
     }
 
