@@ -52,7 +52,7 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto",
 ) -> None:
-    """Label new images with a bundle: class or `unknown`, and calibrated confidence.
+    """Label new images with a bundle: class or `unknown`, calibrated confidence, and strangeness.
 
     Images whose labels are classes of the bundle have them beside the prediction, as `target`, and their accuracy is
     reported.
