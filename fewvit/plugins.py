@@ -20,6 +20,8 @@ from typing import Any
 
 from .errors import UnknownName
 
+_ONE_OF = {"strangeness": "strangeness score"}  # what one plug-in is called, where it is not the kind less its s
+
 
 def names(kind: str) -> list[str]:
     """The plug-ins of a kind, sorted; a file whose name starts with an underscore is none."""
@@ -36,7 +38,7 @@ def find(kind: str, name: str) -> type[Any]:
     """The one public class of `fewvit/<kind>/<name>.py`; hyphens are accepted. Raises UnknownName."""
     stem = name.replace("-", "_")
     if stem not in names(kind):
-        raise UnknownName(kind.rstrip("s"), name, names(kind))
+        raise UnknownName(_ONE_OF.get(kind, kind.removesuffix("s")), name, names(kind))
     module = importlib.import_module(f"fewvit.{kind}.{stem}")
     public = [
         value
