@@ -101,6 +101,21 @@ def index_kinds(folder: Path = RESULTS) -> str:
     return "\n".join([*lines, "", origin])
 
 
+def strangers(folder: Path = RESULTS) -> str:
+    """Markdown: AUROC by confidence and by each score, pairing by pairing, and what the stored threshold does."""
+    file = folder / "strangers.json"
+    if not file.exists():
+        return "Nothing has been measured yet: run `python -m benchmarks.strangers`."
+    by = ("confidence", "cosine", "energy", "mahalanobis", "relative_mahalanobis", "nearest", "blend")
+    heads = [*by, "stored", "FPR at 95 %", "known called unknown", "strangers called unknown"]
+    lines = [f"| known | strangers | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
+    for row in json.loads(file.read_text())["rows"]:
+        cells = [*(f"{row[name]:.3f}" for name in by), f"**{row['auroc']:.3f}** `{row['chosen']}`"]
+        cells += [f"{row[name]:.1f} %" for name in ("fpr95", "known_unknown", "strangers_unknown")]
+        lines.append(f"| {row['known']} | {row['strangers']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 _PIPELINE = ("pipeline", "Images to features, CPU, speed", "DINO's way: DataLoader, PIL, plain forward")
 _WARM = ("startup", "`fewvit knn`, warm cache, 10000 x 10000 x 384", "the clock")
 _KNN = ("knn", "k-NN, 50000 x 5000 x 384, four k", "DINO's classifier, four passes")
@@ -164,6 +179,7 @@ SECTIONS: dict[str, tuple[str, Section]] = {  # name of the marks -> page, and w
     "index": ("README.md", index_kinds),
     "learned": ("docs/pretraining.md", learned),
     "tuned": ("docs/finetuning.md", tuned),
+    "strangers": ("docs/bundles.md", strangers),
 }
 
 

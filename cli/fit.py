@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,6 +42,30 @@ def fit(
             "--threshold", metavar="P", help="Confidence below which predictions are `unknown`. Default: 0.5."
         ),
     ] = None,
+    strangeness: Annotated[
+        str | None,
+        typer.Option(
+            "--strangeness",
+            metavar="NAME",
+            help="Score of strangeness, such as mahalanobis or nearest. Default: chosen by leaving classes out.",
+        ),
+    ] = None,
+    known_share: Annotated[
+        float | None,
+        typer.Option(
+            "--known-share",
+            metavar="P",
+            help="Share of known images that are not to be `unknown` for their strangeness. Default: 0.95.",
+        ),
+    ] = None,
+    strangers: Annotated[
+        str | None,
+        typer.Option(
+            "--strangers",
+            metavar="SRC",
+            help="Pictures of other classes: how well confidence and strangeness tell them apart (AUROC, FPR at 95 %).",
+        ),
+    ] = None,
     add: Annotated[
         bool,
         typer.Option(
@@ -72,6 +96,11 @@ def fit(
                 "--add keeps the bundle's classifier, options and threshold; leave --classifier, --set and "
                 "--threshold out"
             )
+        if any(option is not None for option in (strangeness, known_share, strangers)):
+            raise UsageError(
+                "--add keeps the bundle's score of strangeness and its threshold; leave --strangeness, --known-share "
+                "and --strangers out"
+            )
         own = _as_the_bundle(model, layout, features)
         bundle = load_bundle(output.out, device=features.device)
         reads = (
@@ -83,23 +112,33 @@ def fit(
     else:
         from fewvit.bundles.fit import run_fit
 
-        request = _request(classifiers, threshold, work.seed, features.device)
+        request = _request(classifiers, threshold, known_share, strangeness, work.seed, features.device)
         reads = reader(model, layout, access, place, features, work, screen)
-        rows, facts = run_fit(reads, source, listing(listed), request, output.out, screen.notify, screen.skipped)
+        rows, facts = run_fit(
+            reads, source, listing(listed), request, output.out, screen.notify, screen.skipped, strangers
+        )
     Screen(dataclasses.replace(output, out=None)).result(Result("fit", rows, facts))
 
 
-def _request(classifiers: Classifiers, threshold: float | None, seed: int, device: str) -> FittingRequest:
+def _request(
+    classifiers: Classifiers,
+    threshold: float | None,
+    known_share: float | None,
+    strangeness: str | None,
+    seed: int,
+    device: str,
+) -> FittingRequest:
     """What is fitted; a misspelt classifier or option is an error before anything is read."""
-    from fewvit.bundles.fit import FittingRequest, check_classifier, check_threshold
+    from fewvit.bundles.fit import FittingRequest, check_request
 
     settings = settings_of(classifiers, FittingRequest.classifier)
     if len(settings) != 1:
         raise UsageError(f"--classifier {classifiers.classifier}: a bundle holds one classifier")
     [(name, options)] = settings.items()
-    request = FittingRequest(name, options, FittingRequest.threshold if threshold is None else threshold, seed, device)
-    check_classifier(name)
-    check_threshold(request.threshold)
+    given = {"threshold": threshold, "known_share": known_share, "strangeness": strangeness}
+    asked: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
+    request = FittingRequest(name, options, **asked, seed=seed, device=device)
+    check_request(request)
     return request
 
 

@@ -35,7 +35,7 @@ COMMANDS = {
     "linear": "Linear probe of frozen features: the grid of learning rates, layers and pooling in one pass.",
     "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
     "mieb": "The scores of MIEB, mteb's image benchmark, on your own images: 16-shot probe, clustering, retrieval.",
-    "predict": "Label new images with a bundle: class or `unknown`, and calibrated confidence.",
+    "predict": "Label new images with a bundle: class or `unknown`, calibrated confidence, and strangeness.",
     "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
     "report": "Results of sweeps, runs and commands as one table and one page.",
     "sweep": "Evaluate many backbones on many data sets by many methods, resumable.",

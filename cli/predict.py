@@ -36,6 +36,14 @@ def predict(
             help="Confidence below which the label is `unknown`. Default: the bundle's, which `fit` sets to 0.5.",
         ),
     ] = None,
+    max_strangeness: Annotated[
+        float | None,
+        typer.Option(
+            "--max-strangeness",
+            metavar="S",
+            help="Strangeness above which the label is `unknown`; inf: never. Default: the bundle's.",
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -44,7 +52,7 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto",
 ) -> None:
-    """Label new images with a bundle: class or `unknown`, and calibrated confidence.
+    """Label new images with a bundle: class or `unknown`, calibrated confidence, and strangeness.
 
     Images whose labels are classes of the bundle have them beside the prediction, as `target`, and their accuracy is
     reported.
@@ -53,16 +61,20 @@ def predict(
 
     from fewvit.bundles.file import load_bundle
     from fewvit.bundles.fit import check_threshold
-    from fewvit.bundles.predict import run_predict
+    from fewvit.bundles.predict import check_max_strangeness, run_predict
     from fewvit.sources import require_source
 
     if threshold is not None:
         check_threshold(threshold)
+    if max_strangeness is not None:
+        check_max_strangeness(max_strangeness)
     require_source(source, "BUNDLE")
     fitted = load_bundle(bundle, device=device)
     reads = bundle_reader(fitted, source, weights, device, access, place, work, screen)
     report_skipped = lambda skipped: screen.skipped(skipped, output.out)  # noqa: E731
-    screen.result(run_predict(reads, fitted, source, listing(listed), threshold, screen.notify, report_skipped))
+    screen.result(
+        run_predict(reads, fitted, source, listing(listed), threshold, max_strangeness, screen.notify, report_skipped)
+    )
 
 
 def bundle_reader(

@@ -5,7 +5,7 @@ The temperature is chosen inside the support set, on images held out in turn: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -88,16 +88,26 @@ def held_out(make: Callable[[], Estimator], X: np.ndarray, y: np.ndarray, *, fol
     X is (N, D), y (N,). No more folds are held out once there are ENOUGH rows.
     """
     X, (classes, labels) = np.asarray(X), np.unique(y, return_inverse=True)
-    fold = stratified_folds(labels, folds, seed)
-    rows, probabilities = np.zeros(0, np.int64), np.zeros((0, len(classes)))
+    rows, probabilities = [np.zeros(0, np.int64)], [np.zeros((0, len(classes)))]
+    for out, rest in held_folds(labels, folds, seed):
+        rows.append(out)
+        probabilities.append(make().fit(X[rest], np.asarray(y)[rest]).predict_proba(X[out]))
+    return HeldOut(np.concatenate(rows), np.concatenate(probabilities), labels[np.concatenate(rows)])
+
+
+def held_folds(
+    labels: np.ndarray, folds: int, seed: int, enough: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows that are held out and the rows to fit on, fold by fold, of labels (N,), until `enough` have been held out.
+
+    ENOUGH, if no number is given. Nothing where no class has two rows.
+    """
+    fold, held = stratified_folds(labels, folds, seed), 0
     for f in range(folds):
-        out, rest = np.flatnonzero(fold == f), np.flatnonzero(fold != f)
-        if len(out) and len(rows) < ENOUGH:
-            rows = np.concatenate([rows, out])
-            probabilities = np.concatenate(
-                [probabilities, make().fit(X[rest], np.asarray(y)[rest]).predict_proba(X[out])]
-            )
-    return HeldOut(rows, probabilities, labels[rows])
+        out = np.flatnonzero(fold == f)
+        if len(out) and held < (ENOUGH if enough is None else enough):
+            held += len(out)
+            yield out, np.flatnonzero(fold != f)
 
 
 def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:

@@ -96,3 +96,30 @@ def effective_number(labels: np.ndarray) -> float:
         raise DataError("there are no labels to count")
     shares = np.unique(labels, return_counts=True)[1] / len(labels)
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def auroc(known: np.ndarray, strange: np.ndarray) -> float:
+    """The share of pairs in which the strange one's score is above the known one's, a tie counting half: 0.5 is chance.
+
+    Of scores (N,) and (M,), higher meaning stranger. Raises DataError where a side is empty.
+    """
+    if not len(known) or not len(strange):
+        raise DataError("there are no known or no strange images to compare")
+    ordered = np.sort(known)
+    below = np.searchsorted(ordered, strange, "left") + np.searchsorted(ordered, strange, "right")
+    return float(below.sum()) / (2 * len(known) * len(strange))
+
+
+def threshold_at(known: np.ndarray, share: float) -> float:
+    """The least of the scores (N,) that a `share` of them, above 0 and up to 1, does not exceed."""
+    if not len(known):
+        raise DataError("there are no known images to take a threshold from")
+    place = int(np.ceil(share * len(known) - 1e-9))  # 0.95 * 20 is a little above 19
+    return float(np.sort(known)[max(place, 1) - 1])
+
+
+def passing_at(known: np.ndarray, strange: np.ndarray, share: float = 0.95) -> float:
+    """Percent of the strange scores (M,) that pass for known where a `share` of the known ones (N,) does: FPR@95."""
+    if not len(strange):
+        raise DataError("there are no strange images to score")
+    return 100.0 * float((strange <= threshold_at(known, share)).mean())

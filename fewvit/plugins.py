@@ -1,12 +1,13 @@
 """A plug-in is a file: `fewvit/<kind>/<name>.py` with exactly one public class.
 
-Nothing is registered: the folder is the list. There are four kinds; what each one's class has to say stands in its
+Nothing is registered: the folder is the list. There are five kinds; what each one's class has to say stands in its
 package.
 
 `backbones`     families: what shares a file layout, with its protocol and its advice; inherits from `backbones.Family`
 `classifiers`   scikit-learn style estimators; what they declare besides is `classifiers.Traits`
 `datasets`      formats of sources of images; answers `datasets.Format`
 `methods`       pretraining: the class is the recipe, its `task` what is trained; inherits from `methods.Method`
+`strangeness`   scores of how strange a picture is to labelled ones; answers `strangeness.Score`
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UnknownName
+
+_ONE_OF = {"strangeness": "strangeness score"}  # what one plug-in is called, where it is not the kind less its s
 
 
 def names(kind: str) -> list[str]:
@@ -35,7 +38,7 @@ def find(kind: str, name: str) -> type[Any]:
     """The one public class of `fewvit/<kind>/<name>.py`; hyphens are accepted. Raises UnknownName."""
     stem = name.replace("-", "_")
     if stem not in names(kind):
-        raise UnknownName(kind.rstrip("s"), name, names(kind))
+        raise UnknownName(_ONE_OF.get(kind, kind.removesuffix("s")), name, names(kind))
     module = importlib.import_module(f"fewvit.{kind}.{stem}")
     public = [
         value

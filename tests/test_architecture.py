@@ -43,6 +43,7 @@ LAYERS = {
         "extraction",
         "methods",
         "sources",
+        "strangeness",
         "training",
         "views",
         "vote",

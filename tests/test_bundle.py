@@ -425,7 +425,7 @@ def test_a_row_says_unknown_exactly_below_the_threshold():
     bundle, test = fitted("knn"), features(101, 7)
     p = scale(bundle.estimator.predict_proba(test.features), bundle.temperature)
     edge = float(np.sort(p.max(axis=1))[31])
-    rows = list(predict_rows(bundle, test, edge))
+    rows = list(predict_rows(bundle, test, edge, np.inf))
     assert [row["confidence"] for row in rows] == p.max(axis=1).tolist()
     assert [row["label"] == UNKNOWN for row in rows] == (p.max(axis=1) < edge).tolist()
     assert [row["best"] for row in rows] == [bundle.classes[c] for c in bundle.estimator.predict(test.features)]

@@ -22,11 +22,19 @@ from ..errors import FingerprintMismatch, NumericalError, UsageError, counted
 from ..extraction.recipe import Recipe
 from ..features import FeatureSet
 from ..results import versions
+from .strangeness import Strangeness
 
 FORMAT = 1
 THRESHOLD = 0.5  # of confidence, below which a prediction is `unknown`
 _STATE, _SUPPORT, _SEEN = "state.", "support.", "seen"  # how the names of arrays begin
-_APART = ("estimator", "support", "seen", "recipe", "sha256")  # fields that do not stand in the manifest as they are
+_APART = (
+    "estimator",
+    "support",
+    "seen",
+    "recipe",
+    "sha256",
+    "strangeness",
+)  # fields that do not stand in the manifest as they are
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Bundle:
     seen: np.ndarray | None = None
     # images that were held out in turn for the temperature; None: written before this was kept
     calibrated_on: int | None = None
+    strangeness: Strangeness | None = None  # None: not kept, or written before there was any
     versions: Mapping[str, str] = dataclasses.field(default_factory=versions)  # of the packages it was fitted with
     sha256: str = ""  # the manifest's, of the file it was read from; empty: it was fitted here
 
@@ -90,7 +99,8 @@ class Bundle:
     def grown(self, features: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Bundle:
         """The bundle with more rows (N, D) whose labels are numbers in `classes`, which continues its own.
 
-        Nothing that was learnt is learnt anew, and the calibration stays. Changes this bundle's estimator.
+        Nothing that was learnt is learnt anew, and the calibration stays, as does the threshold of strangeness.
+        Changes this bundle's estimator.
         """
         self.require_growth()
         counts = np.bincount(labels, minlength=len(classes))
@@ -103,6 +113,8 @@ class Bundle:
         else:
             estimator.add(features, labels)
         more = {"estimator": estimator, "support": support, "seen": self._seen_with(features, labels, classes)}
+        if self.strangeness is not None:
+            more["strangeness"] = self.strangeness.grown(features, labels, len(classes))
         return dataclasses.replace(self, **more, classes=list(classes), counts=counts.tolist())
 
     def _seen_with(self, features: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray | None:

@@ -32,6 +32,7 @@ from ..options import options_of
 from ..plugins import find
 from ..runs.folder import ANEW, run_of_classifier
 from .bundle import _APART, _SEEN, _STATE, _SUPPORT, FORMAT, Bundle
+from .strangeness import strangeness_of
 
 
 def replace_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
@@ -70,11 +71,13 @@ def save_bundle(path: str | os.PathLike[str], bundle: Bundle) -> str:
     else:
         arrays |= {} if bundle.seen is None else {_SEEN: _plain(bundle.seen)}
         state = {k: v for k, v in vars(bundle.estimator).items() if k not in options}
+    arrays |= bundle.strangeness.arrays if bundle.strangeness is not None else {}
     described = {f.name: getattr(bundle, f.name) for f in dataclasses.fields(bundle) if f.name not in _APART}
     manifest = {
         "schema": f"{BUNDLE_SCHEMA}/{FORMAT}",
         **described,
         "recipe": dataclasses.asdict(bundle.recipe) if bundle.recipe is not None else None,
+        "strangeness": bundle.strangeness.facts if bundle.strangeness is not None else None,
         "options": {k: _packed(v, f"option.{k}", arrays, bundle.classifier) for k, v in stored.items()},
         "state": {k: _packed(v, _STATE + k, arrays, bundle.classifier) for k, v in state.items()},
     }
@@ -159,6 +162,9 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
             support=support,
             seen=arrays.get(_SEEN),
             recipe=recipe,
+            strangeness=strangeness_of(
+                manifest.get("strangeness"), arrays, manifest["width"], len(manifest["classes"])
+            ),
             sha256=manifest["sha256"],
             **described,
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..calibration import HeldOut, best_temperature, expected_calibration_error, held_out, scale
+from ..calibration import best_temperature, held_out
 from ..classifiers import traits_of
 from ..datasets import Listing
 from ..errors import UsageError, counted
@@ -18,13 +18,15 @@ from ..extraction.pipeline import settle
 from ..extraction.recipe import Recipe
 from ..features import FeatureSet
 from ..labels import labelled, require_classes
-from ..metrics import rank_of_target, top_k_accuracy
 from ..options import options_of
 from ..plugins import find
 from ..results import Facts, Row, manifest
 from ..sources import is_features
+from ..strangeness import find_score
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .file import replace_bundle, save_bundle
+from .judged import Judged, coverage_lines, judged_rows, stranger_rows
+from .strangeness import KNOWN_SHARE, check_known_share, fit_strangeness, told
 
 Notify = Callable[[str], None]
 
@@ -36,6 +38,8 @@ class FittingRequest:
     classifier: str = "logistic"
     options: Mapping[str, Any] = field(default_factory=dict)  # of its constructor
     threshold: float = THRESHOLD  # of calibrated confidence; stored, `predict` may take another
+    known_share: float = KNOWN_SHARE  # of known images that the threshold of strangeness lets pass
+    strangeness: str | None = None  # the score; None: chosen by leaving classes out
     seed: int = 0  # of the folds of calibration
     device: str = "auto"  # where a classifier computes that has an option for it; not stored
 
@@ -44,6 +48,15 @@ def check_threshold(threshold: float) -> None:
     """Raise UsageError unless it is a share."""
     if not 0 <= threshold <= 1:
         raise UsageError(f"--threshold {threshold} is no share between 0 and 1")
+
+
+def check_request(request: FittingRequest) -> None:
+    """Raise UsageError for a threshold, share, classifier or score that cannot be, before anything is read."""
+    check_threshold(request.threshold)
+    check_known_share(request.known_share)
+    check_classifier(request.classifier)
+    if request.strangeness is not None:
+        find_score(request.strangeness)
 
 
 def check_classifier(name: str) -> type[Any]:
@@ -72,32 +85,41 @@ def run_fit(
     out: Path,
     notify: Notify,
     report_skipped: Callable[[list[dict[str, str]]], None],
+    strangers: str | None = None,
 ) -> Found:
     """Fit, calibrate and write a bundle; rows on its training images and held-out accuracy, and the run's manifest.
 
-    Raises UsageError for several backbones or `--layers each`, and as `check_threshold`, `check_classifier` and
-    `fit_bundle`.
+    `strangers` is a source of pictures of other classes: rows say how well they are told apart. Raises UsageError for
+    several backbones or `--layers each`, and as `check_request`, `fit_bundle` and `stranger_rows`.
     """
-    check_threshold(request.threshold)
-    check_classifier(request.classifier)
+    check_request(request)
     if len(reader.backbones.names) > 1:
         raise UsageError("a bundle is of one backbone; --backbone names several")
     if reader.options.layers == "each":
         raise UsageError(
             "--layers each is one feature per block, and a bundle takes one per image; give a number of blocks"
         )
+    if strangers is not None:
+        reader.one(strangers, listing, unlabelled=True)  # one that is not there is told before anything is fitted
     [inputs] = reader.each(reader.one(source, listing))
     report_skipped(inputs.skipped)
     recipe = reader.backbones.recipe(inputs.pipeline) if inputs.pipeline is not None else None
-    bundle, held = fit_bundle(inputs.train, request, recipe, notify)
+    bundle, judged = fit_bundle(inputs.train, request, recipe, notify)
+    found = judged_rows(bundle, judged)
+    for line in coverage_lines(found, bundle.threshold):
+        notify(line)
+    if strangers is not None:
+        others = features_for(bundle, reader, strangers, listing, notify, unlabelled=True)
+        report_skipped(others.skipped)
+        found += stranger_rows(bundle, judged, others.train)
     sha256 = save_bundle(out, bundle)
     notify(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
-    return _rows(inputs, bundle, held), _facts(inputs, bundle, sha256, request.seed)
+    return _rows(inputs, bundle, found), _facts(inputs, bundle, sha256, request.seed)
 
 
 def fit_bundle(
     features: FeatureSet, request: FittingRequest, recipe: Recipe | None = None, notify: Notify = lambda line: None
-) -> tuple[Bundle, HeldOut]:
+) -> tuple[Bundle, Judged]:
     """A bundle fitted on all labelled rows, and what estimators fitted on parts of them say about the rest.
 
     Raises DataError for data without two classes, UsageError for options that do not fit the data.
@@ -118,6 +140,10 @@ def fit_bundle(
         raise unfit(f"{request.classifier}, calibrated on a fifth that is held out", error) from error
     if not len(held.rows):
         notify("one image per class: nothing can be held out, so confidences are not calibrated")
+    strangeness, known = fit_strangeness(
+        rows, labels, known_share=request.known_share, seed=request.seed, name=request.strangeness
+    )
+    notify(told(strangeness))
     kept = keeps_support(estimator)
     bundle = Bundle(
         request.classifier.replace("-", "_"),
@@ -132,8 +158,9 @@ def fit_bundle(
         (rows, labels) if kept else None,
         row_digests(rows, [classes[c] for c in labels]) if traits_of(kind).grows and not kept else None,
         len(held.rows),
+        strangeness,
     )
-    return bundle, held
+    return bundle, Judged(held, known)
 
 
 def _numbered(features: FeatureSet, notify: Notify) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -167,7 +194,7 @@ def run_add(
     rows, labels, names = _numbered(_without_held(bundle, labelled(inputs.train, "", notify), notify), notify)
     if not len(rows):
         notify(f"nothing was added to {path}")
-        return _rows(inputs, bundle, None), _facts(inputs, bundle, bundle.sha256, reader.backbones.seed)
+        return _rows(inputs, bundle, []), _facts(inputs, bundle, bundle.sha256, reader.backbones.seed)
     new = [name for name in names if name not in bundle.classes]
     classes = [*bundle.classes, *new]
     number = {name: c for c, name in enumerate(classes)}
@@ -175,7 +202,7 @@ def run_add(
     sha256 = replace_bundle(path, grown)
     more = f"{counted(len(rows), 'image')} and {counted(len(new), 'new class', 'new classes')}"
     notify(f"added {more} to {path}; {_calibration(bundle)}")
-    return _rows(inputs, grown, None), _facts(inputs, grown, sha256, reader.backbones.seed)
+    return _rows(inputs, grown, []), _facts(inputs, grown, sha256, reader.backbones.seed)
 
 
 def _without_held(bundle: Bundle, features: FeatureSet, notify: Notify) -> FeatureSet:
@@ -222,25 +249,15 @@ def features_for(
     return inputs
 
 
-def _rows(inputs: Inputs, bundle: Bundle, held: HeldOut | None) -> list[Row]:
+def _rows(inputs: Inputs, bundle: Bundle, judged: Sequence[Row]) -> list[Row]:
     columns = {**inputs.labels, "method": bundle.classifier}
     found: dict[str, float] = {
         "images": sum(bundle.counts),
         "classes": len(bundle.classes),
         "calibration_temperature": bundle.temperature,
     }
-    rows = [{**columns, "metric": metric, "value": value} for metric, value in found.items()]
-    if held is not None and len(held.rows):
-        scaled = scale(held.probabilities, bundle.temperature)
-        values = {
-            "top1": top_k_accuracy(rank_of_target(held.probabilities, held.labels), 1),
-            "ece": expected_calibration_error(scaled, held.labels),
-        }
-        rows += [
-            {**columns, "metric": m, "value": v, "n_test": len(held.rows), "judged_on": "held-out images"}
-            for m, v in values.items()
-        ]
-    return rows
+    rows: list[Row] = [{"metric": metric, "value": value} for metric, value in found.items()]
+    return [{**columns, **row} for row in (*rows, *judged)]
 
 
 def _facts(inputs: Inputs, bundle: Bundle, sha256: str, seed: int) -> Facts:
@@ -248,6 +265,7 @@ def _facts(inputs: Inputs, bundle: Bundle, sha256: str, seed: int) -> Facts:
         "bundle_sha256": sha256,
         "options": bundle.estimator.get_params(deep=False),
         "threshold": bundle.threshold,
+        "strangeness": bundle.strangeness.facts if bundle.strangeness is not None else None,
         "seed": seed,
     }
     return manifest(**inputs.facts, **facts)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..datasets import Listing
-from ..errors import counted, printable
+from ..errors import UsageError, counted, printable
 from ..evaluate.inputs import FeatureReader
 from ..features import FeatureSet
 from ..results import WIDTH, Facts, Result, Row, manifest
@@ -35,25 +37,71 @@ def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else printable(value)
 
 
-def predict_rows(bundle: Bundle, features: FeatureSet, threshold: float | None = None) -> Iterator[Row]:
-    """For each image `id`, `label` (`unknown` where the confidence is below the threshold), `confidence`, and the
-    `best` and `second` class.
+@dataclass(frozen=True)
+class Limits:
+    """Where `unknown` begins: below a confidence, and above a strangeness; None: nowhere."""
 
-    Where images are labelled with classes of the bundle, every row has a `target`, which is None without a label.
+    threshold: float
+    max_strangeness: float | None
+
+    def why_unknown(self, confidence: float, strangeness: float | None) -> str:
+        """`confidence`, `strangeness` or both, whichever makes a prediction unknown; empty where neither does."""
+        doubtful = confidence < self.threshold
+        strange = strangeness is not None and self.max_strangeness is not None and strangeness > self.max_strangeness
+        return " and ".join(name for name, so in (("confidence", doubtful), ("strangeness", strange)) if so)
+
+
+def limits_of(bundle: Bundle, threshold: float | None = None, max_strangeness: float | None = None) -> Limits:
+    """The limits given, or the bundle's own; infinite strangeness is no limit.
+
+    Raises UsageError for limits that are none, and for a strangeness that the bundle cannot tell.
     """
     threshold = bundle.threshold if threshold is None else threshold
+    check_threshold(threshold)
+    if max_strangeness is None:
+        return Limits(threshold, bundle.strangeness.threshold if bundle.strangeness is not None else None)
+    check_max_strangeness(max_strangeness)
+    if bundle.strangeness is None:
+        raise UsageError(
+            "--max-strangeness: this bundle has no strangeness score",
+            fix="Fit it again with this fewvit, or leave the option out.",
+        )
+    return Limits(threshold, max_strangeness if math.isfinite(max_strangeness) else None)
+
+
+def check_max_strangeness(value: float) -> None:
+    """Raise UsageError unless it is a number or inf."""
+    if math.isnan(value) or value == -math.inf:
+        raise UsageError(f"--max-strangeness {value} is no number", fix="Give a number, or inf for no limit.")
+
+
+def predict_rows(
+    bundle: Bundle, features: FeatureSet, threshold: float | None = None, max_strangeness: float | None = None
+) -> Iterator[Row]:
+    """For each image `id`, `label` (`unknown` where it is below the threshold of confidence or too strange),
+    `confidence`, and the `best` and `second` class.
+
+    Of a bundle with a strangeness score also `strangeness`, and `unknown_by`: `confidence`, `strangeness` or
+    `confidence and strangeness`; None where the image has a label. Where images are labelled with classes of the
+    bundle, every row has a `target`, which is None without a label. Raises as `limits_of`.
+    """
+    limits = limits_of(bundle, threshold, max_strangeness)
     targets = _targets(bundle, features)
     for start in range(0, len(features), _BLOCK):
         part = slice(start, start + _BLOCK)
         probabilities = bundle.probabilities(features.features[part])
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]  # (q, 2): ties go to the first class
         confidences = bundle.confidences(probabilities)
+        strange = bundle.strangeness.of(features.features[part]).tolist() if bundle.strangeness is not None else None
         for i, p, (best, second) in zip(range(len(features))[part], confidences, order.tolist(), strict=True):
+            strangeness = strange[i - start] if strange is not None else None
+            why = limits.why_unknown(float(p[best]), strangeness)
             yield {
                 "id": features.ids[i],
-                "label": bundle.classes[best] if p[best] >= threshold else UNKNOWN,
+                "label": UNKNOWN if why else bundle.classes[best],
                 **({"target": targets[i]} if targets else {}),
                 "confidence": float(p[best]),
+                **({"strangeness": strangeness, "unknown_by": why or None} if strange is not None else {}),
                 "best": bundle.classes[best],
                 "second": bundle.classes[second],
             }
@@ -65,21 +113,33 @@ def _targets(bundle: Bundle, features: FeatureSet) -> list[str | None]:
     return names if set(names) & set(bundle.classes) else []
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, threshold: float) -> Facts:
-    """`unknown`, the number of predictions below the threshold; for images `labelled` with a class of the bundle also
-    `top1`, the percentage whose best class is right.
+def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, limits: Limits) -> Facts:
+    """`unknown`, the number of predictions that are, and how many of them are by what; for images `labelled` with a
+    class of the bundle also `top1`, the percentage whose best class is right.
     """
     classes = set(bundle.classes)
     known = [row for row in rows if row.get("target") in classes]
-    found: Facts = {"unknown": sum(row["confidence"] < threshold for row in rows)}
+    found: Facts = {"unknown": sum(row["label"] == UNKNOWN != row["best"] for row in rows)}
+    if bundle.strangeness is not None:
+        why = [row["unknown_by"] or "" for row in rows]
+        found = {"unknown": sum(map(bool, why)), "max_strangeness": limits.max_strangeness}
+        found |= {f"unknown_by_{by}": sum(by in one for one in why) for by in ("confidence", "strangeness")}
+        found["strangeness"] = bundle.strangeness.facts
     if known:
         found |= {"labelled": len(known), "top1": 100 * sum(row["best"] == row["target"] for row in known) / len(known)}
     return found
 
 
-def _notes(found: Mapping[str, Any], images: int, threshold: float) -> Iterator[str]:
+def _notes(found: Mapping[str, Any], images: int, limits: Limits) -> Iterator[str]:
     """What `_summary` found, in words."""
-    yield f"{found['unknown']} of {counted(images, 'image')} below the threshold of {threshold:g}, so `unknown`"
+    doubtful = found.get("unknown_by_confidence", found["unknown"])
+    yield f"{doubtful} of {counted(images, 'image')} below the threshold of {limits.threshold:g}, so `unknown`"
+    if limits.max_strangeness is not None:
+        both = found["unknown_by_confidence"] + found["unknown_by_strangeness"] - found["unknown"]
+        yield (
+            f"{found['unknown_by_strangeness']} of {counted(images, 'image')} stranger than "
+            f"{limits.max_strangeness:.4g}, so `unknown`; {both} of them for both reasons"
+        )
     if "top1" in found:
         yield (
             f"{found['top1']:.2f} % of the {counted(found['labelled'], 'image')} labelled with the bundle's classes "
@@ -93,17 +153,17 @@ def run_predict(
     source: str,
     listing: Listing,
     threshold: float | None,
+    max_strangeness: float | None,
     notify: Callable[[str], None],
     report_skipped: Callable[[list[dict[str, str]]], None],
 ) -> Predictions:
     """Predictions for every image of a source, of images or of features."""
-    threshold = bundle.threshold if threshold is None else threshold
-    check_threshold(threshold)
+    limits = limits_of(bundle, threshold, max_strangeness)
     inputs = features_for(bundle, reader, source, listing, notify, unlabelled=True)
     report_skipped(inputs.skipped)
-    rows = list(predict_rows(bundle, inputs.train, threshold))
-    found = _summary(rows, bundle, threshold)
-    for line in _notes(found, len(rows), threshold):
+    rows = list(predict_rows(bundle, inputs.train, threshold, max_strangeness))
+    found = _summary(rows, bundle, limits)
+    for line in _notes(found, len(rows), limits):
         notify(line)
-    facts = {"classifier": bundle.classifier, "threshold": threshold, **found, "temperature": bundle.temperature}
+    facts = {"classifier": bundle.classifier, "threshold": limits.threshold, **found, "temperature": bundle.temperature}
     return Predictions("predict", rows, manifest(**inputs.facts, **facts))

@@ -144,7 +144,7 @@ def _predicted(inputs: Inputs) -> str:
     share = f", of which {100 * right / len(named):.0f} % are right" if named else ""
     return (
         f"from {_FEW} labelled digits of each class it names {len(named)} of {len(found)} test digits{share}, and "
-        f"calls {len(found) - len(named)} `unknown`, since its confidence is below {bundle.threshold:g}."
+        f"calls {len(found) - len(named)} `unknown`, for a confidence below {bundle.threshold:g} or their strangeness."
     )
 
 

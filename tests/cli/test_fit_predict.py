@@ -158,7 +158,17 @@ def test_a_confidence_exactly_at_the_threshold_is_neither_called_nor_counted_as_
     assert fewvit("fit", "--data", train, "--classifier", "centroid", "--out", tmp_path / "b.fewvit")[0] == 0
     test = features_file(tmp_path / "test.npz", [0, 1, 0, 1, 1], ["x", "y"], seed=1)
     ask = lambda threshold: json.loads(  # noqa: E731
-        fewvit("predict", tmp_path / "b.fewvit", test, "--threshold", threshold, "--format", "json")[1]
+        fewvit(
+            "predict",
+            tmp_path / "b.fewvit",
+            test,
+            "--threshold",
+            threshold,
+            "--max-strangeness",
+            "inf",
+            "--format",
+            "json",
+        )[1]
     )
     confidences = sorted(row["confidence"] for row in ask(0)["rows"])
     assert len(set(confidences)) == 5
@@ -249,7 +259,7 @@ def test_one_image_per_class_is_not_calibrated_and_that_is_said(fewvit, tmp_path
 def test_the_table_shows_every_column_and_csv_and_files_hold_the_rows(fewvit, bundle, images, tmp_path):
     path = bundle("--classifier", "centroid")
     lines = fewvit("predict", path, images / "test", "--threshold", "1")[1].splitlines()
-    assert lines[0].split() == ["id", "label", "target", "confidence", "best", "second"]
+    assert lines[0].split() == [*("id", "label", "target", "confidence", "strangeness", "unknown_by", "best", "second")]
     assert [line.split()[1] for line in lines[1:]] == ["unknown"] * 7
     out = fewvit("predict", path, images / "test", "--format", "csv", "--out", tmp_path / "p.csv")[1]
     table = list(csv.DictReader(io.StringIO(out)))
@@ -338,6 +348,7 @@ def test_one_image_gets_the_prediction_that_it_gets_among_others(bundle, predict
         **among["dog/001.jpg"],
         "id": "001.jpg",
         "confidence": pytest.approx(among["dog/001.jpg"]["confidence"], abs=1e-5),
+        "strangeness": pytest.approx(among["dog/001.jpg"]["strangeness"], rel=1e-4),
     }
     assert wanted.pop("target") == "dog"
     assert predicted(path, images / "test/dog/001.jpg") == {"001.jpg": wanted}
@@ -581,3 +592,82 @@ def test_each_wrong_call_has_its_exit_code_and_names_what_is_wrong(fewvit, bundl
         assert named in message, (words, message)
         assert message.strip().count("\n") <= 1, (words, message)
     assert not (tmp_path / "new.fewvit").exists()
+
+
+# ---- strangeness
+
+
+def test_far_pictures_are_unknown_and_it_is_told_by_what(fewvit, tmp_path):
+    train = features_file(tmp_path / "train.npz", [0, 1, 2] * 9, ["x", "y", "z"])
+    strange = features_file(tmp_path / "strange.npz", [7] * 5, ["x"] * 7 + ["s"], seed=3)
+    path = tmp_path / "b.fewvit"
+    words = ("--classifier", "centroid", "--out", path, "--strangers", strange, "--known-share", "0.9")
+    code, out, err = fewvit("fit", "--data", train, *words, "--format", "json")
+    assert code == 0, err
+    found = json.loads(out)
+    by = {(row["metric"], row.get("by")): row for row in found["rows"]}
+    stored = load_bundle(path).strangeness
+    assert found["run"]["strangeness"] == stored.facts
+    assert (by["auroc", stored.name]["value"], by["fpr@95", stored.name]["value"]) == (1, 0)
+    assert "90 % of 27 held-out images are not" in err
+    assert [row["threshold"] for row in found["rows"] if row["metric"] == "risk"] == [0, 0.3, 0.5, 0.7, 0.9, 0.95]
+    assert "a threshold of 0.5 names" in err
+
+    code, out, err = fewvit("predict", path, strange, "--threshold", "0", "--format", "json")
+    found = json.loads(out)
+    assert [(row["label"], row["unknown_by"]) for row in found["rows"]] == [("unknown", "strangeness")] * 5
+    run = found["run"]
+    assert [run[k] for k in ("unknown", "unknown_by_confidence", "unknown_by_strangeness")] == [5, 0, 5]
+    assert run["max_strangeness"] == stored.threshold
+    assert "0 of 5 images below the threshold of 0" in err
+    assert "5 of 5 images stranger than" in err
+    code, out, err = fewvit(
+        "predict", path, strange, "--threshold", "0", "--max-strangeness", "inf", "--format", "json"
+    )
+    assert (json.loads(out)["run"]["unknown"], "stranger than" in err) == (0, False)
+
+
+def test_noise_is_stranger_than_pictures_of_the_classes(fewvit, predicted, tmp_path):
+    """By the bundled backbone, from digits."""
+    digits = extracted(fewvit, "fewvit_tiny", "digits/test", tmp_path / "digits.npz", "--img-size", "32")
+    half = np.arange(len(digits)) % 2 == 0
+    for name, rows in (("known", ~half), ("train", half)):
+        digits.select(np.flatnonzero(rows)).save(tmp_path / f"{name}.npz")
+    (tmp_path / "noise").mkdir()
+    for i in range(5):
+        (tmp_path / "noise" / f"{i}.jpg").write_bytes(jpeg(i, (64, 64)))
+    extracted(fewvit, "fewvit_tiny", tmp_path / "noise", tmp_path / "noise.npz", "--img-size", "32")
+    assert (
+        fewvit("fit", "--data", tmp_path / "train.npz", "--classifier", "centroid", "--out", tmp_path / "b.fewvit")[0]
+        == 0
+    )
+    flagged = [
+        [row["unknown_by"] for row in predicted(tmp_path / "b.fewvit", source, "--threshold", "0").values()]
+        for source in (tmp_path / "noise.npz", tmp_path / "known.npz")
+    ]
+    assert flagged[0] == ["strangeness"] * 5
+    assert np.mean([by is not None for by in flagged[1]]) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (("--known-share", "0"), 2, "--known-share 0"),
+        (("--strangeness", "crystal-ball"), 2, "crystal-ball"),
+        (("--add", "--known-share", "0.9"), 2, "--add keeps"),
+        (("--strangers", "gone"), 3, "gone"),
+    ],
+    ids=["share", "score", "add", "gone"],
+)
+def test_a_wrong_wish_about_strangeness_is_told(fewvit, tmp_path, words, code, named):
+    train = features_file(tmp_path / "train.npz", [0, 1] * 7, ["x", "y"])
+    found, _, err = fewvit("fit", "--data", train, "--out", tmp_path / "b.fewvit", *words)
+    assert (found, named in err) == (code, True), err
+    assert not (tmp_path / "b.fewvit").exists()
+
+
+def test_a_limit_of_strangeness_that_is_none_is_told(fewvit, tmp_path):
+    train = features_file(tmp_path / "train.npz", [0, 1] * 7, ["x", "y"])
+    assert fewvit("fit", "--data", train, "--out", tmp_path / "b.fewvit")[0] == 0
+    code, _, err = fewvit("predict", tmp_path / "b.fewvit", train, "--max-strangeness", "nan")
+    assert (code, "--max-strangeness nan" in err) == (2, True)
