@@ -1,6 +1,7 @@
 """Fine-tuning through the command line under real faults.
 
-Kill -9 in the search, in a save, in the last training and in those that calibrate, signals, a full disk, several processes.
+Kill -9 in the search, in a save, in the last training and in those that calibrate, signals, a full disk, several
+processes.
 """
 
 from __future__ import annotations
