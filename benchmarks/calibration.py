@@ -57,9 +57,13 @@ def images(root: Path, source: str) -> Path:
     return folder
 
 
+def run_folder(root: Path, source: str, mode: str, shots: int, seed: int) -> Path:
+    return root / "runs" / f"{source.replace(' ', '')}_{mode}_{shots}_{seed}"
+
+
 def errors(root: Path, source: str, mode: str, shots: int, seed: int) -> dict[str, Any]:
     """Top-1 and calibration error by method of one run, and what calibrated it."""
-    out = root / "runs" / f"{source.replace(' ', '')}_{mode}_{shots}_{seed}"
+    out = run_folder(root, source, mode, shots, seed)
     result = command(
         *("finetune", "--backbone", "fewvit_tiny", "--data", images(root, source), "--shots", shots, "--seed", seed),
         *("--mode", mode, "--set", f"lr={LR[mode]}", "--epochs", EPOCHS.get(mode, 10), "--device", "cpu"),
@@ -88,11 +92,15 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path, help="folder of the images and runs")
     parser.add_argument("--modes", default="last-block,lora,bias,norm,full")
+    parser.add_argument("--finished", action="store_true", help="of the runs that are finished: nothing is trained")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for shots, source in itertools.product(SHOTS, SOURCES):
         frozen: list[list[float]] = []
         for mode in options.modes.split(","):
+            folders = [run_folder(options.runs, source, mode, shots, seed) for seed in SEEDS]
+            if options.finished and not all((folder / "result.json").exists() for folder in folders):
+                continue
             draws = [errors(options.runs, source, mode, shots, seed) for seed in SEEDS]
             where = {"images": source, "shots": shots}
             if not frozen:

@@ -119,3 +119,30 @@ def test_a_part_whose_training_diverges_calibrates_nothing(tune, monkeypatch):
     broken = set("1234")
     chosen, _, err = tune("--shots", 5, "--overwrite")
     assert (chosen["calibrated_on"], chosen["temperature"] >= 1) == (0, True)
+
+
+def test_a_run_that_was_interrupted_while_it_calibrates_goes_on_to_the_same_temperature(
+    fewvit, tune, place, tmp_path, monkeypatch, trained
+):
+    whole, out, _ = tune("--shots", 5)
+    logits = [np.load(out / "calibration" / str(part) / "logits.npy") for part in range(1, 5)]
+    real, names = Trainings.train, [name for name, *_ in trained]
+
+    def train(self, place, *given, **named):
+        if place.name == "3":
+            raise KeyboardInterrupt
+        return real(self, place, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainings, "train", train)
+        with pytest.raises(AssertionError):  # it ends with 130
+            tune("--shots", 5, "--overwrite")
+    assert not (out / "result.json").exists()
+    trained.clear()
+    assert tune("--shots", 5)[0] == whole
+    assert [name for name, *_ in trained] == ["run", "3", "4"]  # the final training has ended already
+    assert all(
+        np.array_equal(one, np.load(out / "calibration" / str(part) / "logits.npy"))
+        for part, one in enumerate(logits, 1)
+    )
+    assert names == ["0", "run", "1", "2", "3", "4"]
