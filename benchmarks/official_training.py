@@ -8,6 +8,7 @@ Networks are dictionaries of parameters under fewvit's names, so that both sides
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -204,7 +205,11 @@ class MsnStep:
         return F.linear(x, weights["fc.fc3.weight"], weights["fc.fc3.bias"])
 
     def assigned(self, features: Tensor) -> Tensor:
-        return F.softmax(F.normalize(features) @ F.normalize(self.prototypes).T / self.recipe.temperature, dim=1)
+        r, number = self.recipe, len(self.prototypes)
+        p = F.softmax(F.normalize(features) @ F.normalize(self.prototypes).T / r.temperature, dim=1)
+        # each prototype has a label, smoothed as labels are
+        labels = (1 - r.label_smoothing) * torch.eye(number, dtype=p.dtype) + r.label_smoothing / number
+        return p @ labels
 
     def __call__(self, views: Sequence[Tensor], keep: Tensor | None, knobs: Mapping[str, float]) -> float:
         r = self.recipe
@@ -223,8 +228,10 @@ class MsnStep:
         targets = targets.repeat(len(views) - 1, 1)
         mean = p.mean(dim=0)
         loss = torch.mean(torch.sum(torch.log(p ** (-targets)), dim=1)) + r.memax_weight * (
-            torch.log(torch.tensor(float(len(mean)))) + torch.sum(torch.log(mean**mean))
+            math.log(len(mean)) + torch.sum(torch.log(mean**mean))
         )
+        if r.entropy_weight:
+            loss = loss + r.entropy_weight * torch.mean(torch.sum(torch.log(p ** (-p)), dim=1))
         found = update(
             self.optimizer,
             loss,

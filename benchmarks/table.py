@@ -75,6 +75,25 @@ def tuned(folder: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+def calibration(folder: Path = RESULTS) -> str:
+    """Markdown: calibration errors of the frozen logistic regression and of each mode, draw by draw."""
+    file = folder / "calibration.json"
+    if not file.exists():
+        return "Nothing has been measured yet: run `python -m benchmarks.calibration RUNS`."
+    lines = [
+        "| images | labels a class | | top-1 | calibration error, mean | draw by draw | most above frozen | held out |",
+        "|---|---:|---|---:|---:|---|---:|---:|",
+    ]
+    for row in json.loads(file.read_text())["rows"]:
+        draws = ", ".join(f"{error:.1f}" for error in row["draws"])
+        beyond = f"{row['beyond']:+.1f}" if "beyond" in row else ""
+        lines.append(
+            f"| {row['images']} | {row['shots']} | {row['method']} | {row['top1']:.1f} | {row['ece']:.1f} | {draws} | "
+            f"{beyond} | {row.get('on', '')} |"
+        )
+    return "\n".join(lines)
+
+
 def index_kinds(folder: Path = RESULTS) -> str:
     """Markdown: each kind of index over the same images."""
     file = folder / "index_kinds.json"
@@ -180,6 +199,7 @@ SECTIONS: dict[str, tuple[str, Section]] = {  # name of the marks -> page, and w
     "learned": ("docs/pretraining.md", learned),
     "tuned": ("docs/finetuning.md", tuned),
     "strangers": ("docs/bundles.md", strangers),
+    "calibration": ("docs/finetuning.md", calibration),
 }
 
 

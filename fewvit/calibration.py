@@ -19,6 +19,7 @@ ENOUGH = 2000  # held-out rows that settle one number; with many images one fold
 # Of `best_temperature`. So low, because the cosines of some backbones differ in the third decimal only: a softmax over
 # them is all but even.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 100.0
+SCEPTICAL = 20  # held-out rows that take half of a sharpening away
 
 
 def scale(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -153,6 +154,35 @@ def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         return 1.0  # no temperature is better than another
     at = int(np.argmin(losses))
     return float(np.exp(-_golden(loss, grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)])))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (Q, C) float64 of finite logits (Q, C)."""
+    powers = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def cautious(temperature: float, rows: int) -> float:
+    """The temperature with less of its sharpening, the fewer held-out rows speak for it; what evens out stays whole.
+
+    Its logarithm, if below 0, times rows / (rows + SCEPTICAL).
+    """
+    return temperature if temperature >= 1 else float(temperature ** (rows / (rows + SCEPTICAL)))
+
+
+def temperature_as_sure(probabilities: np.ndarray, confidence: float) -> float:
+    """The temperature from 1 to 100 at which the mean of the rows' largest probabilities (m, C) is `confidence`.
+
+    1 where it is no more than that already. It is less, the higher the temperature: halving finds it.
+    """
+    low, high = 0.0, float(np.log(MAX_TEMPERATURE))
+    if scale(probabilities, 1.0).max(axis=1).mean() <= confidence:
+        return 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        surer = scale(probabilities, float(np.exp(middle))).max(axis=1).mean() > confidence
+        low, high = (middle, high) if surer else (low, middle)
+    return float(np.exp((low + high) / 2))
 
 
 def _golden(loss: Callable[[float], float], low: float, high: float) -> float:

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from fewvit import calibration
 from fewvit.calibration import (
     best_temperature,
+    cautious,
     confusion_matrix,
     cross_validated_temperature,
     expected_calibration_error,
@@ -19,7 +20,9 @@ from fewvit.calibration import (
     per_class_rows,
     reliability,
     scale,
+    softmax,
     stratified_folds,
+    temperature_as_sure,
 )
 from fewvit.errors import DataError, UsageError
 
@@ -34,6 +37,11 @@ def drawn(probabilities: np.ndarray, seed: int) -> np.ndarray:
     return np.array(
         [np.random.default_rng([seed, i]).choice(len(row), p=row / row.sum()) for i, row in enumerate(probabilities)]
     )
+
+
+def test_a_softmax_by_hand_and_of_logits_too_large_to_be_raised():
+    assert softmax(np.log(np.array([[0.2, 0.3, 0.5]])) - 900) == pytest.approx(np.array([[0.2, 0.3, 0.5]]))
+    assert softmax(np.array([[2000.0, 0.0]], np.float32)).tolist() == [[1.0, 0.0]]
 
 
 # ---- scaling
@@ -111,6 +119,24 @@ def test_the_temperature_stays_in_its_bracket():
     nearly_even = np.tile([[0.5 + 1e-7, 0.5 - 1e-7]], (13, 1))
     assert best_temperature(nearly_even, np.zeros(13, int)) == pytest.approx(calibration.MIN_TEMPERATURE, rel=1e-2)
     assert best_temperature(np.full((13, 5), 0.2), np.arange(13) % 5) == 1.0  # no temperature is better than another
+
+
+def test_few_rows_sharpen_little_and_even_out_as_much_as_many():
+    assert cautious(0.25, 20) == pytest.approx(0.5)  # half of the logarithm
+    assert cautious(0.25, 0) == 1
+    assert cautious(0.25, 10**9) == pytest.approx(0.25)
+    assert [cautious(t, 3) for t in (1.0, 1.7, 40.0)] == [1.0, 1.7, 40.0]
+
+
+def test_a_temperature_makes_rows_as_sure_as_is_asked_and_never_surer_than_they_are():
+    shares = random_probabilities(17, 7, seed=4)
+    own = shares.max(axis=1).mean()
+    for wanted in (0.2, 0.4, own - 0.01):
+        found = temperature_as_sure(shares, wanted)
+        assert found > 1
+        assert scale(shares, found).max(axis=1).mean() == pytest.approx(wanted, abs=1e-4)
+    assert temperature_as_sure(shares, own) == temperature_as_sure(shares, 0.99) == 1
+    assert temperature_as_sure(shares, 0.1) == pytest.approx(100, rel=1e-3)  # less than even: as even as there is
 
 
 def test_predictions_that_are_often_wrong_are_believed_as_often_as_they_are_right():

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from fewvit.backbones import Architecture
-from fewvit.calibration import best_temperature
 from fewvit.errors import IntegrityError, NumericalError
-from fewvit.finetune.held_out import Candidate, Curve, evaluate_logits, held_out_rows
+from fewvit.finetune.held_out import Candidate, Curve, evaluate_logits, held_out_parts, held_out_rows
 from fewvit.finetune.modes import MODES, recipe_for
 from fewvit.views.view import View
 
@@ -37,9 +36,19 @@ def test_every_class_keeps_an_image_and_other_seeds_hold_out_others():
 
 def test_of_one_image_per_class_none_is_held_out():
     assert len(held_out_rows(np.arange(5), 0)) == 0
+    assert held_out_parts(np.arange(5), 0) == []
 
 
-def test_accuracy_loss_and_temperature_by_hand():
+def test_every_image_of_a_class_with_several_is_held_out_once_and_the_first_part_chooses():
+    labels = np.repeat([0, 1, 2], (2, 3, 1))
+    parts = held_out_parts(labels, seed=4)
+    assert len(parts) == 3  # as many as the largest class has images
+    assert sorted(np.concatenate(parts).tolist()) == [0, 1, 2, 3, 4]  # the class of one image keeps it
+    assert np.array_equal(parts[0], held_out_rows(labels, seed=4))
+    assert len(held_out_parts(np.repeat([0, 1], 11), seed=4)) == 5
+
+
+def test_accuracy_and_loss_by_hand():
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])) + np.array(
         [[5.0], [-700.0], [900.0]]
     )
@@ -47,8 +56,6 @@ def test_accuracy_loss_and_temperature_by_hand():
     found = evaluate_logits(logits, labels)
     assert found["held_top1"] == pytest.approx(200 / 3)
     assert found["held_loss"] == pytest.approx(-(math.log(0.7) + math.log(0.1) + math.log(0.5)) / 3)
-    shares = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])
-    assert found["held_temperature"] == pytest.approx(best_temperature(shares, labels), rel=1e-6)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
@@ -63,8 +70,7 @@ def test_a_class_that_has_no_probability_costs_a_finite_loss():
 
 def curve_of(tmp_path, *points: tuple[float, float]) -> Curve:
     records = [
-        {"step": 2 * (i + 1), "epoch": i, "held_top1": t, "held_loss": loss, "held_temperature": 1.0 + i}
-        for i, (t, loss) in enumerate(points)
+        {"step": 2 * (i + 1), "epoch": i, "held_top1": t, "held_loss": loss} for i, (t, loss) in enumerate(points)
     ]
     (tmp_path / "log.jsonl").write_text(
         "".join(json.dumps(r) + "\n" + json.dumps({"step": 1, "epoch": 0, "loss": 3}) + "\n" for r in records)
@@ -78,7 +84,7 @@ def test_the_best_epoch_is_the_most_accurate_then_the_least_lossy_then_the_first
     assert [curve.stalled(done, 2) for done in (3, 4, 5)] == [False, False, True]
     assert [curve.stalled(done, 1) for done in (1, 2, 3, 4)] == [False, False, False, True]
     outcome = curve.outcome(0.1, 4)
-    assert (outcome["lr"], outcome["epochs"], outcome["held_top1"], outcome["held_temperature"]) == (0.1, 3, 60, 3.0)
+    assert (outcome["lr"], outcome["epochs"], outcome["held_top1"], outcome["held_loss"]) == (0.1, 3, 60, 1.2)
     assert [point["epoch"] for point in outcome["curve"]] == [1, 2, 3, 4]  # what is beyond is not known yet
     curve.by_epoch = dict(reversed(curve.by_epoch.items()))  # the first by its number, in whatever order they come
     assert curve.outcome(0.1, 4) == outcome

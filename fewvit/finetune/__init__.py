@@ -4,7 +4,8 @@ Nothing but the labelled images decides: learning rate and number of epochs are 
 out, and the test images are looked at once, at the end.
 
 A run in its order: `request` (what is asked, and what the mode makes of it), `plan` (all of it settled), `baselines`
-(the frozen backbone), `search` and `final_network` (which `trainings` on `networks` there are), `evaluation`.
+(the frozen backbone), `search`, `final_network` and `confidence` (which `trainings` on `networks` there are),
+`evaluation`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ..runs.request import NetworkEffort, require_precision_on
 from ..sources import Given, open_pair
 from ..splits import Split, n_per_class
 from .baselines import frozen_rows
+from .confidence import calibrated
 from .evaluation import evaluate_tuned, result_of, test_predictions
 from .final_network import finish
 from .networks import require_plain_vit
@@ -176,8 +178,11 @@ def _carried_out(plan: Plan, frozen: Frozen | None, seconds: dict[str, float]) -
     if signal is not None:
         return None, signal
     task, signal = _timed(seconds, "train", lambda: finish(trainings, chosen))
-    if task is None or signal is not None or rank() != 0:
+    if task is None or signal is not None:
         return None, signal
-    rows, facts = _timed(seconds, "judge", lambda: evaluate_tuned(plan, labelled, task, chosen))
+    confidence, signal = _timed(seconds, "calibrate", lambda: calibrated(trainings, chosen, task))
+    if confidence is None or signal is not None or rank() != 0:
+        return None, signal
+    rows, facts = _timed(seconds, "judge", lambda: evaluate_tuned(plan, labelled, task, chosen, confidence))
     result = result_of(plan, rows_of_frozen, rows, facts, seconds)
     return plan.folder.finish(result, [plan.weights, HEAD, BUNDLE]), None

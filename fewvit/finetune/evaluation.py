@@ -20,6 +20,7 @@ from ..labels import labelled
 from ..models.resolve import resolve
 from ..results import Result, manifest
 from .baselines import logistic
+from .confidence import Confidence
 from .held_out import Candidate
 from .plan import BUNDLE, Labelled, Plan
 
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
 
 
 def evaluate_tuned(
-    plan: Plan, labelled: Labelled, task: Tuning, chosen: Candidate
+    plan: Plan, labelled: Labelled, task: Tuning, chosen: Candidate, confidence: Confidence
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of the fine-tuned model, read back from its folder as every command does, and facts for the manifest."""
     request = plan.request
     pipeline, test = _test_features(plan)
     evaluation = evaluate_estimator(
-        classifier_of(plan, labelled, task.head, labelled.present), test, chosen.temperature
+        classifier_of(plan, labelled, task.head, labelled.present), test, confidence.temperature
     )
-    _save_bundle(plan, labelled, task.head, pipeline, chosen)
+    _save_bundle(plan, labelled, task.head, pipeline, confidence)
     columns = {"method": request.mode, "shots": request.shots, "n_train": len(labelled.labels), "n_test": len(test)}
     rows = [
         {**columns, "trial": request.trial, "metric": m, "value": v} for m, v in evaluation.metrics(test.labels).items()
@@ -47,7 +48,8 @@ def evaluate_tuned(
             "lr": chosen.lr,
             "epochs": chosen.epochs,
             "held_out_top1": chosen.top1,
-            "temperature": round(chosen.temperature, 4),
+            "temperature": round(confidence.temperature, 4),
+            "calibrated_on": confidence.calibrated_on,
         },
         "trained_parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
         "tuned_pool": pipeline.pool,
@@ -79,7 +81,7 @@ def _test_features(plan: Plan) -> tuple[Pipeline, FeatureSet]:
 
 
 def _save_bundle(
-    plan: Plan, labelled: Labelled, head: ClassificationHead, pipeline: Pipeline, chosen: Candidate
+    plan: Plan, labelled: Labelled, head: ClassificationHead, pipeline: Pipeline, confidence: Confidence
 ) -> None:
     """The classifier with all that `fewvit predict` needs, in a file of its own."""
     bundle = Bundle(
@@ -90,7 +92,8 @@ def _save_bundle(
         head.weight.shape[1],
         pipeline.fingerprint,
         Backbones([str(plan.folder.path.resolve())], plan.access).recipe(pipeline),
-        chosen.temperature,
+        confidence.temperature,
+        calibrated_on=confidence.calibrated_on,
     )
     save_bundle(plan.folder.path / BUNDLE, bundle)
 

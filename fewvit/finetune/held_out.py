@@ -7,38 +7,45 @@ from pathlib import Path
 
 import numpy as np
 
-from ..calibration import best_temperature, stratified_folds
+from ..calibration import softmax, stratified_folds
 from ..errors import IntegrityError, NumericalError
 from ..training.log import read_log
 
 _FOLDS = 5  # of the labelled images; one is held out
-_NAMES = ("held_top1", "held_loss", "held_temperature")
+_NAMES = ("held_top1", "held_loss")
 
 
-def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Numbers of the images with labels (N,) that are held out: a fifth, or one of each class where none has five.
+def held_out_parts(labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Numbers of the images with labels (N,) that are held out in turn: fifths, or as many parts as a class has images.
 
-    Empty where every class has a single image.
+    The first part chooses learning rate and number of epochs, the others calibrate. None where every class has a single
+    image.
     """
     most = int(np.bincount(labels).max())
     if most < 2:
-        return np.zeros(0, np.int64)
-    return np.flatnonzero(stratified_folds(labels, min(_FOLDS, most), seed) == 0)
+        return []
+    parts = min(_FOLDS, most)
+    part = stratified_folds(labels, parts, seed)
+    return [np.flatnonzero(part == p) for p in range(parts)]
+
+
+def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:
+    """The first of `held_out_parts`, which chooses; empty where nothing can be held out."""
+    return next(iter(held_out_parts(labels, seed)), np.zeros(0, np.int64))
 
 
 def evaluate_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """What logits (B, C) are worth on labels (B,): top-1 in percent, loss in nats, temperature that calibrates them.
+    """What logits (B, C) are worth on labels (B,): top-1 in percent, loss in nats.
 
     Raises NumericalError for NaN and Inf.
     """
     if not np.isfinite(logits).all():
         raise NumericalError("the network gives NaN or Inf for held-out images")
-    powers = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
-    shares = powers / powers.sum(axis=1, keepdims=True)
+    shares = softmax(logits)
     own = shares[np.arange(len(labels)), labels]
     top1 = 100.0 * float((shares.argmax(axis=1) == labels).mean())
     loss = float(-np.log(np.maximum(own, 1e-30)).mean())
-    return dict(zip(_NAMES, (top1, loss, best_temperature(shares, labels)), strict=True))
+    return dict(zip(_NAMES, (top1, loss), strict=True))
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,6 @@ class Candidate:
     epochs: int  # after which they were classified best
     top1: float | None = None  # of them, in percent; None: nothing was held out
     loss: float = 0.0
-    temperature: float = 1.0  # of `calibration.scale`
 
     @property
     def merit(self) -> tuple[float, float, float]:

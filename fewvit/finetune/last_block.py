@@ -32,6 +32,7 @@ from ..options import Setting
 from ..runs.folder import RunFolder, run_digest
 from ..runs.request import NetworkEffort
 from ..splits import Split
+from .confidence import Confidence, calibrated
 from .evaluation import classifier_of
 from .final_network import finish
 from .held_out import Candidate
@@ -70,13 +71,15 @@ class LastBlocks:
         """One network per split, whose rows are those of `train`; `test` says which test images count."""
         with tempfile.TemporaryDirectory(prefix="fewvit-") as scratch:
             ended = [self._trained(split, train, Path(scratch)) for split in splits]
-            features = self._test_features([task for _, _, task, _ in ended], test)
-            for split, (plan, labelled, task, chosen), rows in zip(splits, ended, features, strict=True):
+            features = self._test_features([task for _, _, task, _, _ in ended], test)
+            for split, (plan, labelled, task, chosen, confidence), rows in zip(splits, ended, features, strict=True):
                 estimator, why = classifier_of(plan, labelled, task.head, labelled.present), _described(chosen)
                 self.notify(f"last block, {split.name}, trial {split.trial}: {why}")
-                yield Tuned(estimator, dataclasses.replace(test, features=rows), chosen.temperature, why)
+                yield Tuned(estimator, dataclasses.replace(test, features=rows), confidence.temperature, why)
 
-    def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Labelled, Tuning, Candidate]:
+    def _trained(
+        self, split: Split, train: FeatureSet, scratch: Path
+    ) -> tuple[Plan, Labelled, Tuning, Candidate, Confidence]:
         """The network of one split, from the cache where it was trained before."""
         support = train.select(split.train)
         support_set = select_ids(self.train_set, support.ids)
@@ -114,10 +117,13 @@ class LastBlocks:
             trainings = Trainings(plan, labelled)
             chosen, number = choose(trainings)
             task, number = (None, number) if number is not None else finish(trainings, chosen)
+            confidence = None
+            if task is not None:
+                confidence, number = calibrated(trainings, chosen, task)
         if number is not None:
             # what was trained is kept; the command ends as it does for a signal at any other time
             signal.raise_signal(number)
-        return plan, labelled, cast("Tuning", task), chosen
+        return plan, labelled, cast("Tuning", task), chosen, cast("Confidence", confidence)
 
     def _test_features(self, tasks: Sequence[Tuning], test: FeatureSet) -> list[np.ndarray]:
         """The test images' features (Q, D) under each network; what they share, all but the last block, runs once."""

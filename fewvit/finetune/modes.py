@@ -66,6 +66,9 @@ class TuningRecipe(Recipe):
     head: Literal["probe", "linear"] = "probe"
     select: bool = True  # hold a part of the labelled images out to choose learning rate and number of epochs
     refit: bool = True  # then train anew on all of them; False: keep the best weights of the search
+    # train without parts of the labelled images to calibrate confidences by them; False: no surer than the frozen
+    # classifier
+    calibrate: bool = True
     patience: int = 10  # epochs without a better held-out accuracy after which a search ends
     rank: int = 8  # of a low-rank update
     alpha: float = 16.0  # its scale, times the rank

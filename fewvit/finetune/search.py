@@ -34,7 +34,8 @@ def choose(trainings: Trainings) -> tuple[Candidate, int | None]:
         if plan.recipe.select:
             plan.notify(
                 "one labelled image per class: nothing can be held out to choose by, so the mode's own learning rate "
-                f"{default.lr:g} is taken for {counted(default.epochs, 'epoch')}, and confidences are not calibrated"
+                f"{default.lr:g} is taken for {counted(default.epochs, 'epoch')}, and confidences are those of a "
+                "classifier that is as sure of these images as the frozen one, at most"
             )
         return default, None
     fit = np.setdiff1d(np.arange(len(labels)), held)
@@ -83,7 +84,7 @@ def _candidate(
     facts = json.loads(outcome.read_text())
     if facts.get("diverged"):
         return None, None
-    names = ("lr", "epochs", "held_top1", "held_loss", "held_temperature")
+    names = ("lr", "epochs", "held_top1", "held_loss")
     return Candidate(*(facts[name] for name in names)), None
 
 

@@ -45,11 +45,25 @@ class Trainings:
         """Images per step where so many are trained on."""
         return min(self.plan.recipe.batch_size, len(fit))
 
-    def train(self, place: Path, lr: float, fit: np.ndarray, held: np.ndarray, stop_after: int | None = None) -> Ended:
+    def logits(self, task: Tuning, rows: np.ndarray) -> np.ndarray:
+        """Logits (B, C) float32 of the images with numbers `rows` (B,), as the evaluation sees them."""
+        return self._images.logits(task, rows)
+
+    def train(
+        self,
+        place: Path,
+        lr: float,
+        fit: np.ndarray,
+        held: np.ndarray,
+        stop_after: int | None = None,
+        *,
+        batch: int | None = None,
+        what: str = "final",
+    ) -> Ended:
         """One training on the images `fit` (n,), in the folder `place`; `held` (m,) are classified after every epoch.
 
-        It ends after `stop_after` epochs, or when the held-out images are classified no better. Raises NumericalError
-        if it diverges.
+        It ends after `stop_after` epochs, or when the held-out images are classified no better. `batch`: images per
+        step, if not as many as the recipe says. Raises NumericalError if it diverges.
         """
         from ..training.batches import Subset
         from ..training.loop import Execution, Watch, train
@@ -62,13 +76,13 @@ class Trainings:
             plan.notify(note)
         folder, batches = RunFolder(place), Subset(self._images, fit)
         curve = Curve(folder.log)
-        order = Order(len(batches), self.batch(fit), recipe.epochs, plan.request.seed)
+        order = Order(len(batches), batch or self.batch(fit), recipe.epochs, plan.request.seed)
         log_every = min(effort.log_every, order.steps_per_epoch)
 
         def each_epoch(done: int) -> dict[str, float] | None:
             if not len(held):
                 return None
-            curve.by_epoch[done] = evaluate_logits(self._images.logits(task, held), self.labelled.labels[held])
+            curve.by_epoch[done] = evaluate_logits(self.logits(task, held), self.labelled.labels[held])
             if not recipe.refit and curve.best(done) == done:
                 _keep(task, place / BEST)
             return curve.by_epoch[done]
@@ -76,7 +90,7 @@ class Trainings:
         def enough(done: int) -> bool:
             return curve.stalled(done, recipe.patience) if stop_after is None else done >= stop_after
 
-        what = f"learning rate {lr:g}" if len(held) else "final"
+        what = f"learning rate {lr:g}" if len(held) else what
         watch = Watch(lambda p: plan.audience.progress(what, p), each_epoch, enough=enough, notify=plan.notify)
         parts, recompute = plan.request.accumulate, effort.checkpoint_activations
         how = Execution(effort.device, parts, effort.save_every, log_every, recompute=recompute)

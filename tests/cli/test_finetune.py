@@ -502,8 +502,11 @@ def test_one_labelled_image_per_class_is_said_and_takes_the_fixed_defaults(tune,
     code, result, err = tune(tmp_path / "run", "--shots", 1)
     assert code == 0, err
     assert "one labelled image per class: nothing can be held out" in err
-    assert result["run"]["chosen"] == {"lr": 3e-4, "epochs": 2, "held_out_top1": None, "temperature": 1.0}
+    chosen = result["run"]["chosen"]
+    assert chosen.pop("temperature") >= 1
+    assert chosen == {"lr": 3e-4, "epochs": 2, "held_out_top1": None, "calibrated_on": 0}
     assert not (tmp_path / "run/search").exists()
+    assert not (tmp_path / "run/calibration").exists()
 
 
 def test_a_learning_rate_that_diverges_is_left_out_and_if_all_do_it_is_5(tune, tmp_path, monkeypatch):
