@@ -149,6 +149,22 @@ def test_rows_come_by_shots_then_classifier_and_say_which_are_transductive():
     assert all(row["value"] == 100 for row in rows)
 
 
+def test_a_transductive_classifier_far_below_the_class_means_is_told_with_both_figures():
+    stream, y = np.random.default_rng(0), np.repeat(np.arange(5), 40)
+    rows = 0.6 * stream.normal(size=(5, 32))[y] + 0.7 * stream.normal(size=(200, 32)) + 20  # cosines all but agree
+    far = FeatureSet(rows.astype(np.float32), y, [str(i) for i in range(200)], list("abcde"))
+    told: list[str] = []
+    settings = {"label_propagation": {}, "bd_cspn": {}, "centroid": {}}
+    values = {
+        row["method"]: row["value"]
+        for row in evaluate_episodes(far, EpisodeOptions(ways=5, episodes=60, settings=settings), told.append)
+    }
+    assert values["centroid"] - values["label_propagation"] > 5 > values["centroid"] - values["bd_cspn"]
+    (line,) = told
+    assert line.startswith(f"label_propagation, 5-way 1-shot: {values['label_propagation']:.1f} % is ")
+    assert f"(centroid, {values['centroid']:.1f} %)" in line
+
+
 def test_one_episode_has_no_interval():
     [row] = evaluate_episodes(clustered(), EpisodeOptions(ways=3, queries=5, episodes=1))
     assert not {"std", "ci95"} & set(row)

@@ -389,6 +389,18 @@ def test_the_largest_share_needs_no_others(temperature):
     np.testing.assert_allclose(largest_share(shares, temperature), scale(shares, temperature).max(axis=1), rtol=2e-6)
 
 
+def test_a_transductive_classifier_far_below_the_class_means_is_told_with_both_means(train, test):
+    far_train, far_test = (dataclasses.replace(one, features=one.features + 20) for one in (train, test))
+    told: list[str] = []
+    settings = {"label_propagation": {}, "centroid": {}}
+    rows, _ = evaluate_lowshot(far_train, far_test, options(shots=(1,), settings=settings), "", told.append)
+    mean = {row["method"]: row["value"] for row in pick(rows, metric="top1", trial="mean")}
+    assert mean["centroid"] - mean["label_propagation"] > 5
+    (line,) = [line for line in told if "nearest class mean" in line]
+    assert line.startswith(f"label_propagation, 1 shot: {mean['label_propagation']:.1f} % is ")
+    assert f"(centroid, {mean['centroid']:.1f} %)" in line
+
+
 def test_transductive_rows_say_so(train, test):
     rows, _ = evaluate_lowshot(train, test, options(settings={"bd_cspn": {}, "centroid": {}}))
     assert all(row["transductive"] is True for row in pick(rows, method="bd_cspn"))

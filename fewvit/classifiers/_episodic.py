@@ -103,7 +103,8 @@ class EpisodicClassifier(ProbabilisticClassifier):
 
         rows, given = validate_data(self, X, y, dtype=_DTYPES)
         self.check_options()
-        if (weights := checked_weights(sample_weight, rows)) is not None:
+        weights = None if sample_weight is None else checked_weights(sample_weight, rows)
+        if weights is not None:
             rows, given, weights = rows[weights > 0], given[weights > 0], weights[weights > 0]
         self.classes_, labels = numbered(given)
         self._n_support, self._dtype = len(rows), rows.dtype

@@ -46,14 +46,12 @@ def of_two(scores: np.ndarray) -> np.ndarray:
     return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
 
-def checked_weights(sample_weight: ArrayLike | None, rows: np.ndarray) -> np.ndarray | None:
-    """Weights (n,) float64 of rows (n, D), none below zero; None where all rows count the same.
+def checked_weights(sample_weight: ArrayLike, rows: np.ndarray) -> np.ndarray:
+    """Weights (n,) float64 of rows (n, D), none below zero.
 
     One number stands for all. Raises ValueError for another number of weights, for NaN, Inf and what is below zero,
     and where no row counts.
     """
-    if sample_weight is None:
-        return None
     weights = np.array(sample_weight, dtype=np.float64)
     if weights.ndim == 0:
         weights = np.full(len(rows), weights)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ._lbfgs import Memory, Progress
 from ._softmax_regression import (
     ARMIJO,
     HALVINGS,
     REFRESH,
     ROUNDING,
     Frame,
-    Memory,
-    Progress,
     Solution,
     bound,
     exact_objective,

@@ -76,7 +76,6 @@ class LogisticRegression(ProbabilisticClassifier):
             return self
         rows, labels = self._validated(X, y)
         weights = checked_weights(sample_weight, rows)
-        assert weights is not None
         counts = weights > 0
         self.classes_, numbers = numbered(labels[counts])
         rows, weights = self._prepared(rows[counts]), weights[counts]

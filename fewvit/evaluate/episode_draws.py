@@ -39,6 +39,11 @@ class Episodes:
             "queries": self.queries.shape[1] // self.ways,
         }
 
+    @property
+    def shown(self) -> str:
+        """`5-way 1-shot`."""
+        return f"{self.ways}-way {self.shape['shots']}-shot"
+
 
 def read_classes(file: str, number: Mapping[str, int]) -> list[int]:
     """Numbers of the classes in a text file, one per line: its name, or its name and words about it.

@@ -23,6 +23,7 @@ from ..results import Row
 from .details import Details, EpisodeScores, Keep, keep_nothing
 from .episode_draws import Episodes, draw_episodes, read_classes, read_runs, require_runs
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
+from .transduction import below_start, nearest_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +93,13 @@ def evaluate_episodes(
     estimators = {method: find("classifiers", method)(**settings) for method, settings in options.settings.items()}
     rows = []
     for episodes in _episodes(features, options, notify):
+        start: np.ndarray | None = None  # of the transductive ones
         for method, estimator in estimators.items():
             found = accuracies(features.features, episodes, estimator, method)
+            if traits_of(estimator).transductive:
+                start = accuracies(features.features, episodes, nearest_mean(), "centroid") if start is None else start
+                if line := below_start(method, found, start, episodes.shown):
+                    notify(line)
             keep(Details(episodes=[EpisodeScores({"method": method, **episodes.shape}, found)]))
             summary = mean_and_interval(found.tolist())
             rows.append(

@@ -19,6 +19,7 @@ from ..splits import Split
 from .evaluation import Evaluation, evaluate_estimator
 from .inputs import unfit
 from .lowshot_options import LowShotOptions, by_shots
+from .transduction import below_start, nearest_mean
 
 _CALIBRATION_TOL = 1e-3  # of the fits that choose a temperature only
 
@@ -71,6 +72,8 @@ def cells_of(
             cells = _cells(method, settings, alike, train, test, options, protocol)
             if line := traits_of(cells[0].estimator).summary([cell.estimator for cell in cells], alike[0].name):
                 notify(line)
+            if traits_of(cells[0].estimator).transductive and (line := _below_start(cells, train, test)):
+                notify(line)
             yield cells
     if tuner is not None:
         for alike in by_shots(splits):
@@ -110,6 +113,16 @@ def _cells(
             Cell(method, split, estimator, evaluate_estimator(estimator, test, temperature), temperature, facts)
         )
     return cells
+
+
+def _below_start(cells: Sequence[Cell], train: FeatureSet, test: FeatureSet) -> str:
+    """The line where the trials of a transductive classifier end far below the class means they start from."""
+    found, start = [], []
+    for cell in cells:
+        means = nearest_mean().fit(train.features[cell.split.train], train.labels[cell.split.train])
+        found.append(cell.evaluation.metrics(test.labels)["top1"])
+        start.append(100.0 * float((means.predict(test.features) == test.labels).mean()))
+    return below_start(cells[0].method, np.array(found), np.array(start), cells[0].split.name)
 
 
 def _source_of_penalty(
@@ -170,7 +183,7 @@ def _loosened(estimator: Any, fitted: Any) -> Estimator:  # their options are lo
     """The classifier for the folds that choose a temperature: the penalty of all labelled rows, solved less exactly."""
     takes, penalty = options_of(type(estimator)), traits_of(estimator).penalty
     if "k" in takes:
-        estimator.set_params(k=max(1, min(getattr(fitted, "k_", estimator.k), len(fitted.classes_))))
+        estimator.set_params(k=max(1, min(estimator.k or fitted.k_, len(fitted.classes_))))
     if "tol" in takes:
         estimator.set_params(tol=max(_CALIBRATION_TOL, estimator.tol))
     if penalty:
