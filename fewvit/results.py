@@ -140,7 +140,7 @@ class Result:
         flat = [_flat(row) for row in self.rows]
         columns = _ordered({key: None for row in flat for key, value in row.items() if value is not None})
         cells = {c: [_cell(row.get(c), _decimals(c, row.get("metric"))) for row in flat] for c in columns}
-        return {c: [cell[:_DIGITS] for cell in found] if c in _DIGESTS else found for c, found in cells.items()}
+        return {c: [in_table(c, cell) for cell in found] for c, found in cells.items()}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +152,11 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ordered(columns: Mapping[str, None]) -> list[str]:
     return [c for c in _COLUMNS if c in columns] + [c for c in columns if c not in _COLUMNS]
+
+
+def in_table(column: str, value: Any) -> Any:
+    """A value as a cell of a table has it: of a digest as many digits as tell apart, anything else as it is."""
+    return value[:_DIGITS] if column in _DIGESTS and isinstance(value, str) else value
 
 
 def is_percent(metric: object) -> bool:
