@@ -71,6 +71,8 @@ class Watch:
     each_save: Callable[[int], None] = lambda step: None
     notify: Callable[[str], None] = lambda line: None
     enough: Callable[[int], bool] = lambda epochs_done: False  # whether to end here, by what `each_epoch` found so far
+    # facts of what a run begins with, for the log; asked for again when it goes on, before its checkpoint is taken
+    at_start: Callable[[], Mapping[str, float] | None] = lambda: None
 
 
 @dataclass
@@ -108,6 +110,7 @@ def train(
     run = Run(task, order, how)
     checkpoints = Checkpoints(folder.checkpoints) if folder is not None else None
     found = checkpoints.newest(watch.notify) if checkpoints is not None else None
+    at_start = watch.at_start()
     start = run.restore(found) if found else 0
     first = rank() == 0
     if first and checkpoints is not None:
@@ -119,6 +122,8 @@ def train(
         return trained
     opened = contextlib.closing(Log(folder.log, start)) if first and folder is not None else contextlib.nullcontext()
     with opened as log, Stopping() as stopping, ThreadPoolExecutor(1) as reader:
+        if at_start and start == 0 and log is not None:
+            log.write(0, epoch=-1, **at_start)
         ahead = reader.submit(batches.read, run.own(start))
         for index in range(start, order.total):
             own, fetched = run.own(index), ahead.result()
