@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +12,12 @@ import numpy as np
 
 from ..datasets import Dataset, Listing, open_dataset, select
 from ..digests import Contents, DigestMemory, contents_of
-from ..errors import BadImages, MissingExtra, UsageError
+from ..errors import BadImages, MissingExtra
 from ..extraction.work import allowed_bad
 from ..files import replacing, sha256_of
 from ..methods import Method
-from ..models.build import build
-from ..models.resolve import resolve, run_backbone
+from ..models.resolve import run_backbone
 from ..models.spec import Access, BackboneSpec
-from ..models.told import NOTHING
 from ..preprocess import Preprocess
 from ..results import Result, Row, manifest
 from ..runs.folder import ENCODER, RunFolder
@@ -45,9 +43,10 @@ from .request import (
     warn_of_few_images,
     warn_of_small_images,
 )
+from .rows import rows_of
+from .start import start_of, trunk_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.utils.tensorboard import SummaryWriter
 
     from ..training.loop import Trained
@@ -79,7 +78,7 @@ def run_pretrain(
     folder = RunFolder(out)
     dataset = announce(open_dataset(request.data, listing), audience.notify)
     monitor = announce(open_dataset(request.monitor, listing), audience.notify) if request.monitor else None
-    spec = _start_of(request, access, memory)
+    spec = start_of(request, access, memory)
     if spec is not None:
         wanted = recipe.architecture
         recipe = dataclasses.replace(recipe, architecture=continued_architecture(spec, wanted))
@@ -110,28 +109,6 @@ def run_pretrain(
                     tell_what_init_changed(request, wanted, recipe.architecture, audience.notify)
                 warn_of_small_images(request, recipe, run.images.sizes, audience.notify)
             return run.run()
-
-
-def _start_of(request: PretrainingRequest, access: Access, memory: DigestMemory) -> BackboneSpec | None:
-    """What is gone on from; None: from scratch. Raises as `resolve`, and UsageError where nothing is to be told of."""
-    if not request.init:
-        if request.checkpoint_key or request.family or request.told != NOTHING:
-            raise UsageError(
-                "--checkpoint-key, --family, --heads, --grid, --mean and --std say what a weights file is, and here is "
-                "none",
-                fix="Give it with --init FILE.",
-            )
-        return None
-    spec = resolve(
-        request.init,
-        access,
-        memory,
-        checkpoint_key=request.checkpoint_key,
-        family=request.family,
-        told=request.told,
-    )
-    spec.require_imagenet_statistics()
-    return spec
 
 
 def _contents(sides: Mapping[str, Dataset], memory: DigestMemory, notify: Callable[[str], None]) -> dict[str, Contents]:
@@ -187,7 +164,7 @@ class _Pretraining:
         torch.manual_seed(seed_of(request.seed, "weights"))
         self.task = recipe.task()
         if spec is not None:
-            self.task.start_from(_trunk_of(spec))
+            self.task.start_from(trunk_of(spec))
         self.monitor_images = (
             labelled_monitor_images(monitor, preprocess, request, effort)
             if monitor is not None
@@ -323,35 +300,18 @@ class _Pretraining:
         }
         if facts["verdict"] and trained.signal is None:
             self.audience.notify(str(facts["verdict"]))
-        return Result("pretrain", list(self._rows(trained)), manifest(**facts))
+        return Result("pretrain", self._rows(trained), manifest(**facts))
 
-    def _rows(self, trained: Trained) -> Iterator[Row]:
-        """The loss, and what the monitor found last, beside what it had found at the start."""
-        from .monitor import TEMPERATURE, neighbours_of
-
+    def _rows(self, trained: Trained) -> list[Row]:
         name = {"dataset": self.dataset.name, "backbone": str(self.folder.path), "method": self.request.method}
-        n_train = {"n_train": len(self.images)}
-        if "loss" in trained.last:
-            yield {**name, "metric": "loss", "value": trained.last["loss"], **n_train}
-        watched = self.request.monitor is not None
-        on = {**n_train, "n_test": len(self.monitor_images.pixels), "monitor": self.monitor_name}
-        knn = {"k": neighbours_of(self.monitor_images), "temperature": TEMPERATURE} if watched else {}
-        before, found = self.start.facts if self.start is not None else {}, trained.of_epoch
-        for key in (key for key in found if not key.startswith("knn_gain")):
-            start = {"start": before[key]} if key in before else {}
-            of_knn = knn if key in _METRICS else {}
-            yield {**name, **of_knn, "metric": _METRICS.get(key, key), "value": found[key], **start, **on}
-        if "knn_gain" in found:
-            interval = [found["knn_gain_low"], found["knn_gain_high"]]
-            yield {**name, **knn, "metric": "top1_gain", "value": found["knn_gain"], "ci95": interval, **on}
+        start = self.start.facts if self.start is not None else {}
+        own = {**name, "n_train": len(self.images)}
+        return list(rows_of(own, trained.last, trained.of_epoch, start, self.monitor_images, self.monitor_name))
 
     def _draw_curves(self) -> None:
         from .curves import draw
 
         draw(self.folder.path / "curves.png", self.folder.log, self.audience.notify)
-
-
-_METRICS = {"knn_top1": "top1"}  # names in the log -> names in result rows
 
 
 def _board(folder: RunFolder) -> SummaryWriter:
@@ -363,11 +323,3 @@ def _board(folder: RunFolder) -> SummaryWriter:
             "TensorBoard is not installed", fix="pip install 'fewvit[tensorboard]', or leave --tensorboard out."
         ) from error
     return SummaryWriter(str(folder.path / "tensorboard"))
-
-
-def _trunk_of(spec: BackboneSpec) -> dict[str, Tensor]:
-    """The tensors of released weights, every one of them."""
-    from ..models.vit import Readout
-
-    height, width = (side * spec.architecture.patch for side in spec.architecture.table)
-    return dict(build(spec, Readout(), (height, width), engine="eager").model.state_dict())
