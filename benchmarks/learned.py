@@ -221,7 +221,7 @@ def _trainings(runs: list[str]) -> dict[str, Any]:
             "images": images,
             "images_per_second": speed,
             "hours": round(epochs * images / speed / 3600, 2),
-            "knn_by_epoch": [line["knn_top1"] for line in read_log(folder.log) if "knn_top1" in line],
+            "knn_by_epoch": [line["knn_top1"] for line in read_log(folder.log) if "knn_top1" in line and line["step"]],
         }
     return found
 

@@ -189,7 +189,8 @@ def _progress(screen: Screen) -> Callable[[float], None]:
         elapsed = time.perf_counter() - started
         if share < _TELLING or (share >= 1 and elapsed < 1):
             return
-        screen.line(f"{100 * share:.0f} % compared", elapsed * (1 - share) / max(share, 1e-9), done=share >= 1)
+        left = elapsed * (1 - share) / max(share, 1e-9)
+        screen.line([f"{100 * share:.0f} % compared"], left, share, done=share >= 1)
 
     return tell
 

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from fewvit.errors import FewvitError, is_out_of_memory
 
+from .fitting import terminal_width, wrapped
 from .streams import flushed, open_closed_ones, reader_has_gone
 
 # command -> the first line of its help, shown without importing the command; a test compares the two
@@ -198,7 +199,8 @@ def _tell(text: str, code: int, argv: Sequence[str]) -> int:
         import traceback
 
         traceback.print_exc()
-    sys.stderr.write(f"fewvit: {text}\n")
+    width = terminal_width(sys.stderr)
+    sys.stderr.write("".join(f"{wrapped(line, width)}\n" for line in f"fewvit: {text}".split("\n")))
     return code
 
 

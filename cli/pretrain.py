@@ -54,6 +54,14 @@ def pretrain(
     monitor_every: Annotated[
         int, typer.Option("--monitor-every", min=1, metavar="N", help="Epochs between two checks.")
     ] = 1,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes",
+            metavar="M",
+            help="Epochs that take so long here, in place of --epochs. Default: 10 with --init on few images.",
+        ),
+    ] = None,
     network: Network,
     run: Run,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the blocks; pays on GPUs.")] = False,
@@ -84,6 +92,7 @@ def pretrain(
         layout.checkpoint_key,
         layout.family,
         layout.told,
+        minutes=minutes,
         **changes(run, network),
     )
     recipe_of(request)  # a mistyped name is an error before anything is read

@@ -144,7 +144,7 @@ def show_run(screen: Screen, result: Result | None, stopped: int | None, *, kept
     name = signal.Signals(stopped).name
     if kept:
         screen.notify(f"{name}: saved. Go on with")
-        screen.notify("  fewvit " + shlex.join(word for word in sys.argv[1:] if word != "--overwrite"))
+        screen.to_copy(["fewvit", *(shlex.quote(word) for word in sys.argv[1:] if word != "--overwrite")])
     else:
         screen.notify(f"{name}: features are kept, the heads were not; with --out RUN they would be")
     raise typer.Exit(128 + stopped)

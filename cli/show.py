@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewvit.errors import UsageError, counted, in_one_line, printable
 
+from .fitting import beside, cell_lines, command_line, fitted_widths, is_number, terminal_width, with_room, wrapped
+from .live import LiveLine
 from .shared import Output
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from fewvit.training.loop import Progress as TrainingProgress
 
 _FORMATS = ("table", "json", "csv")
-_LINE_EVERY_S = 10.0  # progress lines where stderr is no terminal
 _SHOWN_SKIPS = 20
 
 
@@ -31,31 +32,30 @@ class Screen:
         if output.format not in _FORMATS:
             raise UsageError(f"--format {output.format!r} is not one of {', '.join(_FORMATS)}")
         self.output = output
-        self._live = sys.stderr.isatty() and not output.quiet
-        self._last = time.monotonic()
-        self._open_line = False
+        self._live = LiveLine(quiet=output.quiet)
 
     def notify(self, line: str) -> None:
         """A note on stderr, in one line."""
         if not self.output.quiet:
             self._tell(line)
 
+    def to_copy(self, words: Sequence[str]) -> None:
+        """A command line on stderr, its words quoted already, in lines that a shell reads as one."""
+        if not self.output.quiet:
+            self._live.end()
+            sys.stderr.write(command_line(list(map(printable, words)), terminal_width(sys.stderr)) + "\n")
+
     def _tell(self, line: str) -> None:
         if "\n  " in line:  # an error with what to do about it, which stands in a line of its own
             line = in_one_line(line)
-        self._end_line()
-        sys.stderr.write(printable(line) + "\n")
+        self._live.end()
+        sys.stderr.write(wrapped(printable(line), terminal_width(sys.stderr)) + "\n")
 
     def progress(self, p: Progress) -> None:
         """Images done, speed, time left, and whether decoding or the model sets the pace."""
         finished = p.done >= p.total
-        if (
-            self.output.quiet
-            or (not self._live and not finished and time.monotonic() - self._last < _LINE_EVERY_S)
-            or (not self._live and finished and p.elapsed < 1)
-        ):
+        if finished and p.elapsed < 1 and not self._live.on_terminal:
             return
-        self._last = time.monotonic()
         if p.computed == 0:
             if finished:
                 self.notify(f"{p.total}/{counted(p.total, 'image')}, none had to be computed")
@@ -64,36 +64,23 @@ class Screen:
         left = (p.total - p.done) / speed if speed else 0.0
         pace = "decoding" if p.waiting > p.modelling else "the model"
         share = 100 * max(p.waiting, p.modelling) / max(p.waiting + p.modelling, 1e-9)
-        rate = f"{speed:.1f} images/s"
-        text = f"{p.done}/{p.total} images  {rate}  {_duration(left)} left  {pace} takes {share:.0f} % of the time"
-        if self._live:
-            sys.stderr.write("\r\x1b[K" + text)
-            self._open_line = True
-            if finished:
-                self._end_line()
-        else:
-            sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        rate, told = f"{speed:.1f} images/s", f"{pace} takes {share:.0f} % of the time"
+        if self._live.on_terminal:  # beside the bar in 80 columns
+            told = f"{pace} {share:.0f} %"
+        parts = (f"{p.done}/{p.total} images", rate, f"{_duration(left)} left", told)
+        self._live.show(parts, p.done / p.total, spare=(told, rate), done=finished)
 
-    def line(self, text: str, seconds_left: float, *, done: bool) -> None:
-        """A line that replaces itself on a terminal, and comes every ten seconds elsewhere."""
-        now = time.monotonic()
-        if self.output.quiet or (not done and now - self._last < (0.2 if self._live else _LINE_EVERY_S)):
-            return
-        self._last = now
-        text = f"{text}  {_duration(seconds_left)} left"
-        sys.stderr.write("\r\x1b[K" + text if self._live else text + "\n")
-        sys.stderr.flush()
-        self._open_line = self._live
-        if done:
-            self._end_line()
+    def line(
+        self, parts: Sequence[str], seconds_left: float, share: float, *, spare: Sequence[str] = (), done: bool
+    ) -> None:
+        """Progress of anything else: the parts of a line, the time left, and the share (0-1) that is done."""
+        self._live.show((*parts, f"{_duration(seconds_left)} left"), share, spare=spare, done=done)
 
     def download(self, done: int, total: int | None) -> None:
-        """Bytes of a download."""
-        if self._live:
-            sys.stderr.write(f"\r\x1b[K{done / 1e6:.1f}{f' of {total / 1e6:.1f}' if total else ''} MB")
-            sys.stderr.flush()
-            self._open_line = True
+        """Bytes of a download; without a terminal nothing is said of them."""
+        if self._live.on_terminal:
+            text = f"{done / 1e6:.1f}{f' of {total / 1e6:.1f}' if total else ''} MB"
+            self._live.show((text,), done / total if total else None, done=done == total)
 
     def skipped(self, skipped: Sequence[dict[str, str]], beside: Path | None = None) -> None:
         """Each skipped image, the first twenty by name; all of them as records beside an output file."""
@@ -125,7 +112,7 @@ class Screen:
 
         `shown`: the rows of the table, if not all.
         """
-        self._end_line()
+        self._live.end()
         if self.output.format == "json":
             sys.stdout.write(result.to_json() + "\n")
         elif self.output.format == "csv":
@@ -175,10 +162,7 @@ class Screen:
     def _table_of(self, result: Result) -> None:
         """A result's table, as wide as the terminal; what has no room in it is told on stderr."""
         fitted = result.fitted(_room())
-        if fitted.shared:
-            self.notify(", ".join(f"{name} {value}" for name, value in fitted.shared.items()))
-        if fitted.dropped:
-            self.notify(f"no room for {', '.join(fitted.dropped)}: --format csv has all columns")
+        self._no_room(fitted.shared, fitted.dropped)
         self.table(fitted.cells)
 
     def rows(self, task: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -186,7 +170,7 @@ class Screen:
         import csv
         import json
 
-        self._end_line()
+        self._live.end()
         if self.output.format == "json":
             sys.stdout.write(
                 json.dumps({"schema": "fewvit.result/1", "task": task, "rows": list(rows), "run": {}}, indent=1) + "\n"
@@ -198,39 +182,56 @@ class Screen:
             writer.writeheader()
             writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
         elif rows:
-            self.table([columns, *(["" if row.get(c) is None else printable(row[c]) for c in columns] for row in rows)])
+            from fewvit.results import in_table
+
+            cells = [["" if row.get(c) is None else printable(in_table(c, row[c])) for c in columns] for row in rows]
+            self._listing([columns, *cells])
         else:
             self.notify("nothing to list")
+
+    def _listing(self, cells: list[list[str]]) -> None:
+        """A table of what is no measurement; on a terminal, what has no room in it is told on stderr."""
+        width = terminal_width(sys.stdout)
+        if width is None:
+            self.table(cells)
+            return
+        fitted = with_room(cells, width)
+        self._no_room(fitted.shared, fitted.dropped)
+        self.table(fitted.cells)
+
+    def _no_room(self, shared: Mapping[str, str], dropped: Sequence[str]) -> None:
+        """Tell what is no column of a table: what all rows share, and what differs."""
+        if shared:
+            self.notify(", ".join(f"{name} {value}" for name, value in shared.items()))
+        if dropped:
+            self.notify(f"no room for {', '.join(dropped)}: --format csv has all columns")
 
     def facts(self, task: str, facts: dict[str, Any]) -> None:
         """Named facts: one per line, lists indented; or one row of JSON or CSV."""
         if self.output.format != "table":
             self.rows(task, [facts])
             return
-        width = max(len(name) for name in facts)
+        label, width = max(len(name) for name in facts), terminal_width(sys.stdout)
         for name, value in facts.items():
             if isinstance(value, list):
-                sys.stdout.write(f"{name}\n" + "".join(f"  {printable(line)}\n" for line in value))
+                lines = (beside("  ", printable(line), width) for line in value)
+                sys.stdout.write(f"{name}\n" + "".join(f"{line}\n" for line in lines))
             else:
-                sys.stdout.write(f"{name.ljust(width)}  {_text(value)}\n")
+                sys.stdout.write(beside(f"{name.ljust(label)}  ", str(_text(value)), width) + "\n")
 
     def table(self, cells: Sequence[Sequence[object]]) -> None:
-        """Columns of text on stdout, the first line being their names; numbers to the right."""
-        lines = [[str(cell) for cell in line] for line in cells]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        numeric = [all(_is_number(line[i]) for line in lines[1:]) for i in range(len(widths))]
-        for line in lines:
-            sys.stdout.write(
-                "  ".join(
-                    c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)
-                ).rstrip()
-                + "\n"
-            )
+        """Columns of text on stdout, the first line being their names; numbers to the right.
 
-    def _end_line(self) -> None:
-        if self._open_line:
-            sys.stderr.write("\n")
-            self._open_line = False
+        On a terminal long cells wrap within their columns.
+        """
+        lines = [[str(cell) for cell in line] for line in cells]
+        widths = fitted_widths(lines, terminal_width(sys.stdout))
+        numeric = [all(is_number(line[i]) for line in lines[1:]) for i in range(len(widths))]
+        for line in lines:
+            parts = [cell_lines(cell, width) for cell, width in zip(line, widths, strict=True)]
+            for row in zip_longest(*parts, fillvalue=""):
+                shown = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+                sys.stdout.write("  ".join(shown).rstrip() + "\n")
 
 
 class TrainingLine:
@@ -246,16 +247,17 @@ class TrainingLine:
             self._first = p.step - 1
         elapsed = time.monotonic() - self._started
         left = elapsed / max(p.step - self._first, 1) * (p.total - p.step)
-        loss = f"  loss {p.facts['loss']:.4f}" if "loss" in p.facts else ""
-        text = f"epoch {p.epoch + 1}/{p.epochs}  step {p.step}/{p.total}{loss}  {p.images_per_second:.0f} images/s"
-        self._screen.line(f"{what}  {text}".lstrip(), left, done=p.step == p.total)
+        loss = [f"loss {p.facts['loss']:.4f}"] if "loss" in p.facts else []
+        epoch, speed = f"epoch {p.epoch + 1}/{p.epochs}", f"{p.images_per_second:.0f} images/s"
+        parts = [*([what] if what else []), epoch, f"step {p.step}/{p.total}", *loss, speed]
+        self._screen.line(parts, left, p.step / p.total, spare=[speed, *loss, epoch], done=p.step == p.total)
 
 
 def _room() -> int:
     """Characters of a table's line: the terminal's, or those that a file or a program gets."""
     from fewvit.results import WIDTH
 
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    return terminal_width(sys.stdout) or WIDTH
 
 
 def _text(value: object) -> object:
@@ -265,10 +267,6 @@ def _text(value: object) -> object:
     if isinstance(value, list | tuple):
         return "; ".join(str(_text(part)) for part in value)
     return printable(value) if isinstance(value, str) else value
-
-
-def _is_number(text: str) -> bool:
-    return text == "" or text.replace(".", "", 1).replace("-", "", 1).replace("e", "", 1).isdigit()
 
 
 def _duration(seconds: float) -> str:

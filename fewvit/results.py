@@ -22,7 +22,21 @@ PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "
 # the order of columns, whichever of them rows have: what was asked, what was found, from what, and how it was made
 _COLUMNS = (
     *("table", "task", "dataset", "backbone", "method", "layer", "k", "temperature", "ways", "shots"),
-    *("trial", "setting", "metric", "systems", "a", "b", "difference", "value", "std", "published", "delta", "verdict"),
+    *(
+        "trial",
+        "setting",
+        "metric",
+        "systems",
+        "a",
+        "b",
+        "difference",
+        "value",
+        "start",
+        "std",
+        "published",
+        "delta",
+        "verdict",
+    ),
     *("p_holm", "ci95_low", "ci95_high", "value_a", "value_b", "mean_rank_a", "mean_rank_b"),
     *("critical_difference", "trials", "draws", "n_train", "n_test", "n_queries", "left_out", "skipped", "weights"),
     *("p", "p_corrected_t", "p_mcnemar", "p_friedman", "p_wilcoxon", "resampled", "protocol", "protocol_a"),
@@ -39,11 +53,11 @@ _COLUMNS = (
         "weights_sha256",
     ),
 )
-_PERCENT = ("value", "std", "ci95_low", "ci95_high", "value_a", "value_b", "difference")
+_PERCENT = ("value", "start", "std", "ci95_low", "ci95_high", "value_a", "value_b", "difference")
 _FOUND = ("metric", *_PERCENT, "published", "a", "b", "p_holm", "verdict", "systems")  # columns of what was found
 # metrics whose numbers are percent, by what stands before an @, as in recall@5
 _PERCENT_METRICS = (
-    *("top1", "top5", "accuracy", "ece", "risk", "fpr"),
+    *("top1", "top1_gain", "top5", "accuracy", "ece", "risk", "fpr"),
     *("recall", "precision", "map", "r_precision", "mrr", "mp", "micro_ap", "gap", "gap_minus"),
     # mteb's names
     *("f1", "f1_weighted", "nmi", "v_measure", "ari", "cluster_accuracy", "hit_rate_at_1", "map_at_5"),
@@ -140,7 +154,7 @@ class Result:
         flat = [_flat(row) for row in self.rows]
         columns = _ordered({key: None for row in flat for key, value in row.items() if value is not None})
         cells = {c: [_cell(row.get(c), _decimals(c, row.get("metric"))) for row in flat] for c in columns}
-        return {c: [cell[:_DIGITS] for cell in found] if c in _DIGESTS else found for c, found in cells.items()}
+        return {c: [in_table(c, cell) for cell in found] for c, found in cells.items()}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +166,11 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ordered(columns: Mapping[str, None]) -> list[str]:
     return [c for c in _COLUMNS if c in columns] + [c for c in columns if c not in _COLUMNS]
+
+
+def in_table(column: str, value: Any) -> Any:
+    """A value as a cell of a table has it: of a digest as many digits as tell apart, anything else as it is."""
+    return value[:_DIGITS] if column in _DIGESTS and isinstance(value, str) else value
 
 
 def is_percent(metric: object) -> bool:

@@ -261,6 +261,12 @@ def test_the_python_door_gives_the_same_features(pipeline, images, cache, weight
     assert again.fingerprint == features.fingerprint
 
 
+def test_the_end_is_told_once_where_the_last_batch_is_full(pipeline, images, cache):
+    seen = []  # 13 images
+    extract(pipeline, open_dataset(str(images)), cache, Work(batch_size=13, progress=seen.append))
+    assert [p.done for p in seen] == [13]
+
+
 def test_progress_ends_at_the_total(pipeline, images, cache):
     seen = []
     extract(pipeline, open_dataset(str(images)), cache, Work(batch_size=4, progress=seen.append))

@@ -12,6 +12,7 @@ from fewvit.metrics import (
     effective_number,
     mean_and_interval,
     mean_cosine,
+    paired_gain,
     rank_of_target,
     rankme,
     top_k_accuracy,
@@ -126,3 +127,25 @@ def test_labels_are_spread_over_as_many_classes_as_exp_of_their_entropy():
     assert effective_number(np.array([7, 7])) == 1
     with pytest.raises(DataError):
         effective_number(np.array([]))
+
+
+def test_a_gain_on_the_same_images_has_agresti_and_mins_interval():
+    """By hand: 9 won, 2 lost of 30. (9.5 - 2.5) / 32 = 0.21875; its error is sqrt(12 - 49 / 32) / 32 = 0.10112."""
+    before, after = np.zeros(30, bool), np.zeros(30, bool)
+    after[:9], before[9:11] = True, True
+    both = np.arange(30) >= 23
+    points, low, high = paired_gain(before | both, after | both)
+    assert points == pytest.approx(100 * 7 / 30)
+    assert (low, high) == pytest.approx((21.875 - 1.959964 * 10.112, 21.875 + 1.959964 * 10.112), abs=2e-3)
+    lost, lowest, highest = paired_gain(after | both, before | both)
+    assert (lost, lowest, highest) == pytest.approx((-points, -high, -low))
+
+
+def test_the_interval_of_a_gain_covers_what_is_true_in_about_95_of_100_draws():
+    random, truth = np.random.default_rng(3), np.array([0.5, 0.2, 0.1, 0.2])  # both, won, lost, neither
+    covered = 0
+    for _ in range(2000):
+        kind = random.choice(4, size=101, p=truth)
+        _, low, high = paired_gain((kind == 0) | (kind == 2), kind <= 1)
+        covered += low <= 10 <= high
+    assert 0.935 < covered / 2000 < 0.97

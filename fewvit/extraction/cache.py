@@ -89,9 +89,12 @@ class Cache:
         return freed
 
 
+_LABELS = ("backbone", "protocol", "weights_sha256")  # of a key; the weights' part in it is `weights`, a fingerprint
+
+
 def key_digest(key: Mapping[str, Any]) -> str:
-    """sha256 of a pipeline key, the name of its store. What only labels it (names) is left out."""
-    decisive = {name: value for name, value in key.items() if name not in ("backbone", "protocol")}
+    """sha256 of a pipeline key, the name of its store. What only labels it is left out."""
+    decisive = {name: value for name, value in key.items() if name not in _LABELS}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

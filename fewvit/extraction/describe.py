@@ -237,8 +237,8 @@ def cache_rows(cache: Cache) -> list[Row]:
         rows.append(
             {
                 "backbone": key["backbone"],
-                "weights": key["weights"][:12],
-                "protocol": key.get("protocol", ""),  # of whoever made the store; unknown in stores of older versions
+                "weights_sha256": key.get("weights_sha256", ""),  # unknown in stores of older versions
+                "protocol": key.get("protocol", ""),  # of whoever made the store; unknown in them too
                 "pool": key["pool"],
                 "layers": key["layers"],
                 "pixels": f"{crop[0]}x{crop[1]}",

@@ -108,6 +108,7 @@ class _Extraction:
         self.in_flight: tuple[list[_Decoded], Tensor] | None = None  # the batch that a GPU is computing
         self.pending: list[_Decoded] = []  # computed, not yet in a shard
         self.pending_features: list[np.ndarray] = []
+        self.told = -1  # images that progress was told of last
         self.report = Report(images=len(dataset))
         self.started = self.flushed = time.perf_counter()
         self.backbone: Backbone | None = None  # built when the first batch is full
@@ -284,8 +285,8 @@ class _Extraction:
         self.flushed = time.perf_counter()
 
     def _tell(self, done: int) -> None:
-        if self.work.progress is not None:
-            report = self.report
+        if self.work.progress is not None and done != self.told:
+            self.told, report = done, self.report
             self.work.progress(
                 Progress(done, len(self.dataset), report.computed, self._elapsed(), report.waiting, report.modelling)
             )

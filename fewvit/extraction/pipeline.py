@@ -55,11 +55,12 @@ class Pipeline:
 
     @property
     def key(self) -> dict[str, Any]:
-        """Everything that decides a feature's value; `backbone` and `protocol` beside it are labels."""
+        """Everything that decides a feature's value; `backbone`, `protocol` and `weights_sha256` are labels."""
         return {
             "backbone": self.spec.name,
             "protocol": self.protocol.name,
             "weights": self.spec.fingerprint,
+            "weights_sha256": self.spec.weights_sha256,
             "pool": self.pool,
             "layers": self.layers,
             "norm": self.norm,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..metrics import rankme
+from ..errors import counted
+from ..metrics import paired_gain, rankme
 from ..neighbors import Bank
 from ..views.evaluation_images import normalised
 from ..vote import weighted_vote
@@ -33,21 +35,57 @@ def features_of(trunk: Trunk, pixels: np.ndarray, readout: Readout, device: str,
     return np.concatenate(found)
 
 
-def evaluate_features(features: np.ndarray, images: MonitorImages) -> dict[str, float]:
-    """`knn_top1` in percent (leave-one-out) where there are labels, `feature_std` and `rankme` of features (N, D)."""
+@dataclass(frozen=True)
+class Judged:
+    """What features were found to be worth."""
+
+    facts: Mapping[str, float]  # `knn_top1` in percent where there are labels, `feature_std` and `rankme`
+    hits: np.ndarray | None  # (N,) bool: which images k-NN got right; None without labels
+
+
+def judge(features: np.ndarray, images: MonitorImages) -> Judged:
+    """What features (N, D) of the monitor's images are worth: k-NN leaves each image out of its own neighbours."""
     facts = {"feature_std": feature_std(features), "rankme": rankme(features)}
     if images.labels is None:
-        return facts
-    return {"knn_top1": leave_one_out(features, images.labels, images.n_classes), **facts}
+        return Judged(facts, None)
+    hits = leave_one_out(features, images.labels, images.n_classes)
+    return Judged({"knn_top1": 100.0 * int(hits.sum()) / len(hits), **facts}, hits)
 
 
-def leave_one_out(features: np.ndarray, labels: np.ndarray, n_classes: int) -> float:
-    """Share in percent of rows whose class wins the weighted vote of their nearest others."""
-    k = min(K, len(features) - 1)
-    hits = 0
+def neighbours_of(images: MonitorImages) -> int:
+    """How many neighbours vote among so many images."""
+    return min(K, len(images.pixels) - 1)
+
+
+def leave_one_out(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """The rows (N,) whose class wins the weighted vote of their nearest others."""
+    k, hits = min(K, len(features) - 1), np.zeros(len(features), bool)
     for part, neighbors in Bank(features, device="cpu").chunks(features, k, exclude=np.arange(len(features))):
-        hits += int((weighted_vote(neighbors, labels, n_classes, TEMPERATURE).argmax(axis=1) == labels[part]).sum())
-    return 100.0 * hits / len(features)
+        hits[part] = weighted_vote(neighbors, labels, n_classes, TEMPERATURE).argmax(axis=1) == labels[part]
+    return hits
+
+
+def gain(start: Judged, end: Judged) -> dict[str, float]:
+    """`knn_gain`, in percent points of k-NN since the start, and `knn_gain_low`, `knn_gain_high`: its 95 % interval.
+
+    Empty without labels.
+    """
+    if start.hits is None or end.hits is None:
+        return {}
+    return dict(zip(("knn_gain", "knn_gain_low", "knn_gain_high"), paired_gain(start.hits, end.hits), strict=True))
+
+
+def verdict(facts: Mapping[str, float], epochs: int) -> str:
+    """Whether a run gained by what its last epoch found, in words; empty without labels."""
+    if "knn_gain" not in facts:
+        return ""
+    points, low, high = (facts[name] for name in ("knn_gain", "knn_gain_low", "knn_gain_high"))
+    found = "gained" if low > 0 else "lost" if high < 0 else "neither gained nor lost for certain"
+    before, after = facts["knn_top1"] - points, facts["knn_top1"]
+    return (
+        f"{found}: k-NN top-1 of the monitor {before:.2f} % at the start, {after:.2f} % after "
+        f"{counted(epochs, 'epoch')}; {points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
+    )
 
 
 def feature_std(features: np.ndarray) -> float:

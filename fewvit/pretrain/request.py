@@ -44,6 +44,7 @@ class PretrainingRequest(NetworkChanges):
     checkpoint_key: str | None = None  # of the file to go on from
     family: str | None = None
     told: Told = NOTHING
+    minutes: float | None = None  # that the run may take, which decides its epochs when it begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,17 @@ def continued_architecture(spec: BackboneSpec, wanted: Architecture) -> Architec
     return dataclasses.replace(own, positions=wanted.positions)
 
 
+def tell_what_init_changed(
+    request: PretrainingRequest, wanted: Architecture, own: Architecture, notify: Callable[[str], None]
+) -> None:
+    """Say what of the preset's architecture the weights that are gone on from replaced."""
+    asked, found = dataclasses.asdict(wanted), dataclasses.asdict(own)
+    changed = [name for name in asked if asked[name] != found[name]]
+    if changed:
+        became = ", ".join(f"{name} {found[name]} (the preset's: {asked[name]})" for name in changed)
+        notify(f"--init {request.init} changes what --preset {request.preset} trains: {became}")
+
+
 def identity(
     request: PretrainingRequest, recipe: Recipe, dataset: Dataset, monitor: Dataset | None, spec: BackboneSpec | None
 ) -> dict[str, Any]:
@@ -127,6 +139,7 @@ def identity(
         "data": {"name": dataset.name, "images": len(dataset), "listing": dataset.digest},
         "monitor": {"images": len(monitor), "listing": monitor.digest} if monitor is not None else None,
         "monitor_every": request.monitor_every,
+        **({"minutes": request.minutes} if request.minutes is not None else {}),
     }
 
 

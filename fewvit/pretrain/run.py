@@ -12,20 +12,19 @@ import numpy as np
 
 from ..datasets import Dataset, Listing, open_dataset, select
 from ..digests import Contents, DigestMemory, contents_of
-from ..errors import BadImages, MissingExtra, UsageError
+from ..errors import BadImages, MissingExtra
 from ..extraction.work import allowed_bad
 from ..files import replacing, sha256_of
 from ..methods import Method
-from ..models.build import build
-from ..models.resolve import resolve, run_backbone
+from ..models.resolve import run_backbone
 from ..models.spec import Access, BackboneSpec
-from ..models.told import NOTHING
 from ..preprocess import Preprocess
-from ..results import Result, manifest
+from ..results import Result, Row, manifest
 from ..runs.folder import ENCODER, RunFolder
 from ..runs.request import Audience, require_precision_on
 from ..seeds import seed_of
 from ..sources import announce
+from .budget import require_one_length, within_budget
 from .monitor_images import (
     labelled_monitor_images,
     require_different_images,
@@ -40,15 +39,18 @@ from .request import (
     identity,
     protocol_for,
     recipe_of,
+    tell_what_init_changed,
     warn_of_few_images,
     warn_of_small_images,
 )
+from .rows import rows_of
+from .start import start_of, trunk_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.utils.tensorboard import SummaryWriter
 
     from ..training.loop import Trained
+    from .monitor import Judged
 
 _SHOWN = 8  # of the monitor's images in a method's figures
 
@@ -71,17 +73,22 @@ def run_pretrain(
     from ..training.distributed import rank, together, wait_for_all
 
     recipe = recipe_of(request)
+    require_one_length(request)
     allowed_bad(request.max_bad, 1)
     folder = RunFolder(out)
     dataset = announce(open_dataset(request.data, listing), audience.notify)
     monitor = announce(open_dataset(request.monitor, listing), audience.notify) if request.monitor else None
-    spec = _start_of(request, access, memory)
+    spec = start_of(request, access, memory)
     if spec is not None:
-        recipe = dataclasses.replace(recipe, architecture=continued_architecture(spec, recipe.architecture))
+        wanted = recipe.architecture
+        recipe = dataclasses.replace(recipe, architecture=continued_architecture(spec, wanted))
     preprocess = evaluation_transform(recipe)
     made = run_backbone(recipe.family, protocol_for(recipe).name, recipe.architecture, preprocess)
     with together(resolve_device(effort.device)) as device:
         require_precision_on(recipe.precision, device)
+        effort = dataclasses.replace(effort, device=device)
+        request = within_budget(request, dataset, recipe.architecture, effort, folder, audience.notify)
+        recipe = dataclasses.replace(recipe_of(request), architecture=recipe.architecture)
         what = identity(request, recipe, dataset, monitor, spec)
         goes_on = folder.begin(what, {"backbone": made}, anew=effort.overwrite) if rank() == 0 else True
         wait_for_all()
@@ -90,7 +97,6 @@ def run_pretrain(
             return stored, None
         if spec is None and not goes_on:
             warn_of_few_images(request, len(dataset), audience.notify)
-        effort = dataclasses.replace(effort, device=device)
         with folder.in_use(first=rank() == 0):
             sides = {"data": dataset} | ({"monitor": monitor} if monitor is not None else {})
             contents = _contents(sides, memory, audience.notify)
@@ -99,30 +105,10 @@ def run_pretrain(
             images = _Images(dataset, monitor, contents)
             run = _Pretraining(request, recipe, effort, folder, images, preprocess, spec, audience)
             if not goes_on:
+                if spec is not None:
+                    tell_what_init_changed(request, wanted, recipe.architecture, audience.notify)
                 warn_of_small_images(request, recipe, run.images.sizes, audience.notify)
             return run.run()
-
-
-def _start_of(request: PretrainingRequest, access: Access, memory: DigestMemory) -> BackboneSpec | None:
-    """What is gone on from; None: from scratch. Raises as `resolve`, and UsageError where nothing is to be told of."""
-    if not request.init:
-        if request.checkpoint_key or request.family or request.told != NOTHING:
-            raise UsageError(
-                "--checkpoint-key, --family, --heads, --grid, --mean and --std say what a weights file is, and here is "
-                "none",
-                fix="Give it with --init FILE.",
-            )
-        return None
-    spec = resolve(
-        request.init,
-        access,
-        memory,
-        checkpoint_key=request.checkpoint_key,
-        family=request.family,
-        told=request.told,
-    )
-    spec.require_imagenet_statistics()
-    return spec
 
 
 def _contents(sides: Mapping[str, Dataset], memory: DigestMemory, notify: Callable[[str], None]) -> dict[str, Contents]:
@@ -178,12 +164,14 @@ class _Pretraining:
         torch.manual_seed(seed_of(request.seed, "weights"))
         self.task = recipe.task()
         if spec is not None:
-            self.task.start_from(_trunk_of(spec))
+            self.task.start_from(trunk_of(spec))
         self.monitor_images = (
             labelled_monitor_images(monitor, preprocess, request, effort)
             if monitor is not None
             else unlabelled_monitor_images(dataset, self.images.rows, preprocess, request, effort)
         )
+        self.start: Judged | None = None
+        self.monitor_name = (monitor if monitor is not None else dataset).name
         self.collapsed = False
         self.board = _board(folder) if effort.tensorboard else None
 
@@ -203,7 +191,12 @@ class _Pretraining:
             effort.checkpoint_activations,
         )
         watch = Watch(
-            lambda p: self.audience.progress("", p), self._monitor, self._logged, self._export, self.audience.notify
+            lambda p: self.audience.progress("", p),
+            self._monitor,
+            self._logged,
+            self._export,
+            self.audience.notify,
+            at_start=self._at_start,
         )
         batches = ViewBatches(self.images, self.recipe.views, self.device)
         trained = train(self.task, batches, self.order, how, self.folder, watch)
@@ -226,21 +219,37 @@ class _Pretraining:
                 fix="Repair or remove them, or allow some with --max-bad N or --max-bad P%.",
             )
 
+    def _judged(self) -> Judged:
+        """What the encoder's features are worth now."""
+        from ..models.vit import Readout
+        from .monitor import features_of, judge
+
+        protocol = protocol_for(self.recipe)
+        readout = Readout(self.recipe.pool or protocol.pool, protocol.layers, protocol.norm)
+        features = features_of(self.task.encoder(), self.monitor_images.pixels, readout, self.device)
+        return judge(features, self.monitor_images)
+
+    def _at_start(self) -> Mapping[str, float] | None:
+        """What the encoder's features are worth before the first step: every epoch is compared with it."""
+        from ..training.distributed import rank
+
+        if rank() != 0:
+            return None
+        self.start = self._judged()
+        return self.start.facts
+
     def _monitor(self, epochs: int) -> dict[str, float] | None:
         """What the encoder's features are worth after this many epochs."""
         from ..training.distributed import rank
 
         if rank() != 0 or (epochs % self.request.monitor_every and epochs != self.recipe.epochs):
             return None
-        from ..models.vit import Readout
-        from .monitor import evaluate_features, features_of
+        from .monitor import gain
 
-        protocol = protocol_for(self.recipe)
-        readout = Readout(self.recipe.pool or protocol.pool, protocol.layers, protocol.norm)
-        features = features_of(self.task.encoder(), self.monitor_images.pixels, readout, self.device)
+        judged = self._judged()
         if self.recipe.figures:
             self._draw_figures(epochs)
-        return evaluate_features(features, self.monitor_images)
+        return {**judged.facts, **(gain(self.start, judged) if self.start is not None else {})}
 
     def _draw_figures(self, epochs: int) -> None:
         """What the method shows of eight of the monitor's images, a row below the other."""
@@ -277,12 +286,8 @@ class _Pretraining:
             handle.write(save(tensors, {"format": "pt"}))  # one entry: safetensors writes several in random order
 
     def _result(self, trained: Trained) -> Result:
-        name = {"dataset": self.dataset.name, "backbone": str(self.folder.path), "method": self.request.method}
-        measured = {key: trained.last[key] for key in ("loss",) if key in trained.last} | trained.of_epoch
-        rows = [
-            {**name, "metric": _METRICS.get(key, key), "value": value, "n_train": len(self.images)}
-            for key, value in measured.items()
-        ]
+        from .monitor import verdict
+
         facts = {
             "preset": self.request.preset,
             "epochs": self.recipe.epochs,
@@ -291,16 +296,22 @@ class _Pretraining:
             "weights_sha256": sha256_of(self.folder.encoder) if self.folder.encoder.exists() else None,
             "images_per_second": trained.images_per_second,
             "skipped": len(self.images.skipped),
+            "verdict": verdict(trained.of_epoch, trained.steps // self.order.steps_per_epoch),
         }
-        return Result("pretrain", rows, manifest(**facts))
+        if facts["verdict"] and trained.signal is None:
+            self.audience.notify(str(facts["verdict"]))
+        return Result("pretrain", self._rows(trained), manifest(**facts))
+
+    def _rows(self, trained: Trained) -> list[Row]:
+        name = {"dataset": self.dataset.name, "backbone": str(self.folder.path), "method": self.request.method}
+        start = self.start.facts if self.start is not None else {}
+        own = {**name, "n_train": len(self.images)}
+        return list(rows_of(own, trained.last, trained.of_epoch, start, self.monitor_images, self.monitor_name))
 
     def _draw_curves(self) -> None:
         from .curves import draw
 
         draw(self.folder.path / "curves.png", self.folder.log, self.audience.notify)
-
-
-_METRICS = {"knn_top1": "top1"}  # names in the log -> names in result rows
 
 
 def _board(folder: RunFolder) -> SummaryWriter:
@@ -312,11 +323,3 @@ def _board(folder: RunFolder) -> SummaryWriter:
             "TensorBoard is not installed", fix="pip install 'fewvit[tensorboard]', or leave --tensorboard out."
         ) from error
     return SummaryWriter(str(folder.path / "tensorboard"))
-
-
-def _trunk_of(spec: BackboneSpec) -> dict[str, Tensor]:
-    """The tensors of released weights, every one of them."""
-    from ..models.vit import Readout
-
-    height, width = (side * spec.architecture.patch for side in spec.architecture.table)
-    return dict(build(spec, Readout(), (height, width), engine="eager").model.state_dict())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from ..runs.folder import RunFolder
 from ..runs.request import require_precision_on
 from ..seeds import seed_of
 from .batches import Batches, Fetched
+from .clock import Clock
 from .distributed import rank, world_size
 from .log import Log
 from .memory import BatchTooLarge
@@ -71,6 +71,8 @@ class Watch:
     each_save: Callable[[int], None] = lambda step: None
     notify: Callable[[str], None] = lambda line: None
     enough: Callable[[int], bool] = lambda epochs_done: False  # whether to end here, by what `each_epoch` found so far
+    # facts of what a run begins with, for the log; asked for again when it goes on, before its checkpoint is taken
+    at_start: Callable[[], Mapping[str, float] | None] = lambda: None
 
 
 @dataclass
@@ -108,17 +110,20 @@ def train(
     run = Run(task, order, how)
     checkpoints = Checkpoints(folder.checkpoints) if folder is not None else None
     found = checkpoints.newest(watch.notify) if checkpoints is not None else None
+    at_start = watch.at_start()
     start = run.restore(found) if found else 0
     first = rank() == 0
     if first and checkpoints is not None:
         checkpoints.require_space(run.size())
-    trained, clock = Trained.until(found) if found else Trained(0), _Clock(order.batch_size)
+    trained, clock = Trained.until(found) if found else Trained(0), Clock(order.batch_size)
     if first and found:
         watch.each_save(start)  # a kill may have come between the checkpoint and what is made of it
     if _is_over(start, order, watch, how.device):
         return trained
     opened = contextlib.closing(Log(folder.log, start)) if first and folder is not None else contextlib.nullcontext()
     with opened as log, Stopping() as stopping, ThreadPoolExecutor(1) as reader:
+        if at_start and start == 0 and log is not None:
+            log.write(0, epoch=-1, **at_start)
         ahead = reader.submit(batches.read, run.own(start))
         for index in range(start, order.total):
             own, fetched = run.own(index), ahead.result()
@@ -308,24 +313,6 @@ class _Facts:
     def numbers(self) -> dict[str, float]:
         found = {name: float(value) for name, value in self.facts.items()}
         return {"loss": float(self.loss), "gradient_norm": float(self.norm), **found, **self.knobs}
-
-
-class _Clock:
-    """Images per second: over the whole time, and lately."""
-
-    def __init__(self, images: int):
-        self.images, self.steps, self.started = images, 0, time.perf_counter()
-        self._last, self.speed = self.started, 0.0
-
-    def tick(self) -> None:
-        now = time.perf_counter()
-        speed = self.images / max(now - self._last, 1e-9)
-        self.steps, self._last = self.steps + 1, now
-        self.speed = speed if self.steps <= 2 else 0.9 * self.speed + 0.1 * speed
-
-    @property
-    def mean(self) -> float:
-        return self.steps * self.images / max(self._last - self.started, 1e-9)
 
 
 def _mean(of_parts: Sequence[Tensor]) -> Tensor:

@@ -147,6 +147,80 @@ def test_the_monitor_judges_by_images_that_are_never_trained_on(fewvit, images, 
     assert any(row["metric"] == "top1" for row in result["rows"])
 
 
+def test_the_start_is_judged_as_the_end_is_and_the_run_says_whether_it_gained(fewvit, images, tmp_path):
+    """The oracle: `fewvit knn --leave-one-out` on the weights gone on from, and a run that moves none of them."""
+    judges = folder_of(tmp_path / "judges", {"a": 13, "b": 17}, first_seed=900)
+    assert pretrain(fewvit, "mae", images, tmp_path / "first", "--set", "lr=0.1")[0] == 0
+    still = ("--init", tmp_path / "first", "--set", "lr=1e-30", "--set", "min_lr=0", "--monitor", judges)
+    code, stdout, err = pretrain(fewvit, "mae", images, tmp_path / "still", *still, "--format", "json")
+    assert code == 0, err
+    result = json.loads(stdout)
+    top1, gain = ([row for row in result["rows"] if row["metric"] == name] for name in ("top1", "top1_gain"))
+    of_monitor = {"k": 20, "n_test": 30, "monitor": "judges", "n_train": 13}
+    assert [{name: row[name] for name in of_monitor} for row in (*top1, *gain)] == [of_monitor] * 2
+    log = [json.loads(line) for line in (tmp_path / "still/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "knn_top1" in line] == [0, 3, 6]
+    assert log[0]["step"] == 0
+    assert top1[0]["value"] == top1[0]["start"] == log[0]["knn_top1"]
+    assert gain[0]["value"] == 0
+    low, high = gain[0]["ci95"]
+    assert low == pytest.approx(-high)
+    assert high == pytest.approx(100 * 1.959964 / 32)
+    assert result["run"]["verdict"].startswith("neither gained nor lost for certain: ")
+    assert result["run"]["verdict"] in err
+    knn = ("knn", "--backbone", tmp_path / "first", "--train", judges, "--leave-one-out", "--k", 20, "--pool", "mean")
+    rows = json.loads(fewvit(*knn, "--format", "json")[1])["rows"]
+    assert next(row["value"] for row in rows if row["metric"] == "top1") == pytest.approx(log[0]["knn_top1"])
+
+
+def test_going_on_with_few_images_takes_the_epochs_that_its_minutes_have_room_for(
+    fewvit, images, tmp_path, monkeypatch
+):
+    """Measured once: the run keeps its epochs, whatever the pace is when it is called again."""
+    from fewvit.pretrain import budget
+
+    assert pretrain(fewvit, "mae", images, tmp_path / "first")[0] == 0
+    paces = [13 * 3.5 / 600, None]  # images a second: three and a half epochs of 13 images in ten minutes
+
+    def pace(*given):
+        return paces.pop(0)
+
+    monkeypatch.setattr(budget, "_pace", pace)
+    out = tmp_path / "second"
+    words = ("pretrain", "mae", "--data", images, "--preset", "test/tiny", "-b", 4, "--init", tmp_path / "first")
+    code, stdout, err = fewvit(*words, "--out", out, "--format", "json")
+    assert code == 0, err
+    assert err.startswith("3 of test/tiny's 100 epochs: about 8.6 minutes at 0.0758 images/s, of a budget of 10; ")
+    result = json.loads(stdout)["run"]
+    assert (result["epochs"], result["steps"]) == (3, 9)
+    again, stdout, err = fewvit(*words, "--out", out, "--format", "json")
+    assert (again, json.loads(stdout)["run"]["epochs"], "budget" in err, len(paces)) == (0, 3, False, 1)
+    code, _, err = fewvit(*words, "--out", out, "--minutes", 20)
+    assert code == 2
+    assert "minutes: 10.0 -> 20.0" in err
+    code, stdout, err = fewvit(*words, "--epochs", 1, "--out", tmp_path / "third", "--format", "json")
+    assert (code, json.loads(stdout)["run"]["epochs"], "budget" in err) == (0, 1, False)
+
+
+def test_the_pace_is_measured_by_steps_of_the_run(fewvit, images, tmp_path):
+    code, stdout, err = fewvit(
+        "pretrain", "mae", "--data", images, "--preset", "test/tiny", "-b", 4, "--minutes", 1e-9,
+        *("--out", tmp_path / "run", "--format", "json"),
+    )  # fmt: skip
+    assert code == 0, err
+    assert err.startswith("1 of test/tiny's 100 epochs: about ")
+    assert json.loads(stdout)["run"]["epochs"] == 1
+
+
+def test_what_init_changes_of_a_preset_is_told_once(fewvit, images, tmp_path):
+    words = ("--init", "fewvit_tiny")
+    code, _, err = pretrain(fewvit, "dino", images, tmp_path / "run", *words)
+    assert code == 0, err
+    assert "--init fewvit_tiny changes what --preset test/tiny trains: width 192 (the preset's: 64)" in err
+    assert "changes what" not in pretrain(fewvit, "dino", images, tmp_path / "run", *words)[2]
+    assert "changes what" not in pretrain(fewvit, "dino", images, tmp_path / "scratch")[2]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
@@ -161,6 +235,7 @@ def test_the_monitor_judges_by_images_that_are_never_trained_on(fewvit, images, 
         (("--set", "momentum_teacher=1.5"), 2, "--set momentum_teacher=1.5: a number from 0 to 1"),
         (("--max-bad", "some"), 2, "--max-bad 'some'"),
         (("--epochs", 0), 2, "at least 1"),
+        (("--minutes", 3), 2, "--minutes and --epochs both say"),
         (("--accumulate", 3), 2, "does not divide"),
         (("--precision", "int8"), 2, "fp32, bf16"),
         (("--precision", "fp16"), 2, "GPUs only"),
