@@ -19,6 +19,7 @@ from ..results import Facts, Row
 from ..sources import Given
 from ..splits import dependence, mean_of_draws
 from .details import Details, Keep, keep_nothing
+from .evaluation import CALIBRATED
 from .explain.explanation import explain_lowshot
 from .explain.subject import reads_as_published, subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
@@ -165,9 +166,17 @@ def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[Row]:
     metrics = [cell.evaluation.metrics(test.labels) for cell in cells]
     for name in metrics[0]:
         for cell, values in zip(cells, metrics, strict=True):
-            yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name]}
+            told = _told(name, [cell])
+            yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name], **told}
         mean = mean_of_draws([values[name] for values in metrics], [cell.split for cell in cells])
-        yield {**_columns(cells[0], test), "trial": "mean", "metric": name, **mean}
+        yield {**_columns(cells[0], test), "trial": "mean", "metric": name, **mean, **_told(name, cells)}
+
+
+def _told(metric: str, cells: Sequence[Cell]) -> Row:
+    """Beside a calibration error, whether the confidences it is of were calibrated; in all trials, of a mean."""
+    if metric != "ece":
+        return {}
+    return {"calibrated": next((cell.calibrated for cell in cells if cell.calibrated != CALIBRATED), CALIBRATED)}
 
 
 def _columns(cell: Cell, test: FeatureSet) -> Row:

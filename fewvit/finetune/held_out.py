@@ -9,6 +9,7 @@ import numpy as np
 
 from ..calibration import best_temperature, stratified_folds
 from ..errors import IntegrityError, NumericalError
+from ..evaluate.evaluation import calibration_of
 from ..training.log import read_log
 
 _FOLDS = 5  # of the labelled images; one is held out
@@ -50,6 +51,10 @@ class Candidate:
     top1: float | None = None  # of them, in percent; None: nothing was held out
     loss: float = 0.0
     temperature: float = 1.0  # of `calibration.scale`
+
+    def calibrated(self, labels: np.ndarray) -> str:
+        """Whether the temperature was fitted, of a training on images with labels (n,); as `calibration_of`."""
+        return calibration_of(labels, tried=self.top1 is not None or len(np.unique(labels)) == len(labels))
 
     @property
     def merit(self) -> tuple[float, float, float]:

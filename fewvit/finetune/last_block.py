@@ -74,7 +74,8 @@ class LastBlocks:
             for split, (plan, labelled, task, chosen), rows in zip(splits, ended, features, strict=True):
                 estimator, why = classifier_of(plan, labelled, task.head, labelled.present), _described(chosen)
                 self.notify(f"last block, {split.name}, trial {split.trial}: {why}")
-                yield Tuned(estimator, dataclasses.replace(test, features=rows), chosen.temperature, why)
+                calibrated = chosen.calibrated(labelled.labels)
+                yield Tuned(estimator, dataclasses.replace(test, features=rows), chosen.temperature, why, calibrated)
 
     def _trained(self, split: Split, train: FeatureSet, scratch: Path) -> tuple[Plan, Labelled, Tuning, Candidate]:
         """The network of one split, from the cache where it was trained before."""
