@@ -25,6 +25,7 @@ from .explain.subject import reads_as_published, subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 from .lowshot_cells import Cell, Tuner, cells_of
 from .lowshot_options import LowShotOptions, by_shots, check_options, require_splits, splits_of
+from .pairs import with_comparisons
 from .predictions import Predicted, save_confusion, save_per_class, save_predictions
 from .subsets import save_splits
 
@@ -62,7 +63,7 @@ def run_lowshot(
         for extra, train, test in by_layer(inputs):
             protocol = options.protocol or inputs.known_protocol
             where = {**({"backbone": printable(name)} if name else {}), **extra}
-            wanted = explain or keep is not None or any(_files(options))
+            wanted = explain or keep is not None or bool(name) or any(_files(options))
             found, notes, new = _evaluate(train, _required(test), options, protocol, notify, tuner, where, wanted)
             predicted.extend(new)
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
@@ -77,7 +78,8 @@ def run_lowshot(
     found = measured(reader, sources, measure, report_skipped, options.seed, "lowshot")
     _save(predicted, options, notify)
     (keep or keep_nothing)(Details(predicted))
-    return found
+    several = len({one.which.get("backbone") for one in predicted}) > 1
+    return with_comparisons(found, predicted, notify, options.seed) if several else found
 
 
 def evaluate_lowshot(
