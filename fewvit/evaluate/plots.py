@@ -16,6 +16,7 @@ from ..figures.axes import Margins, shortened
 from ..figures.confusion import NUMBERED, draw_confusion, most_confused
 from ..figures.picture import LETTER, LIGHT, Panel, check_picture, save_picture
 from ..figures.reliability import Curve, draw_reliability
+from .details import Keep
 from .predictions import Predicted
 
 MOST_CLASSES = 30  # of a confusion matrix
@@ -50,6 +51,13 @@ class Plots:
                 for line in save(path, predicted, note):
                     notify(line)
                 notify(f"wrote {path}")
+
+    def keep(self, notify: Callable[[str], None]) -> Keep | None:
+        """What takes an evaluation's predictions and writes the pictures; None where none is wanted."""
+        return (lambda details: self.save(details.predicted, notify)) if self else None
+
+
+NO_PLOTS = Plots()
 
 
 @dataclass(frozen=True)
