@@ -35,7 +35,7 @@ def draw_confusion(axes: Axes, palette: Palette, matrix: np.ndarray, counts: np.
     shaded(axes, palette, {(r, c): 0.06 + 0.84 * share[r, c] for r, c in there})
     axes.plot([0, len(names), len(names), 0, 0], [0, 0, len(names), len(names), 0], color=palette.heat, linewidth=0.5)
     for r, c in there if len(names) <= NUMBERED else ():
-        colour = palette.on_heat if share[r, c] > 0.5 else palette.ink
+        colour = palette.on_heat if share[r, c] > 0.7 else palette.ink
         axes.text(c + 0.5, r + 0.54, str(matrix[r, c]), ha="center", va="center", color=colour, fontsize=7.5)
     for at, name in enumerate(names):
         axes.annotate(

@@ -37,10 +37,10 @@ def evaluate_head(
     """Rows of a stored linear head on the test images, and the run's manifest.
 
     `predictions` and `keep` get what it says of each of them. The official heads know no class names: as many
-    classes as the head has are taken in their order, others need `names`, a file of them. Raises UsageError for a run of another command
-    and for `names` of a head that has its own, CheckpointError for a head that is not as wide as the features,
-    FingerprintMismatch for one of our own that was trained on another backbone, DataError for classes that it does not
-    know.
+    classes as the head has are taken in their order, others need `names`, a file of them. Raises UsageError for a
+    run of another command and for `names` of a head that has its own, CheckpointError for a head that is not as
+    wide as the features, FingerprintMismatch for one of our own that was trained on another backbone, DataError for
+    classes that it does not know.
     """
     _check(given, reader)
     file = head_file(head)
