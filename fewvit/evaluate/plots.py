@@ -122,7 +122,7 @@ def _reliability_panel(title: str, found: Sequence[_Draws], note: str) -> Panel:
         right = np.concatenate([(draw.predictions == draw.labels)[mask] for draw, mask in parts])
         bins = reliability(confidence, right, _BINS)
         curves.append(Curve(series, bins))
-        over = f", {counted(len(one.draws), 'draw')}" if len(one.draws) > 1 else ""
+        over = f", {counted(len(one.draws), 'draw')} together" if len(one.draws) > 1 else ""
         legend.append((series, f"{shortened(str(one.which['method']), 20)}: ECE {bins.ece:.2f}{over}"))
     told = f"{counted(len(found[0].draws[0].ids), 'image')}. {note}".strip()
     draw = functools.partial(draw_reliability, palette=LIGHT, curves=curves)
