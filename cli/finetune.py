@@ -13,7 +13,7 @@ from fewvit.errors import UsageError
 from .inputs import access, listing, names_of
 from .outputs import RUN
 from .runs import Network, Run, changes, effort, run_folder, run_screen, show_run
-from .shared import QUICK, Access, Layout, Listed, Model, Output, Pair, Place, command, numbers, single
+from .shared import QUICK, Access, Drawn, Layout, Listed, Model, Output, Pair, Place, command, numbers, single
 from .show import TrainingLine
 
 app = single()
@@ -62,6 +62,7 @@ def finetune(
     allow_fewer: Annotated[bool, typer.Option("--allow-fewer", help="Keep classes that have fewer images.")] = False,
     network: Network,
     run: Run,
+    drawn: Drawn,
     img_size: Annotated[
         str | None, typer.Option("--img-size", metavar="N|HxW", help="Input pixels. Default: 224.")
     ] = None,
@@ -113,6 +114,7 @@ def finetune(
         from fewvit.evaluate.predictions import check_predictions_path
 
         check_predictions_path(save_predictions)
+    keep = drawn.plots().keep(screen.notify)
     from fewvit.extraction.cache import Cache, default_cache_dir
 
     cache = None if no_cache else Cache(place.cache_dir or default_cache_dir())
@@ -128,6 +130,7 @@ def finetune(
         listing(listed),
         audience,
         save_predictions,
+        keep,
     )
     show_run(screen, result, stopped)
 

@@ -13,7 +13,7 @@ from .classifiers import settings_of
 from .inputs import listing, reader
 from .outputs import BUNDLE
 from .predict import bundle_reader
-from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Place, Work, command, single
+from .shared import Access, Classifiers, Drawn, Features, Layout, Listed, Model, Output, Place, Work, command, single
 from .show import Screen
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def fit(
     listed: Listed,
     work: Work,
     classifiers: Classifiers,
+    drawn: Drawn,
     output: Output,
     data: Annotated[
         str | None, typer.Option("--data", metavar="SRC", help="Labelled images or features (.npz).")
@@ -101,6 +102,11 @@ def fit(
                 "--add keeps the bundle's score of strangeness and its threshold; leave --strangeness, --known-share "
                 "and --strangers out"
             )
+        if drawn != Drawn():
+            raise UsageError(
+                "--add judges nothing; leave --plot-reliability and --plot-confusion out",
+                fix="`predict` on labelled images judges a bundle that has grown.",
+            )
         own = _as_the_bundle(model, layout, features)
         bundle = load_bundle(output.out, device=features.device)
         reads = (
@@ -112,10 +118,11 @@ def fit(
     else:
         from fewvit.bundles.fit import run_fit
 
+        plots = drawn.plots()
         request = _request(classifiers, threshold, known_share, strangeness, work.seed, features.device)
         reads = reader(model, layout, access, place, features, work, screen)
         rows, facts = run_fit(
-            reads, source, listing(listed), request, output.out, screen.notify, screen.skipped, strangers
+            reads, source, listing(listed), request, output.out, screen.notify, screen.skipped, strangers, plots
         )
     Screen(dataclasses.replace(output, out=None)).result(Result("fit", rows, facts))
 

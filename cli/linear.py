@@ -12,7 +12,22 @@ from fewvit.errors import UsageError
 from .inputs import listing, reader
 from .outputs import PROBE
 from .runs import Run, run_screen, show_run
-from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, given, numbers, single
+from .shared import (
+    Access,
+    Drawn,
+    Features,
+    Layout,
+    Listed,
+    Model,
+    Output,
+    Pair,
+    Place,
+    Work,
+    command,
+    given,
+    numbers,
+    single,
+)
 from .show import Screen, TrainingLine
 
 app = single()
@@ -77,6 +92,7 @@ def linear(
         ),
     ] = "train",
     run: Run,
+    drawn: Drawn,
     head: Annotated[
         Path | None,
         typer.Option(
@@ -129,6 +145,7 @@ def linear(
 
     if save_predictions is not None:
         check_predictions_path(save_predictions)
+    keep = drawn.plots().keep(screen.notify)
     rates, settings = numbers(lr, "--lr", float), run.settings()
     work = Work(None, run.workers, max_bad, run.max_pixels, run.seed, no_cache, rehash)
     source = reader(model, layout, how, place, features, work, screen)
@@ -139,7 +156,7 @@ def linear(
     if head is not None:
         if output.out is not None and output.out.is_dir():
             raise UsageError("--out is a folder; with --head give the name of a file for the result", file=output.out)
-        rows, facts = evaluate_head(source, sources, head, head_classes, audience, save_predictions)
+        rows, facts = evaluate_head(source, sources, head, head_classes, audience, save_predictions, keep)
         Screen(output).result(Result("linear", rows, facts))
         return
     request = LinearProbeRequest(
@@ -153,5 +170,5 @@ def linear(
         seed=run.seed,
     )
     effort = Effort(workers=run.workers, save_every=run.save_every, overwrite=run.overwrite)
-    result, stopped = run_linear(source, sources, request, effort, output.out, audience, save_predictions)
+    result, stopped = run_linear(source, sources, request, effort, output.out, audience, save_predictions, keep)
     show_run(screen, result, stopped, kept=output.out is not None)

@@ -16,6 +16,7 @@ from .outputs import RESULT
 from .shared import (
     Access,
     Classifiers,
+    Drawn,
     Explain,
     Features,
     Layout,
@@ -46,6 +47,7 @@ def lowshot(
     work: Work,
     output: Output,
     classifiers: Classifiers,
+    drawn: Drawn,
     shots: Annotated[
         str | None, typer.Option("--shots", metavar="N,…", help="Images per class; default 1,2,5.")
     ] = None,
@@ -104,6 +106,7 @@ def lowshot(
 
     if save_predictions is not None:
         check_predictions_path(save_predictions)
+    keep = drawn.plots().keep(screen.notify)
     settings, last_block = settings_with_last_block(classifiers, ",".join(CLASSIFIERS))
     options = LowShotOptions(
         shots=per_class or (() if percents or subset else SHOTS),
@@ -128,6 +131,6 @@ def lowshot(
 
         tuner_of = functools.partial(last_blocks, settings=last_block, reader=source, seed=work.seed)
     sources = Given(pair.data, pair.train, pair.test, listing(listed))
-    rows, facts = run_lowshot(source, sources, options, screen.notify, screen.skipped, tuner_of, explain=explain)
+    rows, facts = run_lowshot(source, sources, options, screen.notify, screen.skipped, tuner_of, keep, explain=explain)
     screen.result_of_trials(Result("lowshot", rows, facts))
     screen.explanation(facts)

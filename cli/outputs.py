@@ -201,6 +201,12 @@ def _is_confusion(path: Path) -> bool:
     return "true \\ predicted" in _columns(path)
 
 
+def _is_drawn(path: Path) -> bool:
+    """A PNG or an SVG that names us as what made it."""
+    head = _head(path)
+    return head.startswith((b"\x89PNG", b"<?xml")) and b"fewvit" in head
+
+
 def _is_ground_truth(path: Path) -> bool:
     return re.match(rb'\s*\{\s*"schema":\s*"fewvit\.revisited/', _head(path)) is not None
 
@@ -258,5 +264,8 @@ SAVED = {
     "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),
     "save_predictions": Kind("predictions that --save-predictions wrote", "FILE", "", _is_predictions),
     "save_per_class": Kind("a table that --save-per-class wrote", "FILE.csv", "", _is_per_class),
+    **dict.fromkeys(
+        ("plot_reliability", "plot_confusion"), Kind("a picture that fewvit drew", "FILE.png|.svg", "", _is_drawn)
+    ),
     "save_confusion": Kind("a table that --save-confusion wrote", "FILE.csv", "", _is_confusion),
 }

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
 
 import typer
 
@@ -24,6 +24,9 @@ from fewvit.errors import DataError, UsageError
 from fewvit.models.told import Told
 
 from .outputs import Kind, check_outputs
+
+if TYPE_CHECKING:
+    from fewvit.evaluate.plots import Plots
 
 Command = TypeVar("Command", bound=Callable[..., object])
 Number = TypeVar("Number", int, float)
@@ -270,6 +273,36 @@ class Work:
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")
     ] = False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn of the predictions."""
+
+    plot_reliability: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot-reliability",
+            metavar="FILE.png|.svg",
+            help="Draw accuracy over confidence, a reliability diagram (extra `plots`).",
+        ),
+    ] = None
+    plot_confusion: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot-confusion",
+            metavar="FILE.png|.svg",
+            help="Draw the confusion matrix; of many classes those in most mistakes (extra `plots`).",
+        ),
+    ] = None
+
+    def plots(self) -> Plots:
+        """The pictures, once it is known that they can be written."""
+        from fewvit.evaluate.plots import Plots
+
+        plots = Plots(self.plot_reliability, self.plot_confusion)
+        plots.check()
+        return plots
 
 
 @dataclass(frozen=True)

@@ -22,22 +22,8 @@ PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "
 # the order of columns, whichever of them rows have: what was asked, what was found, from what, and how it was made
 _COLUMNS = (
     *("table", "task", "dataset", "backbone", "method", "layer", "k", "temperature", "ways", "shots"),
-    *(
-        "trial",
-        "setting",
-        "metric",
-        "systems",
-        "a",
-        "b",
-        "difference",
-        "value",
-        "start",
-        "std",
-        "published",
-        "delta",
-        "verdict",
-    ),
-    *("p_holm", "ci95_low", "ci95_high", "value_a", "value_b", "mean_rank_a", "mean_rank_b"),
+    *("trial", "setting", "metric", "systems", "a", "b", "difference", "value", "start", "std", "published", "delta"),
+    *("verdict", "p_holm", "ci95_low", "ci95_high", "calibrated", "value_a", "value_b", "mean_rank_a", "mean_rank_b"),
     *("critical_difference", "trials", "draws", "n_train", "n_test", "n_queries", "left_out", "skipped", "weights"),
     *("p", "p_corrected_t", "p_mcnemar", "p_friedman", "p_wilcoxon", "resampled", "protocol", "protocol_a"),
     *(
@@ -65,7 +51,7 @@ _PERCENT_METRICS = (
 _COSINES = ("score",)
 _GIVEN = ("dataset", "backbone")  # what the user named, so is missed least
 _CORE = ("value", "difference", "systems")  # what a row is about: what stands before it, and it, is always shown
-_TOLD = ("weights", "skipped")  # shown wherever there is any room, for they say how to take the number
+_TOLD = ("calibrated", "weights", "skipped")  # shown wherever there is any room, for they say how to take the number
 _DIGESTS, _DIGITS = ("weights_sha256", "sha256", "fingerprint"), 12  # of which so many digits tell apart
 _GAP = "  "  # between two columns
 WIDTH = 100  # characters of a table's line, where columns can be left out

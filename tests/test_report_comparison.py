@@ -9,11 +9,12 @@ import pytest
 
 from fewvit.errors import DataError, UnknownName, UsageError
 from fewvit.evaluate.details import Details, EpisodeScores
+from fewvit.paired import corrected_t, mcnemar, paired_bootstrap
 from fewvit.report.comparison import Comparison, compare
 from fewvit.report.looking import DetailsOf
 from fewvit.report.read import read
 from fewvit.report.rows import lines_of
-from fewvit.report.statistics import corrected_t, mcnemar, paired_bootstrap, rank_over_data_sets, signed_rank
+from fewvit.report.statistics import rank_over_data_sets, signed_rank
 from fewvit.results import Result
 from fewvit.sweep.folder import SweepFolder, digest_of
 

@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from fewvit import paired
 from fewvit.errors import DataError
-from fewvit.report import statistics
+from fewvit.paired import corrected_t, holm, mcnemar, paired_bootstrap
 from fewvit.report.statistics import (
     against_published,
-    corrected_t,
     groups,
-    holm,
-    mcnemar,
-    paired_bootstrap,
     rank_over_data_sets,
     require_data_sets,
     signed_rank,
@@ -45,9 +42,9 @@ SMALL = [np.array([[3.0, 0, -1, 2], [1, 0, 4, -2], [7, 0, -5, -2]]), np.array([[
 @pytest.mark.parametrize("differences", SMALL)
 @pytest.mark.parametrize("way", ["_counts_of_kinds", "_counts_of_images"])
 def test_the_bootstrap_has_the_mean_spread_and_tails_of_all_resamples_together(differences, way, monkeypatch):
-    monkeypatch.setattr(statistics, "_DEAR_KINDS", 0 if way == "_counts_of_kinds" else 10**9)
+    monkeypatch.setattr(paired, "_DEAR_KINDS", 0 if way == "_counts_of_kinds" else 10**9)
     every = every_resample(differences)
-    found = statistics.resampled_means(differences, resamples=40_000, seed=3)
+    found = paired.resampled_means(differences, resamples=40_000, seed=3)
     assert found.mean() == pytest.approx(every.mean(), abs=5 * every.std() / 200)
     assert found.std() == pytest.approx(every.std(), rel=0.03)
     for value in np.quantile(every, [0.05, 0.3, 0.8]):
@@ -56,7 +53,7 @@ def test_the_bootstrap_has_the_mean_spread_and_tails_of_all_resamples_together(d
 
 @pytest.mark.parametrize("differences", SMALL)
 def test_the_interval_and_the_p_are_those_of_the_resampled_means(differences):
-    means = statistics.resampled_means(differences, resamples=999, seed=7)
+    means = paired.resampled_means(differences, resamples=999, seed=7)
     found = paired_bootstrap(differences, resamples=999, seed=7)
     assert sum(means < found.low) <= 0.025 * 999 <= sum(means <= found.low)
     assert sum(means > found.high) <= 0.025 * 999 <= sum(means >= found.high)
@@ -71,7 +68,7 @@ def test_the_variance_of_the_bootstrap_has_its_closed_form():
     draws, images = differences.mean(axis=1), differences.mean(axis=0)
     rest = differences - draws[:, None] - images + differences.mean()
     wanted = draws.var() / 7 + images.var() / 311 + (rest**2).mean() / (7 * 311)
-    found = statistics.resampled_means(differences, resamples=20_000, seed=3)
+    found = paired.resampled_means(differences, resamples=20_000, seed=3)
     assert found.var() == pytest.approx(wanted, rel=0.05)
 
 

@@ -14,6 +14,7 @@ from ..classifiers import traits_of
 from ..datasets import Listing
 from ..errors import UsageError, counted
 from ..evaluate.inputs import FeatureReader, Found, Inputs, unfit
+from ..evaluate.plots import NO_PLOTS, Plots
 from ..extraction.pipeline import settle
 from ..extraction.recipe import Recipe
 from ..features import FeatureSet
@@ -25,7 +26,7 @@ from ..sources import is_features
 from ..strangeness import find_score
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .file import replace_bundle, save_bundle
-from .judged import Judged, coverage_lines, judged_rows, stranger_rows
+from .judged import Judged, coverage_lines, judged_rows, predictions_of, stranger_rows
 from .strangeness import KNOWN_SHARE, check_known_share, fit_strangeness, told
 
 Notify = Callable[[str], None]
@@ -86,11 +87,13 @@ def run_fit(
     notify: Notify,
     report_skipped: Callable[[list[dict[str, str]]], None],
     strangers: str | None = None,
+    plots: Plots = NO_PLOTS,
 ) -> Found:
     """Fit, calibrate and write a bundle; rows on its training images and held-out accuracy, and the run's manifest.
 
-    `strangers` is a source of pictures of other classes: rows say how well they are told apart. Raises UsageError for
-    several backbones or `--layers each`, and as `check_request`, `fit_bundle` and `stranger_rows`.
+    `strangers` is a source of pictures of other classes: rows say how well they are told apart. `plots` are drawn
+    of the images that were held out. Raises UsageError for several backbones or `--layers each`, and as
+    `check_request`, `fit_bundle` and `stranger_rows`.
     """
     check_request(request)
     if len(reader.backbones.names) > 1:
@@ -101,7 +104,10 @@ def run_fit(
         )
     if strangers is not None:
         reader.one(strangers, listing, unlabelled=True)  # one that is not there is told before anything is fitted
-    [inputs] = reader.each(reader.one(source, listing))
+    sources = reader.one(source, listing)
+    if plots:
+        _require_held_out(sources.train.labels)
+    [inputs] = reader.each(sources)
     report_skipped(inputs.skipped)
     recipe = reader.backbones.recipe(inputs.pipeline) if inputs.pipeline is not None else None
     bundle, judged = fit_bundle(inputs.train, request, recipe, notify)
@@ -113,8 +119,18 @@ def run_fit(
         report_skipped(others.skipped)
         found += stranger_rows(bundle, judged, others.train)
     sha256 = save_bundle(out, bundle)
+    plots.save([predictions_of(bundle, judged)], notify, "Held out in turn; the temperature was fitted on them, too.")
     notify(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
     return _rows(inputs, bundle, found), _facts(inputs, bundle, sha256, request.seed)
+
+
+def _require_held_out(labels: np.ndarray) -> None:
+    """Raise UsageError where no class has two images, so that there will be no predictions to draw."""
+    if np.unique(labels[labels >= 0], return_counts=True)[1].max(initial=0) < 2:
+        raise UsageError(
+            "no class has two images, so none can be held out and there is nothing to draw",
+            fix="Leave --plot-reliability and --plot-confusion out, or give two or more images per class.",
+        )
 
 
 def fit_bundle(

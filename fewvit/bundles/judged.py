@@ -12,6 +12,7 @@ import numpy as np
 
 from ..calibration import HeldOut, expected_calibration_error
 from ..errors import DataError, counted
+from ..evaluate.predictions import Predicted
 from ..features import FeatureSet
 from ..metrics import auroc, passing_at, rank_of_target, top_k_accuracy
 from ..results import Row
@@ -45,6 +46,15 @@ def judged_rows(bundle: Bundle, judged: Judged) -> list[Row]:
     rows = [{"metric": m, "value": v, "n_test": len(held.rows), "judged_on": _HELD_OUT} for m, v in values.items()]
     right = held.probabilities.argmax(axis=1) == held.labels
     return rows + coverage_rows(judged.confidences(bundle), right, {*THRESHOLDS, bundle.threshold})
+
+
+def predictions_of(bundle: Bundle, judged: Judged) -> Predicted:
+    """What was predicted for the images that were held out, with calibrated confidence; they go by their numbers."""
+    held = judged.held
+    best = held.probabilities.argmax(axis=1)
+    ids = [str(row) for row in held.rows.tolist()]
+    which = {"method": bundle.classifier}
+    return Predicted(which, ids, held.labels, best, judged.confidences(bundle), bundle.classes)
 
 
 def coverage_rows(confidence: np.ndarray, right: np.ndarray, thresholds: Sequence[float] | set[float]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4): the memory, and when to stop; for one problem or many."""
+"""Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4): its memory, and when to stop; of one or many problems."""
 
 from __future__ import annotations
 

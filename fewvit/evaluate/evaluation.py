@@ -12,6 +12,7 @@ from ..classifiers import traits_of
 from ..features import FeatureSet
 from ..metrics import NEVER, rank_of_target, top_k_accuracy
 
+CALIBRATED = "yes"
 _CHUNK_BYTES = 8 << 20  # of class scores at once
 
 
@@ -52,6 +53,16 @@ def evaluate_estimator(estimator: Estimator, test: FeatureSet, temperature: floa
         best[part] = shares.argmax(axis=1)
         confidence[part] = largest_share(shares, temperature)
     return Evaluation(rank, known[best], confidence)
+
+
+def calibration_of(labels: np.ndarray, *, tried: bool) -> str:
+    """Whether confidence was calibrated on images held out of those with labels (n,): yes; no; or no: 1-shot.
+
+    The last is where no class has two images, so that none can be held out and the temperature stays 1.
+    """
+    if not tried:
+        return "no"
+    return CALIBRATED if np.unique(labels, return_counts=True)[1].max() > 1 else "no: 1-shot"
 
 
 def _parts(estimator: Estimator, rows: int, classes: int) -> Iterator[slice]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..backbones import IMAGENET, KS, TEMPERATURE
-from ..errors import UsageError, counted
+from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, require_one_backbone, warn_of_shared_rows
 from ..labels import align, labelled, require_classes
 from ..metrics import rank_of_target, top_k_accuracy
@@ -22,6 +23,7 @@ from .details import Details, Keep, both, keep_nothing
 from .explain.explanation import explain_knn
 from .explain.subject import reads_as_published, subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
+from .pairs import with_comparisons
 from .predictions import Predicted
 
 _TABLE_BYTES = 1 << 20  # votes of one block of queries stay in the CPU's cache
@@ -235,8 +237,10 @@ def run_knn(
 ) -> Found:
     """Rows of every backbone, and the run's manifest: what `fewvit knn` prints; `keep` as for `evaluate_knn`.
 
-    `explain`: the manifest also has what may make the number differ from the published one.
+    `explain`: the manifest also has what may make the number differ from the published one. Of several backbones it
+    has `comparisons`, as `pairs.compared`.
     """
+    predicted: list[Predicted] = []  # where there are several backbones
 
     def measure(inputs: Inputs, name: str) -> Found:
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("knn", pool=inputs.pipeline.pool)):
@@ -245,19 +249,26 @@ def run_knn(
             notify(f"accuracy is over the remaining images: {counted(len(inputs.skipped), 'was', 'were')} left out")
         rows: list[Row] = []
         seconds = 0.0
+
+        def note(part: Details, extra: Row) -> None:
+            where = {"backbone": printable(name), **extra}
+            predicted.extend(replace(one, which={**where, **one.which}) for one in part.predicted)
+
         for extra, train, test in by_layer(inputs):
             details: list[Details] = []
-            found, took = evaluate_knn(train, test, options, notify, both(keep, details.append) if explain else keep)
+            told = both(keep, functools.partial(note, extra=extra)) if name else keep
+            found, took = evaluate_knn(train, test, options, notify, both(told, details.append) if explain else told)
             seconds += took
             rows += [{**extra, **row} for row in _with_published(found, inputs)]
         facts: Facts = {"seconds": {"search": round(seconds, 3)}}
         if explain:  # of the last block, where each was measured
-            predicted = [one for part in details for one in part.predicted]
-            facts["explain"] = explain_knn(subject_of(inputs, train, test, found, predicted))
+            of_last = [one for part in details for one in part.predicted]
+            facts["explain"] = explain_knn(subject_of(inputs, train, test, found, of_last))
         return rows, facts
 
     sources = _alone(reader, given) if options.leave_one_out else reader.pair(given)
-    return measured(reader, sources, measure, report_skipped, reader.backbones.seed)
+    rows_and_facts = measured(reader, sources, measure, report_skipped, reader.backbones.seed)
+    return with_comparisons(rows_and_facts, predicted, notify, reader.backbones.seed)
 
 
 def _with_published(rows: Sequence[Row], inputs: Inputs) -> Iterator[Row]:

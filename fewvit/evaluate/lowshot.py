@@ -19,11 +19,13 @@ from ..results import Facts, Row
 from ..sources import Given
 from ..splits import dependence, mean_of_draws
 from .details import Details, Keep, keep_nothing
+from .evaluation import CALIBRATED
 from .explain.explanation import explain_lowshot
 from .explain.subject import reads_as_published, subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
 from .lowshot_cells import Cell, Tuner, cells_of
 from .lowshot_options import LowShotOptions, by_shots, check_options, require_splits, splits_of
+from .pairs import with_comparisons
 from .predictions import Predicted, save_confusion, save_per_class, save_predictions
 from .subsets import save_splits
 
@@ -61,7 +63,7 @@ def run_lowshot(
         for extra, train, test in by_layer(inputs):
             protocol = options.protocol or inputs.known_protocol
             where = {**({"backbone": printable(name)} if name else {}), **extra}
-            wanted = explain or keep is not None or any(_files(options))
+            wanted = explain or keep is not None or bool(name) or any(_files(options))
             found, notes, new = _evaluate(train, _required(test), options, protocol, notify, tuner, where, wanted)
             predicted.extend(new)
             rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
@@ -76,7 +78,8 @@ def run_lowshot(
     found = measured(reader, sources, measure, report_skipped, options.seed, "lowshot")
     _save(predicted, options, notify)
     (keep or keep_nothing)(Details(predicted))
-    return found
+    several = len({one.which.get("backbone") for one in predicted}) > 1
+    return with_comparisons(found, predicted, notify, options.seed) if several else found
 
 
 def evaluate_lowshot(
@@ -165,9 +168,17 @@ def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[Row]:
     metrics = [cell.evaluation.metrics(test.labels) for cell in cells]
     for name in metrics[0]:
         for cell, values in zip(cells, metrics, strict=True):
-            yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name]}
+            told = _told(name, [cell])
+            yield {**_columns(cell, test), "trial": cell.split.trial, "metric": name, "value": values[name], **told}
         mean = mean_of_draws([values[name] for values in metrics], [cell.split for cell in cells])
-        yield {**_columns(cells[0], test), "trial": "mean", "metric": name, **mean}
+        yield {**_columns(cells[0], test), "trial": "mean", "metric": name, **mean, **_told(name, cells)}
+
+
+def _told(metric: str, cells: Sequence[Cell]) -> Row:
+    """Beside a calibration error, whether the confidences it is of were calibrated; in all trials, of a mean."""
+    if metric != "ece":
+        return {}
+    return {"calibrated": next((cell.calibrated for cell in cells if cell.calibrated != CALIBRATED), CALIBRATED)}
 
 
 def _columns(cell: Cell, test: FeatureSet) -> Row:

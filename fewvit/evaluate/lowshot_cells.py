@@ -16,7 +16,7 @@ from ..features import FeatureSet
 from ..options import options_of
 from ..plugins import find
 from ..splits import Split
-from .evaluation import Evaluation, evaluate_estimator
+from .evaluation import CALIBRATED, Evaluation, calibration_of, evaluate_estimator
 from .inputs import unfit
 from .lowshot_options import LowShotOptions, by_shots
 from .transduction import below_start, nearest_mean
@@ -32,6 +32,7 @@ class Tuned:
     test: FeatureSet  # the test images as the tuned network sees them
     temperature: float
     why: str  # which hyper-parameters, and how they were chosen
+    calibrated: str = CALIBRATED  # whether the temperature was fitted, as `calibration_of`
 
 
 class Tuner(Protocol):
@@ -54,6 +55,7 @@ class Cell:
     estimator: Estimator
     evaluation: Evaluation
     temperature: float
+    calibrated: str  # whether the temperature was fitted, as `calibration_of`
     facts: Mapping[str, Any]  # for the manifest: what was chosen, and why
 
 
@@ -103,14 +105,22 @@ def _cells(
             estimator.why_ = _source_of_penalty(method, settings, options, protocol, split)
     cells = []
     for make, (x, y), split, estimator in zip(makes, sets, splits, estimators, strict=True):
-        temperature = 1.0
-        if options.calibrate and not traits.transductive:
+        temperature, fits = 1.0, options.calibrate and not traits.transductive
+        if fits:
             # the folds depend on the images, not on their order
             by_name = np.argsort([train.ids[row] for row in split.train])
             temperature = _temperature(make, estimator, x[by_name], y[by_name], options.seed)
         facts = {name: getattr(estimator, attribute) for name, attribute in traits.facts.items()}
         cells.append(
-            Cell(method, split, estimator, evaluate_estimator(estimator, test, temperature), temperature, facts)
+            Cell(
+                method,
+                split,
+                estimator,
+                evaluate_estimator(estimator, test, temperature),
+                temperature,
+                calibration_of(y, tried=fits),
+                facts,
+            )
         )
     return cells
 
@@ -155,7 +165,8 @@ def _tuned_cells(tuner: Tuner, splits: Sequence[Split], train: FeatureSet, test:
     cells = []
     for split, tuned in zip(splits, tuner.fit(splits, train, test), strict=True):
         evaluation = evaluate_estimator(tuned.estimator, tuned.test, tuned.temperature)
-        cells.append(Cell(tuner.name, split, tuned.estimator, evaluation, tuned.temperature, {"why": tuned.why}))
+        facts = {"why": tuned.why}
+        cells.append(Cell(tuner.name, split, tuned.estimator, evaluation, tuned.temperature, tuned.calibrated, facts))
     return cells
 
 

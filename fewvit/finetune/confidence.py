@@ -15,6 +15,7 @@ import numpy as np
 
 from ..calibration import ENOUGH, best_temperature, cautious, softmax, temperature_as_sure
 from ..errors import NumericalError, counted
+from ..evaluate.evaluation import calibration_of
 from ..files import replacing
 from .baselines import logistic
 from .held_out import Candidate, held_out_parts
@@ -30,6 +31,10 @@ class Confidence:
 
     temperature: float = 1.0
     calibrated_on: int = 0  # images that were held out in turn; 0: it is from the frozen classifier's confidence
+
+    def told(self, labels: np.ndarray) -> str:
+        """Whether the temperature was fitted, of a training on images with labels (n,); as `calibration_of`."""
+        return calibration_of(labels, tried=self.calibrated_on > 0 or len(np.unique(labels)) == len(labels))
 
 
 def calibrated(trainings: Trainings, chosen: Candidate, task: Tuning) -> tuple[Confidence | None, int | None]:

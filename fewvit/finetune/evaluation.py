@@ -43,6 +43,8 @@ def evaluate_tuned(
     rows = [
         {**columns, "trial": request.trial, "metric": m, "value": v} for m, v in evaluation.metrics(test.labels).items()
     ]
+    told = {"calibrated": confidence.told(labelled.labels)}
+    rows = [{**row, **told} if row["metric"] == "ece" else row for row in rows]
     return rows, {
         "chosen": {
             "lr": chosen.lr,

@@ -75,7 +75,9 @@ class LastBlocks:
             for split, (plan, labelled, task, chosen, confidence), rows in zip(splits, ended, features, strict=True):
                 estimator, why = classifier_of(plan, labelled, task.head, labelled.present), _described(chosen)
                 self.notify(f"last block, {split.name}, trial {split.trial}: {why}")
-                yield Tuned(estimator, dataclasses.replace(test, features=rows), confidence.temperature, why)
+                calibrated = confidence.told(labelled.labels)
+                test_features = dataclasses.replace(test, features=rows)
+                yield Tuned(estimator, test_features, confidence.temperature, why, calibrated)
 
     def _trained(
         self, split: Split, train: FeatureSet, scratch: Path

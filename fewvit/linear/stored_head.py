@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, DataError, FewvitError, FingerprintMismatch, UsageError, counted, some
+from ..evaluate.details import Details, Keep
 from ..evaluate.inputs import FeatureReader, Found, Inputs, measured
 from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet
@@ -31,14 +32,15 @@ def evaluate_head(
     names: Path | None,
     audience: Audience,
     predictions: Path | None = None,
+    keep: Keep | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of a stored linear head on the test images, and the run's manifest.
 
-    `predictions` gets what it says of each of them. The official heads know no class names: as many classes as the head
-    has are taken in their order, others need `names`, a file of them. Raises UsageError for a run of another command
-    and for `names` of a head that has its own, CheckpointError for a head that is not as wide as the features,
-    FingerprintMismatch for one of our own that was trained on another backbone, DataError for classes that it does not
-    know.
+    `predictions` and `keep` get what it says of each of them. The official heads know no class names: as many
+    classes as the head has are taken in their order, others need `names`, a file of them. Raises UsageError for a
+    run of another command and for `names` of a head that has its own, CheckpointError for a head that is not as
+    wide as the features, FingerprintMismatch for one of our own that was trained on another backbone, DataError for
+    classes that it does not know.
     """
     _check(given, reader)
     file = head_file(head)
@@ -71,7 +73,7 @@ def evaluate_head(
         columns = _as_outputs(test, len(loaded.bias), listed, names or file, audience.notify)
         scores = loaded.chunked_scores(x)
         rank = ranks(scores, columns)
-        if predictions is not None:
+        if predictions is not None or keep is not None:
             of_outputs = dataclasses.replace(test, labels=columns, classes=test.classes if listed is None else listed)
             predicted.append(predictions_of(scores, of_outputs, name))
         facts = {
@@ -86,6 +88,8 @@ def evaluate_head(
 
     found = measured(reader, inputs(), measure, audience.skipped, reader.backbones.seed)
     write_predictions(predictions, predicted, audience.notify)
+    if keep is not None:
+        keep(Details(predicted))
     return found
 
 

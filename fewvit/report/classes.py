@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .drawing import HEAT, INK, ON_HEAT, SERIES, SOFT, Margins, drawn, even_ticks, framed, shortened, tip
-from .grids import shaded
+from ..figures.axes import Margins, even_ticks, framed, shortened
+from ..figures.confusion import NUMBERED, draw_confusion, most_confused
+from .drawing import PAGE, SERIES, SOFT, drawn, tip
 from .looking import Looked
 from .parts import Figure, Section
 from .pictures import Pictures
@@ -17,9 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BARS, _SQUARE = 20, 20  # classes of a figure
-_NUMBERED = 12  # classes up to which a confusion matrix shows its numbers
 _WORST = 3  # classes with pictures
-_UPRIGHT = 3  # letters that have room over a column
 _LETTER = 4.9  # points of width, about
 
 
@@ -62,7 +62,7 @@ def _bar_drawer(
             axes.barh([at], [value], height=0.66, color=SERIES[0], gid=tip(words))[0].set_gid(tip(words))
             axes.annotate(f"{value:.0f}", (value, at), (4, 0), va="center", textcoords="offset points", color=SOFT)
         axes.plot([overall, overall], [-0.6, len(names) - 0.4], color=SERIES[1], linewidth=1)
-        framed(axes, even_ticks(0, 100), dict(enumerate(names)), ("% right", ""), rules="x")
+        framed(axes, PAGE, even_ticks(0, 100), dict(enumerate(names)), ("% right", ""), rules="x")
 
     return draw
 
@@ -76,47 +76,14 @@ def confusions(looked: Mapping[str, Sequence[Looked]]) -> Section:
     )
     for dataset, (best, *_) in looked.items():
         whole = best.confusion
-        chosen = _most_confused(whole)
+        chosen = most_confused(whole, _SQUARE)
         matrix, names = whole[np.ix_(chosen, chosen)], [shortened(best.draws[0].classes[c], 18) for c in chosen]
         counts = whole.sum(axis=1)[chosen]
-        side = 17 if len(chosen) > _NUMBERED else 24
+        side = 17 if len(chosen) > NUMBERED else 24
         room = 12 + _LETTER * max(map(len, names))
         size = room + 8 + side * len(chosen)
-        svg = drawn(
-            f"confusion, {dataset}", _matrix_drawer(matrix, counts, names), size, size, Margins(room, 8, room, 8)
-        )
+        draw = functools.partial(draw_confusion, palette=PAGE, matrix=matrix, counts=counts, names=names)
+        svg = drawn(f"confusion, {dataset}", draw, size, size, Margins(room, 8, room, 8))
         which = f"the {len(chosen)} of {len(whole)} classes with the most mistakes" if len(chosen) < len(whole) else ""
         section.figures.append(Figure(": ".join(filter(None, (dataset, which))), svg, best.words))
     return section
-
-
-def _most_confused(confusion: np.ndarray) -> list[int]:
-    """Up to so many classes (row numbers, ascending): those in most mistakes, on either side."""
-    if len(confusion) <= _SQUARE:
-        return list(range(len(confusion)))
-    wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
-    return sorted(int(c) for c in np.argsort(-wrong, kind="stable")[:_SQUARE])
-
-
-def _matrix_drawer(matrix: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Callable[[Axes], None]:
-    longest = max(map(len, names))
-
-    def draw(axes: Axes) -> None:
-        axes.set_axis_off()
-        axes.set_xlim(0, len(names))
-        axes.set_ylim(len(names), 0)
-        share = matrix / np.maximum(counts, 1)[:, None]
-        there = list(zip(*(at.tolist() for at in np.nonzero(matrix)), strict=True))
-        shaded(axes, {(r, c): 0.06 + 0.84 * share[r, c] for r, c in there})
-        axes.plot([0, len(names), len(names), 0, 0], [0, 0, len(names), len(names), 0], color=HEAT, linewidth=0.5)
-        for r, c in there if len(names) <= _NUMBERED else ():
-            colour = ON_HEAT if share[r, c] > 0.5 else INK
-            axes.text(c + 0.5, r + 0.54, str(matrix[r, c]), ha="center", va="center", color=colour, fontsize=7.5)
-        for at, name in enumerate(names):
-            axes.annotate(name, (0, at + 0.5), (-5, 0), textcoords="offset points", ha="right", va="center", color=INK)
-            axes.annotate(
-                name, (at + 0.5, 0), (0, 5), textcoords="offset points", ha="center", va="bottom", color=SOFT,
-                rotation=90 if longest > _UPRIGHT else 0,
-            )  # fmt: skip
-
-    return draw

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import counted
+from ..figures.axes import Margins, shortened
+from ..paired import ALPHA, RESAMPLES
 from ..results import Result
 from .comparison import Comparison, Ranked
-from .drawing import GROUND, INK, RULE, SERIES, SOFT, Margins, drawn, shortened, tip
+from .drawing import GROUND, INK, RULE, SERIES, SOFT, drawn, tip
 from .parts import Figure, Section, Table
 from .read import REPORT
-from .statistics import ALPHA, RESAMPLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,19 +9,17 @@ from itertools import combinations
 import numpy as np
 
 from ..errors import DataError, counted, printable
+from ..paired import ALPHA, RESAMPLES, holm
 from ..results import Row
 from .entries import Entry, Setting, System, axis_of, gather, scores_of
 from .looking import DetailsOf
 from .pairs import compare_pair
 from .rows import Line
 from .statistics import (
-    ALPHA,
     FEWEST_FOR_WILCOXON,
-    RESAMPLES,
     Pair,
     Ranking,
     groups,
-    holm,
     rank_over_data_sets,
     require_data_sets,
     signed_rank,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration import Reliability, reliability
+from ..figures.axes import Margins, even_ticks, framed, shortened
+from ..figures.reliability import Curve, draw_reliability
 from ..results import Row
-from .drawing import GROUND, SERIES, SOFT, Margins, drawn, even_ticks, framed, shortened, tip
+from .drawing import GROUND, PAGE, SERIES, drawn, tip
 from .looking import MOST_DATASETS, DetailsOf, Looked
 from .parts import MOST_SERIES, Figure, Section, Table, labels_of
 from .rows import Line
@@ -61,20 +63,9 @@ def _who(looked: Looked) -> str:
 
 def _curve_drawer(curves: Sequence[tuple[int, Looked, Reliability]]) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
-        axes.set_xlim(0, 100)
-        axes.set_ylim(0, 100)
-        axes.plot([0, 100], [0, 100], color=SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
-        for number, one, bins in curves:
-            full = np.flatnonzero(bins.counts > 0)
-            x, y = bins.confidence[full], bins.accuracy[full]
-            axes.plot(x, y, color=SERIES[number])
-            sizes = (3 + 7 * (bins.counts[full] / bins.counts.sum()) ** 0.5) ** 2
-            words = f"{one.words}: ECE {bins.ece:.2f}, {int(bins.counts.sum())} predictions"
-            marks = axes.scatter(
-                x, y, sizes, color=SERIES[number], edgecolors=GROUND, linewidths=0.7, zorder=3, clip_on=False
-            )
-            marks.set_gid(tip(words))
-        framed(axes, even_ticks(0, 100), even_ticks(0, 100), ("confidence, %", "% right"), rules="xy")
+        told = [f"{one.words}: ECE {bins.ece:.2f}, {int(bins.counts.sum())} predictions" for _, one, bins in curves]
+        shown = [Curve(n, bins, tip(words)) for (n, _, bins), words in zip(curves, told, strict=True)]
+        draw_reliability(axes, PAGE, shown)
 
     return draw
 
@@ -128,6 +119,6 @@ def _box_drawer(names: Sequence[str], found: Sequence[tuple[str, np.ndarray]]) -
                 [accuracies.mean()], [at], "o", color=SERIES[0], markeredgecolor=GROUND, markeredgewidth=0.8,
                 gid=tip(told),
             )  # fmt: skip
-        framed(axes, even_ticks(0, 100), dict(enumerate(names)), ("%", ""), rules="x")
+        framed(axes, PAGE, even_ticks(0, 100), dict(enumerate(names)), ("%", ""), rules="x")
 
     return draw

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..figures.axes import Margins, even_ticks, framed
 from ..results import Row
 from .checked import is_number
-from .drawing import GROUND, SERIES, Margins, drawn, even_ticks, framed, tip
+from .drawing import GROUND, PAGE, SERIES, drawn, tip
 from .parts import MOST_SERIES, Figure, Section, identity, key_of, labels_of
 from .rows import HEADLINES, Line
 
@@ -141,7 +142,7 @@ def _line_drawer(
                     [point.x], [point.y], "o", color=colour, markeredgecolor=GROUND, markeredgewidth=0.8,
                     zorder=3, gid=tip(point.words),
                 )  # fmt: skip
-        framed(axes, _spaced(places, logarithmic=axes.get_xscale() == "log"), even_ticks(low, high), (label, "%"))
+        framed(axes, PAGE, _spaced(places, logarithmic=axes.get_xscale() == "log"), even_ticks(low, high), (label, "%"))
 
     return draw
 
@@ -230,7 +231,7 @@ def _mark_drawer(groups: Mapping[int, Sequence[_Point]], label: str) -> Callable
             if len(found) > _TOLD:  # a drawing of each would take seconds
                 x, y = [point.x for point in points], [point.y for point in points]
                 axes.scatter(x, y, 22, color=SERIES[number], edgecolors=GROUND, linewidths=0.6)
-        framed(axes, _powers(left / 1.25, right * 1.25), even_ticks(low, high), (label, "%"), rules="xy")
+        framed(axes, PAGE, _powers(left / 1.25, right * 1.25), even_ticks(low, high), (label, "%"), rules="xy")
 
     return draw
 

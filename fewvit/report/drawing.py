@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..errors import printable
+from ..figures.axes import Margins, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # colours that stand for variables of the page, so that light and dark are its own choice
 INK, SOFT, RULE, GROUND, HEAT, ON_HEAT = (f"#01010{number}" for number in range(1, 7))
 SERIES = tuple(f"#0102{number:02x}" for number in range(8))
+PAGE = Palette(INK, SOFT, RULE, GROUND, HEAT, ON_HEAT, SERIES)
 _VARIABLES = {
     **{INK: "--ink", SOFT: "--soft", RULE: "--line", GROUND: "--sheet", HEAT: "--heat", ON_HEAT: "--on-heat"},
     **{colour: f"--s{number}" for number, colour in enumerate(SERIES)},
@@ -33,16 +34,6 @@ _STYLE: Any = {  # matplotlib's names of settings
     **{"xtick.major.width": 0.8, "ytick.major.width": 0.8, "grid.color": RULE, "grid.linewidth": 0.6},
     **{"text.color": INK, "lines.linewidth": 1.6, "lines.markersize": 4.5, "path.simplify": False},
 }
-
-
-@dataclass(frozen=True)
-class Margins:
-    """Room around the axes, in points."""
-
-    left: float = 40
-    right: float = 8
-    top: float = 6
-    bottom: float = 32
 
 
 def drawn(name: str, draw: Callable[[Axes], None], width: float, height: float, margins: Margins | None = None) -> str:
@@ -74,12 +65,6 @@ def tip(text: str) -> str:
     return _TIP + printable(text)
 
 
-def shortened(text: str, longest: int = 26) -> str:
-    """A name with its middle left out where it is longer, as it may stand in a figure."""
-    text = printable(text)
-    return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-(longest - longest // 2 - 1) :]}"
-
-
 def _for_page(svg: str, name: str) -> str:
     """matplotlib's file as an element of a page: no header, no size in points, the page's colours, ids of its own."""
     svg = svg[svg.index("<svg ") :]
@@ -106,65 +91,3 @@ def _tag_for_page(tag: str) -> str:
 
 def _variable(colour: str) -> str:
     return f"var({_VARIABLES[colour]})" if colour in _VARIABLES else colour
-
-
-# ---- axes
-
-
-def framed(
-    axes: Axes, x: Mapping[float, str], y: Mapping[float, str], labels: tuple[str, str] = ("", ""), *, rules: str = "y"
-) -> None:
-    """Put ticks (place -> words), what the axes are called, and rules across them for `rules` `x`, `y` or both.
-
-    Drawn by hand, since matplotlib's own axes take nine tenths of a figure's time.
-    """
-    from matplotlib.collections import LineCollection
-
-    axes.set_axis_off()
-    for which, ticks, across in (("x", x, axes.get_xaxis_transform()), ("y", y, axes.get_yaxis_transform())):
-        if which in rules and ticks:
-            lines = [[(at, 0), (at, 1)] if which == "x" else [(0, at), (1, at)] for at in ticks]
-            axes.add_collection(
-                LineCollection(lines, colors=RULE, linewidths=0.7, transform=across, zorder=0), autolim=False
-            )
-        for at, words in ticks.items():
-            if which == "x":
-                axes.annotate(
-                    words,
-                    (at, 0),
-                    (0, -5),
-                    across,
-                    "offset points",
-                    ha="center",
-                    va="top",
-                    color=SOFT,
-                    annotation_clip=False,
-                )
-            else:
-                axes.annotate(
-                    words,
-                    (0, at),
-                    (-5, 0),
-                    across,
-                    "offset points",
-                    ha="right",
-                    va="center",
-                    color=SOFT,
-                    annotation_clip=False,
-                )
-    if labels[0]:
-        axes.annotate(
-            labels[0], (0.5, 0), (0, -18), "axes fraction", "offset points", ha="center", va="top", color=SOFT
-        )
-    if labels[1]:
-        axes.annotate(labels[1], (0, 1), (-5, 9), "axes fraction", "offset points", ha="left", va="bottom", color=SOFT)
-
-
-def even_ticks(low: float, high: float, most: int = 5) -> dict[float, str]:
-    """Round numbers between two, with as many decimals as they need."""
-    from matplotlib.ticker import MaxNLocator
-
-    if not high > low:
-        high = low + 1
-    found = [float(at) for at in MaxNLocator(most).tick_values(low, high) if low <= at <= high]
-    return {at: f"{at:.10g}" for at in found}

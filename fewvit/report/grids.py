@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .drawing import HEAT, INK, ON_HEAT, SOFT, Margins, drawn, shortened
+from ..figures.axes import Margins, shaded, shortened
+from .drawing import INK, ON_HEAT, PAGE, SOFT, drawn
 from .parts import Figure, Section, Table, identity, key_of, labels_of
 from .rows import HEADLINES, Line, place_of
 
@@ -130,7 +131,7 @@ def _grid_drawer(
         axes.set_xlim(0, len(columns))
         axes.set_ylim(len(rows), 0)
         strength = _strength(values)
-        shaded(axes, {(r, c): strength[r, c] for r, c in zip(*np.nonzero(~np.isnan(values)), strict=True)})
+        shaded(axes, PAGE, {(r, c): strength[r, c] for r, c in zip(*np.nonzero(~np.isnan(values)), strict=True)})
         for r, c in zip(*np.nonzero(~np.isnan(values)), strict=True):
             best = values[r, c] == np.nanmax(values[:, c]) and np.count_nonzero(~np.isnan(values[:, c])) > 1
             colour = ON_HEAT if strength[r, c] > 0.5 else INK
@@ -155,18 +156,6 @@ def _strength(values: np.ndarray) -> np.ndarray:
     span = np.where(high > low, high - low, 1)
     place = np.where(high > low, (values - low) / span, 0.5)
     return _FAINT + (_STRONG - _FAINT) * np.nan_to_num(place)
-
-
-def shaded(axes: Axes, cells: Mapping[tuple[int, int], float], room: float = 0.03) -> None:
-    """Fill cells (row, column) of unit size with as much of the colour as each asks for, 0 to 1."""
-    from matplotlib.collections import PolyCollection
-    from matplotlib.colors import to_rgba
-
-    low, high = room, 1 - room
-    corners = [(low, low), (high, low), (high, high), (low, high)]
-    shapes = [[(c + x, r + y) for x, y in corners] for r, c in cells]
-    colours = [to_rgba(HEAT, round(float(strength), 3)) for strength in cells.values()]
-    axes.add_collection(PolyCollection(shapes, facecolors=colours, linewidths=0), autolim=False)
 
 
 def against_papers(lines: Sequence[Line]) -> Section:

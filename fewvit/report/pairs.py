@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import DataError
-from ..results import Row
+from ..paired import CAREFUL, CorrectedT, PairFound, compare_images, corrected_t, of_means
 from .entries import Entry, Scores, require_one_test_set
-from .statistics import CorrectedT, corrected_t, mcnemar, paired_bootstrap
-
-_FEW_DRAWS = 5  # below, resampled draws show too little of their spread
-CAREFUL = "p_corrected_t is very careful where test images outnumber the labelled ones, as here"
-
-
-@dataclass(frozen=True)
-class PairFound:
-    """The columns of a pair, and what there is to say beside them."""
-
-    columns: Row
-    notes: Sequence[str] = ()
 
 
 def compare_pair(
@@ -51,27 +38,8 @@ def _common(a: Sequence[int], b: Sequence[int]) -> list[int]:
 def _by_images(a: Entry, of_a: Scores, of_b: Scores, resamples: int, seed: int) -> PairFound:
     require_one_test_set(of_a, of_b)
     draws = _common(of_a.draws, of_b.draws)
-    values_a, values_b = of_a.at(draws), of_b.at(draws)  # (R, Q)
-    found = paired_bootstrap(values_a - values_b, resamples=resamples, seed=seed)
-    test = _corrected(a, values_a.mean(axis=1), values_b.mean(axis=1))
-    columns = {
-        **_values(values_a, values_b),
-        "ci95": [found.low, found.high],
-        "resampled": of_a.of if len(draws) == 1 else f"draws and {of_a.of}",
-        "draws": len(draws),
-        "n_test": len(of_a.ids),
-        "p": found.p,
-        "p_corrected_t": None if test is None else test.p,
-        "p_mcnemar": mcnemar(values_a[0] > 0, values_b[0] > 0) if of_a.of == "images" else None,
-    }
-    notes = [CAREFUL] if test is not None and test.ratio > 1 else []
-    if len(draws) == 1 and of_a.of == "images":
-        notes.append("one draw: test images alone are resampled, and how other draws would differ is not known")
-    elif 1 < len(draws) < _FEW_DRAWS:
-        notes.append(
-            f"{len(draws)} draws: resampling so few sees too little of how they differ; {_FEW_DRAWS} or more are better"
-        )
-    return PairFound(columns, notes)
+    n_train = a.n_train if a.n_test is not None else None
+    return compare_images(of_a.at(draws), of_b.at(draws), n_train, of=of_a.of, resamples=resamples, seed=seed)
 
 
 def _by_draws(a: Entry, values_a: Sequence[float], values_b: Sequence[float]) -> PairFound:
@@ -79,7 +47,7 @@ def _by_draws(a: Entry, values_a: Sequence[float], values_b: Sequence[float]) ->
     interval = {} if test is None else {"ci95": [test.low, test.high]}
     p = None if test is None else test.p
     columns = {
-        **_values(np.asarray(values_a), np.asarray(values_b)),
+        **of_means(np.asarray(values_a), np.asarray(values_b)),
         **interval,
         "resampled": "nothing",
         "draws": len(values_a),
@@ -92,10 +60,6 @@ def _by_draws(a: Entry, values_a: Sequence[float], values_b: Sequence[float]) ->
         return PairFound(columns, ["one draw without its predictions is not tested; a sweep keeps predictions"])
     told = "without their predictions, draws are compared by the corrected t alone; a sweep keeps predictions"
     return PairFound(columns, [told, *([CAREFUL] if test.ratio > 1 else [])])
-
-
-def _values(a: np.ndarray, b: np.ndarray) -> Row:
-    return {"value_a": float(a.mean()), "value_b": float(b.mean()), "difference": float(a.mean() - b.mean())}
 
 
 def _corrected(entry: Entry, a: np.ndarray, b: np.ndarray) -> CorrectedT | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import DataError, FewvitError, MissingExtra, UnknownName, UsageError, counted, in_one_line
 from ..files import replacing
+from ..paired import ALPHA, RESAMPLES
 from ..results import Facts, Result, manifest
 from .comparing import comparing, results_of
 from .comparison import Comparison, compare
@@ -19,7 +20,6 @@ from .looking import DetailsOf
 from .paper import PaperTable, paper_tables
 from .read import REPORT, Found, read
 from .rows import Line, lines_of, means, told_apart
-from .statistics import ALPHA, RESAMPLES
 from .text import latex, markdown, paper_latex, paper_markdown
 
 ENDINGS = (".html", ".csv", ".json", ".md", ".tex")

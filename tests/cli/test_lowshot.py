@@ -282,3 +282,45 @@ def test_what_cannot_be_measured_is_said_with_its_exit_code(words, code, says, f
     assert (got, out) == (code, ""), err
     assert says in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "calibrated"),
+    [
+        ((), {1: "no: 1-shot", 2: "yes"}),
+        (("--no-calibration",), {1: "no", 2: "no"}),
+        (("--classifier", "laplacian-shot"), {1: "no", 2: "no"}),  # labels all test images at once
+    ],
+    ids=["as it is", "not wanted", "transductive"],
+)
+def test_a_calibration_error_says_whether_anything_was_calibrated(words, calibrated, fewvit, files):
+    code, result, err = run(fewvit, *files, "--shots", "1,2", "--trials", 2, *words)
+    assert code == 0, err
+    told = {(row["metric"], row["shots"], row["trial"], row.get("calibrated")) for row in result["rows"]}
+    draws = (0, 1, "mean")
+    wanted = {("ece", shots, trial, word) for shots, word in calibrated.items() for trial in draws}
+    assert told == wanted | {(m, shots, trial, None) for m in ("top1", "top5") for shots in (1, 2) for trial in draws}
+
+
+def test_a_list_in_which_one_class_has_two_images_is_calibrated(fewvit, files, tmp_path):
+    run(fewvit, *files, "--shots", "2", "--trials", 1, "--save-split", tmp_path / "s.csv")
+    header, *lines = (tmp_path / "s.csv").read_text().splitlines()
+    by_class = {line.split(",")[-1]: line for line in lines}
+    for name, chosen in (("one.csv", list(by_class.values())), ("two.csv", [*lines[:2], *list(by_class.values())[1:]])):
+        (tmp_path / name).write_text("\n".join([header, *dict.fromkeys(chosen)]) + "\n")
+    words = {}
+    for name in ("one.csv", "two.csv"):
+        code, result, err = run(fewvit, *files, "--subset", tmp_path / name, "--allow-fewer")
+        assert code == 0, err
+        words[name] = {row["calibrated"] for row in result["rows"] if row["metric"] == "ece"}
+    assert words == {"one.csv": {"no: 1-shot"}, "two.csv": {"yes"}}
+
+
+def test_the_mark_of_what_is_not_calibrated_has_room_in_eighty_columns(fewvit, files):
+    from fewvit.results import Result
+
+    _, result, _ = run(fewvit, *files, "--trials", 2)
+    means = [row for row in result["rows"] if row["trial"] == "mean"]
+    fitted = Result("lowshot", means).fitted(80)
+    assert "calibrated" in fitted.cells[0]
+    assert max(len("  ".join(line)) for line in fitted.cells) <= 80

@@ -19,7 +19,8 @@ def explanations(run: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Mapping
     if "explain" in run:
         yield "", run["explain"]
     for name, facts in run.get("backbones", {}).items():
-        yield name, facts.get("explain", [])
+        if "explain" in facts:
+            yield name, facts["explain"]
 
 
 def lines(rows: Sequence[Mapping[str, Any]], name: str = "", *, whole: bool = False) -> list[str]:
