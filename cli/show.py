@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewvit.errors import UsageError, counted, in_one_line, printable
+from fewvit.runs.processes import process_number
 
 from .shared import Output
 
@@ -25,12 +26,12 @@ _SHOWN_SKIPS = 20
 
 
 class Screen:
-    """Where a command talks to."""
+    """Where a command talks to. Of the processes that torchrun started the first alone speaks."""
 
     def __init__(self, output: Output):
         if output.format not in _FORMATS:
             raise UsageError(f"--format {output.format!r} is not one of {', '.join(_FORMATS)}")
-        self.output = output
+        self.output = output = output if process_number() == 0 else replace(output, quiet=True)
         self._live = sys.stderr.isatty() and not output.quiet
         self._last = time.monotonic()
         self._open_line = False
