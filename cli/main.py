@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from fewvit.errors import FewvitError, UsageError, is_out_of_memory
 from fewvit.runs.processes import LeftToTheFirst, LostProcess, process_count, process_number
 
+from .panels import completion
 from .streams import flushed, open_closed_ones, reader_has_gone
 
 # command -> the first line of its help, shown without importing the command; a test compares the two
@@ -94,6 +95,12 @@ class LazyCommands(TyperGroup):
             raise UnknownName("command", args[0], COMMANDS, fix="Run `fewvit --help`.")
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """What the shell may complete: commands, from their names and lines alone, or options."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [completion(name, COMMANDS[name]) for name in COMMANDS if name.startswith(incomplete)]
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the table of commands into the help, from their names and lines alone."""
         with formatter.section("Commands"):
@@ -103,7 +110,6 @@ class LazyCommands(TyperGroup):
 app = typer.Typer(
     cls=LazyCommands,
     rich_markup_mode=None,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog=EPILOG,
