@@ -20,7 +20,7 @@ from ..extraction.work import Report, Work, describe, doubts, whole
 from ..features import FeatureSet
 from ..models.resolve import is_path, resolve
 from ..models.spec import Access, BackboneSpec
-from ..models.told import NOTHING, Told
+from ..models.told import NOTHING, Told, shown
 from ..results import Facts, Row, manifest
 from ..sources import Extractor, Given, Notify, Sources, open_source, open_sources
 
@@ -250,6 +250,7 @@ class FeatureReader:
         """Say which options of the backbone change nothing: the sources hold features already."""
         asked = {
             "--backbone": ",".join(self.backbones.names) if self.backbones.asked else None,
+            **{f"--{name}": shown(value) for name, value in self.backbones.told.facts.items()},
             "--pool": self.options.pool,
             "--layers": self.options.layers,
             "--img-size": self.options.img_size,
