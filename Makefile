@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint test-slow test-web test-mteb test-ray docs compare mutation bench bench-quick gpu-check clean
+.PHONY: demo test lint test-slow test-web test-mteb test-ray test-extras docs compare mutation bench bench-quick gpu-check clean
 
 demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
@@ -32,6 +32,10 @@ test-mteb: $(READY)  ## beside the installed mteb package: the same draws, score
 test-ray: $(READY)  ## a sweep on a local Ray cluster, one of whose nodes is killed; installs ray
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[ray]'
 	$(BIN)/python -m pytest -m ray tests/faults/test_ray_faults.py --timeout=900
+
+test-extras: $(READY)  ## each extra resolves with wheels alone on every Python that is supported; asks the package index
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/python -m pytest -m extras tests/test_extras.py
 
 docs: $(READY)  ## the documentation as a site, in site/; every link and anchor must hold
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'

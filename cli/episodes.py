@@ -70,7 +70,7 @@ def episodes(
             f"--omniglot-runs {omniglot_runs} excludes --data {data}: the runs hold their images themselves",
             fix="Leave one away; beside the runs, --data may only be a features file of their images.",
         )
-    source_reader = reader(model, layout, access, place, features, work, screen)
+    source_reader = reader(model, layout, access, place, features, work, screen, shared=True)
 
     from fewvit.evaluate.episodes import EpisodeOptions, check_options, run_episodes
     from fewvit.results import Result

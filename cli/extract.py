@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,8 +49,6 @@ def extract(
     cache. Processes that torchrun starts share the images.
     """
     share = _share(output, shard, merge)
-    if share.process is not None and share.process.number > 1:
-        output = dataclasses.replace(output, quiet=True)  # the first one speaks
     screen = Screen(output)
     if output.out is not None and output.out.suffix != ".npz":
         raise UsageError(f"--out {output.out}: features are written as .npz")

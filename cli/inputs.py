@@ -64,15 +64,18 @@ def reader(
     max_bad: str = "0",
     reading: Mapping[str, Any] | None = None,
     told: Told | None = None,
+    shared: bool = False,
 ) -> FeatureReader:
     """What opens sources and extracts features under these options; `reading` as in `FeatureOptions`.
 
-    `told`: of a bare file, in place of what the layout's flags say.
+    `told`: of a bare file, in place of what the layout's flags say. `shared`: processes that torchrun started share
+    the images, and the first one goes on alone.
     """
     names = names_of(model)
     from fewvit.evaluate.inputs import Backbones, FeatureReader
     from fewvit.extraction.cache import Cache, default_cache_dir
     from fewvit.extraction.pipeline import FeatureOptions
+    from fewvit.extraction.shards import part_of_process
     from fewvit.extraction.work import Work as LibraryWork
     from fewvit.extraction.work import allowed_bad
 
@@ -101,7 +104,15 @@ def reader(
     cache = None if work.no_cache else Cache(place.cache_dir or default_cache_dir())
     allowed_bad(work.max_bad or max_bad, 1)  # a mistyped share is an error before the work begins
     effort = LibraryWork(work.batch_size, work.workers, work.max_bad or max_bad, work.max_pixels, screen.progress)
-    return FeatureReader(backbones, options, cache, effort, rehash=work.rehash, notify=screen.notify)
+    return FeatureReader(
+        backbones,
+        options,
+        cache,
+        effort,
+        rehash=work.rehash,
+        notify=screen.notify,
+        process=part_of_process() if shared else None,
+    )
 
 
 def recipe_reader(

@@ -64,7 +64,7 @@ def knn(
         numbers(temperature, "--temperature", float),
         numbers(shots, "--shots", int),
     )
-    source = reader(model, layout, access, place, features, work, screen)
+    source = reader(model, layout, access, place, features, work, screen, shared=True)
 
     from fewvit.evaluate.knn import KNNOptions, run_knn
     from fewvit.results import Result

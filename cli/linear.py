@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fewvit.errors import UsageError
+from fewvit.runs.processes import LeftToTheFirst, process_number
 
 from .inputs import listing, reader
 from .outputs import PROBE
@@ -154,6 +155,8 @@ def linear(
     sources = Given(pair.data, pair.train, pair.test, listing(listed))
     audience = Audience(notify=screen.notify, progress=TrainingLine(screen), skipped=screen.skipped)
     if head is not None:
+        if process_number() > 0:
+            raise LeftToTheFirst
         if output.out is not None and output.out.is_dir():
             raise UsageError("--out is a folder; with --head give the name of a file for the result", file=output.out)
         rows, facts = evaluate_head(source, sources, head, head_classes, audience, save_predictions, keep)

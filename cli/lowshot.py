@@ -96,7 +96,7 @@ def lowshot(
     per_class, percents = numbers(shots, "--shots", int), numbers(percent, "--percent", float)
     if subset and (per_class or percents):
         raise UsageError("--subset FILE says itself which images are labelled", fix="Leave --shots and --percent away.")
-    source = reader(model, layout, access, place, features, work, screen)
+    source = reader(model, layout, access, place, features, work, screen, shared=True)
 
     from fewvit.evaluate.lowshot import run_lowshot
     from fewvit.evaluate.lowshot_options import CLASSIFIERS, SHOTS, LowShotOptions

@@ -14,9 +14,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fewvit.errors import FewvitError, is_out_of_memory
+from fewvit.errors import FewvitError, UsageError, is_out_of_memory
+from fewvit.runs.processes import LeftToTheFirst, LostProcess, process_count, process_number
 
 from .fitting import terminal_width, wrapped
+from .panels import completion
 from .streams import flushed, open_closed_ones, reader_has_gone
 
 # command -> the first line of its help, shown without importing the command; a test compares the two
@@ -42,6 +44,9 @@ COMMANDS = {
     "sweep": "Evaluate many backbones on many data sets by many methods, resumable.",
 }
 _RUNS = ("finetune", "linear", "pretrain")  # what they do is in the folder --out
+# what several processes of torchrun do together: train, or extract the features of an evaluation
+_TOGETHER = (*_RUNS, "episodes", "extract", "knn", "lowshot", "mieb")
+_OF_INPUTS = (2, 3, 4)  # exit codes of what is wrong with the command line, the data or other files
 EPILOG = (
     "Every command takes --help. "
     "Sources are folders, images, tables, shards, zip archives, `digits` or features (.npz)."
@@ -79,6 +84,7 @@ class LazyCommands(TyperGroup):
         """The command of that name, its module imported now; None for a name that is none."""
         if cmd_name not in COMMANDS:
             return None
+        _refuse_processes(cmd_name)
         module = importlib.import_module(f".{cmd_name}", __package__)
         return typer.main.get_command(module.app)
 
@@ -90,6 +96,12 @@ class LazyCommands(TyperGroup):
             raise UnknownName("command", args[0], COMMANDS, fix="Run `fewvit --help`.")
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """What the shell may complete: commands, from their names and lines alone, or options."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [completion(name, COMMANDS[name]) for name in COMMANDS if name.startswith(incomplete)]
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the table of commands into the help, from their names and lines alone."""
         with formatter.section("Commands"):
@@ -99,7 +111,6 @@ class LazyCommands(TyperGroup):
 app = typer.Typer(
     cls=LazyCommands,
     rich_markup_mode=None,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog=EPILOG,
@@ -123,6 +134,16 @@ def fewvit(
     """Label-efficient few-shot learning on frozen self-supervised ViTs (DINO, MSN, MAE, DINOv2)."""
 
 
+def _refuse_processes(command: str) -> None:
+    """Raise UsageError where torchrun starts several processes of a command that would do everything in each."""
+    if process_count() > 1 and command not in _TOGETHER:
+        raise UsageError(
+            f"torchrun started {process_count()} processes, and `fewvit {command}` works in one",
+            fix=f"Run it without torchrun, which shares the work of {', '.join(sorted(_TOGETHER))}. `extract` puts "
+            "features into the cache, where every command finds them.",
+        )
+
+
 class Terminated(BaseException):
     """SIGTERM arrived: what is running saves its work and the process ends with 143."""
 
@@ -141,8 +162,12 @@ def run(argv: Sequence[str]) -> int:
         if outcome == 130:  # typer turned Ctrl-C into an exit code of its own
             raise KeyboardInterrupt
         return outcome if isinstance(outcome, int) else 0
+    except LeftToTheFirst:
+        return 0
+    except LostProcess as error:  # of the first one, which has said why
+        return error.exit_code if process_number() > 0 else _tell(str(error), error.exit_code, argv)
     except FewvitError as error:
-        return _tell(str(error), error.exit_code, argv)
+        return _tell(str(error), error.exit_code, argv, of_all=not error.among_processes)
     except (KeyboardInterrupt, typer.Abort):
         return _tell(f"interrupted; {_kept(argv)}", 130, ())
     except Terminated:
@@ -180,7 +205,7 @@ def _unforeseen(error: Exception, argv: Sequence[str]) -> int:
     if message is not None:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "fewvit"
-        return _tell(f"{' '.join(message().split())}\n  See `{command} --help`.", 2, argv)
+        return _tell(f"{' '.join(message().split())}\n  See `{command} --help`.", 2, argv, of_all=True)
     if isinstance(error, OSError):
         from fewvit.errors import from_os_error
 
@@ -194,7 +219,17 @@ def _unforeseen(error: Exception, argv: Sequence[str]) -> int:
     )
 
 
-def _tell(text: str, code: int, argv: Sequence[str]) -> int:
+def _tell(text: str, code: int, argv: Sequence[str], *, of_all: bool = False) -> int:
+    """Say what went wrong: the exit code. `of_all`: every process of torchrun meets it, and the first one says it.
+
+    The others end with 0 then: torchrun would stop the first one before it speaks.
+    """
+    if process_number() > 0:
+        if of_all and code in _OF_INPUTS:
+            return 0
+        if code in (130, 143):
+            return code
+        text = f"process {process_number() + 1} of {process_count()}: {text}"
     if "--debug" in argv:
         import traceback
 
@@ -207,6 +242,8 @@ def _tell(text: str, code: int, argv: Sequence[str]) -> int:
 def main() -> None:
     """The console script."""
     open_closed_ones()
+    if process_number() > 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the first process has the result
     sys.exit(flushed(run(sys.argv[1:])))
 
 

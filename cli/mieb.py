@@ -34,7 +34,7 @@ def mieb(
 ) -> None:
     """The scores of MIEB, mteb's image benchmark, on your own images: 16-shot probe, clustering, retrieval."""
     screen = Screen(output)
-    source = reader(model, layout, access, place, features, work, screen)
+    source = reader(model, layout, access, place, features, work, screen, shared=True)
 
     from fewvit.evaluate.mieb import run_mieb
     from fewvit.results import Result

@@ -24,6 +24,7 @@ from fewvit.errors import DataError, UsageError
 from fewvit.models.told import Told
 
 from .outputs import Kind, check_outputs
+from .panels import ADVANCED, BACKBONE, OUTPUT, READ, Grouped, placed
 
 if TYPE_CHECKING:
     from fewvit.evaluate.plots import Plots
@@ -355,7 +356,8 @@ def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = N
                 groups[name] = hints[name]
                 (shared if issubclass(hints[name], _SHARED) else own).extend(_fields(hints[name], out))
             else:
-                own.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+                annotation = placed(name, hints[name], None)
+                own.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
         parameters = own + shared
 
         @functools.wraps(function)
@@ -370,13 +372,21 @@ def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = N
         setattr(spread, "__signature__", inspect.Signature(parameters))  # noqa: B010  typer reads it
         spread.__annotations__ = {p.name: p.annotation for p in parameters}
         del spread.__wrapped__
-        app.command(called)(spread)
+        app.command(called, cls=Grouped)(spread)
         return function
 
     return register
 
 
 _SHARED = (Model, Layout, Access, Place, Features, Listed, Work, Output)
+# under which heading of --help a type's options stand; those of others are the command's own
+_HEADINGS = {
+    Pair: READ,
+    Model: BACKBONE,
+    Features: BACKBONE,
+    Output: OUTPUT,
+    **dict.fromkeys((Layout, Access, Place, Listed, Work), ADVANCED),
+}
 
 
 def named(text: str) -> Path:
@@ -388,12 +398,18 @@ def named(text: str) -> Path:
 
 def _fields(group: type, out: Kind | None) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
+    heading = next((heading for kind, heading in _HEADINGS.items() if issubclass(group, kind)), None)
     if group is Output and out is not None:
         hints["out"] = Annotated[
             Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help, parser=named)
         ]
     return [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        inspect.Parameter(
+            f.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=f.default,
+            annotation=placed(f.name, hints[f.name], heading),
+        )
         for f in dataclasses.fields(group)
         if not (group is Output and f.name == "out" and out is None)
     ]

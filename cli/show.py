@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewvit.errors import UsageError, counted, in_one_line, printable
+from fewvit.runs.processes import process_number
 
 from .fitting import beside, cell_lines, command_line, fitted_widths, is_number, terminal_width, with_room, wrapped
 from .live import LiveLine
@@ -26,12 +27,12 @@ _SHOWN_SKIPS = 20
 
 
 class Screen:
-    """Where a command talks to."""
+    """Where a command talks to. Of the processes that torchrun started the first alone speaks."""
 
     def __init__(self, output: Output):
         if output.format not in _FORMATS:
             raise UsageError(f"--format {output.format!r} is not one of {', '.join(_FORMATS)}")
-        self.output = output
+        self.output = output = output if process_number() == 0 else replace(output, quiet=True)
         self._live = LiveLine(quiet=output.quiet)
 
     def notify(self, line: str) -> None:

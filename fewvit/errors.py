@@ -31,6 +31,7 @@ class FewvitError(Exception):
     """What was wrong, in which file, and what to do next: at most two lines."""
 
     exit_code = 1
+    among_processes = False  # raised while the others that torchrun started wait for this one
 
     def __init__(self, what: str, *, file: str | os.PathLike[str] | None = None, fix: str | None = None):
         self.what, self.file, self.fix = what, file, fix

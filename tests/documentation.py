@@ -164,7 +164,7 @@ def known_flags() -> set[str]:
     """Every option of every command, and what the tools that the pages name take."""
     from fewvit_cli.main import COMMANDS
 
-    return {"--version"}.union(*(_flags(_command(name)) for name in COMMANDS)) | {
+    return {"--version", "--install-completion"}.union(*(_flags(_command(name)) for name in COMMANDS)) | {
         "--nproc-per-node",
         "--sample",
     }  # torchrun, tests/mutation.py

@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from fewvit.backbones import Architecture
+from fewvit.backbones import Architecture, family_of_registry
 from fewvit.digests import DigestMemory
 from fewvit.errors import Unobtainable, UsageError
 from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.models import hub
 from fewvit.models.build import build
 from fewvit.models.resolve import resolve
-from fewvit.models.spec import Access
-from fewvit.models.vit import Readout, VisionTransformer, randomise
+from fewvit.models.spec import Access, BackboneSpec
+from fewvit.models.vit import Readout, TimmModel, VisionTransformer, randomise
 
 from fake_hub import Repository, point_to, running_hub
 
@@ -169,3 +169,28 @@ def test_non_commercial_weights_stay_so_by_way_of_timm(tmp_path):
     assert hub.timm_variant("vit_base_patch16_224.mae", Access(tmp_path)).license == "cc-by-nc-4.0"
     with pytest.raises(LicenseRequired):
         resolve("timm:vit_base_patch16_224.mae", Access(tmp_path), DigestMemory())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vit_medium_patch16_gap_240.sw_in12k", "vit_base_patch16_siglip_224.webli", "vit_huge_patch14_gap_224.in1k_ijepa"],
+)
+def test_a_vit_of_timm_without_a_class_token_takes_the_mean_and_refuses_cls(name):
+    """SigLIP's and I-JEPA's patches are all there is; none of them stands for the image."""
+    architecture = Architecture(512, 12, 0, 0, grid=0, positions="timm", timm=name)
+    spec = BackboneSpec(f"timm:{name}", family_of_registry("timm"), architecture, "timm/1", "0" * 64)
+    assert settle(spec, FeatureOptions()).pool == "mean"
+    for pool in ("cls", "cls+mean"):
+        with pytest.raises(UsageError, match=f"--pool {re.escape(pool)}: .* has no class token"):
+            settle(spec, FeatureOptions(pool=pool))
+
+
+def test_the_mean_of_a_vit_without_a_class_token_is_over_every_patch():
+    architecture = Architecture(512, 12, 0, 0, grid=0, positions="timm", timm="vit_medium_patch16_gap_240")
+    model = TimmModel(architecture, (240, 240)).eval()
+    images = torch.randn(2, 3, 240, 240, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = model.trunk(images)  # timm's own pooling and norm, without its head
+        np.testing.assert_allclose(model.read(images, Readout(pool="mean")), expected, atol=1e-5)
+    with pytest.raises(UsageError, match="no class token"):
+        model.read(images, Readout())

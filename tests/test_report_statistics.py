@@ -238,6 +238,21 @@ def test_systems_that_are_equal_everywhere_have_equal_ranks_and_p_1():
 
 
 @pytest.mark.parametrize("seed", [3, 7])
+def test_ranks_friedman_critical_difference_and_groups_are_those_of_scipy_and_brute_force(seed):
+    scores = np.random.default_rng(seed).normal(size=(13, 5)) + np.array([0, 0.5, 1, 1.5, 3])
+    found = rank_over_data_sets(scores)
+    ranks = scipy.stats.rankdata(-scores, axis=1).mean(axis=0)
+    q = scipy.stats.studentized_range.ppf(0.95, 5, np.inf) / math.sqrt(2)
+    assert found.mean_ranks == pytest.approx(tuple(ranks))
+    assert (found.statistic, found.p) == pytest.approx(tuple(scipy.stats.friedmanchisquare(*scores.T)))
+    assert found.critical_difference == pytest.approx(q * math.sqrt(5 * 6 / (6 * 13)), rel=1e-4)
+    sets = [set(c) for n in range(2, 6) for c in itertools.combinations(range(5), n)]
+    near = [one for one in sets if np.ptp(ranks[list(one)]) <= found.critical_difference]
+    largest = [sorted(one) for one in near if not any(one < other for other in near)]
+    assert sorted(sorted(group) for group in found.groups if len(group) > 1) == sorted(largest)
+
+
+@pytest.mark.parametrize("seed", [3, 7])
 @pytest.mark.filterwarnings("ignore")
 def test_ranks_friedman_and_critical_difference_are_those_of_autorank(seed, capsys):
     pytest.importorskip("autorank", reason="autorank is not installed")

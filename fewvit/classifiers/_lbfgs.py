@@ -1,4 +1,4 @@
-"""Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4): its memory, and when to stop; of one or many problems."""
+"""Limited-memory BFGS (Nocedal and Wright 2006, algorithm 7.4): its memory and its end, of one problem or many."""
 
 from __future__ import annotations
 

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 from ..datasets import Listing
 from ..digests import DigestMemory
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..extraction.cache import Cache
 from ..extraction.pipeline import FeatureOptions, Pipeline, other_token, oversized, settle
 from ..extraction.protocols import protocol_of
 from ..extraction.recipe import Recipe
-from ..extraction.work import Work, describe, doubts, whole
+from ..extraction.shards import Part
+from ..extraction.work import Report, Work, describe, doubts, whole
 from ..features import FeatureSet
 from ..models.resolve import is_path, resolve
 from ..models.spec import Access, BackboneSpec
-from ..models.told import NOTHING, Told
+from ..models.told import NOTHING, Told, shown
 from ..results import Facts, Row, manifest
 from ..sources import Extractor, Given, Notify, Sources, open_source, open_sources
 
@@ -90,6 +91,12 @@ class Inputs:
         reports = [side.report for side in self.sides if side.report is not None]
         return {**self.pipeline.facts, "seconds": {"extract": round(self.seconds, 3)}, **describe(whole(reports))}
 
+    def done_before(self, over: Callable[[int, Report | None], Report | None], seconds: float) -> Inputs:
+        """With the work that was done for them before: `over` adds it to the report of a side, from 0."""
+        sides = [dataclasses.replace(side, report=over(number, side.report)) for number, side in enumerate(self.sides)]
+        test = None if self.test is None else sides[1]
+        return dataclasses.replace(self, train=sides[0], test=test, seconds=self.seconds + seconds)
+
     @property
     def skipped(self) -> list[dict[str, str]]:
         """Images that could not be decoded; of two sides each says which, since one id may be in both."""
@@ -138,10 +145,20 @@ class FeatureReader:
         *,
         rehash: bool = False,
         notify: Notify = lambda line: None,
+        process: Part | None = None,
     ):
+        """`process`: the part of this one of the processes that torchrun started, where they are to share the images.
+
+        The first alone gets features then, and LeftToTheFirst is raised in the others. Raises UsageError.
+        """
+        if process is not None and cache is None:
+            raise UsageError(
+                "the processes of torchrun share features in the cache, and --no-cache leaves none",
+                fix="Leave --no-cache away, give --cache-dir a folder of its own, or run the command without torchrun.",
+            )
         if backbones.weights is not None and len(backbones.names) > 1 and backbones.weights != "random":
             raise UsageError("--weights FILE goes with one backbone, not with a list of them")
-        self.backbones, self.options, self.notify = backbones, options, notify
+        self.backbones, self.options, self.notify, self.process = backbones, options, notify, process
         memory = cache.digests(rehash=rehash) if cache is not None else DigestMemory()
         self.extractor = Extractor(cache, work, memory)
 
@@ -163,8 +180,27 @@ class FeatureReader:
             yield self.inputs(sources, None)
             return
         self._refuse_default_beside_features(sources)
-        for pipeline in list(self.pipelines(task)):  # all are settled before any image is read
+        pipelines = list(self.pipelines(task))  # all are settled before any image is read
+        if self.process is not None:
+            yield from self._shared(sources, pipelines, self.process)
+            return
+        for pipeline in pipelines:
             yield self.inputs(sources, pipeline)
+
+    def _shared(self, sources: Sources, pipelines: Sequence[Pipeline], process: Part) -> Iterator[Inputs]:
+        """As one process, from what the processes of torchrun put into the cache."""
+        from .sharing import share
+
+        shared = share(sources, pipelines, process)
+        self.extractor.memory.refresh()
+        for pipeline, done in zip(pipelines, shared, strict=True):
+            inputs = self.inputs(sources, pipeline)
+            again = sum(side.report.computed for side in inputs.sides if side.report is not None)
+            if again:
+                self.notify(
+                    f"{counted(again, 'image')} had to be computed again: the processes do not share one --cache-dir"
+                )
+            yield inputs.done_before(done.over, done.seconds)
 
     def _refuse_default_beside_features(self, sources: Sources) -> None:
         """Raise UsageError where nobody named the backbone that a features file beside the images was made with."""
@@ -214,6 +250,7 @@ class FeatureReader:
         """Say which options of the backbone change nothing: the sources hold features already."""
         asked = {
             "--backbone": ",".join(self.backbones.names) if self.backbones.asked else None,
+            **{f"--{name}": shown(value) for name, value in self.backbones.told.facts.items()},
             "--pool": self.options.pool,
             "--layers": self.options.layers,
             "--img-size": self.options.img_size,

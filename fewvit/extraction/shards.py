@@ -22,6 +22,7 @@ from ..datasets import Dataset
 from ..errors import DataError, IntegrityError, UsageError, counted, refuse_out_of_memory
 from ..features import FeatureSet
 from ..files import sha256_of, write_json
+from ..runs.processes import process_count, process_number
 from .pipeline import Pipeline
 from .work import SKIPPED, Report, Work, require_enough, whole
 
@@ -54,8 +55,8 @@ def part_named(text: str, flag: str = "--shard") -> Part:
 
 def part_of_process() -> Part | None:
     """The part of a process that torchrun started beside others; None for one that is alone."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    return Part(int(os.environ["RANK"]) + 1, count) if count > 1 else None
+    count = process_count()
+    return Part(process_number() + 1, count) if count > 1 else None
 
 
 def joined(pipeline: Pipeline, dataset: Dataset, parts: Sequence[FeatureSet], work: Work) -> FeatureSet:

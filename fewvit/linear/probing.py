@@ -16,7 +16,9 @@ from ..digests import contents_of
 from ..errors import UsageError
 from ..evaluate.inputs import Found, Inputs
 from ..evaluate.predictions import Predicted
+from ..evaluate.sharing import fill
 from ..extraction.pipeline import Pipeline
+from ..extraction.shards import part_of_process
 from ..features import FeatureSet, warn_of_shared_rows
 from ..labels import labelled, require_classes
 from ..results import Result
@@ -145,14 +147,23 @@ class Probing:
         return Settled(protocol, probe, reading, train)
 
     def _features(self, sources: Sources, pipeline: Pipeline) -> Inputs:
-        """A backbone's features; of several processes the first fills the cache, the others read it."""
+        """A backbone's features; of several processes each puts its part into the cache, then all read it.
+
+        The first one reads it before the others, and computes what may lack.
+        """
         from ..training.distributed import rank, wait_for_all
 
+        process, extractor, done = part_of_process(), self._plan.reader.extractor, None
+        if process is not None and extractor.cache is not None:
+            own = dataclasses.replace(pipeline, device=self._plan.device)
+            done = fill(sources, own, process)
         if rank() > 0:
             wait_for_all()
+        extractor.memory.refresh()
         inputs = self._plan.reader.inputs(sources, pipeline)
         if rank() == 0:
             wait_for_all()
+            return inputs if done is None else inputs.done_before(done.over, done.seconds)
         return inputs
 
     def _settle_run(self, fingerprint: str, data: Mapping[str, Any]) -> None:

@@ -88,6 +88,12 @@ class Told:
 NOTHING = Told()
 
 
+def shown(value: Any) -> str:
+    """A value of `Told.facts` as its flag spells it."""
+    pair = isinstance(value, list) and len(value) == 2
+    return _shown(value, "x" if pair else ",") if isinstance(value, list) else str(value)
+
+
 def _heads(value: Any) -> int | None:
     text = str(value)
     if value is None:

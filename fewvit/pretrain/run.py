@@ -63,11 +63,11 @@ def run_pretrain(
     memory: DigestMemory,
     listing: Listing,
     audience: Audience,
-) -> tuple[Result, int | None]:
+) -> tuple[Result | None, int | None]:
     """Train, or go on with, the run in `out`; its result, and the signal that ended it early, if one did.
 
-    Raises UsageError when the run was begun with other arguments, DataError for what is missing or too little,
-    NumericalError for a loss that is not finite, ResourceError for memory and disk.
+    Only the first process has a result. Raises UsageError when the run was begun with other arguments, DataError for
+    what is missing or too little, NumericalError for a loss that is not finite, ResourceError for memory and disk.
     """
     from ..models.engines import resolve_device
     from ..training.distributed import rank, together, wait_for_all
@@ -94,7 +94,7 @@ def run_pretrain(
         wait_for_all()
         stored = folder.finished(audience.notify)
         if stored is not None:
-            return stored, None
+            return stored if rank() == 0 else None, None
         if spec is None and not goes_on:
             warn_of_few_images(request, len(dataset), audience.notify)
         with folder.in_use(first=rank() == 0):
@@ -148,6 +148,7 @@ class _Pretraining:
     ):
         import torch
 
+        from ..training.distributed import rank
         from ..training.order import Order
         from ..views.training_images import TrainingImages
 
@@ -173,10 +174,10 @@ class _Pretraining:
         self.start: Judged | None = None
         self.monitor_name = (monitor if monitor is not None else dataset).name
         self.collapsed = False
-        self.board = _board(folder) if effort.tensorboard else None
+        self.board = _board(folder) if effort.tensorboard and rank() == 0 else None
 
-    def run(self) -> tuple[Result, int | None]:
-        """Train to the end or to a signal; what was measured."""
+    def run(self) -> tuple[Result | None, int | None]:
+        """Train to the end or to a signal; what was measured, in the first process."""
         from ..training.distributed import rank
         from ..training.loop import Execution, Watch, train
         from .batches import ViewBatches
@@ -202,10 +203,12 @@ class _Pretraining:
         trained = train(self.task, batches, self.order, how, self.folder, watch)
         if self.board is not None:
             self.board.close()
-        if rank() == 0 and trained.signal is None:
+        if rank() != 0:
+            return None, trained.signal
+        if trained.signal is None:
             self._draw_curves()
         result = self._result(trained)
-        if trained.signal is None and rank() == 0:
+        if trained.signal is None:
             result = self.folder.finish(result, [ENCODER])
         return result, trained.signal
 

@@ -12,24 +12,25 @@ import torch
 from torch import Tensor
 from torch import distributed as torch_distributed
 
+from ..errors import FewvitError
+from ..runs.processes import LostProcess, process_count
+
+# one may wait for the others' features for days, and torchrun ends all when one fails: a limit would only end good work
+_PATIENCE = datetime.timedelta(days=30)
+_LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's words, and NCCL's
+
 
 @contextlib.contextmanager
 def together(device: str) -> Iterator[str]:
     """Within the block the processes that torchrun started know each other; gives the device of this one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if process_count() == 1:
         yield device
         return
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    torch_distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
+    with _group("nccl" if device.startswith("cuda") else "gloo"):
         yield device
-    finally:
-        torch_distributed.destroy_process_group()
-
-
-_PATIENCE = datetime.timedelta(days=30)  # parts of a data set may take very different times: most of one may be cached
 
 
 @contextlib.contextmanager
@@ -38,9 +39,25 @@ def meeting(device: str) -> Iterator[str]:
 
     They need no GPU for that.
     """
-    torch_distributed.init_process_group("gloo", timeout=_PATIENCE)
-    try:
+    with _group("gloo"):
         yield f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
+
+
+@contextlib.contextmanager
+def _group(backend: str) -> Iterator[None]:
+    """The processes as one group. Raises LostProcess where another one ends before this one."""
+    torch_distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield
+    except FewvitError as error:
+        error.among_processes = True
+        raise
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _LOST):
+            raise
+        raise LostProcess(
+            "another of the processes that work together has ended", fix="What it said on stderr tells why."
+        ) from error
     finally:
         torch_distributed.destroy_process_group()
 

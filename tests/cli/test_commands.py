@@ -312,6 +312,8 @@ def test_a_backbone_that_features_make_superfluous_is_told_if_it_was_named(fewvi
         assert "is not used" not in fewvit(*words)[2]
     named = fewvit("knn", *two, "--k", "1", "-m", "dino_vits16")[2]  # also the one that is taken where none is named
     assert "--backbone dino_vits16 is not used" in named
+    told = fewvit("knn", *two, "--k", "1", "--heads", "6", "--grid", "2x8", "--mean", "0.5,0.5,0.5")[2]
+    assert "--heads 6 and --grid 2x8 and --mean 0.5,0.5,0.5 are not used: features come from" in told
     assert "is not used" not in fewvit("knn", "-m", weights, "--data", images, "--k", "1")[2]
     readout = fewvit("knn", *two, "--k", "1", "--pool", "mean", "--layers", "4", "--img-size", "64", "--decode", "pil")[
         2
