@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arrays import arrays_of
 from .errors import (
     DataError,
     FingerprintMismatch,
@@ -170,27 +167,16 @@ def _as_float32(features: np.ndarray) -> np.ndarray:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     require_file(path)
     try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("a zip of other things than arrays")  # NumPy hands out such a member as bytes
-        return arrays
+        return arrays_of(path)
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
-    except _OF_DAMAGE as error:
+    except (OSError, ValueError) as error:
         refuse_out_of_memory(error, "reading features", unpacked_size(path))
         raise DataError(
             f"not a readable features file ({_reason(error)})",
             file=path,
             fix="Write it again with `fewvit extract --out FILE.npz`.",
         ) from error
-
-
-# what NumPy and the zip below it raise for bytes that are not what they should be
-_OF_DAMAGE = (
-    *(ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError, AttributeError, KeyError, zlib.error, struct.error),
-    *(NotImplementedError, RuntimeError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError),
-)
 
 
 def _reason(error: BaseException) -> str:

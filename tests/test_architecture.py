@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "errors": ["errors"],
     "ground": [
+        "arrays",
         "cpu",
         "digests",
         "features",
@@ -34,6 +35,7 @@ LAYERS = {
         "seeds",
         "spellings",
         "splits",
+        "texts",
     ],
     "data": ["datasets", "images", "neighbors"],
     "backbones": ["backbones", "checkpoints", "models", "runs"],

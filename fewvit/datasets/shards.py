@@ -6,7 +6,6 @@ Read in place, by offset.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import re
@@ -20,6 +19,7 @@ import numpy as np
 from ..digests import identity_of, part_identity
 from ..errors import DataError, are, counted, from_os_error, printable, refuse_out_of_memory, some
 from ..files import refuse_size
+from ..texts import json_of
 from . import Dataset, Listing
 from ._classes import class_folders, numbered, twins
 from ._columns import LABELS, class_name, folded
@@ -246,7 +246,7 @@ class _Content:
 
     def _of_record(self, text: str) -> object:
         """What a JSON record gives for a label."""
-        content = json.loads(text)
+        content = json_of(text)
         if not isinstance(content, dict):
             self.left_out[_NO_RECORD] += 1
             return None

@@ -8,7 +8,6 @@ of which listing and which features it is, and the sha256 of the features file.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from ..datasets import Dataset
 from ..errors import DataError, IntegrityError, UsageError, counted, refuse_out_of_memory
 from ..features import FeatureSet
 from ..files import sha256_of, write_json
+from ..texts import json_of
 from .pipeline import Pipeline
 from .work import SKIPPED, Report, Work, require_enough, whole
 
@@ -155,7 +155,7 @@ class ShardFiles:
         """The features of a part with their report; or what is wrong with it."""
         path = self.place(part)
         try:
-            facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
+            facts: dict[str, Any] = json_of(path.with_suffix(".json").read_bytes())
             if not path.is_file():
                 return "missing"
             if facts["schema"] != _SCHEMA or facts["shard"] != [part.number, part.count]:

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..files import claimed, sha256_of, sweep, write_json
 from ..results import Result
+from ..texts import json_of
 from .result_file import StoredResult, read_result, write_result
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class RunFolder:
                 )
             return None
         try:
-            manifest = json.loads(file.read_text())
+            manifest = json_of(file.read_text())
             known = manifest["schema"] == SCHEMA
         except (OSError, ValueError, KeyError, TypeError) as error:
             refuse_out_of_memory(error, "reading the manifest of a run")

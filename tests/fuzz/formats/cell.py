@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import made_results
 import numpy as np
 
 from fewvit.evaluate.details import Details, EpisodeScores
 from fewvit.report.read import read
 from fewvit.sweep.folder import SweepFolder, _digest
 
+import made_results
 from fuzz.judging import TOLD, Mutant
 from fuzz.mutations import changed_json, damaged, written_json
 

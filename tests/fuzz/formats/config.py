@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
-from fewvit_cli.main import app
 
 from fewvit.errors import UsageError
 from fewvit.sweep.config import KEYS, read_config, settled
+from fewvit_cli.main import app
 
 from fuzz.formats import _bundles
 from fuzz.judging import Mutant

@@ -9,12 +9,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import made_indexes
 import numpy as np
 
 from fewvit.retrieval.folder import _current
 from fewvit.retrieval.opened import OpenIndex
 
+import made_indexes
 from fuzz.judging import Mutant
 from fuzz.mutations import changed_json, damaged
 

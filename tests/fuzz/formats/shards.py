@@ -11,10 +11,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import made_images
-
 from fewvit.datasets import open_dataset
 
+import made_images
 from fuzz.judging import Mutant
 from fuzz.mutations import damaged, written_json
 

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import made_images
 import safetensors.numpy
 import torch
 
@@ -15,6 +14,7 @@ import fewvit
 from fewvit.backbones import Architecture
 from fewvit.checkpoints.reading import read_checkpoint
 
+import made_images
 from fuzz.judging import Mutant
 from fuzz.mutations import changed_arrays, damaged, written_json
 
