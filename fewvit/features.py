@@ -131,9 +131,8 @@ class FeatureSet:
             raise DataError(
                 f"`labels` is {labels.dtype} of shape {labels.shape}, expected whole numbers (N,)", file=path, fix=named
             )
-        count = int(labels.max()) + 1 if len(labels) else 0
         ids = arrays.get("ids", np.array([str(i) for i in range(len(features))]))
-        classes = arrays.get("classes", np.array([str(c) for c in range(count)]))
+        classes = arrays["classes"] if "classes" in arrays else _numbered_classes(labels, path)
         text = {
             key: str(arrays[key]) if key in arrays else ""
             for key in ("fingerprint", "name", "backbone", "weights", "protocol")
@@ -156,6 +155,21 @@ class FeatureSet:
             ) from error
         loaded.require_finite(path)
         return loaded
+
+
+_MOST_CLASSES = 1 << 20  # that go by their numbers
+
+
+def _numbered_classes(labels: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
+    """The numbers up to the largest label as names, where a file names none. Raises DataError for a label too large."""
+    count = int(labels.max()) + 1 if len(labels) else 0
+    if count > _MOST_CLASSES:
+        raise DataError(
+            f"a label is {count - 1}, and no array `classes` names so many classes",
+            file=path,
+            fix="Number the classes 0, 1, 2 …, or name them in an array `classes` (C,).",
+        )
+    return np.array([str(c) for c in range(count)])
 
 
 def _as_float32(features: np.ndarray) -> np.ndarray:

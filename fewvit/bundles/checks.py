@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..errors import FewvitError, IntegrityError, in_one_line, refuse_out_of_memory
 from .bundle import Bundle
 
 _WIDEST = 1 << 20  # columns of features; a ViT-g with every block has less than 100 000
@@ -48,6 +50,28 @@ def require_usable(bundle: Bundle) -> None:
     _require(bool(np.isfinite(bundle.confidences(probabilities)).all()), "confidences that are not finite")
     if bundle.strangeness is not None:
         _require(bool(np.isfinite(bundle.strangeness.of(rows)).all()), "a strangeness that is not finite")
+
+
+def grown(
+    bundle: Bundle, path: str | os.PathLike[str], features: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> Bundle:
+    """As `Bundle.grown`, and the bundle is tried afterwards.
+
+    Raises IntegrityError, naming the file, for a classifier that cannot take the rows though its kind does.
+    """
+    try:
+        more = bundle.grown(features, labels, classes)
+        require_usable(more)
+        return more
+    except FewvitError:
+        raise
+    except Exception as error:  # as where it is loaded: anything comes out of a classifier that never was one
+        refuse_out_of_memory(error, "adding to the bundle", features.nbytes)
+        raise IntegrityError(
+            f"this bundle cannot take more images: {type(error).__name__}: {in_one_line(error)[:300]}",
+            file=path,
+            fix="Fit it again.",
+        ) from error
 
 
 def is_number(value: object) -> bool:

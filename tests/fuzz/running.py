@@ -55,12 +55,12 @@ class Report:
         kinds = Counter(what.split(": ")[0] for _, what in self.faults)
         for kind, count in kinds.most_common():
             number, what = next(one for one in self.faults if one[1].split(": ")[0] == kind)
-            yield f"  {count} x {what}\n    python -m tests.fuzz {self.name} --seed {seed} --only {number}"
+            yield f"  {count} x {what}\n    PYTHONPATH=tests python -m fuzz {self.name} --seed {seed} --only {number}"
 
 
 def main(argv: Sequence[str]) -> int:
     """The exit code: 1 where there is any fault."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser = argparse.ArgumentParser(prog="python -m fuzz")
     parser.add_argument("formats", nargs="*", choices=[*FORMATS, []], default=[], metavar="FORMAT")
     parser.add_argument("--count", type=int, default=10_000, help="inputs of all formats together")
     parser.add_argument("--seed", type=int, default=0)

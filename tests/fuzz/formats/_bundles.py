@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fewvit import plugins
+from fewvit.bundles.checks import grown
 from fewvit.bundles.file import load_bundle, save_bundle
 from fewvit.bundles.fit import FittingRequest, fit_bundle
 from fewvit.bundles.predict import predict_rows
@@ -55,5 +56,5 @@ def used(path: Path) -> Any:
         return found
     more = features(6, 8, bundle.width)
     found.append(bundle.holds(more.features, CLASSES * 2).tolist())
-    grown = bundle.grown(more.features, more.labels, bundle.classes)
-    return [*found, list(predict_rows(grown, test))]
+    more_of = grown(bundle, path, more.features, more.labels, bundle.classes)
+    return [*found, list(predict_rows(more_of, test))]

@@ -18,6 +18,7 @@ from fuzz.judging import Mutant
 from fuzz.mutations import changed_toml, damaged
 
 SHARE = 15
+_WHOLE = ("data", "methods", "backbones")
 _SWEEP, _COMMAND = "sweep.toml", "knn.toml"
 _GROUP: Any = typer.main.get_command(app)
 _KNN = _GROUP.get_command(None, "knn")
@@ -45,7 +46,10 @@ class _Config:
     def read(self, folder: Path, changed: Collection[str]) -> Any:
         found: list[Any] = []
         if _SWEEP in changed:
-            config = settled(read_config(folder / _SWEEP), {})
+            given = read_config(folder / _SWEEP)
+            if not set(_WHOLE) <= set(given) or not all(given[key].value for key in _WHOLE):
+                return "flags may give what the file lacks"
+            config = settled(given, {})
             found += [repr(config)]
         if _COMMAND in changed:
             found += [_parsed(folder / _COMMAND)]
