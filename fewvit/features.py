@@ -21,6 +21,7 @@ from .errors import (
     refuse_out_of_memory,
 )
 from .files import replacing, require_file, unpacked_size
+from .texts import require_file_text
 
 if TYPE_CHECKING:
     from .extraction.work import Report
@@ -138,6 +139,7 @@ class FeatureSet:
             for key in ("fingerprint", "name", "backbone", "weights", "protocol")
         }
         try:
+            require_file_text(*np.atleast_1d(ids).astype(str).tolist(), *np.atleast_1d(classes).astype(str).tolist())
             loaded = FeatureSet(
                 _as_float32(features),
                 labels.astype(np.int64, copy=False),
@@ -149,7 +151,7 @@ class FeatureSet:
                 text["weights"],
                 text["protocol"],
             )
-        except (DataError, UnicodeDecodeError) as error:
+        except (DataError, ValueError) as error:
             raise DataError(
                 error.what if isinstance(error, DataError) else f"its names are not text ({error})", file=path
             ) from error

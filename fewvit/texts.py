@@ -44,6 +44,17 @@ def toml_of(path: Path) -> tuple[dict[str, Any], str]:
     return values, text
 
 
+def require_file_text(*texts: str) -> None:
+    """Raise ValueError for half a character (JSON's \\ud800), which no name of a file has, so that no sort takes it."""
+    for text in texts:
+        try:
+            text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{text[:40].encode('ascii', 'backslashreplace').decode()} holds half a character"
+            ) from error
+
+
 def _refuse_depth(value: object) -> None:
     """Raise ValueError for lists and tables that are nested deeper than any of ours."""
     level = [value]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FewvitError, IntegrityError, in_one_line, refuse_out_of_memory
+from ..texts import require_file_text
 from .bundle import Bundle
 
 _WIDEST = 1 << 20  # columns of features; a ViT-g with every block has less than 100 000
@@ -18,6 +19,7 @@ def require_facts(manifest: Mapping[str, Any]) -> None:
     """Raise ValueError or KeyError unless classes, counts and numbers of a manifest can be those of a bundle."""
     classes, counts, width = manifest["classes"], manifest["counts"], manifest["width"]
     _require(_all(classes, str) and len(set(classes)) == len(classes) > 0, "its classes are no names")
+    require_file_text(*classes)
     _require(_all(counts, int) and len(counts) == len(classes) and min(counts) >= 0, "its counts are not one a class")
     _require(type(width) is int and 1 <= width <= _WIDEST, f"features of {str(width)[:40]} columns")
     _require(is_number(manifest["temperature"]) and manifest["temperature"] > 0, "its temperature is no number above 0")

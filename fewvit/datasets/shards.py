@@ -19,7 +19,7 @@ import numpy as np
 from ..digests import identity_of, part_identity
 from ..errors import DataError, are, counted, from_os_error, printable, refuse_out_of_memory, some
 from ..files import refuse_size
-from ..texts import json_of
+from ..texts import json_of, require_file_text
 from . import Dataset, Listing
 from ._classes import class_folders, numbered, twins
 from ._columns import LABELS, class_name, folded
@@ -235,8 +235,9 @@ class _Content:
         text = _pread(path, member.offset_data, member.size).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
         try:
             label = class_name(text if extension == "cls" else self._of_record(text))
-        except (ValueError, RecursionError) as error:
-            said = "is nested too deep" if isinstance(error, RecursionError) else f"cannot be read: {printable(error)}"
+            require_file_text(label or "")
+        except ValueError as error:
+            said = f"cannot be read: {printable(error)}"
             raise DataError(f"the label {name} {said}", file=path) from error
         if label is not None and len(label) > _DIGITS and label.isdigit():
             raise DataError(

@@ -33,7 +33,8 @@ def of_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.device.type != "cpu":
         return torch.nn.functional.linear(x, weight, bias)
     # oneDNN speaks of primitives, as where memory is short, when shapes do not fit; torch says that they do not
-    fits = x.shape[-1:] == weight.shape[1:] and weight.numel() and (bias is None or bias.shape == weight.shape[:1])
+    fits = x.shape[-1:] == weight.shape[1:] and weight.numel()
+    fits = fits and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == weight.dtype))
     if fits and x.dtype == weight.dtype == torch.float32 and packing_works():
         laid_out = packed(weight)
         return in_blocks(lambda part: packed_product(part, laid_out, bias), x, BLOCK_ROWS)

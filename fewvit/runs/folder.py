@@ -79,6 +79,8 @@ class RunFolder:
         try:
             manifest = json_of(file.read_text())
             known = manifest["schema"] == SCHEMA
+            if known and not isinstance(manifest["what"], dict):
+                raise ValueError("it does not say what the run is")
         except (OSError, ValueError, KeyError, TypeError) as error:
             refuse_out_of_memory(error, "reading the manifest of a run")
             raise IntegrityError(

@@ -61,6 +61,8 @@ def _parsed(file: Path) -> Any:
     try:
         with _KNN.make_context("knn", ["--config", str(file)], parent=None) as context:
             return {name: repr(value) for name, value in context.params.items()}
+    except UsageError as error:  # of an option, by its name
+        raise UsageError(error.what, file=file, fix=error.fix) from error
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None:
