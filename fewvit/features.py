@@ -139,12 +139,12 @@ class FeatureSet:
             for key in ("fingerprint", "name", "backbone", "weights", "protocol")
         }
         try:
-            require_file_text(*np.atleast_1d(ids).astype(str).tolist(), *np.atleast_1d(classes).astype(str).tolist())
+            named, called = _names(ids), _names(classes)
             loaded = FeatureSet(
                 _as_float32(features),
                 labels.astype(np.int64, copy=False),
-                np.atleast_1d(ids).astype(str).tolist(),  # numbers are names, too
-                np.atleast_1d(classes).astype(str).tolist(),
+                named,
+                called,
                 text["fingerprint"],
                 text["name"] or Path(path).stem,
                 text["backbone"],
@@ -157,6 +157,16 @@ class FeatureSet:
             ) from error
         loaded.require_finite(path)
         return loaded
+
+
+def _names(array: np.ndarray) -> list[str]:
+    """The names in an array (n,); numbers are names, too. Raises ValueError for what is no list of names."""
+    texts = np.atleast_1d(array).astype(str)
+    if texts.ndim != 1:
+        raise ValueError(f"an array of them has the shape {texts.shape}")
+    names: list[str] = texts.tolist()
+    require_file_text(*names)
+    return names
 
 
 _MOST_CLASSES = 1 << 20  # that go by their numbers

@@ -91,6 +91,13 @@ def test_a_class_of_half_a_character_is_refused(tmp_path):
     assert FeatureSet.load(tmp_path / "x.npz").classes == ["a", "\udcff"]  # a file name's byte that is no UTF-8
 
 
+def test_names_in_rows_and_columns_are_refused(tmp_path):
+    rows, labels = np.zeros((3, 5), np.float32), np.array([0, 1, 1])
+    np.savez(tmp_path / "x.npz", features=rows, labels=labels, ids=np.array([["a"], ["b"], ["c"]]))
+    with pytest.raises(DataError, match="not text"):
+        FeatureSet.load(tmp_path / "x.npz")
+
+
 def test_a_label_beyond_reason_asks_for_no_memory(tmp_path):
     np.savez(tmp_path / "x.npz", features=np.zeros((3, 5), np.float32), labels=np.array([0, 2**62, 1]))
     with pytest.raises(DataError, match=f"a label is {2**62}"):
