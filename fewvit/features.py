@@ -139,12 +139,12 @@ class FeatureSet:
             for key in ("fingerprint", "name", "backbone", "weights", "protocol")
         }
         try:
-            named, called = _names(ids), _names(classes)
+            id_names, class_names = _names(ids), _names(classes)
             loaded = FeatureSet(
                 _as_float32(features),
                 labels.astype(np.int64, copy=False),
-                named,
-                called,
+                id_names,
+                class_names,
                 text["fingerprint"],
                 text["name"] or Path(path).stem,
                 text["backbone"],
