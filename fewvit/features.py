@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import arrays_of
 from .errors import (
     DataError,
     FingerprintMismatch,
@@ -21,7 +20,8 @@ from .errors import (
     refuse_out_of_memory,
 )
 from .files import replacing, require_file, unpacked_size
-from .texts import require_file_text
+from .strangers.arrays import arrays_of
+from .strangers.texts import require_file_text
 
 if TYPE_CHECKING:
     from .extraction.work import Report

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "errors": ["errors"],
     "ground": [
-        "arrays",
         "cpu",
         "digests",
         "features",
@@ -35,7 +34,7 @@ LAYERS = {
         "seeds",
         "spellings",
         "splits",
-        "texts",
+        "strangers",
     ],
     "data": ["datasets", "images", "neighbors"],
     "backbones": ["backbones", "checkpoints", "models", "runs"],

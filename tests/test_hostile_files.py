@@ -11,7 +11,6 @@ import pytest
 import safetensors.numpy
 import torch
 
-from fewvit import arrays, texts
 from fewvit.bundles.checks import grown
 from fewvit.bundles.file import _digest, load_bundle
 from fewvit.errors import CheckpointError, DataError, IntegrityError, UsageError
@@ -22,6 +21,7 @@ from fewvit.linear.linear_head import LinearHead
 from fewvit.models.products import of_rows
 from fewvit.models.spec import BUNDLE_SCHEMA
 from fewvit.runs.folder import RunFolder
+from fewvit.strangers import arrays, texts
 from fewvit.training.log import Log, read_log
 from fewvit_cli.main import run
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import arrays_of
 from ..errors import DataError, refuse_out_of_memory
 from ..files import replacing, unpacked_size
-from ..texts import json_of
+from ..strangers.arrays import arrays_of
+from ..strangers.texts import json_of
 from .predictions import Predicted
 
 _Path = str | os.PathLike[str]

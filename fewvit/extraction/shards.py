@@ -21,7 +21,7 @@ from ..datasets import Dataset
 from ..errors import DataError, IntegrityError, UsageError, counted, refuse_out_of_memory
 from ..features import FeatureSet
 from ..files import sha256_of, write_json
-from ..texts import json_of
+from ..strangers.texts import json_of
 from .pipeline import Pipeline
 from .work import SKIPPED, Report, Work, require_enough, whole
 

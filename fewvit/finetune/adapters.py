@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, UsageError, refuse_out_of_memory
 from ..models.adapter import SCALE, THIRDS, A, B
-from ..texts import json_of
+from ..strangers.texts import json_of
 from ..training.on_cpu import linear
 from .modes import LAYERS, TuningRecipe
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import arrays_of
 from ..errors import printable
 from ..files import replacing, write_json
-from ..texts import json_of
+from ..strangers.arrays import arrays_of
+from ..strangers.texts import json_of
 
 if TYPE_CHECKING:
     from ..digests import Contents

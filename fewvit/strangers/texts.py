@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, UsageError
+from ..errors import DataError, UsageError
 
 _DEEPEST = 100  # lists and tables in one another; ours have six, and Python's own repr gives up near a thousand
 

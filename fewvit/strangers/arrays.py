@@ -11,8 +11,8 @@ import zlib
 
 import numpy as np
 
-from .errors import refuse_out_of_memory
-from .files import unpacked_size
+from ..errors import refuse_out_of_memory
+from ..files import unpacked_size
 
 
 def arrays_of(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
