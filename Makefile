@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint test-slow test-web test-mteb test-ray test-extras docs compare mutation bench bench-quick gpu-check clean
+.PHONY: demo test lint test-slow test-web test-mteb test-ray test-extras docs compare mutation fuzz bench bench-quick gpu-check clean
 
 demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
@@ -47,6 +47,9 @@ compare: $(READY)  ## OLD=revision: whether it gave the same features, files and
 mutation: $(READY)  ## a seeded sample of mutants of what computes
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[mutation]'
 	$(BIN)/python -m tests.mutation
+
+fuzz: $(READY)  ## ten thousand damaged and hostile files, from a seed; ARGS="bundle --seed 3"
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 bench: $(READY)  ## every claim of speed, beside its peer; writes benchmarks/results
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'

@@ -11,7 +11,6 @@ import functools
 import inspect
 import math
 import sys
-import tomllib
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
 import typer
 
 from fewvit.backbones import families, recognisable
-from fewvit.errors import DataError, UsageError
+from fewvit.errors import UsageError
 from fewvit.models.told import Told
+from fewvit.strangers.texts import toml_of
 
 from .outputs import Kind, check_outputs
 from .panels import ADVANCED, BACKBONE, OUTPUT, READ, Grouped, placed
@@ -47,12 +47,7 @@ def _config(context: typer.Context, path: str | None) -> str | None:
     """Values of a TOML file as this command's defaults; what the command line says wins."""
     if path is None:
         return None
-    try:
-        values = tomllib.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise DataError("no such file", file=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"not a TOML file: {error}", file=path) from error
+    values, _ = toml_of(Path(path))
     known = {parameter.name: parameter for parameter in context.command.params}
     values = {key.replace("-", "_"): value for key, value in values.items()}
     unknown = [key for key in values if key not in known]
@@ -60,6 +55,11 @@ def _config(context: typer.Context, path: str | None) -> str | None:
         from fewvit.errors import UnknownName
 
         raise UnknownName("option", unknown[0], sorted(filter(None, known)), fix=f"It stands in {path}.")
+    for key, value in values.items():
+        if any(isinstance(one, dict | list) for one in (value if isinstance(value, list) else [value])):
+            raise UsageError(
+                f"{key} is a table or a list of lists, where one value or a list of them is taken", file=path
+            )
     # a list is what a repeatable option takes, and what commas stand for elsewhere
     context.default_map = {
         key: ",".join(map(str, value))
@@ -389,11 +389,11 @@ _HEADINGS = {
 }
 
 
-def named(text: str) -> Path:
+def named(text: object) -> Path:
     """The place of an output. Raises UsageError for none, which would be the folder one is in."""
     if not text:
         raise UsageError("--out is empty", fix="Give it a name, or leave it away.")
-    return Path(text)
+    return Path(str(text))  # a number, out of a file of --config
 
 
 def _fields(group: type, out: Kind | None) -> list[inspect.Parameter]:

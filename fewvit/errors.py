@@ -34,6 +34,7 @@ class FewvitError(Exception):
     among_processes = False  # raised while the others that torchrun started wait for this one
 
     def __init__(self, what: str, *, file: str | os.PathLike[str] | None = None, fix: str | None = None):
+        what, fix = _told(what, 1 if fix else 2), _told(fix, 1) if fix else fix
         self.what, self.file, self.fix = what, file, fix
         where = f"{printable(file)}: " if file is not None else ""
         super().__init__(where + what + (f"\n  {fix}" if fix else ""))
@@ -179,6 +180,19 @@ def in_one_line(error: object) -> str:
     """What an error, or its text, says in two lines or more, as whole sentences in one."""
     parts = [part.strip() for part in str(error).splitlines() if part.strip()]
     return " ".join(part if part[-1] in ".!?:" else f"{part}." for part in parts)
+
+
+_LONGEST = 1000  # characters of an error: what a file says may be quoted in it, however long
+
+
+def _told(text: str, lines: int) -> str:
+    """A text as it may be shown in so many lines: words out of a file bring neither lines nor control codes."""
+    text = str(text)
+    if text.count("\n") >= lines:
+        text = in_one_line(text)
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +20,8 @@ from .errors import (
     refuse_out_of_memory,
 )
 from .files import replacing, require_file, unpacked_size
+from .strangers.arrays import arrays_of
+from .strangers.texts import require_file_text
 
 if TYPE_CHECKING:
     from .extraction.work import Report
@@ -134,31 +132,56 @@ class FeatureSet:
             raise DataError(
                 f"`labels` is {labels.dtype} of shape {labels.shape}, expected whole numbers (N,)", file=path, fix=named
             )
-        count = int(labels.max()) + 1 if len(labels) else 0
         ids = arrays.get("ids", np.array([str(i) for i in range(len(features))]))
-        classes = arrays.get("classes", np.array([str(c) for c in range(count)]))
+        classes = arrays["classes"] if "classes" in arrays else _numbered_classes(labels, path)
         text = {
             key: str(arrays[key]) if key in arrays else ""
             for key in ("fingerprint", "name", "backbone", "weights", "protocol")
         }
         try:
+            id_names, class_names = _names(ids), _names(classes)
             loaded = FeatureSet(
                 _as_float32(features),
                 labels.astype(np.int64, copy=False),
-                np.atleast_1d(ids).astype(str).tolist(),  # numbers are names, too
-                np.atleast_1d(classes).astype(str).tolist(),
+                id_names,
+                class_names,
                 text["fingerprint"],
                 text["name"] or Path(path).stem,
                 text["backbone"],
                 text["weights"],
                 text["protocol"],
             )
-        except (DataError, UnicodeDecodeError) as error:
+        except (DataError, ValueError) as error:
             raise DataError(
                 error.what if isinstance(error, DataError) else f"its names are not text ({error})", file=path
             ) from error
         loaded.require_finite(path)
         return loaded
+
+
+def _names(array: np.ndarray) -> list[str]:
+    """The names in an array (n,); numbers are names, too. Raises ValueError for what is no list of names."""
+    texts = np.atleast_1d(array).astype(str)
+    if texts.ndim != 1:
+        raise ValueError(f"an array of them has the shape {texts.shape}")
+    names: list[str] = texts.tolist()
+    require_file_text(*names)
+    return names
+
+
+_MOST_CLASSES = 1 << 20  # that go by their numbers
+
+
+def _numbered_classes(labels: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
+    """The numbers up to the largest label as names, where a file names none. Raises DataError for a label too large."""
+    count = int(labels.max()) + 1 if len(labels) else 0
+    if count > _MOST_CLASSES:
+        raise DataError(
+            f"a label is {count - 1}, and no array `classes` names so many classes",
+            file=path,
+            fix="Number the classes 0, 1, 2 …, or name them in an array `classes` (C,).",
+        )
+    return np.array([str(c) for c in range(count)])
 
 
 def _as_float32(features: np.ndarray) -> np.ndarray:
@@ -170,27 +193,16 @@ def _as_float32(features: np.ndarray) -> np.ndarray:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     require_file(path)
     try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("a zip of other things than arrays")  # NumPy hands out such a member as bytes
-        return arrays
+        return arrays_of(path)
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
-    except _OF_DAMAGE as error:
+    except (OSError, ValueError) as error:
         refuse_out_of_memory(error, "reading features", unpacked_size(path))
         raise DataError(
             f"not a readable features file ({_reason(error)})",
             file=path,
             fix="Write it again with `fewvit extract --out FILE.npz`.",
         ) from error
-
-
-# what NumPy and the zip below it raise for bytes that are not what they should be
-_OF_DAMAGE = (
-    *(ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError, AttributeError, KeyError, zlib.error, struct.error),
-    *(NotImplementedError, RuntimeError, MemoryError, OverflowError, SyntaxError, tokenize.TokenError),
-)
 
 
 def _reason(error: BaseException) -> str:

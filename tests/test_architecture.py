@@ -34,6 +34,7 @@ LAYERS = {
         "seeds",
         "spellings",
         "splits",
+        "strangers",
     ],
     "data": ["datasets", "images", "neighbors"],
     "backbones": ["backbones", "checkpoints", "models", "runs"],

@@ -22,6 +22,7 @@ from ..errors import (
     IntegrityError,
     UsageError,
     from_os_error,
+    in_one_line,
     printable,
     refuse_out_of_memory,
 )
@@ -31,7 +32,9 @@ from ..models.spec import BUNDLE_SCHEMA
 from ..options import options_of
 from ..plugins import find
 from ..runs.folder import ANEW, run_of_classifier
+from ..strangers.texts import json_of
 from .bundle import _APART, _SEEN, _STATE, _SUPPORT, FORMAT, Bundle
+from .checks import require_facts, require_rows, require_usable
 from .strangeness import strangeness_of
 
 
@@ -143,6 +146,7 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
     """
     manifest, arrays = _read(Path(path))
     try:
+        require_facts(manifest)
         kind = find("classifiers", manifest["classifier"])
         where = {"device": device} if "device" in options_of(kind) else {}
         estimator = kind(**{k: _unpacked(v, arrays) for k, v in manifest["options"].items()}, **where)
@@ -150,6 +154,7 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
             (arrays[f"{_SUPPORT}features"], arrays[f"{_SUPPORT}labels"]) if f"{_SUPPORT}features" in arrays else None
         )
         if support is not None:
+            require_rows(*support, manifest["width"], len(manifest["classes"]))
             estimator.fit(*support)
         vars(estimator).update({k: _unpacked(v, arrays) for k, v in manifest["state"].items()})
         recipe = manifest["recipe"]
@@ -157,7 +162,7 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
             recipe = _at_home(Recipe.of_json(recipe), Path(path))
         later = {"calibrated_on": None}  # what bundles of this format did not have from the start
         described = {f.name: {**later, **manifest}[f.name] for f in dataclasses.fields(Bundle) if f.name not in _APART}
-        return Bundle(
+        bundle = Bundle(
             estimator=estimator,
             support=support,
             seen=arrays.get(_SEEN),
@@ -168,11 +173,13 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
             sha256=manifest["sha256"],
             **described,
         )
-    except (FewvitError, KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
-        refuse_out_of_memory(error, "reading the bundle")
+        require_usable(bundle)
+        return bundle
+    except Exception as error:  # a digest says who wrote it, not that it fits: a dozen types come out of classifiers
+        refuse_out_of_memory(error, "reading the bundle", os.path.getsize(path))
         why = error.what if isinstance(error, FewvitError) else f"{type(error).__name__}: {error}"
         raise IntegrityError(
-            f"this bundle cannot be used here: {why.splitlines()[0]}",
+            f"this bundle cannot be used here: {in_one_line(why)[:300]}",
             file=path,
             fix="Update fewvit, or fit the bundle again.",
         ) from error
@@ -272,7 +279,7 @@ def _manifest(path: Path, text: str | None) -> dict[str, Any]:
             "not a bundle: a safetensors file without a bundle's manifest", file=path, fix="`fewvit fit` makes bundles."
         )
     try:
-        manifest = json.loads(text)
+        manifest = json_of(text)
         number = int(manifest["schema"].removeprefix(f"{BUNDLE_SCHEMA}/"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, "its manifest cannot be read") from error

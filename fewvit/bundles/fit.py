@@ -25,6 +25,7 @@ from ..results import Facts, Row, manifest
 from ..sources import is_features
 from ..strangeness import find_score
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
+from .checks import grown as grown_of
 from .file import replace_bundle, save_bundle
 from .judged import Judged, coverage_lines, judged_rows, predictions_of, stranger_rows
 from .strangeness import KNOWN_SHARE, check_known_share, fit_strangeness, told
@@ -214,7 +215,7 @@ def run_add(
     new = [name for name in names if name not in bundle.classes]
     classes = [*bundle.classes, *new]
     number = {name: c for c, name in enumerate(classes)}
-    grown = bundle.grown(rows, np.array([number[name] for name in names])[labels], classes)
+    grown = grown_of(bundle, path, rows, np.array([number[name] for name in names])[labels], classes)
     sha256 = replace_bundle(path, grown)
     more = f"{counted(len(rows), 'image')} and {counted(len(new), 'new class', 'new classes')}"
     notify(f"added {more} to {path}; {_calibration(bundle)}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import LicenseRequired, from_os_error
 from ..files import write_json
+from ..strangers.texts import json_of
 
 _FREE = frozenset(["", "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"])
 _MEANING = {"cc-by-nc-4.0": "attribution, non-commercial use only"}
@@ -40,7 +40,7 @@ def require_license(
 def _accepted_licenses(store: Path) -> dict[str, str]:
     """The licences accepted before and their dates; a damaged record counts as none, so that the question comes."""
     try:
-        stored = json.loads(store.read_text("utf-8"))
+        stored = json_of(store.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError:

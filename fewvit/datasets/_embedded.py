@@ -8,7 +8,6 @@ writes it.
 from __future__ import annotations
 
 import errno
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from ..digests import part_identity
 from ..errors import DataError, printable, some
 from ..files import refuse_size
+from ..strangers.texts import json_of
 from . import Dataset, Listing
 from ._classes import twins
 from ._columns import LABELS, PATHS, Columns, Rows, class_name, find_name, folded
@@ -108,7 +108,7 @@ def labels_of(source: str, batch: pyarrow.RecordBatch, columns: Columns) -> Sequ
 def _class_names(schema: pyarrow.Schema, column: str) -> list[str] | None:
     """What the numbers of a column stand for, where the file says so in the hub's way."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = json_of((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from typing import TYPE_CHECKING
 
 from ..digests import identity_of
 from ..errors import DataError, from_os_error, printable, some
+from ..strangers.texts import json_of
 from . import Dataset, Listing
 from ._arrow import readable, require_arrow
 from ._embedded import Block, embedded, image_column
@@ -81,7 +81,7 @@ def _files(source: str) -> list[str]:
     state = os.path.join(source, "state.json")
     try:
         with open(state, encoding="utf-8") as handle:
-            names = [str(entry["filename"]) for entry in json.load(handle)["_data_files"]]
+            names = [str(entry["filename"]) for entry in json_of(handle.read())["_data_files"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError("does not name the files of a saved data set", file=state) from error
     away = [name for name in names if os.path.basename(name) != name or name in ("", ".", "..")]

@@ -6,7 +6,6 @@ Read in place, by offset.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import re
@@ -20,6 +19,7 @@ import numpy as np
 from ..digests import identity_of, part_identity
 from ..errors import DataError, are, counted, from_os_error, printable, refuse_out_of_memory, some
 from ..files import refuse_size
+from ..strangers.texts import json_of, require_file_text
 from . import Dataset, Listing
 from ._classes import class_folders, numbered, twins
 from ._columns import LABELS, class_name, folded
@@ -235,8 +235,9 @@ class _Content:
         text = _pread(path, member.offset_data, member.size).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
         try:
             label = class_name(text if extension == "cls" else self._of_record(text))
-        except (ValueError, RecursionError) as error:
-            said = "is nested too deep" if isinstance(error, RecursionError) else f"cannot be read: {printable(error)}"
+            require_file_text(label or "")
+        except ValueError as error:
+            said = f"cannot be read: {printable(error)}"
             raise DataError(f"the label {name} {said}", file=path) from error
         if label is not None and len(label) > _DIGITS and label.isdigit():
             raise DataError(
@@ -246,7 +247,7 @@ class _Content:
 
     def _of_record(self, text: str) -> object:
         """What a JSON record gives for a label."""
-        content = json.loads(text)
+        content = json_of(text)
         if not isinstance(content, dict):
             self.left_out[_NO_RECORD] += 1
             return None

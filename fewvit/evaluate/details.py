@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +12,8 @@ import numpy as np
 
 from ..errors import DataError, refuse_out_of_memory
 from ..files import replacing, unpacked_size
+from ..strangers.arrays import arrays_of
+from ..strangers.texts import json_of
 from .predictions import Predicted
 
 _Path = str | os.PathLike[str]
@@ -82,9 +82,8 @@ def save_details(path: _Path, details: Details) -> None:
 def load_details(path: _Path) -> Details:
     """What `save_details` wrote. Raises DataError for a file that is missing, damaged or of another kind."""
     try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        which = json.loads(_words(arrays["which"])[0])
+        arrays = arrays_of(path)
+        which = json_of(_words(arrays["which"])[0])
         columns = {name: [_columns(one) for one in which[name]] for name in ("predicted", "episodes")}
         return Details(_predicted(arrays, columns["predicted"]), _episodes(arrays, columns["episodes"]))
     except FileNotFoundError as error:
@@ -96,11 +95,8 @@ def load_details(path: _Path) -> Details:
         ) from error
 
 
-# what zipfile, zlib, NumPy and json raise for bytes that are none of theirs
-_DAMAGED = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RuntimeError, ArithmeticError),
-    *(MemoryError, zipfile.BadZipFile, zlib.error),
-)
+# what arrays and JSON of another kind make of the code below
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 def _predicted(arrays: Mapping[str, np.ndarray], which: Sequence[Mapping[str, Any]]) -> list[Predicted]:
@@ -145,4 +141,4 @@ def _text(words: Sequence[str]) -> np.ndarray:
 
 
 def _words(array: np.ndarray) -> list[str]:
-    return list(map(str, json.loads(array.astype(np.uint8).tobytes())))
+    return list(map(str, json_of(array.astype(np.uint8).tobytes())))

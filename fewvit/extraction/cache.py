@@ -29,6 +29,7 @@ import numpy as np
 from ..digests import DigestMemory
 from ..errors import CacheError, counted, refuse_out_of_memory
 from ..files import replacing, require_writable, sweep, write_json
+from ..strangers.texts import json_of
 
 _FORMAT = 1
 _ROW = np.dtype([("digest", "V32"), ("notes", "<u2")])  # image bytes' sha256, decoding notes
@@ -69,7 +70,7 @@ class Cache:
                 size = sum(f.stat().st_size for f in path.parent.iterdir() if f.is_file())
                 yield {
                     "folder": str(path.parent),
-                    "key": json.loads(path.read_text()),
+                    "key": json_of(path.read_text()),
                     "images": sum(m["count"] for m in manifests),
                     "shards": len(manifests),
                     "bytes": size,
@@ -104,7 +105,7 @@ def _manifests(folder: Path) -> list[Path]:
 
 def _first_line(path: Path) -> dict[str, Any]:
     with open(path, "rb") as handle:
-        return dict(json.loads(handle.readline()))
+        return dict(json_of(handle.readline()))
 
 
 class FeatureStore:
@@ -205,7 +206,7 @@ class FeatureStore:
     def bad(self, digest: bytes) -> str | None:
         """Why an image with these bytes cannot be decoded, if that was found before."""
         try:
-            return str(json.loads((self.folder / "bad" / f"{digest.hex()}.json").read_text())["reason"])
+            return str(json_of((self.folder / "bad" / f"{digest.hex()}.json").read_text())["reason"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -216,7 +217,7 @@ class FeatureStore:
     def _open(self, path: Path) -> None:
         try:
             line, _, content = path.read_bytes().partition(b"\n")
-            facts = json.loads(line)
+            facts = json_of(line)
             if facts["format"] > _FORMAT:
                 raise CacheError(
                     "written by a newer fewvit", file=path, fix="Update fewvit, or use another --cache-dir."

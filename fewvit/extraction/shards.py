@@ -8,7 +8,6 @@ of which listing and which features it is, and the sha256 of the features file.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from ..errors import DataError, IntegrityError, UsageError, counted, refuse_out_
 from ..features import FeatureSet
 from ..files import sha256_of, write_json
 from ..runs.processes import process_count, process_number
+from ..strangers.texts import json_of
 from .pipeline import Pipeline
 from .work import SKIPPED, Report, Work, require_enough, whole
 
@@ -156,7 +156,7 @@ class ShardFiles:
         """The features of a part with their report; or what is wrong with it."""
         path = self.place(part)
         try:
-            facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
+            facts: dict[str, Any] = json_of(path.with_suffix(".json").read_bytes())
             if not path.is_file():
                 return "missing"
             if facts["schema"] != _SCHEMA or facts["shard"] != [part.number, part.count]:

@@ -6,7 +6,6 @@ MLP.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, UsageError, refuse_out_of_memory
 from ..models.adapter import SCALE, THIRDS, A, B
+from ..strangers.texts import json_of
 from ..training.on_cpu import linear
 from .modes import LAYERS, TuningRecipe
 
@@ -163,7 +163,7 @@ def read_peft(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        config = json.loads((folder / "adapter_config.json").read_text())
+        config = json_of((folder / "adapter_config.json").read_text())
         stored = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError) as error:
         refuse_out_of_memory(error, "reading an adapter")

@@ -73,8 +73,15 @@ class Curve:
         self._log = log
         self.by_epoch: dict[int, dict[str, float]] = {}
         for record in read_log(log) if log.exists() else ():
-            if _NAMES[0] in record:
-                self.by_epoch[record["epoch"] + 1] = {name: record[name] for name in _NAMES}
+            if _NAMES[0] not in record:
+                continue
+            if lacking := [name for name in ("epoch", *_NAMES) if name not in record]:
+                raise IntegrityError(
+                    f"a record of what held-out images showed lacks its {lacking[0]}",
+                    file=log,
+                    fix="Start anew with --overwrite.",
+                )
+            self.by_epoch[record["epoch"] + 1] = {name: record[name] for name in _NAMES}
 
     def best(self, done: int) -> int:
         """The epoch, counted from 1, of the first `done` that classified best: most accurate, least loss, first.

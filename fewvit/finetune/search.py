@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..errors import NumericalError, counted
 from ..files import write_json
+from ..strangers.texts import json_of
 from .held_out import Candidate, held_out_rows
 from .plan import Plan
 from .trainings import Trainings
@@ -81,7 +81,7 @@ def _candidate(
         wait_for_all()
     if rank() == 0:  # what has an outcome never goes on; a kill may have come between
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    facts = json.loads(outcome.read_text())
+    facts = json_of(outcome.read_text())
     if facts.get("diverged"):
         return None, None
     names = ("lr", "epochs", "held_top1", "held_loss")

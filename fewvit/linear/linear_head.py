@@ -18,6 +18,7 @@ from ..checkpoints.reading import read_checkpoint
 from ..errors import CheckpointError
 from ..files import replacing
 from ..models.products import of_rows
+from ..strangers.texts import json_of
 
 BATCH_EPS, LAYER_EPS = 1e-6, 1e-5  # MAE's BatchNorm, MSN's LayerNorm
 CHUNK_VALUES = 1 << 22  # class scores at once
@@ -88,7 +89,21 @@ def read_linear_head(file: Path) -> tuple[LinearHead, dict[str, Any]]:
     statistics = {
         name.removeprefix("norm."): value.float() for name, value in named.items() if name.startswith("norm.")
     }
-    return LinearHead(weight.float(), bias.float(), about.get("norm", "none"), statistics), about
+    norm = about.get("norm", "none")
+    _require_norm(norm, statistics, weight.shape[1], file)
+    return LinearHead(weight.float(), bias.float(), norm, statistics), about
+
+
+_NORMS = {"none": (), "batch": ("mean", "variance"), "layer": ("gain", "shift")}  # and the statistics of each
+
+
+def _require_norm(norm: object, statistics: Mapping[str, Tensor], width: int, file: Path) -> None:
+    """Raise CheckpointError unless the norm is one that is known, with its statistics (width,)."""
+    if not isinstance(norm, str) or norm not in _NORMS:
+        raise CheckpointError(f"a head with the norm {str(norm)[:40]!r}; known are {', '.join(_NORMS)}", file=file)
+    wrong = [name for name in _NORMS[norm] if name not in statistics or statistics[name].shape != (width,)]
+    if wrong:
+        raise CheckpointError(f"a head of width {width} whose norm lacks a {wrong[0]} as wide", file=file)
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -97,7 +112,7 @@ def _header(file: Path) -> dict[str, Any]:
 
     try:
         with safe_open(file, "pt") as opened:
-            found = json.loads((opened.metadata() or {}).get("fewvit", "{}"))
+            found = json_of((opened.metadata() or {}).get("fewvit", "{}"))
     except (SafetensorError, ValueError, OSError):  # another format, which read_checkpoint has looked at already
         return {}
     return found if isinstance(found, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..backbones import Architecture, families
 from ..errors import CheckpointError, UsageError
+from ..strangers.texts import json_of
 from .told import Told
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -107,10 +107,10 @@ def read_folder(folder: Path) -> Beside | None:
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json_of(file.read_text(encoding="utf-8"))
     except OSError:
         return None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError("not JSON", file=file, fix="Save the model anew.") from error
     if not isinstance(value, dict):
         raise CheckpointError("not an object of JSON", file=file, fix="Save the model anew.")

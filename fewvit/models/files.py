@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..backbones import Architecture
 from ..errors import CheckpointError
 from ..files import require_writable, write_json
+from ..strangers.texts import json_of
 from .layouts import prove_fit, understood
 from .spec import Access
 
@@ -71,7 +71,7 @@ def inspect_file(
 
 def _recall(path: Path, digest: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text())
+        value = json_of(path.read_text())
         Architecture(**value["architecture"])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # never seen, or written by another version: look again

@@ -6,7 +6,6 @@ What was learnt of them is kept in the cache.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..checkpoints.finding import obtain
 from ..digests import DigestMemory
 from ..errors import CheckpointError, UnknownName, UsageError
 from ..files import write_json
+from ..strangers.texts import json_of
 from .bare import taken_for
 from .beside import read_folder, weights_of
 from .spec import Access, BackboneSpec
@@ -33,7 +33,7 @@ def timm_variant(name: str, access: Access) -> Variant:
     version = importlib.metadata.version("timm")
     remembered = access.cache_dir / "backbones" / f"timm-{version}-{name.replace('/', '_')}.json"
     try:
-        known = json.loads(remembered.read_text())
+        known = json_of(remembered.read_text())
         return Variant(
             Architecture(**known["architecture"]),
             known["url"],
@@ -141,7 +141,7 @@ def _of_timm(name: str, config: dict[str, Any], file: Path, memory: DigestMemory
 def _config(repository: str, access: Access) -> dict[str, Any]:
     file = _fetched(repository, "config.json", "", access)
     try:
-        value = json.loads(file.read_text())
+        value = json_of(file.read_text())
     except ValueError as error:
         raise CheckpointError("not JSON", file=file, fix="Remove it; it is fetched again.") from error
     return value if isinstance(value, dict) else {}

@@ -146,7 +146,7 @@ def _architecture(name: str, trunk: Trunk, file: Path) -> Architecture:
             file=file,
             fix="Save it anew, or fetch it again from where it came.",
         ) from error
-    except ValueError as error:
+    except (ValueError, IndexError, ArithmeticError) as error:  # shapes of too few sides, or of none
         raise CheckpointError(f"no {name} trunk: {error}", file=file) from error
 
 

@@ -32,7 +32,10 @@ def of_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     x, weight = x.detach(), weight.detach()
     if x.device.type != "cpu":
         return torch.nn.functional.linear(x, weight, bias)
-    if x.dtype == weight.dtype == torch.float32 and packing_works():
+    # oneDNN speaks of primitives, as where memory is short, when shapes do not fit; torch says that they do not
+    fits = x.shape[-1:] == weight.shape[1:] and weight.numel()
+    fits = fits and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == weight.dtype))
+    if fits and x.dtype == weight.dtype == torch.float32 and packing_works():
         laid_out = packed(weight)
         return in_blocks(lambda part: packed_product(part, laid_out, bias), x, BLOCK_ROWS)
     return in_blocks(lambda part: torch.nn.functional.linear(part, weight, bias), x, BLOCK_ROWS)

@@ -25,6 +25,7 @@ from ..evaluate.details import Details
 from ..results import SCHEMA, Facts, Row
 from ..runs.folder import RunFolder
 from ..runs.result_file import require_as_written
+from ..strangers.texts import json_of
 from ..sweep.folder import PLAN, FinishedCell, SweepFolder, read_cell
 from .checked import AGAIN, NothingMeasured, is_number, manifest_of, measurements_of
 
@@ -274,8 +275,8 @@ def _of_json(value: Mapping[str, Any], path: Path) -> Record:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return json_of(path.read_bytes())
+    except (OSError, ValueError) as error:
         refuse_out_of_memory(error, "reading a result")
         raise DataError(f"not JSON: {printable(error)}", file=path, fix=AGAIN) from error
 

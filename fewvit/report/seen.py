@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..backbones import families, variants
 from ..backbones._pretraining import seen
+from ..strangers.texts import json_of
 from .read import Record
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
@@ -55,7 +55,7 @@ def _digests_of_run(folder: str) -> frozenset[str]:
     found: set[str] = set()
     for name in ("contents.json", "manifest.json"):
         try:
-            value = json.loads((Path(folder) / name).read_bytes())
+            value = json_of((Path(folder) / name).read_bytes())
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(value, dict):

@@ -12,7 +12,6 @@ escapes (backslashes) in all three, since these formats hold text; the manifest 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from ..neighbors import normalise
 from ..neighbors.pairs import UnitRows, nearest_rows
 from ..results import Facts
 from ..seeds import generator
+from ..strangers.texts import json_of
 from .opened import OpenIndex
 from .pictures import Pictures
 from .segment import UNKNOWN
@@ -171,7 +171,7 @@ def require_free(out: Path) -> None:
     if not out.exists():
         return
     try:
-        facts = json.loads((out / "manifest.json").read_text())
+        facts = json_of((out / "manifest.json").read_text())
         is_export = facts["schema"] == SCHEMA
         own = {"manifest.json", *(name.partition("/")[0] for name in facts["files"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -24,6 +24,7 @@ from typing import IO, Any
 from ..cpu import in_threads
 from ..errors import DataError, IntegrityError, UsageError, from_os_error, printable
 from ..files import replacing
+from ..strangers.texts import json_of
 from .manifest import Manifest, StoredFile
 
 _CURRENT = "CURRENT"
@@ -82,7 +83,7 @@ class IndexFolder:
             data = handle.read()
         try:
             text = data.decode("utf-8")
-            named = json.loads(text)
+            named = json_of(text)
             name, wanted = str(named["manifest"]), str(named["sha256"])
             is_whole = text == _current(name, wanted)
         except (ValueError, KeyError, TypeError, RecursionError) as error:

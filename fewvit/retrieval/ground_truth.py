@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import DataError, counted, from_os_error, printable
 from ..files import replacing
+from ..strangers.texts import json_of
 
 SCHEMA = "fewvit.revisited/1"
 KINDS = ("easy", "hard", "junk")  # of images for a query; all others are negatives
@@ -73,10 +74,10 @@ def read_revisited(path: str | os.PathLike[str]) -> RevisitedTruth:
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise DataError(f"has more than {_MOST_BYTES >> 20} MiB: no ground truth", file=file)
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        tree = json_of(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise from_os_error(error, "reading the ground truth") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested beyond the stack
+    except ValueError as error:  # not UTF-8, not JSON
         fix = "A published .pkl becomes JSON by `fewvit data convert FILE.pkl --out FILE.json`."
         raise DataError("not JSON", file=file, fix=fix) from error
     if not isinstance(tree, Mapping) or tree.get("schema") != SCHEMA:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import IntegrityError
 from ..neighbors.approximate import KINDS, Effort
+from ..strangers.texts import json_of
 
 SCHEMA = "fewvit.index/1"
 READER = 1  # the format that this code reads; a file says the least that a reader must know
@@ -122,7 +123,7 @@ class Manifest:
     def of_text(text: str, name: str) -> Manifest:
         """The manifest in a text whose digest was compared. Raises IntegrityError, naming the file."""
         try:
-            values = json.loads(text)
+            values = json_of(text)
             schema, least = values.pop("schema"), values.pop("min_reader")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError("this is no manifest of an index", file=name) from error

@@ -40,7 +40,7 @@ class OpenIndex:
         self.folder, self.manifest, self._mapped = folder, manifest, mapped
         try:
             self.classes = list(Strings(mapped[manifest.classes.path]))
-            self.segments = [Segment(stored, manifest, mapped) for stored in manifest.segments]
+            self.segments = [Segment(stored, manifest, mapped, folder.path) for stored in manifest.segments]
         except IntegrityError as error:
             raise IntegrityError(error.what, file=folder.path, fix="Build the index again.") from error
         for segment in self.segments:
@@ -287,5 +287,8 @@ def _verify(segment: Segment, path: Path) -> None:
         length = np.sqrt(np.einsum("nd,nd->n", block, block))
         if not ((np.abs(length - 1) < 1e-2) | (length == 0)).all():
             raise damaged(path, "a row is not of unit length")
-    segment.ids.require_sorted()
+    try:
+        segment.ids.require_sorted()
+    except IntegrityError as error:
+        raise damaged(path.parent / Path(segment.stored.ids.path).name, error.what) from error
     _ = segment.candidates  # FAISS reads it now

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from .manifest import Manifest, StoredFile, StoredSegment
 # label: place in the classes, -1 = none; source: place in the manifest's sources, -1 = features were given; digest:
 # sha256 of the image's bytes; identity: device, inode, size, mtime_ns, ctime_ns of its file; both zeros where unknown
 RECORD = np.dtype([("label", "<i4"), ("source", "<i4"), ("digest", "V32"), ("identity", "<i8", (5,))])
+_HERE = Path()
 UNKNOWN = bytes(32)  # the digest of an image whose bytes were never seen
 
 
@@ -34,7 +36,9 @@ class Rows:
 class Segment:
     """An open segment."""
 
-    def __init__(self, stored: StoredSegment, manifest: Manifest, mapped: Mapping[str, memoryview]):
+    def __init__(self, stored: StoredSegment, manifest: Manifest, mapped: Mapping[str, memoryview], home: Path = _HERE):
+        """`home`: the folder of the index, for messages."""
+        self._home = home
         self.stored, self.rows, self._kind = stored, stored.rows, manifest.kind
         self._mapped = mapped
         self.features = np.frombuffer(mapped[stored.features.path], manifest.dtype).reshape(
@@ -83,7 +87,7 @@ class Segment:
             try:
                 self._candidates = Candidates.read(KINDS[self._kind], self._mapped[file.path], self.features)
             except IntegrityError as error:
-                raise IntegrityError(error.what, file=file.path, fix="Build the index again.") from error
+                raise IntegrityError(error.what, file=self._home / file.path, fix="Build the index again.") from error
         return self._candidates
 
     def row_of(self, name: str) -> int | None:

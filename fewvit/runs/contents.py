@@ -6,8 +6,6 @@ loss costs no more than their names.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,8 @@ import numpy as np
 
 from ..errors import printable
 from ..files import replacing, write_json
+from ..strangers.arrays import arrays_of
+from ..strangers.texts import json_of
 
 if TYPE_CHECKING:
     from ..digests import Contents
@@ -57,17 +57,17 @@ class NotedContents:
 
     def _noted(self) -> dict[str, str]:
         try:
-            return dict(json.loads(self._digests.read_text()))
+            return dict(json_of(self._digests.read_text()))
         except (OSError, ValueError, TypeError):
             return {}
 
     def _images(self) -> dict[str, np.ndarray]:
         """Bytes (N, 8) of every image by the names of the sets, as far as they can be read."""
         try:
-            with np.load(self._each, allow_pickle=False) as arrays:
-                return {name: array for name, array in arrays.items() if array.shape[1:] == (_BYTES,)}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            arrays = arrays_of(self._each)
+        except (OSError, ValueError):
             return {}
+        return {name: one for name, one in arrays.items() if one.shape[1:] == (_BYTES,) and one.dtype == np.uint8}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..files import claimed, sha256_of, sweep, write_json
 from ..results import Result
+from ..strangers.texts import json_of
 from .result_file import StoredResult, read_result, write_result
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ class RunFolder:
                 )
             return None
         try:
-            manifest = json.loads(file.read_text())
+            manifest = json_of(file.read_text())
             known = manifest["schema"] == SCHEMA
+            if known and not isinstance(manifest["what"], dict):
+                raise ValueError("it does not say what the run is")
         except (OSError, ValueError, KeyError, TypeError) as error:
             refuse_out_of_memory(error, "reading the manifest of a run")
             raise IntegrityError(

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import IntegrityError, refuse_out_of_memory
 from ..files import write_json
 from ..results import Result
+from ..strangers.texts import json_of
 
 _DIGEST = "result_sha256"
 _OLDER = "this result is of an older version, without a digest: a change to it would not be noticed"
@@ -43,7 +44,7 @@ def read_result(file: Path) -> StoredResult | None:
     Raises IntegrityError for one that cannot be read, or is not what was written.
     """
     try:
-        value = json.loads(file.read_bytes())
+        value = json_of(file.read_bytes())
         require_as_written(value, file)
         return StoredResult(_result(value), dict(value.get("files", {})), "" if _DIGEST in value else _OLDER)
     except FileNotFoundError:

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ..extraction.pipeline import check_options
 from ..extraction.protocols import find_protocol
 from ..files import sha256_of
 from ..models.resolve import is_path, is_variant
+from ..strangers.texts import toml_of
 from .methods import methods_named
 from .settings import BackboneSetting, DataSetting, MethodSetting, SubsetFile, SweepConfig
 
@@ -29,16 +29,9 @@ KEYS = (*_OWN, *_READOUT)
 def read_config(path: Path) -> dict[str, Any]:
     """The values of a TOML file. Raises DataError for a file that is missing, UsageError naming line and key."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError("no such file", file=path) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"not a text file: {error}", file=path) from error
-    try:
-        values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # not a TOMLDecodeError alone: a number of 5000 digits
-        last = f"at line {len(text.splitlines())}, where the file ends"
-        raise UsageError(f"not TOML: {error}".replace("at end of document", last), file=path, fix=_EXAMPLE) from error
+        values, text = toml_of(path)
+    except UsageError as error:
+        raise UsageError(error.what, file=path, fix=_EXAMPLE) from error
     for key in values:
         if key not in KEYS:
             raise UnknownName("key", key, KEYS, fix=f"It stands in {path}, line {_line(text, key)}.")

@@ -21,6 +21,7 @@ from ..evaluate.details import Details, load_details, save_details
 from ..files import replacing, sha256_of, write_json
 from ..results import SCHEMA as RESULT_SCHEMA
 from ..results import Facts, Result, Row
+from ..strangers.texts import json_of
 
 SCHEMA = "fewvit.sweep/1"
 PLAN = "sweep.json"
@@ -201,10 +202,10 @@ def _read(path: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise DataError("not a file", file=path, fix=_again(path))
     try:
-        value = json.loads(path.read_bytes())
+        value = json_of(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError("no such file", file=path) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         refuse_out_of_memory(error, "reading a sweep")
         raise DataError(f"not JSON: {error}", file=path, fix=_again(path)) from error
     if not isinstance(value, dict):

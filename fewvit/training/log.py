@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import from_os_error
+from ..errors import IntegrityError, from_os_error, printable
 from ..files import replacing
+from ..strangers.texts import json_of
 
 
 class Log:
@@ -59,11 +60,36 @@ class Log:
             raise from_os_error(error, "writing the log") from error
 
 
-def read_log(file: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log; a last line that a kill cut short is left out."""
-    with open(file, encoding="utf-8") as handle:
-        for line in handle:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line that a kill cut short is left out.
+
+    Raises IntegrityError, which names the line, for one before it that is no record.
+    """
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise from_os_error(error, "reading the log") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(_record(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise IntegrityError(
+                f"line {number} of this log is damaged ({error})",
+                file=file,
+                fix="Remove that line, and the run goes on without its numbers; or start anew with --overwrite.",
+            ) from error
+    return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """A line's numbers by name. Raises ValueError for what `Log` does not write."""
+    record = json_of(line)
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        raise ValueError("no record of a step")
+    for name, value in record.items():
+        if type(value) not in (int, float) or (name == "epoch" and type(value) is not int):
+            raise ValueError(f"{printable(name)[:40]} is no number")
+    return record

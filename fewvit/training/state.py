@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import IntegrityError, ResourceError, refuse_out_of_memory
 from ..files import replacing, sha256_of, sweep, write_json
+from ..strangers.texts import json_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ class Checkpoints:
     def _opened(self, step: int) -> Checkpoint:
         file, manifest = self._tensors(step), self._manifest(step)
         try:
-            facts = json.loads(manifest.read_text())
+            facts = json_of(manifest.read_text())
             digest = facts["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             refuse_out_of_memory(error, "reading a checkpoint")
