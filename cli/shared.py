@@ -21,7 +21,7 @@ import typer
 from fewvit.backbones import families, recognisable
 from fewvit.errors import UsageError
 from fewvit.models.told import Told
-from fewvit.strangers.texts import toml_of
+from fewvit.untrusted.texts import toml_of
 
 from .outputs import Kind, check_outputs
 from .panels import ADVANCED, BACKBONE, OUTPUT, READ, Grouped, placed

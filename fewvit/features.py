@@ -20,8 +20,8 @@ from .errors import (
     refuse_out_of_memory,
 )
 from .files import replacing, require_file, unpacked_size
-from .strangers.arrays import arrays_of
-from .strangers.texts import require_file_text
+from .untrusted.arrays import arrays_of
+from .untrusted.texts import require_file_text
 
 if TYPE_CHECKING:
     from .extraction.work import Report

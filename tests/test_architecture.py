@@ -34,7 +34,7 @@ LAYERS = {
         "seeds",
         "spellings",
         "splits",
-        "strangers",
+        "untrusted",
     ],
     "data": ["datasets", "images", "neighbors"],
     "backbones": ["backbones", "checkpoints", "models", "runs"],

@@ -21,8 +21,8 @@ from fewvit.linear.linear_head import LinearHead
 from fewvit.models.products import of_rows
 from fewvit.models.spec import BUNDLE_SCHEMA
 from fewvit.runs.folder import RunFolder
-from fewvit.strangers import arrays, texts
 from fewvit.training.log import Log, read_log
+from fewvit.untrusted import arrays, texts
 from fewvit_cli.main import run
 
 from fuzz.formats import _bundles

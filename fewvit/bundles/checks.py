@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FewvitError, IntegrityError, in_one_line, refuse_out_of_memory
-from ..strangers.texts import require_file_text
+from ..untrusted.texts import require_file_text
 from .bundle import Bundle
 
 _WIDEST = 1 << 20  # columns of features; a ViT-g with every block has less than 100 000

@@ -32,7 +32,7 @@ from ..models.spec import BUNDLE_SCHEMA
 from ..options import options_of
 from ..plugins import find
 from ..runs.folder import ANEW, run_of_classifier
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .bundle import _APART, _SEEN, _STATE, _SUPPORT, FORMAT, Bundle
 from .checks import require_facts, require_rows, require_usable
 from .strangeness import strangeness_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import LicenseRequired, from_os_error
 from ..files import write_json
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 
 _FREE = frozenset(["", "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"])
 _MEANING = {"cc-by-nc-4.0": "attribution, non-commercial use only"}

@@ -19,7 +19,7 @@ import numpy as np
 from ..digests import part_identity
 from ..errors import DataError, printable, some
 from ..files import refuse_size
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from . import Dataset, Listing
 from ._classes import twins
 from ._columns import LABELS, PATHS, Columns, Rows, class_name, find_name, folded

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..digests import identity_of
 from ..errors import DataError, from_os_error, printable, some
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from . import Dataset, Listing
 from ._arrow import readable, require_arrow
 from ._embedded import Block, embedded, image_column

@@ -19,7 +19,7 @@ import numpy as np
 from ..digests import identity_of, part_identity
 from ..errors import DataError, are, counted, from_os_error, printable, refuse_out_of_memory, some
 from ..files import refuse_size
-from ..strangers.texts import json_of, require_file_text
+from ..untrusted.texts import json_of, require_file_text
 from . import Dataset, Listing
 from ._classes import class_folders, numbered, twins
 from ._columns import LABELS, class_name, folded

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import DataError, refuse_out_of_memory
 from ..files import replacing, unpacked_size
-from ..strangers.arrays import arrays_of
-from ..strangers.texts import json_of
+from ..untrusted.arrays import arrays_of
+from ..untrusted.texts import json_of
 from .predictions import Predicted
 
 _Path = str | os.PathLike[str]

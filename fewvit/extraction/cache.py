@@ -29,7 +29,7 @@ import numpy as np
 from ..digests import DigestMemory
 from ..errors import CacheError, counted, refuse_out_of_memory
 from ..files import replacing, require_writable, sweep, write_json
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 
 _FORMAT = 1
 _ROW = np.dtype([("digest", "V32"), ("notes", "<u2")])  # image bytes' sha256, decoding notes

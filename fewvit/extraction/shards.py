@@ -22,7 +22,7 @@ from ..errors import DataError, IntegrityError, UsageError, counted, refuse_out_
 from ..features import FeatureSet
 from ..files import sha256_of, write_json
 from ..runs.processes import process_count, process_number
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .pipeline import Pipeline
 from .work import SKIPPED, Report, Work, require_enough, whole
 

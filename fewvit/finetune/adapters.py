@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import DataError, UsageError, refuse_out_of_memory
 from ..models.adapter import SCALE, THIRDS, A, B
-from ..strangers.texts import json_of
 from ..training.on_cpu import linear
+from ..untrusted.texts import json_of
 from .modes import LAYERS, TuningRecipe
 
 if TYPE_CHECKING:

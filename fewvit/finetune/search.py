@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import NumericalError, counted
 from ..files import write_json
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .held_out import Candidate, held_out_rows
 from .plan import Plan
 from .trainings import Trainings

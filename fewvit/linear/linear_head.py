@@ -18,7 +18,7 @@ from ..checkpoints.reading import read_checkpoint
 from ..errors import CheckpointError
 from ..files import replacing
 from ..models.products import of_rows
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 
 BATCH_EPS, LAYER_EPS = 1e-6, 1e-5  # MAE's BatchNorm, MSN's LayerNorm
 CHUNK_VALUES = 1 << 22  # class scores at once

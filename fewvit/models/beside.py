@@ -9,7 +9,7 @@ from typing import Any
 
 from ..backbones import Architecture, families
 from ..errors import CheckpointError, UsageError
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .told import Told
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..backbones import Architecture
 from ..errors import CheckpointError
 from ..files import require_writable, write_json
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .layouts import prove_fit, understood
 from .spec import Access
 

@@ -14,7 +14,7 @@ from ..checkpoints.finding import obtain
 from ..digests import DigestMemory
 from ..errors import CheckpointError, UnknownName, UsageError
 from ..files import write_json
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .bare import taken_for
 from .beside import read_folder, weights_of
 from .spec import Access, BackboneSpec

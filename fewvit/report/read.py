@@ -25,8 +25,8 @@ from ..evaluate.details import Details
 from ..results import SCHEMA, Facts, Row
 from ..runs.folder import RunFolder
 from ..runs.result_file import require_as_written
-from ..strangers.texts import json_of
 from ..sweep.folder import PLAN, FinishedCell, SweepFolder, read_cell
+from ..untrusted.texts import json_of
 from .checked import AGAIN, NothingMeasured, is_number, manifest_of, measurements_of
 
 REPORT = "report"  # the task of a report's own JSON

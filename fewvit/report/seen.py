@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backbones import families, variants
 from ..backbones._pretraining import seen
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .read import Record
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"

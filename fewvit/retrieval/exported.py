@@ -26,7 +26,7 @@ from ..neighbors import normalise
 from ..neighbors.pairs import UnitRows, nearest_rows
 from ..results import Facts
 from ..seeds import generator
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .opened import OpenIndex
 from .pictures import Pictures
 from .segment import UNKNOWN

@@ -24,7 +24,7 @@ from typing import IO, Any
 from ..cpu import in_threads
 from ..errors import DataError, IntegrityError, UsageError, from_os_error, printable
 from ..files import replacing
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .manifest import Manifest, StoredFile
 
 _CURRENT = "CURRENT"

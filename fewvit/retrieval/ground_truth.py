@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import DataError, counted, from_os_error, printable
 from ..files import replacing
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 
 SCHEMA = "fewvit.revisited/1"
 KINDS = ("easy", "hard", "junk")  # of images for a query; all others are negatives

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import IntegrityError
 from ..neighbors.approximate import KINDS, Effort
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 
 SCHEMA = "fewvit.index/1"
 READER = 1  # the format that this code reads; a file says the least that a reader must know

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import printable
 from ..files import replacing, write_json
-from ..strangers.arrays import arrays_of
-from ..strangers.texts import json_of
+from ..untrusted.arrays import arrays_of
+from ..untrusted.texts import json_of
 
 if TYPE_CHECKING:
     from ..digests import Contents

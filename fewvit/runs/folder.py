@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..files import claimed, sha256_of, sweep, write_json
 from ..results import Result
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 from .result_file import StoredResult, read_result, write_result
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import IntegrityError, refuse_out_of_memory
 from ..files import write_json
 from ..results import Result
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 
 _DIGEST = "result_sha256"
 _OLDER = "this result is of an older version, without a digest: a change to it would not be noticed"

@@ -16,7 +16,7 @@ from ..extraction.pipeline import check_options
 from ..extraction.protocols import find_protocol
 from ..files import sha256_of
 from ..models.resolve import is_path, is_variant
-from ..strangers.texts import toml_of
+from ..untrusted.texts import toml_of
 from .methods import methods_named
 from .settings import BackboneSetting, DataSetting, MethodSetting, SubsetFile, SweepConfig
 

@@ -21,7 +21,7 @@ from ..evaluate.details import Details, load_details, save_details
 from ..files import replacing, sha256_of, write_json
 from ..results import SCHEMA as RESULT_SCHEMA
 from ..results import Facts, Result, Row
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 
 SCHEMA = "fewvit.sweep/1"
 PLAN = "sweep.json"

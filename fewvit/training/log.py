@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import IntegrityError, from_os_error, printable
 from ..files import replacing
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 
 
 class Log:

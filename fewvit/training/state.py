@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import IntegrityError, ResourceError, refuse_out_of_memory
 from ..files import replacing, sha256_of, sweep, write_json
-from ..strangers.texts import json_of
+from ..untrusted.texts import json_of
 
 if TYPE_CHECKING:
     from torch import Tensor
