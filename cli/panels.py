@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_args
@@ -51,12 +52,9 @@ def placed(name: str, annotation: Any, heading: str | None) -> Any:
 
 
 def completion(value: str, about: str) -> Any:
-    """One thing that the shell may complete; newer typer has a click of its own."""
-    try:
-        from typer._click.shell_completion import CompletionItem
-    except ImportError:
-        from click.shell_completion import CompletionItem  # type: ignore[assignment]
-    return CompletionItem(value, help=about)
+    """One thing that the shell may complete, as the click that typer is built on has it; newer ones bring their own."""
+    click = next(one.__module__ for one in TyperCommand.__mro__ if one.__name__ == "Command").rpartition(".")[0]
+    return importlib.import_module(f"{click}.shell_completion").CompletionItem(value, help=about)
 
 
 def _completion(name: str, metavar: str) -> Callable[..., list[str]] | None:

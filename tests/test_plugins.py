@@ -106,7 +106,7 @@ def test_a_family_says_what_is_asked_of_it_and_nothing_that_nobody_reads(name):
     assert all(isinstance(row, Variant) for row in family.variants.values())
     assert public(family) <= {*Family.__annotations__, *vars(Family)}  # a misspelt attribute would have no effect
     wanted = methods_of(Family)
-    assert set(wanted) == {"recognises", "trunk", "infer", "advice", "lowshot_method"}
+    assert set(wanted) == {"recognises", "shows_origin", "trunk", "infer", "advice", "lowshot_method"}
     for key, signature in wanted.items():
         assert isinstance(inspect.getattr_static(family, key), staticmethod)
         assert list(inspect.signature(getattr(family, key)).parameters) == list(signature.parameters)
