@@ -135,6 +135,20 @@ def strangers(folder: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+def strangers_short(folder: Path = RESULTS) -> str:
+    """Markdown: the same, by confidence and by what is stored alone."""
+    file = folder / "strangers.json"
+    if not file.exists():
+        return "Nothing has been measured yet: run `python -m benchmarks.strangers`."
+    heads = ["AUROC of confidence", "of strangeness", "strangers called unknown", "known called unknown"]
+    lines = [f"| known | strangers | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
+    for row in json.loads(file.read_text())["rows"]:
+        cells = [f"{row['confidence']:.2f}", f"{row['auroc']:.2f}"]
+        cells += [f"{row[name]:.0f} %" for name in ("strangers_unknown", "known_unknown")]
+        lines.append(f"| {row['known']} | {row['strangers']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 _PIPELINE = ("pipeline", "Images to features, CPU, speed", "DINO's way: DataLoader, PIL, plain forward")
 _WARM = ("startup", "`fewvit knn`, warm cache, 10000 x 10000 x 384", "the clock")
 _KNN = ("knn", "k-NN, 50000 x 5000 x 384, four k", "DINO's classifier, four passes")
@@ -199,6 +213,7 @@ SECTIONS: dict[str, tuple[str, Section]] = {  # name of the marks -> page, and w
     "learned": ("docs/pretraining.md", learned),
     "tuned": ("docs/finetuning.md", tuned),
     "strangers": ("docs/bundles.md", strangers),
+    "strangers-short": ("README.md", strangers_short),
     "calibration": ("docs/finetuning.md", calibration),
 }
 
