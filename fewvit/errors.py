@@ -5,6 +5,7 @@
     │   ├── UnknownName         a name that no table holds; carries the nearest ones
     │   ├── LicenseRequired     weights whose licence must be accepted first
     │   ├── Unobtainable        weights that are neither here nor downloadable now
+    │   │   └── NotInRepository  a file that a repository of the hub has not
     │   └── MissingExtra        an optional dependency that is not installed
     ├── DataError 3             the input images, labels or tables are wrong or missing
     │   ├── BadImages           more undecodable images than allowed
@@ -75,6 +76,10 @@ class LicenseRequired(UsageError):
 
 class Unobtainable(UsageError):
     """Weights that are neither here nor to be downloaded now."""
+
+
+class NotInRepository(Unobtainable):
+    """A file that a repository of the hub has not, whoever asks and whenever."""
 
 
 class MissingExtra(UsageError):

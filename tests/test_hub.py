@@ -88,6 +88,55 @@ def test_weights_under_transformers_names_give_the_official_features(tmp_path, m
     )
 
 
+def of_transformers(config: dict, preprocessor: dict | None) -> dict[str, bytes]:
+    """A repository's files: MSN's trunk of width 64, which is one head by its width."""
+    model = VisionTransformer(SIZES["msn"])
+    randomise(model, 3)
+    renamed = {f"vit.{name}": tensor.clone() for name, tensor in transformers_names(model.state_dict(), False).items()}
+    files = {
+        "model.safetensors": save(renamed),
+        "config.json": json.dumps({"model_type": "vit_msn", **config}).encode(),
+    }
+    return files if preprocessor is None else files | {"preprocessor_config.json": json.dumps(preprocessor).encode()}
+
+
+def test_heads_and_statistics_of_a_repository_are_those_of_its_configurations_offline_too(tmp_path, monkeypatch):
+    statistics = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 0.75]}
+    with running_hub() as one:
+        one.repositories["some/model"] = Repository(of_transformers({"num_attention_heads": 4}, statistics))
+        point_to(one, monkeypatch.setattr, str(tmp_path / "hf"))
+        spec = resolve("hf:some/model", Access(tmp_path / "cache", accept=["cc-by-nc-4.0"]), DigestMemory())
+    assert spec.architecture.heads == 4
+    preprocess = settle(spec, FeatureOptions()).preprocess
+    assert (preprocess.mean, preprocess.std) == ((0.5, 0.5, 0.5), (0.25, 0.5, 0.75))
+    assert resolve("hf:some/model", Access(tmp_path / "cache", offline=True), DigestMemory()) == spec
+
+
+def test_a_repository_without_statistics_is_asked_for_them_once_and_its_word_is_kept(tmp_path, monkeypatch):
+    with running_hub() as one:
+        one.repositories["some/model"] = Repository(of_transformers({}, None))
+        point_to(one, monkeypatch.setattr, str(tmp_path / "hf"))
+        access = Access(tmp_path / "cache", accept=["cc-by-nc-4.0"])
+        spec = resolve("hf:some/model", access, DigestMemory())
+        assert resolve("hf:some/model", access, DigestMemory()) == spec
+        assert [name for _, name, _, _ in one.asked].count("preprocessor_config.json") == 1
+    assert spec.preprocess == {}
+    assert resolve("hf:some/model", Access(tmp_path / "cache", offline=True), DigestMemory()) == spec
+
+
+def test_statistics_that_cannot_be_asked_for_are_no_guess(tmp_path, monkeypatch):
+    with running_hub() as one:
+        one.repositories["some/model"] = Repository(
+            of_transformers({}, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+        )
+        point_to(one, monkeypatch.setattr, str(tmp_path / "hf"))
+        resolve("hf:some/model", Access(tmp_path / "cache", accept=["cc-by-nc-4.0"]), DigestMemory())
+    (kept,) = (tmp_path / "cache").rglob("*preprocessor_config.json")
+    kept.unlink()
+    with pytest.raises(Unobtainable, match=r"preprocessor_config\.json"):
+        resolve("hf:some/model", Access(tmp_path / "cache", offline=True), DigestMemory())
+
+
 def test_a_timm_repository_brings_its_own_normalisation_and_licence(tmp_path, monkeypatch):
     import timm
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import Unobtainable, UsageError
+from ..errors import NotInRepository, Unobtainable, UsageError
 from .digests import verify_file
 from .downloads import Notify, Patience, Progress, by_hand, fetch
 from .http import check_url, why
@@ -159,7 +159,7 @@ def _refusal(error: Exception, file: HubFile, url: str, target: Path) -> Unobtai
             fix=f"See whether {page} is there. A private one needs HF_TOKEN, or `hf auth login`.",
         )
     if isinstance(error, (errors.EntryNotFoundError, errors.RevisionNotFoundError)):
-        return Unobtainable(
+        return NotInRepository(
             f"{file.repository} has no {file.name} on the hub",
             fix=f"What it has is listed at {page}/tree/main; a weights file of another name works as --backbone FILE.",
         )

@@ -146,9 +146,17 @@ def taken_for(
     family: str | None = None,
     told: Told = NOTHING,
     name: str | None = None,
+    configured: Beside | None = None,
 ) -> Taken:
-    """What a bare file is taken for. Raises UsageError where something told contradicts its shapes."""
-    found, note = (None, "") if told.recorded else beside(file)
+    """What a bare file is taken for, by what is `configured`, or stands beside it.
+
+    Raises UsageError where something told contradicts its shapes.
+    """
+    found, note = configured, ""
+    if told.recorded:
+        found = None
+    elif configured is None:
+        found, note = beside(file)
     inspected, found, contradiction = _inspected(file, access, memory, checkpoint_key, family or told.family, found)
     said = found.told(inspected.architecture) if found is not None else Told()
     note = note or (f"{CONFIG} beside it {contradiction}: not used" if contradiction else "")

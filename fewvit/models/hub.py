@@ -12,11 +12,11 @@ from typing import Any
 from ..backbones import Architecture, Variant, families, family_of_registry, recognisable
 from ..checkpoints.finding import obtain
 from ..digests import DigestMemory
-from ..errors import CheckpointError, UnknownName, UsageError
+from ..errors import CheckpointError, NotInRepository, UnknownName, UsageError
 from ..files import write_json
 from ..untrusted.texts import json_of
 from .bare import taken_for
-from .beside import read_folder, weights_of
+from .beside import CONFIG, PREPROCESSOR, Beside, read_folder, weights_of
 from .spec import Access, BackboneSpec
 from .told import NOTHING, Told
 
@@ -103,8 +103,9 @@ def resolve_hub(
             f"{name} is a {config.get('model_type', 'nameless')} model, whose family is not known",
             fix=f"Name it with --family {'|'.join(recognisable())} if its weights are one's of these.",
         )
+    configured = Beside(config, {} if told.recorded else _preprocessor(repository, access))
     file = _fetched(repository, "model.safetensors", families()[kind].license, access)
-    return taken_for(file, access, memory, family=kind, told=told, name=name).spec
+    return taken_for(file, access, memory, family=kind, told=told, name=name, configured=configured).spec
 
 
 def resolve_saved_timm(folder: Path, memory: DigestMemory) -> BackboneSpec:
@@ -138,8 +139,26 @@ def _of_timm(name: str, config: dict[str, Any], file: Path, memory: DigestMemory
     )
 
 
+def _preprocessor(repository: str, access: Access) -> dict[str, Any]:
+    """How the images of a repository are normalised, as it says; empty where it says nothing, which is remembered.
+
+    Raises Unobtainable where that is not known here: features would be of other pixels than when it is.
+    """
+    nothing = access.cache_dir / "backbones" / f"hf-{repository.replace('/', '--')}-without-{PREPROCESSOR}"
+    if nothing.exists():
+        return {}
+    try:
+        return _json(_fetched(repository, PREPROCESSOR, "", access))
+    except NotInRepository:
+        write_json(nothing, {})
+        return {}
+
+
 def _config(repository: str, access: Access) -> dict[str, Any]:
-    file = _fetched(repository, "config.json", "", access)
+    return _json(_fetched(repository, CONFIG, "", access))
+
+
+def _json(file: Path) -> dict[str, Any]:
     try:
         value = json_of(file.read_text())
     except ValueError as error:
