@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration import ENOUGH, best_temperature, cautious, softmax, temperature_as_sure
-from ..errors import NumericalError, counted
+from ..errors import IntegrityError, NumericalError, counted, in_one_line, refuse_out_of_memory
 from ..evaluate.evaluation import calibration_of
 from ..files import replacing
 from .baselines import logistic
@@ -107,9 +107,25 @@ def _of_part(
         wait_for_all()
     if rank() == 0:
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    return np.load(file, allow_pickle=False), None
+    return _load(file, (len(held), len(trainings.labelled.present))), None
 
 
 def _save(file: Path, logits: np.ndarray) -> None:
     with replacing(file) as handle:
         np.save(handle, logits)
+
+
+def _load(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Logits (m, C) of a part, from its file. Raises IntegrityError for other bytes than were written there."""
+    try:
+        logits: np.ndarray = np.load(file, allow_pickle=False)
+        if logits.shape != shape or logits.dtype != np.float32:
+            raise ValueError(f"{logits.dtype} {logits.shape} where float32 {shape} was written")
+    except (OSError, ValueError, EOFError) as error:
+        refuse_out_of_memory(error, "reading what a calibration found")
+        raise IntegrityError(
+            f"what this calibration found is damaged ({in_one_line(error)})",
+            file=file,
+            fix="Remove the file: it is computed again.",
+        ) from error
+    return logits

@@ -11,7 +11,7 @@ import pytest
 
 from fewvit.bundles.file import load_bundle
 from fewvit.calibration import best_temperature, cautious, scale, softmax, stratified_folds
-from fewvit.errors import NumericalError
+from fewvit.errors import IntegrityError, NumericalError
 from fewvit.finetune import confidence
 from fewvit.finetune.trainings import Trainings
 
@@ -146,3 +146,15 @@ def test_a_run_that_was_interrupted_while_it_calibrates_goes_on_to_the_same_temp
         for part, one in enumerate(logits, 1)
     )
     assert names == ["0", "run", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not an array", b"other shape"])
+def test_damaged_logits_of_a_part_are_named_and_not_believed(tmp_path, damage):
+    file = tmp_path / "logits.npy"
+    if damage == b"other shape":
+        np.save(file, np.zeros((2, 3), np.float32))
+    else:
+        file.write_bytes(damage)
+    with pytest.raises(IntegrityError, match=r"logits\.npy.*damaged") as told:
+        confidence._load(file, (3, 3))
+    assert "Remove the file" in str(told.value)
