@@ -23,7 +23,7 @@ PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "
 _COLUMNS = (
     *("table", "task", "dataset", "backbone", "method", "layer", "k", "temperature", "ways", "shots"),
     *("trial", "setting", "metric", "systems", "a", "b", "difference", "value", "start", "std", "published", "delta"),
-    *("verdict", "p_holm", "ci95_low", "ci95_high", "calibrated", "value_a", "value_b", "mean_rank_a", "mean_rank_b"),
+    *("verdict", "p_holm", "ci95_low", "ci95_high", "value_a", "value_b", "mean_rank_a", "mean_rank_b"),
     *("critical_difference", "trials", "draws", "n_train", "n_test", "n_queries", "left_out", "skipped", "weights"),
     *("p", "p_corrected_t", "p_mcnemar", "p_friedman", "p_wilcoxon", "resampled", "protocol", "protocol_a"),
     *(

@@ -922,7 +922,7 @@ def test_names_with_several_dots_are_refused_with_the_rule(tmp_path):
         ("1.cls", str(2**70), "the label 1.cls is a number of 22 digits"),
         ("1.json", json.dumps({"label": 2**70}), "the label 1.json is a number of 22 digits"),
         ("1.json", '{"label": ' + "9" * 5000 + "}", "the label 1.json cannot be read"),
-        ("1.json", "[" * 100_000, "the label 1.json is nested too deep"),
+        ("1.json", "[" * 100_000, "the label 1.json cannot be read: nested too deep"),
         ("1.json", '{"label": ["hen"]}', "the label 1.json cannot be read: is a list, not text or a number"),
         ("1.json", "{\x1b[31m", "the label 1.json cannot be read"),
     ],

@@ -22,8 +22,9 @@ from torch import nn
 from fewvit.backbones import Architecture
 from fewvit.errors import DataError, IntegrityError, NumericalError, ResourceError
 from fewvit.runs.folder import RunFolder
+from fewvit.training.clock import Clock
 from fewvit.training.log import Log, read_log
-from fewvit.training.loop import Execution, Run, Watch, _Clock, _is_over, train
+from fewvit.training.loop import Execution, Run, Watch, _is_over, train
 from fewvit.training.order import Order, share
 from fewvit.training.recipe import Recipe
 from fewvit.training.signals import Stopping
@@ -537,7 +538,7 @@ def test_on_a_cpu_every_step_multiplies_by_onednn(monkeypatch):
 def test_speed_is_the_last_steps_with_a_tenth_of_the_newest_and_the_mean_that_of_all(monkeypatch):
     now = iter([100.0, 102.0, 103.0, 107.0, 107.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    clock = _Clock(12)
+    clock = Clock(12)
     told = []
     for _ in range(3):
         clock.tick()
@@ -599,7 +600,7 @@ def test_what_a_kill_leaves_of_a_save_is_removed_when_the_run_goes_on(tmp_path):
 
 
 def test_the_log_has_images_per_second_with_two_digits_after_the_point(tmp_path, monkeypatch):
-    monkeypatch.setattr(_Clock, "tick", lambda self: setattr(self, "speed", 123.4567))
+    monkeypatch.setattr(Clock, "tick", lambda self: setattr(self, "speed", 123.4567))
     run(tmp_path)
     assert {record["images_per_second"] for record in read_log(tmp_path / "log.jsonl")} == {123.46}
 

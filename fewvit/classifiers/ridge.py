@@ -93,7 +93,7 @@ def _double(weights: Tensor | None) -> Tensor | None:
     return None if weights is None else weights.double()
 
 
-def _axes(X: Tensor, labels: Tensor, shares: Tensor, weights: Tensor | None) -> _Axes:
+def _axes(X: Tensor, labels: Tensor, shares: Tensor, weights: Tensor | None = None) -> _Axes:
     """From the smaller of Xᵀ X and X Xᵀ, where each row of X has the root of its weight."""
     import torch
 

@@ -113,7 +113,7 @@ def test_options_of_a_classifier_are_set_by_name(fewvit, features):
     [
         (("--ways", 11, "--queries", 7), 3, "7 classes cannot make episodes of 11"),
         (("--shots", 7, "--queries", 7), 3, "7 of 7 classes have fewer than 7 + 7 images; the smallest, c0, has 13"),
-        (("--queries", 7, "--classifier", "knn"), 2, "--set knn."),
+        (("--queries", 7, "--classifier", "knn", "--set", "knn.k=20"), 2, "--set knn."),
         (("--classifier", "nonsense"), 2, "unknown classifier 'nonsense'"),
         (("--shots", "x"), 2, "--shots"),
         (("--ways", 1), 2, "--ways"),

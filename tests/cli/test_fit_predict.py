@@ -559,7 +559,7 @@ def test_each_wrong_call_has_its_exit_code_and_names_what_is_wrong(fewvit, bundl
         (2, ("fit", "--data", data, *out, "--classifier", "knn,centroid"), "one classifier"),
         (2, ("fit", "--data", data, *out, "--classifier", "label_propagation"), "transductive"),
         (2, ("fit", "--data", data, *out, "--classifier", "knn", "--set", "wings=2"), "wings"),
-        (2, ("fit", "--data", data, *out, "--classifier", "knn"), "k = 20"),
+        (2, ("fit", "--data", data, *out, "--classifier", "knn", "--set", "k=20"), "k = 20"),
         (2, ("fit", "--data", data, *out, "--classifier", "knn", "--set", "k=13"), "a fifth that is held out"),
         (2, ("fit", "--data", data, *out, "--classifier", "centroid", "--threshold", "1.5"), "1.5"),
         (

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import shutil
 import sys
 from types import SimpleNamespace
 
@@ -104,5 +102,5 @@ def test_on_a_terminal_a_table_is_as_wide_as_it_and_what_had_no_room_is_named(fe
 @pytest.mark.parametrize(("is_terminal", "room"), [(True, 81), (False, 100)])
 def test_a_table_has_the_terminals_width_and_100_characters_elsewhere(monkeypatch, is_terminal, room):
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: is_terminal))
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((81, 24)))
+    monkeypatch.setenv("COLUMNS", "81")
     assert show._room() == room
