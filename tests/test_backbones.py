@@ -172,6 +172,7 @@ def test_the_backbone_that_comes_along_is_small_whole_and_what_its_manifest_says
     assert sum(tensor.numel() for tensor in module.model.state_dict().values()) == facts["parameters"] <= 6e6
 
 
+@pytest.mark.slow
 def test_the_backbone_that_comes_along_has_learnt_to_see(home):
     found = {}
     for weights in (None, "random"):

@@ -220,3 +220,10 @@ def test_one_row_is_enough_to_vote():
     found = KNNClassifier(k=1).fit([[1.0, 0.0]], ["a"])
     assert found.predict([[0.0, 1.0], [2.0, 0.0]]).tolist() == ["a", "a"]
     assert found.predict_proba([[0.0, 1.0]]).tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("weights", [[1e-300] * 101, [1e300] * 101, [1 + 1j] * 101])
+def test_weights_that_no_sum_bears_are_refused(weights):
+    for name in ("logistic", "ridge", "centroid"):
+        with pytest.raises(ValueError, match="sample_weight"):
+            plugins.find("classifiers", name)().fit(*clusters(101, 3), sample_weight=weights)

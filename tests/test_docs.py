@@ -32,6 +32,13 @@ def with_blocks(*languages: str) -> list[Path]:
     return [page for page in PAGES if any(documentation.blocks(page, language) for language in languages)]
 
 
+LONG = ("docs/retrieval.md", "docs/reliability.md", "docs/quickstart.md")  # minutes of commands: the slow suite's
+
+
+def by_length(pages: list[Path]) -> list[object]:
+    return [pytest.param(page, marks=pytest.mark.slow) if name_of(page) in LONG else page for page in pages]
+
+
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory):
     """The environment that commands run in: an untrained file of DINO's ViT-B/16, and a cache of their own."""
@@ -42,7 +49,7 @@ def furnished(tmp_path_factory):
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("page", with_blocks("bash", "console"), ids=name_of)
+@pytest.mark.parametrize("page", by_length(with_blocks("bash", "console")), ids=name_of)
 def test_the_commands_of_a_page_run_and_print_what_it_shows(page, furnished, tmp_path):
     """In the page's order and in one folder: what a command writes may be an input of the next."""
     place = documentation.images(tmp_path, furnished)
@@ -88,7 +95,7 @@ def _table_of(page: Path, command: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", with_blocks("python"), ids=name_of)
+@pytest.mark.parametrize("page", by_length(with_blocks("python")), ids=name_of)
 def test_the_python_of_a_page_runs(page, furnished, tmp_path, python):
     place = documentation.images(tmp_path, furnished)
     for block in documentation.blocks(page, "python"):

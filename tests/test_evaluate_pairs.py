@@ -66,3 +66,12 @@ def test_other_test_images_are_not_compared():
     other = Predicted(two.which, ["i0", "i1", "x"], two.labels, two.predictions, two.probabilities, CLASSES)
     assert compared([one, other], [{"n_train": 3}]) == []
     assert len(compared([one, two], [{"n_train": 3}])) == 1
+
+
+def test_a_draw_that_repeats_another_is_no_second_draw():
+    rights = {"one": [1] * 9 + [0] * 2 + [1] * 6, "two": [0] * 9 + [1] * 2 + [1] * 6}
+    thrice = [predicted(name, right, shots=5, trial=t) for name, right in rights.items() for t in range(3)]
+    once = [predicted(name, right, shots=5, trial=0) for name, right in rights.items()]
+    measured = [{"shots": 5, "n_train": 30}]
+    assert compared(thrice, measured) == compared(once, measured)
+    assert compared(thrice, measured)[0]["draws"] == 1

@@ -15,10 +15,11 @@ from sklearn.covariance import oas
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from fewvit.bundles import file as bundles
+from fewvit.bundles import strangeness
 from fewvit.bundles.bundle import Bundle
 from fewvit.bundles.file import load_bundle, save_bundle
 from fewvit.bundles.fit import FittingRequest, fit_bundle
-from fewvit.bundles.judged import coverage_rows, stranger_rows
+from fewvit.bundles.judged import coverage_rows, require_strangers, stranger_rows
 from fewvit.bundles.predict import Limits, predict_rows
 from fewvit.bundles.strangeness import best_of, fit_strangeness, made_up_rows, try_scores
 from fewvit.calibration import stratified_folds
@@ -385,3 +386,19 @@ def test_strangers_are_judged_beside_held_out_images_by_confidence_and_by_strang
     assert set(rows) == {(by, m) for by in ("confidence", bundle.strangeness.name) for m in ("auroc", "fpr@95")}
     with pytest.raises(DataError, match="such as ant, are the bundle's"):
         stranger_rows(bundle, judged, features(31, 7))
+
+
+def test_labelled_pictures_are_no_strangers_and_none_at_all_are_none():
+    known, told = features(60, 0), list[str]()
+    with pytest.raises(DataError, match="the labelled ones"):
+        require_strangers("s", known, known.select(np.arange(7)), told.append)
+    with pytest.raises(DataError, match="no picture"):
+        require_strangers("s", known, known.select(np.zeros(0, np.int64)), told.append)
+    mixed = as_set(np.concatenate([known.features[:2], far(9, 1)]).astype(np.float32))
+    require_strangers("s", known, mixed, told.append)
+    assert told == ["2 of 11 pictures of --strangers have the features of labelled images"]
+
+
+def test_features_too_wide_for_a_covariance_are_judged_by_the_nearest_rows(monkeypatch):
+    monkeypatch.setattr(strangeness, "_WIDEST", D - 1)
+    assert fit_strangeness(*rows_of(60, 0))[0].name == "nearest"

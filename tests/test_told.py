@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -351,3 +352,38 @@ def test_a_table_of_its_own_grid_gives_the_features_of_timms_model_of_such_image
     with torch.no_grad():
         right = model.forward_features(images)[:, 0]
     assert torch.allclose(build(spec, Readout(), (48, 80), engine="eager").encode(images), right, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_pipe_beside_the_weights_is_not_waited_for(name, home, tmp_path):
+    os.mkfifo(tmp_path / name)
+    assert resolved(saved(tmp_path / "dino.pth"), home).architecture.heads == resolved_alone(home, tmp_path)
+
+
+def resolved_alone(home: Access, tmp_path: Path) -> int:
+    (tmp_path / "alone").mkdir()
+    return resolved(saved(tmp_path / "alone/dino.pth"), home).architecture.heads
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"pretrained_cfg": {"mean": [float("nan")] * 3, "std": [0, 0, 0]}}, "config.json: what it says of"),
+        ({"image_mean": [1]}, "config.json: what it says of"),
+    ],
+)
+def test_impossible_values_beside_the_weights_are_told_with_their_file_and_no_flag(config, words, home, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=words) as told:
+        resolved(saved(tmp_path / "dino.pth"), home)
+    assert not told.value.what.count("--")
+
+
+def test_a_size_that_is_none_says_nothing(home, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"image_size": -224}))
+    assert resolved(saved(tmp_path / "dino.pth"), home).architecture == TINY
+
+
+def test_half_of_the_statistics_are_asked_for_by_name(home, tmp_path):
+    with pytest.raises(UsageError, match="--std is missing"):
+        resolved(saved(tmp_path / "w.pth"), home, mean="0.5,0.5,0.5")

@@ -27,7 +27,7 @@ from ..strangeness import find_score
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .checks import grown as grown_of
 from .file import replace_bundle, save_bundle
-from .judged import Judged, coverage_lines, judged_rows, predictions_of, stranger_rows
+from .judged import Judged, coverage_lines, judged_rows, predictions_of, require_strangers, stranger_rows
 from .strangeness import KNOWN_SHARE, check_known_share, fit_strangeness, told
 
 Notify = Callable[[str], None]
@@ -118,6 +118,7 @@ def run_fit(
     if strangers is not None:
         others = features_for(bundle, reader, strangers, listing, notify, unlabelled=True)
         report_skipped(others.skipped)
+        require_strangers(strangers, inputs.train, others.train, notify)
         found += stranger_rows(bundle, judged, others.train)
     sha256 = save_bundle(out, bundle)
     plots.save([predictions_of(bundle, judged)], notify, "Held out in turn; the temperature was fitted on them, too.")

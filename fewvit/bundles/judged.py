@@ -5,7 +5,7 @@ By images that were held out in turn, from estimators and scores that were not f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ..calibration import HeldOut, expected_calibration_error
 from ..errors import DataError, counted
 from ..evaluate.predictions import Predicted
-from ..features import FeatureSet
+from ..features import FeatureSet, shared_rows
 from ..metrics import auroc, passing_at, rank_of_target, top_k_accuracy
 from ..results import Row
 from .bundle import Bundle
@@ -79,6 +79,19 @@ def coverage_lines(rows: Sequence[Row], threshold: float) -> Iterator[str]:
         if row["metric"] == "risk" and row["threshold"] == threshold:
             wrong = "" if row["value"] is None else f", and {row['value']:.2f} % of these wrongly"
             yield f"a threshold of {threshold:g} names {row['coverage']:.2f} % of the held-out images{wrong}"
+
+
+def require_strangers(
+    source: str, known: FeatureSet, strangers: FeatureSet, notify: Callable[[str], None] = lambda line: None
+) -> None:
+    """Raise DataError for no picture at all, or where all are labelled ones; say how many are, where some are."""
+    if not len(strangers):
+        raise DataError("no picture in it to be judged as strange", file=source)
+    same = shared_rows(known, strangers)
+    if same == len(strangers):
+        raise DataError("its pictures are the labelled ones: they are no strangers", file=source)
+    if same:
+        notify(f"{same} of {counted(len(strangers), 'picture')} of --strangers have the features of labelled images")
 
 
 def stranger_rows(bundle: Bundle, judged: Judged, strangers: FeatureSet) -> list[Row]:

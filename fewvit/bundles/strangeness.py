@@ -22,6 +22,7 @@ from ..strangeness import DEFAULT, Score, find_score, scaled, score_names
 KNOWN_SHARE = 0.95  # of held-out known images that a threshold lets pass
 _FOLDS, _GROUPS = 5, 10  # of images held out, of classes left out
 _ENOUGH, _FEW = 2000, 200  # rows to choose a score by, and those among them that are compared with made-up ones
+_WIDEST = 2048  # columns whose covariance is inverted in seconds; of more, what needs none is taken
 _BETTER = 0.02  # by which another score's AUROC must exceed the default's: less is within what ten groups tell
 _BLOCK = 64  # rows of one product, always as many: the last digits of a row depend on how many there are
 _ARRAYS = "strangeness."  # how the names of its arrays begin
@@ -102,8 +103,9 @@ def fit_strangeness(
     one it is chosen.
     """
     rows = scaled(features)
-    tried = {} if name is not None else try_scores(rows, labels, seed)
-    chosen = name.replace("-", "_") if name is not None else best_of(tried)
+    is_wide = rows.shape[1] > _WIDEST
+    tried = {} if name is not None or is_wide else try_scores(rows, labels, seed)
+    chosen = name.replace("-", "_") if name is not None else "nearest" if is_wide else best_of(tried)
     folds = held_folds(labels, _FOLDS, seed)
     held = np.concatenate(
         [np.zeros(0), *(_fitted(chosen, rows[rest], labels[rest]).of(rows[out]) for out, rest in folds)]

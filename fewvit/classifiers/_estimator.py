@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+_LIGHTEST, _HEAVIEST = 1e-20, 1e20  # what sums in float32 bear
 _LEAST = np.finfo(np.float64).tiny  # a share of nothing, where a score has to be finite
 
 
@@ -52,6 +53,8 @@ def checked_weights(sample_weight: ArrayLike, rows: np.ndarray) -> np.ndarray:
     One number stands for all. Raises ValueError for another number of weights, for NaN, Inf and what is below zero,
     and where no row counts.
     """
+    if np.iscomplexobj(sample_weight):
+        raise ValueError("sample_weight holds complex numbers")
     weights = np.array(sample_weight, dtype=np.float64)
     if weights.ndim == 0:
         weights = np.full(len(rows), weights)
@@ -61,4 +64,6 @@ def checked_weights(sample_weight: ArrayLike, rows: np.ndarray) -> np.ndarray:
         raise ValueError("sample_weight holds NaN, Inf or a number below zero")
     if not weights.any():
         raise ValueError("every sample_weight is zero: there is nothing to learn from")
+    if not _LIGHTEST <= weights.max() <= _HEAVIEST:
+        raise ValueError(f"the largest sample_weight is {weights.max():g}: scale them to be near 1")
     return weights

@@ -93,6 +93,18 @@ def _are_of_the_same(a: Mapping[int, Predicted], b: Mapping[int, Predicted]) -> 
     )
 
 
+def _different(a: Mapping[int, Predicted], b: Mapping[int, Predicted]) -> list[int]:
+    """The draws but those that repeat an earlier one, as where a class has no more images than shots: all alike."""
+    kept: list[int] = []
+    for draw in sorted(a):
+        if not any(
+            all(np.array_equal(side[draw].predictions, side[one].predictions) for side in (a, b)) for one in kept
+        ):
+            kept.append(draw)
+    return kept
+
+
 def _pair(a: Mapping[int, Predicted], b: Mapping[int, Predicted], n_train: int, seed: int) -> Row:
-    of_a, of_b = (np.stack([side[draw].predictions == side[draw].labels for draw in sorted(a)]) for side in (a, b))
+    draws = _different(a, b)
+    of_a, of_b = (np.stack([side[draw].predictions == side[draw].labels for draw in draws]) for side in (a, b))
     return compare_images(100.0 * of_a, 100.0 * of_b, n_train, seed=seed).columns

@@ -7,6 +7,7 @@ part. The part that chose learning rate and number of epochs has no say: it was 
 from __future__ import annotations
 
 import shutil
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration import ENOUGH, best_temperature, cautious, softmax, temperature_as_sure
-from ..errors import IntegrityError, NumericalError, counted, in_one_line, refuse_out_of_memory
+from ..errors import IntegrityError, NumericalError, counted, in_one_line
 from ..evaluate.evaluation import calibration_of
-from ..files import replacing
+from ..files import replacing, require_file
 from .baselines import logistic
 from .held_out import Candidate, held_out_parts
 from .trainings import Trainings
 
 if TYPE_CHECKING:
     from .tuning import Tuning
+
+
+_HEADER_BYTES = 4096  # of an array's file, at most
 
 
 @dataclass(frozen=True)
@@ -116,13 +120,15 @@ def _save(file: Path, logits: np.ndarray) -> None:
 
 
 def _load(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Logits (m, C) of a part, from its file. Raises IntegrityError for other bytes than were written there."""
+    """Logits (m, C) of a part, from its file. Raises IntegrityError for what is no such array."""
+    require_file(file)
     try:
+        if file.stat().st_size > 4 * shape[0] * shape[1] + _HEADER_BYTES:
+            raise ValueError(f"{file.stat().st_size} bytes, more than were written")
         logits: np.ndarray = np.load(file, allow_pickle=False)
         if logits.shape != shape or logits.dtype != np.float32:
             raise ValueError(f"{logits.dtype} {logits.shape} where float32 {shape} was written")
-    except (OSError, ValueError, EOFError) as error:
-        refuse_out_of_memory(error, "reading what a calibration found")
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, tokenize.TokenError) as error:
         raise IntegrityError(
             f"what this calibration found is damaged ({in_one_line(error)})",
             file=file,

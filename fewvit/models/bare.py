@@ -129,6 +129,11 @@ class Taken:
     def require_settled(self) -> None:
         """Raise UsageError where images would be normalised by a guess."""
         if self.is_open:
+            only = [f"--{one}" for one in ("mean", "std") if one not in self.asked.statistics]
+            if len(only) == 1:
+                raise UsageError(
+                    f"{only[0]} is missing: without it its images' mean and std are open", file=self.spec.file
+                )
             raise UsageError(
                 f"its images' mean and std are open: its layout is {self.spec.family}'s, and {self.kind.shared_with}",
                 file=self.spec.file,
@@ -158,7 +163,7 @@ def taken_for(
     elif configured is None:
         found, note = beside(file)
     inspected, found, contradiction = _inspected(file, access, memory, checkpoint_key, family or told.family, found)
-    said = found.told(inspected.architecture) if found is not None else Told()
+    said = _said(found, inspected.architecture, file) if found is not None else Told()
     note = note or (f"{CONFIG} beside it {contradiction}: not used" if contradiction else "")
     effective = told.over(said)
     architecture = _settled(effective.applied(inspected.architecture, file), effective, inspected, file)
@@ -185,6 +190,18 @@ def taken_for(
     )
     statistics_file = found.statistics_file if found is not None else ""
     return Taken(spec, inspected, by, told, said, statistics_file, license_by, is_open, f"; {note}" if note else "")
+
+
+def _said(found: Beside, architecture: Architecture, file: Path) -> Told:
+    """What stands beside a file says of it. Raises CheckpointError, naming what stands there, for impossible values."""
+    try:
+        return found.told(architecture)
+    except UsageError as error:
+        raise CheckpointError(
+            f"what it says of heads or statistics is impossible ({error.what.replace('--', '')})",
+            file=file.parent / found.statistics_file,
+            fix="Correct it, or move it away and say what is right with --heads, --mean and --std.",
+        ) from error
 
 
 def _inspected(

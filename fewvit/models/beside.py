@@ -9,11 +9,13 @@ from typing import Any
 
 from ..backbones import Architecture, families
 from ..errors import CheckpointError, UsageError
+from ..files import whole
 from ..untrusted.texts import json_of
 from .told import Told
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_LARGEST = 16 << 20  # bytes; a configuration has some thousand
 _HEADS = ("num_attention_heads", "num_heads", "n_heads")
 _SHAPES = {  # field of an architecture -> its names in configurations
     "width": ("hidden_size", "embed_dim", "num_features"),
@@ -85,7 +87,7 @@ class Beside:
         size = self.config.get("image_size", self.config.get("img_size"))
         if isinstance(size, int):
             size = [size, size]
-        if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
             return None
         rows, columns = (side // architecture.patch for side in size)
         return (rows, columns) if rows * columns == architecture.cells else None
@@ -107,7 +109,7 @@ def read_folder(folder: Path) -> Beside | None:
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        value = json_of(file.read_text(encoding="utf-8"))
+        value = json_of(whole(file, _LARGEST).decode("utf-8"))
     except OSError:
         return None
     except ValueError as error:

@@ -62,7 +62,8 @@ def within_budget(
     pace = _pace(request, dataset, architecture, effort)
     if pace is None:  # the run itself says what is wrong with its images
         return request
-    epochs = min(most, max(1, int(60 * minutes * pace / len(dataset))))
+    room = 60 * minutes * pace / len(dataset)
+    epochs = most if room >= most else max(1, int(room))
     taken = epochs * len(dataset) / pace / 60
     notify(
         f"{epochs} of {request.preset}'s {counted(most, 'epoch')}: about {taken:.2g} minutes at {pace:.3g} images/s, "

@@ -77,9 +77,17 @@ def _evaluation_pixels(
 def without_monitor_images(
     dataset: Dataset, contents: Contents, monitor: Contents | None, notify: Callable[[str], None]
 ) -> np.ndarray:
-    """Rows (N,) of the training images that are not among the monitor's: no image that evaluates is trained on."""
+    """Rows (N,) of the training images that are not among the monitor's: no image that evaluates is trained on.
+
+    Raises DataError where all of them are.
+    """
     held_out = set(map(bytes, monitor.each)) if monitor is not None else set()
     others = [row for row, digest in enumerate(map(bytes, contents.each)) if digest not in held_out]
+    if not others and len(dataset):
+        raise DataError(
+            f"all {len(dataset)} images of {dataset.name} are the monitor's too: nothing is left to train on",
+            fix="Give --monitor other images than --data.",
+        )
     if len(others) < len(dataset):
         notify(f"{len(dataset) - len(others)} of {len(dataset)} images are the monitor's too and are not trained on")
     return np.array(others, np.int64)

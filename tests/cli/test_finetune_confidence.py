@@ -5,13 +5,14 @@ the frozen classifier.
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 from fewvit.bundles.file import load_bundle
 from fewvit.calibration import best_temperature, cautious, scale, softmax, stratified_folds
-from fewvit.errors import IntegrityError, NumericalError
+from fewvit.errors import DataError, IntegrityError, NumericalError
 from fewvit.finetune import confidence
 from fewvit.finetune.trainings import Trainings
 
@@ -148,7 +149,7 @@ def test_a_run_that_was_interrupted_while_it_calibrates_goes_on_to_the_same_temp
     assert names == ["0", "run", "1", "2", "3", "4"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"not an array", b"other shape"])
+@pytest.mark.parametrize("damage", [b"", b"not an array", b"other shape", b"\x93NUMPY\x01\x00v\x00" + b"{" * 118])
 def test_damaged_logits_of_a_part_are_named_and_not_believed(tmp_path, damage):
     file = tmp_path / "logits.npy"
     if damage == b"other shape":
@@ -158,3 +159,9 @@ def test_damaged_logits_of_a_part_are_named_and_not_believed(tmp_path, damage):
     with pytest.raises(IntegrityError, match=r"logits\.npy.*damaged") as told:
         confidence._load(file, (3, 3))
     assert "Remove the file" in str(told.value)
+
+
+def test_a_pipe_in_the_place_of_logits_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "logits.npy")
+    with pytest.raises(DataError, match="not a regular file"):
+        confidence._load(tmp_path / "logits.npy", (3, 3))

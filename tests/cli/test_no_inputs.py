@@ -66,7 +66,7 @@ def no_file(folder: Path, kind: str, suffix: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [SUFFIXES[0], *(pytest.param(one, marks=pytest.mark.slow) for one in SUFFIXES[1:])])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_has_no_end_is_no_input(command, kind, suffix, fewvit, made, tmp_path):

@@ -135,6 +135,11 @@ def test_init_goes_on_from_another_runs_encoder(fewvit, images, tmp_path):
     )  # at this learning rate nothing moves
 
 
+def test_a_monitor_that_has_every_training_image_leaves_nothing_to_train_on(fewvit, images, tmp_path):
+    code, _, err = pretrain(fewvit, "mae", images, tmp_path / "run", "--monitor", images)
+    assert (code, "nothing is left to train on" in err) == (3, True), err
+
+
 def test_the_monitor_judges_by_images_that_are_never_trained_on(fewvit, images, tmp_path):
     inside = tmp_path / "inside"
     folder_of(inside, {"a": 3, "b": 4})  # the first of the training images, under other names

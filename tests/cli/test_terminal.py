@@ -30,7 +30,7 @@ LISTS = (
 )
 
 
-@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("columns", [80, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("line", LISTS, ids=[line.replace(" ", "_") for line in LISTS])
 def test_every_line_fits_the_terminal(line, columns, tmp_path):
     _, text = on_terminal(["-m", "fewvit", *line.split()], columns, cwd=tmp_path, FEWVIT_CACHE_DIR="cache")
