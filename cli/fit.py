@@ -48,7 +48,7 @@ def fit(
         typer.Option(
             "--strangeness",
             metavar="NAME",
-            help="Score of strangeness, such as mahalanobis or nearest. Default: chosen by leaving classes out.",
+            help="Score of strangeness, such as blend, nearest or mahalanobis. Default: chosen by leaving classes out.",
         ),
     ] = None,
     known_share: Annotated[

@@ -111,4 +111,5 @@ _NAMES: dict[str, Callable[[], Sequence[str]]] = {
     "classifier": _plugins("classifiers"),
     "method": _plugins("methods"),
     "mode": _modes,
+    "strangeness": _plugins("strangeness"),
 }
