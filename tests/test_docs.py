@@ -32,7 +32,8 @@ def with_blocks(*languages: str) -> list[Path]:
     return [page for page in PAGES if any(documentation.blocks(page, language) for language in languages)]
 
 
-LONG = ("docs/retrieval.md", "docs/reliability.md", "docs/quickstart.md")  # minutes of commands: the slow suite's
+# minutes of commands: the slow suite's
+LONG = ("docs/finetuning.md", "docs/quickstart.md", "docs/reliability.md", "docs/retrieval.md")
 
 
 def by_length(pages: list[Path]) -> list[object]:

@@ -50,6 +50,7 @@ def test_the_demo_runs_the_backbone_that_comes_along_and_computes_nothing_twice(
     assert "<title>The tour" in Path(page).read_text()
 
 
+@pytest.mark.slow
 def test_the_demo_s_pixel_row_is_nearest_neighbours_by_brute_force(fewvit):
     from sklearn.datasets import load_digits
 
