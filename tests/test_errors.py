@@ -24,7 +24,9 @@ from fewvit.errors import (
 # what scripts rely on: usage, licence, unknown or unobtainable backbone, missing extra; data; integrity; numbers; disk
 # and memory
 EXIT_CODES = {
-    **dict.fromkeys(("UsageError", "UnknownName", "LicenseRequired", "Unobtainable", "MissingExtra"), 2),
+    **dict.fromkeys(
+        ("UsageError", "UnknownName", "LicenseRequired", "Unobtainable", "NotInRepository", "MissingExtra"), 2
+    ),
     **dict.fromkeys(("DataError", "BadImages", "UnlabelledNeighbor"), 3),
     **dict.fromkeys(("IntegrityError", "CheckpointError", "CacheError", "FingerprintMismatch"), 4),
     "NumericalError": 5,

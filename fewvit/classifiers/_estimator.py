@@ -53,9 +53,10 @@ def checked_weights(sample_weight: ArrayLike, rows: np.ndarray) -> np.ndarray:
     One number stands for all. Raises ValueError for another number of weights, for NaN, Inf and what is below zero,
     and where no row counts.
     """
-    if np.iscomplexobj(sample_weight):
+    given = np.array(sample_weight)
+    if np.iscomplexobj(given):
         raise ValueError("sample_weight holds complex numbers")
-    weights = np.array(sample_weight, dtype=np.float64)
+    weights = given.astype(np.float64)
     if weights.ndim == 0:
         weights = np.full(len(rows), weights)
     if weights.shape != (len(rows),):
