@@ -60,16 +60,25 @@ def learned(folder: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+def _rows_of(folder: Path, name: str) -> list[dict[str, Any]] | None:
+    """The rows of a result; None where nothing was measured."""
+    file = folder / f"{name}.json"
+    return json.loads(file.read_text())["rows"] if file.exists() else None
+
+
+def _nothing(command: str) -> str:
+    return f"Nothing has been measured yet: run `python -m benchmarks.{command}`."
+
+
 def tuned(folder: Path = RESULTS) -> str:
     """Markdown: top-1 of the frozen baselines and of each mode over the draws.
 
     And what each draw gained over logistic regression.
     """
-    file = folder / "tuned.json"
-    if not file.exists():
-        return "Nothing has been measured yet: run `python -m benchmarks.tuned RUNS`."
+    if (rows := _rows_of(folder, "tuned")) is None:
+        return _nothing("tuned RUNS")
     lines = ["| | top-1 in percent | more than frozen logistic, draw by draw |", "|---|---:|---|"]
-    for row in json.loads(file.read_text())["rows"]:
+    for row in rows:
         gains = ", ".join(f"{gain:+.2f}" for gain in row.get("gains", []))
         lines.append(f"| {row['method']} | {row['mean']:.2f} ± {row['std']:.2f} | {gains} |")
     return "\n".join(lines)
@@ -77,14 +86,13 @@ def tuned(folder: Path = RESULTS) -> str:
 
 def calibration(folder: Path = RESULTS) -> str:
     """Markdown: calibration errors of the frozen logistic regression and of each mode, draw by draw."""
-    file = folder / "calibration.json"
-    if not file.exists():
-        return "Nothing has been measured yet: run `python -m benchmarks.calibration RUNS`."
+    if (rows := _rows_of(folder, "calibration")) is None:
+        return _nothing("calibration RUNS")
     lines = [
         "| images | labels a class | | top-1 | calibration error, mean | draw by draw | most above frozen | held out |",
         "|---|---:|---|---:|---:|---|---:|---:|",
     ]
-    for row in json.loads(file.read_text())["rows"]:
+    for row in rows:
         draws = ", ".join(f"{error:.1f}" for error in row["draws"])
         beyond = f"{row['beyond']:+.1f}" if "beyond" in row else ""
         lines.append(
@@ -122,13 +130,12 @@ def index_kinds(folder: Path = RESULTS) -> str:
 
 def strangers(folder: Path = RESULTS) -> str:
     """Markdown: AUROC by confidence and by each score, pairing by pairing, and what the stored threshold does."""
-    file = folder / "strangers.json"
-    if not file.exists():
-        return "Nothing has been measured yet: run `python -m benchmarks.strangers`."
+    if (rows := _rows_of(folder, "strangers")) is None:
+        return _nothing("strangers")
     by = ("confidence", "cosine", "energy", "mahalanobis", "relative_mahalanobis", "nearest", "blend")
     heads = [*by, "stored", "FPR at 95 %", "known called unknown", "strangers called unknown"]
     lines = [f"| known | strangers | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
-    for row in json.loads(file.read_text())["rows"]:
+    for row in rows:
         cells = [*(f"{row[name]:.3f}" for name in by), f"**{row['auroc']:.3f}** `{row['chosen']}`"]
         cells += [f"{row[name]:.1f} %" for name in ("fpr95", "known_unknown", "strangers_unknown")]
         lines.append(f"| {row['known']} | {row['strangers']} | {' | '.join(cells)} |")
@@ -137,12 +144,11 @@ def strangers(folder: Path = RESULTS) -> str:
 
 def strangers_short(folder: Path = RESULTS) -> str:
     """Markdown: the same, by confidence and by what is stored alone."""
-    file = folder / "strangers.json"
-    if not file.exists():
-        return "Nothing has been measured yet: run `python -m benchmarks.strangers`."
+    if (rows := _rows_of(folder, "strangers")) is None:
+        return _nothing("strangers")
     heads = ["AUROC of confidence", "of strangeness", "strangers called unknown", "known called unknown"]
     lines = [f"| known | strangers | {' | '.join(heads)} |", f"|---|---|{'---:|' * len(heads)}"]
-    for row in json.loads(file.read_text())["rows"]:
+    for row in rows:
         cells = [f"{row['confidence']:.2f}", f"{row['auroc']:.2f}"]
         cells += [f"{row[name]:.0f} %" for name in ("strangers_unknown", "known_unknown")]
         lines.append(f"| {row['known']} | {row['strangers']} | {' | '.join(cells)} |")

@@ -16,8 +16,6 @@ from .errors import DataError, counted, some
 if TYPE_CHECKING:
     from .features import FeatureSet
 
-_SHOWN = 5  # names in an error
-
 
 class Listed(Protocol):
     """Images by name and class: a data set, the features of one, or a source of either."""

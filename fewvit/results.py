@@ -26,18 +26,8 @@ _COLUMNS = (
     *("verdict", "p_holm", "ci95_low", "ci95_high", "value_a", "value_b", "mean_rank_a", "mean_rank_b"),
     *("critical_difference", "trials", "draws", "n_train", "n_test", "n_queries", "left_out", "skipped", "weights"),
     *("p", "p_corrected_t", "p_mcnemar", "p_friedman", "p_wilcoxon", "resampled", "protocol", "protocol_a"),
-    *(
-        "protocol_b",
-        "threshold",
-        "coverage",
-        "by",
-        "judged_on",
-        "seed",
-        "queries",
-        "transductive",
-        "seen_in_pretraining",
-        "weights_sha256",
-    ),
+    *("protocol_b", "threshold", "coverage", "by", "judged_on"),
+    *("seed", "queries", "transductive", "seen_in_pretraining", "weights_sha256"),
 )
 _PERCENT = ("value", "start", "std", "ci95_low", "ci95_high", "value_a", "value_b", "difference")
 _FOUND = ("metric", *_PERCENT, "published", "a", "b", "p_holm", "verdict", "systems")  # columns of what was found

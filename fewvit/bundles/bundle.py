@@ -27,14 +27,8 @@ from .strangeness import Strangeness
 FORMAT = 1
 THRESHOLD = 0.5  # of confidence, below which a prediction is `unknown`
 _STATE, _SUPPORT, _SEEN = "state.", "support.", "seen"  # how the names of arrays begin
-_APART = (
-    "estimator",
-    "support",
-    "seen",
-    "recipe",
-    "sha256",
-    "strangeness",
-)  # fields that do not stand in the manifest as they are
+# fields that do not stand in the manifest as they are
+_APART = ("estimator", "support", "seen", "recipe", "sha256", "strangeness")
 
 
 @dataclass(frozen=True)

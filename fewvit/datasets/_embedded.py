@@ -110,7 +110,7 @@ def _class_names(schema: pyarrow.Schema, column: str) -> list[str] | None:
     try:
         features = json_of((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError):
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
 

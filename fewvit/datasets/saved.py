@@ -82,7 +82,7 @@ def _files(source: str) -> list[str]:
     try:
         with open(state, encoding="utf-8") as handle:
             names = [str(entry["filename"]) for entry in json_of(handle.read())["_data_files"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError("does not name the files of a saved data set", file=state) from error
     away = [name for name in names if os.path.basename(name) != name or name in ("", ".", "..")]
     if away or not names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from ..calibration import Estimator, cross_validated_temperature
 from ..classifiers import traits_of
 from ..extraction.protocols import find_protocol, protocols
 from ..features import FeatureSet
+from ..metrics import top_k_accuracy
 from ..options import options_of
 from ..plugins import find
 from ..splits import Split
@@ -69,16 +71,20 @@ def cells_of(
     tuner: Tuner | None,
 ) -> Iterator[list[Cell]]:
     """The trials of each classifier on each number of shots; last those of the tuner."""
+    parts = list(by_shots(splits))
+    nearest = functools.cache(lambda part: _nearest_mean(parts[part], train, test))
     for method, settings in options.settings.items():
-        for alike in by_shots(splits):
+        for part, alike in enumerate(parts):
             cells = _cells(method, settings, alike, train, test, options, protocol)
             if line := traits_of(cells[0].estimator).summary([cell.estimator for cell in cells], alike[0].name):
                 notify(line)
-            if traits_of(cells[0].estimator).transductive and (line := _below_start(cells, train, test)):
-                notify(line)
+            if traits_of(cells[0].estimator).transductive:
+                found = np.array([top_k_accuracy(cell.evaluation.rank, 1) for cell in cells])
+                if line := below_start(method, found, nearest(part), alike[0].name):
+                    notify(line)
             yield cells
     if tuner is not None:
-        for alike in by_shots(splits):
+        for alike in parts:
             yield _tuned_cells(tuner, alike, train, test)
 
 
@@ -125,14 +131,10 @@ def _cells(
     return cells
 
 
-def _below_start(cells: Sequence[Cell], train: FeatureSet, test: FeatureSet) -> str:
-    """The line where the trials of a transductive classifier end far below the class means they start from."""
-    found, start = [], []
-    for cell in cells:
-        means = nearest_mean().fit(train.features[cell.split.train], train.labels[cell.split.train])
-        found.append(cell.evaluation.metrics(test.labels)["top1"])
-        start.append(100.0 * float((means.predict(test.features) == test.labels).mean()))
-    return below_start(cells[0].method, np.array(found), np.array(start), cells[0].split.name)
+def _nearest_mean(splits: Sequence[Split], train: FeatureSet, test: FeatureSet) -> np.ndarray:
+    """Percent (trials,) of the test images that the nearest class mean of each split gets right."""
+    fitted = [nearest_mean().fit(train.features[one.train], train.labels[one.train]) for one in splits]
+    return np.array([100.0 * float((means.predict(test.features) == test.labels).mean()) for means in fitted])
 
 
 def _source_of_penalty(

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..calibration import reliability
 from ..errors import counted
-from ..figures.axes import Margins, shortened
+from ..figures.axes import LETTER, Margins, shortened
 from ..figures.confusion import NUMBERED, draw_confusion, most_confused
-from ..figures.picture import LETTER, LIGHT, Panel, check_picture, save_picture
+from ..figures.picture import LIGHT, Panel, check_picture, save_picture
 from ..figures.reliability import Curve, draw_reliability
 from .details import Keep
 from .predictions import Predicted

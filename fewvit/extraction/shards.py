@@ -171,7 +171,7 @@ class ShardFiles:
             features, report = FeatureSet.load(path, unlabelled=True), Report(**{**facts["report"], "skipped": skipped})
         except FileNotFoundError:
             return "missing"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             refuse_out_of_memory(error, "reading a shard")
             return "damaged"
         if len(features) + len(report.skipped) != len(part.rows(len(dataset))):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadImages, UsageError, counted, printable
@@ -105,17 +105,7 @@ def whole(reports: Sequence[Report]) -> Report:
     """One report for several sets, such as train and test."""
     both = Report()
     for report in reports:
-        for name in (
-            "images",
-            "computed",
-            "cached",
-            "differing",
-            "like_twelve_bit",
-            "starting",
-            "seconds",
-            "waiting",
-            "modelling",
-        ):
+        for name in (one.name for one in fields(Report) if one.name != "skipped"):
             setattr(both, name, getattr(both, name) + getattr(report, name))
         both.skipped += report.skipped
     return both

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+LETTER = 4.9  # points of width, about, of a letter in a figure's font
+
+
 @dataclass(frozen=True)
 class Palette:
     """The colours of a figure, as matplotlib takes them."""

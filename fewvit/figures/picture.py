@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, MissingExtra, UsageError, printable
 from ..files import replacing
-from .axes import Margins, Palette
+from .axes import LETTER, Margins, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,6 @@ LIGHT = Palette(
     on_heat="#ffffff",
     series=("#3b49c9", "#c8452f", "#14806a", "#b07a00", "#8b3fb0", "#0f7fb8", "#6b7280", "#b83280"),
 )
-LETTER = 4.9  # points of width, about, of a letter in a picture's font
 _FONT = 8.5  # points
 _LINE = 12  # points from one line of text to the next
 _POINTS = 72  # of an inch

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .tiff import BITS, PHOTOMETRIC, first_of
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_BITS, _PHOTOMETRIC, _MAX, _S_MAX = (
-    258,
-    262,
-    281,
-    341,
-)  # tags of TIFF: BitsPerSample, …, MaxSampleValue, SMaxSampleValue
+_MAX, _S_MAX = 281, 341  # tags of TIFF: MaxSampleValue, SMaxSampleValue
 _WHITE, _WHITE_OF_TWELVE = 65535, 4095
 
 
@@ -36,7 +33,7 @@ def eight_bit_grey(image: Image) -> np.ndarray:
     if white and values.max(initial=0) > white:
         white = None  # then the tag is not true
     grey = _levels(white or _WHITE)[values]
-    if _tag(image, _PHOTOMETRIC, 1) == 0:  # WhiteIsZero; Pillow turns 8 bits round itself
+    if _tag(image, PHOTOMETRIC, 1) == 0:  # WhiteIsZero; Pillow turns 8 bits round itself
         np.subtract(255, grey, out=grey)
     grey[clear_grey(image)] = 255
     return grey
@@ -58,7 +55,7 @@ def _declared_white(image: Image) -> int | None:
     BitsPerSample below 16 does. A greatest value of 2^n - 1 does too; any other is a figure of this picture, for which
     TIFF 6.0 has MaxSampleValue, and changes nothing.
     """
-    bits = int(_tag(image, _BITS, 16))
+    bits = int(_tag(image, BITS, 16))
     if 8 < bits < 16:
         return (1 << bits) - 1
     for tag in (_S_MAX, _MAX):
@@ -73,8 +70,7 @@ _POWERS = {(1 << bits) - 1 for bits in range(9, 16)}
 
 def _tag(image: Image, tag: int, default: int) -> float:
     """A TIFF's tag, the first of its values; `default` for other formats, and where it is no number."""
-    value = getattr(image, "tag_v2", {}).get(tag, default)
-    first = value[0] if isinstance(value, tuple) and value else value
+    first = first_of(getattr(image, "tag_v2", {}).get(tag, default))
     return first if isinstance(first, (int, float)) else default
 
 

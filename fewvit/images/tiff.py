@@ -9,7 +9,7 @@ import io
 from collections.abc import Mapping
 from typing import Any, Literal
 
-_BITS, PHOTOMETRIC, _SAMPLES, _FORMAT = 258, 262, 277, 339
+BITS, PHOTOMETRIC, _SAMPLES, _FORMAT = 258, 262, 277, 339
 _LOOKS = {0: "WhiteIsZero", 1: "BlackIsZero", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 _KINDS = {1: "", 2: "signed ", 3: "float ", 5: "complex ", 6: "complex "}
 MOST_SAMPLES = 6  # that Pillow reads
@@ -27,7 +27,7 @@ def tags_of(data: bytes) -> Mapping[int, Any] | None:
         handle = io.BytesIO(data)
         handle.seek(tags.next)
         tags.load(handle)
-        return {tag: tags[tag] for tag in (_BITS, PHOTOMETRIC, _SAMPLES, _FORMAT) if tag in tags}
+        return {tag: tags[tag] for tag in (BITS, PHOTOMETRIC, _SAMPLES, _FORMAT) if tag in tags}
     except Exception:  # of the image boundary: whatever is wrong with it, opening it says so
         return None
 
@@ -40,16 +40,16 @@ def samples(tags: Mapping[int, Any]) -> int:
 
 def described(tags: Mapping[int, Any]) -> str:
     """`5 bands of 8 bits each (BlackIsZero)`: what a TIFF holds, in a few words."""
-    bits, kinds = _first(tags.get(_BITS, 1)), _KINDS.get(_first(tags.get(_FORMAT, 1)), "unknown ")
-    look = _LOOKS.get(_first(tags.get(PHOTOMETRIC, -1)), "without a photometric interpretation that is known")
+    bits, kinds = first_of(tags.get(BITS, 1)), _KINDS.get(first_of(tags.get(_FORMAT, 1)), "unknown ")
+    look = _LOOKS.get(first_of(tags.get(PHOTOMETRIC, -1)), "without a photometric interpretation that is known")
     number = samples(tags)
     return f"{number} bands of {kinds}{bits} bits each ({look})" if number > 1 else f"{kinds}{bits} bits ({look})"
 
 
 def with_black_as_zero(data: bytes, tags: Mapping[int, Any]) -> bytes | None:
     """The same file that says BlackIsZero; None unless it is grey in 12 or 16 bits, WhiteIsZero and unsigned."""
-    grey = samples(tags) == 1 and _first(tags.get(_BITS, 1)) in (12, 16) and _first(tags.get(_FORMAT, 1)) == 1
-    if not grey or _first(tags.get(PHOTOMETRIC, -1)) != 0 or 43 in data[2:4]:
+    grey = samples(tags) == 1 and first_of(tags.get(BITS, 1)) in (12, 16) and first_of(tags.get(_FORMAT, 1)) == 1
+    if not grey or first_of(tags.get(PHOTOMETRIC, -1)) != 0 or 43 in data[2:4]:
         return None
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
     number = lambda at, size: int.from_bytes(data[at : at + size], order)  # noqa: E731
@@ -60,5 +60,6 @@ def with_black_as_zero(data: bytes, tags: Mapping[int, Any]) -> bytes | None:
     return None
 
 
-def _first(value: Any) -> Any:
+def first_of(value: Any) -> Any:
+    """A tag's value, or the first of several."""
     return value[0] if isinstance(value, tuple) and value else value

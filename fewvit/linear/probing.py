@@ -159,7 +159,8 @@ class Probing:
             done = fill(sources, own, process)
         if rank() > 0:
             wait_for_all()
-        extractor.memory.refresh()
+        if process is not None:
+            extractor.memory.refresh()
         inputs = self._plan.reader.inputs(sources, pipeline)
         if rank() == 0:
             wait_for_all()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..figures.axes import Margins, even_ticks, framed, shortened
+from ..figures.axes import LETTER, Margins, even_ticks, framed, shortened
 from ..figures.confusion import NUMBERED, draw_confusion, most_confused
 from .drawing import PAGE, SERIES, SOFT, drawn, tip
 from .looking import Looked
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _BARS, _SQUARE = 20, 20  # classes of a figure
 _WORST = 3  # classes with pictures
-_LETTER = 4.9  # points of width, about
 
 
 def by_class(looked: Mapping[str, Sequence[Looked]], pictures: Pictures) -> Section:
@@ -41,7 +40,7 @@ def by_class(looked: Mapping[str, Sequence[Looked]], pictures: Pictures) -> Sect
         names = [shortened(classes[c], 24) for c in shown]
         values = [100 * right[c] / counts[c] for c in shown]
         tips = [f"{classes[c]}: {right[c]} of {counts[c]} right" for c in shown]
-        left = 12 + _LETTER * max(map(len, names))
+        left = 12 + LETTER * max(map(len, names))
         draw = _bar_drawer(names, values, tips, 100 * right.sum() / counts.sum())
         svg = drawn(f"accuracy by class, {dataset}", draw, 330, 48 + 13 * len(names), Margins(left, 30, 6, 34))
         which = f"the worst {len(shown)} of {len(order)} classes" if len(shown) < len(order) else "all classes"
@@ -80,7 +79,7 @@ def confusions(looked: Mapping[str, Sequence[Looked]]) -> Section:
         matrix, names = whole[np.ix_(chosen, chosen)], [shortened(best.draws[0].classes[c], 18) for c in chosen]
         counts = whole.sum(axis=1)[chosen]
         side = 17 if len(chosen) > NUMBERED else 24
-        room = 12 + _LETTER * max(map(len, names))
+        room = 12 + LETTER * max(map(len, names))
         size = room + 8 + side * len(chosen)
         draw = functools.partial(draw_confusion, palette=PAGE, matrix=matrix, counts=counts, names=names)
         svg = drawn(f"confusion, {dataset}", draw, size, size, Margins(room, 8, room, 8))

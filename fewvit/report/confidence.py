@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration import Reliability, reliability
-from ..figures.axes import Margins, even_ticks, framed, shortened
+from ..figures.axes import LETTER, Margins, even_ticks, framed, shortened
 from ..figures.reliability import Curve, draw_reliability
 from ..results import Row
 from .drawing import GROUND, PAGE, SERIES, drawn, tip
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _BINS = 15
 _BOXES = 12  # series of a figure
-_LETTER = 4.9  # points of width, about
 
 
 def calibration(looked: Mapping[str, Sequence[Looked]]) -> Section:
@@ -93,7 +92,7 @@ def episodes(lines: Sequence[Line], details: DetailsOf) -> Section:
             continue
         words = labels_of([who for who, _ in shown])
         names = [shortened(word, 28) for word in words]
-        left = 12 + _LETTER * max(map(len, names))
+        left = 12 + LETTER * max(map(len, names))
         draw = _box_drawer(names, list(zip(words, (accuracies for _, accuracies in shown), strict=True)))
         svg = drawn(f"episodes, {name}", draw, max(left + 170, 320), 46 + 18 * len(shown), Margins(left, 12, 6, 34))
         more = f"Shown are {len(shown)} of {len(found)}." if len(found) > len(shown) else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..figures.axes import Margins, shaded, shortened
+from ..figures.axes import LETTER, Margins, shaded, shortened
 from .drawing import INK, ON_HEAT, PAGE, SOFT, drawn
 from .parts import Figure, Section, Table, identity, key_of, labels_of
 from .rows import HEADLINES, Line, place_of
@@ -20,7 +20,6 @@ _SETTING = ("task", "method", "shots", "ways", "k", "temperature", "transductive
 _QUESTION = ("task", "shots", "ways", "metric")  # settings that are equal in these compete for one map
 _MAPS, _ROWS, _COLUMNS = 4, 24, 12  # as many as there is room for
 _CELL = (52, 17)  # points
-_LETTER = 4.9  # points of width, about
 _FAINT, _STRONG = 0.08, 0.85  # how much of the colour the worst and the best have
 
 _Key = tuple[tuple[str, str], ...]
@@ -113,11 +112,11 @@ def grid_figure(name: str, rows: Sequence[str], columns: Sequence[str], values: 
     """A heat map of values (R, C) in percent with its numbers, each column with a scale of its own."""
     rows, columns, values = rows[:_ROWS], columns[:_COLUMNS], values[:_ROWS, :_COLUMNS]
     names = [shortened(row, 34) for row in rows]
-    left = 12 + _LETTER * max(map(len, names))
+    left = 12 + LETTER * max(map(len, names))
     heads = [shortened(column, 20) for column in columns]
-    slanted = any(len(head) * _LETTER > _CELL[0] - 4 for head in heads)
-    top = 14 + (_LETTER * 0.72 * max(map(len, heads)) if slanted else 4)
-    right = 8 + (_LETTER * 0.72 * len(heads[-1]) - 20 if slanted else 0)
+    slanted = any(len(head) * LETTER > _CELL[0] - 4 for head in heads)
+    top = 14 + (LETTER * 0.72 * max(map(len, heads)) if slanted else 4)
+    right = 8 + (LETTER * 0.72 * len(heads[-1]) - 20 if slanted else 0)
     room = Margins(left, max(right, 8), top, 4)
     width, height = left + room.right + _CELL[0] * len(columns), top + 4 + _CELL[1] * len(rows)
     return drawn(name, _grid_drawer(names, heads, values, slanted), width, height, room)

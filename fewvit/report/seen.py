@@ -56,7 +56,7 @@ def _digests_of_run(folder: str) -> frozenset[str]:
     for name in ("contents.json", "manifest.json"):
         try:
             value = json_of((Path(folder) / name).read_bytes())
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             continue
         if isinstance(value, dict):
             found |= _contents(value, is_file=name == "contents.json")

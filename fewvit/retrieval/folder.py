@@ -86,7 +86,7 @@ class IndexFolder:
             named = json_of(text)
             name, wanted = str(named["manifest"]), str(named["sha256"])
             is_whole = text == _current(name, wanted)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD) from error
         if not is_whole or not _MANIFEST.fullmatch(name):
             raise IntegrityError("it does not name a manifest", file=self.path / _CURRENT, fix=_REBUILD)

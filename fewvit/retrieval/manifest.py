@@ -125,7 +125,7 @@ class Manifest:
         try:
             values = json_of(text)
             schema, least = values.pop("schema"), values.pop("min_reader")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError("this is no manifest of an index", file=name) from error
         if not isinstance(least, int) or least > READER or not str(schema).startswith("fewvit.index/"):
             raise IntegrityError(

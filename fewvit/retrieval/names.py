@@ -13,8 +13,6 @@ import numpy as np
 
 from ..errors import DataError, are, counted, some
 
-_SHOWN = 5  # names in an error
-
 
 def name_of(id_: str) -> str:
     """An id without folder and ending."""

@@ -49,7 +49,7 @@ def read_result(file: Path) -> StoredResult | None:
         return StoredResult(_result(value), dict(value.get("files", {})), "" if _DIGEST in value else _OLDER)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         refuse_out_of_memory(error, "reading a result")
         raise IntegrityError("the result of this run cannot be read", file=file, fix=_AGAIN) from error
 

@@ -12,9 +12,8 @@ import numpy as np
 from fewvit.evaluate.details import Details, EpisodeScores, load_details, save_details
 from fewvit.evaluate.predictions import Predicted
 
-from fuzz.formats.features import rewritten
+from fuzz.formats.features import other_npz
 from fuzz.judging import Mutant
-from fuzz.mutations import damaged
 
 _FILE = "d.npz"
 
@@ -33,10 +32,7 @@ class _Details:
         save_details(folder / _FILE, Details(draws, [EpisodeScores({"method": "knn"}, stream.random(5))]))
 
     def mutant(self, files: Mapping[str, bytes], stream: random.Random) -> Mutant:
-        data = files[_FILE]
-        if stream.random() < 0.5:
-            return Mutant({_FILE: damaged(data, stream)}, checked=True, how="bytes")
-        return Mutant({_FILE: rewritten(data, stream)}, checked=False, how="arrays")
+        return other_npz(_FILE, files[_FILE], stream)
 
     def read(self, folder: Path, changed: Collection[str]) -> Any:
         return load_details(folder / _FILE)

@@ -41,6 +41,13 @@ def rewritten(data: bytes, stream: random.Random) -> bytes:
     return file.getvalue()
 
 
+def other_npz(name: str, data: bytes, stream: random.Random) -> Mutant:
+    """An npz `name` whose bytes changed, or whose arrays are others."""
+    if stream.random() < 0.5:
+        return Mutant({name: damaged(data, stream)}, checked=True, how="bytes")
+    return Mutant({name: rewritten(data, stream)}, checked=False, how="arrays")
+
+
 def _lying(member: bytes, stream: random.Random) -> bytes:
     """A member whose header says another shape or type, or is damaged."""
     shapes = (b"(99999999999, 9)", b"(-1, 3)", b"(4, 3)", b"(1e3,)", b"(" * 300, b"None", b"(2**70,)", b"(0, 0)")
@@ -64,10 +71,7 @@ class _Features:
         _bundles.features(11, 3).save(folder / _FILE)
 
     def mutant(self, files: Mapping[str, bytes], stream: random.Random) -> Mutant:
-        data = files[_FILE]
-        if stream.random() < 0.5:
-            return Mutant({_FILE: damaged(data, stream)}, checked=True, how="bytes")
-        return Mutant({_FILE: rewritten(data, stream)}, checked=False, how="arrays")
+        return other_npz(_FILE, files[_FILE], stream)
 
     def read(self, folder: Path, changed: Collection[str]) -> Any:
         found = FeatureSet.load(folder / _FILE)

@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from fewvit.datasets import open_dataset
-
+from fuzz.formats._datasets import read_whole
 from fuzz.judging import Mutant
 from fuzz.mutations import damaged
 
@@ -39,13 +38,7 @@ class _Table:
     def read(self, folder: Path, changed: Collection[str]) -> Any:
         found: list[Any] = []
         for name in sorted(name for name in changed if not name.endswith(".jpg")):
-            data = open_dataset(str(folder / name))
-            found += [list(data.ids), data.labels, list(data.classes), data.digest]
-            for row in range(len(data)):
-                try:
-                    found.append(data.read(row))
-                except OSError as error:  # one picture that is not there is left out with a count
-                    found.append(error.errno)
+            found += read_whole(folder / name)
         return found
 
 
