@@ -77,15 +77,17 @@ class FeatureSet:
         )
 
     def require_finite(self, file: str | os.PathLike[str] | None = None) -> None:
-        """Raise NumericalError naming the first image whose features hold NaN or Inf."""
+        """Raise NumericalError naming the first image whose features, or the sum of their squares, are not finite."""
         for start in range(0, len(self), 65536):
-            bad = np.flatnonzero(~np.isfinite(self.features[start : start + 65536]).all(axis=1))
+            part = np.asarray(self.features[start : start + 65536], np.float32)
+            bad = np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", part, part)))
             if len(bad):
-                raise NumericalError(
-                    f"the features of {self.ids[start + bad[0]]!r} hold NaN or Inf",
-                    file=file,
-                    fix="Extract them again; with --precision fp32 if they came from fp16.",
-                )
+                fix = "Extract them again; with --precision fp32 if they came from fp16."
+                hold = "hold NaN or Inf"
+                if np.isfinite(part[bad[0]]).all():
+                    hold = f"reach {np.abs(part[bad[0]]).max():.3g}: float32 has no room for their squares"
+                    fix = "Scale them all by one factor; or extract them again, from weights that are not damaged."
+                raise NumericalError(f"the features of {self.ids[start + bad[0]]!r} {hold}", file=file, fix=fix)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Replace `path` by an uncompressed `.npz` with `features`, `labels`, `ids`, `classes`, and one text each:

@@ -20,7 +20,10 @@ from typing import Any
 
 from .errors import UnknownName
 
-_ONE_OF = {"strangeness": "strangeness score"}  # what one plug-in is called, where it is not the kind less its s
+_ONE_OF = {
+    "backbones": "family",
+    "strangeness": "strangeness score",
+}  # what one plug-in is called, where it is not the kind less its s
 
 
 def names(kind: str) -> list[str]:

@@ -282,3 +282,14 @@ def test_what_made_the_features_is_kept_in_the_file(tmp_path):
     made.save(tmp_path / "x.npz")
     again = FeatureSet.load(tmp_path / "x.npz").select(np.array([2, 0]))
     assert (again.backbone, again.weights, again.name, again.fingerprint) == ("dino_vits16", "random", "set", "f")
+
+
+def test_numbers_whose_squares_float32_cannot_hold_are_refused_by_their_image_and_size(tmp_path):
+    rows = np.ones((5, 3), np.float32)
+    rows[3] = 1.1e19  # three squares of it are more than float32 holds, one is not
+    np.savez(tmp_path / "x.npz", features=rows, labels=np.array([3, 7, 3, 7, 7]), ids=list("abcde"))
+    with pytest.raises(NumericalError, match=r"'d' reach 1\.1e\+19: float32 has no room"):
+        FeatureSet.load(tmp_path / "x.npz")
+    rows[3] = 1e19  # three squares are 3e38
+    np.savez(tmp_path / "x.npz", features=rows, labels=np.array([3, 7, 3, 7, 7]), ids=list("abcde"))
+    assert len(FeatureSet.load(tmp_path / "x.npz")) == 5

@@ -163,6 +163,17 @@ def test_episodes_are_compared_one_by_one(tmp_path):
     assert (row["resampled"], row["n_test"], row["p_mcnemar"]) == ("episodes", 41, None)
 
 
+def test_a_draw_that_repeats_another_is_counted_once(tmp_path):
+    a, b = predictions(0.9, 3, 2), predictions(0.5, 7, 2)
+    for folder, draws in (("twice", [0, 1, 0, 1, 0]), ("once", [0, 1])):
+        put(tmp_path / folder, "dino", a[draws])
+        put(tmp_path / folder, "msn", b[draws])
+    (row,), (once,) = (found_in(tmp_path / folder, "dino", "msn").pairs for folder in ("twice", "once"))
+    assert row["draws"] == 2
+    names = ("p", "p_corrected_t", "ci95", "difference")
+    assert [row[name] for name in names] == [once[name] for name in names]
+
+
 # ---- several systems
 
 

@@ -19,7 +19,13 @@ from fewvit.bundles import strangeness
 from fewvit.bundles.bundle import Bundle
 from fewvit.bundles.file import load_bundle, save_bundle
 from fewvit.bundles.fit import FittingRequest, fit_bundle
-from fewvit.bundles.judged import coverage_rows, require_strangers, stranger_rows
+from fewvit.bundles.judged import (
+    THRESHOLDS,
+    coverage_rows,
+    require_strangers,
+    stranger_rows,
+    telling_thresholds,
+)
 from fewvit.bundles.predict import Limits, predict_rows
 from fewvit.bundles.strangeness import best_of, fit_strangeness, made_up_rows, try_scores
 from fewvit.calibration import stratified_folds
@@ -177,6 +183,19 @@ def test_nothing_to_compare_is_said():
             call()
     with pytest.raises(DataError):
         threshold_at(np.zeros(0), 0.95)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "more"),
+    [
+        ([0.2, 0.4, 0.6, 0.8, 0.96], set()),
+        ([0.1, 0.1234, 0.2, 0.25, 0.29], {0.123, 0.2, 0.25}),  # none of the usual ones divides them
+        ([0.1, 0.2, 0.31, 0.35, 0.39], {0.2, 0.31, 0.35}),  # one does
+    ],
+    ids=["of few classes", "of many", "one divides"],
+)
+def test_thresholds_that_all_images_fall_below_have_quartiles_beside_them(confidence, more):
+    assert telling_thresholds(np.array(confidence)) == {*THRESHOLDS, *more}
 
 
 def test_risk_and_coverage_are_counted_at_each_threshold():

@@ -216,8 +216,9 @@ def test_a_layout_with_two_sorts_of_statistics_stops_until_it_is_told_which(kind
 
 
 @pytest.mark.parametrize("name", ["dino_deitsmall16_pretrain.pth", "ibot-teacher.pth", "mocov3_vits.pth", "my.DINO.pt"])
-def test_a_files_name_may_show_whose_it_is(name, home, tmp_path):
+def test_a_files_name_may_show_whose_it_is_and_the_line_says_so(name, home, lines, tmp_path):
     assert resolved(saved(tmp_path / name), home).family == "dino"
+    assert "taken for dino (by the file's name; --family)" in lines[0]
 
 
 @pytest.mark.parametrize("name", ["dinosaurs.pth", "vit_small_augreg.pth", "maersk.pth", "remsn1.pth"])

@@ -27,7 +27,15 @@ from ..strangeness import find_score
 from .bundle import THRESHOLD, Bundle, keeps_support, row_digests
 from .checks import grown as grown_of
 from .file import replace_bundle, save_bundle
-from .judged import Judged, coverage_lines, judged_rows, predictions_of, require_strangers, stranger_rows
+from .judged import (
+    Judged,
+    coverage_lines,
+    judged_rows,
+    predictions_of,
+    require_other_classes,
+    require_strangers,
+    stranger_rows,
+)
 from .strangeness import KNOWN_SHARE, check_known_share, fit_strangeness, told
 
 Notify = Callable[[str], None]
@@ -103,9 +111,11 @@ def run_fit(
         raise UsageError(
             "--layers each is one feature per block, and a bundle takes one per image; give a number of blocks"
         )
-    if strangers is not None:
-        reader.one(strangers, listing, unlabelled=True)  # one that is not there is told before anything is fitted
     sources = reader.one(source, listing)
+    if strangers is not None:  # what can be told is told before anything is read or fitted
+        others = reader.one(strangers, listing, unlabelled=True).train
+        known = np.unique(sources.train.labels[sources.train.labels >= 0])
+        require_other_classes([str(sources.train.classes[c]) for c in known], others)
     if plots:
         _require_held_out(sources.train.labels)
     [inputs] = reader.each(sources)
@@ -116,10 +126,10 @@ def run_fit(
     for line in coverage_lines(found, bundle.threshold):
         notify(line)
     if strangers is not None:
-        others = features_for(bundle, reader, strangers, listing, notify, unlabelled=True)
-        report_skipped(others.skipped)
-        require_strangers(strangers, inputs.train, others.train, notify)
-        found += stranger_rows(bundle, judged, others.train)
+        strange = features_for(bundle, reader, strangers, listing, notify, unlabelled=True)
+        report_skipped(strange.skipped)
+        require_strangers(strangers, inputs.train, strange.train, notify)
+        found += stranger_rows(bundle, judged, strange.train)
     sha256 = save_bundle(out, bundle)
     plots.save([predictions_of(bundle, judged)], notify, "Held out in turn; the temperature was fitted on them, too.")
     notify(f"wrote a {bundle.classifier} bundle of {counted(len(bundle.classes), 'class', 'classes')} to {out}")
@@ -158,6 +168,8 @@ def fit_bundle(
         raise unfit(f"{request.classifier}, calibrated on a fifth that is held out", error) from error
     if not len(held.rows):
         notify("one image per class: nothing can be held out, so confidences are not calibrated")
+    if summary := traits_of(kind).summary([estimator], counted(len(rows), "labelled image")):
+        notify(summary)
     strangeness, known = fit_strangeness(
         rows, labels, known_share=request.known_share, seed=request.seed, name=request.strangeness
     )

@@ -5,7 +5,7 @@ By images that were held out in turn, from estimators and scores that were not f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,13 @@ from ..calibration import HeldOut, expected_calibration_error
 from ..errors import DataError, counted
 from ..evaluate.predictions import Predicted
 from ..features import FeatureSet, shared_rows
+from ..labels import Listed
 from ..metrics import auroc, passing_at, rank_of_target, top_k_accuracy
 from ..results import Row
 from .bundle import Bundle
 
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.9, 0.95)  # of confidence, at which risk and coverage are told
+_TELLING, _SHARES = 3, (0.25, 0.5, 0.75)  # where fewer of them divide the images, those that leave out such shares
 _HELD_OUT = "held-out images"
 
 
@@ -45,7 +47,19 @@ def judged_rows(bundle: Bundle, judged: Judged) -> list[Row]:
     }
     rows = [{"metric": m, "value": v, "n_test": len(held.rows), "judged_on": _HELD_OUT} for m, v in values.items()]
     right = held.probabilities.argmax(axis=1) == held.labels
-    return rows + coverage_rows(judged.confidences(bundle), right, {*THRESHOLDS, bundle.threshold})
+    confidence = judged.confidences(bundle)
+    return rows + coverage_rows(confidence, right, {*telling_thresholds(confidence), bundle.threshold})
+
+
+def telling_thresholds(confidence: np.ndarray) -> set[float]:
+    """THRESHOLDS, and where few of them divide confidences (m,) the quartiles: of many classes all may lie below 0.3.
+
+    Rounded down to a thousandth, so that what is as sure passes.
+    """
+    low, high = confidence.min(), confidence.max()
+    if sum(bool(low < threshold <= high) for threshold in THRESHOLDS) >= _TELLING:
+        return {*THRESHOLDS}
+    return {*THRESHOLDS, *(float(np.floor(1000 * at) / 1000) for at in np.quantile(confidence, _SHARES))}
 
 
 def predictions_of(bundle: Bundle, judged: Judged) -> Predicted:
@@ -94,6 +108,17 @@ def require_strangers(
         notify(f"{same} of {counted(len(strangers), 'picture')} of --strangers have the features of labelled images")
 
 
+def require_other_classes(classes: Collection[str], strangers: Listed) -> None:
+    """Raise DataError for strangers that are labelled with one of the classes."""
+    names = {str(strangers.classes[c]) for c in strangers.labels.tolist() if c >= 0}
+    if same := sorted(names & set(classes)):
+        raise DataError(
+            f"{counted(len(same), 'class', 'classes')} of --strangers, such as {same[0]}, "
+            f"{'is' if len(same) == 1 else 'are'} the bundle's: those pictures are no strangers",
+            fix="Give pictures of other classes.",
+        )
+
+
 def stranger_rows(bundle: Bundle, judged: Judged, strangers: FeatureSet) -> list[Row]:
     """AUROC, and the percent of strangers that pass where 95 % of the known images do, by confidence and strangeness.
 
@@ -105,13 +130,7 @@ def stranger_rows(bundle: Bundle, judged: Judged, strangers: FeatureSet) -> list
             "strangers cannot be judged beside known images: no class has two images, so none can be held out",
             fix="Leave --strangers out, or give two or more images per class.",
         )
-    names = {str(strangers.classes[c]) for c in strangers.labels.tolist() if c >= 0}
-    if same := sorted(names & set(bundle.classes)):
-        raise DataError(
-            f"{counted(len(same), 'class', 'classes')} of --strangers, such as {same[0]}, "
-            f"{'is' if len(same) == 1 else 'are'} the bundle's: those pictures are no strangers",
-            fix="Give pictures of other classes.",
-        )
+    require_other_classes(bundle.classes, strangers)
     known = {"confidence": -judged.confidences(bundle)}
     strange = {"confidence": -bundle.confidences(bundle.probabilities(strangers.features)).max(axis=1)}
     if bundle.strangeness is not None:

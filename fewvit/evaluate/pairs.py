@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import counted
-from ..paired import compare_images, holm
+from ..paired import compare_images, distinct_draws, holm
 from ..results import Row
 from .inputs import Found
 from .predictions import Predicted
@@ -93,18 +93,9 @@ def _are_of_the_same(a: Mapping[int, Predicted], b: Mapping[int, Predicted]) -> 
     )
 
 
-def _different(a: Mapping[int, Predicted], b: Mapping[int, Predicted]) -> list[int]:
-    """The draws but those that repeat an earlier one, as where a class has no more images than shots: all alike."""
-    kept: list[int] = []
-    for draw in sorted(a):
-        if not any(
-            all(np.array_equal(side[draw].predictions, side[one].predictions) for side in (a, b)) for one in kept
-        ):
-            kept.append(draw)
-    return kept
-
-
 def _pair(a: Mapping[int, Predicted], b: Mapping[int, Predicted], n_train: int, seed: int) -> Row:
-    draws = _different(a, b)
-    of_a, of_b = (np.stack([side[draw].predictions == side[draw].labels for draw in draws]) for side in (a, b))
-    return compare_images(100.0 * of_a, 100.0 * of_b, n_train, seed=seed).columns
+    of_a, of_b = (np.stack([side[draw].predictions for draw in sorted(a)]) for side in (a, b))  # (R, Q)
+    labels = np.stack([a[draw].labels for draw in sorted(a)])
+    kept = distinct_draws(of_a, of_b)
+    right_a, right_b = (100.0 * (side == labels)[kept] for side in (of_a, of_b))
+    return compare_images(right_a, right_b, n_train, seed=seed).columns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
@@ -62,9 +63,17 @@ def check_picture(path: str | os.PathLike[str], flag: str) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtra(f"{flag} needs matplotlib", fix="Install it with `pip install 'fewvit[plots]'`.")
     place = next(one for one in Path(os.path.abspath(path)).parents if one.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        why = "no file can be made in this folder" if place.is_dir() else "this is no folder"
-        raise DataError(f"{flag} cannot be written: {why}", file=place, fix=f"Give {flag} another place.")
+    if not place.is_dir():
+        raise DataError(f"{flag} cannot be written: this is no folder", file=place, fix=f"Give {flag} another place.")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:  # permissions alone do not tell: root may write where no file can be made
+        raise DataError(
+            f"{flag} cannot be written: no file can be made in this folder ({error.strerror})",
+            file=place,
+            fix=f"Give {flag} another place.",
+        ) from error
 
 
 def save_picture(path: str | os.PathLike[str], panels: Sequence[Panel], columns: int) -> None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration import ENOUGH, best_temperature, cautious, softmax, temperature_as_sure
-from ..errors import IntegrityError, NumericalError, counted, in_one_line
+from ..errors import NumericalError, counted, in_one_line
 from ..evaluate.evaluation import calibration_of
-from ..files import replacing, require_file
+from ..files import replacing, require_file, sha256_of
+from ..runs.outcome import damaged, read_outcome, write_outcome
 from ..untrusted.arrays import array_of
 from .baselines import logistic
 from .held_out import Candidate, held_out_parts
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .tuning import Tuning
 
 
+_LOGITS = "logits.npy"
 _HEADER_BYTES = 4096  # of an array's file, at most
 
 
@@ -88,8 +90,9 @@ def _of_part(
     from ..training.distributed import rank, wait_for_all
 
     place = trainings.plan.folder.path / "calibration" / str(number)
-    file = place / "logits.npy"
-    if not file.exists():
+    shape = (len(held), len(trainings.labelled.present))
+    found = _load(place, shape)
+    if found is None:
         labels = trainings.labelled.labels
         fit = np.setdiff1d(np.arange(len(labels)), held)
         # no fewer steps an epoch than the final training has, or confidence would be that of a shorter one
@@ -100,38 +103,46 @@ def _of_part(
             )
         except NumericalError as error:
             trainings.plan.notify(f"{counted(len(held), 'image')} calibrate nothing: {error.what}")
-            logits = np.full((len(held), len(trainings.labelled.present)), np.nan, np.float32)
+            found = np.full(shape, np.nan, np.float32)
         else:
             if ended.signal is not None:
                 return None, ended.signal
-            logits = trainings.logits(ended.task, held)
+            found = trainings.logits(ended.task, held)
         wait_for_all()
         if rank() == 0:
-            _save(file, logits)
+            _save(place, found)
         wait_for_all()
+        found = _load(place, shape)
     if rank() == 0:
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    return _load(file, (len(held), len(trainings.labelled.present))), None
+    return found, None
 
 
-def _save(file: Path, logits: np.ndarray) -> None:
-    with replacing(file) as handle:
+def _save(place: Path, logits: np.ndarray) -> None:
+    """Write the logits (m, C) of a part, and then its outcome, which says that they are there."""
+    with replacing(place / _LOGITS) as handle:
         np.save(handle, logits)
+    write_outcome(place, {"logits_sha256": sha256_of(place / _LOGITS)})
 
 
-def _load(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Logits (m, C) of a part, from its file. Raises IntegrityError for what is no such array."""
+def _load(place: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Logits (m, C) of a part, from its folder; None where it has not ended.
+
+    Raises IntegrityError for what is not the array that was written.
+    """
+    outcome = read_outcome(place)
+    if outcome is None:
+        return None
+    file = place / _LOGITS
     require_file(file)
     try:
         if file.stat().st_size > 4 * shape[0] * shape[1] + _HEADER_BYTES:
             raise ValueError(f"{file.stat().st_size} bytes, more than were written")
+        if sha256_of(file) != outcome.get("logits_sha256"):
+            raise ValueError("its sha256 is not the one that was noted")
         logits = array_of(file)
         if logits.shape != shape or logits.dtype != np.float32:
             raise ValueError(f"{logits.dtype} {logits.shape} where float32 {shape} was written")
     except (OSError, ValueError) as error:
-        raise IntegrityError(
-            f"what this calibration found is damaged ({in_one_line(error)})",
-            file=file,
-            fix="Remove the file: it is computed again.",
-        ) from error
+        raise damaged(file, in_one_line(error)) from error
     return logits

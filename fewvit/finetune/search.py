@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NumericalError, counted
-from ..files import write_json
-from ..untrusted.texts import json_of
+from ..runs.outcome import read_outcome, write_outcome
 from .held_out import Candidate, held_out_rows
 from .plan import Plan
 from .trainings import Trainings
@@ -70,18 +69,18 @@ def _candidate(
     from ..training.distributed import rank, wait_for_all
 
     place = place_of(trainings.plan, number)
-    outcome = place / "outcome.json"
-    if not outcome.exists():
+    facts = read_outcome(place)
+    if facts is None:
         facts, signal = _tried(trainings, place, lr, fit, held)
         if signal is not None:
             return None, signal
         wait_for_all()
         if rank() == 0:
-            write_json(outcome, facts)
+            write_outcome(place, facts)
         wait_for_all()
+        facts = read_outcome(place) or {}
     if rank() == 0:  # what has an outcome never goes on; a kill may have come between
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    facts = json_of(outcome.read_text())
     if facts.get("diverged"):
         return None, None
     names = ("lr", "epochs", "held_top1", "held_loss")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..digests import DigestMemory
 
 UNKNOWN = "unknown"
+_BY_NAME = "by the file's name"
 
 
 def resolve_bare(
@@ -107,7 +108,8 @@ class Taken:
     @property
     def facts(self) -> dict[str, str]:
         """What is assumed of it, and how each is said otherwise."""
-        family = f"{self.spec.family} ({self.family_by or 'assumed; --family'})"
+        known = self.family_by and self.family_by != _BY_NAME
+        family = f"{self.spec.family} ({self.family_by or 'assumed'}{'' if known else '; --family'})"
         return {
             "family": family,
             "heads": self._heads,
@@ -171,7 +173,8 @@ def taken_for(
     shown = inspected.shown or kind.shows_origin(file.name)
     named_family = family or effective.family
     is_open = not shown and not named_family and len(effective.statistics) < 2
-    by = "--family" if family else CONFIG if effective.family else "" if kind.shared_with else "by its layout"
+    by_name = _BY_NAME if shown and not inspected.shown else ""
+    by = "--family" if family else CONFIG if effective.family else by_name if kind.shared_with else "by its layout"
     license_, license_by = found.license if found is not None else "", CONFIG
     if not license_:
         known = named_family or (shown and not inspected.place)

@@ -65,6 +65,18 @@ def compare_images(
     return PairFound(columns, notes)
 
 
+def distinct_draws(*predicted: np.ndarray) -> list[int]:
+    """The rows of what systems predicted, (R, Q) each, but those that repeat an earlier one in all of them.
+
+    So it is where a class has no more images than shots: every draw takes them all, and is counted once.
+    """
+    kept: list[int] = []
+    for draw in range(len(predicted[0])):
+        if not any(all(np.array_equal(one[draw], one[other]) for one in predicted) for other in kept):
+            kept.append(draw)
+    return kept
+
+
 def of_means(a: np.ndarray, b: np.ndarray) -> Row:
     """Columns of two systems' means and their difference, a less b."""
     return {"value_a": float(a.mean()), "value_b": float(b.mean()), "difference": float(a.mean() - b.mean())}

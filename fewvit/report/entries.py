@@ -164,10 +164,18 @@ class Scores:
     ids: Sequence[str]  # Q; of episodes their numbers
     labels: Sequence[str]  # Q class names; of episodes empty
     values: np.ndarray  # (R, Q) percent: of an image 100 where it is right, else 0
+    predicted: np.ndarray  # (R, Q) class of each image, by which repeated draws are known; of episodes the values
 
     def at(self, draws: Sequence[int]) -> np.ndarray:
         """The rows (len(draws), Q) of these draws."""
-        return self.values[[self.draws.index(draw) for draw in draws]]
+        return self.values[self._rows(draws)]
+
+    def predicted_at(self, draws: Sequence[int]) -> np.ndarray:
+        """What was predicted (len(draws), Q) in these draws."""
+        return self.predicted[self._rows(draws)]
+
+    def _rows(self, draws: Sequence[int]) -> list[int]:
+        return [self.draws.index(draw) for draw in draws]
 
 
 def scores_of(entry: Entry, details: Details) -> Scores | None:
@@ -183,9 +191,10 @@ def _of_images(details: Details, entry: Entry) -> Scores | None:
     first = chosen[draws[0]]
     known = np.flatnonzero(first.labels >= 0)
     order = sorted(known.tolist(), key=lambda row: first.ids[row])  # images are matched by id
-    right = np.stack([chosen[draw].predictions[order] == first.labels[order] for draw in draws])
+    predicted = np.stack([chosen[draw].predictions[order] for draw in draws])
+    right = predicted == first.labels[order]
     ids, labels = [first.ids[row] for row in order], [first.classes[first.labels[row]] for row in order]
-    return Scores("images", draws, ids, labels, 100.0 * right)
+    return Scores("images", draws, ids, labels, 100.0 * right, predicted)
 
 
 def _of_episodes(details: Details, entry: Entry) -> Scores | None:
@@ -193,7 +202,7 @@ def _of_episodes(details: Details, entry: Entry) -> Scores | None:
     if len(chosen) != 1 or entry.where["metric"] != "accuracy":
         return None
     numbers = list(map(str, range(len(chosen[0].accuracies))))
-    return Scores("episodes", [0], numbers, [""] * len(numbers), chosen[0].accuracies[None])
+    return Scores("episodes", [0], numbers, [""] * len(numbers), *[chosen[0].accuracies[None]] * 2)
 
 
 def _is_of(which: Mapping[str, Any], entry: Entry) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import DataError
-from ..paired import CAREFUL, CorrectedT, PairFound, compare_images, corrected_t, of_means
+from ..paired import CAREFUL, CorrectedT, PairFound, compare_images, corrected_t, distinct_draws, of_means
 from .entries import Entry, Scores, require_one_test_set
 
 
@@ -38,6 +38,7 @@ def _common(a: Sequence[int], b: Sequence[int]) -> list[int]:
 def _by_images(a: Entry, of_a: Scores, of_b: Scores, resamples: int, seed: int) -> PairFound:
     require_one_test_set(of_a, of_b)
     draws = _common(of_a.draws, of_b.draws)
+    draws = [draws[at] for at in distinct_draws(of_a.predicted_at(draws), of_b.predicted_at(draws))]
     n_train = a.n_train if a.n_test is not None else None
     return compare_images(of_a.at(draws), of_b.at(draws), n_train, of=of_a.of, resamples=resamples, seed=seed)
 

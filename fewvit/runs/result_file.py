@@ -34,7 +34,7 @@ class StoredResult:
 def write_result(file: Path, result: Result, files: Mapping[str, str]) -> Result:
     """Replace the file; the result as whoever reads it again has it."""
     body = {"task": result.task, "rows": list(result.rows), "run": dict(result.run), "files": dict(files)}
-    write_json(file, {**body, _DIGEST: _digest(body)}, in_order=True)
+    write_json(file, {**body, _DIGEST: digest_of(body)}, in_order=True)
     return _result(json.loads(json.dumps(body)))
 
 
@@ -57,12 +57,13 @@ def read_result(file: Path) -> StoredResult | None:
 def require_as_written(value: Mapping[str, Any], file: Path) -> None:
     """Raise IntegrityError where the digest in a result is another's; a result of an older version has none."""
     body = {name: one for name, one in value.items() if name != _DIGEST}
-    if _DIGEST in value and value[_DIGEST] != _digest(body):
+    if _DIGEST in value and value[_DIGEST] != digest_of(body):
         what = "the result of this run is not what was written: a number or a word in it was changed"
         raise IntegrityError(what, file=file, fix=_AGAIN)
 
 
-def _digest(body: Mapping[str, Any]) -> str:
+def digest_of(body: Mapping[str, Any]) -> str:
+    """sha256 in hex of a record as JSON, in the order of its keys."""
     return hashlib.sha256(json.dumps(body).encode("ascii")).hexdigest()
 
 

@@ -13,8 +13,10 @@ import pytest
 from fewvit.bundles.file import load_bundle
 from fewvit.calibration import best_temperature, cautious, scale, softmax, stratified_folds
 from fewvit.errors import DataError, IntegrityError, NumericalError
+from fewvit.files import sha256_of
 from fewvit.finetune import confidence
 from fewvit.finetune.trainings import Trainings
+from fewvit.runs.outcome import read_outcome, write_outcome
 
 from made_images import folder_of, tiny_weights
 
@@ -156,12 +158,38 @@ def test_damaged_logits_of_a_part_are_named_and_not_believed(tmp_path, damage):
         np.save(file, np.zeros((2, 3), np.float32))
     else:
         file.write_bytes(damage)
+    write_outcome(tmp_path, {"logits_sha256": sha256_of(file)})
     with pytest.raises(IntegrityError, match=r"logits\.npy.*damaged") as told:
-        confidence._load(file, (3, 3))
-    assert "Remove the file" in str(told.value)
+        confidence._load(tmp_path, (3, 3))
+    assert "Remove the folder" in str(told.value)
+
+
+def test_logits_with_another_number_and_outcomes_with_another_word_are_not_what_was_written(tmp_path):
+    confidence._save(tmp_path, np.arange(9, dtype=np.float32).reshape(3, 3))
+    assert np.array_equal(confidence._load(tmp_path, (3, 3)), np.arange(9).reshape(3, 3))
+    data = bytearray((tmp_path / "logits.npy").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "logits.npy").write_bytes(data)
+    with pytest.raises(IntegrityError, match="sha256"):
+        confidence._load(tmp_path, (3, 3))
+    write_outcome(tmp_path, {"lr": 0.1, "held_top1": 40.0})
+    assert read_outcome(tmp_path) == {"lr": 0.1, "held_top1": 40.0}
+    outcome = tmp_path / "outcome.json"
+    outcome.write_text(outcome.read_text().replace("40.0", "90.0"))
+    with pytest.raises(IntegrityError, match="was changed"):
+        read_outcome(tmp_path)
+    outcome.write_text("{")
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        read_outcome(tmp_path)
+
+
+def test_logits_that_no_outcome_speaks_of_are_computed_again(tmp_path):
+    np.save(tmp_path / "logits.npy", np.zeros((3, 3), np.float32))
+    assert confidence._load(tmp_path, (3, 3)) is None
 
 
 def test_a_pipe_in_the_place_of_logits_is_refused_and_not_waited_for(tmp_path):
+    write_outcome(tmp_path, {"logits_sha256": ""})
     os.mkfifo(tmp_path / "logits.npy")
     with pytest.raises(DataError, match="not a regular file"):
-        confidence._load(tmp_path / "logits.npy", (3, 3))
+        confidence._load(tmp_path, (3, 3))

@@ -666,6 +666,21 @@ def test_a_wrong_wish_about_strangeness_is_told(fewvit, tmp_path, words, code, n
     assert not (tmp_path / "b.fewvit").exists()
 
 
+def test_strangers_of_a_known_class_are_refused_before_anything_is_fitted(fewvit, tmp_path, monkeypatch):
+    train = features_file(tmp_path / "train.npz", [0, 1] * 7, ["x", "y"])
+    strange = features_file(tmp_path / "strange.npz", [0, 1] * 3, ["y", "s"], seed=3)
+    monkeypatch.setattr("fewvit.bundles.fit.fit_bundle", None)
+    code, _, err = fewvit("fit", "--data", train, "--out", tmp_path / "b.fewvit", "--strangers", strange)
+    assert (code, "1 class of --strangers, such as y, is the bundle's" in err) == (3, True), err
+
+
+def test_that_all_images_vote_where_they_are_fewer_than_the_papers_k_is_said(fewvit, tmp_path):
+    train = features_file(tmp_path / "train.npz", [0, 1] * 7, ["x", "y"])
+    code, _, err = fewvit("fit", "--data", train, "--classifier", "knn", "--out", tmp_path / "b.fewvit")
+    assert code == 0, err
+    assert "k-NN, 14 labelled images: all 14 images vote, fewer than the papers' k = 20" in err
+
+
 def test_a_limit_of_strangeness_that_is_none_is_told(fewvit, tmp_path):
     train = features_file(tmp_path / "train.npz", [0, 1] * 7, ["x", "y"])
     assert fewvit("fit", "--data", train, "--out", tmp_path / "b.fewvit")[0] == 0

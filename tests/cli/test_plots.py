@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,12 @@ def test_what_cannot_be_drawn_is_refused_before_the_work(command, flag, fewvit, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else found(name, *a))
     code, _, err = fewvit(*words, flag, tmp_path / "r.png")
     assert (code, "pip install 'fewvit[plots]'" in err) == (2, True), err
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="this system has no /proc")
+def test_a_place_that_takes_no_files_is_told_before_anything_is_fitted(fewvit, files, tmp_path):
+    """Where permissions say that it does: it is what root is told of any folder."""
+    data = ("--data", files[files.index("--train") + 1])
+    code, _, err = fewvit("fit", *data, "--out", tmp_path / "b.fewvit", "--plot-confusion", "/proc/p.png")
+    assert (code, "--plot-confusion cannot be written: no file can be made" in err) == (3, True), err
+    assert not (tmp_path / "b.fewvit").exists()
