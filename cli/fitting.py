@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
@@ -12,6 +13,19 @@ from typing import TextIO
 GAP = "  "  # between two columns
 _NARROWEST = 12  # characters of a column that had to give room
 _USUAL = 80  # columns of a terminal that does not tell
+
+
+def shown_width(text: str) -> int:
+    """Columns of a terminal that a text takes: two for each wide East Asian letter, none for a mark over another."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def padded(text: str, width: int, *, right: bool) -> str:
+    """A text with spaces up to `width` columns, before it where it is to stand on the right."""
+    spaces = " " * (width - shown_width(text))
+    return spaces + text if right else text + spaces
 
 
 def terminal_width(stream: TextIO) -> int | None:
@@ -109,7 +123,14 @@ def fitted_widths(table: Sequence[Sequence[str]], width: int | None) -> list[int
 
 def cell_lines(cell: str, width: int) -> list[str]:
     """A cell in lines of its column's width."""
-    return textwrap.wrap(cell, width, break_on_hyphens=False) if len(cell) > width else [cell]
+    if shown_width(cell) <= width:
+        return [cell]
+    if shown_width(cell) <= len(cell):
+        return textwrap.wrap(cell, width, break_on_hyphens=False)
+    lines = [""]
+    for letter in cell:  # scripts of wide letters have no spaces to break at
+        lines[-1:] = [lines[-1] + letter] if shown_width(lines[-1] + letter) <= width else [lines[-1], letter]
+    return lines
 
 
 def is_number(text: str) -> bool:
@@ -118,12 +139,12 @@ def is_number(text: str) -> bool:
 
 
 def _natural(cells: Sequence[str]) -> int:
-    return max(map(len, cells))
+    return max(map(shown_width, cells))
 
 
 def _least(cells: Sequence[str]) -> int:
     """As narrow as a column can be: numbers never wrap."""
-    return _natural(cells) if all(map(is_number, cells[1:])) else max(_NARROWEST, len(cells[0]))
+    return _natural(cells) if all(map(is_number, cells[1:])) else max(_NARROWEST, shown_width(cells[0]))
 
 
 def _total(widths: Sequence[int]) -> int:

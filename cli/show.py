@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 from fewvit.errors import UsageError, counted, in_one_line, printable
 from fewvit.runs.processes import process_number
 
-from .fitting import beside, cell_lines, command_line, fitted_widths, is_number, terminal_width, with_room, wrapped
+from .fitting import (
+    beside,
+    cell_lines,
+    command_line,
+    fitted_widths,
+    is_number,
+    padded,
+    terminal_width,
+    with_room,
+    wrapped,
+)
 from .live import LiveLine
 from .shared import Output
 
@@ -231,7 +241,7 @@ class Screen:
         for line in lines:
             parts = [cell_lines(cell, width) for cell, width in zip(line, widths, strict=True)]
             for row in zip_longest(*parts, fillvalue=""):
-                shown = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+                shown = (padded(c, w, right=n) for c, w, n in zip(row, widths, numeric, strict=True))
                 sys.stdout.write("  ".join(shown).rstrip() + "\n")
 
 

@@ -10,7 +10,16 @@ import sys
 import pytest
 
 from fewvit_cli import live
-from fewvit_cli.fitting import beside, cell_lines, command_line, fitted_widths, with_room, wrapped
+from fewvit_cli.fitting import (
+    beside,
+    cell_lines,
+    command_line,
+    fitted_widths,
+    padded,
+    shown_width,
+    with_room,
+    wrapped,
+)
 
 from made_images import folder_of, tiny_weights
 from terminal import lines_of, on_terminal
@@ -150,3 +159,11 @@ def test_text_gives_room_and_numbers_do_not():
 def test_start_up_does_not_wait_for_rich():
     code = "import sys; from fewvit_cli.main import run; run(['--version']); sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_wide_letters_take_two_columns_and_marks_over_letters_none():
+    assert [shown_width(text) for text in ("cat", "猫", "ネコ猫", "café", "e\u0301", "±…")] == [3, 2, 6, 4, 1, 2]
+    assert padded("猫", 5, right=False) == "猫   "
+    assert padded("猫", 5, right=True) == "   猫"
+    assert fitted_widths([["class"], ["三毛猫の写真"]], None) == [12]
+    assert cell_lines("三毛猫の写真", 5) == ["三毛", "猫の", "写真"]
