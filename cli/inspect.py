@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import inspect_heads
 from .shared import single
 
 app = single()
@@ -10,3 +11,7 @@ app = single()
 @app.callback()
 def inspect() -> None:
     """Pictures of what a backbone sees: attention, components of its patches, norms of its tokens."""
+
+
+for verbs in (inspect_heads,):  # a line of commands each
+    app.registered_commands += verbs.app.registered_commands

@@ -76,3 +76,26 @@ def show_figure(
     rows = [{**every, **row} for row in figure.rows]
     table = None if shown is None else [{**every, **row} for row in shown]
     screen.result(Result("inspect", rows, manifest(**facts)), shown=table)
+
+
+def means_of(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """One row for each combination of the columns `by`, whose value is the mean of theirs, in their order."""
+    values: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        values.setdefault(tuple(row[name] for name in by), []).append(row["value"])
+    return [{**dict(zip(by, key, strict=True)), "value": sum(found) / len(found)} for key, found in values.items()]
+
+
+def reading_of(fit: str, img_size: str | None) -> dict[str, Any] | None:
+    """How pictures get their size, over what the protocol says; None: as it says. Raises UsageError.
+
+    Stretched as in DINO's visualize_attention.py: bilinear, to the square (the default of 480 pixels is its own too).
+    """
+    if fit not in ("crop", "stretch"):
+        raise UsageError(f"--fit {fit!r} is not one of crop, stretch")
+    if fit == "crop":
+        return None
+    from fewvit.preprocess import parse_size
+
+    size = parse_size(img_size) if img_size else (480, 480)
+    return {"cover": size, "crop": size, "stretched": True, "interpolation": "bilinear"}

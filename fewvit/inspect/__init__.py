@@ -11,13 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and the reference of the documentation, which read and do not run
+    from .components import pca as pca
     from .figure import Figure as Figure
+    from .flow import rollout as rollout
+    from .heads import attention as attention
+    from .magnitudes import norms as norms
     from .pictures import Pictures as Pictures
 
 # name -> the module of this package that it stands in; no module bears the name of what is public
 _HOMES = {
     "Figure": "figure",
     "Pictures": "pictures",
+    "attention": "heads",
+    "norms": "magnitudes",
+    "pca": "components",
+    "rollout": "flow",
 }
 __all__ = [*_HOMES]
 

@@ -89,33 +89,39 @@ def tiles_panel(
     *,
     above: Sequence[str] = (),
     beside: Sequence[str] = (),
+    inks: Mapping[int, str] | None = None,
+    together: int = 1,
+    scale: tuple[float, float] | None = None,
     note: str = "",
 ) -> Panel:
     """Pictures in rows and columns, each `side` points wide and all of one shape, as `image_panel` takes them.
 
-    `above`: words over each column; `beside`: left of each row; None leaves a place empty.
+    None leaves a place empty. `above`: words over each column, of which `inks` have a colour of their own; `beside`:
+    left of each row; after every `together` rows there is more room; `scale`: the numbers that are dark and light in
+    all of them, else each has its own.
     """
     first = next(tile for row in rows for tile in row if tile is not None)
     tall, columns = side * first.shape[0] / first.shape[1], max(map(len, rows))
     room = Margins(10.0 + 4.9 * max(map(len, beside)) if beside else 0.0, 0.0, _LINE if above else 0.0, 0.0)
-    across, up = columns * (side + GAP) - GAP, len(rows) * (tall + GAP) - GAP
+    starts = [r * (tall + GAP) + r // together * GAP * (2 if together > 1 else 0) for r in range(len(rows))]
+    across, up = columns * (side + GAP) - GAP, starts[-1] + tall
 
     def draw(axes: Axes) -> None:
         axes.set_axis_off()
         for r, row in enumerate(rows):
-            low = up - r * (tall + GAP) - tall
+            low = up - starts[r] - tall
             for c, tile in enumerate(row):
                 if tile is not None:
                     left = c * (side + GAP)
-                    _show(axes, tile, (left, left + side, low, low + tall))
+                    _show(axes, tile, (left, left + side, low, low + tall), scale)
         for c, words in enumerate(above):
             at = c * (side + GAP) + side / 2
             axes.annotate(
                 printable(words), (at, up), (0, 3), textcoords="offset points", ha="center", va="bottom",
-                color=LIGHT.soft,
+                color=(inks or {}).get(c, LIGHT.soft),
             )  # fmt: skip
         for r, words in enumerate(beside):
-            middle = up - r * (tall + GAP) - tall / 2
+            middle = up - starts[r] - tall / 2
             axes.annotate(
                 printable(words), (0, middle), (-6, 0), textcoords="offset points", ha="right", va="center",
                 color=LIGHT.soft,
@@ -126,8 +132,14 @@ def tiles_panel(
     return Panel(title, draw, across + room.left, up + room.top, room, note)
 
 
-def _show(axes: Axes, pixels: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+def _show(
+    axes: Axes,
+    pixels: np.ndarray,
+    extent: tuple[float, float, float, float],
+    scale: tuple[float, float] | None = None,
+) -> None:
     """Put a picture where (left, right, bottom, top) say, every pixel as it is."""
-    axes.imshow(pixels, _HEAT, aspect="auto", interpolation="nearest", extent=extent)
+    low, high = scale or (None, None)
+    axes.imshow(pixels, _HEAT, aspect="auto", interpolation="nearest", extent=extent, vmin=low, vmax=high)
     axes.set_xlim(extent[0], extent[1])
     axes.set_ylim(extent[2], extent[3])

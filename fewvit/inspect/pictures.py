@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ..evaluate.inputs import FeatureReader
     from ..models.vit import Backbone
 
-AT_ONCE = 4  # pictures per forward pass: at 480 px their attention fills 80 MB a block in a ViT-S/16
+AT_ONCE = 8  # pictures per forward pass at most
+_BYTES = 1 << 28  # that the attention of one block may fill
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,14 @@ def in_parts(backbone: Backbone, pictures: Pictures, at_once: int = AT_ONCE) -> 
     preprocess, device = pipeline_of(backbone).preprocess, next(backbone.parameters()).device
     for start in range(0, len(pictures), at_once):
         yield normalised(pictures.pixels[start : start + at_once], preprocess).to(device)
+
+
+def at_once_for(backbone: Backbone, pictures: Pictures) -> int:
+    """Pictures per forward pass, so that the attention of one block stays within some hundred megabytes."""
+    architecture = pipeline_of(backbone).spec.architecture
+    height, width = pictures.pixels.shape[1:3]
+    tokens = height * width // (architecture.patch or 16) ** 2
+    return max(1, min(AT_ONCE, _BYTES // (4 * max(architecture.heads, 1) * tokens**2)))
 
 
 def pipeline_of(backbone: Backbone) -> Pipeline:

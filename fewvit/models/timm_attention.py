@@ -61,3 +61,14 @@ def attend_in(
             layer.fused_attn = was
             hook.remove()
     return kept
+
+
+def output_in(trunk: Any, name: str, images: Tensor, block: int) -> Tensor:
+    """Tokens (B, T, D) that leave a block, from 0. Raises UsageError as `vit_blocks`."""
+    kept: list[Tensor] = []
+    hook = vit_blocks(trunk, name)[block].register_forward_hook(lambda _, __, found: kept.append(found))
+    try:
+        trunk.forward_features(images)
+    finally:
+        hook.remove()
+    return kept[0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..backbones import Architecture
 from ..errors import UsageError, refuse_out_of_memory
 from .positions import resize_positions
-from .timm_attention import attend_in, vit_blocks
+from .timm_attention import attend_in, output_in, vit_blocks
 
 if TYPE_CHECKING:
     from ..extraction.pipeline import Pipeline
@@ -308,6 +308,13 @@ class Backbone(nn.Module):
         kept is gone. Raises UsageError for a model whose blocks are not those of a ViT.
         """
         return self.model.attend(images, blocks, keep, queries)
+
+    @torch.no_grad()
+    def block_output(self, images: Tensor, block: int) -> Tensor:
+        """Tokens (B, T, D) that leave a block, from 0, before any final norm. Raises UsageError as `attend`."""
+        if isinstance(self.model, TimmModel):
+            return output_in(self.model.trunk, self.model.architecture.timm, images, block)
+        return self.model.last_blocks(images, self.depth - block)[0]
 
     @property
     def depth(self) -> int:
