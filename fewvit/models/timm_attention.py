@@ -26,8 +26,8 @@ def vit_blocks(trunk: Any, name: str) -> Sequence[Any]:
     blocks = getattr(trunk, "blocks", ())
     if not blocks or any(type(getattr(block, "attn", None)).__name__ not in _KINDS for block in blocks):
         raise UsageError(
-            f"attention maps are not available for {name}, whose blocks are not those of a ViT",
-            fix="`fewvit inspect pca` shows its patches; for attention take a ViT, as timm:vit_small_patch16_224.",
+            f"attention maps and norms of tokens are not available for {name}, whose blocks are not those of a ViT",
+            fix="`fewvit inspect pca` shows its last map; for the others take a ViT, as timm:vit_small_patch16_224.",
         )
     return blocks
 
