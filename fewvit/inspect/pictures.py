@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..models.vit import Backbone
 
 AT_ONCE = 8  # pictures per forward pass at most
-_BYTES = 1 << 28  # that the attention of one block may fill
+_BYTES = 1 << 26  # that the attention of one block may fill
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def in_parts(backbone: Backbone, pictures: Pictures, at_once: int = AT_ONCE) -> 
 
 
 def at_once_for(backbone: Backbone, pictures: Pictures) -> int:
-    """Pictures per forward pass, so that the attention of one block stays within some hundred megabytes."""
+    """Pictures per forward pass, so that the attention of one block stays within some ten megabytes."""
     architecture = pipeline_of(backbone).spec.architecture
     height, width = pictures.pixels.shape[1:3]
     tokens = height * width // (architecture.patch or 16) ** 2
