@@ -57,7 +57,7 @@ def check_outputs(values: Mapping[str, object], out: Kind | None) -> None:
     kinds = {**({"out": out} if out is not None else {}), **SAVED}
     taken: dict[str, str] = {}
     for name, kind, path in _outputs(kinds, values):
-        flag = "--out" if name == "outs" else "--" + name.replace("_", "-")
+        flag = "--out" if name in ("outs", "figures") else "--" + name.replace("_", "-")
         other = taken.get(os.path.realpath(path))
         if other is not None:
             which = f"{flag} and {other} name" if other != flag else f"{flag} twice names"
@@ -207,6 +207,10 @@ def _is_drawn(path: Path) -> bool:
     return head.startswith((b"\x89PNG", b"<?xml")) and b"fewvit" in head
 
 
+def _is_figure(path: Path) -> bool:
+    return _is_drawn(path) or _is_archive_with(path, "figure.npy")
+
+
 def _is_ground_truth(path: Path) -> bool:
     return re.match(rb'\s*\{\s*"schema":\s*"fewvit\.revisited/', _head(path)) is not None
 
@@ -256,9 +260,16 @@ REPORT = Kind(
     "Write the report here, by its ending: .html, .md, .tex, .csv or .json; repeatable.",
     _is_report,
 )
+FIGURE = Kind(
+    "a figure of fewvit",
+    "FILE",
+    "Write the figure here, by its ending: .png, .svg, or .npz for its arrays; repeatable.",
+    _is_figure,
+)
 EXPORT = Kind("an export", "DIR", "Folder that is written.", lambda _: False, folder=True)
 SAVED = {
     "outs": REPORT,  # an --out that may be given several times
+    "figures": FIGURE,  # another one
     "gallery": Kind("a page that --gallery wrote", "FILE.html", "", _is_page),
     "index": Kind("an index", "IDX", "", lambda _: False, folder=True),
     "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),

@@ -169,14 +169,30 @@ class Place:
     ] = None
 
 
+_Protocol = Annotated[
+    str | None,
+    typer.Option("--protocol", metavar="NAME", help=f"{_or(_PROTOCOLS)}; default: the backbone's own."),
+]
+_ImgSize = Annotated[
+    str | None,
+    typer.Option("--img-size", metavar="N|HxW", help="Input pixels; the resize before the crop scales with it."),
+]
+_Decode = Annotated[
+    str,
+    typer.Option(
+        "--decode",
+        metavar="fast|pil",
+        help="fast applies EXIF and puts white under alpha; pil gives the official pixels bit for bit.",
+    ),
+]
+_Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")]
+
+
 @dataclass(frozen=True)
 class Features:
     """What is read out of the backbone."""
 
-    protocol: Annotated[
-        str | None,
-        typer.Option("--protocol", metavar="NAME", help=f"{_or(_PROTOCOLS)}; default: the backbone's own."),
-    ] = None
+    protocol: _Protocol = None
     pool: Annotated[
         str | None,
         typer.Option("--pool", metavar="cls|mean|cls+mean|cls+gem|cls+dist", help="Which tokens become the feature."),
@@ -187,10 +203,7 @@ class Features:
             "--layers", metavar="N|each", help="Class tokens of the last N blocks; `each`: one row per block."
         ),
     ] = None
-    img_size: Annotated[
-        str | None,
-        typer.Option("--img-size", metavar="N|HxW", help="Input pixels; the resize before the crop scales with it."),
-    ] = None
+    img_size: _ImgSize = None
     precision: Annotated[
         str,
         typer.Option(
@@ -199,15 +212,23 @@ class Features:
             help="fp32 is the papers'; auto is bf16 where the device has it.",
         ),
     ] = "fp32"
-    decode: Annotated[
-        str,
-        typer.Option(
-            "--decode",
-            metavar="fast|pil",
-            help="fast applies EXIF and puts white under alpha; pil gives the official pixels bit for bit.",
-        ),
-    ] = "fast"
-    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda|cuda:1", help="Where to compute.")] = "auto"
+    decode: _Decode = "fast"
+    device: _Device = "auto"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How images are read and where, for what reads out no feature: figures of tokens and of attention."""
+
+    protocol: _Protocol = None
+    img_size: _ImgSize = None
+    decode: _Decode = "fast"
+    device: _Device = "auto"
+
+    @property
+    def features(self) -> Features:
+        """The same as options of features."""
+        return Features(self.protocol, img_size=self.img_size, decode=self.decode, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -378,12 +399,12 @@ def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = N
     return register
 
 
-_SHARED = (Model, Layout, Access, Place, Features, Listed, Work, Output)
+_SHARED = (Model, Layout, Access, Place, Features, Seen, Listed, Work, Output)
 # under which heading of --help a type's options stand; those of others are the command's own
 _HEADINGS = {
     Pair: READ,
     Model: BACKBONE,
-    Features: BACKBONE,
+    **dict.fromkeys((Features, Seen), BACKBONE),
     Output: OUTPUT,
     **dict.fromkeys((Layout, Access, Place, Listed, Work), ADVANCED),
 }

@@ -54,7 +54,7 @@ LAYERS = {
     "evaluations": ["evaluate", "export", "retrieval"],
     "trainings": ["bundles", "finetune", "linear", "pretrain"],
     "sweeps": ["sweep"],
-    "reports": ["report"],
+    "reports": ["inspect", "report"],
 }
 LAYER = {name: layer for layer, names in enumerate(LAYERS.values()) for name in names}
 HEAVY = {"torch", "timm", "torchvision", "sklearn", "faiss", "openvino", "safetensors", "pyarrow", "scipy"}

@@ -4,6 +4,7 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -12,14 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones import Architecture, position_rule
+from ..backbones import Architecture
 from ..errors import UsageError, refuse_out_of_memory
+from .positions import resize_positions
+from .timm_attention import attend_in, output_in, vit_blocks
 
 if TYPE_CHECKING:
     from ..extraction.pipeline import Pipeline
     from .spec import BackboneSpec
 
+Keep = Callable[[Tensor], Tensor]  # what is held of a block's attention (B, heads, Q, T)
 GEM_POWER, GEM_FLOOR = 4, 1e-6  # of the generalised mean that DINO finds copies with
+_TIMM_TOKENS = {"class": "cls_token", "distillation": "dist_token"}  # attributes of timm's models
 EPS = 1e-6  # every LayerNorm of the official models; 1e-5 moves DINO's features by 4e-2
 
 
@@ -82,6 +87,11 @@ class VisionTransformer(nn.Module):
     def prefix(self) -> int:
         """How many tokens stand before the patches: the class token and the registers."""
         return 1 + self.architecture.registers
+
+    @property
+    def prefix_kinds(self) -> tuple[str, ...]:
+        """What the tokens before the patches are, in their order."""
+        return ("class", *("register",) * self.architecture.registers)
 
     def positions(self, height: int, width: int) -> Tensor:
         """The position table (1, 1+N, D) for images of this many pixels.
@@ -146,16 +156,27 @@ class VisionTransformer(nn.Module):
             classes.append(generalised_mean(self.final_norm(kept[-1][:, self.prefix :])))
         return torch.cat(classes, dim=-1)
 
-    def attention(self, images: Tensor) -> Tensor:
-        """Softmax attention (B, heads, T, T) of the last block."""
-        tokens = self.embed(images)
-        for block in self.blocks[:-1]:
+    def attend(
+        self, images: Tensor, blocks: Sequence[int], keep: Keep = torch.clone, queries: slice = slice(None)
+    ) -> list[Tensor]:
+        """What `keep` makes of the softmax attention (B, heads, Q, T) of each of `blocks`, from 0 and ascending.
+
+        One pass, which ends in the last of them and holds no more than one block's attention: that of the `queries`.
+        """
+        tokens, kept = self.embed(images), []
+        for i, block in enumerate(self.blocks):
+            if i in blocks:
+                kept.append(keep(self._attention_of(block, tokens, queries)))
+            if i == max(blocks):
+                break
             tokens = block(tokens)
-        last: Any = self.blocks[-1]
+        return kept
+
+    def _attention_of(self, block: Any, tokens: Tensor, queries: slice) -> Tensor:
         b, t, d = tokens.shape
         heads = self.architecture.heads
-        q, k, _ = last.attn.qkv(last.norm1(tokens)).reshape(b, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
-        return ((q @ k.transpose(-2, -1)) * (d // heads) ** -0.5).softmax(dim=-1)
+        q, k, _ = block.attn.qkv(block.norm1(tokens)).reshape(b, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+        return ((q[:, :, queries] @ k.transpose(-2, -1)) * (d // heads) ** -0.5).softmax(dim=-1)
 
 
 class TimmModel(nn.Module):
@@ -178,6 +199,18 @@ class TimmModel(nn.Module):
                 fix="See timm.list_models(); some models have one image size only.",
             ) from error
         self.prefix = int(getattr(self.trunk, "num_prefix_tokens", 0))
+
+    @property
+    def prefix_kinds(self) -> tuple[str, ...]:
+        """What the tokens before the patches are, in their order."""
+        named = [kind for kind, name in _TIMM_TOKENS.items() if getattr(self.trunk, name, None) is not None]
+        return (*named, *("register",) * (self.prefix - len(named)))
+
+    def attend(
+        self, images: Tensor, blocks: Sequence[int], keep: Keep = torch.clone, queries: slice = slice(None)
+    ) -> list[Tensor]:
+        """As `VisionTransformer.attend`. Raises UsageError where the blocks are not those of a ViT."""
+        return attend_in(self.trunk, self.architecture.timm, images, blocks, keep, queries)
 
     def read(self, images: Tensor, readout: Readout) -> Tensor:
         """Feature vectors (B, D') under the model's own norm; `mean` is the pooling that its head was trained on."""
@@ -263,9 +296,31 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
         """Softmax attention (B, heads, T, T) of the last block."""
+        return self.attend(images, [self.depth - 1])[0]
+
+    @torch.no_grad()
+    def attend(
+        self, images: Tensor, blocks: Sequence[int], keep: Keep = torch.clone, queries: slice = slice(None)
+    ) -> list[Tensor]:
+        """What `keep` makes of the softmax attention (B, heads, Q, T) of each of `blocks`, from 0 and ascending.
+
+        One pass over images (B, 3, H, W), which holds one block's attention of the `queries` at a time: what is not
+        kept is gone. Raises UsageError for a model whose blocks are not those of a ViT.
+        """
+        return self.model.attend(images, blocks, keep, queries)
+
+    @torch.no_grad()
+    def block_output(self, images: Tensor, block: int) -> Tensor:
+        """Tokens (B, T, D) that leave a block, from 0, before any final norm. Raises UsageError as `attend`."""
         if isinstance(self.model, TimmModel):
-            raise UsageError(f"attention maps are not available for {self.model.architecture.timm}")
-        return self.model.attention(images)
+            return output_in(self.model.trunk, self.model.architecture.timm, images, block)
+        return self.model.last_blocks(images, self.depth - block)[0]
+
+    @property
+    def depth(self) -> int:
+        """How many blocks there are. Raises UsageError for a model whose blocks are not those of a ViT."""
+        model = self.model
+        return len(vit_blocks(model.trunk, model.architecture.timm) if isinstance(model, TimmModel) else model.blocks)
 
 
 def generalised_mean(tokens: Tensor) -> Tensor:
@@ -274,27 +329,6 @@ def generalised_mean(tokens: Tensor) -> Tensor:
     Source: Radenovic et al. 2018; DINO's copy detection.
     """
     return tokens.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dim=1).pow(1 / GEM_POWER)
-
-
-def resize_positions(
-    table: Tensor, architecture: Architecture, rows: int, columns: int, *, square: bool = True
-) -> Tensor:
-    """The position table (1, 1+N, D) for `rows` x `columns` patches under the family's rule; the class token's stays.
-
-    `square`: whether the image is one where its patches are, or has just the pixels of a table that is none; if not,
-    the table is not taken as it is.
-    Raises UsageError where the rule gives another number of patches.
-    """
-    rule, shape = position_rule(architecture.positions), architecture.table
-    if rule.serves(shape, rows, columns) and (square or rule.by_count):
-        return table
-    resized = rule.resized(table[:, 1:].reshape(1, *shape, -1).permute(0, 3, 1, 2).float(), rows, columns)
-    if resized.shape[-2:] != (rows, columns):
-        raise UsageError(
-            f"the {architecture.positions} position rule gives {tuple(resized.shape[-2:])} patches where "
-            f"{rows}x{columns} are needed; choose another --img-size"
-        )
-    return torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
 def randomise(model: nn.Module, seed: int) -> None:
