@@ -25,7 +25,7 @@ from .streams import flushed, open_closed_ones, reader_has_gone
 COMMANDS = {
     "backbones": "List the backbones, explain one, check a weights file, fetch weights ahead.",
     "cache": "Show or clear the feature cache.",
-    "data": "Turn the published ground truth of a retrieval benchmark into JSON.",
+    "data": "Check a set of images, part it, write it in another form.",
     "demo": "A guided tour on built-in images: offline, in about a minute.",
     "doctor": "Check this machine: torch, FAISS, GPU, threads, decoders.",
     "episodes": "N-way K-shot accuracy over many episodes, with confidence intervals.",

@@ -51,7 +51,7 @@ LAYERS = {
         "views",
         "vote",
     ],
-    "evaluations": ["evaluate", "export", "retrieval"],
+    "evaluations": ["curation", "evaluate", "export", "retrieval"],
     "trainings": ["bundles", "finetune", "linear", "pretrain"],
     "sweeps": ["sweep"],
     "reports": ["report"],
