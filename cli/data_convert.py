@@ -84,7 +84,7 @@ def _progress(screen: Screen) -> Callable[[int, int], None]:
 def _ground_truth(source: Path, out: Path, screen: Screen) -> None:
     """The ground truth of a revisited benchmark as JSON."""
     from fewvit.retrieval.ground_truth import KINDS, name_of_file, revisited_from, save_revisited
-    from fewvit.retrieval.plain_pickle import read_plain_pickle
+    from fewvit.untrusted.plain_pickle import read_plain_pickle
 
     truth = revisited_from(read_plain_pickle(source), source, name_of_file(source))
     save_revisited(out, truth)

@@ -22,7 +22,7 @@ from .extraction.pipeline import Pipeline
 from .extraction.shards import Part
 from .extraction.work import Work
 from .features import FeatureSet, require_one_backbone, require_one_fingerprint
-from .labels import Listed, align, require_labels, with_images
+from .labels import Listed, Marking, align, require_labels, with_images
 from .spellings import splits_among
 
 Notify = Callable[[str], None]
@@ -104,6 +104,11 @@ class ImageSource:
         """C class names."""
         return self.images.classes
 
+    @property
+    def marking(self) -> Marking | None:
+        """How predictions for its images are marked."""
+        return self.images.marking
+
     def fingerprint(self, pipeline: Pipeline | None) -> str:
         """The pipeline's: it decides what the features will be. Raises TypeError for none."""
         return _required(pipeline).fingerprint
@@ -159,6 +164,11 @@ class FeatureSource:
     def classes(self) -> Sequence[str]:
         """C class names."""
         return self.given.classes
+
+    @property
+    def marking(self) -> Marking | None:
+        """How predictions for its images are marked."""
+        return self.given.marking
 
     def fingerprint(self, pipeline: Pipeline | None) -> str:
         """The file's, whatever the pipeline; empty where it carries none."""
