@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fewvit.errors import UsageError, printable
 from fewvit.files import between_commas
-from fewvit.spellings import split_of
+from fewvit.spellings import place_of, split_of
 
 # parameters that name what a command reads, as the user knows them
 _READ = {
@@ -112,7 +112,7 @@ def _check_beside(flag: str, path: Path, values: Mapping[str, object]) -> None:
 def _paths(value: object) -> Iterator[str]:
     """What a parameter may name: itself, its parts between commas, or those of a list."""
     if isinstance(value, str | Path):
-        yield str(value)
+        yield place_of(str(value))
         yield from between_commas(str(value))
     elif isinstance(value, Sequence):
         for one in value:

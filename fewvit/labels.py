@@ -5,6 +5,7 @@ NumPy only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -78,6 +79,7 @@ def refuse_marking(images: Listed, doing: str) -> None:
         )
 
 
+_COUNT, _WNID = re.compile(r"\d{1,3}"), re.compile(r"n\d{8}")  # a place in ImageNet's order, and a class's name
 _Set = TypeVar("_Set", bound=Listed)
 
 
@@ -132,6 +134,12 @@ def _nameless(train: Listed, test: Listed) -> str | None:
     """What to do where one side's classes are bare numbers, as those of a features file without `classes`, and the
     other's are not.
     """
+    numeric, of_wnids = (all(map(kind.fullmatch, side.classes)) for kind, side in ((_COUNT, test), (_WNID, train)))
+    if numeric and of_wnids and len(test.classes) > 1:
+        return (
+            "Numbers may be places in ImageNet's order: give imagenet-v2:DIR for the folders of ImageNet-V2, and "
+            "imagenet:DIR@val for validation images whose list has numbers."
+        )
     numbers = [list(side.classes) == [str(c) for c in range(len(side.classes))] for side in (train, test)]
     if numbers[0] == numbers[1]:
         return None

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from .datasets import Dataset, Listing, open_dataset, select
+from .datasets.published import pair_of
 from .digests import DigestMemory
 from .errors import DataError, UsageError, are, from_os_error, printable
 from .extraction.cache import Cache
@@ -23,7 +24,7 @@ from .extraction.shards import Part
 from .extraction.work import Work
 from .features import FeatureSet, require_one_backbone, require_one_fingerprint
 from .labels import Listed, Marking, align, require_labels, with_images
-from .spellings import splits_among
+from .spellings import public_set, splits_among
 
 Notify = Callable[[str], None]
 
@@ -367,6 +368,9 @@ def _parts(data: str) -> tuple[str, str, list[str]]:
         raise UsageError("--data takes folders with train and test parts; give feature files with --train and --test")
     if data == "digits":
         return "digits/train", "digits/test", []
+    if public_set(data) is not None:
+        parts = pair_of(data)
+        return *parts, [f"learnt from {parts[0]}, tested on {parts[1]}"]
     there = splits_among(data, _sub_folders(data))
     second = there.get("val") or there.get("test")
     if "train" not in there or second is None:

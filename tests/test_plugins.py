@@ -41,7 +41,7 @@ from made_images import folder_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(fewvit.__file__).parent
-KINDS = ("backbones", "classifiers", "datasets", "methods", "strangeness")
+KINDS = ("backbones", "classifiers", "datasets", "methods", "public_sets", "strangeness")
 ALL = [(kind, name) for kind in KINDS for name in plugins.names(kind)]
 every_plugin = pytest.mark.parametrize(("kind", "name"), ALL)
 

@@ -59,7 +59,8 @@ def save_details(path: _Path, details: Details) -> None:
     """Replace `path` by an .npz file: the same bytes for the same details.
 
     `predictions` (S, Q) and `probabilities` (S, Q) of S classifiers and trials on Q images, `ids` (Q), `labels` (Q),
-    or (S, Q) where several classes of an image are right, `classes` (C); `accuracies` (T, E) percent of T classifiers in E episodes; `which` as JSON: the columns of each.
+    or (S, Q) where several classes of an image are right, `classes` (C); `accuracies` (T, E) percent of T classifiers
+    in E episodes; `which` as JSON: the columns of each.
     """
     arrays: dict[str, np.ndarray] = {}
     if details.predicted:

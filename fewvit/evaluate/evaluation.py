@@ -12,7 +12,7 @@ from ..classifiers import traits_of
 from ..errors import DataError, counted
 from ..features import FeatureSet
 from ..labels import Listed, marked_labels
-from ..metrics import NEVER, rank_of_accepted, top_k_accuracy
+from ..metrics import rank_of_accepted, top_k_accuracy
 
 CALIBRATED = "yes"
 _CHUNK_BYTES = 8 << 20  # of class scores at once

@@ -192,7 +192,7 @@ def _wrong_width(file: Path, width: int, whose: str, have: str) -> FewvitError:
 def _as_outputs(
     test: FeatureSet, outputs: int, names: Sequence[str] | None, named_in: Path, notify: Callable[[str], None]
 ) -> FeatureSet:
-    """The test images with the head's outputs for classes. `named_in`: the file that has the `names`, or the head's own.
+    """The test images with the head's outputs for classes. `named_in`: the file with the `names`, or the head's own.
 
     Raises DataError for a class that is none of them.
     """

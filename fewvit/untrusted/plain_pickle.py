@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .plain_numpy import NoNumberError, PlainDtype
 from ..errors import IntegrityError, from_os_error, printable
+from .plain_numpy import NoNumberError, PlainDtype
 from .stand_ins import STAND_INS, BegunArray, Named, RefusedError, as_key, filled_array
 
 _MOST_BYTES = 16 << 20  # of a file; the published ground truths have less than one MiB
