@@ -1,9 +1,10 @@
-"""fewvit data check / split / convert"""
+"""fewvit data check / split / convert / list / fetch"""
 
 from __future__ import annotations
 
 from .data_check import check_source
 from .data_convert import convert_source
+from .data_sets import fetch_set, list_sets
 from .data_split import split_source
 from .outputs import CHECK, CONVERTED, PARTS
 from .shared import command, single
@@ -18,4 +19,6 @@ def data() -> None:
 
 command(app, "check", out=CHECK)(check_source)
 command(app, "split", out=PARTS)(split_source)
+command(app, "list")(list_sets)
+command(app, "fetch")(fetch_set)
 command(app, "convert", out=CONVERTED)(convert_source)

@@ -11,6 +11,7 @@ import typer
 
 from fewvit.errors import UsageError, counted, printable
 
+from .data_sets import check_set_in
 from .index_duplicates import CAREFUL
 from .inputs import listing, reader
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work
@@ -35,8 +36,16 @@ def check_source(
     work: Work,
     output: Output,
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Images: a folder, table, shards, zip archive; or features (.npz).")
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="Images: a folder, table, shards, zip archive; or features (.npz); or a NAME of `data list`.",
+        ),
     ],
+    folder: Annotated[
+        str | None,
+        typer.Argument(metavar="DIR", help="With the name of a public set before it: is that here as published?"),
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option("--against", metavar="SRC", help="The other set, as test images: what do the two share?"),
@@ -71,6 +80,8 @@ def check_source(
     Nothing is changed or removed. Copies that are only nearly the same, and wrong labels, are found by features: give
     a --backbone; without one they are not looked for.
     """
+    if folder is not None:
+        return check_set_in(output, listed, source, folder)
     screen = Screen(output)
     from fewvit.curation.checking import Request, check_set, list_of
     from fewvit.neighbors.pairs import require_threshold

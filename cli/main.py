@@ -42,6 +42,7 @@ COMMANDS = {
     "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
     "report": "Results of sweeps, runs and commands as one table and one page.",
     "sweep": "Evaluate many backbones on many data sets by many methods, resumable.",
+    "vtab": "VTAB-1k: penalties chosen on 800/200 images, fitted on 1000, tested once; means over sets and groups.",
 }
 _RUNS = ("finetune", "linear", "pretrain")  # what they do is in the folder --out
 # what several processes of torchrun do together: train, or extract the features of an evaluation

@@ -13,6 +13,9 @@ from typing import Protocol
 from .. import plugins
 from ..datasets import Dataset, Listing
 from ._about import About
+from ._checking import CheckedSet, check_public
+
+__all__ = ["About", "CheckedSet", "PublicSet", "check_public", "public_sets"]
 
 
 class PublicSet(Protocol):

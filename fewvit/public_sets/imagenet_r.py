@@ -13,7 +13,7 @@ class ImageNetR:
     about = About(
         title="ImageNet-R",
         home="https://github.com/hendrycks/imagenet-r",
-        licence="MIT (the repository)",
+        licence="see the home",
         layout=("DIR/n01443537/*.jpg and so on: a folder for each of 200 wnids",),
         parts={"test": Part(30_000, 200)},
     )
