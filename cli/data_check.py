@@ -39,7 +39,7 @@ def check_source(
         str,
         typer.Argument(
             metavar="SRC",
-            help="Images: a folder, table, shards, zip archive; or features (.npz); or a NAME of `data list`.",
+            help="Images: a folder, table, shards, zip archive; features (.npz); or, with DIR, a name of `data list`.",
         ),
     ],
     folder: Annotated[

@@ -26,7 +26,7 @@ from ..sources import Given, Notify
 from .evaluation import evaluate_estimator
 from .inputs import FeatureReader, Found, Inputs, measured, unfit
 
-# classifier -> its penalty, and the values that are tried, the strongest first so that ties go to it
+# classifier -> its penalty, and the values that are tried, in order
 PENALTIES: Mapping[str, tuple[str, Sequence[float]]] = {
     "logistic": ("lambd", tuple(sorted(GRID, reverse=True))),
     "ridge": ("alpha", tuple(10.0 ** (half / 2) for half in range(6, -9, -1))),
@@ -155,13 +155,15 @@ def _measured(inputs: Inputs, held: frozenset[str], classifiers: Sequence[str]) 
 def choose_and_test(classifier: str, train: FeatureSet, test: FeatureSet, held: frozenset[str]) -> Chosen:
     """Top-1 of a classifier whose penalty was chosen on the rows of `train` whose ids are `held`, fitted on the others.
 
-    Test labels are read once, when all is chosen. Raises UsageError for rows that it cannot be fitted on.
+    Of penalties that do equally well it is the middle one: the strongest of them leaves no room for a class that has
+    few images. Test labels are read once, when all is chosen. Raises UsageError for rows that it cannot be fitted on.
     """
     mask = np.array([name in held for name in train.ids])
     others, by = train.select(np.flatnonzero(~mask)), train.select(np.flatnonzero(mask))
     option, values = PENALTIES[classifier]
     found = [_top1(_fitted(classifier, {option: value}, others), by) for value in values]
-    best = int(np.argmax(found))
+    alike = np.flatnonzero(np.array(found) == max(found))
+    best = int(alike[len(alike) // 2])
     final = _fitted(classifier, {option: values[best]}, train)
     return Chosen(_top1(final, test), found[best], float(values[best]))
 
@@ -185,8 +187,8 @@ def means(rows: Sequence[Row]) -> list[Row]:
     found: list[Row] = []
     for backbone, method in dict.fromkeys((row["backbone"], row["method"]) for row in rows):
         mine = [row for row in rows if (row["backbone"], row["method"]) == (backbone, method)]
-        columns = {key: mine[0][key] for key in ("backbone", "weights", "weights_sha256") if key in mine[0]}
-        columns = {"dataset": "vtab", **columns, "method": method, "metric": "top1"}
+        of_backbone: Row = {key: mine[0][key] for key in ("backbone", "weights", "weights_sha256") if key in mine[0]}
+        columns: Row = {"dataset": "vtab", **of_backbone, "method": method, "metric": "top1"}
         of_groups = []
         for group, sets in GROUPS.items():
             values = [row["value"] for row in mine if row["group"] == group]
