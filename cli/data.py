@@ -14,7 +14,7 @@ app = single()
 
 @app.callback()
 def data() -> None:
-    """Check a set of images, part it, write it in another form."""
+    """Check a set of images, part it, write it in another form; list the sets of the papers."""
 
 
 command(app, "check", out=CHECK)(check_source)

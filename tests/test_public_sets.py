@@ -668,3 +668,17 @@ def test_rows_of_a_public_set_can_be_selected(tmp_path):
     few = select(dataset, [2, 0])
     assert few.marking.accepted.tolist() == [[3, 7], [795, 970]]
     assert number_of(few.read(0)) == 7
+
+
+# ---- the page
+
+
+@pytest.mark.parametrize(("name", "kind"), list(public_sets()))
+def test_the_page_tells_every_set_its_home_licence_layout_and_sizes(name, kind):
+    text = (Path(__file__).parents[1] / "docs/data-sets.md").read_text(encoding="utf-8")
+    [row] = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+    assert f"[{kind.about.title}]({kind.about.home})" in row
+    assert row.endswith(f"| {kind.about.licence} |")
+    assert f"- **`{name}`**: {'; '.join(kind.about.layout)}" in text
+    sizes = {f"{part.images:,}" for part in kind.about.parts.values() if part.images} if not kind.about.below else set()
+    assert all(size in row for size in sizes)
