@@ -1,40 +1,24 @@
-"""fewvit data convert"""
+"""fewvit data check / split / convert / list / fetch"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from fewvit.errors import UsageError, printable
-
-from .outputs import GROUND_TRUTH
-from .shared import Output, command, single
-from .show import Screen
+from .data_check import check_source
+from .data_convert import convert_source
+from .data_sets import fetch_set, list_sets
+from .data_split import split_source
+from .outputs import CHECK, CONVERTED, PARTS
+from .shared import command, single
 
 app = single()
 
 
 @app.callback()
 def data() -> None:
-    """Turn the published ground truth of a retrieval benchmark into JSON."""
+    """Check a set of images, part it, write it in another form; list the sets of the papers."""
 
 
-@command(app, out=GROUND_TRUTH)
-def convert(
-    output: Output,
-    source: Annotated[Path, typer.Argument(metavar="FILE.pkl", help="gnd_roxford5k.pkl or gnd_rparis6k.pkl.")],
-) -> None:
-    """The ground truth of revisited Oxford or Paris as JSON; none of the code that a pickle may hold is run."""
-    screen = Screen(output)
-    if output.out is None:
-        raise UsageError("no file to write", fix="Give --out FILE.json.")
-    from fewvit.retrieval.ground_truth import KINDS, name_of_file, revisited_from, save_revisited
-    from fewvit.retrieval.plain_pickle import read_plain_pickle
-
-    truth = revisited_from(read_plain_pickle(source), source, name_of_file(source))
-    save_revisited(output.out, truth)
-    judged = {kind: sum(len(getattr(one, kind)) for one in truth.truth) for kind in KINDS}
-    screen.rows("data", [{"name": truth.name, "images": len(truth.images), "queries": len(truth.queries), **judged}])
-    screen.notify(f"wrote {printable(output.out)}")
+command(app, "check", out=CHECK)(check_source)
+command(app, "split", out=PARTS)(split_source)
+command(app, "list")(list_sets)
+command(app, "fetch")(fetch_set)
+command(app, "convert", out=CONVERTED)(convert_source)

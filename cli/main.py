@@ -25,7 +25,7 @@ from .streams import flushed, open_closed_ones, reader_has_gone
 COMMANDS = {
     "backbones": "List the backbones, explain one, check a weights file, fetch weights ahead.",
     "cache": "Show or clear the feature cache.",
-    "data": "Turn the published ground truth of a retrieval benchmark into JSON.",
+    "data": "Check a set of images, part it, write it in another form; list the sets of the papers.",
     "demo": "A guided tour on built-in images: offline, in about a minute.",
     "doctor": "Check this machine: torch, FAISS, GPU, threads, decoders.",
     "episodes": "N-way K-shot accuracy over many episodes, with confidence intervals.",
@@ -43,6 +43,7 @@ COMMANDS = {
     "pretrain": "Train a DINO, MSN or MAE backbone on your own images.",
     "report": "Results of sweeps, runs and commands as one table and one page.",
     "sweep": "Evaluate many backbones on many data sets by many methods, resumable.",
+    "vtab": "VTAB-1k: penalties chosen on 800/200 images, fitted on 1000, tested once; means over sets and groups.",
 }
 _RUNS = ("finetune", "linear", "pretrain")  # what they do is in the folder --out
 # what several processes of torchrun do together: train, or extract the features of an evaluation
@@ -50,7 +51,7 @@ _TOGETHER = (*_RUNS, "episodes", "extract", "knn", "lowshot", "mieb")
 _OF_INPUTS = (2, 3, 4)  # exit codes of what is wrong with the command line, the data or other files
 EPILOG = (
     "Every command takes --help. "
-    "Sources are folders, images, tables, shards, zip archives, `digits` or features (.npz)."
+    "Sources are folders, images, tables, shards, zip archives, features (.npz), `digits` or NAME:DIR of `data list`."
 )
 
 

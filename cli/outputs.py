@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fewvit.errors import UsageError, printable
 from fewvit.files import between_commas
-from fewvit.spellings import split_of
+from fewvit.spellings import place_of, split_of
 
 # parameters that name what a command reads, as the user knows them
 _READ = {
@@ -112,7 +112,7 @@ def _check_beside(flag: str, path: Path, values: Mapping[str, object]) -> None:
 def _paths(value: object) -> Iterator[str]:
     """What a parameter may name: itself, its parts between commas, or those of a list."""
     if isinstance(value, str | Path):
-        yield str(value)
+        yield place_of(str(value))
         yield from between_commas(str(value))
     elif isinstance(value, Sequence):
         for one in value:
@@ -153,7 +153,12 @@ def _is_result(path: Path) -> bool:
         return True
     return any(
         columns <= set(_columns(path))
-        for columns in ({"metric", "value"}, {"id", "label", "confidence", "best"}, {"group", "id", "score", "kind"})
+        for columns in (
+            {"metric", "value"},
+            {"kind", "check", "count", "share"},
+            {"id", "label", "confidence", "best"},
+            {"group", "id", "score", "kind"},
+        )
     )
 
 
@@ -223,6 +228,19 @@ def _is_page(path: Path) -> bool:
     return _head(path).startswith(b"<!doctype html")
 
 
+def _is_checked(path: Path) -> bool:
+    """A page, or a result."""
+    return _is_page(path) or _is_result(path)
+
+
+def _is_findings(path: Path) -> bool:
+    return _columns(path) == ["check", "id", "other", "reason"]
+
+
+def _is_parts(path: Path) -> bool:
+    return [name.strip('"') for name in _columns(path)] == ["path", "label", "part", "shots"]
+
+
 def _is_report(path: Path) -> bool:
     """A page, a table that begins as a report's does, or a result."""
     begins = _head(path).startswith((b"<!-- fewvit report", b"% fewvit report"))
@@ -237,6 +255,22 @@ FEATURES = Kind("features", "FILE.npz", "Write the features here, for other comm
 BUNDLE = Kind("a bundle", "BUNDLE", "Write the bundle here; with --add it is the one that grows.", _is_bundle)
 OFFICIAL = Kind("weights that torch wrote", "FILE.pth", "Write the networks here, in the official layout.", _is_torch)
 GROUND_TRUTH = Kind("ground truth of fewvit", "FILE.json", "Write the ground truth here.", _is_ground_truth)
+CHECK = Kind(
+    "a check of fewvit", "FILE", "Also write it here: a page with pictures (.html), .csv, or else JSON.", _is_checked
+)
+PARTS = Kind(
+    "a table of parts",
+    "FILE.csv|DIR",
+    "Write the tables here: the whole one, and beside it one for each part.",
+    _is_parts,
+    folder=True,
+)
+CONVERTED = replace(
+    GROUND_TRUTH,
+    metavar="FILE|DIR",
+    help="Write it here: .csv, .tsv, .parquet, .zip, .tar, or a folder; .json of a .pkl.",
+    folder=True,
+)
 MTEB_MODEL = Kind("a module of fewvit for mteb", "FILE.py", "Write the module here.", _is_mteb_model)
 RUN = Kind(
     "a run",
@@ -278,5 +312,6 @@ SAVED = {
     **dict.fromkeys(
         ("plot_reliability", "plot_confusion"), Kind("a picture that fewvit drew", "FILE.png|.svg", "", _is_drawn)
     ),
+    "save_list": Kind("a list of findings that --save-list wrote", "FILE.csv", "", _is_findings),
     "save_confusion": Kind("a table that --save-confusion wrote", "FILE.csv", "", _is_confusion),
 }

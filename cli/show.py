@@ -123,6 +123,11 @@ class Screen:
 
         `shown`: the rows of the table, if not all.
         """
+        self.show(result, shown=shown)
+        self.keep(result)  # after stdout: a place that cannot be written does not cost the result
+
+    def show(self, result: Result, *, shown: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """The result on stdout alone, as `result`, where --out is something else."""
         self._live.end()
         if self.output.format == "json":
             sys.stdout.write(result.to_json() + "\n")
@@ -130,7 +135,6 @@ class Screen:
             sys.stdout.write(result.to_csv())
         else:
             self._table_of(result if shown is None else replace(result, rows=shown))
-        self.keep(result)  # after stdout: a place that cannot be written does not cost the result
 
     def keep(self, result: Result) -> None:
         """The result in --out, if given."""

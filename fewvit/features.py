@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from .errors import (
     refuse_out_of_memory,
 )
 from .files import replacing, require_file, unpacked_size
+from .labels import Marking
 from .untrusted.arrays import arrays_of
 from .untrusted.texts import require_file_text
 
@@ -40,6 +41,7 @@ class FeatureSet:
     backbone: str = ""  # what made the features; empty: unknown
     weights: str = ""  # sha256 of its weights, or `random`
     protocol: str = ""  # name of the preset that made them; empty: unknown
+    marking: Marking | None = field(default=None, compare=False)  # of predictions, where labels do not say it all
     # of the extraction that gave them; None: they come from a file
     report: Report | None = field(default=None, compare=False)
     # N sha256 of the images' bytes, where they were extracted; not saved
@@ -74,6 +76,7 @@ class FeatureSet:
             labels=self.labels[rows],
             ids=[self.ids[i] for i in rows],
             digests=None if self.digests is None else [self.digests[i] for i in rows],
+            marking=None if self.marking is None else self.marking.select(rows),
         )
 
     def require_finite(self, file: str | os.PathLike[str] | None = None) -> None:
@@ -91,7 +94,7 @@ class FeatureSet:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Replace `path` by an uncompressed `.npz` with `features`, `labels`, `ids`, `classes`, and one text each:
-        `fingerprint`, `name`, `backbone`, `weights`, `protocol`.
+        `fingerprint`, `name`, `backbone`, `weights`, `protocol`; what a marking has, as `accepted` and `answers`.
         """
         arrays: dict[str, Any] = {
             "features": np.asarray(self.features, dtype=np.float32),
@@ -100,6 +103,7 @@ class FeatureSet:
             "classes": np.array(list(self.classes), dtype=str),
             "fingerprint": np.array(self.fingerprint),
             **{key: np.array(getattr(self, key)) for key in ("name", "backbone", "weights", "protocol")},
+            **(_arrays(self.marking) if self.marking is not None else {}),
         }
         with replacing(path) as handle:
             np.savez(handle, **arrays)
@@ -152,6 +156,7 @@ class FeatureSet:
                 text["backbone"],
                 text["weights"],
                 text["protocol"],
+                _marking(arrays, len(features), len(class_names), path),
             )
         except (DataError, ValueError) as error:
             raise DataError(
@@ -159,6 +164,28 @@ class FeatureSet:
             ) from error
         loaded.require_finite(path)
         return loaded
+
+
+def _arrays(marking: Marking) -> dict[str, np.ndarray]:
+    """What a marking has, as a file keeps it."""
+    parts = {"accepted": marking.accepted, "answers": marking.answers}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _marking(
+    arrays: Mapping[str, np.ndarray], images: int, classes: int, path: str | os.PathLike[str]
+) -> Marking | None:
+    """That of a file, if it has one. Raises DataError for arrays that mark no such images."""
+    accepted, answers = (arrays.get(name) for name in ("accepted", "answers"))
+    for name, array, dimensions in (("accepted", accepted, 2), ("answers", answers, 1)):
+        if array is None:
+            continue
+        whole = array.dtype.kind in "iu" and array.ndim == dimensions and (name == "answers" or len(array) == images)
+        if not whole or (array.size and not -1 <= int(array.min()) <= int(array.max()) < classes):
+            raise DataError(f"`{name}` is not of these {images} images and {classes} classes", file=path)
+    if accepted is None and answers is None:
+        return None
+    return Marking(*(None if part is None else part.astype(np.int64) for part in (accepted, answers)))
 
 
 def _names(array: np.ndarray) -> list[str]:

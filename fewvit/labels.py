@@ -5,16 +5,41 @@ NumPy only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from .errors import DataError, counted, some
+from .errors import DataError, UsageError, counted, some
 
 if TYPE_CHECKING:
     from .features import FeatureSet
+
+
+@dataclass(frozen=True)
+class Marking:
+    """How predictions for images are marked where their labels do not say it all."""
+
+    # (N, A) int64, the classes of each image that are right, -1 fills; the label is one of them. None: the label alone
+    accepted: np.ndarray | None = None
+    answers: np.ndarray | None = None  # (K,) int64, ascending: the classes that may be predicted. None: all
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> Marking:
+        """That of these rows, in their order."""
+        return self if self.accepted is None else replace(self, accepted=self.accepted[rows])
+
+    def renumbered(self, table: np.ndarray) -> Marking:
+        """The same classes under other numbers: `table` (C + 1,) has each one's, and -1 at its end."""
+        accepted = None if self.accepted is None else table[self.accepted]
+        return Marking(accepted, None if self.answers is None else np.sort(table[self.answers]))
+
+    def used(self) -> np.ndarray:
+        """The numbers of the classes that it names, ascending."""
+        parts = [part.reshape(-1) for part in (self.accepted, self.answers) if part is not None]
+        found: np.ndarray = np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
+        return found[found >= 0]
 
 
 class Listed(Protocol):
@@ -32,7 +57,29 @@ class Listed(Protocol):
     def classes(self) -> Sequence[str]:
         """C class names."""
 
+    @property
+    def marking(self) -> Marking | None:
+        """How predictions for them are marked; None: a prediction is right where it is the label."""
 
+
+def marked_labels(images: Listed, predictions: np.ndarray) -> np.ndarray:
+    """What each prediction (N,) is compared with: itself where it is one of several right classes, else the label."""
+    if images.marking is None or images.marking.accepted is None:
+        return images.labels
+    hit = (images.marking.accepted == predictions[:, None]).any(axis=1) & (predictions >= 0)
+    return np.where(hit, predictions, images.labels)
+
+
+def refuse_marking(images: Listed, doing: str) -> None:
+    """Raise UsageError where predictions for the images are marked in a way that `doing` knows nothing of."""
+    if images.marking is not None:
+        raise UsageError(
+            f"{doing} knows one label for an image and answers of every class, and this set is marked otherwise",
+            fix="fewvit knn and lowshot know how.",
+        )
+
+
+_COUNT, _WNID = re.compile(r"\d{1,3}"), re.compile(r"n\d{8}")  # a place in ImageNet's order, and a class's name
 _Set = TypeVar("_Set", bound=Listed)
 
 
@@ -45,18 +92,25 @@ def align(train: Listed, test: _Set, known: Sequence[str] | None = None) -> _Set
     require_known_classes(train, test, train.classes if known is None else known)
     if list(train.classes) == list(test.classes):
         return test
-    used = np.unique(test.labels[test.labels >= 0])
+    used = used_classes(test)
     number = {name: c for c, name in enumerate(train.classes)}
     table = np.full(len(test.classes) + 1, -1, np.int64)  # the last entry serves label -1
     table[used] = [number[test.classes[c]] for c in used]
-    return cast(_Set, replace(cast(Any, test), labels=table[test.labels], classes=train.classes))
+    marking = None if test.marking is None else test.marking.renumbered(table)
+    return cast(_Set, replace(cast(Any, test), labels=table[test.labels], classes=train.classes, marking=marking))
+
+
+def used_classes(images: Listed) -> np.ndarray:
+    """The numbers of the classes that an image is of, or that a prediction for one may be."""
+    of_images = images.labels[images.labels >= 0]
+    return np.unique(of_images if images.marking is None else np.concatenate([of_images, images.marking.used()]))
 
 
 def require_known_classes(train: Listed, test: Listed, known: Sequence[str]) -> None:
     """Raise DataError for test images of a class that is not `known`, and where `train` has no label at all though
     `test` has some.
     """
-    used = [test.classes[c] for c in np.unique(test.labels[test.labels >= 0])]
+    used = [test.classes[c] for c in used_classes(test)]
     if used:
         require_labels(train, "train")
     learnable = set(known)
@@ -80,6 +134,12 @@ def _nameless(train: Listed, test: Listed) -> str | None:
     """What to do where one side's classes are bare numbers, as those of a features file without `classes`, and the
     other's are not.
     """
+    numeric, of_wnids = (all(map(kind.fullmatch, side.classes)) for kind, side in ((_COUNT, test), (_WNID, train)))
+    if numeric and of_wnids and len(test.classes) > 1:
+        return (
+            "Numbers may be places in ImageNet's order: give imagenet-v2:DIR for the folders of ImageNet-V2, and "
+            "imagenet:DIR@val for validation images whose list has numbers."
+        )
     numbers = [list(side.classes) == [str(c) for c in range(len(side.classes))] for side in (train, test)]
     if numbers[0] == numbers[1]:
         return None

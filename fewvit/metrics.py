@@ -26,6 +26,17 @@ def rank_of_target(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.where(own[:, 0] > 0, rank, NEVER)
 
 
+def rank_of_accepted(scores: np.ndarray, accepted: np.ndarray) -> np.ndarray:
+    """The best place (Q,) of a row's accepted classes (Q, A) among `scores` (Q, C), as `rank_of_target`; -1 is none.
+
+    With `top_k_accuracy` at k = 1 it is ReaL's accuracy: the prediction is one of the list. Source: Beyer et al. 2020.
+    """
+    best = np.full(len(scores), NEVER)
+    for targets in accepted.T:
+        best = np.minimum(best, np.where(targets >= 0, rank_of_target(scores, targets.clip(min=0)), NEVER))
+    return best
+
+
 def top_k_accuracy(rank: np.ndarray, k: int) -> float:
     """Percent of rows whose target stands among the first k places, from `rank_of_target`."""
     if len(rank) == 0:

@@ -1,12 +1,13 @@
 """A plug-in is a file: `fewvit/<kind>/<name>.py` with exactly one public class.
 
-Nothing is registered: the folder is the list. There are five kinds; what each one's class has to say stands in its
+Nothing is registered: the folder is the list. There are six kinds; what each one's class has to say stands in its
 package.
 
 `backbones`     families: what shares a file layout, with its protocol and its advice; inherits from `backbones.Family`
 `classifiers`   scikit-learn style estimators; what they declare besides is `classifiers.Traits`
 `datasets`      formats of sources of images; answers `datasets.Format`
 `methods`       pretraining: the class is the recipe, its `task` what is trained; inherits from `methods.Method`
+`public_sets`   the data sets of the papers in their published layouts; answers `public_sets.PublicSet`
 `strangeness`   scores of how strange a picture is to labelled ones; answers `strangeness.Score`
 """
 
@@ -23,6 +24,8 @@ from .errors import UnknownName
 _ONE_OF = {
     "backbones": "family",
     "strangeness": "strangeness score",
+    "strangeness": "strangeness score",
+    "public_sets": "public data set",
 }  # what one plug-in is called, where it is not the kind less its s
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from .datasets import Dataset, Listing, open_dataset, select
+from .datasets.published import pair_of
 from .digests import DigestMemory
 from .errors import DataError, UsageError, are, from_os_error, printable
 from .extraction.cache import Cache
@@ -22,8 +23,8 @@ from .extraction.pipeline import Pipeline
 from .extraction.shards import Part
 from .extraction.work import Work
 from .features import FeatureSet, require_one_backbone, require_one_fingerprint
-from .labels import Listed, align, require_labels, with_images
-from .spellings import splits_among
+from .labels import Listed, Marking, align, require_labels, with_images
+from .spellings import public_set, splits_among
 
 Notify = Callable[[str], None]
 
@@ -104,6 +105,11 @@ class ImageSource:
         """C class names."""
         return self.images.classes
 
+    @property
+    def marking(self) -> Marking | None:
+        """How predictions for its images are marked."""
+        return self.images.marking
+
     def fingerprint(self, pipeline: Pipeline | None) -> str:
         """The pipeline's: it decides what the features will be. Raises TypeError for none."""
         return _required(pipeline).fingerprint
@@ -159,6 +165,11 @@ class FeatureSource:
     def classes(self) -> Sequence[str]:
         """C class names."""
         return self.given.classes
+
+    @property
+    def marking(self) -> Marking | None:
+        """How predictions for its images are marked."""
+        return self.given.marking
 
     def fingerprint(self, pipeline: Pipeline | None) -> str:
         """The file's, whatever the pipeline; empty where it carries none."""
@@ -357,6 +368,9 @@ def _parts(data: str) -> tuple[str, str, list[str]]:
         raise UsageError("--data takes folders with train and test parts; give feature files with --train and --test")
     if data == "digits":
         return "digits/train", "digits/test", []
+    if public_set(data) is not None:
+        parts = pair_of(data)
+        return *parts, [f"learnt from {parts[0]}, tested on {parts[1]}"]
     there = splits_among(data, _sub_folders(data))
     second = there.get("val") or there.get("test")
     if "train" not in there or second is None:

@@ -36,7 +36,7 @@ LAYERS = {
         "splits",
         "untrusted",
     ],
-    "data": ["datasets", "images", "neighbors"],
+    "data": ["datasets", "images", "neighbors", "public_sets"],
     "backbones": ["backbones", "checkpoints", "models", "runs"],
     "features and methods": [
         "calibration",
@@ -51,7 +51,7 @@ LAYERS = {
         "views",
         "vote",
     ],
-    "evaluations": ["evaluate", "export", "retrieval"],
+    "evaluations": ["curation", "evaluate", "export", "retrieval"],
     "trainings": ["bundles", "finetune", "linear", "pretrain"],
     "sweeps": ["sweep"],
     "reports": ["inspect", "report"],
@@ -75,7 +75,12 @@ BUILT_WITH_TORCH = {
 BEHIND_AN_EXTRA = ("fewvit.retrieval.web",)
 # what lies beside code in a package, other than code
 _PAGE = ["templates/*", "static/*"]
-DATA = {"fewvit": ["weights/*"], "fewvit.report": _PAGE, "fewvit.retrieval.web": _PAGE}
+DATA = {
+    "fewvit": ["weights/*"],
+    "fewvit.public_sets": ["lists/*"],
+    "fewvit.report": _PAGE,
+    "fewvit.retrieval.web": _PAGE,
+}
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def test_the_readme_names_the_layers_and_what_is_in_them():
         r"^\| ([a-z ]+) \| (.*`.*) \|$", text[text.index("architecture:begin") : text.index("architecture:end")], re.M
     )
     named = {
-        layer: sorted(word.rstrip("/") for word in re.findall(r"`([a-z]+/?)`", row)) for layer, row in reversed(table)
+        layer: sorted(word.rstrip("/") for word in re.findall(r"`([a-z_]+/?)`", row)) for layer, row in reversed(table)
     }
     assert list(named) == list(LAYERS)
     assert named == {layer: sorted(names) for layer, names in LAYERS.items()}

@@ -350,7 +350,7 @@ def test_an_evaluation_in_chunks_is_the_whole_one(train, test, monkeypatch):
         ]
         scaled = scale(shares, 2.5)
         np.testing.assert_allclose(evaluation.confidence, scaled.max(axis=1), rtol=1e-5)
-        assert evaluation.metrics(test.labels)["ece"] == pytest.approx(
+        assert evaluation.metrics(test)["ece"] == pytest.approx(
             expected_calibration_error(scaled, test.labels), abs=1e-3
         )
 
@@ -380,7 +380,7 @@ def test_a_class_without_support_is_never_right(missing, train, test):
     evaluation = evaluate_estimator(Centroid().fit(known.features, known.labels), test, 1.0)
     assert (evaluation.rank[test.labels == missing] == NEVER).all()
     assert missing not in evaluation.predictions
-    assert evaluation.metrics(test.labels)["top5"] == pytest.approx(80.0)
+    assert evaluation.metrics(test)["top5"] == pytest.approx(80.0)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0, 7.0])

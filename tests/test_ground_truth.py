@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from fewvit.errors import DataError, IntegrityError
-from fewvit.retrieval import plain_pickle
 from fewvit.retrieval.ground_truth import read_revisited, revisited_from, save_revisited
 from fewvit.retrieval.match_tables import read_copies, read_landmarks
-from fewvit.retrieval.plain_pickle import read_plain_pickle
+from fewvit.untrusted import plain_pickle
+from fewvit.untrusted.plain_pickle import read_plain_pickle
 
 QUERY = {"bbx": [1.5, 2, 30, 40], "easy": [0, 3], "hard": [5], "junk": [1]}
 TRUTH = {

@@ -41,7 +41,7 @@ from made_images import folder_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(fewvit.__file__).parent
-KINDS = ("backbones", "classifiers", "datasets", "methods", "strangeness")
+KINDS = ("backbones", "classifiers", "datasets", "methods", "public_sets", "strangeness")
 ALL = [(kind, name) for kind in KINDS for name in plugins.names(kind)]
 every_plugin = pytest.mark.parametrize(("kind", "name"), ALL)
 
@@ -451,7 +451,7 @@ def test_an_unknown_plugin_is_refused_with_the_known_ones(kind):
     with pytest.raises(UnknownName) as error:
         plugins.find(kind, "zzz")
     assert error.value.exit_code == 2
-    one = "strangeness score" if kind == "strangeness" else kind[:-1]
+    one = {"strangeness": "strangeness score", "public_sets": "public data set"}.get(kind, kind[:-1])
     assert f"unknown {one} 'zzz'" in str(error.value)
     assert plugins.names(kind)[0] in str(error.value)
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from ..errors import CheckpointError, printable, refuse_out_of_memory, some
+from ..untrusted.plain_numpy import NoNumberError, PlainDtype, plain_scalar
 from .opening import _BLOCK, _again, _reason
-from .plain_numpy import NoNumberError, PlainDtype, plain_scalar
 
 _NEVER = "fewvit never runs the code of a weights file: ask its author for plain tensors, best as .safetensors."
 _ALLOWING = threading.Lock()  # torch keeps one list of allowed globals for the whole process

@@ -17,6 +17,7 @@ import numpy as np
 from .. import plugins
 from ..errors import DataError
 from ..files import require_file
+from ..labels import Marking
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Dataset:
     notes: Sequence[str] = ()  # what a user should know about the source, a line each
     # reason -> the first names of those entries, where they are known
     examples: dict[str, list[str]] = field(default_factory=dict)
+    marking: Marking | None = None  # of predictions, where labels do not say it all
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,6 +91,7 @@ def select(dataset: Dataset, rows: Sequence[int]) -> Dataset:
         ids=[dataset.ids[row] for row in rows],
         labels=dataset.labels[rows],
         reader=_Selected(dataset.reader, rows),
+        marking=None if dataset.marking is None else dataset.marking.select(rows),
     )
 
 

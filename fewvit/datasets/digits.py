@@ -4,13 +4,10 @@ download.
 
 from __future__ import annotations
 
-import hashlib
-import io
-from dataclasses import dataclass
-
 import numpy as np
 
 from . import Dataset, Listing
+from ._pixels import Pixels
 
 # two thirds, one third
 _ROWS = {"digits": slice(None), "digits/train": slice(0, 1198), "digits/test": slice(1198, None)}
@@ -36,25 +33,5 @@ class Digits:
         grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), from 0..16
         ids = [f"digit/{row:04d}" for row in range(len(grey))]
         return Dataset(
-            "digits", ids[rows], digits.target[rows].astype(np.int64), list("0123456789"), _Images(grey[rows])
+            "digits", ids[rows], digits.target[rows].astype(np.int64), list("0123456789"), Pixels(grey[rows])
         )
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Grey images (N, H, W) uint8, given as PNG."""
-
-    grey: np.ndarray
-
-    def read(self, i: int) -> bytes:
-        from PIL import Image
-
-        file = io.BytesIO()
-        Image.fromarray(self.grey[i]).save(file, format="PNG")
-        return file.getvalue()
-
-    def identity(self, i: int) -> bytes | None:
-        return hashlib.sha256(self.grey[i].tobytes()).digest() + bytes(8)  # the pixels themselves, as old as can be
-
-    def place(self, i: int) -> str | None:
-        return None

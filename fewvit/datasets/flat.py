@@ -13,10 +13,10 @@ from ..errors import DataError, counted, from_os_error, printable, some
 from . import Dataset, Listing
 from ._classes import numbered, twins
 from ._columns import NoPaths
+from ._devkit import DEVKIT, synsets_by_id
 from ._listing import FileReader, image_tree, kind_of_folder, name_of, refuse_nothing, tables_beside
 from ._text_table import read_text
 
-_DEVKIT = os.path.join("ILSVRC2012_devkit_t12", "data")
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
@@ -190,7 +190,7 @@ def _read_plain(path: str, ids: list[str]) -> list[tuple[str, str]]:
 
 def _read_ilsvrc(path: str, ids: list[str]) -> list[tuple[str, str]]:
     """ImageNet's devkit: a line per image in the order of the names, holding the ILSVRC2012_ID of meta.mat."""
-    synsets = _synsets_by_id(path)
+    synsets = synsets_by_id(path)
     lines = _lines(path)
     if len(lines) != len(ids):
         raise ValueError(f"{counted(len(lines), 'line')} for {counted(len(ids), 'image')}; it labels them by position")
@@ -198,26 +198,6 @@ def _read_ilsvrc(path: str, ids: list[str]) -> list[tuple[str, str]]:
     if unknown:
         raise ValueError(f"no synset in meta.mat for {some(unknown)}")
     return [(name, synsets[line.strip()]) for name, line in zip(ids, lines, strict=True)]
-
-
-def _synsets_by_id(truth: str) -> dict[str, str]:
-    """ILSVRC2012_ID as text -> synset, by the meta.mat of the devkit. Raises DataError if it is not at hand."""
-    here = os.path.dirname(truth)
-    places = [here, os.path.dirname(here), os.path.join(here, _DEVKIT), os.path.join(os.path.dirname(here), _DEVKIT)]
-    found = next((path for place in places if os.path.isfile(path := os.path.join(place, "meta.mat"))), None)
-    if found is None:
-        raise DataError(
-            "needs the devkit's meta.mat, which says what its numbers mean",
-            file=truth,
-            fix=f"Put meta.mat beside it, or unpack the devkit to {_DEVKIT}.",
-        )
-    from scipy.io import loadmat
-
-    try:
-        synsets = np.atleast_1d(loadmat(found, squeeze_me=True)["synsets"])
-        return {str(int(row["ILSVRC2012_ID"])): str(row["WNID"]) for row in synsets}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError("not the devkit's meta.mat", file=found) from error
 
 
 def _pairs(rows: Iterable[list[str]]) -> list[tuple[str, str]]:
@@ -237,6 +217,6 @@ _LISTS: dict[str, Callable[[str, list[str]], list[tuple[str, str]]]] = {
     "val_list.txt": _read_plain,
     "validation.txt": _read_plain,
     _GROUND_TRUTH: _read_ilsvrc,
-    os.path.join(_DEVKIT, _GROUND_TRUTH): _read_ilsvrc,
+    os.path.join(DEVKIT, _GROUND_TRUTH): _read_ilsvrc,
 }
 _TABLES = ("metadata.csv", "_classes.csv")  # as the Hugging Face hub and Roboflow put them beside images

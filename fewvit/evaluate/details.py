@@ -59,14 +59,16 @@ def save_details(path: _Path, details: Details) -> None:
     """Replace `path` by an .npz file: the same bytes for the same details.
 
     `predictions` (S, Q) and `probabilities` (S, Q) of S classifiers and trials on Q images, `ids` (Q), `labels` (Q),
-    `classes` (C); `accuracies` (T, E) percent of T classifiers in E episodes; `which` as JSON: the columns of each.
+    or (S, Q) where several classes of an image are right, `classes` (C); `accuracies` (T, E) percent of T classifiers
+    in E episodes; `which` as JSON: the columns of each.
     """
     arrays: dict[str, np.ndarray] = {}
     if details.predicted:
         first = details.predicted[0]
         arrays["predictions"] = np.stack([one.predictions for one in details.predicted]).astype(np.int32)
         arrays["probabilities"] = np.stack([one.probabilities for one in details.predicted]).astype(np.float32)
-        arrays["labels"] = first.labels.astype(np.int32)
+        of_each = np.stack([one.labels for one in details.predicted]).astype(np.int32)
+        arrays["labels"] = of_each if any(one.several_right for one in details.predicted) else of_each[0]
         arrays["ids"], arrays["classes"] = _text(first.ids), _text(first.classes)
     if details.episodes:
         arrays["accuracies"] = np.stack([one.accuracies for one in details.episodes]).astype(np.float64)
@@ -109,13 +111,17 @@ def _predicted(arrays: Mapping[str, np.ndarray], which: Sequence[Mapping[str, An
         probabilities.dtype.kind != "f"
         or predictions.shape != shape
         or probabilities.shape != shape
-        or labels.shape != shape[1:]
+        or labels.shape not in (shape, shape[1:])
     ):
         raise ValueError("its arrays do not fit each other")
     named = np.concatenate([predictions.ravel(), labels[labels != -1]])
     if named.size and not (named.min() >= 0 and named.max() < len(classes)):
         raise ValueError("it names classes that are none")
-    return [Predicted(one, ids, labels, predictions[row], probabilities[row], classes) for row, one in enumerate(which)]
+    several = labels.ndim == 2
+    return [
+        Predicted(one, ids, labels[row] if several else labels, predictions[row], probabilities[row], classes, several)
+        for row, one in enumerate(which)
+    ]
 
 
 def _episodes(arrays: Mapping[str, np.ndarray], which: Sequence[Mapping[str, Any]]) -> list[EpisodeScores]:

@@ -9,8 +9,10 @@ import numpy as np
 
 from ..calibration import Estimator, below_the_largest, expected_calibration_error
 from ..classifiers import traits_of
+from ..errors import DataError, counted
 from ..features import FeatureSet
-from ..metrics import NEVER, rank_of_target, top_k_accuracy
+from ..labels import Listed, marked_labels
+from ..metrics import rank_of_accepted, top_k_accuracy
 
 CALIBRATED = "yes"
 _CHUNK_BYTES = 8 << 20  # of class scores at once
@@ -24,9 +26,9 @@ class Evaluation:
     predictions: np.ndarray  # (Q,)
     confidence: np.ndarray  # (Q,) calibrated probability of the prediction
 
-    def metrics(self, labels: np.ndarray) -> dict[str, float]:
-        """top1, top5 and ece, in percent."""
-        right = self.predictions == labels
+    def metrics(self, test: FeatureSet) -> dict[str, float]:
+        """top1, top5 and ece, in percent, of the images (Q) that it is of."""
+        right = self.predictions == marked_labels(test, self.predictions)
         # the prediction, and everything else
         both = np.stack([self.confidence, np.zeros_like(self.confidence)], axis=1)
         return {
@@ -39,20 +41,59 @@ class Evaluation:
 def evaluate_estimator(estimator: Estimator, test: FeatureSet, temperature: float) -> Evaluation:
     """How a fitted estimator does on every row of `test`, its probabilities calibrated by `temperature` (see `scale`).
 
-    A chunk of rows at a time, unless the estimator looks at all of them together.
+    A chunk of rows at a time, unless the estimator looks at all of them together. Of a set that is marked otherwise the
+    most probable of its answers is the prediction, and any accepted class is right. Raises DataError where no answer
+    was learnt.
     """
     known = np.asarray(estimator.classes_)
-    column = np.searchsorted(known, test.labels).clip(max=len(known) - 1)
-    column[known[column] != test.labels] = -1  # a class that had no labelled image
+    answers = answers_among(known, test)
+    column = _columns(known[answers], test)
     rank = np.empty(len(test), np.int64)
     best = np.empty(len(test), np.int64)
     confidence = np.empty(len(test))
     for part in _parts(estimator, len(test), len(known)):
-        shares = estimator.predict_proba(test.features[part])
-        rank[part] = np.where(column[part] >= 0, rank_of_target(shares, column[part].clip(min=0)), NEVER)
+        shares = _of_answers(estimator.predict_proba(test.features[part]), answers)
+        rank[part] = rank_of_accepted(shares, column[part])
         best[part] = shares.argmax(axis=1)
         confidence[part] = largest_share(shares, temperature)
-    return Evaluation(rank, known[best], confidence)
+    return Evaluation(rank, known[answers][best], confidence)
+
+
+def answers_among(known: np.ndarray, images: Listed) -> np.ndarray | slice:
+    """The places in `known` (C,) of the classes that a prediction for some images may be.
+
+    Raises DataError where there is none.
+    """
+    if images.marking is None or images.marking.answers is None:
+        return slice(None)
+    places = np.flatnonzero(np.isin(known, images.marking.answers))
+    if not len(places):
+        raise DataError(f"none of the {counted(len(images.marking.answers), 'class', 'classes')} was learnt")
+    return places
+
+
+def accepted_classes(images: Listed) -> np.ndarray:
+    """The classes (N, A) that are right for each image, -1 fills: of most sets the label alone (N, 1)."""
+    if images.marking is not None and images.marking.accepted is not None:
+        return images.marking.accepted
+    return images.labels[:, None]
+
+
+def _columns(known: np.ndarray, test: FeatureSet) -> np.ndarray:
+    """The places (Q, A) in `known` of the classes that are right; -1 for one that had no labelled image."""
+    accepted = accepted_classes(test)
+    column = np.searchsorted(known, accepted).clip(max=len(known) - 1)
+    column[known[column] != accepted] = -1
+    return column
+
+
+def _of_answers(shares: np.ndarray, answers: np.ndarray | slice) -> np.ndarray:
+    """Probabilities (Q, K) of some of the classes: their softmax alone; where none has any, they are all alike."""
+    if isinstance(answers, slice):
+        return shares
+    chosen = shares[:, answers]
+    total = chosen.sum(axis=1, keepdims=True)
+    return np.where(total > 0, chosen / np.where(total > 0, total, 1), 1 / chosen.shape[1])
 
 
 def calibration_of(labels: np.ndarray, *, tried: bool) -> str:

@@ -13,13 +13,14 @@ from ..backbones import IMAGENET, KS, TEMPERATURE
 from ..errors import UsageError, counted, printable
 from ..features import FeatureSet, require_one_backbone, warn_of_shared_rows
 from ..labels import align, labelled, require_classes
-from ..metrics import rank_of_target, top_k_accuracy
+from ..metrics import rank_of_accepted, top_k_accuracy
 from ..neighbors import Bank, Neighbors
 from ..results import Facts, Row
 from ..sources import Given, Sources
 from ..splits import Split, dependence, dinov2_subset, mean_of_draws
 from ..vote import check_temperature, votes_at
 from .details import Details, Keep, both, keep_nothing
+from .evaluation import accepted_classes, answers_among
 from .explain.explanation import explain_knn
 from .explain.subject import reads_as_published, subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
@@ -141,7 +142,7 @@ def _rows(
 
 def _predicted(score: Score, test: FeatureSet, **which: int) -> Predicted:
     columns = {"method": "knn", "k": score.k, "temperature": score.temperature, **which}
-    return Predicted(columns, test.ids, test.labels, score.predictions, score.probabilities, test.classes)
+    return Predicted.of(columns, test, score.predictions, score.probabilities)
 
 
 def _few_shot_rows(
@@ -197,25 +198,43 @@ def score_knn(
     """Top-1 and top-5 in percent for each temperature and k, from one search for the largest k, chunk by chunk."""
     bank = Bank(train.features, device=device)
     n_classes = len(train.classes)
+    accepted, answers = accepted_classes(test), answers_among(np.arange(n_classes), test)
     settings = [(t, k) for t in temperatures for k in ks]
     ranks: dict[tuple[float, int], list[np.ndarray]] = {one: [] for one in settings}
     best: dict[tuple[float, int], list[np.ndarray]] = {one: [] for one in settings}
     shares: dict[tuple[float, int], list[np.ndarray]] = {one: [] for one in settings}
     for part, neighbors in bank.chunks(test.features, max(ks), exclude=np.arange(len(test)) if leave_one_out else None):
         for block, few in _blocks(neighbors, max(64, _TABLE_BYTES // (8 * n_classes))):
-            targets = test.labels[part][block]
+            targets = accepted[part][block]
             for temperature in temperatures:
-                for k, votes in votes_at(few, train.labels, n_classes, temperature, ks):
-                    ranks[temperature, k].append(rank_of_target(votes, targets))
+                for k, of_all in votes_at(few, train.labels, n_classes, temperature, ks):
+                    votes = _of_answers(of_all, answers)
+                    ranks[temperature, k].append(rank_of_accepted(votes, targets))
                     first = votes.argmax(axis=1)
                     best[temperature, k].append(first)
-                    shares[temperature, k].append(votes[np.arange(len(first)), first] / votes.sum(axis=1))
+                    shares[temperature, k].append(_share_of(votes, first))
     scores = []
     for temperature, k in settings:
         rank, first, share = (np.concatenate(parts[temperature, k]) for parts in (ranks, best, shares))
         top1, top5 = top_k_accuracy(rank, 1), top_k_accuracy(rank, min(5, k))
         scores.append(Score(k, temperature, top1, top5, first, share))
     return scores
+
+
+def _of_answers(votes: np.ndarray, answers: np.ndarray | slice) -> np.ndarray:
+    """The votes (Q, C) for classes that a prediction may be; -1 for the others, so that none of them comes first."""
+    if isinstance(answers, slice):
+        return votes
+    chosen = np.full_like(votes, -1.0)
+    chosen[:, answers] = votes[:, answers]
+    return chosen
+
+
+def _share_of(votes: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The share (Q,) of the first class (Q,) in all votes (Q, C) that count; 0 where there is none."""
+    own, total = votes[np.arange(len(first)), first], votes.sum(axis=1, where=votes > 0)
+    found: np.ndarray = own / np.where(total > 0, total, 1)
+    return found
 
 
 def _blocks(neighbors: Neighbors, size: int) -> Iterator[tuple[slice, Neighbors]]:

@@ -165,7 +165,7 @@ def _required(test: FeatureSet | None) -> FeatureSet:
 
 def _rows(cells: Sequence[Cell], test: FeatureSet) -> Iterator[Row]:
     """Every trial, then the mean with its interval; for each metric."""
-    metrics = [cell.evaluation.metrics(test.labels) for cell in cells]
+    metrics = [cell.evaluation.metrics(test) for cell in cells]
     for name in metrics[0]:
         for cell, values in zip(cells, metrics, strict=True):
             told = _told(name, [cell])
@@ -207,9 +207,7 @@ def _facts(cells: Sequence[Cell]) -> Facts:
 
 def _predicted(cell: Cell, test: FeatureSet, where: Mapping[str, Any]) -> Predicted:
     which = {**where, "method": cell.method, "shots": cell.split.shots, "trial": cell.split.trial}
-    return Predicted(
-        which, test.ids, test.labels, cell.evaluation.predictions, cell.evaluation.confidence, test.classes
-    )
+    return Predicted.of(which, test, cell.evaluation.predictions, cell.evaluation.confidence)
 
 
 def _files(options: LowShotOptions) -> tuple[Path | None, Path | None, Path | None]:

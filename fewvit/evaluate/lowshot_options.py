@@ -62,6 +62,7 @@ class _Names:
     ids: Sequence[str]
     labels: np.ndarray  # (N,)
     classes: Sequence[str]
+    marking: None = None
 
 
 def require_splits(images: Listed, options: LowShotOptions) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DataError, UnknownName, UsageError, counted
 from ..features import FeatureSet, warn_of_shared_rows
-from ..labels import labelled, require_classes
+from ..labels import labelled, refuse_marking, require_classes
 from ..results import Facts, Row
 from ..sources import Given, Sources
 from ..splits import Split, dependence, mean_of_draws, mieb_draws
@@ -75,6 +75,7 @@ def evaluate_mieb(
     and are percent. Raises DataError for sets without labels or with too few classes, NumericalError for NaN.
     """
     check_tasks(tasks)
+    refuse_marking(test, "MIEB")
     test = labelled(test, "test", notify)
     test.require_finite()
     rows: list[Row] = []

@@ -14,6 +14,7 @@ import numpy as np
 from ..calibration import confusion_matrix, per_class_rows
 from ..errors import MissingExtra, UsageError, printable
 from ..files import replacing
+from ..labels import Listed, marked_labels
 
 _Path = str | os.PathLike[str]
 _Line = Iterable[object]  # the cells of one line of a CSV
@@ -33,6 +34,15 @@ class Predicted:
     predictions: np.ndarray  # (Q,)
     probabilities: np.ndarray  # (Q,) of the prediction
     classes: Sequence[str]
+    # several classes of an image may be right: its label is the prediction where that is one of them
+    several_right: bool = False
+
+    @staticmethod
+    def of(which: Mapping[str, Any], images: Listed, predictions: np.ndarray, probabilities: np.ndarray) -> Predicted:
+        """Predictions for all of some images, beside the labels that they are compared with."""
+        several = images.marking is not None and images.marking.accepted is not None
+        labels = marked_labels(images, predictions)
+        return Predicted(which, images.ids, labels, predictions, probabilities, images.classes, several)
 
     @property
     def confusion(self) -> np.ndarray:

@@ -312,6 +312,7 @@ class _Extraction:
             self.pipeline.spec.name,
             "random" if self.pipeline.spec.is_random else str(self.pipeline.facts["weights_sha256"]),
             self.pipeline.protocol.name,
+            None if self.dataset.marking is None else self.dataset.marking.select(good),
             self.report,
             digests,
         )

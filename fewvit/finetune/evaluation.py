@@ -40,9 +40,7 @@ def evaluate_tuned(
     )
     _save_bundle(plan, labelled, task.head, pipeline, confidence)
     columns = {"method": request.mode, "shots": request.shots, "n_train": len(labelled.labels), "n_test": len(test)}
-    rows = [
-        {**columns, "trial": request.trial, "metric": m, "value": v} for m, v in evaluation.metrics(test.labels).items()
-    ]
+    rows = [{**columns, "trial": request.trial, "metric": m, "value": v} for m, v in evaluation.metrics(test).items()]
     told = {"calibrated": confidence.told(labelled.labels)}
     rows = [{**row, **told} if row["metric"] == "ece" else row for row in rows]
     return rows, {
@@ -70,7 +68,7 @@ def test_predictions(plan: Plan) -> Predicted:
     _, test = _test_features(plan)
     evaluation = evaluate_estimator(bundle.estimator, test, bundle.temperature)
     which = {"method": request.mode, "shots": request.shots, "trial": request.trial}
-    return Predicted(which, test.ids, test.labels, evaluation.predictions, evaluation.confidence, test.classes)
+    return Predicted.of(which, test, evaluation.predictions, evaluation.confidence)
 
 
 def _test_features(plan: Plan) -> tuple[Pipeline, FeatureSet]:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..backbones import IMAGENET
+from ..evaluate.evaluation import accepted_classes, answers_among
 from ..evaluate.inputs import Found
 from ..evaluate.predictions import Predicted, save_predictions
 from ..features import FeatureSet
 from ..files import sha256_of
-from ..metrics import rank_of_target, top_k_accuracy
+from ..metrics import rank_of_accepted, top_k_accuracy
 from .plan import HEAD
 from .selection import Selected, select_head
 from .training import Training
@@ -32,7 +33,7 @@ def train_and_evaluate(training: Training) -> tuple[Found, np.ndarray]:
     selected = select_head(training)
     one = training.heads.inputs[selected.number // len(training.probe.lrs)]  # the columns that the head reads
     scores = selected.head.chunked_scores(training.test.features[:, one.start : one.stop])  # (Q, C)
-    rows = _rows(training, selected, ranks(scores, training.test.labels))
+    rows = _rows(training, selected, ranks(scores, training.test))
     stored = {}
     if training.plan.folder is not None and rank() == 0:
         file = training.plan.folder.path / HEAD
@@ -59,17 +60,31 @@ def predictions_of(scores: np.ndarray, test: FeatureSet, backbone: str) -> Predi
 
     `backbone` is empty where there is only one.
     """
+    scores = _of_answers(scores, test)
     below = scores - scores.max(axis=1, keepdims=True)
     odds = np.exp(below).sum(axis=1, dtype=np.float64)  # (n,) of all classes to the predicted one
     which = {**({"backbone": backbone} if backbone else {}), "method": "linear"}
-    return Predicted(which, test.ids, test.labels, scores.argmax(axis=1), 1 / odds, test.classes)
+    return Predicted.of(which, test, scores.argmax(axis=1), 1 / odds)
 
 
-def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Place (n,) of each row's label among class scores (n, C), 0 = best; ties go to the lower class."""
+def ranks(scores: np.ndarray, test: FeatureSet) -> np.ndarray:
+    """Place (n,) of the right class of each test image among class scores (n, C), 0 = best; ties go to the lower class.
+
+    Of several right ones the best place.
+    """
     above_nothing = scores.astype(np.float64)
     above_nothing -= above_nothing.min() - 1.0  # no class is without a vote here
-    return rank_of_target(above_nothing, labels)
+    return rank_of_accepted(_of_answers(above_nothing, test), accepted_classes(test))
+
+
+def _of_answers(scores: np.ndarray, test: FeatureSet) -> np.ndarray:
+    """Class scores (n, C) with -inf for classes that a prediction may not be."""
+    answers = answers_among(np.arange(scores.shape[1]), test)
+    if isinstance(answers, slice):
+        return scores
+    chosen = np.full_like(scores, -np.inf)
+    chosen[:, answers] = scores[:, answers]
+    return chosen
 
 
 def _rows(training: Training, selected: Selected, rank: np.ndarray) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from ..evaluate.sharing import fill
 from ..extraction.pipeline import Pipeline
 from ..extraction.shards import part_of_process
 from ..features import FeatureSet, warn_of_shared_rows
-from ..labels import labelled, require_classes
+from ..labels import labelled, refuse_marking, require_classes
 from ..results import Result
 from ..sources import Sources
 from .evaluation import predictions_of, train_and_evaluate
@@ -82,6 +82,8 @@ class Probing:
         if inputs.pipeline is not None and (advice := inputs.pipeline.spec.advice("linear", protocol=settled.protocol)):
             notify(advice)
         train, test = labelled(inputs.train, "train", notify), labelled(_required(inputs.test), "test", notify)
+        if self._plan.request.select_on == "test":
+            refuse_marking(test, "--select-on test")
         require_classes(train)
         train.require_finite()
         test.require_finite()

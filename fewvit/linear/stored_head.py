@@ -16,7 +16,7 @@ from ..evaluate.inputs import FeatureReader, Found, Inputs, measured
 from ..extraction.pipeline import Pipeline
 from ..features import FeatureSet
 from ..files import sha256_of
-from ..labels import labelled
+from ..labels import labelled, used_classes
 from ..metrics import top_k_accuracy
 from ..runs.request import Audience
 from ..sources import Given, Sources, is_features
@@ -70,11 +70,10 @@ def evaluate_head(
         if x.shape[1] != width:
             raise _wrong_width(file, width, found.backbone, str(x.shape[1]))
         _require_same_weights(about, test.weights, file)
-        columns = _as_outputs(test, len(loaded.bias), listed, names or file, audience.notify)
+        of_outputs = _as_outputs(test, len(loaded.bias), listed, names or file, audience.notify)
         scores = loaded.chunked_scores(x)
-        rank = ranks(scores, columns)
+        rank = ranks(scores, of_outputs)
         if predictions is not None or keep is not None:
-            of_outputs = dataclasses.replace(test, labels=columns, classes=test.classes if listed is None else listed)
             predicted.append(predictions_of(scores, of_outputs, name))
         facts = {
             "method": "linear",
@@ -192,11 +191,14 @@ def _wrong_width(file: Path, width: int, whose: str, have: str) -> FewvitError:
 
 def _as_outputs(
     test: FeatureSet, outputs: int, names: Sequence[str] | None, named_in: Path, notify: Callable[[str], None]
-) -> np.ndarray:
-    """The head's output (n,) for each test label. `named_in`: the file that has the `names`, or the head's own."""
+) -> FeatureSet:
+    """The test images with the head's outputs for classes. `named_in`: the file with the `names`, or the head's own.
+
+    Raises DataError for a class that is none of them.
+    """
     if names is None and len(test.classes) == outputs:
         notify(f"the head names no classes: its {outputs} outputs are taken for the {outputs} classes in their order")
-        return test.labels
+        return test
     if names is None:
         classes = counted(len(test.classes), "class", "classes")
         raise DataError(
@@ -205,8 +207,10 @@ def _as_outputs(
             fix="Name them with --head-classes FILE, one class in each line.",
         )
     number = {name: i for i, name in enumerate(names)}
-    unknown = [test.classes[c] for c in np.unique(test.labels) if test.classes[c] not in number]
+    unknown = [test.classes[c] for c in used_classes(test) if test.classes[c] not in number]
     if unknown:
         what = f"{counted(len(unknown), 'test class is', 'test classes are')} none of the head's: {some(unknown)}"
         raise DataError(what, file=named_in, fix="Names must agree letter by letter.")
-    return np.array([number.get(name, -1) for name in test.classes], np.int64)[test.labels]
+    table = np.array([*(number.get(name, -1) for name in test.classes), -1], np.int64)  # the last serves label -1
+    marking = None if test.marking is None else test.marking.renumbered(table)
+    return dataclasses.replace(test, labels=table[test.labels], classes=names, marking=marking)

@@ -48,6 +48,7 @@ class _Images:
     ids: Sequence[str]
     labels: np.ndarray  # (n,)
     classes: Sequence[str]
+    marking: None = None  # an index keeps one label for an image
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..extraction.pipeline import FeatureOptions
 from ..models.resolve import is_path
 from ..models.told import Told
 from ..sources import Given, is_features
+from ..spellings import absolute
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,9 @@ class DataSetting:
 
     @property
     def absolute(self) -> DataSetting:
-        """The same wherever the command is given from; `digits` is no place."""
+        """The same wherever the command is given from."""
         data, train, test = (
-            value if value is None or value.split("/")[0] == "digits" else os.path.abspath(value)
-            for value in (self.data, self.train, self.test)
+            value if value is None else absolute(value) for value in (self.data, self.train, self.test)
         )
         return dataclasses.replace(self, data=data, train=train, test=test)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fewvit.digests import DigestMemory
+from fewvit.features import FeatureSet
 from fewvit.linear import ranks
 from fewvit.linear.head_grid import HeadGrid
 from fewvit.linear.linear_head import LinearHead, read_linear_head
@@ -72,7 +73,7 @@ def test_dinos_official_head_gives_its_official_logits_loss_and_accuracies(
     scores = head.chunked_scores(x.numpy())
     parity.check("linear.npz", f"dino/{key}/logits", scores)
     targets = np.arange(8) % 6
-    rank = ranks(scores, targets)
+    rank = ranks(scores, FeatureSet(scores, targets, list(map(str, range(8))), list(map(str, range(scores.shape[1])))))
     loss = float(F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(targets)))
     parity.check(
         "linear.npz", f"dino/{key}/loss_acc1_acc5", np.array([loss, top_k_accuracy(rank, 1), top_k_accuracy(rank, 5)])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.plain_numpy import PlainDtype, plain_scalar
+from .plain_numpy import PlainDtype, plain_scalar
 
 _KEYS = (str, int, float, bytes, type(None))  # of dicts and sets: nested tuples can take for ever to be hashed
 

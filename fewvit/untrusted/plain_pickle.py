@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.plain_numpy import NoNumberError, PlainDtype
 from ..errors import IntegrityError, from_os_error, printable
+from .plain_numpy import NoNumberError, PlainDtype
 from .stand_ins import STAND_INS, BegunArray, Named, RefusedError, as_key, filled_array
 
 _MOST_BYTES = 16 << 20  # of a file; the published ground truths have less than one MiB
@@ -90,6 +90,11 @@ def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
         raise from_os_error(error, "reading the pickle") from error
     if len(data) > _MOST_BYTES:
         raise IntegrityError(f"refused: it has more than {_MOST_BYTES >> 20} MiB", file=Path(path))
+    return plain_data(data, path)
+
+
+def plain_data(data: bytes, path: str | os.PathLike[str]) -> Any:
+    """The plain data in the bytes of a pickle, however many, that came from `path`. Raises as `read_plain_pickle`."""
     try:
         return _Machine().run(data)
     except (RefusedError, NoNumberError) as error:
