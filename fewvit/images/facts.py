@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PLAIN = ("BMP", "PPM", "TIFF")  # their size says nothing of what is in them
 _MOST_BITS = 1.5  # bits a pixel of one colour takes at most, where Huffman codes are as bad as they may be
+_ROUNDED = 2  # grey levels: a WebP of one colour has two
 _SPARE = 1024  # bytes of headers of a small picture
 _MODES = {"I;16B": "I;16", "I;16L": "I;16", "I;16N": "I;16", "I;12": "I;16"}
 
@@ -89,13 +90,16 @@ def is_blank(data: bytes, facts: ImageFacts, max_pixels: int = MAX_PIXELS) -> bo
 
 
 def one_colour(pixels: np.ndarray) -> bool:
-    """Whether all pixels (H, W, 3) are the same."""
-    return bool((pixels == pixels[:1, :1]).all())
+    """Whether all pixels (H, W, 3) are the same, but for what decoders round."""
+    low, high = pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1))
+    return bool((high - low <= _ROUNDED).all())
 
 
 def _may_be_blank(data: bytes, facts: ImageFacts) -> bool:
+    if facts.format in _PLAIN or facts.has_alpha:  # what is transparent may hide anything
+        return True
     packed = {"JPEG": _jpeg_scan, "PNG": _png_data}.get(facts.format, len)(data)
-    return facts.format in _PLAIN or 8 * (packed - _SPARE) <= _MOST_BITS * facts.width * facts.height
+    return 8 * (packed - _SPARE) <= _MOST_BITS * facts.width * facts.height
 
 
 def _jpeg_scan(data: bytes) -> int:
