@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _PLAIN = ("BMP", "PPM", "TIFF")  # their size says nothing of what is in them
 _MOST_BITS = 1.5  # bits a pixel of one colour takes at most, where Huffman codes are as bad as they may be
-_ROUNDED = 2  # grey levels: a WebP of one colour has two
+# grey levels within which one colour comes back: a WebP of quality 20 spreads it over 19
+_ROUNDED = {"WEBP": 20}
+_EXACT = 1
 _SPARE = 1024  # bytes of headers of a small picture
 _MODES = {"I;16B": "I;16", "I;16L": "I;16", "I;16N": "I;16", "I;12": "I;16"}
 
@@ -84,15 +86,15 @@ def is_blank(data: bytes, facts: ImageFacts, max_pixels: int = MAX_PIXELS) -> bo
     if not 0 < facts.width * facts.height <= max_pixels or not _may_be_blank(data, facts):
         return False
     try:
-        return one_colour(decode_whole(data, max_pixels))
+        return one_colour(decode_whole(data, max_pixels), facts)
     except BadImage:
         return False
 
 
-def one_colour(pixels: np.ndarray) -> bool:
+def one_colour(pixels: np.ndarray, facts: ImageFacts) -> bool:
     """Whether all pixels (H, W, 3) are the same, but for what decoders round."""
     low, high = pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1))
-    return bool((high - low <= _ROUNDED).all())
+    return bool((high - low <= _ROUNDED.get(facts.format, _EXACT)).all())
 
 
 def _may_be_blank(data: bytes, facts: ImageFacts) -> bool:
