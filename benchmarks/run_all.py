@@ -27,6 +27,7 @@ NAMES = (
     "freed_memory",
     "knn",
     "duplicates",
+    "data_check",
     "logistic",
     "pipeline",
     "forward",

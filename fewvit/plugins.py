@@ -24,7 +24,6 @@ from .errors import UnknownName
 _ONE_OF = {
     "backbones": "family",
     "strangeness": "strangeness score",
-    "strangeness": "strangeness score",
     "public_sets": "public data set",
 }  # what one plug-in is called, where it is not the kind less its s
 

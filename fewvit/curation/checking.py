@@ -246,6 +246,7 @@ def _facts(one: CheckedSet) -> Iterator[tuple[str, int | None, float | None, str
         )
         yield "classes", len(one.listed.classes), None, f"effectively {effective_classes(counts):.1f}"
         spread = f"{small} {there.min()}, {big} {there.max()}: 1 to {there.max() / there.min():.3g}"
+        spread = spread if there.min() < there.max() else f"all {there.max()}"
         yield "smallest and largest class", None, None, spread
     sizes = np.array([(look.facts.width, look.facts.height) for look in one.looks if look.facts.width], np.int64)
     if len(sizes):

@@ -1,6 +1,7 @@
 """A set in another form: class folders, an archive, shards, or a table of paths.
 
-The bytes of images stay what they are. What is written appears whole, or not at all: under a hidden name until it is complete.
+The bytes of images stay what they are. What is written appears whole, or not at all: it has a hidden name until it is
+complete.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ class Finding:
 
 
 def of_pictures(ids: Sequence[str], looks: Sequence[Look]) -> Iterator[Finding]:
-    """What each picture shows by itself."""
-    for row, (name, one) in enumerate(zip(ids, looks, strict=True)):
+    """What each picture shows by itself; nothing where there are no looks, but features alone."""
+    for row, (name, one) in enumerate(zip(ids if looks else (), looks, strict=True)):
         if one.reason:
             yield Finding("bad file", name, one.reason, row=row)
         for check, reason in _odd(name, one):

@@ -1,7 +1,7 @@
 """Labels that the features of the other pictures speak against.
 
 Two ways. `cleanlab`: confident learning on probabilities that a logistic regression gives to pictures it was not fitted
-on (Northcutt et al. 2021). `knn`: no picture among the nearest has the label, and nearly all have one other. The second
+on (Northcutt et al. 2021). `knn`: nearly all of the nearest pictures have one other label. The second
 needs nothing installed, names fewer pictures, and says nothing of small classes.
 """
 
@@ -87,7 +87,7 @@ def _by_neighbors(features: FeatureSet, rows: np.ndarray, seed: int) -> Iterator
         for at, voices in zip(own.tolist(), labels[near], strict=True):
             classes, counts = np.unique(voices, return_counts=True)
             best = int(counts.argmax())
-            if judged[at] and labels[at] not in classes and counts[best] >= least:
+            if judged[at] and classes[best] != labels[at] and counts[best] >= least:
                 found.append((-int(counts[best]), int(known[at]), int(classes[best])))
     for minus, row, other in sorted(found):
         yield _error(features, row, other, f"{-minus} of its {k} nearest images are {features.classes[other]}")

@@ -42,7 +42,7 @@ def look_closely(data: bytes, max_pixels: int = MAX_PIXELS) -> Look:
     """As `look`, and the picture is decoded: `reason` says why it cannot be."""
     digest, facts = hashlib.sha256(data).digest(), facts_of(data)
     try:
-        return Look(digest, facts, one_colour(decode_whole(data, max_pixels)))
+        return Look(digest, facts, one_colour(decode_whole(data, max_pixels), facts))
     except BadImage as error:
         return Look(digest, facts, False, error.reason)
 
