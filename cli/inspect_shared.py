@@ -17,6 +17,7 @@ from .show import Screen
 if TYPE_CHECKING:
     from fewvit.inspect.figure import Figure
     from fewvit.inspect.pictures import Opened
+    from fewvit.models.vit import Backbone
 
 Data = Annotated[
     str | None,
@@ -48,13 +49,14 @@ def show_figure(
     figures: Sequence[Path],
     opened: Opened | None = None,
     *,
+    backbone: Backbone | None = None,
     columns: Mapping[str, Any] | None = None,
     shown: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the figure, then its rows as a result of the task `inspect` on stdout.
 
-    `opened`: the backbone and pictures that it is of, for the run's manifest; `columns` stand in every row; `shown`:
-    the rows of the table, if not all.
+    `opened`: the backbone and pictures that it is of, for the run's manifest; `backbone`: of a figure without pictures;
+    `columns` stand in every row; `shown`: the rows of the table, if not all.
     """
     from fewvit.inspect.pictures import pipeline_of
     from fewvit.results import Result, manifest
@@ -63,8 +65,11 @@ def show_figure(
     every = {"task": figure.name, **(columns or {})}
     if opened is not None:
         screen.skipped(opened.pictures.skipped)
-        pipeline = pipeline_of(opened.backbone)
-        facts |= {**pipeline.facts, "images": len(opened.pictures), "skipped": len(opened.pictures.skipped)}
+        facts |= {"images": len(opened.pictures), "skipped": len(opened.pictures.skipped)}
+        backbone = opened.backbone
+    if backbone is not None:
+        pipeline = pipeline_of(backbone)
+        facts |= pipeline.facts
         every["backbone"] = pipeline.spec.name
         if pipeline.spec.is_random:
             every["weights"] = "random"

@@ -57,6 +57,8 @@ class Mae(Family):
     publication: ClassVar[Publication | None] = Publication("2021-11-11", _ARTICLE)
     protocol: ClassVar[str] = "mae/1"
     tuned_protocol: ClassVar[str] = "mae/2"
+    # variants whose decoder draws pixels as they are; those of all others lack their mean and deviation
+    raw_pixels: ClassVar[tuple[str, ...]] = ("mae_vitl16_visualize",)
     # the linear probe's transform, which has one size; and that of the fine-tuning script, which has others
     protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("mae/1"), Protocol("mae/2", whole_above=224))
     positions: ClassVar[Mapping[str, PositionRule]] = {

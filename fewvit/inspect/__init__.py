@@ -11,21 +11,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and the reference of the documentation, which read and do not run
+    from .attention_distance import distance as distance
     from .components import pca as pca
     from .figure import Figure as Figure
     from .flow import rollout as rollout
     from .heads import attention as attention
     from .magnitudes import norms as norms
+    from .paper_figure import vit_paper as vit_paper
+    from .patch_filters import filters as filters
     from .pictures import Pictures as Pictures
+    from .position_table import positions as positions
+    from .prototype_images import prototypes as prototypes
+    from .reconstruction import reconstruct as reconstruct
 
 # name -> the module of this package that it stands in; no module bears the name of what is public
 _HOMES = {
     "Figure": "figure",
     "Pictures": "pictures",
     "attention": "heads",
+    "distance": "attention_distance",
+    "filters": "patch_filters",
     "norms": "magnitudes",
     "pca": "components",
+    "positions": "position_table",
+    "prototypes": "prototype_images",
+    "reconstruct": "reconstruction",
     "rollout": "flow",
+    "vit_paper": "paper_figure",
 }
 __all__ = [*_HOMES]
 

@@ -149,6 +149,16 @@ class MaeTask(nn.Module):
         error = (prediction.float() - target).square().mean(dim=-1)  # (B, N)
         return (error * mask).sum() / mask.sum()
 
+    def as_pixels(self, prediction: Tensor, patches: Tensor) -> Tensor:
+        """A prediction (B, N, 3 P²) as pixels of the images' patches (B, N, 3 P²), both normalised as for training.
+
+        One of normalised pixels gets back its patch's mean and deviation, which the model never saw.
+        """
+        if not self.recipe.normalised_pixels:
+            return prediction.float()
+        mean, deviation = _statistics(patches)
+        return prediction.float() * deviation + mean
+
     def figures(self, images: Tensor, seed: int) -> dict[str, np.ndarray]:
         """`reconstructions` of normalised images (B, 3, H, W).
 
@@ -161,20 +171,15 @@ class MaeTask(nn.Module):
     def reconstructions(self, images: Tensor, noise: Tensor) -> dict[str, np.ndarray]:
         """`original`, `masked` (hidden patches grey), `reconstruction` (hidden patches as drawn), uint8 (B, H, W, 3).
 
-        Images (B, 3, H, W) are normalised as for training, noise (B, N) says which patches are hidden. A prediction of
-        normalised pixels gets back its patch's mean and deviation, which the model never saw.
+        Images (B, 3, H, W) are normalised as for training, noise (B, N) says which patches are hidden.
         """
         patch = self.recipe.architecture.patch
         prediction, mask = self.predict(images, noise)
-        patches = patchify(images, patch).float()
-        if self.recipe.normalised_pixels:
-            mean, deviation = _statistics(patches)
-            prediction = prediction.float() * deviation + mean
-        hidden = mask[:, :, None].bool()
+        patches, hidden = patchify(images, patch).float(), mask[:, :, None].bool()
         shown = {
             "original": patches,
             "masked": patches.masked_fill(hidden, 0.0),  # 0 is ImageNet's mean colour
-            "reconstruction": torch.where(hidden, prediction.float(), patches),
+            "reconstruction": torch.where(hidden, self.as_pixels(prediction, patches), patches),
         }
         return {name: _pixels(unpatchify(value, patch)) for name, value in shown.items()}
 

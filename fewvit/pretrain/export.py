@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, printable
 from ..files import replacing
-from ..methods import Method, find_method
+from ..methods import Method, Pretraining, find_method
 from ..runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from ..training.state import Checkpoint
 
 
 def export_official(run: Path, file: Path) -> dict[str, Any]:
@@ -19,27 +22,8 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
     """
     import torch
 
-    from ..training.state import Checkpoints
-
-    folder = RunFolder(run)
-    begun = folder.manifest() if run.is_dir() else None
-    if begun is not None and begun["what"].get("command") != "pretrain":
-        raise DataError(
-            "no run of `fewvit pretrain`: only those have an official layout",
-            file=run,
-            fix="As it is, it goes with --backbone; "
-            f"`fewvit backbones info {printable(run)}` names its file of weights, for Python.",
-        )
-    newest = Checkpoints(folder.checkpoints).newest() if begun is not None else None
-    if begun is None or newest is None:
-        raise DataError(
-            "no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled."
-        )
-    recipe = _recipe_from(begun["what"])
-    task = recipe.task()
-    task.load_state_dict(
-        {name.removeprefix("task."): tensor for name, tensor in newest.tensors().items() if name.startswith("task.")}
-    )
+    recipe = recipe_of(run)
+    task, newest = newest_task(run, recipe)
     tree = {**task.official(), "epoch": newest.facts["epoch"] + 1}
     with replacing(file) as handle:
         torch.save(tree, handle)
@@ -50,6 +34,43 @@ def export_official(run: Path, file: Path) -> dict[str, Any]:
         "step": newest.step,
         "keys": ", ".join(tree),
     }
+
+
+def recipe_of(run: Path) -> Method:
+    """What a run of `fewvit pretrain` goes by. Raises DataError for a folder of anything else."""
+    begun = RunFolder(run).manifest() if run.is_dir() else None
+    if begun is None:
+        raise _no_checkpoint(run)
+    if begun["what"].get("command") != "pretrain":
+        raise DataError(
+            "no run of `fewvit pretrain`: only those have an official layout",
+            file=run,
+            fix="As it is, it goes with --backbone; "
+            f"`fewvit backbones info {printable(run)}` names its file of weights, for Python.",
+        )
+    return _recipe_from(begun["what"])
+
+
+def newest_task(run: Path, recipe: Method) -> tuple[Pretraining, Checkpoint]:
+    """The whole network of a run as its newest checkpoint has it, and that checkpoint.
+
+    `recipe` is the run's, or one that differs in nothing but what no tensor depends on. Raises DataError for a run
+    without a checkpoint, IntegrityError for a damaged one.
+    """
+    from ..training.state import Checkpoints
+
+    newest = Checkpoints(RunFolder(run).checkpoints).newest()
+    if newest is None:
+        raise _no_checkpoint(run)
+    task: Any = recipe.task()
+    task.load_state_dict(
+        {name.removeprefix("task."): tensor for name, tensor in newest.tensors().items() if name.startswith("task.")}
+    )
+    return task, newest
+
+
+def _no_checkpoint(run: Path) -> DataError:
+    return DataError("no run with a checkpoint", file=run, fix="Give the folder that `fewvit pretrain --out` filled.")
 
 
 def _recipe_from(what: Mapping[str, Any]) -> Method:
