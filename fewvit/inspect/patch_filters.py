@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SHOWN = 28  # components, as in the ViT paper
 _ROW = 7  # of them beside each other
-_NOTHING = 1e-6  # of the strongest component's deviation: what is weaker is rounding
+_ROUNDING = np.finfo(np.float32).eps  # of all weights together: a component that is weaker is none
 
 
 def principal_filters(weights: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +28,7 @@ def principal_filters(weights: np.ndarray, most: int) -> tuple[np.ndarray, np.nd
     """
     flat = weights.reshape(len(weights), -1).astype(np.float64)
     _, strengths, directions = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
-    kept = min(most, int((strengths > _NOTHING * max(strengths[0], 1e-30)).sum()))
+    kept = min(most, int((strengths > _ROUNDING * np.linalg.norm(flat)).sum()))
     chosen = directions[:kept]
     largest = np.take_along_axis(chosen, np.abs(chosen).argmax(axis=1)[:, None], axis=1)
     components = (chosen * np.sign(largest)).reshape(kept, *weights.shape[1:])
