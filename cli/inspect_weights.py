@@ -10,7 +10,7 @@ import typer
 from fewvit.errors import UsageError
 
 from .inputs import listing, reader
-from .inspect_shared import Data, Figures, Sample, check_figures, show_figure
+from .inspect_shared import Data, Figures, Sample, check_figures, means_of, show_figure
 from .shared import Access, Layout, Listed, Model, Output, Place, Seen, Work, command, numbers, single
 from .show import Screen
 
@@ -63,7 +63,8 @@ def distance(
 
     reads = reader(model, layout, access, place, seen.features, work, screen)
     opened = open_pictures(reads, source, listing(listed), sample, work.seed)
-    show_figure(screen, drawn(opened.backbone, opened.pictures), files, opened)
+    figure = drawn(opened.backbone, opened.pictures)
+    show_figure(screen, figure, files, opened, shown=means_of(figure.rows, ("layer", "metric")))
 
 
 @command(app, "vit-paper")
@@ -81,7 +82,10 @@ def vit_paper(
 
     reads = reader(model, layout, access, place, seen.features, work, screen)
     opened = open_pictures(reads, source, listing(listed), sample, work.seed)
-    show_figure(screen, drawn(opened.backbone, opened.pictures), files, opened)
+    figure = drawn(opened.backbone, opened.pictures)
+    by_part = {part: [row for row in figure.rows if row["part"] == part] for part in ("positions", "distance")}
+    shown = [*by_part["positions"], *means_of(by_part["distance"], ("part", "layer", "metric"))]
+    show_figure(screen, figure, files, opened, shown=shown)
 
 
 @command(app)
