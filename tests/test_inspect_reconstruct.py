@@ -18,7 +18,10 @@ from fewvit.inspect.pretraining_files import MaeAsked, open_mae
 from fewvit.inspect.reconstruction import reconstruct, reconstructed
 from fewvit.methods._mae_task import MaeTask
 from fewvit.methods.mae import Mae
+from fewvit.models.spec import BackboneSpec
 from fewvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from fewvit.runs.folder import RunFolder
+from fewvit.training.state import Checkpoints
 from fewvit.views.view import View
 
 PATCH, GRID = 4, 5
@@ -174,3 +177,30 @@ def test_images_of_another_size_than_the_decoders_are_refused(file, pictures):
     larger = dataclasses.replace(pictures, pixels=np.zeros((7, 40, 40, 3), np.uint8))
     with pytest.raises(UsageError, match="draws 20x20 pixels, and the images have 40x40"):
         reconstruct(opened(file), larger)
+
+
+@pytest.mark.parametrize("normalised_pixels", [True, False])
+def test_a_runs_decoder_is_its_newest_checkpoints_and_its_recipe_says_the_rest(tmp_path, normalised_pixels):
+    recipe = Mae(
+        architecture=Architecture(24, 2, 3, PATCH, grid=GRID, positions="mae"),
+        views=(View(PATCH * GRID, (0.2, 1.0)),),
+        epochs=3,
+        batch_size=1,
+        normalised_pixels=normalised_pixels,
+        decoder_width=24,
+        decoder_depth=1,
+        decoder_heads=3,
+    )
+    run, task = RunFolder(tmp_path / "run"), MaeTask(recipe)
+    run.begin({"command": "pretrain", "method": "mae", "recipe": dataclasses.asdict(recipe)}, {})
+    tensors = {f"task.{name}": tensor for name, tensor in task.state_dict().items()}
+    Checkpoints(run.checkpoints).save(5, {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, {})
+    Checkpoints(run.checkpoints).save(7, tensors, {})
+    spec = BackboneSpec("run", "mae", recipe.architecture, "mae/1", "7" * 64, file=run.encoder)
+    found, notes = open_mae(spec, MaeAsked(0.5))
+    assert (found.recipe.decoder_heads, found.recipe.normalised_pixels, notes) == (3, normalised_pixels, [])
+    images, noise = torch.rand(2, 3, 20, 20), torch.rand(2, 25)
+    task.recipe = dataclasses.replace(recipe, mask_ratio=0.5)
+    with torch.no_grad():
+        for one, other in zip(found.predict(images, noise), task.eval().predict(images, noise), strict=True):
+            torch.testing.assert_close(one, other)

@@ -128,7 +128,7 @@ def distance_panel(distances: np.ndarray, uniform: float, note: str = "", side: 
 
 def _draw(axes: Axes, distances: np.ndarray, uniform: float) -> None:
     depth, heads = distances.shape
-    top = 1.12 * max(float(distances.max()), uniform)
+    top = 1.16 * max(float(distances.max()), uniform)
     axes.set_xlim(0.4, depth + 0.6)
     axes.set_ylim(0, top)
     every = max(1, round(depth / 12))
@@ -136,7 +136,7 @@ def _draw(axes: Axes, distances: np.ndarray, uniform: float) -> None:
     framed(axes, LIGHT, ticks, even_ticks(0, top), ("Block", ""))
     axes.axhline(uniform, color=LIGHT.soft, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
-        "attention to all alike", (1, uniform), (-2, 3), axes.get_yaxis_transform(), "offset points",
+        "uniform attention", (1, uniform), (-2, 8), axes.get_yaxis_transform(), "offset points",
         ha="right", va="bottom", color=LIGHT.soft, bbox={"facecolor": LIGHT.ground, "edgecolor": "none", "pad": 1},
     )  # fmt: skip
     x = np.repeat(np.arange(1, depth + 1), heads)

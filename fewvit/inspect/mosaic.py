@@ -26,9 +26,3 @@ def stretched(tiles: np.ndarray) -> np.ndarray:
     low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
     span = np.where(high > low, high - low, 1.0)
     return np.where(high > low, (flat - low) / span, 0.5).reshape(tiles.shape)
-
-
-def enlarged(pixels: np.ndarray, least: int) -> np.ndarray:
-    """Pixels (H, W, ...) repeated so often that the wider side has about `least`: sharp where pictures are small."""
-    factor = max(1, round(least / max(pixels.shape[:2])))
-    return np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1)

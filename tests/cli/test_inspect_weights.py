@@ -38,7 +38,8 @@ def test_a_figure_is_written_as_a_picture_and_as_arrays_and_told_in_numbers(fewv
         assert saved["distance/per_image"].shape == (3, 6, 3)
         told = [row["value"] for row in result["rows"] if row["metric"] == "attention_distance"]
         np.testing.assert_allclose(told, saved["distance/distance"].ravel(), atol=1e-3)
-    assert Image.open(picture).width > 1000
+    with Image.open(picture) as opened:
+        assert opened.width > 1000
     assert "3 of 1797 images" in err
 
 
