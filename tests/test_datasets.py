@@ -1285,6 +1285,7 @@ def test_every_source_is_accepted_by_one_format_only(tmp_path):
         "shards": os.path.dirname(shard(tmp_path / "shards" / "d-0.tar", FIRST)),
         "archive": packed(tmp_path / "x.zip", named("a/1.jpg")),
         "digits": "digits",
+        "published": f"cifar10:{tmp_path}@train",
         "saved": saved(tmp_path / "saved", held()),
         "single_image": tree(tmp_path / "one", named("photo.JPG")) + "/photo.JPG",
     }

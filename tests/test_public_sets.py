@@ -33,8 +33,9 @@ from fewvit.datasets import open_dataset, select
 from fewvit.errors import DataError, IntegrityError
 from fewvit.evaluate.evaluation import evaluate_estimator
 from fewvit.evaluate.knn import KNNOptions, evaluate_knn
+from fewvit.evaluate.predictions import Predicted
 from fewvit.features import FeatureSet
-from fewvit.labels import Marking, align
+from fewvit.labels import Marking, align, marked_labels
 from fewvit.metrics import NEVER, rank_of_accepted
 from fewvit.public_sets import public_sets
 from fewvit.public_sets._about import About, Part
@@ -299,6 +300,15 @@ def test_accuracy_on_real_is_the_share_of_predictions_that_are_in_the_list():
     assert evaluation.metrics(test)["top1"] == 75.0
     plain = one_hot([970, 8, 7, 999], accepted[:, 0].tolist())
     assert evaluate_estimator(model, plain, 1.0).metrics(plain)["top1"] == 25.0
+
+
+def test_a_prediction_in_the_list_is_its_own_label_in_files_and_a_wrong_one_has_the_first():
+    accepted = np.array([[795, 970], [7, -1], [3, 7]])
+    test = one_hot([970, 8, 7], [795, 7, 3], Marking(accepted))
+    predictions = np.array([970, 8, 7])
+    assert marked_labels(test, predictions).tolist() == [970, 7, 7]
+    kept = Predicted.of({"method": "knn"}, test, predictions, np.ones(3))
+    assert (kept.labels.tolist(), kept.several_right) == ([970, 7, 7], True)
 
 
 def test_the_place_of_several_right_classes_is_the_best_of_theirs():

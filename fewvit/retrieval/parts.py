@@ -17,6 +17,7 @@ from ..extraction.work import Progress, Work, allowed_bad, doubts
 from ..features import FeatureSet
 from ..neighbors import normalise
 from ..sources import ImageSource, Source
+from ..spellings import absolute, public_set
 from .manifest import StoredSource
 from .segment import RECORD, Rows
 
@@ -127,7 +128,8 @@ def stored_source(source: Source) -> StoredSource | None:
     """Where the images of a source lie; None where features were given."""
     if source.images is None:
         return None
-    place = os.path.abspath(source.place) if os.path.exists(source.place) else source.place
+    named = os.path.exists(source.place) or public_set(source.place) is not None
+    place = absolute(source.place) if named else source.place
     first, path = source.ids[0], source.images.place(0)
     root = os.path.normpath(path[: -len(first)]) if path.endswith(first) and os.path.isabs(path) else ""
     return StoredSource(place, root if os.path.isdir(root) else None)  # an archive is no folder
