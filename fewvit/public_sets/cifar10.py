@@ -18,7 +18,7 @@ class Cifar10:
     about = About(
         title="CIFAR-10",
         home="https://www.cs.toronto.edu/~kriz/cifar.html",
-        licence="none stated",
+        licence="see the home",
         layout=(
             "DIR/cifar-10-batches-py/ with data_batch_1 and so on, or DIR/cifar-10-python.tar.gz as it is published",
             "or DIR/train/CLASS/*.png and DIR/test/CLASS/*.png",

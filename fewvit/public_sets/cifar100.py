@@ -18,7 +18,7 @@ class Cifar100:
     about = About(
         title="CIFAR-100",
         home="https://www.cs.toronto.edu/~kriz/cifar.html",
-        licence="none stated",
+        licence="see the home",
         layout=(
             "DIR/cifar-100-python/ with train and so on, or DIR/cifar-100-python.tar.gz as it is published",
             "or DIR/train/CLASS/*.png and DIR/test/CLASS/*.png",

@@ -24,7 +24,7 @@ class Flowers102:
     about = About(
         title="Flowers-102",
         home="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-        licence="none stated",
+        licence="see the home",
         layout=("DIR/jpg/image_00001.jpg and so on", "DIR/imagelabels.mat and DIR/setid.mat"),
         parts={
             "train": Part(1_020, 102),

@@ -28,7 +28,7 @@ class ImageNetReal:
     about = About(
         title="ImageNet ReaL",
         home="https://github.com/google-research/reassessed-imagenet",
-        licence="real.json: Apache-2.0; the images: ImageNet's terms of access",
+        licence="see the home of real.json; the images: ImageNet's terms of access",
         layout=(
             "DIR/val/: ImageNet's validation images, flat or in folders, under their own names",
             "DIR/real.json: 50,000 lists of class numbers",

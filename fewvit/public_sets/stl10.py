@@ -23,7 +23,7 @@ class Stl10:
     about = About(
         title="STL-10",
         home="https://cs.stanford.edu/~acoates/stl10/",
-        licence="none stated; the images are ImageNet's",
+        licence="see the home; the images are ImageNet's",
         layout=(
             "DIR/train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin and class_names.txt, or these in "
             "DIR/stl10_binary/",
