@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import inspect_heads
+from . import inspect_heads, inspect_sets
 from .shared import single
 
 app = single()
@@ -13,5 +13,5 @@ def inspect() -> None:
     """Pictures of what a backbone sees: attention, components of its patches, norms of its tokens."""
 
 
-for verbs in (inspect_heads,):  # a line of commands each
+for verbs in (inspect_heads, inspect_sets):  # a line of commands each
     app.registered_commands += verbs.app.registered_commands

@@ -75,7 +75,7 @@ BUILT_WITH_TORCH = {
 BEHIND_AN_EXTRA = ("fewvit.retrieval.web",)
 # what lies beside code in a package, other than code
 _PAGE = ["templates/*", "static/*"]
-DATA = {"fewvit": ["weights/*"], "fewvit.report": _PAGE, "fewvit.retrieval.web": _PAGE}
+DATA = {"fewvit": ["weights/*"], "fewvit.inspect": ["static/*"], "fewvit.report": _PAGE, "fewvit.retrieval.web": _PAGE}
 
 
 @dataclass(frozen=True)
@@ -267,6 +267,7 @@ def test_every_package_imported_is_a_declared_dependency():
         "qdrant_edge": "qdrant-edge-py",
         "faiss": "faiss-cpu",
         "threadpoolctl": "scikit-learn",
+        "umap": "umap-learn",
         "python_multipart": "python-multipart",
     }  # which needs it
     for module in files():

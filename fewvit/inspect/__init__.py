@@ -12,19 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and the reference of the documentation, which read and do not run
     from .components import pca as pca
+    from .embedding import embed as embed
     from .figure import Figure as Figure
     from .flow import rollout as rollout
+    from .galleries import neighbors as neighbors
     from .heads import attention as attention
     from .magnitudes import norms as norms
     from .pictures import Pictures as Pictures
+    from .qualities import quality as quality
 
 # name -> the module of this package that it stands in; no module bears the name of what is public
 _HOMES = {
     "Figure": "figure",
     "Pictures": "pictures",
     "attention": "heads",
+    "embed": "embedding",
+    "neighbors": "galleries",
     "norms": "magnitudes",
     "pca": "components",
+    "quality": "qualities",
     "rollout": "flow",
 }
 __all__ = [*_HOMES]

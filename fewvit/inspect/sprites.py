@@ -70,21 +70,21 @@ def _fitting(cells: np.ndarray, room: int, seed: int) -> tuple[np.ndarray, int, 
 
 
 def _decoded(images: Dataset, rows: Sequence[int], max_pixels: int) -> list[np.ndarray | None]:
-    """Cells (64, 64, 3) uint8: each picture whole, on a ground of its edge's mean colour; None for what is none."""
+    """Cells (64, 64, 3) uint8, as `square` makes them; None for what is no image."""
 
     def cell(row: int) -> np.ndarray | None:
         try:
-            return _cell(decode_whole(images.read(row), max_pixels))
+            return square(decode_whole(images.read(row), max_pixels), SIDES[0])
         except (BadImage, OSError):
             return None
 
     return list(in_threads(cell, rows))
 
 
-def _cell(pixels: np.ndarray) -> np.ndarray:
+def square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8 whole in a square (side, side, 3), on a ground of its edge's mean colour."""
     from PIL import Image
 
-    side = SIDES[0]
     scale = side / max(pixels.shape[:2])
     tall, wide = (max(1, round(length * scale)) for length in pixels.shape[:2])
     how = Image.Resampling.BICUBIC if scale <= 1 else Image.Resampling.NEAREST  # what is tiny keeps its pixels
