@@ -27,9 +27,7 @@ Set = Annotated[
     str | None,
     typer.Option("--data", metavar="SRC", help="Images, or features (.npz) where no picture is needed."),
 ]
-Maps = Annotated[
-    list[Path] | None, typer.Option("--out", "-o", metavar=MAP.metavar, help=MAP.help, parser=named)
-]
+Maps = Annotated[list[Path] | None, typer.Option("--out", "-o", metavar=MAP.metavar, help=MAP.help, parser=named)]
 
 
 @command(app)
@@ -77,7 +75,7 @@ def neighbors(
         wrong_only=wrong_only,
         max_pixels=work.max_pixels,
     )
-    _show(screen, figure, files, [inputs], work.seed)
+    _show(screen, figure, files, [inputs], work.seed, _by_query(figure))
 
 
 @command(app)
@@ -190,8 +188,27 @@ def _refuse_each(features: Features) -> None:
         raise UsageError("--layers each is for `fewvit inspect quality`", fix="Give a number of blocks.")
 
 
-def _show(screen: Screen, figure: Figure, files: Sequence[Path], inputs: Sequence[Inputs], seed: int) -> None:
-    """Write the figure, then its rows as the result."""
+def _by_query(figure: Figure) -> list[dict[str, Any]]:
+    """A line for each query: what it is, what its neighbours vote, how many of them are right."""
+    found: dict[str, list[Any]] = {}
+    for row in figure.rows:
+        found.setdefault(str(row["query"]), []).append(row)
+    return [
+        {"query": query, "label": rows[0]["query_label"], "voted": rows[0]["voted"], "right": f"{right} of {len(rows)}"}
+        for query, rows in found.items()
+        for right in [sum(row["right"] for row in rows)]
+    ]
+
+
+def _show(
+    screen: Screen,
+    figure: Figure,
+    files: Sequence[Path],
+    inputs: Sequence[Inputs],
+    seed: int,
+    shown: Sequence[dict[str, Any]] | None = None,
+) -> None:
+    """Write the figure, then its rows as the result; `shown` are those of the table, if not all."""
     from fewvit.results import Result, manifest
 
     for line in figure.notes:
@@ -206,4 +223,5 @@ def _show(screen: Screen, figure: Figure, files: Sequence[Path], inputs: Sequenc
         if row.get("backbone", one.backbone) == one.backbone
     ]
     facts = inputs[0].facts if len(inputs) == 1 else {"backbones": {one.backbone: one.facts for one in inputs}}
-    screen.result(Result("inspect", rows, manifest(figure=figure.name, **facts, seed=seed)))
+    table = None if shown is None else [{"task": figure.name, **inputs[0].labels, **row} for row in shown]
+    screen.result(Result("inspect", rows, manifest(figure=figure.name, **facts, seed=seed)), shown=table)

@@ -21,7 +21,7 @@ from ..results import Row
 from .colours import UNLABELLED, class_colours
 from .figure import Figure, check_place
 from .map_page import PAGE_BYTES, MapPage, names_fit, room_for_pictures
-from .projection import Projection, project, require_method
+from .projection import Projection, project
 from .sprites import NO_SPRITE, Sprite, make_sprite
 
 if TYPE_CHECKING:
@@ -157,11 +157,12 @@ def _panel(features: FeatureSet, found: Projection, last: bool) -> Panel:
     def draw(axes: Axes) -> None:
         axes.set_axis_off()
         axes.set_aspect("equal", adjustable="datalim")
-        order = np.argsort(features.labels >= 0, kind="stable")  # what has no label lies below
-        order = order[np.argsort(_shuffled(len(order))[order])] if (features.labels >= 0).all() else order
+        mixed = np.random.default_rng(0).permutation(len(features))  # no class hides the others because it comes last
+        order = mixed[np.argsort(features.labels[mixed] >= 0, kind="stable")]  # what has no label lies below
         size = float(np.clip(9000 / len(order), 2.5, 34))
+        x, y = found.points[order].T
         axes.scatter(
-            *found.points[order].T, s=size, c=colours[features.labels[order]], linewidths=0, alpha=0.78,
+            x, y, s=size, c=colours[features.labels[order]], linewidths=0, alpha=0.78,
             rasterized=len(order) > 2000,
         )  # fmt: skip
         axes.margins(0.03)
@@ -176,13 +177,10 @@ def _panel(features: FeatureSet, found: Projection, last: bool) -> Panel:
                 annotation_clip=False,
             )  # fmt: skip
 
-    height = max(_SIDE, len(legend) * _LINE + 12)
-    return Panel(title, draw, _SIDE + room, height, Margins(0, room, 0, height - _SIDE), _note(found))
-
-
-def _shuffled(count: int) -> np.ndarray:
-    """A fixed order, so that no class hides the others because it comes last."""
-    return np.random.default_rng(0).permutation(count)
+    wide, tall = np.ptp(found.points, axis=0) + 1e-12
+    map_height = _SIDE * float(np.clip(tall / wide, 0.45, 1.3))
+    height = max(map_height, len(legend) * _LINE + 12)
+    return Panel(title, draw, _SIDE + room, height, Margins(0, room, 0, height - map_height), _note(found))
 
 
 def _note(found: Projection) -> str:

@@ -69,9 +69,10 @@ def nearest_of(
     wrong = np.flatnonzero(every.voted != queries.labels[own])
     if not len(wrong):
         raise DataError(
-            f"the vote of {k} neighbours is right for all {counted(len(own), 'query', 'queries')}: there is no wrong one",
-            file=queries.name, fix="Leave --wrong-only away.",
-        )  # fmt: skip
+            f"the vote of {k} neighbours is right for all {counted(len(own), 'query', 'queries')}",
+            file=queries.name,
+            fix="Leave --wrong-only away.",
+        )
     at = _picked(wrong, sample, seed)
     return _nearest(train, queries, own[at], Neighbors(found.rows[at], found.scores[at]), len(wrong))
 
@@ -84,7 +85,9 @@ def _picked(rows: np.ndarray, sample: int, seed: int) -> np.ndarray:
 
 
 def _search(train: FeatureSet, queries: FeatureSet, rows: np.ndarray, k: int, alone: bool) -> Neighbors:
-    parts = [near for _, near in Bank(train.features).chunks(queries.features[rows], k, exclude=rows if alone else None)]
+    parts = [
+        near for _, near in Bank(train.features).chunks(queries.features[rows], k, exclude=rows if alone else None)
+    ]
     return Neighbors(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
 
 
@@ -148,6 +151,7 @@ def _rows(train: FeatureSet, queries: FeatureSet, found: Nearest, at: int) -> li
         {
             "query": queries.ids[query],
             "query_label": train.classes[queries.labels[query]],
+            "voted": train.classes[found.voted[at]],
             "rank": rank + 1,
             "id": train.ids[row],
             "label": train.classes[train.labels[row]],
@@ -187,7 +191,7 @@ def _panel(
             right = bool(found.right[at, rank])
             name = shortened(f"{'✓' if right else '✗'} {train.classes[train.labels[row]]}", letters)
             left = _TILE + _APART + rank * (_TILE + _GAP)
-            _tile(axes, tile, left, right, (name, f"{found.scores[at, rank]:.3f}"))
+            _tile(axes, tile, left, right, (name, f"{found.scores[at, rank]:.4f}"))
         axes.set_xlim(-2, width)
         axes.set_ylim(-_WORDS, _TILE + 2)
 

@@ -23,7 +23,7 @@ def singular_values(features: np.ndarray) -> np.ndarray:
     """
     rows = _finite(features)
     if len(rows) > rows.shape[1]:
-        rows = np.linalg.qr(rows, mode="r")
+        rows = np.asarray(np.linalg.qr(rows, mode="r"))
     return np.linalg.svd(rows, compute_uv=False)
 
 

@@ -18,6 +18,7 @@ PERPLEXITY = 30  # of t-SNE: about the neighbours that pull at a point
 NEAREST = 15  # of UMAP
 STEPS = 1000  # of t-SNE; fewer for many images, so that a map takes a minute at most
 _MANY, _STEPS_OF_MANY = 10_000, 500
+_SHARED = 2000  # images from which on two threads work
 _ASKED = 2000  # images whose neighbours in the map are compared with those among the features
 
 
@@ -58,8 +59,8 @@ def project(features: np.ndarray, method: str = "tsne", seed: int = 0) -> Projec
     if METHODS[method].is_linear:
         return Projection(points, method, notes, kept_neighbours(unit, points), float(explained[:2].sum()))
     if unit.shape[1] > REDUCED:
-        whole = f"{REDUCED} principal components, {100 * explained.sum():.0f} % of the variance"
-        notes = [f"{method} of {whole}", *notes]
+        share = f"{100 * explained.sum():.0f} % of the variance"
+        notes = [f"{note}, on {REDUCED} principal components with {share}" for note in notes]
     return Projection(points, method, notes, kept_neighbours(unit, points))
 
 
@@ -88,7 +89,8 @@ def _tsne(reduced: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
     """Source: van der Maaten & Hinton 2008; Barnes-Hut's approximation, van der Maaten 2014; begun from the first two
     principal components, as Kobak & Berens 2019 advise.
 
-    On one thread: the sums of several end in another digit, and from a digit t-SNE makes another map.
+    Many images on two threads, whose sums come to the same in either order: those of more end in another digit each
+    time, and from a digit t-SNE makes another map. Few images on one, which waits for none.
     """
     from scipy.sparse import csr_matrix
     from sklearn.manifold import TSNE
@@ -102,7 +104,7 @@ def _tsne(reduced: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
     )
     steps = STEPS if count <= _MANY else _STEPS_OF_MANY
     start = reduced[:, :2] / max(reduced[:, 0].std(), 1e-12) * 1e-4
-    with threadpool_limits(1, user_api="openmp"):
+    with threadpool_limits(2 if count > _SHARED else 1, user_api="openmp"):
         points = TSNE(
             metric="precomputed",
             init=np.ascontiguousarray(start, np.float32),
