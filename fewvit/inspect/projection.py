@@ -17,7 +17,7 @@ REDUCED = 50  # principal components that neighbours are looked for in, as van d
 PERPLEXITY = 30  # of t-SNE: about the neighbours that pull at a point
 NEAREST = 15  # of UMAP
 STEPS = 1000  # of t-SNE; fewer for many images, so that a map takes a minute at most
-_MANY, _STEPS_OF_MANY = 10_000, 500
+_MANY, _STEPS_OF_MANY = 10_000, 400
 _SHARED = 2000  # images from which on two threads work
 _ASKED = 2000  # images whose neighbours in the map are compared with those among the features
 
