@@ -9,7 +9,7 @@ _FEW = (
     *("#3b6fd4", "#e0612f", "#1f9e77", "#d03c6c", "#8e5bd0", "#b8860b", "#17a2b8", "#7a9a2b", "#c264b8", "#a0623a"),
 )
 _GOLDEN = 0.618033988749895  # of the circle: each hue falls into the largest gap that the ones before have left
-_TONES = ((0.62, 0.50), (0.50, 0.64), (0.80, 0.40))  # saturation and lightness, in turn
+_TONES = ((0.62, 0.50), (0.50, 0.64), (0.80, 0.46))  # saturation and lightness, in turn
 
 
 def class_colours(count: int) -> list[str]:
