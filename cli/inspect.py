@@ -1,8 +1,8 @@
-"""fewvit inspect attention / rollout / pca / norms / …"""
+"""fewvit inspect: the groups of its commands."""
 
 from __future__ import annotations
 
-from . import inspect_heads, inspect_weights
+from . import inspect_heads, inspect_sets, inspect_weights
 from .shared import single
 
 app = single()
@@ -10,8 +10,8 @@ app = single()
 
 @app.callback()
 def inspect() -> None:
-    """Pictures of what a backbone sees: attention, components of its patches, norms of its tokens."""
+    """Pictures of what a backbone sees: attention, components of its patches, figure 7 of the ViT paper, maps of a set."""
 
 
-for verbs in (inspect_heads, inspect_weights):  # a line of commands each
+for verbs in (inspect_heads, inspect_sets, inspect_weights):  # a line of commands each
     app.registered_commands += verbs.app.registered_commands

@@ -57,7 +57,7 @@ def check_outputs(values: Mapping[str, object], out: Kind | None) -> None:
     kinds = {**({"out": out} if out is not None else {}), **SAVED}
     taken: dict[str, str] = {}
     for name, kind, path in _outputs(kinds, values):
-        flag = "--out" if name in ("outs", "figures") else "--" + name.replace("_", "-")
+        flag = "--out" if name in ("outs", "figures", "maps") else "--" + name.replace("_", "-")
         other = taken.get(os.path.realpath(path))
         if other is not None:
             which = f"{flag} and {other} name" if other != flag else f"{flag} twice names"
@@ -300,10 +300,16 @@ FIGURE = Kind(
     "Write the figure here, by its ending: .png, .svg, or .npz for its arrays; repeatable.",
     _is_figure,
 )
+MAP = replace(
+    FIGURE,
+    help="Write the map here, by its ending: .png, .svg, .html for a page with pictures, or .npz; repeatable.",
+    known=lambda path: _is_figure(path) or _is_page(path),
+)
 EXPORT = Kind("an export", "DIR", "Folder that is written.", lambda _: False, folder=True)
 SAVED = {
     "outs": REPORT,  # an --out that may be given several times
     "figures": FIGURE,  # another one
+    "maps": MAP,  # and one that may be a page
     "gallery": Kind("a page that --gallery wrote", "FILE.html", "", _is_page),
     "index": Kind("an index", "IDX", "", lambda _: False, folder=True),
     "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),

@@ -11,10 +11,11 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 from . import __version__
-from .errors import printable
+from .errors import counted, printable
 
 SCHEMA = "fewvit.result/1"
 # packages whose version can change a number
@@ -44,6 +45,7 @@ _CORE = ("value", "difference", "systems")  # what a row is about: what stands b
 _TOLD = ("calibrated", "weights", "skipped")  # shown wherever there is any room, for they say how to take the number
 _DIGESTS, _DIGITS = ("weights_sha256", "sha256", "fingerprint"), 12  # of which so many digits tell apart
 _GAP = "  "  # between two columns
+_IN_NOTEBOOK = 30  # rows of a table
 WIDTH = 100  # characters of a table's line, where columns can be left out
 
 Row = dict[str, Any]  # one measurement: column -> value
@@ -100,6 +102,18 @@ class Result:
                 break
             del columns[name]
         return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks: its first 30 rows, every name as text."""
+        if not self.rows:
+            return "<p>no rows</p>"
+        names, *lines = self.to_table()
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
+        body = ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines[:_IN_NOTEBOOK]]
+        if len(lines) > _IN_NOTEBOOK:
+            body.append(f'<td colspan="{len(names)}">{counted(len(lines) - _IN_NOTEBOOK, "more row")}</td>')
+        rows = "".join(f"<tr>{cells}</tr>" for cells in body)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
     def left_out(self, table: Sequence[Sequence[str]]) -> dict[str, str]:
         """What all rows share that is no column of `table`, which `to_table` gave: column -> value."""

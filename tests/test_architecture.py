@@ -77,6 +77,7 @@ BEHIND_AN_EXTRA = ("fewvit.retrieval.web",)
 _PAGE = ["templates/*", "static/*"]
 DATA = {
     "fewvit": ["weights/*"],
+    "fewvit.inspect": ["static/*"],
     "fewvit.public_sets": ["lists/*"],
     "fewvit.report": _PAGE,
     "fewvit.retrieval.web": _PAGE,
@@ -272,6 +273,7 @@ def test_every_package_imported_is_a_declared_dependency():
         "qdrant_edge": "qdrant-edge-py",
         "faiss": "faiss-cpu",
         "threadpoolctl": "scikit-learn",
+        "umap": "umap-learn",
         "python_multipart": "python-multipart",
     }  # which needs it
     for module in files():

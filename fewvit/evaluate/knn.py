@@ -285,7 +285,7 @@ def run_knn(
             facts["explain"] = explain_knn(subject_of(inputs, train, test, found, of_last))
         return rows, facts
 
-    sources = _alone(reader, given) if options.leave_one_out else reader.pair(given)
+    sources = open_evaluated(reader, given, options.leave_one_out)
     rows_and_facts = measured(reader, sources, measure, report_skipped, reader.backbones.seed)
     return with_comparisons(rows_and_facts, predicted, notify, reader.backbones.seed)
 
@@ -308,6 +308,11 @@ def _with_published(rows: Sequence[Row], inputs: Inputs) -> Iterator[Row]:
     for row in rows:
         is_it = row["k"] == k and row["temperature"] == TEMPERATURE and row["metric"] == "top1" and "shots" not in row
         yield {**row, "published": pipeline.spec.published["knn"]} if is_it else row
+
+
+def open_evaluated(reader: FeatureReader, given: Given, leave_one_out: bool) -> Sources:
+    """A bank and a test set, or one set whose images are judged by one another. Raises UsageError for the other."""
+    return _alone(reader, given) if leave_one_out else reader.pair(given)
 
 
 def _alone(reader: FeatureReader, given: Given) -> Sources:

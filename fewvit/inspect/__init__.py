@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and the reference of the documentation, which read and do not run
     from .attention_distance import distance as distance
     from .components import pca as pca
+    from .embedding import embed as embed
     from .figure import Figure as Figure
     from .flow import rollout as rollout
+    from .galleries import neighbors as neighbors
     from .heads import attention as attention
     from .magnitudes import norms as norms
     from .paper_figure import vit_paper as vit_paper
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers and the reference of the documentation, w
     from .pictures import Pictures as Pictures
     from .position_table import positions as positions
     from .prototype_images import prototypes as prototypes
+    from .qualities import quality as quality
     from .reconstruction import reconstruct as reconstruct
 
 # name -> the module of this package that it stands in; no module bears the name of what is public
@@ -30,11 +33,14 @@ _HOMES = {
     "Pictures": "pictures",
     "attention": "heads",
     "distance": "attention_distance",
+    "embed": "embedding",
     "filters": "patch_filters",
+    "neighbors": "galleries",
     "norms": "magnitudes",
     "pca": "components",
     "positions": "position_table",
     "prototypes": "prototype_images",
+    "quality": "qualities",
     "reconstruct": "reconstruction",
     "rollout": "flow",
     "vit_paper": "paper_figure",
