@@ -10,7 +10,7 @@ app = single()
 
 @app.callback()
 def inspect() -> None:
-    """Pictures of what a backbone sees: attention, components of its patches, figure 7 of the ViT paper, maps of a set."""
+    """Pictures of what a backbone sees: attention, components of patches, norms, neighbours, maps of a set."""
 
 
 for verbs in (inspect_heads, inspect_sets, inspect_weights):  # a line of commands each

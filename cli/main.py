@@ -34,7 +34,7 @@ COMMANDS = {
     "finetune": "Fine-tune a backbone on a few labels, with the frozen baselines beside it.",
     "fit": "Labelled images in, a classifier bundle out, for `predict`.",
     "index": "Build an image index, search it, and keep it up to date.",
-    "inspect": "Pictures of what a backbone sees: attention, components of its patches, figure 7 of the ViT paper, maps of a set.",
+    "inspect": "Pictures of what a backbone sees: attention, components of patches, norms, neighbours, maps of a set.",
     "knn": "Weighted k-NN accuracy of frozen features, several k in one pass.",
     "linear": "Linear probe of frozen features: the grid of learning rates, layers and pooling in one pass.",
     "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
