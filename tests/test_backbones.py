@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fewvit
+from fewvit import load_backbone
 from fewvit.backbones import BUNDLED, OFFLINE, Architecture, families, find_variant, variants
 from fewvit.classifiers.knn import KNNClassifier
 from fewvit.datasets import open_dataset
@@ -225,6 +226,17 @@ def test_a_baselines_row_has_the_width_and_depth_of_timms_model(name):
     blocks = model.blocks if hasattr(model, "blocks") else [b for stage in model.layers for b in stage.blocks]
     assert len(blocks) == a.depth
     assert blocks[-1].attn.num_heads == a.heads
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_a_model_of_maps_gives_what_its_own_head_would_be_given(name):
+    """The mean over a map's places, not over its channels; ConvNeXt's under the norm of its head."""
+    backbone = load_backbone(f"timm:{name}", weights="random")
+    images = torch.randn(3, 3, 224, 224, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        own = backbone.model.trunk.forward_head(backbone.model.trunk.forward_features(images), pre_logits=True)
+    assert backbone.encode(images).shape == (3, backbone.model.trunk.num_features)
+    torch.testing.assert_close(backbone.encode(images), own)
 
 
 def test_an_unknown_backbone_is_refused_with_the_nearest_names():

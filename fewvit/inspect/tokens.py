@@ -85,7 +85,7 @@ def patch_features(backbone: Backbone, images: Tensor) -> tuple[Tensor, tuple[in
     [tokens] = backbone.tokens(images)
     model: Any = backbone.model
     if tokens.ndim == 4:
-        if getattr(model.trunk, "output_fmt", "NCHW") != "NHWC":
+        if model.maps_of_channels:
             tokens = tokens.permute(0, 2, 3, 1)
         return tokens.flatten(1, 2), (int(tokens.shape[1]), int(tokens.shape[2]))
     return tokens[:, model.prefix :], patch_grid(backbone, images, tokens.shape[1])

@@ -199,6 +199,7 @@ class TimmModel(nn.Module):
                 fix="See timm.list_models(); some models have one image size only.",
             ) from error
         self.prefix = int(getattr(self.trunk, "num_prefix_tokens", 0))
+        self.maps_of_channels = getattr(self.trunk, "output_fmt", "NCHW") == "NCHW"  # (B, D, H, W), if it has maps
 
     @property
     def prefix_kinds(self) -> tuple[str, ...]:
@@ -218,7 +219,7 @@ class TimmModel(nn.Module):
             return self._layers(images, readout)
         if readout.pool != "mean" and not self.prefix:
             raise UsageError(f"{self.architecture.timm} has no class token to read", fix="Use --pool mean.")
-        tokens = self.trunk.forward_features(images)  # (B, T, D), or (B, H, W, D) without prefix tokens
+        tokens = self.trunk.forward_features(images)  # (B, T, D), or without prefix tokens (B, H, W, D), (B, D, H, W)
         if readout.pool == "mean":
             return self._mean(tokens)
         if readout.pool == "cls+mean":
@@ -228,9 +229,10 @@ class TimmModel(nn.Module):
         return tokens[:, :2].flatten(1) if readout.pool == "cls+dist" else tokens[:, 0]
 
     def _mean(self, tokens: Tensor) -> Tensor:
-        mean = tokens.flatten(1, -2)[:, self.prefix :].mean(dim=1)
-        norm = getattr(self.trunk, "fc_norm", None)
-        return mean if norm is None else norm(mean)
+        if tokens.ndim == 4 and self.maps_of_channels:  # what a ResNet's or ConvNeXt's own head is given
+            return cast(Tensor, self.trunk.forward_head(tokens, pre_logits=True))
+        norm = getattr(self.trunk, "fc_norm", None) or nn.Identity()
+        return cast(Tensor, norm(tokens.flatten(1, -2)[:, self.prefix :].mean(dim=1)))
 
     def _layers(self, images: Tensor, readout: Readout) -> Tensor:
         if not self.prefix or readout.pool not in ("cls", "mean"):
