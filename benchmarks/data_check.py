@@ -52,7 +52,10 @@ def reader(cache: Path) -> FeatureReader:
     """What makes features, with a cache that is empty."""
     shutil.rmtree(cache, ignore_errors=True)
     return FeatureReader(
-        Backbones(["fewvit_tiny"], Access(cache)), FeatureOptions(), Cache(cache), Work(max_bad=str(1 << 40))
+        Backbones(["fewvit_tiny"], Access(cache)),
+        FeatureOptions(img_size="64"),
+        Cache(cache),
+        Work(max_bad=str(1 << 40)),
     )
 
 

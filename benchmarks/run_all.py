@@ -28,6 +28,7 @@ NAMES = (
     "knn",
     "duplicates",
     "data_check",
+    "inspection",
     "logistic",
     "pipeline",
     "forward",
