@@ -33,7 +33,10 @@ def with_blocks(*languages: str) -> list[Path]:
 
 
 # minutes of commands: the slow suite's
-LONG = ("docs/finetuning.md", "docs/quickstart.md", "docs/reliability.md", "docs/retrieval.md")
+LONG = (
+    *("docs/finetuning.md", "docs/gallery.md", "docs/inspect.md", "docs/quickstart.md", "docs/reliability.md"),
+    "docs/retrieval.md",
+)
 
 
 def by_length(pages: list[Path]) -> list[object]:
