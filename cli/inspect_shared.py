@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,6 +60,7 @@ def show_figure(
     `columns` stand in every row; `shown`: the rows of the table, if not all.
     """
     from fewvit.inspect.pictures import pipeline_of
+    from fewvit.inspect.tokens import called_in
     from fewvit.results import Result, manifest
 
     facts: dict[str, Any] = {"figure": figure.name}
@@ -73,6 +75,7 @@ def show_figure(
         every["backbone"] = pipeline.spec.name
         if pipeline.spec.is_random:
             every["weights"] = "random"
+        figure = replace(figure, backbone=called_in(backbone))
     for line in [*(opened.notes if opened is not None else ()), *figure.notes]:
         screen.notify(line)
     for path in figures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -275,6 +276,27 @@ def test_the_same_figure_gives_the_same_bytes_at_any_time(tmp_path, monkeypatch)
         assert str(arrays["figure"]) == "attention"
         np.testing.assert_array_equal(arrays["mask"], figure.arrays["mask"])
     assert figure._repr_png_() == (tmp_path / "a.png").read_bytes()
+
+
+def test_where_nothing_flows_nothing_is_marked_and_nothing_is_divided_by_it():
+    with np.errstate(all="raise"):
+        assert not mass_mask(np.zeros((2, 5)), 0.6).any()
+        black = np.zeros((6, 6, 3), np.uint8)
+        assert not in_colours(black, np.zeros((2, 3, 3))).any()
+
+
+def test_a_picture_says_that_weights_were_never_trained_and_what_was_discarded():
+    backbone, pictures = made_backbone(TINY, "70"), made_pictures(2, 70)
+    assert attention(backbone, pictures).panels[0].title.startswith("toy (random weights), block 3")
+    assert rollout(backbone, pictures, discard=0.25).panels[0].title.endswith("3, 25 % of each discarded")
+    trained = dataclasses.replace(backbone.spec, weights_sha256="a" * 64)
+    backbone.spec = trained
+    assert attention(backbone, pictures).panels[0].title.startswith("toy, block 3")
+
+
+def test_a_figure_prints_itself_in_a_line_without_its_arrays():
+    figure = Figure("attention", [], {"attention": np.zeros((2, 3, 5, 5))})
+    assert repr(figure) == "<Figure attention: 0 panels; arrays attention (2, 3, 5, 5); .save(path) writes it>"
 
 
 def test_a_figure_in_no_known_format_is_refused(tmp_path):

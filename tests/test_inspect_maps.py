@@ -79,7 +79,7 @@ def test_kept_neighbours_is_the_share_by_brute_force(features):
 def test_what_cannot_be_mapped_is_refused(features, monkeypatch):
     with pytest.raises(UnknownName, match="tsme"):
         project(features.features, "tsme")
-    with pytest.raises(DataError, match="3 images make no map"):
+    with pytest.raises(DataError, match="of 4 images or more, not of 3"):
         project(features.features[:3], "pca")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="umap") as error:

@@ -69,11 +69,17 @@ def test_a_higher_threshold_leaves_less_and_too_little_is_refused():
     features, _ = with_a_blob(1.0)
     some = components_of(features, threshold=2.0).foreground.sum()
     assert 4 <= some < components_of(features, threshold=0.0).foreground.sum() == 45
-    with pytest.raises(DataError, match="only 0 of 231 patches stand out"):
+    with pytest.raises(DataError, match="0 of 231 patches stand out"):
         components_of(features, threshold=50.0)
 
 
 # ---- colours
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf")])
+def test_a_threshold_that_is_no_number_is_refused(threshold):
+    with pytest.raises(UsageError, match="--threshold"):
+        components_of(np.random.default_rng(3).normal(size=(2, 5, 5, 7)), threshold=threshold)
 
 
 @pytest.mark.parametrize("style", ["dinov2", "dinov3"])

@@ -16,6 +16,7 @@ from fewvit.inspect.changes import Changed, changed_features
 from fewvit.inspect.galleries import RIGHT, WRONG, nearest_of, neighbors
 from fewvit.inspect.measures import alignment, lidar, neighbor_overlap, rank_me
 from fewvit.inspect.qualities import NOTES, Asked, quality, quality_rows
+from fewvit.labels import Marking
 from fewvit.results import Result
 
 from made_features import made
@@ -63,6 +64,23 @@ def test_wrong_only_picks_among_those_that_the_vote_gets_wrong(pair):
     some = nearest_of(train, test, k=5, sample=2, seed=0, wrong_only=True)
     assert set(some.queries.tolist()) < wrong
     np.testing.assert_array_equal(found.rows[np.isin(found.queries, some.queries)], some.rows)
+
+
+def test_every_accepted_class_is_right_and_only_answers_are_voted(pair):
+    train, test = pair
+    accepted = np.stack([test.labels, np.where(np.arange(len(test)) % 3 == 0, 10 - test.labels, -1)], axis=1)
+    both = replace(test, marking=Marking(accepted=accepted))
+    found = nearest_of(train, both, k=5, sample=31, seed=0, wrong_only=False)
+    for at, query in enumerate(found.queries.tolist()):
+        assert found.right[at].tolist() == [train.labels[row] in accepted[query] for row in found.rows[at].tolist()]
+    wrong = [
+        q for q, voted in zip(found.queries.tolist(), found.voted.tolist(), strict=True) if voted not in accepted[q]
+    ]
+    assert 0 < len(wrong) < np.count_nonzero(found.voted != test.labels[found.queries])
+    only = nearest_of(train, both, k=5, sample=31, seed=0, wrong_only=True)
+    assert only.queries.tolist() == wrong
+    masked = replace(test, marking=Marking(answers=np.array([7])))
+    assert set(nearest_of(train, masked, k=5, sample=31, seed=0, wrong_only=False).voted.tolist()) == {7}
 
 
 def test_the_seed_picks_the_queries_and_unlabelled_ones_are_not_picked(pair):
@@ -169,6 +187,15 @@ def test_each_row_is_its_measure_of_the_features_that_it_is_of(pair):
         votes.append(max(sums, key=lambda c: sums[c]) == train.labels[row])
     assert found["top1"]["value"] == pytest.approx(100 * np.mean(votes))
     assert {metric: row["note"] for metric, row in found.items()} == NOTES
+
+
+def test_of_too_few_images_for_a_power_law_everything_else_is_measured(pair):
+    few = pair[0].select([0, 1, 41])
+    rows = {row["metric"]: row for row in quality_rows(few, None, Asked(k=1))}
+    assert rows["alpha_req"]["value"] is None
+    assert rows["alpha_req"]["note"].startswith("not measured: 2 eigenvalues")
+    assert rows["rankme"]["value"] == pytest.approx(rank_me(few.features))
+    assert {"uniformity", "top1"} <= set(rows)
 
 
 def test_without_labels_there_is_no_accuracy_and_without_images_there_are_no_views(pair):

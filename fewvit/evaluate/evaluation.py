@@ -79,6 +79,15 @@ def accepted_classes(images: Listed) -> np.ndarray:
     return images.labels[:, None]
 
 
+def of_answers(scores: np.ndarray, answers: np.ndarray | slice, rest: float) -> np.ndarray:
+    """Class scores (Q, C) with `rest` for the classes that a prediction may not be, less than any score that counts."""
+    if isinstance(answers, slice):
+        return scores
+    chosen = np.full_like(scores, rest)
+    chosen[:, answers] = scores[:, answers]
+    return chosen
+
+
 def _columns(known: np.ndarray, test: FeatureSet) -> np.ndarray:
     """The places (Q, A) in `known` of the classes that are right; -1 for one that had no labelled image."""
     accepted = accepted_classes(test)

@@ -20,7 +20,7 @@ from ..sources import Given, Sources
 from ..splits import Split, dependence, dinov2_subset, mean_of_draws
 from ..vote import check_temperature, votes_at
 from .details import Details, Keep, both, keep_nothing
-from .evaluation import accepted_classes, answers_among
+from .evaluation import accepted_classes, answers_among, of_answers
 from .explain.explanation import explain_knn
 from .explain.subject import reads_as_published, subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
@@ -208,7 +208,7 @@ def score_knn(
             targets = accepted[part][block]
             for temperature in temperatures:
                 for k, of_all in votes_at(few, train.labels, n_classes, temperature, ks):
-                    votes = _of_answers(of_all, answers)
+                    votes = of_answers(of_all, answers, -1.0)  # so that none of the others comes first
                     ranks[temperature, k].append(rank_of_accepted(votes, targets))
                     first = votes.argmax(axis=1)
                     best[temperature, k].append(first)
@@ -219,15 +219,6 @@ def score_knn(
         top1, top5 = top_k_accuracy(rank, 1), top_k_accuracy(rank, min(5, k))
         scores.append(Score(k, temperature, top1, top5, first, share))
     return scores
-
-
-def _of_answers(votes: np.ndarray, answers: np.ndarray | slice) -> np.ndarray:
-    """The votes (Q, C) for classes that a prediction may be; -1 for the others, so that none of them comes first."""
-    if isinstance(answers, slice):
-        return votes
-    chosen = np.full_like(votes, -1.0)
-    chosen[:, answers] = votes[:, answers]
-    return chosen
 
 
 def _share_of(votes: np.ndarray, first: np.ndarray) -> np.ndarray:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import counted
-from ..figures.axes import Margins, even_ticks, framed, shortened
+from ..figures.axes import Margins, even_ticks, framed
 from ..figures.picture import LIGHT, Panel
 from .figure import Figure
 from .pictures import Pictures, at_once_for, in_parts, pictures_of
+from .tokens import called_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +86,7 @@ def distance(
 
 
 def _note(backbone: Backbone, images: int) -> str:
-    return f"{shortened(backbone.spec.name)}, {counted(images, 'image')}: pixels, a dot per head"
+    return f"{called_in(backbone)}, {counted(images, 'image')}: pixels, a dot per head"
 
 
 def _measured(backbone: Backbone, pictures: Pictures) -> tuple[np.ndarray, np.ndarray, float]:

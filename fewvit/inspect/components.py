@@ -18,7 +18,7 @@ from ..results import Row
 from .figure import Figure, tiles_panel
 from .masks import shown_through
 from .pictures import Pictures, in_parts, pictures_of
-from .tokens import patch_features
+from .tokens import called_in, patch_features
 
 if TYPE_CHECKING:
     from ..models.vit import Backbone
@@ -63,7 +63,7 @@ def pca(
     ]
     rows += [{"component": at + 1, "metric": "explained", "value": float(s)} for at, s in enumerate(found.explained)]
     arrays = {"ids": np.array(pictures.ids), "pixels": pictures.pixels, **vars(found)}
-    title = f"{backbone.spec.name}: patches by their principal components ({style})"
+    title = f"{called_in(backbone)}: patches by their principal components ({style})"
     return Figure("pca", _panels(pictures, found, title), arrays, rows, notes=_notes(pictures, style))
 
 
@@ -78,12 +78,14 @@ def components_of(features: np.ndarray, style: str = "dinov2", threshold: float 
     shape, tokens = features.shape[:3], features.reshape(-1, features.shape[-1]).astype(np.float64)
     axes, _ = principal_axes(tokens, 1)
     score = ((tokens - tokens.mean(axis=0)) @ axes[0]).reshape(shape)
+    if not np.isfinite(threshold):
+        raise UsageError(f"--threshold {threshold:g} is no number of standard deviations")
     score = _signed(score / max(float(score.std()), 1e-12), threshold)
     foreground = score > threshold
     inside = tokens[foreground.ravel()]
     if len(inside) < _FEWEST:
         raise DataError(
-            f"only {len(inside)} of {counted(len(tokens), 'patch', 'patches')} stand out, too few for three components",
+            f"{len(inside)} of {counted(len(tokens), 'patch', 'patches')} stand out, too few for three components",
             fix="Lower --threshold, or give more pictures or a larger --img-size.",
         )
     axes, explained = principal_axes(inside, 3)

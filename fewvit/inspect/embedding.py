@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..datasets import Dataset
-from ..errors import UsageError, counted, printable
+from ..errors import UsageError, counted
 from ..features import FeatureSet
 from ..figures.axes import LETTER, Margins, shortened
 from ..figures.picture import LIGHT, Panel
@@ -19,7 +19,7 @@ from ..files import replacing
 from ..images import MAX_PIXELS
 from ..results import Row
 from .colours import UNLABELLED, class_colours
-from .figure import Figure, check_place
+from .figure import Figure, called, check_place
 from .map_page import PAGE_BYTES, MapPage, names_fit, room_for_pictures
 from .projection import Projection, project
 from .sprites import NO_SPRITE, Sprite, make_sprite
@@ -31,10 +31,12 @@ PAGE = ".html"
 NAMED = 24  # classes up to which a picture has a legend
 _SIDE = 330.0  # points of the map
 _LINE = 12.5  # points from one name of the legend to the next
+_MARKS = (("o", "●"), ("s", "■"), ("^", "▲"))  # as matplotlib calls them, and as letters
+_ALIKE = 10  # classes up to which colours alone tell them apart
 _NAMES = {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embedding(Figure):
     """The maps of one set of images, one for each backbone; of one map there is a page, too."""
 
@@ -61,11 +63,11 @@ class Embedding(Figure):
         [features], [found] = self.sets, self.maps
         room = room_for_pictures(features.ids, features.classes)
         sprite, said = _thumbnails(self.images, features, room, self.seed, self.max_pixels)
-        notes = [*self.notes, *said, f"{100 * found.kept:.0f} % of the 10 nearest images are among the 10 nearest here"]
+        notes = [*self.notes, *said, _note(found)]
         if not names_fit(features.ids):
             notes.append("the images' names have no room here")
-        about = [counted(len(features), "image"), features.backbone or "features", _NAMES[found.method]]
-        title = f"{features.name}, by what {features.backbone or 'a backbone'} sees"
+        about = [counted(len(features), "image"), _whose(features), _NAMES[found.method]]
+        title = f"{features.name}, by what {_whose(features) if features.backbone else 'a backbone'} sees"
         return MapPage(title, about, notes, found.points, features.labels, features.classes, features.ids, sprite)
 
 
@@ -96,8 +98,9 @@ def embed(
     panels = [_panel(one, found, at == len(sets) - 1) for at, (one, found) in enumerate(zip(sets, maps, strict=True))]
     rows = [row for one, found in zip(sets, maps, strict=True) for row in _rows(one, found)]
     notes = list(dict.fromkeys(note for found in maps for note in found.notes))
+    whose = ", ".join(dict.fromkeys(map(_whose, sets)))
     return Embedding(
-        "embed", panels, arrays, rows, min(len(panels), 3), notes, sets, maps, images, seed, max_pixels
+        "embed", panels, arrays, rows, min(len(panels), 3), notes, whose, sets, maps, images, seed, max_pixels
     )  # fmt: skip
 
 
@@ -144,6 +147,15 @@ def _rows(features: FeatureSet, found: Projection) -> list[Row]:
     return rows
 
 
+def _whose(features: FeatureSet) -> str:
+    return called(features.backbone or "features", untrained=features.weights == "random")
+
+
+def _marks(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Which of the marks each label (n,) has: of many classes neighbours on the circle of hues have different ones."""
+    return np.where(labels < 0, 0, labels % len(_MARKS) if classes > _ALIKE else 0)
+
+
 def _panel(features: FeatureSet, found: Projection, last: bool) -> Panel:
     """One map; the last of a picture has the legend beside it."""
     classes = [shortened(name) for name in features.classes]
@@ -151,8 +163,9 @@ def _panel(features: FeatureSet, found: Projection, last: bool) -> Panel:
     there = np.unique(features.labels)
     legend = [(classes[c] if c >= 0 else "no label", colours[c]) for c in there.tolist()]
     legend = legend if last and 1 < len(legend) <= NAMED else []
+    marks = _marks(there, len(classes)).tolist()
     room = 26 + LETTER * max((len(name) for name, _ in legend), default=-4)
-    title = f"{printable(features.backbone or 'features')}: {_NAMES[found.method]} of {counted(len(features), 'image')}"
+    title = f"{_whose(features)}: {_NAMES[found.method]} of {counted(len(features), 'image')}"
 
     def draw(axes: Axes) -> None:
         axes.set_axis_off()
@@ -161,16 +174,19 @@ def _panel(features: FeatureSet, found: Projection, last: bool) -> Panel:
         order = mixed[np.argsort(features.labels[mixed] >= 0, kind="stable")]  # what has no label lies below
         size = float(np.clip(9000 / len(order), 2.5, 34))
         x, y = found.points[order].T
-        axes.scatter(
-            x, y, s=size, c=colours[features.labels[order]], linewidths=0, alpha=0.78,
-            rasterized=len(order) > 2000,
-        )  # fmt: skip
+        mark = _marks(features.labels[order], len(classes))
+        for number, (shape, _) in enumerate(_MARKS):
+            some = mark == number
+            axes.scatter(
+                x[some], y[some], s=size, c=colours[features.labels[order][some]], marker=shape, linewidths=0,
+                alpha=0.85, rasterized=len(order) > 2000,
+            )  # fmt: skip
         axes.margins(0.03)
         for at, (name, colour) in enumerate(legend):
             down = (0, -6 - at * _LINE)
             axes.annotate(
-                "●", (1, 1), (8, down[1]), "axes fraction", "offset points", color=colour, va="center", ha="left",
-                annotation_clip=False,
+                _MARKS[marks[at]][1], (1, 1), (8, down[1]), "axes fraction", "offset points", color=colour,
+                va="center", ha="left", annotation_clip=False,
             )  # fmt: skip
             axes.annotate(
                 name, (1, 1), (20, down[1]), "axes fraction", "offset points", color=LIGHT.ink, va="center", ha="left",

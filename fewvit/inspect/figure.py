@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UsageError, printable
-from ..figures.axes import Margins
+from ..errors import UsageError, counted, printable
+from ..figures.axes import Margins, shortened
 from ..figures.picture import ENDINGS, LIGHT, Panel, check_picture, save_picture
 from ..files import replacing
 from ..results import Row
@@ -27,7 +27,7 @@ _LINE = 12.0  # points of a line of words
 _HEAT = "viridis"  # from dark to light in equal steps, for eyes that see no red or no green too
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Figure:
     """One inspection, drawn when it is saved or shown. The arrays' names stand in the docstring of what made it."""
 
@@ -37,6 +37,12 @@ class Figure:
     rows: Sequence[Row] = ()  # the same in numbers
     columns: int = 1  # panels in a row of the picture
     notes: Sequence[str] = ()  # what was assumed or left out, a line each
+    backbone: str = ""  # whose it is, as `called` says; an .npz has it as `backbone`
+
+    def __repr__(self) -> str:
+        """Its name and what there is of it, in one line; not the arrays."""
+        arrays = ", ".join(f"{key} {array.shape}" for key, array in self.arrays.items())
+        return f"<Figure {self.name}: {counted(len(self.panels), 'panel')}; arrays {arrays}; .save(path) writes it>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Replace `path` by the picture (.png, .svg) or by the arrays (.npz); the same bytes for the same figure.
@@ -48,6 +54,8 @@ class Figure:
             save_picture(path, self.panels, self.columns)
             return
         named: dict[str, Any] = {MARK: np.array(self.name), **self.arrays}
+        if self.backbone:
+            named["backbone"] = np.array(self.backbone)
         with replacing(path) as handle:
             np.savez_compressed(handle, **named)  # every member is of 1980, so the bytes are those of the arrays
 
@@ -57,6 +65,11 @@ class Figure:
             path = Path(folder) / "figure.png"
             save_picture(path, self.panels, self.columns)
             return path.read_bytes()
+
+
+def called(name: str, *, untrained: bool) -> str:
+    """A backbone's name as a picture has it; of one that was never trained it says so."""
+    return f"{shortened(name)} (random weights)" if untrained else shortened(name)
 
 
 def check_place(path: str | os.PathLike[str]) -> None:

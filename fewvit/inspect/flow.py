@@ -13,7 +13,7 @@ from .figure import Figure, tiles_panel
 from .heads import left_out
 from .masks import mass_mask, shown_through
 from .pictures import Pictures, at_once_for, in_parts, pictures_of
-from .tokens import about_query, block_at, patch_grid, query_of
+from .tokens import about_query, block_at, called_in, patch_grid, query_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,8 @@ def rollout(
         for pixels, own, through, mask in zip(pictures.pixels, last, flowed, masks, strict=True)
     ]
     panel = tiles_panel(
-        f"{backbone.spec.name}: rollout of blocks 1 to {place + 1}",
+        f"{called_in(backbone)}: rollout of blocks 1 to {place + 1}"
+        + (f", {100 * discard:g} % of each discarded" if discard else ""),
         tiles,
         _SIDE,
         above=("picture", f"block {place + 1} alone", "rollout", f"its {100 * mass:g} %"),

@@ -11,6 +11,7 @@ import numpy as np
 from ..backbones import TEMPERATURE
 from ..datasets import Dataset
 from ..errors import DataError, UsageError, counted, printable
+from ..evaluate.evaluation import accepted_classes, answers_among, of_answers
 from ..features import FeatureSet
 from ..figures.axes import LETTER, Margins, shortened
 from ..figures.picture import LIGHT, Panel
@@ -19,7 +20,7 @@ from ..neighbors import Bank, Neighbors
 from ..results import Row
 from ..seeds import generator
 from ..vote import weighted_vote
-from .figure import Figure
+from .figure import Figure, called
 from .sprites import square
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 RIGHT, WRONG = "#1a8f4c", "#cc3b2b"
 _PIXELS = 168  # of a picture's side, as it is read
 _TILE, _GAP, _WORDS = 78.0, 9.0, 25.0  # points: a picture, between two, and for the words below
+GROUND = 255  # of the ground around pictures that are no squares: the figure's own
 _APART = 16.0  # between the query and its neighbours
 
 
@@ -66,7 +68,7 @@ def nearest_of(
         return _nearest(train, queries, picked, found, len(own))
     found = _search(train, queries, own, k, test is None)
     every = _nearest(train, queries, own, found, 0)
-    wrong = np.flatnonzero(every.voted != queries.labels[own])
+    wrong = np.flatnonzero(~_is_accepted(queries, own, every.voted))
     if not len(wrong):
         raise DataError(
             f"the vote of {k} neighbours is right for all {counted(len(own), 'query', 'queries')}",
@@ -91,9 +93,17 @@ def _search(train: FeatureSet, queries: FeatureSet, rows: np.ndarray, k: int, al
     return Neighbors(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
 
 
+def _is_accepted(queries: FeatureSet, rows: np.ndarray, voted: np.ndarray) -> np.ndarray:
+    """Whether what was voted (n,) is right for these queries (n,)."""
+    found: np.ndarray = (accepted_classes(queries)[rows] == voted[:, None]).any(axis=1)
+    return found
+
+
 def _nearest(train: FeatureSet, queries: FeatureSet, rows: np.ndarray, found: Neighbors, candidates: int) -> Nearest:
-    right = train.labels[found.rows] == queries.labels[rows][:, None]
-    voted = weighted_vote(found, train.labels, len(train.classes), TEMPERATURE).argmax(axis=1)
+    accepted = accepted_classes(queries)[rows]  # (n, A)
+    right = (train.labels[found.rows][:, :, None] == accepted[:, None, :]).any(axis=2)
+    votes = weighted_vote(found, train.labels, len(train.classes), TEMPERATURE)
+    voted = of_answers(votes, answers_among(np.arange(len(train.classes)), queries), -1.0).argmax(axis=1)
     return Nearest(rows, found.rows, found.scores, right, voted, candidates)
 
 
@@ -169,7 +179,7 @@ def _pictures(images: Dataset, names: Sequence[str], max_pixels: int) -> dict[st
     for name in dict.fromkeys(names):
         row = row_of[name]
         try:
-            pictures[name] = square(decode_whole(images.read(row), max_pixels), _PIXELS)
+            pictures[name] = square(decode_whole(images.read(row), max_pixels), _PIXELS, GROUND)
         except (BadImage, OSError) as error:
             raise DataError(f"cannot be shown: {error}", file=images.place(row), fix="Repair or remove it.") from error
     return pictures
@@ -181,7 +191,9 @@ def _panel(
     """A query and its neighbours in one line, points as units."""
     letters = int(_TILE / LETTER)
     label, voted = int(queries.labels[found.queries[at]]), int(found.voted[at])
-    said = "✓ as voted" if voted == label else f"✗ {train.classes[voted]}"
+    row = int(found.queries[at])
+    is_right = bool(_is_accepted(queries, np.array([row]), np.array([voted]))[0])
+    said = "✓ as voted" if voted == label else f"{'✓' if is_right else '✗'} {train.classes[voted]}"
     height = _TILE + _WORDS
 
     def draw(axes: Axes) -> None:
@@ -196,8 +208,10 @@ def _panel(
         axes.set_ylim(-_WORDS, _TILE + 2)
 
     width = _TILE + _APART + len(tiles) * (_TILE + _GAP)
-    title = printable(queries.ids[int(found.queries[at])])
-    return Panel(title, draw, width + 2, height + 2, Margins(0, 0, 0, 0))
+    title = printable(queries.ids[row])
+    whose = called(train.backbone or "features", untrained=train.weights == "random")
+    note = f"the {len(tiles)} nearest by {whose}, whole images" if at == 0 else ""
+    return Panel(title, draw, width + 2, height + 2, Margins(0, 0, 0, 0), note)
 
 
 def _tile(axes: Axes, pixels: np.ndarray, left: float, right: bool | None, words: tuple[str, str]) -> None:

@@ -14,7 +14,7 @@ from ..results import Row
 from .figure import Figure, tiles_panel
 from .masks import COLOURS, in_colours, mass_mask, shown_through
 from .pictures import Pictures, at_once_for, in_parts, pictures_of
-from .tokens import about_query, block_at, patch_grid, prefix_named, query_of
+from .tokens import about_query, block_at, called_in, patch_grid, prefix_named, query_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def attention(
         for h in range(maps.shape[1])
         for metric, value in (("mask_area", masks[n, h].mean()), ("other_tokens", others[n, h]))
     ]
-    title = f"{backbone.spec.name}, block {place + 1}: attention {OF[whose]}"
+    title = f"{called_in(backbone)}, block {place + 1}: attention {OF[whose]}"
     panel = _panel(pictures, maps, masks, painted, title, f"below each: the patches that hold {100 * mass:g} % of it")
     arrays = {"ids": np.array(pictures.ids), "pixels": pictures.pixels, "attention": maps, "mask": masks}
     notes = [*about_query(backbone, query, whose), *left_out(backbone, others)]

@@ -18,7 +18,7 @@ from ..results import Row
 from .figure import Figure, tiles_panel
 from .masks import shown_through
 from .pictures import Pictures, in_parts, pictures_of
-from .tokens import block_at, patch_grid, prefix_named
+from .tokens import block_at, called_in, patch_grid, prefix_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def norms(
     limit = cutoff if cutoff is not None else at if step >= _CLEAR else float("nan")
     above = found > limit if np.isfinite(limit) else np.zeros(found.shape, bool)
     kinds = backbone.model.prefix_kinds
-    name = f"{backbone.spec.name}, block {place + 1}"
+    name = f"{called_in(backbone)}, block {place + 1}"
     panels = [_histogram(found, prefix, kinds, limit, name), *_maps(pictures, found, above, limit)]
     arrays = {"ids": np.array(pictures.ids), "pixels": pictures.pixels, "norms": found, "above": above}
     arrays |= {"prefix": prefix, "cutoff": np.array(limit)}

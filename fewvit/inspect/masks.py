@@ -24,7 +24,8 @@ def mass_mask(attention: np.ndarray, mass: float) -> np.ndarray:
         raise UsageError(f"--mass {mass:g} is not a share over 0 and up to 1")
     order = np.argsort(attention, axis=-1, kind="stable")
     ascending = np.take_along_axis(attention.astype(np.float64), order, axis=-1)
-    reached = np.cumsum(ascending, axis=-1) / ascending.sum(axis=-1, keepdims=True)
+    total = ascending.sum(axis=-1, keepdims=True)
+    reached = np.cumsum(ascending, axis=-1) / np.where(total > 0, total, 1)  # where there is none, none is marked
     marked = np.empty(attention.shape, bool)
     np.put_along_axis(marked, order, reached > 1 - mass, axis=-1)
     return marked
@@ -53,7 +54,8 @@ def in_colours(pixels: np.ndarray, maps: np.ndarray, colours: Sequence[str] = CO
     Of maps (heads, rows, columns) each counts in parts of its own largest value; the colour covers by the root of that,
     and not at all up to 0.2.
     """
-    parts = maps / maps.max(axis=(1, 2), keepdims=True)
+    most = maps.max(axis=(1, 2), keepdims=True)
+    parts = maps / np.where(most > 0, most, 1)
     strongest = parts.argmax(axis=0)  # (rows, columns)
     part = parts.max(axis=0)
     cover = np.where(part > _TAKES_PART, np.sqrt(part), 0.0)

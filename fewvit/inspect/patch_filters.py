@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
-from ..figures.axes import shortened
 from ..figures.picture import Panel
 from .figure import Figure, tiles_panel
 from .mosaic import stretched
+from .tokens import called_in
 
 if TYPE_CHECKING:
     from ..models.vit import Backbone
@@ -50,7 +50,7 @@ def filters(backbone: Backbone, components: int = SHOWN) -> Figure:
         {"component": number, "metric": "explained", "value": round(float(share), 6)}
         for number, share in enumerate(explained, 1)
     ]
-    panel = filters_panel(found, explained, shortened(backbone.spec.name))
+    panel = filters_panel(found, explained, called_in(backbone))
     return Figure(
         "filters", [panel], {"components": found.astype(np.float32), "explained": explained}, rows, notes=notes
     )

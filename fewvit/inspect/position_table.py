@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError, counted
-from ..figures.axes import Margins, framed, shortened
+from ..figures.axes import Margins, framed
 from ..figures.picture import LIGHT, Panel
 from ..results import Row
 from .figure import Figure
 from .mosaic import tiled
+from .tokens import called_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ def positions(backbone: Backbone) -> Figure:
     similarity = cosine_similarity(table).reshape(*grid, *grid)
     return Figure(
         "positions",
-        [positions_panel(similarity, f"{shortened(backbone.spec.name)}: {POSITIONS_NOTE}")],
+        [positions_panel(similarity, f"{called_in(backbone)}: {POSITIONS_NOTE}")],
         {"similarity": similarity.astype(np.float32)},
         _rows(similarity),
         notes=notes,

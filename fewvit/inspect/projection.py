@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DataError, MissingExtra, UnknownName, counted
+from ..errors import DataError, MissingExtra, UnknownName
 from ..neighbors import Bank, normalise
 from ..seeds import seed_of
 
@@ -52,15 +52,17 @@ def project(features: np.ndarray, method: str = "tsne", seed: int = 0) -> Projec
     """
     require_method(method)
     if len(features) < FEWEST:
-        raise DataError(f"{counted(len(features), 'image')} make no map", fix=f"Give {FEWEST} or more.")
+        raise DataError(f"a map is drawn of {FEWEST} images or more, not of {len(features)}", fix="Give more images.")
     unit = normalise(features)
     reduced, explained = principal(unit, min(REDUCED, *unit.shape))
     points, notes = METHODS[method].place(reduced, seed)
+    if not np.ptp(unit, axis=0).any():
+        notes = [*notes, "all images have one and the same feature: the map says nothing"]
     if METHODS[method].is_linear:
         return Projection(points, method, notes, kept_neighbours(unit, points), float(explained[:2].sum()))
     if unit.shape[1] > REDUCED:
         share = f"{100 * explained.sum():.0f} % of the variance"
-        notes = [f"{note}, on {REDUCED} principal components with {share}" for note in notes]
+        notes = [f"{note}, on {reduced.shape[1]} principal components with {share}" for note in notes]
     return Projection(points, method, notes, kept_neighbours(unit, points))
 
 

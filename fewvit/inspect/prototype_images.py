@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError, counted
-from ..figures.axes import shortened
 from ..results import Row
 from .figure import Figure, tiles_panel
 from .pictures import Pictures, in_parts, pictures_of
 from .pretraining_files import MsnOpened, open_msn
+from .tokens import called_in
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
@@ -73,7 +73,7 @@ def prototypes(
     tiles = [[pictures.pixels[row] for row in images[k]] for k in drawn]
     beside = [f"{k}: {counted(int(counts[k]), 'image')}" for k in drawn]
     told = (
-        f"{shortened(backbone.spec.name)}: {counted(len(pictures), 'image')} belong to {int((counts > 0).sum())} of "
+        f"{called_in(backbone)}: {counted(len(pictures), 'image')} belong to {int((counts > 0).sum())} of "
         f"{counted(len(counts), 'prototype')}; the nearest of each"
     )
     arrays = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backbones import TEMPERATURE
 from ..datasets import Dataset, open_dataset
-from ..errors import UsageError, counted
+from ..errors import DataError, UsageError, counted
 from ..evaluate.inputs import FeatureReader, Found, Inputs, by_layer, measured
 from ..evaluate.knn import score_knn
 from ..extraction.pipeline import Pipeline
@@ -95,7 +95,7 @@ def quality_rows(features: FeatureSet, changed: Changed | None, asked: Asked) ->
         some = some[np.sort(generator("quality", asked.seed).choice(len(some), MOST, replace=False))]
     whole: Row = {"images": len(some)}
     yield {**whole, **_row("rankme", rank_me(some))}
-    yield {**whole, **_row("alpha_req", alpha_req(some))}
+    yield {**whole, **_alpha_row(some)}
     paired = some[:: max(1, -(-len(some) // _PAIRED))]
     yield {**_row("uniformity", uniformity(paired)), "images": len(paired)}
     if changed is not None:
@@ -115,6 +115,14 @@ def _of_changed(features: FeatureSet, changed: Changed, asked: Asked) -> Iterato
     k = min(asked.k, len(features) - 1)
     for name, one in (("overlap_flip", changed.flipped), ("overlap_crop", changed.cropped)):
         yield {**seen, **_row(name, neighbor_overlap(features.features, changed.rows, one, k)), "k": k}
+
+
+def _alpha_row(features: np.ndarray) -> Row:
+    """α-ReQ; of features that vary in less than three directions there is none, and the note says so."""
+    try:
+        return _row("alpha_req", alpha_req(features))
+    except DataError as error:
+        return {"metric": "alpha_req", "value": None, "note": f"not measured: {error.what}"}
 
 
 def _row(metric: str, value: float) -> Row:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UsageError
-from ..figures.axes import shortened
 from ..views.draws import uniforms
 from .figure import Figure, tiles_panel
 from .pictures import Pictures, in_parts, pictures_of, pipeline_of
 from .pretraining_files import MaeAsked, open_mae
+from .tokens import called_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ def reconstruct(
         for one, error in zip(pictures.ids, arrays["error"], strict=True)
     ]
     tiles = [[arrays[name][i] for name in COLUMNS] for i in range(len(pictures))]
-    told = f"{shortened(backbone.spec.name)}: {100 * arrays['hidden'].mean():.0f} % of the patches are hidden"
+    told = f"{called_in(backbone)}: {100 * arrays['hidden'].mean():.0f} % of the patches are hidden"
     panel = tiles_panel("Reconstruction", tiles, _SIDE, above=list(COLUMNS.values()), note=told)
     return Figure("reconstruct", [panel], arrays, rows, notes=notes)
 

@@ -81,8 +81,8 @@ def _decoded(images: Dataset, rows: Sequence[int], max_pixels: int) -> list[np.n
     return list(in_threads(cell, rows))
 
 
-def square(pixels: np.ndarray, side: int) -> np.ndarray:
-    """A picture (H, W, 3) uint8 whole in a square (side, side, 3), on a ground of its edge's mean colour."""
+def square(pixels: np.ndarray, side: int, ground: int | None = None) -> np.ndarray:
+    """A picture (H, W, 3) uint8 whole in a square (side, side, 3), on a grey, or its edge's mean colour."""
     from PIL import Image
 
     scale = side / max(pixels.shape[:2])
@@ -91,9 +91,9 @@ def square(pixels: np.ndarray, side: int) -> np.ndarray:
     small = np.asarray(
         Image.fromarray(np.ascontiguousarray(pixels)).resize((wide, tall), how, reducing_gap=2.0), np.uint8
     )
-    edge = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]]).mean(axis=0)
+    edge = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]]).mean(axis=0).round()
     cell = np.empty((side, side, 3), np.uint8)
-    cell[:] = edge.round().astype(np.uint8)
+    cell[:] = edge.astype(np.uint8) if ground is None else ground
     top, left = (side - tall) // 2, (side - wide) // 2
     cell[top : top + tall, left : left + wide] = small
     return cell

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, counted
+from .figure import called
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +69,11 @@ def about_query(backbone: Backbone, asked: str | None, query: str) -> list[str]:
     name, has_class = backbone.spec.name, "class" in backbone.model.prefix_kinds
     why = "is read by its mean patch token" if has_class else "has no class token"
     return [f"{name} {why}: shown is the attention of all patches, on average (--query mean)"]
+
+
+def called_in(backbone: Backbone) -> str:
+    """What a picture calls the backbone."""
+    return called(backbone.spec.name, untrained=backbone.spec.is_random)
 
 
 def prefix_named(kinds: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backbones import IMAGENET
-from ..evaluate.evaluation import accepted_classes, answers_among
+from ..evaluate.evaluation import accepted_classes, answers_among, of_answers
 from ..evaluate.inputs import Found
 from ..evaluate.predictions import Predicted, save_predictions
 from ..features import FeatureSet
@@ -79,12 +79,7 @@ def ranks(scores: np.ndarray, test: FeatureSet) -> np.ndarray:
 
 def _of_answers(scores: np.ndarray, test: FeatureSet) -> np.ndarray:
     """Class scores (n, C) with -inf for classes that a prediction may not be."""
-    answers = answers_among(np.arange(scores.shape[1]), test)
-    if isinstance(answers, slice):
-        return scores
-    chosen = np.full_like(scores, -np.inf)
-    chosen[:, answers] = scores[:, answers]
-    return chosen
+    return of_answers(scores, answers_among(np.arange(scores.shape[1]), test), -np.inf)
 
 
 def _rows(training: Training, selected: Selected, rank: np.ndarray) -> list[dict[str, Any]]:
