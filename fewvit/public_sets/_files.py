@@ -30,7 +30,8 @@ def of_list(
         raise DataError("names no image", file=of)
     rows = sorted(rows, key=lambda row: os.fsencode(row[0]))
     ids = [path for path, _ in rows]
-    repeated = sorted({a for a, b in itertools.pairwise(ids) if a == b})
+    spelled = sorted(map(os.path.normpath, ids))
+    repeated = sorted({a for a, b in itertools.pairwise(spelled) if a == b})
     if repeated:
         raise DataError(f"names {counted(len(repeated), 'image')} more than once: {some(repeated)}", file=of)
     identities = [_identity(os.path.join(root, path)) for path in ids]

@@ -11,7 +11,7 @@ import numpy as np
 from ..datasets._devkit import DEVKIT, synsets_by_id
 from ..errors import DataError, counted, printable, some
 from ._files import lines_of
-from ._imagenet import VALIDATION, image_numbers, synsets
+from ._imagenet import VALIDATION, image_numbers, refuse_twice, synsets
 
 _WNID = re.compile(r"n\d{8}")
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -59,7 +59,15 @@ def labels_by(path: str, ids: Sequence[str], folder: str) -> list[str]:
         if not named or len(named) < len(words):
             raise DataError("not a list of labels: its lines are neither one word nor two", file=path)
     wnids = _wnids(path, [label for _, label in named])
-    label_of = {_stem(name): wnid for (name, _), wnid in zip(named, wnids, strict=True)}
+    label_of: dict[str, str] = {}
+    two = [
+        stem
+        for (name, _), wnid in zip(named, wnids, strict=True)
+        if label_of.setdefault(stem := _stem(name), wnid) != wnid
+    ]
+    if two:
+        raise DataError(f"gives {counted(len(set(two)), 'image')} two classes: {some(sorted(set(two)), 3)}", file=path)
+    refuse_twice(ids, list(map(_stem, ids)), folder)
     unlabelled = [name for name in ids if _stem(name) not in label_of]
     if unlabelled:
         raise DataError(f"has no label for {counted(len(unlabelled), 'image')}: {some(unlabelled, 3)}", file=path)
