@@ -14,8 +14,9 @@ from ..datasets._classes import numbered
 from ..datasets._listing import EXAMPLES, FileReader, Tree, image_tree, refuse_nothing
 from ..digests import identity_of
 from ..errors import DataError, are, counted, from_os_error, printable, some
-from ..files import is_file
+from ..files import is_file, require_file, whole
 
+_MOST_OF_LIST = 256 << 20  # bytes of a list; the longest that is published, tiered-ImageNet's, has some 20 MB
 Found = TypeVar("Found")
 
 
@@ -124,18 +125,30 @@ def first_there(folder: str, names: Sequence[str], what: str) -> str:
     )
 
 
+def bytes_of(path: str, what: str, most: int) -> bytes:
+    """The bytes of a file on a disk.
+
+    Raises DataError for what is no such file, such as a pipe or a device, and for more than `most` bytes, unread.
+    """
+    try:
+        if os.path.isfile(path) and os.path.getsize(path) > most:
+            raise DataError(f"more than {most >> 20} MiB, which is none of the published files", file=path)
+        require_file(path)
+        return whole(path, most)
+    except FileNotFoundError as error:
+        raise DataError("no such file", file=path) from error
+    except OSError as error:
+        raise from_os_error(error, f"reading {what}") from error
+
+
 def lines_of(path: str) -> list[str]:
     """The lines of a text file that are not empty, without blanks around them.
 
     Raises DataError where it cannot be read or is no text.
     """
     try:
-        with open(path, encoding="utf-8-sig") as handle:
-            return [line for line in map(str.strip, handle) if line]
-    except FileNotFoundError as error:
-        raise DataError("no such file", file=path) from error
-    except OSError as error:
-        raise from_os_error(error, "reading the list") from error
+        text = bytes_of(path, "the list", _MOST_OF_LIST).decode("utf-8-sig")
+        return [line for line in map(str.strip, text.replace("\r\n", "\n").replace("\r", "\n").split("\n")) if line]
     except UnicodeDecodeError as error:
         raise DataError("not a list: it is no text", file=path) from error
 
@@ -151,9 +164,24 @@ def rows_of(path: str, read: Callable[[str], tuple[str, str] | None]) -> list[tu
     return rows
 
 
+def is_count(word: str) -> bool:
+    """Whether a word is a whole number from 0 that a label may be; Python reads none of 5000 digits."""
+    return word.isascii() and word.isdigit() and len(word) <= 9
+
+
 def whole_numbers(values: object, low: int, high: int, what: str, path: str) -> np.ndarray:
     """Whole numbers (N,) int64 from `low` up to `high`. Raises DataError for others."""
-    array = np.asarray(values)
+    if high < low:
+        raise DataError(f"has {what}, but no class is named", file=path)
+    plain = isinstance(values, np.ndarray) or (
+        isinstance(values, list | tuple) and all(type(one) is int for one in values)
+    )
+    try:
+        array = np.asarray(values) if plain else np.empty(0)  # a list in a list may hold itself
+    except (ValueError, OverflowError):  # whole numbers that no array has room for
+        array = np.empty(0)
+    if isinstance(values, list | tuple) and not values:
+        array = array.astype(np.int64)
     if (
         array.ndim != 1
         or array.dtype.kind not in "iu"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..datasets._devkit import DEVKIT, synsets_by_id
 from ..errors import DataError, counted, printable, some
-from ._files import lines_of
+from ._files import is_count, lines_of
 from ._imagenet import VALIDATION, image_numbers, refuse_twice, synsets
 
 _WNID = re.compile(r"n\d{8}")
@@ -88,7 +88,7 @@ def _by_number(path: str, words: Sequence[str], ids: Sequence[str], folder: str)
         )
     if all(map(_WNID.fullmatch, words)):
         wnids = _wnids(path, words)
-    elif not all(word.isascii() and word.isdigit() for word in words):
+    elif not all(map(is_count, words)):
         raise DataError("not a list of labels: its words are neither wnids nor numbers", file=path)
     elif min(map(int, words)) >= 1 and max(map(int, words)) <= 1000:  # the only numbers that are published bare
         meaning = synsets_by_id(path)
@@ -109,8 +109,8 @@ def _wnids(path: str, labels: Sequence[str]) -> list[str]:
         if unknown:
             raise DataError(f"names classes that are not ImageNet-1k's: {some(unknown)}", file=path)
         return list(labels)
-    if not all(label.isascii() and label.isdigit() for label in labels):
-        odd = next(label for label in labels if not (label.isascii() and label.isdigit()))
+    if not all(map(is_count, labels)):
+        odd = next(label for label in labels if not is_count(label))
         raise DataError(f"a label is neither a wnid nor a number: {printable(odd)[:40]!r}", file=path)
     numbers = np.array([int(label) for label in labels])
     if numbers.max() >= len(order):

@@ -11,7 +11,7 @@ import numpy as np
 from ..datasets import Dataset, Listing
 from ..errors import DataError, counted, some
 from ._about import About, Part
-from ._files import of_list, rows_of
+from ._files import is_count, of_list, rows_of
 
 # group -> set -> (test images, classes), as the papers that use these lists give them
 GROUPS = {
@@ -88,7 +88,7 @@ class Vtab:
 
 def _row(line: str) -> tuple[str, str] | None:
     path, _, label = line.rpartition(" ")
-    return (path.strip(), str(int(label))) if path and label.isascii() and label.isdigit() else None
+    return (path.strip(), str(int(label))) if path and is_count(label) else None
 
 
 def _refuse_learnt(listed: Mapping[str, set[str]], folder: str) -> None:
