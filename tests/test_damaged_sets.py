@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
+import tarfile
 from pathlib import Path
 
 import pytest
-from made_sets import jpeg, png, real_json, val_name, vtab, write
+from made_sets import cifar10, cifar_rows, flowers, jpeg, png, real_json, stl10, val_name, vtab, write
 
 from fewvit.datasets import open_dataset
-from fewvit.errors import DataError
+from fewvit.errors import DataError, FewvitError
 from fewvit.public_sets._imagenet import synsets
 
 ORDER = synsets()
@@ -85,3 +89,118 @@ def test_a_set_of_vtab_whose_test_images_are_learnt_from_is_refused_by_every_com
 def test_a_path_that_is_spelled_in_two_ways_stands_twice(tmp_path):
     root = write(tmp_path, {"images/banded/1.jpg": png(1), "labels/train1.txt": "banded/1.jpg\nbanded/./1.jpg\n"})
     assert "more than once" in refused(f"dtd:{root}@train1")
+
+
+# ---- no files, endless files, and numbers and pickles of no sense
+
+
+def _flowers(root: Path) -> str:
+    return flowers(root, [3, 7, 3], {"trnid": [1, 2], "valid": [3], "tstid": [3]})
+
+
+def _mini(root: Path) -> str:
+    return write(root, {"images/1.png": png(3), "train.csv": f"filename,label\n1.png,{ORDER[3]}\n"})
+
+
+def _real(root: Path) -> str:
+    return write(root, {f"val/{val_name(7)}": jpeg(3), "real.json": real_json({7: [3]})})
+
+
+def _stl(root: Path) -> str:
+    return stl10(root, NAMES, {"train": [0, 1, 2]})
+
+
+def _cifar(root: Path) -> str:
+    return cifar10(root, NAMES)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "/proc/self/maps"])
+@pytest.mark.parametrize(
+    ("make", "source", "files"),
+    [
+        (_flowers, "flowers102:{}@train", ["imagelabels.mat", "setid.mat"]),
+        (_mini, "mini-imagenet:{}@train", ["train.csv"]),
+        (_real, "imagenet-real:{}", ["real.json"]),
+        (
+            _stl,
+            "stl10:{}@train",
+            [f"stl10_binary/{name}" for name in ("train_X.bin", "train_y.bin")],
+        ),
+        (_cifar, "cifar10:{}@train", [f"cifar-10-batches-py/{name}" for name in ("data_batch_3", "batches.meta")]),
+    ],
+)
+def test_what_has_no_end_is_refused_unread(kind, make, source, files, tmp_path):
+    root = make(tmp_path)
+    for name in files:
+        path, kept = tmp_path / name, (tmp_path / name).read_bytes()
+        path.unlink()
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to(kind)
+        refused(source.format(root))
+        path.unlink()
+        path.write_bytes(kept)
+    open_dataset(source.format(root))
+
+
+def test_a_file_that_is_far_too_large_is_refused_unread(tmp_path):
+    root = _real(tmp_path)
+    with open(tmp_path / "real.json", "wb") as handle:
+        handle.truncate(1 << 40)
+    assert "more than 64 MiB" in refused(f"imagenet-real:{root}")
+
+
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize("text", [f"{val_name(7)} {DIGITS}\n", "\n".join([DIGITS] * 50_000)])
+def test_a_number_of_5000_digits_is_no_label(text, tmp_path):
+    root = flat(tmp_path, val_name(7))
+    write(tmp_path, {"val.txt": text})
+    assert "val.txt" in refused(f"imagenet:{root}@val")
+
+
+def test_a_number_of_5000_digits_is_no_class_of_vtab(tmp_path):
+    vtab(tmp_path, "cifar", {"train800": [3, 7], "val200": [7], "test": [3, 11]})
+    write(tmp_path, {"cifar/test.txt": f"images/test/00_0.png {DIGITS}\n"})
+    assert "test.txt: line 1" in refused(f"vtab:{tmp_path}/cifar@test")
+
+
+def test_a_field_that_is_longer_than_a_csv_takes_is_refused(tmp_path):
+    root = _mini(tmp_path)
+    write(tmp_path, {"train.csv": f'filename,label\n"{"x" * 140_000}",{ORDER[3]}\n'})
+    assert "train.csv: not a list" in refused(f"mini-imagenet:{root}@train")
+
+
+ENDLESS: list[object] = [1]
+ENDLESS.append(ENDLESS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([[1, 2], [3]], ["a", "b"]),
+        (ENDLESS, ["a", "b"]),
+        (3, ["a", "b"]),
+        ([True, 1], ["a", "b"]),
+        ([2**70, 1], ["a", "b"]),
+        ([0, 1], 3),
+        ([0, 1], []),
+        ([0, 1], ["a", "a"]),
+        ([0, 1], [["a"], "b"]),
+    ],
+)
+def test_labels_and_names_of_no_sense_are_refused_in_plain_words(labels, names, tmp_path):
+    content = pickle.dumps({"data": cifar_rows([0, 1]), "labels": labels}, protocol=2)
+    files = {f"data_batch_{n}": content for n in range(1, 6)}
+    write(tmp_path / "cifar-10-batches-py", {**files, "batches.meta": pickle.dumps({"label_names": names}, protocol=2)})
+    with pytest.raises(FewvitError) as caught:  # a number of 71 bits is a pickle that is refused: an IntegrityError
+        open_dataset(f"cifar10:{tmp_path}@train")
+    assert "cifar-10-batches-py" in str(caught.value)
+    assert "to -1" not in str(caught.value)
+
+
+def test_a_link_in_an_archive_that_leads_to_itself_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo("cifar-10-batches-py/batches.meta")
+        member.type, member.linkname = tarfile.SYMTYPE, "batches.meta"
+        tar.addfile(member, io.BytesIO())
+    assert "batches.meta: is no file in the archive" in refused(f"cifar10:{tmp_path}@train")

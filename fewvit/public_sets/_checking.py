@@ -14,7 +14,7 @@ from ..datasets import Listing, open_dataset
 from ..errors import DataError, FewvitError, counted
 from ..results import Row
 from ._about import About, Part
-from ._files import bytes_of
+from ._files import NotThereError, bytes_of
 
 _MOST_BYTES = 256 << 20  # of a list file
 MISSING, REFUSED, OTHER, AS_PUBLISHED, UNKNOWN = "missing", "refused", "other than published", "as published", "unknown"
@@ -57,7 +57,7 @@ def _check_part(found: CheckedSet, what: str, source: str, size: Part, listing: 
     try:
         dataset = open_dataset(source, listing)
     except FewvitError as error:
-        there = isinstance(error, DataError) and _is_there(error)
+        there = not isinstance(error, NotThereError)
         found.rows.append({"what": what, "state": REFUSED if there else MISSING})
         found.problems.append(f"{what}: {'refused: ' if there else ''}{' '.join(str(error).split())}")
         return

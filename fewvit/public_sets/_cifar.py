@@ -17,7 +17,7 @@ from ..datasets._pixels import Pixels
 from ..errors import DataError, some
 from ..files import require_file
 from ..untrusted.plain_pickle import plain_data
-from ._files import bytes_of, of_class_folders, whole_numbers
+from ._files import NotThereError, bytes_of, of_class_folders, whole_numbers
 
 _SIDE = 32  # pixels
 # folder -> a pickle that it always has, and the archive that it is published in
@@ -79,7 +79,7 @@ def _entry(content: Any, key: str, path: str) -> Any:
 
 
 def _names(value: Any, key: str, path: str) -> list[str]:
-    """The names of the classes. Raises DataError for what is no list of names, for none, and for one that stands twice."""
+    """The names of the classes. Raises DataError for no list of names, for none, and for one twice."""
     if not isinstance(value, list | tuple) or not all(isinstance(one, str | bytes) for one in value):
         raise DataError(f"its `{key}` is no list of names", file=path)
     if not value:
@@ -105,7 +105,7 @@ class _Pickles:
         self._archive = next((one for one in packed if os.path.isfile(one)), None)
         self._inner = inner
         if self._folder is None and self._archive is None:
-            raise DataError(f"neither {inner}/{always} nor {archive} is there", file=place)
+            raise NotThereError(f"neither {inner}/{always} nor {archive} is there", file=place)
 
     def path(self, name: str) -> str:
         """Where a pickle is, for messages."""
@@ -131,6 +131,6 @@ class _Pickles:
                     raise DataError(f"more than {_MOST_BYTES >> 20} MiB", file=self.path(name))
                 return opened.read(_MOST_BYTES)
         except KeyError as error:
-            raise DataError("is not in the archive", file=self.path(name)) from error
+            raise NotThereError("is not in the archive", file=self.path(name)) from error
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError, OverflowError) as error:
             raise DataError(f"not a whole archive ({error})", file=self._archive, fix="Fetch it again.") from error

@@ -20,6 +20,10 @@ _MOST_OF_LIST = 256 << 20  # bytes of a list; the longest that is published, tie
 Found = TypeVar("Found")
 
 
+class NotThereError(DataError):
+    """A part of a set that is not there, in contrast to one that is there and refused."""
+
+
 def of_list(
     name: str, root: str, rows: Sequence[tuple[str, str]], listing: Listing, of: str, notes: Sequence[str] = ()
 ) -> Dataset:
@@ -38,7 +42,7 @@ def of_list(
     identities = [_identity(os.path.join(root, path)) for path in ids]
     missing = [path for path, identity in zip(ids, identities, strict=True) if identity is None]
     if missing:
-        raise DataError(
+        raise NotThereError(
             f"{len(missing)} of its {counted(len(ids), 'image')} {are(len(missing))} not there: {some(missing)}",
             file=of,
             fix=f"Paths are relative to {printable(root)}.",
@@ -105,7 +109,7 @@ def of_class_folders(name: str, root: str, listing: Listing, depth: int = 1) -> 
 def listed(root: str, listing: Listing) -> Tree:
     """Every image below a folder. Raises DataError for a folder that is not there, and for one without an image."""
     if not os.path.isdir(root):
-        raise DataError("no such folder", file=root)
+        raise NotThereError("no such folder", file=root)
     tree = image_tree(root, listing.follow_links)
     refuse_nothing(root, tree.ids, tree.left_out)
     return tree
@@ -117,7 +121,7 @@ def first_there(folder: str, names: Sequence[str], what: str) -> str:
         path = os.path.join(folder, name)
         if os.path.exists(path):
             return path
-    raise DataError(
+    raise NotThereError(
         f"no {what}: neither of {some(list(names), 8)} is there"
         if len(names) > 1
         else f"no {what}: {names[0]} is not there",
@@ -136,7 +140,7 @@ def bytes_of(path: str, what: str, most: int) -> bytes:
         require_file(path)
         return whole(path, most)
     except FileNotFoundError as error:
-        raise DataError("no such file", file=path) from error
+        raise NotThereError("no such file", file=path) from error
     except OSError as error:
         raise from_os_error(error, f"reading {what}") from error
 
@@ -173,9 +177,8 @@ def whole_numbers(values: object, low: int, high: int, what: str, path: str) -> 
     """Whole numbers (N,) int64 from `low` up to `high`. Raises DataError for others."""
     if high < low:
         raise DataError(f"has {what}, but no class is named", file=path)
-    plain = isinstance(values, np.ndarray) or (
-        isinstance(values, list | tuple) and all(type(one) is int for one in values)
-    )
+    listed = isinstance(values, list | tuple) and all(type(one) is int for one in values)
+    plain = listed or isinstance(values, np.ndarray)
     try:
         array = np.asarray(values) if plain else np.empty(0)  # a list in a list may hold itself
     except (ValueError, OverflowError):  # whole numbers that no array has room for

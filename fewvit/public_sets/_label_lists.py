@@ -10,7 +10,7 @@ import numpy as np
 
 from ..datasets._devkit import DEVKIT, synsets_by_id
 from ..errors import DataError, counted, printable, some
-from ._files import is_count, lines_of
+from ._files import NotThereError, is_count, lines_of
 from ._imagenet import VALIDATION, image_numbers, refuse_twice, synsets
 
 _WNID = re.compile(r"n\d{8}")
@@ -34,7 +34,7 @@ def list_for(root: str, folder: str) -> str:
         for name in LISTS:
             if os.path.isfile(path := os.path.join(place, name)):
                 return path
-    raise DataError(
+    raise NotThereError(
         f"no list of labels beside its images; known are {some(LISTS, 9)}",
         file=folder,
         fix="Put one of them into the folder, or the images into folders called by wnids.",

@@ -11,7 +11,7 @@ import numpy as np
 from ..datasets import Dataset, Listing
 from ..errors import DataError, counted, some
 from ._about import About, Part
-from ._files import is_count, of_list, rows_of
+from ._files import NotThereError, is_count, of_list, rows_of
 
 # group -> set -> (test images, classes), as the papers that use these lists give them
 GROUPS = {
@@ -76,7 +76,7 @@ class Vtab:
         path = os.path.join(folder, f"{part}.txt")
         if not os.path.isfile(path):
             inside = sorted(name for name in Vtab.about.below if os.path.isfile(os.path.join(folder, name, "test.txt")))
-            raise DataError(
+            raise NotThereError(
                 f"no {part}.txt in it" + (f", but in {some(inside, 3)}" if inside else ""),
                 file=folder,
                 fix=f"Name one set: vtab:{os.path.join(folder, (inside or ['cifar'])[0])}@{part}.",
