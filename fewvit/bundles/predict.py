@@ -123,8 +123,8 @@ def _numbers(bundle: Bundle, features: FeatureSet) -> np.ndarray:
 
 def _judged(numbers: np.ndarray, features: FeatureSet) -> np.ndarray:
     """Whether each image (N,) is of a class of the bundle: then its best class is right or wrong."""
-    judged: np.ndarray = np.isin(accepted_classes(features), numbers[numbers >= 0]).any(axis=1)
-    return judged
+    known = np.isin(accepted_classes(features), numbers[numbers >= 0])
+    return np.asarray(known.any(axis=1))
 
 
 def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, limits: Limits, judged: int) -> Facts:
