@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _NONE = "none"  # as --backbone and --label-errors
 _STRICT_CODE = 3
+_FEWEST = 5  # images of a class
 _ANY = str(1 << 40)  # pictures that may be undecodable: they are findings
 
 
@@ -66,7 +67,7 @@ def check_source(
     ] = "auto",
     fewest: Annotated[
         int, typer.Option("--min-images", metavar="N", min=1, help="Images that a class should have.")
-    ] = 5,
+    ] = _FEWEST,
     save_list: Annotated[
         Path | None,
         typer.Option("--save-list", metavar="FILE.csv", help="Write every finding here: check, id, other, reason."),
@@ -81,6 +82,18 @@ def check_source(
     a --backbone; without one they are not looked for.
     """
     if folder is not None:
+        _refuse_beside_a_name(
+            {
+                "--against": against,
+                "--threshold": threshold,
+                "--label-errors": label_errors if label_errors != "auto" else None,
+                "--min-images": fewest if fewest != _FEWEST else None,
+                "--save-list": save_list,
+                "--backbone": model.backbone,
+                "--weights": model.weights,
+            },
+            output,
+        )
         return check_set_in(output, listed, source, folder)
     screen = Screen(output)
     from fewvit.curation.checking import Request, check_set, list_of
@@ -113,6 +126,18 @@ def check_source(
         screen.notify(f"--strict: {counted(wrong, 'bad file or leak', 'bad files or leaks')}")
         return _STRICT_CODE
     return 0
+
+
+def _refuse_beside_a_name(given: Mapping[str, object], output: Output) -> None:
+    """Raise UsageError for options of a check of images, which that of a published layout opens none of."""
+    asked = [name for name, value in given.items() if value is not None]
+    if output.out is not None and output.out.suffix.lower() in (".html", ".htm"):
+        asked.append("--out as a page")
+    if asked:
+        raise UsageError(
+            f"{' and '.join(asked)} {'goes' if len(asked) == 1 else 'go'} with images: SRC without DIR",
+            fix="fewvit data check NAME DIR counts what is there; give NAME:DIR@PART for the images of a set.",
+        )
 
 
 def _reader(

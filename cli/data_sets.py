@@ -66,10 +66,11 @@ def fetch_set(
 def check_set_in(output: Output, listed: Listed, name: str, folder: str) -> int:
     """What a folder holds of a public data set beside what is published; 3 where something is missing or other."""
     from fewvit.public_sets import check_public
+    from fewvit.results import Result, manifest
 
     screen = Screen(output)
     found = check_public(name, folder, listing(listed))
-    screen.rows("data", found.rows)
+    screen.result(Result("data", found.rows, manifest(sources=[f"{name}:{folder}"], problems=found.problems)))
     for problem in found.problems:
         screen.notify(problem)
     return _MISSING_CODE if found.problems else 0

@@ -89,7 +89,7 @@ def finetune(
     if mode == "list":
         screen.rows("modes", [{"mode": name, "trains": what} for name, what in MODES.items()])
         return
-    names = names_of(model)
+    names = names_of(model, screen)
     if len(names) > 1:
         raise UsageError("--backbone names several; a run fine-tunes one")
     mode = check_mode(mode)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fewvit.models.told import Told
 
 
-def names_of(model: Model) -> list[str]:
-    """The backbones of a list with commas; a misspelt variant is refused before anything heavy is imported."""
+def names_of(model: Model, screen: Screen) -> list[str]:
+    """The backbones of a list with commas, each once; a misspelt one is refused before anything heavy is imported."""
     names = between_commas(QUICK if model.backbone is None else model.backbone)
     if not names:
         raise UsageError("--backbone names no backbone")
@@ -33,7 +33,11 @@ def names_of(model: Model) -> list[str]:
             from fewvit.backbones import find_variant
 
             find_variant(name)
-    return names
+    if len(set(names)) == len(names):
+        return names
+    from fewvit.sources import without_repeats
+
+    return without_repeats(names, "--backbone", screen.notify)
 
 
 def access(how: Access, place: Place, screen: Screen) -> LibraryAccess:
@@ -71,7 +75,7 @@ def reader(
     `told`: of a bare file, in place of what the layout's flags say. `shared`: processes that torchrun started share
     the images, and the first one goes on alone.
     """
-    names = names_of(model)
+    names = names_of(model, screen)
     from fewvit.evaluate.inputs import Backbones, FeatureReader
     from fewvit.extraction.cache import Cache, default_cache_dir
     from fewvit.extraction.pipeline import FeatureOptions

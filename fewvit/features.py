@@ -156,7 +156,7 @@ class FeatureSet:
                 text["backbone"],
                 text["weights"],
                 text["protocol"],
-                _marking(arrays, len(features), len(class_names), path),
+                _marking(arrays, labels, id_names, len(class_names), path),
             )
         except (DataError, ValueError) as error:
             raise DataError(
@@ -173,9 +173,17 @@ def _arrays(marking: Marking) -> dict[str, np.ndarray]:
 
 
 def _marking(
-    arrays: Mapping[str, np.ndarray], images: int, classes: int, path: str | os.PathLike[str]
+    arrays: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    ids: Sequence[str],
+    classes: int,
+    path: str | os.PathLike[str],
 ) -> Marking | None:
-    """That of a file, if it has one. Raises DataError for arrays that mark no such images."""
+    """That of a file, if it has one.
+
+    Raises DataError for arrays that mark no such images, and where a label is not among the accepted ones.
+    """
+    images = len(ids)
     accepted, answers = (arrays.get(name) for name in ("accepted", "answers"))
     for name, array, dimensions in (("accepted", accepted, 2), ("answers", answers, 1)):
         if array is None:
@@ -185,6 +193,12 @@ def _marking(
             raise DataError(f"`{name}` is not of these {images} images and {classes} classes", file=path)
     if accepted is None and answers is None:
         return None
+    if accepted is not None:
+        odd = np.flatnonzero((labels >= 0) & ~(accepted == labels[:, None]).any(axis=1))
+        if len(odd):
+            raise DataError(
+                f"the label of {counted(len(odd), 'image')} is not in its row of `accepted`: {ids[odd[0]]!r}", file=path
+            )
     return Marking(*(None if part is None else part.astype(np.int64) for part in (accepted, answers)))
 
 

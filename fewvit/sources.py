@@ -16,7 +16,7 @@ import numpy as np
 from .datasets import Dataset, Listing, open_dataset, select
 from .datasets.published import pair_of
 from .digests import DigestMemory
-from .errors import DataError, UsageError, are, from_os_error, printable
+from .errors import DataError, UsageError, are, from_os_error, printable, some
 from .extraction.cache import Cache
 from .extraction.extract import extract
 from .extraction.pipeline import Pipeline
@@ -337,6 +337,15 @@ def require_source(source: str | None, flag: str = "--data") -> str:
     if is_features(source) and not Path(source).exists():
         raise DataError("no such file", file=source)
     return source
+
+
+def without_repeats(names: Sequence[str], flag: str, notify: Notify) -> list[str]:
+    """The names of a list, each once, after a line on those that stand there more than once."""
+    found = list(dict.fromkeys(names))
+    twice = [name for name in found if list(names).count(name) > 1]
+    if twice:
+        notify(f"{flag}: {some(twice)} {are(len(twice))} named twice, and taken once")
+    return found
 
 
 def announce(dataset: Dataset, notify: Notify) -> Dataset:

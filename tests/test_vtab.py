@@ -186,3 +186,48 @@ def test_lists_that_do_not_belong_together_are_refused(fewvit, two_sets, tmp_pat
     assert fewvit("-m", tiny_weights(tmp_path / "tiny.pth"))[0] == 2
     code, _, err = fewvit("-m", tiny_weights(tmp_path / "tiny.pth"), "--data", tmp_path)
     assert (code, "none of VTAB's nineteen sets" in err) == (3, True)
+
+
+def test_two_files_of_one_name_have_means_of_their_own():
+    """A backbone is its name and its weights: two files that are both called w.pth are two."""
+    of_one = {**row("cifar", 30.0), "weights_sha256": "a"}
+    other = {**row("cifar", 70.0), "weights_sha256": "b"}
+    found = {(one["weights_sha256"], one["group"]): (one["value"], one["sets"]) for one in means([of_one, other])}
+    assert found == {
+        ("a", "mean of natural, 1 of 7"): (30.0, 1),
+        ("a", "mean of sets, 1 of 19"): (30.0, 1),
+        ("b", "mean of natural, 1 of 7"): (70.0, 1),
+        ("b", "mean of sets, 1 of 19"): (70.0, 1),
+    }
+
+
+def test_a_set_counts_once_in_a_mean():
+    found = means([row("cifar", 30.0), row("cifar", 30.0), row("dtd", 60.0)])
+    assert {one["group"]: (one["value"], one["sets"]) for one in found} == {
+        "mean of natural, 2 of 7": (45.0, 2),
+        "mean of sets, 2 of 19": (45.0, 2),
+    }
+
+
+def test_what_is_named_twice_is_evaluated_once_and_said(fewvit, two_sets, tmp_path):
+    tiny = tiny_weights(tmp_path / "tiny.pth")
+    words = ("--img-size", 32, "--data", two_sets, "--format", "json")
+    code, out, err = fewvit("-m", f"{tiny},{tiny}", "--classifier", "ridge,ridge", "--sets", "kitti,kitti", *words)
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert [(one["dataset"], one.get("group")) for one in rows] == [
+        ("vtab/kitti", "structured"),
+        ("vtab", "mean of structured, 1 of 8"),
+        ("vtab", "mean of sets, 1 of 19"),
+    ]
+    assert "named twice, and taken once" in err
+    assert err.count("named twice") == 3
+
+
+def test_test_images_that_are_learnt_from_are_refused_by_number_and_name(fewvit, two_sets, tmp_path):
+    test = two_sets / "cifar/test.txt"
+    learnt = (two_sets / "cifar/train800.txt").read_text().splitlines()[1]
+    test.write_text(test.read_text() + f"./{learnt}\n")
+    code, _, err = fewvit("-m", tiny_weights(tmp_path / "tiny.pth"), "--data", two_sets, "--sets", "cifar")
+    assert code == 3
+    assert f"test shares 1 image with train800val200: {learnt.split()[0]}" in err

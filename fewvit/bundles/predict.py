@@ -11,8 +11,10 @@ import numpy as np
 
 from ..datasets import Listing
 from ..errors import UsageError, counted, printable
+from ..evaluate.evaluation import accepted_classes, among_answers, answers_among
 from ..evaluate.inputs import FeatureReader
 from ..features import FeatureSet
+from ..labels import marked_labels
 from ..results import WIDTH, Facts, Result, Row, manifest
 from .bundle import Bundle
 from .fit import check_threshold, features_for
@@ -83,23 +85,29 @@ def predict_rows(
 
     Of a bundle with a strangeness score also `strangeness`, and `unknown_by`: `confidence`, `strangeness` or
     `confidence and strangeness`; None where the image has a label. Where images are labelled with classes of the
-    bundle, every row has a `target`, which is None without a label. Raises as `limits_of`.
+    bundle, every row has a `target`, which is None without a label; of several right classes it is the best one if
+    that is among them, else the first. Of a set whose answers are some classes alone the predictions are of these.
+    Raises as `limits_of`, and DataError where the bundle knows none of the answers.
     """
     limits = limits_of(bundle, threshold, max_strangeness)
-    targets = _targets(bundle, features)
+    numbers = _numbers(bundle, features)
+    answers = answers_among(numbers, features)
+    targeted = bool(_judged(numbers, features).any())
     for start in range(0, len(features), _BLOCK):
         part = slice(start, start + _BLOCK)
-        probabilities = bundle.probabilities(features.features[part])
+        block = features.select(np.arange(len(features))[part])
+        probabilities = among_answers(bundle.probabilities(block.features), answers)
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]  # (q, 2): ties go to the first class
         confidences = bundle.confidences(probabilities)
-        strange = bundle.strangeness.of(features.features[part]).tolist() if bundle.strangeness is not None else None
-        for i, p, (best, second) in zip(range(len(features))[part], confidences, order.tolist(), strict=True):
-            strangeness = strange[i - start] if strange is not None else None
+        strange = bundle.strangeness.of(block.features).tolist() if bundle.strangeness is not None else None
+        targets = marked_labels(block, numbers[order[:, 0]]).tolist()
+        for i, (p, (best, second)) in enumerate(zip(confidences, order.tolist(), strict=True)):
+            strangeness = strange[i] if strange is not None else None
             why = limits.why_unknown(float(p[best]), strangeness)
             yield {
-                "id": features.ids[i],
+                "id": block.ids[i],
                 "label": UNKNOWN if why else bundle.classes[best],
-                **({"target": targets[i]} if targets else {}),
+                **({"target": str(block.classes[targets[i]]) if targets[i] >= 0 else None} if targeted else {}),
                 "confidence": float(p[best]),
                 **({"strangeness": strangeness, "unknown_by": why or None} if strange is not None else {}),
                 "best": bundle.classes[best],
@@ -107,26 +115,30 @@ def predict_rows(
             }
 
 
-def _targets(bundle: Bundle, features: FeatureSet) -> list[str | None]:
-    """The name of each image's class; empty if no image is labelled with a class of the bundle."""
-    names = [str(features.classes[c]) if c >= 0 else None for c in features.labels.tolist()]
-    return names if set(names) & set(bundle.classes) else []
+def _numbers(bundle: Bundle, features: FeatureSet) -> np.ndarray:
+    """What the images call each class of the bundle (C,); -2 is one that they do not know."""
+    number_of = {str(name): number for number, name in enumerate(features.classes)}
+    return np.array([number_of.get(name, -2) for name in bundle.classes], np.int64)
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, limits: Limits) -> Facts:
+def _judged(numbers: np.ndarray, features: FeatureSet) -> np.ndarray:
+    """Whether each image (N,) is of a class of the bundle: then its best class is right or wrong."""
+    known = np.isin(accepted_classes(features), numbers[numbers >= 0])
+    return np.asarray(known.any(axis=1))
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, limits: Limits, judged: int) -> Facts:
     """`unknown`, the number of predictions that are, and how many of them are by what; for images `labelled` with a
     class of the bundle also `top1`, the percentage whose best class is right.
     """
-    classes = set(bundle.classes)
-    known = [row for row in rows if row.get("target") in classes]
     found: Facts = {"unknown": sum(row["label"] == UNKNOWN != row["best"] for row in rows)}
     if bundle.strangeness is not None:
         why = [row["unknown_by"] or "" for row in rows]
         found = {"unknown": sum(map(bool, why)), "max_strangeness": limits.max_strangeness}
         found |= {f"unknown_by_{by}": sum(by in one for one in why) for by in ("confidence", "strangeness")}
         found["strangeness"] = bundle.strangeness.facts
-    if known:
-        found |= {"labelled": len(known), "top1": 100 * sum(row["best"] == row["target"] for row in known) / len(known)}
+    if judged:
+        found |= {"labelled": judged, "top1": 100 * sum(row["best"] == row["target"] for row in rows) / judged}
     return found
 
 
@@ -162,7 +174,8 @@ def run_predict(
     inputs = features_for(bundle, reader, source, listing, notify, unlabelled=True)
     report_skipped(inputs.skipped)
     rows = list(predict_rows(bundle, inputs.train, threshold, max_strangeness))
-    found = _summary(rows, bundle, limits)
+    judged = int(_judged(_numbers(bundle, inputs.train), inputs.train).sum())
+    found = _summary(rows, bundle, limits, judged)
     for line in _notes(found, len(rows), limits):
         notify(line)
     facts = {"classifier": bundle.classifier, "threshold": limits.threshold, **found, "temperature": bundle.temperature}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
+from ..errors import DataError, from_os_error
+from ..files import whole
+from ..untrusted.matlab import number_of, text_of, variables_of
 
-from ..errors import DataError
-
+_MOST_BYTES = 16 << 20  # of meta.mat; the published one has less than one MiB
 DEVKIT = os.path.join("ILSVRC2012_devkit_t12", "data")
 
 
@@ -22,10 +23,12 @@ def synsets_by_id(truth: str) -> dict[str, str]:
             file=truth,
             fix=f"Put meta.mat beside it, or unpack the devkit to {DEVKIT}.",
         )
-    from scipy.io import loadmat
-
     try:
-        synsets = np.atleast_1d(loadmat(found, squeeze_me=True)["synsets"])
-        return {str(int(row["ILSVRC2012_ID"])): str(row["WNID"]) for row in synsets}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataError("not the devkit's meta.mat", file=found) from error
+        synsets = variables_of(whole(found, _MOST_BYTES), "synsets").get("synsets")
+        if not isinstance(synsets, list):
+            raise ValueError("it has no struct `synsets`")
+        return {str(number_of(row, "ILSVRC2012_ID")): text_of(row, "WNID") for row in synsets}
+    except OSError as error:
+        raise from_os_error(error, "reading meta.mat") from error
+    except ValueError as error:
+        raise DataError(f"not the devkit's meta.mat ({error})", file=found) from error

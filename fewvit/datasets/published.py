@@ -73,6 +73,10 @@ def _asked(source: str) -> tuple[type[PublicSet], str, str]:
         )
     if not folder or part not in kind.about.parts:
         folder, part = place, ""
+    if not folder.strip() or (folder[0] == "@" and folder[1:] in kind.about.parts):
+        raise DataError(
+            "no folder behind the colon", file=source, fix=f"Say where it lies: {source.partition(':')[0]}:DIR."
+        )
     folder = os.path.expanduser(folder)  # the shell leaves a ~ behind a colon as it is
     if not os.path.exists(folder):
         raise DataError(

@@ -105,6 +105,15 @@ def _of_answers(shares: np.ndarray, answers: np.ndarray | slice) -> np.ndarray:
     return np.where(total > 0, chosen / np.where(total > 0, total, 1), 1 / chosen.shape[1])
 
 
+def among_answers(shares: np.ndarray, answers: np.ndarray | slice) -> np.ndarray:
+    """The same probabilities (Q, C) with none for the classes that are no answers."""
+    if isinstance(answers, slice):
+        return shares
+    found = np.zeros_like(shares)
+    found[:, answers] = _of_answers(shares, answers)
+    return found
+
+
 def calibration_of(labels: np.ndarray, *, tried: bool) -> str:
     """Whether confidence was calibrated on images held out of those with labels (n,): yes; no; or no: 1-shot.
 

@@ -284,12 +284,13 @@ def measured(
     names = reader.backbones.names
     rows: list[Row] = []
     runs: list[Row] = []
-    for inputs in reader.each(sets, task) if isinstance(sets, Sources) else sets:
+    told = _told_apart(names)
+    for place, inputs in enumerate(reader.each(sets, task) if isinstance(sets, Sources) else sets):
         report_skipped(inputs.skipped)
         several = len(names) > 1 and inputs.pipeline is not None
         of_features = inputs.facts
         columns = {**inputs.labels, **({"weights_sha256": of_features["weights_sha256"]} if several else {})}
-        found, facts = measure(inputs, inputs.backbone if several else "")
+        found, facts = measure(inputs, told.get(place, inputs.backbone) if several else "")
         rows += [{**columns, **row} for row in found]
         seconds = {**of_features.get("seconds", {}), **facts.get("seconds", {})}
         runs.append({**of_features, **facts, **({"seconds": seconds} if seconds else {})})
@@ -297,6 +298,12 @@ def measured(
         rows = [{**row, "skipped": row.get("skipped", 0)} for row in rows]
     shared = runs[0] if len(runs) == 1 else {"backbones": dict(zip(names, runs, strict=True))}
     return rows, manifest(**shared, seed=seed)
+
+
+def _told_apart(names: Sequence[str]) -> dict[int, str]:
+    """Place -> what a backbone is called in full, of those whose files bear one name in two folders."""
+    short = [os.path.basename(name) for name in names]
+    return {place: name for place, name in enumerate(names) if short.count(short[place]) > 1}
 
 
 def by_layer(inputs: Inputs) -> Iterator[tuple[Row, FeatureSet, FeatureSet | None]]:

@@ -22,7 +22,7 @@ from ..labels import require_classes
 from ..plugins import find
 from ..public_sets.vtab import GROUPS
 from ..results import Facts, Row, manifest
-from ..sources import Given, Notify
+from ..sources import Given, Notify, without_repeats
 from .evaluation import evaluate_estimator
 from .inputs import FeatureReader, Found, Inputs, measured, unfit
 
@@ -33,6 +33,7 @@ PENALTIES: Mapping[str, tuple[str, Sequence[float]]] = {
 }
 _GROUP_OF = {name: group for group, sets in GROUPS.items() for name in sets}
 SETS = tuple(_GROUP_OF)
+_WHOSE = ("backbone", "weights", "weights_sha256", "method")  # columns that say what a mean is of
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def run_vtab(
     DataError where none is there or one that was asked for is not, and for lists that do not belong together.
     """
     check_classifiers(classifiers)
+    classifiers = without_repeats(classifiers, "--classifier", notify)
     names = _there(folder, sets, notify)
     places = {name: f"vtab:{os.path.join(folder, name)}" for name in names}
     held = {name: _held_out(place, listing) for name, place in places.items()}  # all lists are read before any image
@@ -98,6 +100,7 @@ def _there(folder: str, asked: Sequence[str], notify: Notify) -> list[str]:
             file=folder,
             fix="`fewvit data fetch vtab` tells what goes where.",
         )
+    asked = without_repeats(asked, "--sets", notify)
     left = [name for name in SETS if name not in there]
     if left and not asked:
         notify(f"{len(left)} of {len(SETS)} sets are not there, and in no mean: {some(left, len(SETS))}")
@@ -182,13 +185,16 @@ def _top1(estimator: Any, rows: FeatureSet) -> float:
 def means(rows: Sequence[Row]) -> list[Row]:
     """For each backbone and classifier: the mean of each group, over the sets, and over the groups' means.
 
-    A mean of fewer sets than there are says so in its `group`. Where a group has no set there is no mean of groups.
+    A backbone is its name and its weights: files in two folders may bear one name. A mean of fewer sets than there are
+    says so in its `group`; a set counts once. Where a group has no set there is no mean of groups.
     """
     found: list[Row] = []
-    for backbone, method in dict.fromkeys((row["backbone"], row["method"]) for row in rows):
-        mine = [row for row in rows if (row["backbone"], row["method"]) == (backbone, method)]
-        of_backbone: Row = {key: mine[0][key] for key in ("backbone", "weights", "weights_sha256") if key in mine[0]}
-        columns: Row = {"dataset": "vtab", **of_backbone, "method": method, "metric": "top1"}
+    of_each: dict[tuple[object, ...], dict[object, Row]] = {}  # a backbone and a classifier -> set -> its row
+    for row in rows:
+        of_each.setdefault(tuple(row.get(key) for key in _WHOSE), {}).setdefault(row["dataset"], row)
+    for mine in map(list, map(dict.values, of_each.values())):
+        whose: Row = {key: mine[0][key] for key in _WHOSE if key in mine[0]}
+        columns: Row = {"dataset": "vtab", **whose, "metric": "top1"}
         of_groups = []
         for group, sets in GROUPS.items():
             values = [row["value"] for row in mine if row["group"] == group]

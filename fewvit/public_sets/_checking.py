@@ -14,8 +14,10 @@ from ..datasets import Listing, open_dataset
 from ..errors import DataError, FewvitError, counted
 from ..results import Row
 from ._about import About, Part
+from ._files import NotThereError, bytes_of
 
-MISSING, OTHER, AS_PUBLISHED, UNKNOWN = "missing", "other than published", "as published", "unknown"
+_MOST_BYTES = 256 << 20  # of a list file
+MISSING, REFUSED, OTHER, AS_PUBLISHED, UNKNOWN = "missing", "refused", "other than published", "as published", "unknown"
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ def _check_part(found: CheckedSet, what: str, source: str, size: Part, listing: 
     try:
         dataset = open_dataset(source, listing)
     except FewvitError as error:
-        found.rows.append({"what": what, "state": MISSING})
-        found.problems.append(f"{what}: {' '.join(str(error).split())}")
+        there = not isinstance(error, NotThereError)
+        found.rows.append({"what": what, "state": REFUSED if there else MISSING})
+        found.problems.append(f"{what}: {'refused: ' if there else ''}{' '.join(str(error).split())}")
         return
     classes = len(np.unique(dataset.labels[dataset.labels >= 0]))
     counts = [("image", "images", len(dataset), size.images), ("class", "classes", classes, size.classes)]
@@ -78,8 +81,7 @@ def _lists(folder: str, known: Mapping[str, str]) -> Iterator[tuple[Row, list[st
         path = os.path.join(folder, name)
         if not os.path.isfile(path):
             continue  # in an archive, or a part that is missing has said so
-        with open(path, "rb") as handle:
-            data = handle.read()
+        data = bytes_of(path, "the list", _MOST_BYTES)
         md5, sha256 = hashlib.md5(data, usedforsecurity=False).hexdigest(), hashlib.sha256(data).hexdigest()
         state = UNKNOWN if not published else AS_PUBLISHED if md5 == published else OTHER
         problem = [f"{name}: its MD5 is {md5}, that of the published file {published}"] if state == OTHER else []

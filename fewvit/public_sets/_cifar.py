@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import tarfile
 import zlib
@@ -13,9 +14,10 @@ import numpy as np
 from ..datasets import Dataset, Listing
 from ..datasets._classes import numbered
 from ..datasets._pixels import Pixels
-from ..errors import DataError, from_os_error, some
+from ..errors import DataError, some
+from ..files import require_file
 from ..untrusted.plain_pickle import plain_data
-from ._files import of_class_folders, whole_numbers
+from ._files import NotThereError, bytes_of, of_class_folders, whole_numbers
 
 _SIDE = 32  # pixels
 # folder -> a pickle that it always has, and the archive that it is published in
@@ -46,7 +48,7 @@ def cifar(
     if os.path.isdir(os.path.join(place, part)) and not os.path.exists(os.path.join(place, inner)):
         return of_class_folders(name, os.path.join(place, part), listing)
     pickles = _Pickles(place, inner)
-    called = [_text(one) for one in _entry(pickles.read(meta), names, pickles.path(meta))]
+    called = _names(_entry(pickles.read(meta), names, pickles.path(meta)), names, pickles.path(meta))
     parts = [_batch(pickles.read(one), labels, len(called), pickles.path(one)) for one in batches]
     ids = [f"{one}/{row:05d}" for one, (_, of_one) in zip(batches, parts, strict=True) for row in range(len(of_one))]
     numbers = np.concatenate([of_one for _, of_one in parts])
@@ -76,6 +78,18 @@ def _entry(content: Any, key: str, path: str) -> Any:
     return known[key]
 
 
+def _names(value: Any, key: str, path: str) -> list[str]:
+    """The names of the classes. Raises DataError for no list of names, for none, and for one twice."""
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str | bytes) for one in value):
+        raise DataError(f"its `{key}` is no list of names", file=path)
+    if not value:
+        raise DataError(f"its `{key}` is empty: it names no class", file=path)
+    found = [_text(one) for one in value]
+    if len(set(found)) < len(found):
+        raise DataError(f"its `{key}` has a name twice", file=path)
+    return found
+
+
 def _text(value: object) -> str:
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
@@ -91,7 +105,7 @@ class _Pickles:
         self._archive = next((one for one in packed if os.path.isfile(one)), None)
         self._inner = inner
         if self._folder is None and self._archive is None:
-            raise DataError(f"neither {inner}/{always} nor {archive} is there", file=place)
+            raise NotThereError(f"neither {inner}/{always} nor {archive} is there", file=place)
 
     def path(self, name: str) -> str:
         """Where a pickle is, for messages."""
@@ -101,25 +115,22 @@ class _Pickles:
 
     def read(self, name: str) -> Any:
         """The plain data of a pickle. Raises DataError, IntegrityError."""
-        data = self._bytes(name)
-        if len(data) > _MOST_BYTES:
-            raise DataError(f"more than {_MOST_BYTES >> 20} MiB", file=self.path(name))
-        return plain_data(data, self.path(name))
+        return plain_data(self._bytes(name), self.path(name))
 
     def _bytes(self, name: str) -> bytes:
         if self._folder is not None:
-            try:
-                with open(self.path(name), "rb") as handle:
-                    return handle.read(_MOST_BYTES + 1)
-            except OSError as error:
-                raise from_os_error(error, "reading the pickle") from error
+            return bytes_of(self.path(name), "the pickle", _MOST_BYTES)
         try:
+            require_file(str(self._archive))
             with tarfile.open(self._archive) as archive:
-                member = archive.extractfile(f"{self._inner}/{name}")
-                if member is None:
-                    raise KeyError(name)
-                return member.read(_MOST_BYTES + 1)
+                member = archive.getmember(f"{self._inner}/{name}")
+                opened = archive.extractfile(member) if member.isfile() else None  # a link may lead to itself
+                if opened is None:
+                    raise DataError("is no file in the archive", file=self.path(name))
+                if member.size > _MOST_BYTES:
+                    raise DataError(f"more than {_MOST_BYTES >> 20} MiB", file=self.path(name))
+                return opened.read(_MOST_BYTES)
         except KeyError as error:
-            raise DataError("is not in the archive", file=self.path(name)) from error
-        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            raise NotThereError("is not in the archive", file=self.path(name)) from error
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError, OverflowError) as error:
             raise DataError(f"not a whole archive ({error})", file=self._archive, fix="Fetch it again.") from error

@@ -36,7 +36,15 @@ def _rows(path: str) -> Iterator[tuple[str, str]]:
         raise DataError("its first line is not filename,label", file=path)
     if len(lines) == 1:
         raise DataError("names no image", file=path)
-    for number, row in enumerate(csv.reader(lines[1:]), 2):
+    for number, row in enumerate(_fields(lines[1:], path), 2):
         if len(row) != 2 or not all(row):
             raise DataError(f"line {number} is not a file and a label", file=path)
         yield row[0].strip(), row[1].strip()
+
+
+def _fields(lines: list[str], path: str) -> Iterator[list[str]]:
+    """The fields of each line. Raises DataError where they are no CSV, as a field of more than 131,072 characters."""
+    try:
+        yield from csv.reader(lines)
+    except csv.Error as error:
+        raise DataError(f"not a list: {error}", file=path) from error

@@ -14,9 +14,14 @@ from ..datasets._classes import numbered
 from ..datasets._listing import EXAMPLES, FileReader, Tree, image_tree, refuse_nothing
 from ..digests import identity_of
 from ..errors import DataError, are, counted, from_os_error, printable, some
-from ..files import is_file
+from ..files import is_file, require_file, whole
 
+_MOST_OF_LIST = 256 << 20  # bytes of a list; the longest that is published, tiered-ImageNet's, has some 20 MB
 Found = TypeVar("Found")
+
+
+class NotThereError(DataError):
+    """A part of a set that is not there, in contrast to one that is there and refused."""
 
 
 def of_list(
@@ -30,13 +35,14 @@ def of_list(
         raise DataError("names no image", file=of)
     rows = sorted(rows, key=lambda row: os.fsencode(row[0]))
     ids = [path for path, _ in rows]
-    repeated = sorted({a for a, b in itertools.pairwise(ids) if a == b})
+    spelled = sorted(map(os.path.normpath, ids))
+    repeated = sorted({a for a, b in itertools.pairwise(spelled) if a == b})
     if repeated:
         raise DataError(f"names {counted(len(repeated), 'image')} more than once: {some(repeated)}", file=of)
     identities = [_identity(os.path.join(root, path)) for path in ids]
     missing = [path for path, identity in zip(ids, identities, strict=True) if identity is None]
     if missing:
-        raise DataError(
+        raise NotThereError(
             f"{len(missing)} of its {counted(len(ids), 'image')} {are(len(missing))} not there: {some(missing)}",
             file=of,
             fix=f"Paths are relative to {printable(root)}.",
@@ -103,7 +109,7 @@ def of_class_folders(name: str, root: str, listing: Listing, depth: int = 1) -> 
 def listed(root: str, listing: Listing) -> Tree:
     """Every image below a folder. Raises DataError for a folder that is not there, and for one without an image."""
     if not os.path.isdir(root):
-        raise DataError("no such folder", file=root)
+        raise NotThereError("no such folder", file=root)
     tree = image_tree(root, listing.follow_links)
     refuse_nothing(root, tree.ids, tree.left_out)
     return tree
@@ -115,12 +121,28 @@ def first_there(folder: str, names: Sequence[str], what: str) -> str:
         path = os.path.join(folder, name)
         if os.path.exists(path):
             return path
-    raise DataError(
+    raise NotThereError(
         f"no {what}: neither of {some(list(names), 8)} is there"
         if len(names) > 1
         else f"no {what}: {names[0]} is not there",
         file=folder,
     )
+
+
+def bytes_of(path: str, what: str, most: int) -> bytes:
+    """The bytes of a file on a disk.
+
+    Raises DataError for what is no such file, such as a pipe or a device, and for more than `most` bytes, unread.
+    """
+    try:
+        if os.path.isfile(path) and os.path.getsize(path) > most:
+            raise DataError(f"more than {most >> 20} MiB, which is none of the published files", file=path)
+        require_file(path)
+        return whole(path, most)
+    except FileNotFoundError as error:
+        raise NotThereError("no such file", file=path) from error
+    except OSError as error:
+        raise from_os_error(error, f"reading {what}") from error
 
 
 def lines_of(path: str) -> list[str]:
@@ -129,12 +151,8 @@ def lines_of(path: str) -> list[str]:
     Raises DataError where it cannot be read or is no text.
     """
     try:
-        with open(path, encoding="utf-8-sig") as handle:
-            return [line for line in map(str.strip, handle) if line]
-    except FileNotFoundError as error:
-        raise DataError("no such file", file=path) from error
-    except OSError as error:
-        raise from_os_error(error, "reading the list") from error
+        text = bytes_of(path, "the list", _MOST_OF_LIST).decode("utf-8-sig")
+        return [line for line in map(str.strip, text.replace("\r\n", "\n").replace("\r", "\n").split("\n")) if line]
     except UnicodeDecodeError as error:
         raise DataError("not a list: it is no text", file=path) from error
 
@@ -150,9 +168,23 @@ def rows_of(path: str, read: Callable[[str], tuple[str, str] | None]) -> list[tu
     return rows
 
 
+def is_count(word: str) -> bool:
+    """Whether a word is a whole number from 0 that a label may be; Python reads none of 5000 digits."""
+    return word.isascii() and word.isdigit() and len(word) <= 9
+
+
 def whole_numbers(values: object, low: int, high: int, what: str, path: str) -> np.ndarray:
     """Whole numbers (N,) int64 from `low` up to `high`. Raises DataError for others."""
-    array = np.asarray(values)
+    if high < low:
+        raise DataError(f"has {what}, but no class is named", file=path)
+    listed = isinstance(values, list | tuple) and all(type(one) is int for one in values)
+    plain = listed or isinstance(values, np.ndarray)
+    try:
+        array = np.asarray(values) if plain else np.empty(0)  # a list in a list may hold itself
+    except (ValueError, OverflowError):  # whole numbers that no array has room for
+        array = np.empty(0)
+    if isinstance(values, list | tuple) and not values:
+        array = array.astype(np.int64)
     if (
         array.ndim != 1
         or array.dtype.kind not in "iu"

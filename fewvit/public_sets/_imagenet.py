@@ -18,7 +18,7 @@ from ..labels import Marking
 from ._files import listed, of_tree
 
 VALIDATION = 50_000  # images
-_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
+_NUMBER = re.compile(r"ILSVRC2012_val_([0-9]{8})\.[a-z0-9]+", re.IGNORECASE)
 # where validation images lie below the folder that was given, as the archives and Kaggle's competition unpack
 _VALIDATION = ("val", "validation", "ILSVRC2012_img_val", os.path.join("ILSVRC", "Data", "CLS-LOC", "val"), "")
 
@@ -40,7 +40,7 @@ def image_numbers(ids: Sequence[str], folder: str) -> np.ndarray:
 
     Raises DataError for a name without one, for numbers beyond 50,000 and for one that stands twice.
     """
-    matches = [_NUMBER.match(name.rpartition("/")[2]) for name in ids]
+    matches = [_NUMBER.fullmatch(name.rpartition("/")[2]) for name in ids]
     nameless = [name for name, match in zip(ids, matches, strict=True) if match is None]
     if nameless:
         raise DataError(
@@ -52,9 +52,22 @@ def image_numbers(ids: Sequence[str], folder: str) -> np.ndarray:
     numbers = np.array([int(match[1]) for match in matches if match is not None], np.int64)
     if numbers.min() < 1 or numbers.max() > VALIDATION:
         raise DataError(f"holds image number {numbers[(numbers < 1) | (numbers > VALIDATION)][0]}", file=folder)
-    if len(np.unique(numbers)) < len(numbers):
-        raise DataError("holds validation images that are there twice, by the numbers in their names", file=folder)
+    refuse_twice(ids, numbers.tolist(), folder)
     return numbers
+
+
+def refuse_twice(ids: Sequence[str], called: Sequence[object], folder: str) -> None:
+    """Raise DataError for images of one folder that are `called` alike, such as 00000007.JPEG and 00000007.png."""
+    first: dict[object, str] = {}
+    again = [
+        f"{first[key]} and {name}" for name, key in zip(ids, called, strict=True) if first.setdefault(key, name) != name
+    ]
+    if again:
+        raise DataError(
+            f"holds {counted(len(again), 'validation image')} there twice, by the names: {some(again, 2)}",
+            file=folder,
+            fix="Move one of the two elsewhere.",
+        )
 
 
 def refuse_other_classes(names: Sequence[str], folder: str, known: Sequence[str], what: str) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..datasets._devkit import DEVKIT, synsets_by_id
 from ..errors import DataError, counted, printable, some
-from ._files import lines_of
-from ._imagenet import VALIDATION, image_numbers, synsets
+from ._files import NotThereError, is_count, lines_of
+from ._imagenet import VALIDATION, image_numbers, refuse_twice, synsets
 
 _WNID = re.compile(r"n\d{8}")
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -34,7 +34,7 @@ def list_for(root: str, folder: str) -> str:
         for name in LISTS:
             if os.path.isfile(path := os.path.join(place, name)):
                 return path
-    raise DataError(
+    raise NotThereError(
         f"no list of labels beside its images; known are {some(LISTS, 9)}",
         file=folder,
         fix="Put one of them into the folder, or the images into folders called by wnids.",
@@ -59,7 +59,15 @@ def labels_by(path: str, ids: Sequence[str], folder: str) -> list[str]:
         if not named or len(named) < len(words):
             raise DataError("not a list of labels: its lines are neither one word nor two", file=path)
     wnids = _wnids(path, [label for _, label in named])
-    label_of = {_stem(name): wnid for (name, _), wnid in zip(named, wnids, strict=True)}
+    label_of: dict[str, str] = {}
+    two = [
+        stem
+        for (name, _), wnid in zip(named, wnids, strict=True)
+        if label_of.setdefault(stem := _stem(name), wnid) != wnid
+    ]
+    if two:
+        raise DataError(f"gives {counted(len(set(two)), 'image')} two classes: {some(sorted(set(two)), 3)}", file=path)
+    refuse_twice(ids, list(map(_stem, ids)), folder)
     unlabelled = [name for name in ids if _stem(name) not in label_of]
     if unlabelled:
         raise DataError(f"has no label for {counted(len(unlabelled), 'image')}: {some(unlabelled, 3)}", file=path)
@@ -80,7 +88,7 @@ def _by_number(path: str, words: Sequence[str], ids: Sequence[str], folder: str)
         )
     if all(map(_WNID.fullmatch, words)):
         wnids = _wnids(path, words)
-    elif not all(word.isascii() and word.isdigit() for word in words):
+    elif not all(map(is_count, words)):
         raise DataError("not a list of labels: its words are neither wnids nor numbers", file=path)
     elif min(map(int, words)) >= 1 and max(map(int, words)) <= 1000:  # the only numbers that are published bare
         meaning = synsets_by_id(path)
@@ -101,8 +109,8 @@ def _wnids(path: str, labels: Sequence[str]) -> list[str]:
         if unknown:
             raise DataError(f"names classes that are not ImageNet-1k's: {some(unknown)}", file=path)
         return list(labels)
-    if not all(label.isascii() and label.isdigit() for label in labels):
-        odd = next(label for label in labels if not (label.isascii() and label.isdigit()))
+    if not all(map(is_count, labels)):
+        odd = next(label for label in labels if not is_count(label))
         raise DataError(f"a label is neither a wnid nor a number: {printable(odd)[:40]!r}", file=path)
     numbers = np.array([int(label) for label in labels])
     if numbers.max() >= len(order):

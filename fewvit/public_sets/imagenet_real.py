@@ -8,13 +8,14 @@ import os
 import numpy as np
 
 from ..datasets import Dataset, Listing
-from ..errors import DataError, from_os_error
+from ..errors import DataError
 from ..labels import Marking
 from ..untrusted.texts import json_of
 from ._about import About, Part
-from ._files import first_there, of_tree
+from ._files import bytes_of, first_there, of_tree
 from ._imagenet import VALIDATION, image_numbers, synsets, validation_images
 
+_MOST_BYTES = 64 << 20  # of real.json; the published one has less than one MiB
 _NO_LABEL = "no ReaL label"
 
 
@@ -67,10 +68,7 @@ class ImageNetReal:
 def _read(path: str) -> list[list[int]]:
     """The lists of class numbers. Raises DataError for a file of another kind or length."""
     try:
-        with open(path, "rb") as handle:
-            lists = json_of(handle.read())
-    except OSError as error:
-        raise from_os_error(error, "reading the labels") from error
+        lists = json_of(bytes_of(path, "the labels", _MOST_BYTES))
     except ValueError as error:
         raise DataError(f"not JSON: {error}", file=path) from error
     if not isinstance(lists, list):

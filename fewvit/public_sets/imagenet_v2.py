@@ -51,7 +51,11 @@ class ImageNetV2:
         loose = [name for name in tree.ids if "/" not in name]
         if loose:
             raise DataError(f"{counted(len(loose), 'image')} in no class folder: {some(loose)}", file=root)
-        return of_tree("imagenet-v2", root, tree, [wnid_of[name.partition("/")[0]] for name in tree.ids], listing)
+        folders = [name.partition("/")[0] for name in tree.ids]
+        empty = sorted(set(tree.folders) - set(folders))
+        if empty:
+            raise DataError(f"{counted(len(empty), 'class has', 'classes have')} no image: {some(empty)}", file=root)
+        return of_tree("imagenet-v2", root, tree, [wnid_of[name] for name in folders], listing)
 
 
 def _classes(root: str, folders: list[str]) -> dict[str, str]:

@@ -10,9 +10,11 @@ from ..datasets import Dataset, Listing
 from ..datasets._classes import numbered
 from ..datasets._pixels import Pixels
 from ..errors import DataError, from_os_error
+from ..files import require_file
 from ._about import About, Part
-from ._files import first_there, lines_of, whole_numbers
+from ._files import bytes_of, first_there, lines_of, whole_numbers
 
+_MOST_LABELS = 1 << 20  # bytes; the published file has 8000
 _SIDE = 96  # pixels
 _IMAGE = 3 * _SIDE**2  # bytes
 
@@ -54,6 +56,7 @@ class Stl10:
 
 def _pixels(path: str) -> np.ndarray:
     """Images (N, 96, 96, 3), left in the file until they are read. Raises DataError for a part of an image."""
+    require_file(path)
     try:
         size = os.path.getsize(path)
         if size == 0 or size % _IMAGE:
@@ -66,10 +69,7 @@ def _pixels(path: str) -> np.ndarray:
 
 def _labels(path: str, images: int, classes: int) -> np.ndarray:
     """Labels (N,), from 1. Raises DataError."""
-    try:
-        found = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise from_os_error(error, "reading the labels") from error
+    found = np.frombuffer(bytes_of(path, "the labels", _MOST_LABELS), np.uint8)
     if len(found) != images:
         raise DataError(f"has {len(found)} labels for {images} images", file=path)
     return whole_numbers(found, 1, classes, "labels", path)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from ..datasets import Dataset, Listing
-from ..errors import DataError, some
+from ..errors import DataError, counted, some
 from ._about import About, Part
-from ._files import of_list, rows_of
+from ._files import NotThereError, is_count, of_list, rows_of
 
 # group -> set -> (test images, classes), as the papers that use these lists give them
 GROUPS = {
@@ -75,7 +76,7 @@ class Vtab:
         path = os.path.join(folder, f"{part}.txt")
         if not os.path.isfile(path):
             inside = sorted(name for name in Vtab.about.below if os.path.isfile(os.path.join(folder, name, "test.txt")))
-            raise DataError(
+            raise NotThereError(
                 f"no {part}.txt in it" + (f", but in {some(inside, 3)}" if inside else ""),
                 file=folder,
                 fix=f"Name one set: vtab:{os.path.join(folder, (inside or ['cifar'])[0])}@{part}.",
@@ -87,16 +88,35 @@ class Vtab:
 
 def _row(line: str) -> tuple[str, str] | None:
     path, _, label = line.rpartition(" ")
-    return (path.strip(), str(int(label))) if path and label.isascii() and label.isdigit() else None
+    return (path.strip(), str(int(label))) if path and is_count(label) else None
+
+
+def _refuse_learnt(listed: Mapping[str, set[str]], folder: str) -> None:
+    """Raise DataError for images of `test` that are in a list to learn from; the list of all 1000 is asked first."""
+    for part in reversed(SIZES):
+        shared = sorted(listed.get(part, set()) & listed.get("test", set()))
+        if shared:
+            raise DataError(
+                f"test shares {counted(len(shared), 'image')} with {part}: {some(shared)}",
+                file=os.path.join(folder, "test.txt"),
+                fix="Take the lists of one source.",
+            )
 
 
 def _counting_all(dataset: Dataset, folder: str) -> Dataset:
-    """The images with the classes of every list of the set, in the order of their numbers."""
+    """The images with the classes of every list of the set, in the order of their numbers.
+
+    Raises DataError where images are both learnt from and tested on.
+    """
     found = set(dataset.classes)
+    listed: dict[str, set[str]] = {}
     for part in (*SIZES, "test"):
         path = os.path.join(folder, f"{part}.txt")
         if os.path.isfile(path):
-            found |= {label for _, label in rows_of(path, _row)}
+            rows = rows_of(path, _row)
+            found |= {label for _, label in rows}
+            listed[part] = {os.path.normpath(name) for name, _ in rows}
+    _refuse_learnt(listed, folder)
     classes = sorted(found, key=int)
     place = {name: number for number, name in enumerate(classes)}
     table = np.array([place[name] for name in dataset.classes], np.int64)

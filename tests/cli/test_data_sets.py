@@ -150,3 +150,23 @@ def test_real_and_masked_sets_are_marked_by_knn_lowshot_and_linear_alike(fewvit,
     assert [row["value"] for row in json.loads(out)["rows"] if row["metric"] == "top1"] == [75.0]
     code, _, err = fewvit("mieb", "--train", tmp_path / "train.npz", "--test", tmp_path / "test.npz")
     assert (code, "MIEB knows one label" in err) == (2, True), err
+
+
+def test_a_check_of_a_published_set_refuses_what_belongs_to_images_and_writes_its_rows(fewvit, tmp_path):
+    root = flowers(tmp_path / "f", [3, 7], {"trnid": [1], "valid": [2], "tstid": [2]})
+    for words in (("--save-list", "l.csv"), ("--against", "x"), ("-m", "fewvit_tiny"), ("--out", tmp_path / "a.html")):
+        code, _, err = fewvit("data", "check", "flowers102", root, *words)
+        assert (code, "SRC without DIR" in err) == (2, True), err
+    code, _, err = fewvit("data", "check", "flowers102", root, "--out", tmp_path / "rows.json")
+    assert code == 3, err
+    assert [row["what"] for row in json.loads((tmp_path / "rows.json").read_text())["rows"]][:2] == ["train", "val"]
+
+
+def test_a_part_that_is_there_and_refused_is_not_called_missing(fewvit, tmp_path):
+    root = flowers(tmp_path / "f", [3, 7], {"trnid": [1], "valid": [2], "tstid": [2]})
+    (tmp_path / "f/setid.mat").write_bytes(b"MATLAB 5.0")
+    code, out, err = fewvit("data", "check", "flowers102", root, "--format", "json")
+    assert code == 3
+    assert {row["state"] for row in json.loads(out)["rows"] if "." not in row["what"]} == {"refused"}
+    assert "train: refused: " in err
+    assert "not a readable .mat file" in err

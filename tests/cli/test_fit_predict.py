@@ -564,7 +564,7 @@ def test_each_wrong_call_has_its_exit_code_and_names_what_is_wrong(fewvit, bundl
         (2, ("fit", "--data", data, *out, "--classifier", "centroid", "--threshold", "1.5"), "1.5"),
         (
             2,
-            ("fit", "-m", f"{weights},{weights}", "--data", images / "train", *out, "--classifier", "centroid"),
+            ("fit", "-m", f"{weights},fewvit_tiny", "--data", images / "train", *out, "--classifier", "centroid"),
             "several",
         ),
         (
@@ -686,3 +686,60 @@ def test_a_limit_of_strangeness_that_is_none_is_told(fewvit, tmp_path):
     assert fewvit("fit", "--data", train, "--out", tmp_path / "b.fewvit")[0] == 0
     code, _, err = fewvit("predict", tmp_path / "b.fewvit", train, "--max-strangeness", "nan")
     assert (code, "--max-strangeness nan" in err) == (2, True)
+
+
+def marked(path, labels, accepted=None, answers=None):
+    """Features that point at the classes x, y, z in turn, and are marked."""
+    rows = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    ids = [f"{i}.png" for i in range(4)]
+    arrays = {"accepted": accepted, "answers": answers}
+    found = {name: np.array(array) for name, array in arrays.items() if array is not None}
+    np.savez(path, features=rows, labels=np.array(labels), ids=ids, classes=["x", "y", "z", "w"], **found)
+    return path
+
+
+@pytest.fixture
+def axes(fewvit, tmp_path):
+    """A bundle whose classes x, y and z lie on three axes."""
+    rows = np.repeat(np.eye(3, dtype=np.float32), 5, axis=0)
+    rows = rows + 0.01 * np.random.default_rng(3).normal(size=rows.shape).astype(np.float32)
+    np.savez(tmp_path / "t.npz", features=rows, labels=np.repeat([0, 1, 2], 5), classes=["x", "y", "z"])
+    code, _, err = fewvit(
+        "fit", "--data", tmp_path / "t.npz", "--classifier", "centroid", "--out", tmp_path / "b.fewvit"
+    )
+    assert code == 0, err
+    return tmp_path / "b.fewvit"
+
+
+def test_any_of_an_image_s_right_classes_is_right_as_the_best(fewvit, axes, tmp_path):
+    """Best are x, y, z, x; right are (y x), (w x), (z), (w): two of the three that the bundle can know."""
+    source = marked(tmp_path / "m.npz", [1, 3, 2, 3], [[1, 0], [3, 0], [2, -1], [3, -1]])
+    code, out, err = fewvit("predict", axes, source, "--format", "json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert [row["best"] for row in result["rows"]] == ["x", "y", "z", "x"]
+    assert [row["target"] for row in result["rows"]] == ["x", "w", "z", "w"]
+    assert (result["run"]["labelled"], result["run"]["top1"]) == (3, pytest.approx(200 / 3))
+    assert "66.67 % of the 3 images labelled" in err
+
+
+def test_predictions_for_a_masked_set_are_among_its_answers(fewvit, axes, tmp_path):
+    source = marked(tmp_path / "m.npz", [1, 1, 2, 2], answers=[1, 2])
+    code, out, err = fewvit("predict", axes, source, "--format", "json")
+    assert code == 0, err
+    assert {row["best"] for row in json.loads(out)["rows"]} == {"y", "z"}
+    assert fewvit("predict", axes, marked(tmp_path / "m.npz", [3, 3, 3, 3], answers=[3]))[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("accepted", "said"),
+    [
+        ([[0, 1], [-1, -1], [2, 0], [0, 1]], "1.png"),
+        (np.empty((4, 0), np.int64), "0.png"),
+        ([[0, 1], [1, 0], [2, 0], [1, 2]], "3.png"),
+    ],
+)
+def test_right_classes_without_the_label_are_refused_by_the_image(fewvit, axes, tmp_path, accepted, said):
+    source = marked(tmp_path / "m.npz", [0, 1, 2, 0], accepted)
+    code, _, err = fewvit("predict", axes, source)
+    assert (code, said in err, "accepted" in err) == (3, True, True), err
