@@ -53,6 +53,20 @@ def write_odd(folder: Path) -> None:
     (folder / "right/broken.jpg").write_bytes(b"\xff\xd8\xff no image")
 
 
+def write_vtab(folder: Path) -> None:
+    """A set of VTAB-1k's layout: two classes, with lists of so many images."""
+    lines: dict[str, list[str]] = {}
+    for part, count in (("train800", 8), ("val200", 4), ("test", 6)):
+        (folder / f"images/{part}").mkdir(parents=True)
+        for i in range(count):
+            path = f"images/{part}/{i:02d}.jpg"
+            made_image(i % 2, 100 * len(lines) + i, (61, 47)).save(folder / path, quality=93)
+            lines.setdefault(part, []).append(f"{path} {i % 2}")
+    lines["train800val200"] = lines["train800"] + lines["val200"]
+    for part, rows in lines.items():
+        (folder / f"{part}.txt").write_text("".join(f"{row}\n" for row in rows))
+
+
 def write_features(path: Path, seed: int, per_class: int, classes: list[str], **texts: str) -> None:
     """Clustered features (N, 24), labels, ids and classes; classes of one name have one centre, whatever the file."""
     rng = np.random.default_rng(seed)
@@ -94,6 +108,7 @@ def write_inputs(root: Path, shared: Path) -> None:
     write_folder(root / "new", {"fox": 5, "gnu": 6}, first_seed=200, first_kind=7)
     write_folder(root / "few", {"all": 6}, first_seed=300)
     write_odd(root / "odd")
+    write_vtab(root / "vtab/dtd")
     (root / "flat").mkdir()
     for i in range(4):
         made_image(i, 400 + i, (55, 45)).save(root / f"flat/{i}.jpg")
