@@ -294,8 +294,7 @@ CONVERTED = replace(
     GROUND_TRUTH,
     metavar="FILE|DIR",
     help="Write it here: .csv, .tsv, .parquet, .zip, .tar, or a folder; .json of a .pkl.",
-    # of sets nothing is replaced, whatever it is: that is said where they are written
-    known=lambda path: path.suffix.lower() != ".json" or _is_ground_truth(path),
+    known=lambda path: path.suffix.lower() != ".json" or _is_ground_truth(path),  # sets: told where they are written
     folder=True,
     endings=(".csv", ".tsv", ".parquet", ".zip", ".tar", ".json"),
 )
