@@ -267,7 +267,7 @@ def test_members_that_leave_the_archive_are_told_and_nothing_is_written_outside(
         "b/../../z.png",
         "b/../../../q.png",
     ]
-    plain = ["a/1.png", "a/1.jpg", "b/1.png", "b//2.png", "./b/3.png"]
+    plain = ["a/1.png", "a/1.jpg", "b/1.png"]
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         for number, name in enumerate([*plain, *hostile]):
             archive.writestr(name, jpeg(number))
@@ -280,7 +280,7 @@ def test_members_that_leave_the_archive_are_told_and_nothing_is_written_outside(
         + [f"deep/er/out/{name}" for name in tree(tmp_path / "deep/er/out")]
     )
     inside = tree(tmp_path / "deep/er/out")
-    assert {jpeg(number) for number in range(len(plain))} <= set(inside.values())
+    assert inside == {name: jpeg(number) for number, name in enumerate(plain)}
     with zipfile.ZipFile(tmp_path / "deep/er/out.zip") as archive:
         assert not [one for one in archive.namelist() if one.startswith("/") or ".." in one.split("/")]
 
