@@ -14,7 +14,7 @@ from fewvit.errors import UsageError, counted, printable
 from .data_sets import check_set_in
 from .index_duplicates import CAREFUL
 from .inputs import listing, reader
-from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work
+from .shared import Access, Features, Layout, Listed, MaybeModel, Model, Output, Place, Work
 from .show import Screen
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _ANY = str(1 << 40)  # pictures that may be undecodable: they are findings
 
 
 def check_source(
-    model: Model,
+    model: MaybeModel,
     layout: Layout,
     access: Access,
     place: Place,

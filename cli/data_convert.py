@@ -39,12 +39,19 @@ def convert_source(
     screen = Screen(output)
     if output.out is None:
         raise UsageError("no file to write", fix="Give --out FILE or --out DIR.")
-    if source.lower().endswith(".pkl"):
+    from fewvit.curation.converting import SUFFIXES, convert_set
+
+    is_truth = source.lower().endswith(".pkl")
+    if is_truth != (output.out.suffix.lower() == ".json"):
+        raise UsageError(
+            f"--out {printable(output.out)}: .json is what a .pkl of ground truth becomes, and nothing else",
+            fix="Give --out FILE.json." if is_truth else f"Give one of {', '.join(SUFFIXES)}, or a folder.",
+        )
+    if is_truth:
         _ground_truth(Path(source), output.out, screen)
         return
     if to is not None and to not in _FORMS:
         raise UsageError(f"--to {to!r} is not one of {', '.join(_FORMS)}")
-    from fewvit.curation.converting import SUFFIXES, convert_set
     from fewvit.sources import announce
 
     if to is not None and output.out.suffix.lower() in SUFFIXES:

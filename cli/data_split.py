@@ -53,14 +53,20 @@ def split_source(
     from fewvit.sources import announce
 
     shares, numbers = shares_of(parts), _numbers(shots)
-    images = announce(open_dataset(source, listing(listed)), screen.notify)
+    files = tables_at(output.out, list(shares), numbers)
+    images = announce(open_dataset(source, replace(listing(listed), read_besides=group_column)), screen.notify)
     groups = None if group_column is None else _groups(source, listing(listed), group_column, images)
     found = split_set(images, shares, seed, groups=groups, shots=numbers, allow_fewer=allow_fewer)
-    files = tables_at(output.out, found, numbers)
-    counts = save_parts(files, images, found)
+    saved = save_parts(files, images, found, source)
     screen.rows(
-        "data", [{"part": name or "all", "images": counts[name], "file": str(file)} for name, file in files.items()]
+        "data",
+        [{"part": name or "all", "images": saved.rows[name], "file": str(file)} for name, file in files.items()],
     )
+    if saved.removed:
+        screen.notify(f"removed of an earlier split: {some([str(file) for file in saved.removed])}")
+    if saved.left:
+        left = some([str(file) for file in saved.left])
+        screen.notify(f"left, as it is no longer what the earlier split wrote: {left}")
     screen.notify(f"wrote {printable(output.out)}")
 
 
@@ -80,7 +86,7 @@ def _groups(source: str, how: Listing, column: str, images: Dataset) -> np.ndarr
 
     if not source.lower().endswith((".csv", ".tsv", ".parquet")):
         raise UsageError(f"--group-column {column} is a column of a table, and {printable(source)} is none")
-    grouped = open_dataset(source, replace(how, label_column=column))
+    grouped = open_dataset(source, replace(how, label_column=column, label_flag="--group-column"))
     if list(grouped.ids) != list(images.ids):
         raise DataError(f"column {printable(column)} is of other images: {some(list(grouped.ids), 2)}", file=source)
     return grouped.labels

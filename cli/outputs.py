@@ -31,7 +31,8 @@ _READ = {
     "run": "RUN",
     "results": "DIR",
 }
-_IMAGES = ("data", "train", "test", "monitor")  # sources of images
+_IMAGES = ("data", "train", "test", "monitor", "source")  # sources of images
+_ENDING = re.compile(r"[^.].*(\.\d*[a-zA-Z][a-zA-Z0-9]{0,7})", re.DOTALL)  # of a file's name; that of v1.0 is none
 _HEAD = 4096  # bytes that tell what a text file is
 _HEADER_MAX = 1 << 26  # bytes of a safetensors header; a bundle's is far smaller
 _TAIL = 1 << 16  # bytes at the end of a Parquet file, where its columns are named
@@ -46,6 +47,8 @@ class Kind:
     help: str
     known: Callable[[Path], bool]  # whether a file holds what an earlier run of the command wrote
     folder: bool = False  # a folder is written, or may be
+    endings: Sequence[str] = ()  # that a file's name has, where others are refused
+    harmless: Sequence[str] = ()  # endings of files that may lie among images: sources have no use for them
 
 
 def check_outputs(values: Mapping[str, object], out: Kind | None) -> None:
@@ -64,10 +67,26 @@ def check_outputs(values: Mapping[str, object], out: Kind | None) -> None:
             raise UsageError(f"{which} one file", file=path, fix="Give each a name of its own.")
         taken[os.path.realpath(path)] = flag
         _check_inputs(flag, path, values)
-        if kind.folder:
+        if kind.folder and path.suffix.lower() not in kind.harmless:
             _check_beside(flag, path, values)
         # --add reads it, and says itself what it is
         _check_there(flag, path, replace(kind, known=lambda _: True) if values.get("add") else kind)
+
+
+def require_ending(text: str, kind: Kind) -> None:
+    """Raise UsageError for the name of an output whose ending says something else than what can be written."""
+    if not kind.endings:
+        return
+    path, slash = Path(text), text.endswith(("/", os.sep))
+    found = _ENDING.fullmatch(path.name)
+    ending = found[1].lower() if found else ""
+    if (ending in kind.endings and not slash) or (kind.folder and (slash or not ending) and ending not in kind.endings):
+        return
+    folder = ", or for a folder a name without an ending, or with / behind it" if kind.folder else ""
+    raise UsageError(
+        f"--out {printable(text)}: nothing that can be written is called so",
+        fix=f"Give a name that ends in {', '.join(kind.endings)}{folder}.",
+    )
 
 
 def _outputs(kinds: Mapping[str, Kind], values: Mapping[str, object]) -> Iterator[tuple[str, Kind, Path]]:
@@ -103,7 +122,7 @@ def _check_beside(flag: str, path: Path, values: Mapping[str, object]) -> None:
             if any(Path(os.path.realpath(part)) in place.parents for part in parts):
                 raise UsageError(
                     f"{flag} lies among the images of {_READ[name]} {printable(source)}, where it would be taken "
-                    "for a class",
+                    "for a class or a part of them",
                     file=path,
                     fix=f"Give {flag} a place outside.",
                 )
@@ -256,7 +275,11 @@ BUNDLE = Kind("a bundle", "BUNDLE", "Write the bundle here; with --add it is the
 OFFICIAL = Kind("weights that torch wrote", "FILE.pth", "Write the networks here, in the official layout.", _is_torch)
 GROUND_TRUTH = Kind("ground truth of fewvit", "FILE.json", "Write the ground truth here.", _is_ground_truth)
 CHECK = Kind(
-    "a check of fewvit", "FILE", "Also write it here: a page with pictures (.html), .csv, or else JSON.", _is_checked
+    "a check of fewvit",
+    "FILE",
+    "Also write it here, by its ending: .html, a page with pictures, .csv or .json.",
+    _is_checked,
+    endings=(".html", ".htm", ".csv", ".json"),
 )
 PARTS = Kind(
     "a table of parts",
@@ -264,12 +287,16 @@ PARTS = Kind(
     "Write the tables here: the whole one, and beside it one for each part.",
     _is_parts,
     folder=True,
+    endings=(".csv",),
+    harmless=(".csv",),
 )
 CONVERTED = replace(
     GROUND_TRUTH,
     metavar="FILE|DIR",
     help="Write it here: .csv, .tsv, .parquet, .zip, .tar, or a folder; .json of a .pkl.",
+    known=lambda path: path.suffix.lower() != ".json" or _is_ground_truth(path),  # sets: told where they are written
     folder=True,
+    endings=(".csv", ".tsv", ".parquet", ".zip", ".tar", ".json"),
 )
 MTEB_MODEL = Kind("a module of fewvit for mteb", "FILE.py", "Write the module here.", _is_mteb_model)
 RUN = Kind(

@@ -23,7 +23,7 @@ from fewvit.errors import UsageError
 from fewvit.models.told import Told
 from fewvit.untrusted.texts import toml_of
 
-from .outputs import Kind, check_outputs
+from .outputs import Kind, check_outputs, require_ending
 from .panels import ADVANCED, BACKBONE, OUTPUT, READ, Grouped, placed
 
 if TYPE_CHECKING:
@@ -101,6 +101,21 @@ class Model:
             "--weights",
             metavar="FILE|random",
             help="Weights of a named variant; `random` leaves it untrained and says so in every row.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class MaybeModel(Model):
+    """Which backbone, for what does without one too."""
+
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone",
+            "-m",
+            metavar="NAME|FILE|…",
+            help="Variant, weights file, timm:NAME or hf:ORG/NAME. Default: none, and nothing goes by features.",
         ),
     ] = None
 
@@ -417,12 +432,23 @@ def named(text: object) -> Path:
     return Path(str(text))  # a number, out of a file of --config
 
 
+def _named_as(kind: Kind) -> Callable[[object], Path]:
+    """`named`, and UsageError for an ending that the kind does not have."""
+
+    def place(text: object) -> Path:
+        path = named(text)
+        require_ending(str(text), kind)
+        return path
+
+    return place
+
+
 def _fields(group: type, out: Kind | None) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     heading = next((heading for kind, heading in _HEADINGS.items() if issubclass(group, kind)), None)
     if group is Output and out is not None:
         hints["out"] = Annotated[
-            Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help, parser=named)
+            Path | None, typer.Option("--out", "-o", metavar=out.metavar, help=out.help, parser=_named_as(out))
         ]
     return [
         inspect.Parameter(

@@ -366,9 +366,13 @@ def _say_unlabelled(name: str, images: Listed, notify: Notify) -> None:
         notify(f"{name}: {labelled or 'none'} of {total} images {are(labelled or 1)} labelled")
 
 
+_SHOWN = 3  # names of what was left out, of each reason
+
+
 def _examples(names: Sequence[str], count: int) -> str:
-    """The names after a colon, with dots where there are more; nothing where none is known."""
-    return f": {', '.join(map(printable, names))}{' …' if len(names) < count else ''}" if names else ""
+    """The first names after a colon, with dots where there are more; nothing where none is known."""
+    shown = names[:_SHOWN]
+    return f": {', '.join(map(printable, shown))}{' …' if len(shown) < count else ''}" if shown else ""
 
 
 def _parts(data: str) -> tuple[str, str, list[str]]:

@@ -37,7 +37,7 @@ class Names:
 
     def __init__(self, labels: list[int], classes: list[str]):
         self.ids = [f"{i}" for i in range(len(labels))]
-        self.labels, self.classes = np.array(labels), classes
+        self.labels, self.classes, self.marking = np.array(labels), classes, None
 
 
 def unbalanced(counts: tuple[int, ...] = (23, 7, 41), none: int = 5) -> Listed:

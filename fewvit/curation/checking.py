@@ -24,6 +24,7 @@ from .findings import (
     effective_classes,
     most_common,
     of_classes,
+    of_lost,
     of_pictures,
     of_unknown_classes,
 )
@@ -148,6 +149,7 @@ def _with_features(place: str, source: Source, pipeline: Pipeline, request: Requ
 
 def _findings(checked: Checked, request: Request, notify: Notify) -> Iterator[Finding]:
     one, other = checked.data, checked.against
+    yield from of_lost(one.images)
     yield from of_pictures(one.listed.ids, one.looks)
     yield from of_classes(one.listed, request.fewest)
     yield from exact_copies(one.listed, one.digests)
@@ -160,7 +162,7 @@ def _findings(checked: Checked, request: Request, notify: Notify) -> Iterator[Fi
     if other is None:
         return
     yield from of_unknown_classes(one.listed, other.listed)
-    for finding in of_pictures(other.listed.ids, other.looks):
+    for finding in (*of_lost(other.images), *of_pictures(other.listed.ids, other.looks)):
         if finding.check == "bad file":
             yield replace(finding, reason=f"{finding.reason}, in the other set", of_against=True)
     yield from exact_leaks(one.listed, one.digests, other.listed, other.digests)

@@ -21,8 +21,10 @@ from ..datasets import Dataset, Listing, open_dataset
 from ..datasets.shards import Shards
 from ..errors import DataError, UsageError, counted, from_os_error, printable, refuse_out_of_memory, some
 from ..files import locked, replacing, replacing_folder
+from ..labels import refuse_marking
 from .naming import Names, in_archive, in_class_folders, in_shards
-from .split_tables import paths_from, require_tabular, write_table
+from .split_tables import paths_from
+from .tables import require_tabular, table_text
 
 PER_SHARD = 10_000  # images of a shard
 SUFFIXES = (".csv", ".tsv", ".parquet", ".zip", ".tar")
@@ -54,11 +56,13 @@ def convert_set(
 ) -> Converted:
     """Write a set in the form that the ending of `out` names; without one as class folders, or with `shards` as shards.
 
-    Raises UsageError where `out` is there, DataError for an image that cannot be read and for names that the form
+    Raises UsageError where `out` is there, and for a set whose predictions are marked otherwise than by one label,
+    DataError for an image that cannot be read and for names that the form
     cannot hold, ResourceError on a full disk: then nothing is left.
     """
     _require_free(out)
     images = open_dataset(source, listing)
+    refuse_marking(images, "a set in another form")
     announce(images)
     ids = [name.partition("/")[2] for name in images.ids] if Shards.accepts(source) else list(images.ids)
     suffix = out.suffix.lower() if out.suffix.lower() in SUFFIXES else ""
@@ -205,7 +209,8 @@ def _to_table(images: Dataset, out: Path, suffix: str) -> Converted:
         _write_parquet(out, paths, labels)
     else:
         lines = [[path, label or ""] for path, label in zip(paths, labels, strict=True)]
-        write_table(out, ("path", "label"), lines, "\t" if suffix == ".tsv" else ",")
+        with replacing(out, "w", place="--out") as handle:
+            handle.write(table_text(("path", "label"), lines, "\t" if suffix == ".tsv" else ","))
     empty = len(images.classes) - len({label for label in labels if label is not None})
     lost = f"{counted(empty, 'class', 'classes')} without an image cannot stand in a table"
     return Converted(len(images), len(images.classes) - empty, 1, (), [lost] if empty else [])

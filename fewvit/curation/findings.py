@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..datasets import Dataset
+from ..datasets._listing import BROKEN
 from ..errors import counted
 from ..labels import Listed
 from .looking import Look
@@ -74,6 +76,12 @@ def of_pictures(ids: Sequence[str], looks: Sequence[Look]) -> Iterator[Finding]:
             yield Finding("bad file", name, one.reason, row=row)
         for check, reason in _odd(name, one):
             yield Finding(check, name, reason, row=row)
+
+
+def of_lost(images: Dataset | None) -> Iterator[Finding]:
+    """Links of a folder that lead nowhere, or to themselves: pictures that are lost, and no rows of the set."""
+    for name in images.examples.get(BROKEN, ()) if images is not None else ():
+        yield Finding("bad file", name, BROKEN)
 
 
 def _odd(name: str, one: Look) -> Iterator[tuple[str, str]]:

@@ -13,11 +13,12 @@ from fractions import Fraction
 import numpy as np
 
 from ..errors import DataError, UsageError, counted, printable, some
-from ..labels import Listed
+from ..labels import Listed, refuse_marking
 from ..seeds import generator
 from ..splits import n_per_class
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # of a part: it becomes a part of a file's name
+_SHARE = re.compile(r"\d+/\d+|(\d+\.?\d*|\.\d+)(e-?\d{1,3})?", re.ASCII | re.IGNORECASE)  # no exponent fills memory
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,19 @@ def shares_of(text: str) -> dict[str, Fraction]:
     for word in text.split(","):
         name, equals, value = word.strip().partition("=")
         try:
-            share = Fraction(value)
+            share = Fraction(value if _SHARE.fullmatch(value) else 0)
         except (ValueError, ZeroDivisionError):
             share = Fraction(0)
-        if not equals or not _NAME.fullmatch(name) or not 0 < share <= 1 or name in shares:
+        if not equals or not _NAME.fullmatch(name) or not 0 < share <= 1 or not float(share) or name in shares:
             raise UsageError(
                 f"--parts {text!r}: {word.strip()!r} is no new NAME=SHARE, with a share above 0 and up to 1",
                 fix="Write it as train=0.8,val=0.1,test=0.1; names have letters, digits, - and _.",
             )
         shares[name] = share
-    if sum(shares.values()) != 1:
-        raise UsageError(f"--parts {text!r}: the shares add up to {float(sum(shares.values())):g}, not to 1")
+    total = sum(shares.values())
+    if total != 1:
+        near = f"a little {'more' if total > 1 else 'less'} than 1" if f"{float(total):g}" == "1" else ""
+        raise UsageError(f"--parts {text!r}: the shares add up to {near or f'{float(total):g}, not to 1'}")
     return shares
 
 
@@ -79,8 +82,10 @@ def split_set(
 
     Without groups each class is parted by `largest_remainder`; with them as nearly as whole groups allow. `shots` per
     class are drawn from the first part, as `splits.n_per_class` draws them: 1 is among 2, 2 among 5. Raises DataError
-    for a class of which a part has no image, or the first part too few, unless `allow_fewer`.
+    for a class of which a part has no image, or the first part too few, unless `allow_fewer`; UsageError for a set
+    whose predictions are marked otherwise than by one label.
     """
+    refuse_marking(images, "a table of parts")
     labels, fractions, names = np.asarray(images.labels), list(shares.values()), list(shares)
     if groups is None:
         of = _stratified(labels, images.classes, fractions, seed)

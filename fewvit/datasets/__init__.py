@@ -28,6 +28,8 @@ class Listing:
     allow_empty_class: bool = False  # keep a class folder without a single image
     path_column: str | None = None  # what the column of paths in a table is called; None: by the names that are known
     label_column: str | None = None  # and that of labels, or the key in records of shards
+    label_flag: str = "--label-column"  # the option that named it, for messages
+    read_besides: str | None = None  # a column that another listing of the same table reads: it is not left unread
     max_bytes: int = 256 << 20  # of one image; more is refused unread
 
 

@@ -36,6 +36,7 @@ class Columns:
     label: int | None
     assumed: bool  # one of them is known by another name than `path` and `label`, and nobody named it
     holds: str = "paths"  # or images
+    besides: str | None = None  # a column that is read for something else
 
     @property
     def others(self) -> list[int]:
@@ -46,7 +47,8 @@ class Columns:
         """A line on what was taken for paths and labels, unless it is called so, and one on what was left unread."""
         label = "no labels" if self.label is None else f"labels from {_column(self.names, self.label)}"
         lines = [f"{self.holds} from {_column(self.names, self.path)}, {label}"] if self.assumed else []
-        if unread := [printable(self.names[i].strip()) or f"number {i + 1}" for i in self.others]:
+        left = [i for i in self.others if self.besides is None or folded(self.names[i]) != folded(self.besides)]
+        if unread := [printable(self.names[i].strip()) or f"number {i + 1}" for i in left]:
             advice = "; --label-column names one that holds labels" if self.label is None else ""
             lines.append(f"{'column' if len(unread) == 1 else 'columns'} left unread: {some(unread, 12)}{advice}")
         return lines
@@ -65,13 +67,13 @@ def choose_columns(source: str, names: Sequence[str], listing: Listing) -> Colum
             file=source,
             fix="Name the columns path and label in the first line, or give --path-column and --label-column.",
         )
-    label = find_name(source, names, LABELS, listing.label_column, "--label-column")
+    label = find_name(source, names, LABELS, listing.label_column, listing.label_flag)
     if label == path:
         raise DataError(f"{_column(names, path)} holds paths and cannot hold labels too", file=source)
     assumed = (listing.path_column is None and folded(names[path]) != PATHS[0]) or (
         label is not None and listing.label_column is None and folded(names[label]) != LABELS[0]
     )
-    return Columns(names, path, label, assumed)
+    return Columns(names, path, label, assumed, besides=listing.read_besides)
 
 
 def find_name(source: str, names: Sequence[str], known: Sequence[str], asked: str | None, flag: str) -> int | None:

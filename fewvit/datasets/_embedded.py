@@ -83,8 +83,8 @@ def image_column(source: str, schema: pyarrow.Schema, listing: Listing) -> Colum
                 fix="Name one of them with --path-column.",
             )
         [place] = places
-    label = find_name(source, names, LABELS, listing.label_column, "--label-column")
-    return Columns(names, place, label, assumed=True, holds="images")
+    label = find_name(source, names, LABELS, listing.label_column, listing.label_flag)
+    return Columns(names, place, label, assumed=True, holds="images", besides=listing.read_besides)
 
 
 def labels_of(source: str, batch: pyarrow.RecordBatch, columns: Columns) -> Sequence[str | None]:

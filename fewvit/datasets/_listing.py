@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..digests import identity_of
@@ -40,7 +41,7 @@ HIDDEN, SYSTEM, OTHER, IRREGULAR = "hidden", "system file", "not an image", "not
 SAVED, _OF_SAVED = "saved", ("state.json", "dataset_info.json")  # what `save_to_disk` writes beside the data
 _TABLES = (".csv", ".tsv", ".parquet")
 EXAMPLES = 3  # entries left out that are named, of each reason
-REPEATED, BROKEN = "listed already", "broken link"
+REPEATED, BROKEN = "listed already", "broken link"  # of broken links all names are kept: `data check` tells each
 OUTSIDE = "link out of the folder; --follow-links follows it"
 # what systems, network storage and their users' tools put beside files, in lower case
 _SYSTEM = frozenset(
@@ -61,7 +62,7 @@ class Tree:
     identities: bytes  # 40 of them per image: device, inode, size, mtime_ns, ctime_ns
     folders: list[str]  # the folders directly in the root, links to folders included
     left_out: dict[str, int]
-    examples: dict[str, list[str]]  # reason -> the first names of those left out
+    examples: dict[str, list[str]]  # reason -> the first names of those left out; of BROKEN all
 
 
 @dataclass(frozen=True)
@@ -113,15 +114,25 @@ def kind_of_folder(path: str) -> str | None:
                 if unwanted(entry.name):
                     continue
                 if is_image(entry.name):
-                    if entry.is_file():
+                    if _leads_to(entry.is_file):
                         return "flat"
-                elif entry.is_dir():
+                elif _leads_to(entry.is_dir):
                     kind = "folder"
                 elif entry.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
                     kind = kind or "shards"
     except OSError as error:
         raise from_os_error(error, "listing") from error
     return kind or "folder"
+
+
+def _leads_to(test: Callable[[], bool]) -> bool:
+    """What a test of an entry says; False for a link that leads to itself."""
+    try:
+        return test()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def image_tree(root: str, follow_links: bool) -> Tree:
@@ -162,9 +173,9 @@ class _Walk:
         self.examples: dict[str, list[str]] = {}
 
     def leave(self, reason: str, name: str) -> None:
-        """Pass over an entry; the first of each reason are kept by name."""
+        """Pass over an entry; the first of each reason are kept by name, and all links that lead nowhere."""
         self.left_out[reason] += 1
-        if self.left_out[reason] <= EXAMPLES:
+        if reason == BROKEN or self.left_out[reason] <= EXAMPLES:
             self.examples.setdefault(reason, []).append(name)
 
     def enter(self, name: str, path: str) -> None:
