@@ -43,7 +43,7 @@ def fetch_set(
         + (f" of {size.classes} classes" if size.classes is not None else "")
         for part, size in about.parts.items()
     ]
-    name = name.replace("_", "-")
+    name = plugins.spelled("public_sets", name)
     sets = "/SET" if about.below else ""
     several = f"@{next(iter(about.parts))}" if len(about.parts) > 1 else ""
     screen = Screen(output)

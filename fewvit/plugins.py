@@ -27,6 +27,8 @@ _ONE_OF = {
     "public_sets": "public data set",
 }  # what one plug-in is called, where it is not the kind less its s
 
+_HYPHENED = ("public_sets",)  # kinds whose names users spell with hyphens
+
 
 def names(kind: str) -> list[str]:
     """The plug-ins of a kind, sorted; a file whose name starts with an underscore is none."""
@@ -39,11 +41,17 @@ def _names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in files if not path.stem.startswith("_")))
 
 
+def spelled(kind: str, name: str) -> str:
+    """A plug-in's name as users read it: public data sets have hyphens, as in their titles, the others underscores."""
+    return name.replace("_", "-") if kind in _HYPHENED else name
+
+
 def find(kind: str, name: str) -> type[Any]:
     """The one public class of `fewvit/<kind>/<name>.py`; hyphens are accepted. Raises UnknownName."""
     stem = name.replace("-", "_")
     if stem not in names(kind):
-        raise UnknownName(_ONE_OF.get(kind, kind.removesuffix("s")), name, names(kind))
+        known = [spelled(kind, one) for one in names(kind)]
+        raise UnknownName(_ONE_OF.get(kind, kind.removesuffix("s")), name, known)
     module = importlib.import_module(f"fewvit.{kind}.{stem}")
     public = [
         value

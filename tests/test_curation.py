@@ -383,7 +383,7 @@ def test_what_is_asked_for_and_cannot_be_done_is_refused(tmp_path, capsys):
         (("--label-errors", "knn"), "goes by features"),
         (("--label-errors", "magic"), "unknown way"),
         (("--threshold", "1.5"), "no cosine"),
-        (("-m", "fewvit_tiny,fewvit_tiny"), "one backbone"),
+        (("-m", "fewvit_tiny,dino_vits16"), "one backbone"),
     ):
         assert run(tmp_path / "d", *words) == 2
         assert told in capsys.readouterr().err

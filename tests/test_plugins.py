@@ -193,7 +193,7 @@ def test_a_data_format_offers_what_the_protocol_asks(name, tmp_path):
         assert list(inspect.signature(getattr(format_, key)).parameters) == list(signature.parameters)
     assert format_.accepts(str(tmp_path / "nothing here")) is False
     assert set(inspect.signature(Listing).parameters) == {
-        *("follow_links", "allow_empty_class", "path_column", "label_column", "max_bytes")
+        *("follow_links", "allow_empty_class", "path_column", "label_column", "label_flag", "read_besides", "max_bytes")
     }
 
 
@@ -451,7 +451,9 @@ def test_an_unknown_plugin_is_refused_with_the_known_ones(kind):
     with pytest.raises(UnknownName) as error:
         plugins.find(kind, "zzz")
     assert error.value.exit_code == 2
-    one = {"strangeness": "strangeness score", "public_sets": "public data set"}.get(kind, kind[:-1])
+    one = {"backbones": "family", "strangeness": "strangeness score", "public_sets": "public data set"}.get(
+        kind, kind[:-1]
+    )
     assert f"unknown {one} 'zzz'" in str(error.value)
     assert plugins.names(kind)[0] in str(error.value)
 

@@ -410,13 +410,14 @@ def test_folders_of_v2_are_numbers_and_not_words(tmp_path):
 def test_wnid_folders_of_v2_are_read_and_anything_else_is_refused(tmp_path):
     truth(open_dataset(f"imagenet-v2:{v2(tmp_path / 'a', {ORDER[k]: k for k in range(1000)})}"))
     for name, names in (
-        ("b", {str(k): k for k in range(999)}),
         ("c", {**{str(k): k for k in range(999)}, "tench": 999}),
         ("d", {str(k + 1): k for k in range(1000)}),
         ("e", {f"{k:04d}": k for k in range(1000)}),
     ):
         with pytest.raises(DataError, match="neither just 0 to 999 nor"):
             open_dataset(f"imagenet-v2:{v2(tmp_path / name, names)}")
+    with pytest.raises(DataError, match=r"2 folders of 0 to 999 are missing: 30, 999"):
+        open_dataset(f"imagenet-v2:{v2(tmp_path / 'b', {str(k): k for k in range(999) if k != 30})}")
 
 
 def test_v2_as_a_plain_folder_is_refused_with_the_right_spelling(tmp_path):

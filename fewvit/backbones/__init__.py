@@ -287,6 +287,9 @@ class Family:
     # options of `finetune --mode full` in which its authors differ from what others take
     full_tuning: ClassVar[Mapping[str, Any]] = {}
 
+    # its variants whose decoder was trained on raw pixels, where others of the family were on normalised ones
+    raw_pixels: ClassVar[tuple[str, ...]] = ()
+
     # who else saves files of this layout whose images are normalised otherwise, as a sentence; empty: nobody
     shared_with: ClassVar[str] = ""
 

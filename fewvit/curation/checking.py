@@ -103,7 +103,8 @@ def check_set(
     sets = [_opened(place, listing, reader, pipeline, request, notify, progress) for place in places]
     if len(sets) == 2 and sets[0].features is not None and sets[1].features is not None:
         require_one_backbone(sets[0].features, sets[1].features)
-    checked = Checked(sets[0], sets[1] if len(sets) == 2 else None, facts=pipeline.facts if pipeline else {})
+    facts = {} if pipeline is None else {**pipeline.facts, **_of_backbone(pipeline, request)}
+    checked = Checked(sets[0], sets[1] if len(sets) == 2 else None, facts=facts)
     order = {name: place for place, name in enumerate(CHECKS)}
     checked.findings = sorted(_findings(checked, request, notify), key=lambda one: order[one.check])
     checked.looked_for = _looked_for(checked, request)
@@ -233,6 +234,12 @@ def _whole(checked: Checked, check: str) -> int:
     if check == "unknown class" and checked.against is not None:
         return len(checked.against.listed.classes)
     return len(checked.data.listed.classes if check.endswith("class") else checked.data.listed.ids)
+
+
+def _of_backbone(pipeline: Pipeline, request: Request) -> Facts:
+    """Whose features tell copies and wrong labels, and how alike two have to be."""
+    weights = {"weights": "random"} if pipeline.spec.is_random else {}
+    return {"backbone": pipeline.spec.name, **weights, "threshold": request.threshold}
 
 
 def _facts(one: CheckedSet) -> Iterator[tuple[str, int | None, float | None, str]]:

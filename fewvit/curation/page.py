@@ -60,12 +60,17 @@ def save_page(path: str | os.PathLike[str], checked: Checked) -> None:
 
 
 def _head(checked: Checked, sprite: _Sprite) -> str:
-    title = f"Check of {_short(checked.data.name)}"
+    own, other = _told_apart(checked)
+    title = f"Check of {own}"
     about = counted(len(checked.data.listed.ids), "image")
     if checked.against is not None:
-        about += f", against {counted(len(checked.against.listed.ids), 'image')} of {_short(checked.against.name)}"
+        about += f", against {counted(len(checked.against.listed.ids), 'image')} of {other}"
     if checked.facts.get("backbone"):
-        about += f" · copies and labels by features of {_short(str(checked.facts['backbone']))}"
+        untrained = " (random weights)" if checked.facts.get("weights") else ""
+        about += (
+            f" · copies (cosine {checked.facts['threshold']:g} or more) and labels by features of "
+            f"{_short(str(checked.facts['backbone']))}{untrained}"
+        )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -74,6 +79,19 @@ def _head(checked: Checked, sprite: _Sprite) -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}{sprite.style()}</style></head><body>\n"
         f'<h1>{escape(title)}</h1><p class="about">{escape(about)}</p>\n'
     )
+
+
+def _told_apart(checked: Checked) -> tuple[str, str]:
+    """The names of the two sets; their folders where they are of one name, as train and val of a set."""
+    against = checked.against
+    if against is None:
+        return _short(checked.data.name), ""
+    alike = against.name == checked.data.name
+    own, other = (
+        f"{one.name} ({os.path.basename(one.place.rstrip(os.sep))})" if alike else one.name
+        for one in (checked.data, against)
+    )
+    return _short(own), _short(other)
 
 
 def _summary(checked: Checked) -> str:

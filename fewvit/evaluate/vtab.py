@@ -73,7 +73,7 @@ def run_vtab(
             return _measured(inputs, ids, classifiers), {}
 
         found, facts = measured(reader, sources, measure, report_skipped, reader.backbones.seed)
-        rows += [{**row, "group": _GROUP_OF[name]} for row in found]
+        rows += [{"dataset": row["dataset"], "group": _GROUP_OF[name], **row} for row in found]
         runs[name] = {key: value for key, value in facts.items() if key not in manifest()}
     return [*rows, *means(rows)], manifest(evaluation="vtab/1", sets=runs, seed=reader.backbones.seed)
 
@@ -194,7 +194,7 @@ def means(rows: Sequence[Row]) -> list[Row]:
         of_each.setdefault(tuple(row.get(key) for key in _WHOSE), {}).setdefault(row["dataset"], row)
     for mine in map(list, map(dict.values, of_each.values())):
         whose: Row = {key: mine[0][key] for key in _WHOSE if key in mine[0]}
-        columns: Row = {"dataset": "vtab", **whose, "metric": "top1"}
+        columns: Row = {"dataset": "vtab", "group": "", **whose, "metric": "top1"}
         of_groups = []
         for group, sets in GROUPS.items():
             values = [row["value"] for row in mine if row["group"] == group]

@@ -31,4 +31,4 @@ class PublicSet(Protocol):
 def public_sets() -> Iterator[tuple[str, type[PublicSet]]]:
     """Every set's name, as users spell it, and class."""
     for name in plugins.names("public_sets"):
-        yield name.replace("_", "-"), plugins.find("public_sets", name)
+        yield plugins.spelled("public_sets", name), plugins.find("public_sets", name)

@@ -14,7 +14,7 @@ class ImageNetA:
         title="ImageNet-A",
         home="https://github.com/hendrycks/natural-adv-examples",
         licence="MIT (the repository)",
-        layout=("DIR/n01443537/*.jpg and so on: a folder for each of 200 wnids",),
+        layout=("DIR/n01498041/*.jpg and so on: a folder for each of 200 wnids",),
         parts={"test": Part(7_500, 200)},
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..datasets import Dataset, Listing
-from ..errors import DataError, counted, some
+from ..errors import DataError, are, counted, some
 from ._about import About, Part
 from ._files import listed, of_tree
 from ._imagenet import synsets
@@ -65,7 +65,14 @@ def _classes(root: str, folders: list[str]) -> dict[str, str]:
         return {name: name for name in folders}
     if set(folders) == {str(number) for number in range(len(order))}:
         return {name: order[int(name)] for name in folders}
-    odd = sorted(set(folders) - set(order) - {str(number) for number in range(len(order))})
+    numbers = [str(number) for number in range(len(order))]
+    odd = sorted(set(folders) - set(order) - set(numbers))
+    if not odd and (lacking := [one for one in numbers if one not in folders]) and set(folders) <= set(numbers):
+        raise DataError(
+            f"{counted(len(lacking), 'folder')} of 0 to 999 {are(len(lacking))} missing: {some(lacking)}",
+            file=root,
+            fix="Unpack the archive anew: accuracy on fewer classes is another number.",
+        )
     raise DataError(
         f"its {counted(len(folders), 'folder')} are neither just 0 to 999 nor just ImageNet's 1000 wnids"
         + (f": {some(odd)}" if odd else ""),
