@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -75,10 +76,10 @@ def serve(
         screen.facts("index", facts)
         typer.get_text_stream("stdout").flush()
 
-    try:
+    # the event loop turns Ctrl-C into a cancelled task, which may have ended by then: it returns, and nothing is raised
+    with contextlib.suppress(KeyboardInterrupt):
         run(index, Where(doors, port), limits, encoder_of(how, weights, device, screen.notify), screen.notify, ready)
-    except KeyboardInterrupt:
-        screen.notify("stopped")
+    screen.notify("stopped")
 
 
 def _require_extra() -> None:

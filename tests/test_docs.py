@@ -35,7 +35,7 @@ def with_blocks(*languages: str) -> list[Path]:
 # minutes of commands: the slow suite's
 LONG = (
     *("docs/finetuning.md", "docs/gallery.md", "docs/inspect.md", "docs/quickstart.md", "docs/reliability.md"),
-    "docs/retrieval.md",
+    *("docs/lowshot.md", "docs/pretraining.md", "docs/protocols.md", "docs/report.md", "docs/retrieval.md"),
 )
 
 

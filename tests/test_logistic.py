@@ -331,7 +331,9 @@ def by_tenths(x: np.ndarray, y: np.ndarray, seed: int, parts: int) -> tuple[floa
     return logistic.DINOV2_GRID[int(np.argmax(right))], max(right)
 
 
-@pytest.mark.parametrize(("shots", "enough", "parts"), [(17, 11, 1), (17, 12, 2), (3, 200, 10)])
+@pytest.mark.parametrize(
+    ("shots", "enough", "parts"), [(17, 11, 1), (17, 12, 2), pytest.param(3, 200, 10, marks=pytest.mark.slow)]
+)
 def test_dinov2s_lambda_is_the_best_on_the_first_tenth_and_on_more_where_it_is_small(shots, enough, parts, monkeypatch):
     monkeypatch.setattr(logistic, "_ENOUGH", enough)
     monkeypatch.setattr(logistic, "DINOV2_GRID", DINOV2_GRID[14:40:5])

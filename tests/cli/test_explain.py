@@ -39,6 +39,7 @@ def test_what_was_asked_for_is_told_under_quiet_too_and_nothing_else(fewvit, wor
     assert err.rstrip().splitlines()[-1].endswith("-v says what the others mean")
 
 
+@pytest.mark.slow
 def test_where_nothing_is_published_no_published_side_is_claimed_and_each_number_of_shots_has_its_value(fewvit):
     words = ("--backbone", "fewvit_tiny", "--data", "digits", "--shots", "1,2", "--trials", "1")
     code, out, err = fewvit("lowshot", *words, "--classifier", "centroid,ridge", "--explain", "--format", "json")

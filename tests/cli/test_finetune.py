@@ -293,6 +293,7 @@ def test_a_damaged_adapter_is_refused(fewvit, tune, place, tmp_path):
     assert (code, "the run's own command and --overwrite" in err, "backbones fetch" in err) == (4, True, False), err
 
 
+@pytest.mark.slow
 def test_another_token_than_the_family_reads_is_told_beside_its_numbers(fewvit, tune, place, tmp_path):
     """MAE's recipe trains a norm over the mean patch token: beside a class token's, its numbers say so."""
     full, bias = tmp_path / "full", tmp_path / "bias"
@@ -785,6 +786,7 @@ def test_out_of_memory_is_6_with_a_batch_size_to_try(tune, tmp_path, monkeypatch
 # ---- how it is carried out
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_and_recomputed_blocks_come_to_the_same_adapter(tune, tmp_path):
     words = ["--set", "select=false", "--set", "lr=0.01", "-b", 6, "--set", "mixup=0.8"]
     found = {}

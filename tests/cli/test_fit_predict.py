@@ -188,6 +188,7 @@ def test_how_many_images_are_predicted_at_a_time_changes_nothing(fewvit, predict
     assert len(whole) == 7
 
 
+@pytest.mark.slow
 def test_predict_makes_features_as_fit_did_without_being_told(fewvit, predicted, images, tmp_path):
     how = (
         "--weights",

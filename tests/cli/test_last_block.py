@@ -85,6 +85,7 @@ def test_its_rows_follow_those_of_the_other_classifiers_and_have_means(lowshot):
     assert "last block, 2 shots, trial 1: learning rate" in err
 
 
+@pytest.mark.slow
 def test_repeated_nothing_is_trained_and_without_a_cache_it_is_the_same(lowshot, monkeypatch):
     from fewvit.training import loop
 

@@ -301,6 +301,7 @@ def test_a_run_that_another_command_trains_is_neither_trained_twice_nor_removed(
     assert run(fewvit, *files, "--out", out)[0] == 0  # and goes on when the other one has ended
 
 
+@pytest.mark.slow
 def test_a_run_is_overwritten_only_by_arguments_that_are_good(fewvit, files, tmp_path):
     out = tmp_path / "run"
     assert run(fewvit, *files, "--out", out)[0] == 0
