@@ -345,7 +345,9 @@ def test_every_choice_of_how_a_source_is_listed_is_an_option_of_the_same_name_an
     from fewvit_cli.shared import Listed
 
     assert listing(Listed()) == Listing()
-    assert [field.name for field in dataclasses.fields(Listed)] == [field.name for field in dataclasses.fields(Listing)]
+    chosen = [field.name for field in dataclasses.fields(Listing)]
+    of_commands = {"label_flag", "read_besides"}  # that list a table twice, and not a user's choice
+    assert [field.name for field in dataclasses.fields(Listed)] == [name for name in chosen if name not in of_commands]
 
 
 def test_columns_of_a_table_are_named_by_options_and_what_is_unread_is_told(fewvit, weights, images, tmp_path):
