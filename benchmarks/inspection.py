@@ -64,7 +64,7 @@ def gaussian_classes(count: int, width: int = 384, classes: int = 200) -> np.nda
 def measure(quick: bool) -> Outcome:
     from sklearn.manifold import TSNE
 
-    shown, far, points, rounds = (2, 8, 1_000, 1) if quick else (8, 128, 20_000, 3)
+    shown, far, points, rounds = (2, 8, 1_000, 1) if quick else (8, 128, 20_000, 2)
     files, kind = jpegs(far)
     backbone = fewvit.load_backbone("dino_vits16", weights="random", img_size=_SIDE)
     small = fewvit.load_backbone("dino_vits16", weights="random")
