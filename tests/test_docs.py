@@ -34,7 +34,14 @@ def with_blocks(*languages: str) -> list[Path]:
 
 # minutes of commands: the slow suite's
 LONG = (
-    *("docs/finetuning.md", "docs/gallery.md", "docs/inspect.md", "docs/quickstart.md", "docs/reliability.md"),
+    *(
+        "docs/bundles.md",
+        "docs/finetuning.md",
+        "docs/gallery.md",
+        "docs/inspect.md",
+        "docs/quickstart.md",
+        "docs/reliability.md",
+    ),
     *("docs/lowshot.md", "docs/pretraining.md", "docs/protocols.md", "docs/report.md", "docs/retrieval.md"),
 )
 

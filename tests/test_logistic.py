@@ -354,6 +354,7 @@ def test_dinov2s_lambda_is_the_best_on_the_first_tenth_and_on_more_where_it_is_s
     assert (model.predict(x) == theirs.predict(x)).all()
 
 
+@pytest.mark.slow
 def test_another_seed_holds_out_another_tenth():
     x, y = clustered(classes=7, shots=5, width=5, spread=3.0)
     whys = {

@@ -170,6 +170,7 @@ def test_what_it_cannot_do_is_refused(lowshot, words, told):
     assert (code, told in err) == (2, True), err
 
 
+@pytest.mark.slow
 def test_features_from_files_and_models_of_timm_are_refused(fewvit, place, tmp_path):
     from fewvit.features import FeatureSet
 
