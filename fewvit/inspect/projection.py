@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import DataError, MissingExtra, UnknownName
 from ..neighbors import Bank, normalise
 from ..seeds import seed_of
+from .components import principal_axes
 
 FEWEST = 4  # images that a map is drawn of
 REDUCED = 50  # principal components that neighbours are looked for in, as van der Maaten & Hinton 2008, section 4.2
@@ -72,15 +73,12 @@ def principal(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     Signs are chosen so that the largest weight of each axis is positive: the same rows in another order give the same
     plane. Axes that there are not are zero.
     """
-    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-    values, axes = np.linalg.eigh(centred.T @ centred)  # ascending
-    values, axes = values[::-1][:count].clip(0), axes[:, ::-1][:, :count]
-    signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    components = centred @ (axes * signs)
+    plain = rows.astype(np.float64)
+    axes, explained = principal_axes(plain, count)
+    components = (plain - plain.mean(axis=0)) @ axes.T
     if components.shape[1] < 2:
         components = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
-    total = np.square(centred).sum()
-    return components.astype(np.float32), values / total if total > 0 else np.zeros(len(values))
+    return components.astype(np.float32), explained.clip(0)
 
 
 def _pca(reduced: np.ndarray, seed: int) -> tuple[np.ndarray, list[str]]:
