@@ -23,7 +23,8 @@ from fewvit.finetune.adapters import prepare
 from fewvit.finetune.modes import recipe_for
 from fewvit.finetune.tuning import ClassificationHead, Tuning
 from fewvit.methods._trunk import Trunk
-from fewvit.models.vit import Readout, randomise
+from fewvit.models.backbone import randomise
+from fewvit.models.readout import Readout
 from fewvit.training.loop import Execution, Run
 from fewvit.training.order import Order
 from fewvit.training.signals import Stopping

@@ -18,7 +18,7 @@ from .show import Screen
 if TYPE_CHECKING:
     from fewvit.inspect.figure import Figure
     from fewvit.inspect.pictures import Opened
-    from fewvit.models.vit import Backbone
+    from fewvit.models.backbone import Backbone
 
 Data = Annotated[
     str | None,

@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # for type checkers and the reference of the documentation, w
     from .extraction.calls import extract_features as extract_features
     from .extraction.calls import load_backbone as load_backbone
     from .features import FeatureSet as FeatureSet
+    from .models.backbone import Backbone as Backbone
     from .models.spec import BackboneSpec as BackboneSpec
-    from .models.vit import Backbone as Backbone
     from .neighbors import Bank as Bank
     from .neighbors import Neighbors as Neighbors
     from .results import Result as Result
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # for type checkers and the reference of the documentation, w
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Backbone": "models.vit",
+    "Backbone": "models.backbone",
     "BackboneSpec": "models.spec",
     "Bank": "neighbors",
     "Bundle": "bundles.bundle",

@@ -232,7 +232,8 @@ def furnish(place: Path) -> dict[str, str]:
     import torch
 
     from fewvit import backbones
-    from fewvit.models.vit import VisionTransformer, randomise
+    from fewvit.models.backbone import randomise
+    from fewvit.models.vit import VisionTransformer
 
     model = VisionTransformer(backbones.find_variant("dino_vitb16")[1].architecture)
     randomise(model, 1)

@@ -8,9 +8,10 @@ import torch
 from fewvit.backbones import Architecture
 from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.inspect.pictures import Pictures
+from fewvit.models.backbone import Backbone
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.spec import BackboneSpec
-from fewvit.models.vit import Backbone, Readout
 
 
 def made_backbone(architecture: Architecture, size: str = "84", seed: int = 3) -> Backbone:

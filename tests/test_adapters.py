@@ -16,7 +16,9 @@ from fewvit.finetune.adapters import Adapted, blocks_below, changed_tensors, pre
 from fewvit.finetune.modes import MODES, recipe_for
 from fewvit.methods._trunk import Trunk
 from fewvit.models.adapter import merged
-from fewvit.models.vit import Readout, VisionTransformer, randomise
+from fewvit.models.backbone import randomise
+from fewvit.models.readout import Readout
+from fewvit.models.vit import VisionTransformer
 from fewvit.views.view import View
 
 WIDE = Architecture(width=12, depth=3, heads=2, patch=4, grid=3)

@@ -21,9 +21,9 @@ from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.extraction.work import Work, allowed_bad, describe
 from fewvit.images import decode
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
-from fewvit.models.vit import Readout
 from fewvit.preprocess import Preprocess
 
 from made_images import folder_of, jpeg, tiny_weights
@@ -371,7 +371,7 @@ def test_a_name_in_place_of_a_backbone_is_told_how_to_load_it(name, images):
 
 THREADS = """
 import sys, threading, torch
-from fewvit.models.vit import Backbone
+from fewvit.models.backbone import Backbone
 from fewvit_cli import main as cli
 forward, real = set(), Backbone.encode
 def encode(self, images):

@@ -18,10 +18,13 @@ from fewvit.digests import DigestMemory
 from fewvit.errors import Unobtainable, UsageError
 from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.models import hub
+from fewvit.models.backbone import randomise
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access, BackboneSpec
-from fewvit.models.vit import Readout, TimmModel, VisionTransformer, randomise
+from fewvit.models.timm_model import TimmModel
+from fewvit.models.vit import VisionTransformer
 
 from fake_hub import Repository, point_to, running_hub
 

@@ -14,7 +14,7 @@ from fewvit.errors import UsageError
 from fewvit.extraction.calls import load_backbone
 from fewvit.inspect.attention_distance import distance, looked_at, patch_distances
 from fewvit.inspect.pictures import Pictures, normalised
-from fewvit.models.vit import Backbone
+from fewvit.models.backbone import Backbone
 
 
 def softmax(seed: int, *shape: int) -> torch.Tensor:
@@ -98,8 +98,8 @@ def opened(architecture: Architecture, size: int) -> tuple[Backbone, Pictures]:
     """A backbone of random weights, strong enough that heads differ, and three pictures of random pixels."""
     from fewvit.extraction.pipeline import FeatureOptions, settle
     from fewvit.models.build import build
+    from fewvit.models.readout import Readout
     from fewvit.models.spec import BackboneSpec
-    from fewvit.models.vit import Readout
 
     spec = BackboneSpec("made", "dino", architecture, "dino/1", "random")
     backbone = build(spec, Readout(), (size, size), engine="eager")

@@ -17,9 +17,10 @@ from fewvit.inspect.paper_figure import vit_paper
 from fewvit.inspect.patch_filters import filters, principal_filters
 from fewvit.inspect.pictures import Pictures
 from fewvit.inspect.position_table import cosine_similarity, positions
+from fewvit.models.backbone import Backbone
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.spec import BackboneSpec
-from fewvit.models.vit import Backbone, Readout
 
 
 def test_the_similarity_of_two_positions_is_their_cosine():

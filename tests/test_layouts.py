@@ -12,10 +12,12 @@ from fewvit.backbones import Architecture
 from fewvit.digests import DigestMemory
 from fewvit.errors import CheckpointError, UsageError
 from fewvit.extraction.describe import file_facts
+from fewvit.models.backbone import randomise
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access, BackboneSpec
-from fewvit.models.vit import Readout, VisionTransformer, randomise
+from fewvit.models.vit import VisionTransformer
 
 TINY = Architecture(128, 2, 2, 16, grid=4)
 
@@ -175,7 +177,10 @@ NONE = {
         lambda: {k: under("module.", without("cls_token")) for k in ("encoder", "target_encoder")},
         "no class token: I-JEPA by its keys encoder and target_encoder",
     ),
-    "DINOv3": (lambda: {**without("pos_embed"), "rope_embed.periods": torch.zeros(16)}, "rotary positions: DINOv3"),
+    "timm's DINOv3": (
+        lambda: {**without("pos_embed"), "rope.periods": torch.zeros(16)},
+        "rotary positions under timm's",
+    ),
     "no first block": (lambda: without("blocks.0.attn.qkv.weight"), "incomplete: missing blocks.0.attn.qkv.weight"),
     "no patch embedding": (lambda: without("patch_embed.proj.weight"), "incomplete: missing patch_embed.proj.weight"),
     "a ResNet": (lambda: {"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, "ResNet"),

@@ -26,7 +26,7 @@ from fewvit.digests import DigestMemory, contents_of
 from fewvit.errors import DataError, ResourceError
 from fewvit.evaluate.details import load_details
 from fewvit.features import FeatureSet
-from fewvit.models.vit import TimmModel
+from fewvit.models.timm_model import TimmModel
 from fewvit.preprocess import Preprocess
 from fewvit.report import read as reports
 from fewvit.runs.result_file import read_result

@@ -29,9 +29,10 @@ from fewvit.extraction.protocols import protocols
 from fewvit.finetune.modes import TuningRecipe
 from fewvit.methods import Method, find_method
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve, run_backbone
 from fewvit.models.spec import Access
-from fewvit.models.vit import Readout, VisionTransformer
+from fewvit.models.vit import VisionTransformer
 from fewvit.options import options_of
 from fewvit.pretrain.request import evaluation_transform, protocol_for
 from fewvit.runs.folder import RunFolder
@@ -118,7 +119,7 @@ def test_a_family_says_what_is_asked_of_it_and_nothing_that_nobody_reads(name):
 def test_the_protocols_of_a_family_are_frozen_and_give_options_that_there_are(name):
     for protocol in plugins.find("backbones", name).protocols:
         assert isinstance(protocol, Protocol)
-        assert re.fullmatch(r"\w+/\d+", protocol.name)
+        assert re.fullmatch(r"\w+(-\w+)?/\d+", protocol.name)
         assert protocol.norm in ("final", "none")
         for given in protocol.classifiers:
             assert isinstance(given, ClassifierPreset)

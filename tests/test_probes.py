@@ -658,7 +658,9 @@ def test_cached_features_are_the_chosen_rows():
 
 
 def test_patch_means_under_a_fresh_norm_are_those_of_the_raw_tokens():
-    from fewvit.models.vit import Readout, VisionTransformer, randomise
+    from fewvit.models.backbone import randomise
+    from fewvit.models.readout import Readout
+    from fewvit.models.vit import VisionTransformer
 
     model = VisionTransformer(Architecture(64, 2, 1, 8, grid=4, registers=3))
     randomise(model, 1)

@@ -21,10 +21,10 @@ from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.extraction.work import Work
 from fewvit.models.build import build
 from fewvit.models.engines import accelerate
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve
 from fewvit.models.scales import encode_at_scales, smallest_side
 from fewvit.models.spec import Access, BackboneSpec
-from fewvit.models.vit import Readout
 
 from made_images import jpeg, tiny_weights
 from oracles import resized_positions

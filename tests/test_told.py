@@ -15,11 +15,13 @@ from fewvit.backbones import Architecture
 from fewvit.digests import DigestMemory
 from fewvit.errors import CheckpointError, UsageError
 from fewvit.extraction.pipeline import FeatureOptions, settle
+from fewvit.models.backbone import randomise
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import is_path, resolve
 from fewvit.models.spec import Access, BackboneSpec
 from fewvit.models.told import Told
-from fewvit.models.vit import Readout, VisionTransformer, randomise, resize_positions
+from fewvit.models.vit import VisionTransformer, resize_positions
 from fewvit.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 TINY = Architecture(128, 2, 2, 16, grid=4)

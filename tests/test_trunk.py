@@ -13,7 +13,9 @@ from torch import Tensor
 from fewvit.backbones import Architecture
 from fewvit.errors import CheckpointError
 from fewvit.methods._trunk import Trunk, start_linears
-from fewvit.models.vit import Readout, VisionTransformer, randomise
+from fewvit.models.backbone import randomise
+from fewvit.models.readout import Readout
+from fewvit.models.vit import VisionTransformer
 from fewvit.training.recipe import Step
 
 PLAIN = Architecture(64, 3, 2, 8, grid=5)

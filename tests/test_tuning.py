@@ -22,7 +22,8 @@ from fewvit.finetune.modes import TuningRecipe, recipe_for
 from fewvit.finetune.tuning import ClassificationHead, Tuning
 from fewvit.images import MAX_PIXELS, decode
 from fewvit.methods._trunk import Trunk
-from fewvit.models.vit import Readout, randomise
+from fewvit.models.backbone import randomise
+from fewvit.models.readout import Readout
 from fewvit.preprocess import Preprocess
 from fewvit.runs.folder import RunFolder
 from fewvit.training.batches import Subset

@@ -19,11 +19,14 @@ from fewvit import cpu
 from fewvit.backbones import Architecture, families
 from fewvit.errors import UsageError
 from fewvit.models import engines, products
+from fewvit.models.backbone import Backbone, randomise
 from fewvit.models.build import build
 from fewvit.models.engines import PackedBlock, choose_engine, packing_works, resolve_device, resolve_precision
 from fewvit.models.products import bf16_packing_works
+from fewvit.models.readout import Readout
 from fewvit.models.spec import BackboneSpec
-from fewvit.models.vit import EPS, Backbone, Readout, TimmModel, VisionTransformer, randomise, resize_positions
+from fewvit.models.timm_model import TimmModel
+from fewvit.models.vit import EPS, VisionTransformer, resize_positions
 
 from oracles import resized_positions
 

@@ -11,8 +11,9 @@ adding a file. One file because a table of variants is read with what its fields
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +29,7 @@ BUNDLED = Path(__file__).parent.parent / "weights"  # files that come with the p
 OFFLINE = "fewvit_tiny"  # the variant whose file is among them
 KS = (10, 20, 100, 200)  # DINO's and DINOv2's k-NN
 TEMPERATURE = 0.07
+ROTARY = "rotary"  # positions that no table holds: see `fewvit.models.rotary`
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,40 @@ class Architecture:
     patch: int  # P, pixels
     # patch tokens per side in the file's position table; (rows, columns) where it is no square
     grid: int | tuple[int, int] = 14
-    positions: str = "dino"  # how the table is resized: the name of a family's `PositionRule`; or timm
+    # how the table is resized: the name of a family's `PositionRule`; or timm; or rotary, and there is no table
+    positions: str = "dino"
     registers: int = 0
     feed_forward: str = "mlp"  # or swiglu
     hidden: int = 0  # channels inside the feed-forward layer; 0 means 4 D
     layer_scale: bool = False
     final_norm: str = "norm"  # or fc_norm: a norm over the mean patch token alone (MAE after fine-tuning)
     timm: str = ""  # build this model of timm instead
+    # what came later; `to_dict` leaves it out where it is as here, so that earlier fingerprints hold
+    eps: float = 1e-6  # of every LayerNorm
+    qkv_bias: bool = True
+    stages: tuple[tuple[int, int], ...] = ()  # (blocks, channels) of each stage: a ConvNeXt in place of a ViT
 
     def __post_init__(self) -> None:
         if not isinstance(self.grid, int):  # as JSON has it, too; a square has one spelling, as in the tables
             rows, columns = self.grid
             object.__setattr__(self, "grid", rows if rows == columns else (rows, columns))
+        object.__setattr__(self, "stages", tuple((blocks, channels) for blocks, channels in self.stages))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field -> value, for manifests and fingerprints."""
+        later = fields(self)[-3:]
+        unset = {field.name for field in later if getattr(self, field.name) == field.default}
+        return {name: value for name, value in asdict(self).items() if name not in unset}
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether its patches turn queries and keys, so that it has no position table."""
+        return self.positions == ROTARY
+
+    @property
+    def is_vit(self) -> bool:
+        """Whether it is a ViT of ours, with a class token and blocks that attend."""
+        return not self.timm and not self.stages
 
     @property
     def table(self) -> tuple[int, int]:
@@ -78,8 +102,11 @@ class Architecture:
         if self.timm:
             return None
         d, hidden = self.width, self.hidden or 4 * self.width
-        around = (3 * self.patch**2 + 1) * d + (2 + self.cells + self.registers) * d + 2 * d  # patches, tokens, norm
-        attention = (d + 1) * 3 * d + (d + 1) * d
+        if self.stages:
+            return _of_convnext(self.stages)
+        tokens = 1 + self.registers + (0 if self.is_rotary else 1 + self.cells)
+        around = (3 * self.patch**2 + 1) * d + tokens * d + 2 * d  # patches, tokens, norm
+        attention = (d + self.qkv_bias) * 3 * d + (d + 1) * d
         first = 2 * hidden if self.feed_forward == "swiglu" else hidden  # both halves of the gate
         feed_forward = (d + 1) * first + (hidden + 1) * d
         scales = 2 * d if self.layer_scale else 0
@@ -89,6 +116,8 @@ class Architecture:
         """Raise UsageError where it cannot read images of any size and proportions."""
         if self.timm:
             raise UsageError(f"{self.timm} reads images of one size, and here each image has its own")
+        if self.is_rotary or self.stages:
+            return
         rule = position_rule(self.positions)
         if rule.only_squares:
             raise UsageError(f"{rule.only_squares} images of all proportions, which are read here")
@@ -104,10 +133,22 @@ class Architecture:
                     f"an image size of {pixels} is not a multiple of the patch size {self.patch}; the nearest are "
                     f"{low} and {low + self.patch}"
                 )
+        if self.is_rotary or self.stages:
+            return
         rows, columns = height // self.patch, width // self.patch
         rule = position_rule(self.positions)
         if rule.only_squares and rows != columns and not rule.serves(self.table, rows, columns):
             raise UsageError(f"{rule.only_squares} {height}x{width}", fix=f"Use --img-size {min(height, width)}.")
+
+
+def _of_convnext(stages: Sequence[tuple[int, int]]) -> int:
+    """How many numbers are learnt in a ConvNeXt of these stages, its last norm included."""
+    widths = [channels for _, channels in stages]
+    steps = [(4 * 4 * 3 + 1) * widths[0] + 2 * widths[0]]  # the stem and its norm
+    steps += [2 * before + (4 * before + 1) * after for before, after in itertools.pairwise(widths)]
+    # 7x7 for each channel, norm, widening, narrowing, scale
+    blocks = [n * (50 * d + 2 * d + (d + 1) * 4 * d + (4 * d + 1) * d + d) for n, d in stages]
+    return sum(steps) + sum(blocks) + 2 * widths[-1]
 
 
 @dataclass(frozen=True)
@@ -202,8 +243,8 @@ class Protocol:
 
     @property
     def family(self) -> str:
-        """The family that brings it: what stands before the slash of its name."""
-        return self.name.partition("/")[0]
+        """The family that brings it: what stands before the slash of its name, or before the hyphen."""
+        return self.name.partition("/")[0].partition("-")[0]
 
     def transform(self, task: str = "") -> Preprocess:
         """The transform for a task: `lowshot`, `finetune`, which looks at images as it does, or anything else."""
@@ -244,6 +285,9 @@ class Variant:
     license: str = ""  # empty: the family's
     bundled: str = ""  # name of its weights in the package's folder `weights`; empty: they come from `url`
     pretrained_on: str = ""  # a name of `_pretraining.CORPORA`; empty: the family's
+    protocol: str = ""  # the preset that it takes; empty: the family's
+    gated: str = ""  # the page where one asks to be let in before its file can be downloaded; empty: anyone may
+    source: str = ""  # of its published numbers, where not the family's
 
     @property
     def file_name(self) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # width -> heads where it is not width / 64: MAE's and I-JEPA's ViT-H has 16 heads of 80, and a load with 20 would not
 # fail; the g of scaled ViTs 16 of 88
 _HEADS = {1280: 16, 1408: 16}
+_TABLE_VIT = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+PERIODS = "rope_embed.periods"  # of rotary positions, in DINOv3's files and in the module
+_TRUNKS = (_TABLE_VIT, ("cls_token", PERIODS, *_TABLE_VIT[2:]))
 
 
 def is_tensor(value: object) -> bool:
@@ -67,10 +70,18 @@ def split_trunk(
 
 
 def has_vit_trunk(tensors: Mapping[str, object]) -> bool:
-    """Whether flat tensors look like a ViT under the names that DINO and timm share."""
-    return all(
-        name in tensors for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
-    )
+    """Whether flat tensors look like a ViT under the names that DINO and timm share, its positions in a table."""
+    return all(name in tensors for name in _TABLE_VIT)
+
+
+def has_trunk(tensors: Mapping[str, object]) -> bool:
+    """Whether flat tensors look like a trunk of any kind that is built here."""
+    return any(all(name in tensors for name in kind) for kind in _TRUNKS)
+
+
+def missing_of_trunk(tensors: Mapping[str, object]) -> list[str]:
+    """Which tensors are not there that every trunk of the kind has to which these come nearest."""
+    return min(([name for name in kind if name not in tensors] for kind in _TRUNKS), key=len)
 
 
 def infer_vit(tensors: Mapping[str, Tensor], positions: str) -> Architecture:

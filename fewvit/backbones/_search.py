@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._layout import has_vit_trunk, is_tensor
+from ._layout import has_trunk, is_tensor, missing_of_trunk
 from ._transformers import official_names
 
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _WRAPPED = re.compile(rf"(^|(?<=\.))({'|'.join(_WRAPPERS)})\.")
 _DEPTH = 5  # dicts within dicts that are looked into
-_TRUNK = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
 _DECODER = "decoder_embed.weight"  # of a masked autoencoder; it tells what the trunk beside it was trained for
 
 Named = dict[str, tuple[Any, str]]  # official name -> (tensor, its name or names in the file)
@@ -51,7 +50,7 @@ class FoundTrunk:
     @property
     def missing(self) -> list[str]:
         """Which of the tensors that every ViT here has are not there."""
-        return [name for name in _TRUNK if name not in self.tensors]
+        return missing_of_trunk(self.tensors)
 
 
 def unwrapped(tree: Mapping[Any, Any], depth: int = _DEPTH) -> dict[Any, Any]:
@@ -85,7 +84,7 @@ def all_names(tree: Mapping[Any, Any], depth: int = _DEPTH) -> Iterator[str]:
 
 def trunks_in(tree: Mapping[Any, Any]) -> list[FoundTrunk]:
     """Every whole trunk of an `unwrapped` tree, in the file's order."""
-    return [one for one in candidates_in(tree) if has_vit_trunk(one.tensors)]
+    return [one for one in candidates_in(tree) if has_trunk(one.tensors)]
 
 
 def candidates_in(tree: Mapping[Any, Any]) -> list[FoundTrunk]:
@@ -177,10 +176,7 @@ _STRANGERS = (  # a part of a name -> what has it
     (r"(^|\.)layer[1-4]\.\d+\.(conv|bn)\d\.", "a ResNet; fewvit reads ViTs"),
     (r"(^|\.)stages\.\d+\.", "a network in stages (ConvNeXt, Swin, Hiera); fewvit reads plain ViTs"),
     (r"relative_position_bias_table", "relative positions: BEiT or Swin; --backbone timm:NAME --weights FILE reads it"),
-    (
-        r"(^|[._])rope[._]|storage_tokens|layer\.\d+\.attention\.q_proj\.",
-        "rotary positions: DINOv3, not read here",
-    ),
+    (r"(^|[._])rope\.", "rotary positions under timm's names; --backbone timm:NAME --weights FILE reads it"),
     (r"(^|\.)resblocks\.\d+\.", "CLIP's names; --backbone timm:NAME with timm's weights of it"),
     (r"(^|\.)encoder_layer_\d+\.", "torchvision's names for a ViT; --backbone timm:NAME with timm's weights of it"),
     (r"attn_pool\.", "pooling by attention: SigLIP; --backbone timm:NAME --weights FILE reads it"),

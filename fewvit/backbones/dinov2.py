@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
-from ._layout import infer_vit, network, split_trunk
+from ._layout import PERIODS, infer_vit, network, split_trunk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,9 +81,9 @@ class Dinov2(Family):
     def recognises(tree: Mapping[str, Any]) -> bool:
         """Whether its blocks have layer scales and it has a mask token, bare or under `teacher`."""
         flat = tree["teacher"] if isinstance(tree.get("teacher"), Mapping) else tree
-        return any(str(name).endswith(".ls1.gamma") for name in flat) and any(
-            str(name).endswith("mask_token") for name in flat
-        )
+        endings = (".ls1.gamma", "mask_token", PERIODS)
+        scales, mask, periods = (any(str(name).endswith(one) for name in flat) for one in endings)
+        return scales and mask and not periods
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:

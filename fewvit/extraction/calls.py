@@ -18,11 +18,12 @@ from ..datasets import Dataset, open_dataset
 from ..errors import DataError, NumericalError, UsageError
 from ..features import FeatureSet
 from ..images import BadImage, pixels_of
+from ..models.backbone import Backbone
 from ..models.build import build
+from ..models.readout import Readout
 from ..models.resolve import resolve
 from ..models.spec import Access
 from ..models.told import Told
-from ..models.vit import Backbone, Readout
 from .cache import Cache, default_cache_dir
 from .encoding import batch_size_of, start_encoding
 from .extract import extract

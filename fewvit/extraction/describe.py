@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ def variant_facts(name: str) -> Facts:
     return {
         "backbone": name,
         "family": family,
-        "architecture": dataclasses.asdict(variant.architecture),
+        "architecture": variant.architecture.to_dict(),
         "protocol": kind.protocol,
         "file": variant.file_name,
         "url": variant.url or ("none: the file comes with fewvit" if variant.bundled else "no published weights"),
@@ -97,7 +96,7 @@ def run_facts(run: Path) -> Facts:
         "backbone": spec.name,
         "what": _origin(what) + ("" if result is not None else ", not finished"),
         "family": spec.family,
-        "architecture": dataclasses.asdict(spec.architecture),
+        "architecture": spec.architecture.to_dict(),
         "protocol": pipeline.protocol.name,
         "pool": pipeline.pool,
         "preprocess": pipeline.preprocess.to_dict(),
@@ -176,7 +175,7 @@ def file_facts(
         "file": str(file),
         "family": name,
         "fits": [n for n, v in kind.variants.items() if v.architecture == spec.architecture] or "no named variant",
-        "architecture": dataclasses.asdict(spec.architecture),
+        "architecture": spec.architecture.to_dict(),
         "known_by": list(taken.facts.values()),
         "network": checkpoint_key or what.place or _usual_network(kind, tree),
         "protocol": kind.protocol,

@@ -13,7 +13,7 @@ from .pipeline import Pipeline
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 
 # on a CPU 8 images stay in its caches: as fast as 32 (benchmarks/forward.py), and less is padded

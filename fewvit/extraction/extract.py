@@ -30,7 +30,7 @@ from .work import Progress, Report, Work, require_enough, skipped_images
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 
 _SHARD_BYTES = 6 << 20  # 4096 rows of ViT-S: large enough to read fast, small enough to hold
@@ -76,7 +76,7 @@ def backbone_of(pipeline: Pipeline, engine: str = "auto") -> Backbone:
     """The frozen module that a pipeline computes with, on its device; `engine` as in `load_backbone`."""
     from ..models.build import build
     from ..models.engines import resolve_device
-    from ..models.vit import Readout
+    from ..models.readout import Readout
 
     readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
     return build(

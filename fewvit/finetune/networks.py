@@ -35,7 +35,7 @@ class Networks:
     """Makes it again and again: released weights, new adapters, a classifier."""
 
     def __init__(self, plan: Plan, labelled: Labelled):
-        from ..models.vit import Readout
+        from ..models.readout import Readout
 
         self._plan, self._labelled = plan, labelled
         pipeline = plan.pipeline

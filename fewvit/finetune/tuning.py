@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.products import in_blocks, of_rows
-from ..models.vit import Readout
+from ..models.readout import Readout
 from ..training.clipping import clip_all
 from ..training.groups import layer_groups
 from ..training.recipe import Step

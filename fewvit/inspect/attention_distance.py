@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..datasets import Dataset
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 
 def patch_distances(rows: int, columns: int, patch: int) -> np.ndarray:

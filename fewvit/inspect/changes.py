@@ -16,7 +16,7 @@ from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from ..views.view import View
 
 if TYPE_CHECKING:
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 _AT_ONCE = 16  # images whose views are held at a time
 

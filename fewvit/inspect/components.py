@@ -21,7 +21,7 @@ from .pictures import Pictures, in_parts, pictures_of
 from .tokens import called_in, patch_features
 
 if TYPE_CHECKING:
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 STYLES = ("dinov2", "dinov3")
 _SIDE, _ACROSS = 92.0, 8  # points of a tile, and tiles of a row

@@ -18,7 +18,7 @@ from .tokens import about_query, block_at, called_in, patch_grid, query_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 _SIDE = 110.0  # points of a tile
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..figures.picture import Panel
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 _SIDE, _SMALL = 92.0, 66.0  # points of a tile; with many heads
 _MANY = 8

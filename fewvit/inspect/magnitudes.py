@@ -23,7 +23,7 @@ from .tokens import block_at, called_in, patch_grid, prefix_named
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 _SIDE, _ACROSS = 92.0, 8
 _BARS = 48

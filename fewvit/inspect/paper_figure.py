@@ -17,7 +17,7 @@ from .position_table import positions, positions_panel
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 _SIDE = 304.0  # points: of seven filters with the gaps between
 _BETWEEN = 22.0  # points between two parts

@@ -13,7 +13,7 @@ from .mosaic import stretched
 from .tokens import called_in
 
 if TYPE_CHECKING:
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 SHOWN = 28  # components, as in the ViT paper
 _ROW = 7  # of them beside each other

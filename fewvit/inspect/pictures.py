@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..datasets import Listing
     from ..evaluate.inputs import FeatureReader
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 AT_ONCE = 8  # pictures per forward pass at most
 _BYTES = 1 << 26  # that the attention of one block may fill

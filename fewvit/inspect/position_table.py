@@ -19,7 +19,7 @@ from .tokens import called_in
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 POSITIONS_NOTE = "cosine of each with all others"
 

@@ -18,7 +18,7 @@ from .tokens import called_in
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 SAMPLE, SHOWN, NEAREST = 1000, 8, 8  # images that are looked at, prototypes and images of each that are drawn
 _SIDE = 56.0  # points of an image

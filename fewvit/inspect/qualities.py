@@ -74,7 +74,7 @@ def quality(
     Raises as `extract_features`.
     """
     from ..extraction.calls import extract_features
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
     from .pictures import pipeline_of
 
     if not isinstance(backbone, Backbone):
@@ -177,7 +177,7 @@ def _changed(
 ) -> Changed:
     """Features of the changed images, those of the sample that the seed picks."""
     from ..extraction.encoding import batch_size_of
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
     if asked.views < 2:
         raise UsageError(f"{counted(asked.views, 'view')} cannot differ", fix="Give --views 2 or more.")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ..datasets import Dataset
     from ..methods._mae_task import MaeTask
+    from ..models.backbone import Backbone
     from ..models.spec import BackboneSpec
-    from ..models.vit import Backbone
     from ..preprocess import Preprocess
 
 SHOWN = 6  # images where nothing else is asked

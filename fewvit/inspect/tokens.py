@@ -12,7 +12,7 @@ from .figure import called
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 _READ_BY_PATCHES = "fc_norm"  # a final norm over the mean patch token: no class token is trained then
 

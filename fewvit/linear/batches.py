@@ -20,7 +20,7 @@ from ..views.training_images import TrainingImages
 from ..views.view import View
 
 if TYPE_CHECKING:
-    from ..models.vit import Backbone
+    from ..models.backbone import Backbone
 
 _SHARE_OF_GPU = 0.5  # of the free memory that features may take
 _AT_ONCE = 256  # images that are decoded, cropped and encoded together

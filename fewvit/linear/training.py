@@ -92,7 +92,7 @@ def _cached(plan: Plan, train: FeatureSet, rows: np.ndarray) -> Batches[tuple[Te
 def _augmented(plan: Plan, settled: Settled, inputs: Inputs, train: FeatureSet, rows: np.ndarray) -> Batches[Any]:
     """Views of the images of some rows through the frozen backbone."""
     from ..models.build import build
-    from ..models.vit import Readout
+    from ..models.readout import Readout
     from .batches import ViewFeatureBatches
 
     pipeline, images, reading = inputs.pipeline, settled.images, settled.reading

@@ -14,7 +14,10 @@ from .spec import BackboneSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .vit import Backbone, Readout, TimmModel, VisionTransformer
+    from .backbone import Backbone
+    from .readout import Readout
+    from .timm_model import TimmModel
+    from .vit import VisionTransformer
 
 
 def build(
@@ -31,8 +34,10 @@ def build(
     `size` (height, width) is that of its images; None: any, if it is a ViT of ours. Raises CheckpointError for a
     partial fit.
     """
+    from .backbone import Backbone
     from .engines import accelerate
-    from .vit import Backbone, TimmModel, VisionTransformer
+    from .timm_model import TimmModel
+    from .vit import VisionTransformer
 
     if size is None:
         spec.architecture.check_any_size()
@@ -50,7 +55,8 @@ def build(
 
 def _start(model: VisionTransformer | TimmModel, spec: BackboneSpec) -> None:
     """Give every tensor of the model its value: drawn, from the file, or the base's after its adapter."""
-    from .vit import TimmModel, randomise
+    from .backbone import randomise
+    from .timm_model import TimmModel
 
     if spec.is_random:
         from ..seeds import seed_of

@@ -21,8 +21,11 @@ from torch import Tensor, nn
 
 from ..cpu import computes_bf16, keep_freed_memory
 from ..errors import MissingExtra, UsageError
+from .backbone import Backbone
 from .products import bf16_packing_works, in_blocks, packed, packed_product, packed_sum, packing_works, settle_threads
-from .vit import Backbone, Readout, VisionTransformer
+from .readout import Readout
+from .rotary import turned
+from .vit import VisionTransformer
 
 ENGINES = ("eager", "packed", "openvino")
 _CACHED_IMAGES = 8  # a CPU's second-level cache holds about as many images' tokens; 32 are a fifth slower per image
@@ -130,7 +133,8 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, activation: str = "none", scale: Tensor | None = None):
         super().__init__()
-        weight, bias = linear.weight.detach(), linear.bias.detach()
+        weight = linear.weight.detach()
+        bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach()
         if scale is not None:  # layer scale is linear, so it is folded into the layer before it
             weight, bias = weight * scale.detach()[:, None], bias * scale.detach()
         self.dtype, self.activation = dtype, activation
@@ -149,7 +153,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedBlock(nn.Module):
-    """One pre-norm transformer block of timm, the same arithmetic on packed layers."""
+    """One pre-norm transformer block of timm or with rotary positions, the same arithmetic on packed layers."""
 
     def __init__(self, block: Any, dtype: torch.dtype):
         super().__init__()
@@ -162,12 +166,14 @@ class PackedBlock(nn.Module):
         self.fc1 = PackedLinear(block.mlp.fc1, dtype, activation="none" if self.swiglu else "gelu")
         self.fc2 = PackedLinear(block.mlp.fc2, dtype, scale=gammas[1])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The tokens (B, T, D) after the block."""
+    def forward(self, x: Tensor, *turn: Tensor) -> Tensor:
+        """The tokens (B, T, D) after the block; `turn` are cosines and sines of rotary positions, or nothing."""
         b, t, d = x.shape
         q, k, v = (
             self.attn.qkv(self.norm1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         )
+        if turn:
+            q, k = turned(q, *turn), turned(k, *turn)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d)
         x = self.proj.add_to(attended, x)
         hidden = self.fc1(self.norm2(x))
@@ -236,7 +242,8 @@ def _settled_positions(model: nn.Module, size: tuple[int, int]) -> Iterator[None
         yield
         return
     with torch.no_grad():
-        model.settled_positions = model.positions(*size).clone()
+        if not model.architecture.is_rotary:
+            model.settled_positions = model.positions(*size).clone()
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +84,7 @@ def _inspect(file: Path, checkpoint_key: str | None, family: str | None) -> dict
     prove_fit(what.architecture, what.trunk.tensors, file)
     return {
         "family": what.family,
-        "architecture": dataclasses.asdict(what.architecture),
+        "architecture": what.architecture.to_dict(),
         "place": what.place,
         "shown": what.shown,
     }

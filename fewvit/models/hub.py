@@ -5,7 +5,6 @@ What was learnt of them is kept in the cache.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def timm_variant(name: str, access: Access) -> Variant:
     write_json(
         remembered,
         {
-            "architecture": dataclasses.asdict(variant.architecture),
+            "architecture": variant.architecture.to_dict(),
             "url": variant.url,
             "preprocess": dict(variant.preprocess),
             "license": variant.license,

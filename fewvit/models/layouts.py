@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import Architecture, Family, Trunk, families, recognisable
-from ..backbones._layout import has_vit_trunk
+from ..backbones._layout import has_trunk
 from ..backbones._search import (
     FoundTrunk,
     all_names,
@@ -114,7 +114,7 @@ def prove_fit(architecture: Architecture, tensors: Mapping[str, Any], file: Path
     if architecture.timm:
         return
     with torch.device("meta"):  # shapes are the same for any number of heads
-        module = VisionTransformer(replace(architecture, heads=1))
+        module = VisionTransformer(architecture if architecture.is_rotary else replace(architecture, heads=1))
     check_fit(module, dict(tensors), file)
 
 
@@ -132,7 +132,7 @@ def _official(name: str, tree: Mapping[str, Any], file: Path, checkpoint_key: st
     embeddings = [one for one in trunk.tensors if f".{one}".endswith(f".{_EMBEDDING}")]
     if len(embeddings) > 1:
         raise CheckpointError(f"no {name} trunk: {len(embeddings)} ViTs are in one", file=file)
-    if embeddings == [_EMBEDDING] and not has_vit_trunk(trunk.tensors):
+    if embeddings == [_EMBEDDING] and not has_trunk(trunk.tensors):
         raise CheckpointError(f"no {name} trunk: incomplete", file=file)
     return Understood(name, trunk, _architecture(name, trunk, file))
 

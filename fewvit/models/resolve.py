@@ -5,7 +5,6 @@ No torch until a module is built.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -179,7 +178,7 @@ def run_backbone(family: str, protocol: str, architecture: Architecture, preproc
     return {
         "family": family,
         **named,
-        "architecture": dataclasses.asdict(architecture),
+        "architecture": architecture.to_dict(),
         "preprocess": preprocess.to_dict(),
     }
 
@@ -265,7 +264,7 @@ def _of_variant(
         "name": name,
         "family": family,
         "architecture": variant.architecture,
-        "protocol": kind.protocol_of(variant.architecture),
+        "protocol": variant.protocol or kind.protocol_of(variant.architecture),
         "checkpoint_key": checkpoint_key,
         "license": variant.license or kind.license,
         "published": variant.published,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .vit import Backbone
+    from .backbone import Backbone
 
 
 def encode_at_scales(backbone: Backbone, images: Tensor, scales: Sequence[float]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +62,7 @@ class BackboneSpec:
         """sha256 over everything that decides the module's output."""
         what = [
             self.family,
-            dataclasses.asdict(self.architecture),
+            self.architecture.to_dict(),
             self.weights_sha256,
             self.checkpoint_key,
             self.seed if self.is_random else None,

@@ -17,7 +17,7 @@ from .monitor_images import MonitorImages
 
 if TYPE_CHECKING:
     from ..methods._trunk import Trunk
-    from ..models.vit import Readout
+    from ..models.readout import Readout
 
 K, TEMPERATURE = 20, 0.07  # DINO's k-NN; a smaller set takes fewer neighbours
 

@@ -224,7 +224,7 @@ class _Pretraining:
 
     def _judged(self) -> Judged:
         """What the encoder's features are worth now."""
-        from ..models.vit import Readout
+        from ..models.readout import Readout
         from .monitor import features_of, judge
 
         protocol = protocol_for(self.recipe)

@@ -40,7 +40,7 @@ def start_of(request: PretrainingRequest, access: Access, memory: DigestMemory) 
 
 def trunk_of(spec: BackboneSpec) -> dict[str, Tensor]:
     """The tensors of released weights, every one of them."""
-    from ..models.vit import Readout
+    from ..models.readout import Readout
 
     height, width = (side * spec.architecture.patch for side in spec.architecture.table)
     return dict(build(spec, Readout(), (height, width), engine="eager").model.state_dict())

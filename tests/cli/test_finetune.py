@@ -16,9 +16,9 @@ from fewvit.calibration import stratified_folds
 from fewvit.datasets import open_dataset
 from fewvit.digests import DigestMemory
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
-from fewvit.models.vit import Readout
 from fewvit.runs.folder import RunFolder
 from fewvit.splits import n_per_class
 

@@ -14,11 +14,13 @@ import torch
 
 from fewvit.backbones import families
 from fewvit.digests import DigestMemory
+from fewvit.models.backbone import Backbone
 from fewvit.models.build import build
 from fewvit.models.engines import packing_works
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access, BackboneSpec
-from fewvit.models.vit import EPS, Backbone, Readout
+from fewvit.models.vit import EPS
 from fewvit.neighbors import normalise
 
 # name in features.npz -> (file, --checkpoint-key)

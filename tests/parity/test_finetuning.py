@@ -21,9 +21,9 @@ from fewvit.finetune.adapters import prepare
 from fewvit.finetune.modes import recipe_for
 from fewvit.finetune.tuning import ClassificationHead, Tuning
 from fewvit.methods._trunk import Trunk
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
-from fewvit.models.vit import Readout
 from fewvit.training.groups import layer_groups
 from fewvit.training.recipe import Step
 from fewvit.views.view import View

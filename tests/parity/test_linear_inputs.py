@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from fewvit.digests import DigestMemory
+from fewvit.models.backbone import Backbone
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
-from fewvit.models.vit import Backbone, Readout
 
 CASES = [
     *((f"dino/n{n}_avgpool0/classifier_input", "dino_backbone.pth", Readout("cls", n)) for n in (1, 2, 3)),

@@ -16,10 +16,11 @@ from fewvit.linear.head_grid import HeadGrid
 from fewvit.linear.linear_head import LinearHead, read_linear_head
 from fewvit.linear.protocols import PROBES, Input, find_probe, head_readings, settle_reading
 from fewvit.metrics import top_k_accuracy
+from fewvit.models.backbone import Backbone
 from fewvit.models.build import build
+from fewvit.models.readout import Readout
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access
-from fewvit.models.vit import Backbone, Readout
 from fewvit.training.recipe import Step
 from fewvit.views.crops import draw
 

@@ -13,7 +13,7 @@ from ...extraction.extract import backbone_of
 from ...extraction.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from ...models.vit import Backbone
+    from ...models.backbone import Backbone
 
 
 class Encoder:
