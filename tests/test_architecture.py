@@ -25,6 +25,7 @@ LAYERS = {
         "features",
         "files",
         "headers",
+        "kernels",
         "labels",
         "metrics",
         "options",

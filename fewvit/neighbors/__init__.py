@@ -16,6 +16,7 @@ import numpy as np
 
 from ..cpu import in_threads
 from ..errors import DataError, NumericalError, UsageError
+from .certified import Certified
 from .engines import ENGINES
 from .installed import faiss_gpu_works, faiss_is_here
 from .reduced import Reduced, pays
@@ -26,14 +27,16 @@ _CACHED_BYTES = 2 << 20  # temporaries of one step of the exact scores stay in t
 _BLOCK_ROWS = 2048  # rows that are normalised at once, while they are in the CPU's cache
 _SPARE = 8  # neighbours fetched beyond k, so that most ties across the k-th place are seen whole
 _ROUNDING = 3e-6  # float32 scores this close, relative to the largest possible one, may be in the wrong order
+_ROUNDED_ONCE = 2.5e-7  # the same of sums in float64 that were rounded to float32 once
 
 
 @dataclass(frozen=True)
 class Neighbors:
     """The k nearest bank rows of each query, best first, ties by row.
 
-    Which rows they are, and their order, depends on the query and the bank alone. A score that is near no other is
-    FAISS's own sum in float32: its last digit or two may differ where other queries are searched together with it.
+    Which rows they are, and their order, depends on the query and the bank alone. A score is a float64 sum that was
+    rounded once; where FAISS searched, one that is near no other is its own sum in float32, whose last digit or two may
+    differ where other queries are searched together with it.
     """
 
     rows: np.ndarray  # (Q, k) int64, never -1
@@ -92,15 +95,16 @@ class Bank:
     def _prepare(self) -> None:
         """Make what searches the rows."""
         self._search = ENGINES[self.engine](self.rows, self.metric, self.device)
-        on_cpu = self.metric == "cosine" and self.device == "cpu"
-        self._reduced = Reduced(self.rows, self.score, self._search) if on_cpu else None
+        on_cpu = self.metric != "euclidean" and self.device == "cpu"
+        self._certified = Certified(self.rows, self._search) if on_cpu and self.engine != "torch" else None
+        self._reduced = Reduced(self.rows, self.score, self._search) if on_cpu and self.metric == "cosine" else None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the engine's own structures, which are built again where the bank is unpickled."""
-        return {name: value for name, value in vars(self).items() if name not in ("_search", "_reduced")}
+        return {name: value for name, value in vars(self).items() if name not in ("_search", "_certified", "_reduced")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -121,7 +125,8 @@ class Bank:
         `exclude` (Q,) names for each query one row that must not be its neighbour (itself, in leave-one-out).
         """
         self._check(queries, k + (exclude is not None))
-        size = max(64, _CHUNK_BYTES // ((k + _SPARE) * 40 + self.rows.shape[1] * 4))
+        in_chunk = _CHUNK_BYTES * (2 if self._certified is not None else 1)  # each lays the whole bank out anew
+        size = max(64, in_chunk // ((k + _SPARE) * 40 + self.rows.shape[1] * 4))
         for start in range(0, len(queries), size):
             part = slice(start, min(start + size, len(queries)))
             wanted = normalise(queries[part], start) if self.metric == "cosine" else _finite(queries[part], start)
@@ -139,9 +144,13 @@ class Bank:
     def _exact(self, queries: np.ndarray, k: int, exclude: np.ndarray | None) -> Neighbors:
         needed = k + (exclude is not None)
         fetched = min(needed + _SPARE, len(self.rows))
-        near = self._near(queries)
-        reduced = self._reduced if self._reduced is not None and pays(self.rows, queries, fetched) else None
-        scores, rows = (self._search if reduced is None else reduced.search)(queries, fetched)
+        if self._certified is not None and Certified.serves(self.rows, len(queries)):
+            near = self._near(queries, _ROUNDED_ONCE if self.metric == "cosine" else _ROUNDING)
+            scores, rows = self._certified.search(queries, fetched)
+        else:
+            near = self._near(queries)
+            reduced = self._reduced if self._reduced is not None and pays(self.rows, queries, fetched) else None
+            scores, rows = (self._search if reduced is None else reduced.search)(queries, fetched)
         self._settle(queries, scores, rows, near)
         if fetched < len(self.rows):
             self._settle_boundary(queries, scores, rows, needed, near)
@@ -150,10 +159,10 @@ class Bank:
             scores, rows = _without(scores, rows, exclude)
         return Neighbors(np.ascontiguousarray(rows), np.ascontiguousarray(scores))
 
-    def _near(self, queries: np.ndarray) -> np.ndarray:
+    def _near(self, queries: np.ndarray, rounding: float = _ROUNDING) -> np.ndarray:
         """Distance (Q, 1) between scores below which their order is not to be trusted."""
         if self.metric == "cosine":
-            return np.full((len(queries), 1), _ROUNDING, np.float32)
+            return np.full((len(queries), 1), rounding, np.float32)
         length = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))[:, None]
         longest = (
             np.sqrt(np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64).max())

@@ -24,18 +24,20 @@ _HALF_ROWS = 32768  # rows in half precision that are widened at once
 
 
 def _faiss(rows: np.ndarray, metric: str, device: str) -> Search:
-    faiss = faiss_library()
-    kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
+    def knn(queries: np.ndarray, part: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        faiss = faiss_library()  # only when it is needed: the kernels in C do without, and importing it takes a while
+        kind = faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
+        return faiss.knn(queries, part, k, metric=kind)  # reads rows in place: an index would copy the bank
 
     def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        scores, found = faiss.knn(queries, rows, k, metric=kind)  # reads `rows` in place: an index would copy the bank
+        scores, found = knn(queries, rows, k)
         return (-scores if metric == "euclidean" else scores), found
 
     def in_blocks(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         best = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64)
         for start in range(0, len(rows), _HALF_ROWS):
             part = np.asarray(rows[start : start + _HALF_ROWS], np.float32)
-            scores, found = faiss.knn(queries, part, min(k, len(part)), metric=kind)
+            scores, found = knn(queries, part, min(k, len(part)))
             best = _best_of(best, (scores, found + start), k)
         return best
 

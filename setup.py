@@ -1,0 +1,11 @@
+"""The kernels in C; everything else stands in pyproject.toml."""
+
+from setuptools import Extension, setup
+
+# optional: where there is no compiler the package is installed without them, and takes its other ways
+FLAGS = ["-O3", "-ffp-contract=off", "-fvisibility=hidden"]
+setup(
+    ext_modules=[
+        Extension("fewvit.kernels._near", ["fewvit/kernels/near.c"], extra_compile_args=FLAGS, optional=True),
+    ]
+)
