@@ -12,6 +12,7 @@ import torch
 from fewvit import neighbors
 from fewvit.errors import DataError, NumericalError, UsageError
 from fewvit.neighbors import METRICS, Bank, engines, installed, normalise
+from fewvit.neighbors.certified import Certified
 from fewvit.neighbors.reduced import Reduced
 
 from oracles import brute_neighbors, unit_rows
@@ -627,6 +628,7 @@ def test_a_bank_searches_in_bfloat16_where_that_pays_and_gives_the_same_neighbou
 
     bank, queries = cloud(1009, 61), cloud(41, 61, 71)
     plain = Bank(bank, device="cpu").search(queries, 7)
+    monkeypatch.setattr(Certified, "serves", staticmethod(lambda *_: False))  # as where nothing is compiled
     monkeypatch.setattr(module, "WORTH", 1)
     monkeypatch.setattr(module, "computes_bf16", lambda: True)
     called = []

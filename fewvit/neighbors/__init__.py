@@ -22,7 +22,7 @@ from .installed import faiss_gpu_works, faiss_is_here
 from .reduced import Reduced, pays
 
 METRICS = ("cosine", "dot", "euclidean")
-_CHUNK_BYTES = 12 << 20  # results and temporaries of one chunk of queries stay below this
+_CHUNK_BYTES = 24 << 20  # results and temporaries of one chunk of queries stay below this
 _CACHED_BYTES = 2 << 20  # temporaries of one step of the exact scores stay in the CPU's cache
 _BLOCK_ROWS = 2048  # rows that are normalised at once, while they are in the CPU's cache
 _SPARE = 8  # neighbours fetched beyond k, so that most ties across the k-th place are seen whole
@@ -125,8 +125,7 @@ class Bank:
         `exclude` (Q,) names for each query one row that must not be its neighbour (itself, in leave-one-out).
         """
         self._check(queries, k + (exclude is not None))
-        in_chunk = _CHUNK_BYTES * (2 if self._certified is not None else 1)  # each lays the whole bank out anew
-        size = max(64, in_chunk // ((k + _SPARE) * 40 + self.rows.shape[1] * 4))
+        size = max(64, _CHUNK_BYTES // ((k + _SPARE) * 40 + self.rows.shape[1] * 4))
         for start in range(0, len(queries), size):
             part = slice(start, min(start + size, len(queries)))
             wanted = normalise(queries[part], start) if self.metric == "cosine" else _finite(queries[part], start)
