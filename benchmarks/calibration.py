@@ -26,7 +26,7 @@ from PIL import Image
 from fewvit.files import write_json
 
 from .learned import command
-from .measure import RESULTS, machine, versions
+from .measure import here, machine, versions
 
 SEEDS, SHOTS = range(3), (1, 2, 5)
 LR = {"lora": 1e-3, "last-block": 3e-4, "full": 1e-3, "bias": 3e-3, "norm": 3e-3}
@@ -128,7 +128,7 @@ def write(rows: list[dict[str, Any]]) -> None:
     }
     what = __doc__.splitlines()[0]
     write_json(
-        RESULTS / "calibration.json",
+        here() / "calibration.json",
         {"name": "calibration", "what": what, "claims": [], "rows": rows, "facts": facts, "quick": False, **about},
     )
 

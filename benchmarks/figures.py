@@ -1,4 +1,4 @@
-"""The documentation's figures, made from results/*.json: `python -m benchmarks.figures [--write | --check]`.
+"""The documentation's figures, made from results/*/*.json: `python -m benchmarks.figures [--write | --check]`.
 
 SVG is written by hand: the same text on every machine, so that a test can compare it.
 """
@@ -6,14 +6,13 @@ SVG is written by hand: the same text on every machine, so that a test can compa
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .measure import RESULTS
+from .kinds import RESULTS, claims, least, newest
 
 IMAGES = RESULTS.parents[1] / "docs" / "images"
 INK, SOFT, LINE, PAPER = "#1f2933", "#5b6770", "#c3ccd4", "#ffffff"
@@ -79,7 +78,7 @@ _TASKS = (
 
 
 def overview(folder: Path = RESULTS) -> str:
-    """Images to features once, then every evaluation on the features; the two speeds are claims of results/*.json."""
+    """Images to features once, then every evaluation on the features; the two speeds are claims of results/*/*.json."""
     speed = _claim(folder, "pipeline", "Images to features, CPU, speed")
     warm = _claim(folder, "startup", "`fewvit knn`, warm cache, 10000 x 10000 x 384")
     top, middle = 76, 176
@@ -156,8 +155,8 @@ def overview(folder: Path = RESULTS) -> str:
 
 
 def _claim(folder: Path, name: str, what: str) -> float:
-    claims = json.loads((folder / f"{name}.json").read_text())["claims"]
-    return next(float(claim["value"]) for claim in claims if claim["what"] == what)
+    """What may be claimed on every kind of machine that was measured."""
+    return next(least(by_kind) for (of, told, *_), by_kind in claims(folder).items() if (of, told) == (name, what))
 
 
 # ---- accuracy against labels -----------------------------------------------------------------------------------------
@@ -174,9 +173,7 @@ _SERIES = {  # row of results/learned.json -> what the figure calls it, its colo
 
 def labels(folder: Path = RESULTS) -> str:
     """Top-1 of logistic regression on Tiny-ImageNet against labelled images per class, by kind of feature."""
-    rows: dict[str, dict[str, Any]] = {
-        row["features"]: row for row in json.loads((folder / "learned.json").read_text())["rows"]
-    }
+    rows: dict[str, dict[str, Any]] = {row["features"]: row for row in (newest(folder, "learned") or {})["rows"]}
     curves = {name: [float(rows[name][f"tiny-imagenet logistic {n}-shot"]) for n in _SHOTS] for name in _SERIES}
     left, right, top, bottom = 70, 470, 78, 330
     highest = math.ceil(max(map(max, curves.values())))
@@ -234,7 +231,7 @@ def main() -> int:
             stale.append(name)
     for name in stale:
         print(
-            f"docs/images/{name} is not what results/*.json give; run `python -m benchmarks.figures --write`.",
+            f"docs/images/{name} is not what results/*/*.json give; run `python -m benchmarks.figures --write`.",
             file=sys.stderr,
         )
     return 1 if options.check and stale else 0

@@ -2,7 +2,7 @@
 
 `python3 -m benchmarks.gpu_check [PART ...]`, from the root of the repository, installed or not (PYTHONPATH=.). Without
 a GPU it says so and ends with 0. FAISS is used where it has kernels for the GPU; without it torch stands in, and the
-results say which one it was. Results go to benchmarks/results/gpu_PART.json and into the folder $OUT if that is set.
+results say which one it was. Results go to benchmarks/results/gpu/PART.json and into the folder $OUT if that is set.
 `--rehearse` runs every part on the CPU in tiny sizes and writes nothing: a test of this script.
 """
 
@@ -435,9 +435,11 @@ def main() -> int:
         outcome = run(sizes)
         show(outcome)
         missed += [claim.what for claim in outcome.claims if claim.met is False]
-        folders = [] if options.rehearse else [RESULTS, *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])]
+        folders = (
+            [] if options.rehearse else [RESULTS / "gpu", *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])]
+        )
         for folder in folders:
-            write(folder / f"gpu_{part}.json", f"gpu_{part}", what, outcome, quick=False, load=load)
+            write(folder / f"{part}.json", f"gpu_{part}", what, outcome, quick=False, load=load)
         print(flush=True)
     print("goals missed: " + ("; ".join(missed) or "none"))
     return 0

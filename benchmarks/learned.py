@@ -32,7 +32,7 @@ from fewvit.runs.folder import RunFolder
 from fewvit.training.log import read_log
 from fewvit_cli.main import run as fewvit
 
-from .measure import RESULTS, machine, versions
+from .measure import here, machine, versions
 
 _RANDOM = "random: "  # before a run's name: its architecture untrained
 _PIXELS = 32  # side of the images that count as raw pixels; smaller ones are better neighbours than 64
@@ -156,14 +156,14 @@ def main() -> None:
     parser.add_argument(
         "runs", nargs="*", metavar="RUN[ POOL]", help="run folders or backbones; `RUN mean` takes mean patch tokens"
     )
-    parser.add_argument("--name", help="also write benchmarks/results/NAME.json")
+    parser.add_argument("--name", help="also write benchmarks/results/KIND/NAME.json")
     parser.add_argument(
         "--add",
         action="store_true",
         help="to what NAME.json holds, rather than anew with random weights and raw pixels",
     )
     options = parser.parse_args()
-    file = RESULTS / f"{options.name}.json"
+    file = here() / f"{options.name}.json"
     before = json.loads(file.read_text()) if options.add else {"rows": [], "training": {}}
     found = {}
     for kind in (

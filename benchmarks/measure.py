@@ -25,7 +25,8 @@ from typing import Any, TypeVar
 
 from fewvit.cpu import cores
 
-RESULTS = Path(__file__).parent / "results"
+from .kinds import RESULTS, kind_of
+
 SETTINGS = (
     "OPENBLAS_CORETYPE",
     "OMP_NUM_THREADS",
@@ -48,6 +49,7 @@ PACKAGES = (
     "easyfsl",
     "typer",
 )
+_UNITS = {"avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX"}  # flag of Linux -> what records call it
 T = TypeVar("T")
 
 
@@ -189,7 +191,7 @@ class Outcome:
 def main(name: str, what: str, measure: Callable[[bool], Outcome]) -> None:
     """Run one benchmark from the command line.
 
-    Print its rows and claims, and replace results/NAME.json unless it was a quick run.
+    Print its rows and claims, and replace results/KIND/NAME.json unless it was a quick run.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=what)
     parser.add_argument(
@@ -201,13 +203,13 @@ def main(name: str, what: str, measure: Callable[[bool], Outcome]) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"folder of NAME.json; default {RESULTS.relative_to(RESULTS.parents[1])}",
+        help=f"folder of NAME.json; default {RESULTS.relative_to(RESULTS.parents[1])}/KIND, KIND of this machine",
     )
     options = parser.parse_args()
     load = os.getloadavg()[0]
     outcome = measure(options.quick)
     show(outcome)
-    folder = options.out or (None if options.quick else RESULTS)
+    folder = options.out or (None if options.quick else here())
     if folder is not None:
         write(folder / f"{name}.json", name, what, outcome, quick=options.quick, load=load)
 
@@ -269,6 +271,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def here() -> Path:
+    """Where results of this kind of machine stand."""
+    return RESULTS / kind_of(_cpu())
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of every package that takes part."""
     found = {"python": platform.python_version()}
@@ -291,14 +298,14 @@ def _cpu() -> str:
         line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if ":" in line
     )
     facts = {key.strip(): value.strip() for key, value in fields.items()}
-    wide = ", AVX-512" if "avx512f" in facts.get("flags", "").split() else ""
-    bf16 = ", bf16" if "avx512_bf16" in facts.get("flags", "").split() else ""
+    flags = facts.get("flags", "").split()
+    units = "".join(f", {name}" for flag, name in _UNITS.items() if flag in flags)
     name, family, model = (
         facts.get("model name", platform.machine()),
         facts.get("cpu family", "?"),
         facts.get("model", "?"),
     )
-    return f"{name} (family {family}, model {model}{wide}{bf16})"
+    return f"{name} (family {family}, model {model}{units})"
 
 
 def _gpu() -> str | None:

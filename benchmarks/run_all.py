@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 
-from .table import table
+from .measure import here
+from .table import missed_here, table
 
 NAMES = (
     "startup",
@@ -54,6 +55,8 @@ def main() -> int:
         failed += [name] if ended.returncode else []
     if not options.quick:
         print(table())
+        missed = missed_here(here().name)
+        print("\n".join(["", f"Goals that fail on this kind of machine ({here().name}): {len(missed)}", *missed]))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

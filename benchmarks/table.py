@@ -1,4 +1,4 @@
-"""What the documentation shows of results/*.json: `python -m benchmarks.table [--write | --check]`.
+"""What the documentation shows of results/*/*.json: `python -m benchmarks.table [--write | --check]`.
 
 A place is two lines, `<!-- NAME:begin -->` and `<!-- NAME:end -->`; SECTIONS tells which page each stands in.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .measure import RESULTS
+from .kinds import RESULTS, claims, least, measured, newest, title_of
 
 ROOT = RESULTS.parents[1]
 _LEARNED = {  # row of results/learned.json -> what the page calls it
@@ -28,21 +28,29 @@ _VERDICT = {True: "met", False: "**missed**", None: ""}
 
 
 def table(folder: Path = RESULTS) -> str:
-    """Markdown: one line per claim of every result file, goals and misses included, then when and where."""
-    results = _results(folder)
+    """Markdown: one line per claim, a column for each kind of machine, goals and misses; then when and where."""
+    results = measured(folder)
     if not results:
         return "Nothing has been measured yet: run `make bench`."
-    lines = ["| what | against | measured | goal | |", "|---|---|---|---|---|"]
-    lines += [_line(claim) for result in results for claim in result["claims"]]
-    return "\n".join([*lines, "", *_origins(results)])
+    heads = ["what", "against", "goal", *map(title_of, results)]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines += [_line(what, against, by_kind, list(results)) for (_, what, against, _), by_kind in claims(folder).items()]
+    return "\n".join([*lines, "", *_origins([one for by_name in results.values() for one in by_name.values()])])
+
+
+def missed_here(kind: str, folder: Path = RESULTS) -> list[str]:
+    """The goals that fail on a kind of machine, each in a line."""
+    return [
+        f"{name}: {what}, against {against}: {_number(own['value'], own['unit'])}, goal {_goal(own)}"
+        for (name, what, against, _), by_kind in claims(folder).items()
+        if (own := by_kind.get(kind)) is not None and own["met"] is False
+    ]
 
 
 def learned(folder: Path = RESULTS) -> str:
     """Markdown: accuracies by kind of feature, then how each run went."""
-    file = folder / "learned.json"
-    if not file.exists():
-        return "Nothing has been measured yet: run `python -m benchmarks.learned RUN --name learned`."
-    result = json.loads(file.read_text())
+    if (result := newest(folder, "learned")) is None:
+        return _nothing("learned RUN --name learned")
     kinds = [row["features"] for row in result["rows"]]
     lines = [f"| | {' | '.join(kinds)} |", f"|---|{'---:|' * len(kinds)}"]
     lines += [
@@ -62,8 +70,8 @@ def learned(folder: Path = RESULTS) -> str:
 
 def _rows_of(folder: Path, name: str) -> list[dict[str, Any]] | None:
     """The rows of a result; None where nothing was measured."""
-    file = folder / f"{name}.json"
-    return json.loads(file.read_text())["rows"] if file.exists() else None
+    result = newest(folder, name)
+    return None if result is None else result["rows"]
 
 
 def _nothing(command: str) -> str:
@@ -104,10 +112,8 @@ def calibration(folder: Path = RESULTS) -> str:
 
 def index_kinds(folder: Path = RESULTS) -> str:
     """Markdown: each kind of index over the same images."""
-    file = folder / "index_kinds.json"
-    if not file.exists():
-        return "Nothing has been measured yet: run `python -m benchmarks.index_kinds`."
-    result = json.loads(file.read_text())
+    if (result := newest(folder, "index_kinds")) is None:
+        return _nothing("index_kinds")
     lines = [
         "| kind | recall@10 | promised | memory | disk | build | queries in a batch | one query |",
         "|---|---:|---|---:|---:|---:|---:|---:|",
@@ -167,28 +173,26 @@ _GRID = ("linear_grid", "Linear grid, 26 heads, 100 classes, batch 256, fp32", "
 
 def headlines(folder: Path = RESULTS) -> str:
     """Markdown: the README's five lines, their figures claims of result files. Raises SystemExit if one is missing."""
-    results = _results(folder)
-    made = [(result["name"], claim) for result in results for claim in result["claims"]]
-    claims = {(name, claim["what"], claim["against"]): claim for name, claim in made}
-    if not claims:
+    found = claims(folder)
+    if not found:
         return "Nothing has been measured yet: run `make bench`."
 
     def value(key: tuple[str, str, str]) -> float:
-        if key not in claims:
+        if (*key, 0) not in found:
             raise SystemExit(
-                f"results/{key[0]}.json has no claim {key[1]!r} against {key[2]!r}: measure it, or change "
+                f"results/*/{key[0]}.json have no claim {key[1]!r} against {key[2]!r}: measure it, or change "
                 "benchmarks/table.py."
             )
-        return float(claims[key]["value"])
+        return least(found[*key, 0])
 
     def times(*keys: tuple[str, str, str]) -> str:
-        found = sorted(map(value, keys))
-        return "**" + " to ".join(f"{_number(one, '')}×" for one in dict.fromkeys((found[0], found[-1]))) + "**"
+        ends = sorted(map(value, keys))
+        return "**" + " to ".join(f"{_number(one, '')}×" for one in dict.fromkeys((ends[0], ends[-1]))) + "**"
 
-    goals = [claim for _, claim in made if claim["met"] is not None]
+    goals = [(kind, claim) for by_kind in found.values() for kind, claim in by_kind.items() if claim["met"] is not None]
     missed = [
-        f"{claim['what']} ({_number(claim['value'], claim['unit'])}, goal {_goal(claim)})"
-        for claim in goals
+        f"{claim['what']} ({_number(claim['value'], claim['unit'])}, goal {_goal(claim)}; {title_of(kind)})"
+        for kind, claim in goals
         if not claim["met"]
     ]
     lines = [
@@ -204,10 +208,12 @@ def headlines(folder: Path = RESULTS) -> str:
         f"{len(goals) - len(missed)} of {len(goals)} goals, each set before it was measured, are met. "
         f"Missed: {'; '.join(missed) or 'none'}.",
     ]
-    machines = sorted(
-        {f"{result['machine']['cores']} cores of {result['machine']['cpu']}" for result in results if result["claims"]}
+    kinds = ", ".join(f"{title_of(kind)}: {len(by_name)}" for kind, by_name in measured(folder).items())
+    origin = (
+        "Measured side by side with the peer, in one process and in turn, on two cores. Each figure is the least over "
+        f"the kinds of machines that it was measured on (scripts by kind: {kinds}); [the table](benchmarks/README.md#"
+        "measured) has each of them."
     )
-    origin = f"Measured side by side with the peer, in one process and in turn, on {'; '.join(machines)}."
     return "\n".join([*(f"* {line}" for line in lines), "", origin])
 
 
@@ -224,15 +230,12 @@ SECTIONS: dict[str, tuple[str, Section]] = {  # name of the marks -> page, and w
 }
 
 
-def _results(folder: Path) -> list[dict[str, Any]]:
-    """Every result file of a full run, by name."""
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return [result for result in results if not result["quick"]]
-
-
-def _line(claim: Mapping[str, Any]) -> str:
-    number = _number(claim["value"], claim["unit"])
-    return f"| {claim['what']} | {claim['against']} | {number} | {_goal(claim)} | {_VERDICT[claim['met']]} |"
+def _line(what: str, against: str, by_kind: Mapping[str, Mapping[str, Any]], kinds: Sequence[str]) -> str:
+    cells = []
+    for kind in kinds:
+        own = by_kind.get(kind)
+        cells.append("" if own is None else f"{_number(own['value'], own['unit'])} {_VERDICT[own['met']]}".strip())
+    return f"| {what} | {against} | {_goal(next(iter(by_kind.values())))} | {' | '.join(cells)} |"
 
 
 def _goal(claim: Mapping[str, Any]) -> str:
@@ -279,7 +282,7 @@ def replaced(text: str, name: str, new: str, page: str = "the page") -> str:
 
 
 def pages(root: Path = ROOT) -> dict[Path, tuple[str, str]]:
-    """Each page that shows measurements: its text as it is, and as results/*.json have it."""
+    """Each page that shows measurements: its text as it is, and as results/*/*.json have it."""
     found: dict[Path, tuple[str, str]] = {}
     for name, (page, section) in SECTIONS.items():
         text, wanted = found.get(root / page) or ((root / page).read_text(encoding="utf-8"),) * 2
@@ -300,7 +303,7 @@ def main() -> int:
     if options.check:
         for path in stale:
             print(
-                f"{path.relative_to(ROOT)} shows other numbers than results/*.json; run `python -m "
+                f"{path.relative_to(ROOT)} shows other numbers than results/*/*.json; run `python -m "
                 "benchmarks.table --write`.",
                 file=sys.stderr,
             )

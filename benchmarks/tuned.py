@@ -19,7 +19,7 @@ from typing import Any
 from fewvit.files import write_json
 
 from .learned import command, sources
-from .measure import RESULTS, machine, versions
+from .measure import here, machine, versions
 
 MODES: dict[str, tuple[str, ...]] = {"last-block": (), "lora": (), "full": ("--epochs", "30")}
 SEEDS = range(3)
@@ -71,7 +71,7 @@ def main() -> None:
     facts = {"backbone": options.backbone, "shots": SHOTS, "draws": len(SEEDS), "precision": "bf16", "full_epochs": 30}
     what = __doc__.splitlines()[0]
     write_json(
-        RESULTS / "tuned.json",
+        here() / "tuned.json",
         {"name": "tuned", "what": what, "claims": [], "rows": rows, "facts": facts, "quick": False, **about},
     )
 
