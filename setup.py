@@ -6,6 +6,7 @@ from setuptools import Extension, setup
 FLAGS = ["-O3", "-ffp-contract=off", "-fvisibility=hidden"]
 setup(
     ext_modules=[
-        Extension("fewvit.kernels._near", ["fewvit/kernels/near.c"], extra_compile_args=FLAGS, optional=True),
+        Extension(f"fewvit.kernels._{name}", [f"fewvit/kernels/{name}.c"], extra_compile_args=FLAGS, optional=True)
+        for name in ("near", "resize")
     ]
 )

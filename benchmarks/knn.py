@@ -16,6 +16,8 @@ import torch
 
 from fewvit.evaluate.knn import score_knn
 from fewvit.features import FeatureSet
+from fewvit.neighbors.certified import kind
+from fewvit.neighbors.installed import faiss_library
 
 from . import official
 from .measure import Claim, Outcome, Timing, cores, in_fresh_process, main, peak_growth, round_robin, worker
@@ -29,6 +31,7 @@ DINO, FLAT, WIDE, SKLEARN, OURS = (
     "scikit-learn brute force, k = 200 only",
     "fewvit: one pass, all k",
 )
+GOALS = {"amx": ">= 2.5", "avx512_bf16": ">= 1.3"}  # by what products are made of
 _SKLEARN_SHARE = 5  # it is timed on every fifth query
 _MIB = 2**20
 
@@ -89,7 +92,8 @@ def compare(bank: int, queries: int, rounds: int) -> tuple[list[Claim], list[dic
     """Seconds of every variant, and whether the accuracies agree."""
     torch.set_num_threads(cores())
     train, test = clustered(bank, 1), clustered(queries, 2)
-    answers: dict[str, Any] = {OURS: ours(train, test)}  # loads FAISS with the kernels that WIDE is to show
+    faiss_library()  # with the kernels that WIDE is to show
+    answers: dict[str, Any] = {OURS: ours(train, test)}
     with worker(flat_search, bank, queries) as flat:
         wide, sklearn = flat_search(bank, queries), sklearn_vote(train, test)
         runs = {DINO: dino(train, test), FLAT: flat, WIDE: wide, SKLEARN: sklearn, OURS: lambda: ours(train, test)}
@@ -109,11 +113,11 @@ def compare(bank: int, queries: int, rounds: int) -> tuple[list[Claim], list[dic
             ">= 9",
         ),
         Claim(
-            "The same, time of search, vote and all k",
+            "The same, search, vote and all k",
             "FAISS's flat search alone",
-            1 / timing.ratio(OURS, FLAT),
+            timing.ratio(OURS, FLAT),
             "x",
-            "<= 1.1",
+            GOALS.get(kind(), ">= 1"),
         ),
         Claim(
             "The same, time",
@@ -130,6 +134,7 @@ def compare(bank: int, queries: int, rounds: int) -> tuple[list[Claim], list[dic
         "bank": bank,
         "queries": queries,
         "threads": cores(),
+        "products": kind(),
         "rounds": rounds,
         "top1_top5": accuracy,
         "sklearn": f"one k, every {_SKLEARN_SHARE}th query, scaled",
@@ -146,7 +151,7 @@ def search_memory(variant: str, bank: int, queries: int) -> int:
     train, test = clustered(bank, 1), clustered(queries, 2)
     small = clustered(2000, 3)
     if variant == OURS:
-        ours(small, small)  # loads FAISS and fills its thread pools
+        ours(small, small)  # loads what it needs
         return peak_growth(lambda: ours(train, test)) - train.features.nbytes
     dino(small, small)()
     return peak_growth(lambda: dino(train, test)()) - train.features.nbytes - test.features.nbytes

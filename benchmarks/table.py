@@ -235,7 +235,8 @@ def _line(what: str, against: str, by_kind: Mapping[str, Mapping[str, Any]], kin
     for kind in kinds:
         own = by_kind.get(kind)
         cells.append("" if own is None else f"{_number(own['value'], own['unit'])} {_VERDICT[own['met']]}".strip())
-    return f"| {what} | {against} | {_goal(next(iter(by_kind.values())))} | {' | '.join(cells)} |"
+    goals = dict.fromkeys(_goal(own) for own in by_kind.values())  # some hang on what the CPU has
+    return f"| {what} | {against} | {'; '.join(goals)} | {' | '.join(cells)} |"
 
 
 def _goal(claim: Mapping[str, Any]) -> str:

@@ -91,7 +91,8 @@ def test_the_seed_matters_for_random_weights_only():
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Architecture)])
 def test_every_part_of_an_architecture_changes_the_fingerprint(field):
     old = getattr(ARCHITECTURE, field)
-    new = (not old) if isinstance(old, bool) else old + 1 if isinstance(old, int) else old + "x"
+    others = {bool: lambda: not old, int: lambda: old + 1, float: lambda: 2 * old, tuple: lambda: (*old, (1, 8))}
+    new = others.get(type(old), lambda: old + "x")()
     other = dataclasses.replace(SPEC, architecture=dataclasses.replace(ARCHITECTURE, **{field: new}))
     assert other.fingerprint != SPEC.fingerprint
 

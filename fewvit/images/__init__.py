@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ..errors import MissingExtra, UnknownName, printable, refuse_out_of_memory
+from ..errors import UnknownName, printable, refuse_out_of_memory
 from ..headers import jpeg_header, orientation_of
 from ..preprocess import Preprocess
 from .grey import clear_grey, eight_bit_grey, is_sixteen_bit, looks_like_twelve_bits
 from .pillow import FORMATS as FORMATS
 from .pillow import BadImage as BadImage
 from .pillow import open_wholly, refuse_wide_values
+from .resizing import resized
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 POLICIES = ("fast", "pil")
 MAX_PIXELS = 64_000_000  # Pillow keeps RGB in 4 bytes per pixel and converting needs a second copy: half a gigabyte
 # of what this package does to pixels: raise it whenever they change, so that cached features are not taken for new ones
-_REVISION = {"fast": 2, "pil": 1}
+_REVISION = {"fast": 3, "pil": 1}
 
 
 class Note(IntFlag):
@@ -80,7 +81,7 @@ def decode(
 def pixels_of(image: Image, preprocess: Preprocess, policy: str = "fast", max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The pixels that `decode` gives of a file, of what Pillow opened of it.
 
-    The same bit for bit, but for a JPEG under `fast`, which is decoded by torchvision there and by Pillow here. Raises
+    The same bit for bit, but for a JPEG under `fast`, which is decoded by simplejpeg there and by Pillow here. Raises
     BadImage as `decode` does.
     """
     if policy not in POLICIES:
@@ -139,7 +140,7 @@ def decoder_version(policy: str) -> str:
     libjpeg = features.version("libjpeg_turbo") or features.version("jpg")
     words = [f"{policy}/{_REVISION[policy]}", f"Pillow {version('Pillow')}", f"libjpeg {libjpeg}"]
     if policy == "fast":
-        words += [f"torch {version('torch')}", f"torchvision {version('torchvision')}"]
+        words += [f"simplejpeg {version('simplejpeg')}"]
     return ", ".join(words)
 
 
@@ -187,45 +188,25 @@ def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: i
 
 @functools.cache
 def _jpeg_reader() -> Callable[[bytes], np.ndarray]:
-    """A function from the bytes of a JPEG to its RGB pixels (H, W, 3).
+    """A function from the bytes of a JPEG to its RGB pixels (H, W, 3)."""
+    from simplejpeg import decode_jpeg
 
-    Raises MissingExtra if torchvision was built without libjpeg.
-    """
-    import torch
-    import torchvision  # noqa: F401  registers the operator
-
-    try:
-        # the operator itself: torchvision.io.decode_jpeg warns since 0.29 that it will go, and costs 10 us more
-        read = torch.ops.image.decode_jpeg.default
-    except (AttributeError, RuntimeError) as error:
-        raise MissingExtra(
-            "this torchvision cannot decode JPEG", fix="Use --decode pil, or install torchvision's own wheel."
-        ) from error
-
-    def pixels_of(data: bytes) -> np.ndarray:
-        # torch takes no read-only memory; copying costs 10 us
-        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        return read(buffer, 3, False).permute(1, 2, 0).numpy()  # 3 = RGB; rows of pixels is how it lies in memory
-
-    return pixels_of
+    return lambda data: decode_jpeg(data, "RGB")  # strict: what libjpeg only warns of is an error, too
 
 
 def _cover_and_crop(pixels: np.ndarray, preprocess: Preprocess, orientation: int) -> np.ndarray:
     """Pixels (crop_h, crop_w, 3) of `pixels` (H, W, 3) turned as EXIF `orientation` wants them, resized by torch."""
-    import torch
-
     if preprocess.longest:
         from PIL import Image
 
         return _shrunk(Image.fromarray(np.ascontiguousarray(_turn(pixels, orientation))), preprocess)
     height, width = _resized(*_seen(pixels.shape[0], pixels.shape[1], orientation), preprocess)
-    # NHWC as a channels-last view, batch stride included: the kernel then neither unpacks nor transposes (0.2 instead
-    # of 0.5 ms)
-    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    resized = torch.nn.functional.interpolate(
-        image, _seen(height, width, orientation), mode=preprocess.interpolation, antialias=True
-    )
-    return center_crop(_turn(resized.permute(0, 2, 3, 1)[0].numpy(), orientation), preprocess.crop)
+    crop_height, crop_width = preprocess.crop
+    if orientation == 1 and crop_height <= height and crop_width <= width:
+        top, left = (round((have - want) / 2) for have, want in ((height, crop_height), (width, crop_width)))
+        return resized(pixels, (height, width), preprocess.interpolation, (top, left, crop_height, crop_width))
+    whole = resized(pixels, _seen(height, width, orientation), preprocess.interpolation)
+    return center_crop(_turn(whole, orientation), preprocess.crop)
 
 
 def _seen(height: int, width: int, orientation: int) -> tuple[int, int]:
