@@ -33,9 +33,11 @@ test-ray: $(READY)  ## a sweep on a local Ray cluster, one of whose nodes is kil
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[ray]'
 	$(BIN)/python -m pytest -m ray tests/faults/test_ray_faults.py --timeout=900
 
-test-extras: $(READY)  ## each extra resolves with wheels alone on every Python that is supported; asks the package index
+test-extras: $(READY)  ## each extra resolves with wheels alone on every Python that is supported; asks the package index; the package tabpfn on untrained weights
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	$(BIN)/python -m pytest -m extras tests/test_extras.py
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[tabpfn]'
+	$(BIN)/python -m pytest -m extras tests/test_tabpfn.py
 
 docs: $(READY)  ## the documentation as a site, in site/; every link and anchor must hold
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
