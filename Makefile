@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint test-slow test-web test-mteb test-ray test-extras docs compare mutation fuzz bench bench-quick gpu-check clean
+.PHONY: demo test lint test-slow test-web test-mteb test-ray test-extras docs compare mutation fuzz bench bench-quick gpu-check gpu-pretrain clean
 
 demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
@@ -62,6 +62,9 @@ bench-quick: $(READY)
 
 gpu-check:  ## needs no installation: runs with the packages that are there
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_check
+
+gpu-pretrain:  ## the next bundled backbone on one GPU, and whether it is better; ARGS=--rehearse on a CPU, in small
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_pretrain $(ARGS)
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
