@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint test-slow test-web test-mteb test-ray test-extras docs compare mutation fuzz bench bench-quick gpu-check clean
+.PHONY: demo test lint test-slow test-web test-mteb test-ray test-extras docs compare mutation fuzz bench bench-quick gpu-check gpu-pretrain clean
 
 demo: $(READY)  ## the main job on built-in images, offline
 	$(BIN)/fewvit demo
@@ -33,9 +33,11 @@ test-ray: $(READY)  ## a sweep on a local Ray cluster, one of whose nodes is kil
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[ray]'
 	$(BIN)/python -m pytest -m ray tests/faults/test_ray_faults.py --timeout=900
 
-test-extras: $(READY)  ## each extra resolves with wheels alone on every Python that is supported; asks the package index
+test-extras: $(READY)  ## each extra resolves with wheels alone on every Python that is supported; asks the package index; the package tabpfn on untrained weights
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	$(BIN)/python -m pytest -m extras tests/test_extras.py
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[tabpfn]'
+	$(BIN)/python -m pytest -m extras tests/test_tabpfn.py
 
 docs: $(READY)  ## the documentation as a site, in site/; every link and anchor must hold
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
@@ -60,6 +62,9 @@ bench-quick: $(READY)
 
 gpu-check:  ## needs no installation: runs with the packages that are there
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_check
+
+gpu-pretrain:  ## the next bundled backbone on one GPU, and whether it is better; ARGS=--rehearse on a CPU, in small
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_pretrain $(ARGS)
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -29,7 +29,7 @@ from fewvit.features import FeatureSet
 from fewvit.neighbors import Bank, normalise
 
 from . import official
-from .gpu_pretrain import pretraining
+from .gpu_steps import pretraining
 from .images import as_input, numbered, synthetic_jpeg
 from .logistic import LAMBDA, support
 from .measure import RESULTS, Claim, Outcome, cores, round_robin, rounded, show, write

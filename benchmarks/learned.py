@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from fewvit.images import decode
 from fewvit.preprocess import Preprocess
 from fewvit.runs.folder import RunFolder
 from fewvit.training.log import read_log
-from fewvit_cli.main import run as fewvit
 
 from .measure import here, machine, versions
 
@@ -53,6 +53,8 @@ def omniglot() -> str:
 
 def command(*words: Any) -> dict[str, Any]:
     """The JSON that a command prints."""
+    from fewvit_cli.main import run as fewvit  # where nothing is installed it is made importable first
+
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = fewvit([*map(str, words), "--format", "json", "--quiet"])
@@ -95,10 +97,10 @@ def by_character(file: Path) -> None:
     dataclasses.replace(found, labels=labels.astype(np.int64), classes=classes.tolist()).save(file)
 
 
-def judged(kind: str, folder: Path) -> dict[str, float]:
-    """Accuracies in percent by name."""
+def judged(kind: str, folder: Path, sets: Mapping[str, tuple[str, str]] | None = None) -> dict[str, float]:
+    """Accuracies in percent by name; `sets` in place of `sources()`."""
     found = {}
-    for name, (train, test) in sources().items():
+    for name, (train, test) in (sources() if sets is None else sets).items():
         files = [folder / f"{name}-{part}.npz" for part in ("train", "test")]
         for source, file in zip((train, test), files, strict=True):
             features(kind, source, file)
@@ -149,6 +151,14 @@ def judged(kind: str, folder: Path) -> dict[str, float]:
     return found
 
 
+def show(found: Mapping[str, Mapping[str, float]]) -> None:
+    """Print accuracies, a column for each kind of features."""
+    width = max(map(len, next(iter(found.values()))))
+    print(" " * width, *(f"{_title(kind):>24}" for kind in found))
+    for name in next(iter(found.values())):
+        print(f"{name:<{width}}", *(f"{values[name]:24.2f}" for values in found.values()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.learned", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -172,10 +182,7 @@ def main() -> None:
     ):
         with tempfile.TemporaryDirectory() as folder:
             found[kind] = judged(kind, Path(folder))
-    width = max(map(len, next(iter(found.values()))))
-    print(" " * width, *(f"{_title(kind):>24}" for kind in found))
-    for name in next(iter(found.values())):
-        print(f"{name:<{width}}", *(f"{values[name]:24.2f}" for values in found.values()))
+    show(found)
     if options.name:
         rows = [*before["rows"], *({"features": _title(kind), **values} for kind, values in found.items())]
         about = {

@@ -54,12 +54,13 @@ def listed_classifiers() -> list[dict[str, Any]]:
     for name, kind in classifiers().items():
         options = ", ".join(f"{option}={parameter.default}" for option, parameter in options_of(kind).items())
         about = (inspect.getdoc(kind) or "").partition("\n")[0]
+        extra = traits_of(kind).extra
         rows.append(
             {
                 "classifier": name,
                 "transductive": "yes" if traits_of(kind).transductive else "no",
                 "options": options,
-                "about": about,
+                "about": f"{about} Needs the extra {extra}." if extra else about,
             }
         )
     about = (

@@ -75,6 +75,17 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _stand_in_of_tabpfn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The classifier tabpfn is among the plug-ins whose contract is tested; its package and weights are not here."""
+    folder = tmp_path_factory.mktemp("tabpfn")
+    (folder / "tabpfn-v2-classifier-finetuned-zk73skhh.ckpt").write_bytes(b"weights that stand in")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TABPFN_MODEL_CACHE_DIR", str(folder))
+        patch.syspath_prepend(str(ROOT / "tests" / "stand_in"))
+        yield
+
+
 Python = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -20,6 +20,8 @@ from ..errors import (
     DataError,
     FewvitError,
     IntegrityError,
+    MissingExtra,
+    Unobtainable,
     UsageError,
     from_os_error,
     in_one_line,
@@ -142,7 +144,8 @@ def _digest(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> st
 def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle:
     """The bundle in a file; its classifier computes on `device`, if it has a choice.
 
-    Raises DataError when there is none, IntegrityError for a damaged, foreign or newer one.
+    Raises DataError when there is none, IntegrityError for a damaged, foreign or newer one, MissingExtra or
+    Unobtainable where the classifier needs a package or weights that are not here.
     """
     manifest, arrays = _read(Path(path))
     try:
@@ -175,6 +178,8 @@ def load_bundle(path: str | os.PathLike[str], *, device: str = "auto") -> Bundle
         )
         require_usable(bundle)
         return bundle
+    except (MissingExtra, Unobtainable):  # of this machine, not of the bundle
+        raise
     except Exception as error:  # a digest says who wrote it, not that it fits: a dozen types come out of classifiers
         refuse_out_of_memory(error, "reading the bundle", os.path.getsize(path))
         why = error.what if isinstance(error, FewvitError) else f"{type(error).__name__}: {error}"

@@ -40,6 +40,7 @@ class Traits:
     """
 
     needs: str = "features"  # (N, D), one row per image; or tokens (N, T, D)
+    extra: str = ""  # of `pip install 'fewvit[extra]'`, whose package it needs
     transductive: bool = False  # whether the rows of one `predict_proba` inform each other
     keeps: str = "state"  # what a bundle stores: what it learnt, or `support`: the rows themselves, to fit it on again
     grows: bool = False  # whether `add(X, y)` takes more rows and classes

@@ -31,10 +31,9 @@ def features(count: int, seed: int, width: int = D) -> FeatureSet:
 
 
 def inductive() -> list[str]:
-    """The classifiers that a bundle can hold."""
-    return [
-        name for name in plugins.names("classifiers") if not traits_of(plugins.find("classifiers", name)).transductive
-    ]
+    """The classifiers that a bundle can hold, of those that need no package more."""
+    kinds = {name: traits_of(plugins.find("classifiers", name)) for name in plugins.names("classifiers")}
+    return [name for name, traits in kinds.items() if not traits.transductive and not traits.extra]
 
 
 def made_bundle(path: Path, classifier: str, score: str | None) -> None:
