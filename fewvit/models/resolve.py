@@ -93,7 +93,7 @@ def is_path(name: str) -> bool:
     """
     if name.startswith(_REGISTRIES):
         return False
-    if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")):
+    if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin", ".npz")):
         return True
     return (
         Path(name).is_file() or any((Path(name) / one).is_file() for one in ("manifest.json", CONFIG))
@@ -268,7 +268,7 @@ def _of_variant(
         "checkpoint_key": checkpoint_key,
         "license": variant.license or kind.license,
         "published": variant.published,
-        "preprocess": variant.preprocess,
+        "preprocess": {**kind.statistics, **variant.preprocess},
     }
     if weights == "random":
         return BackboneSpec(**common, weights_sha256="random", seed=seed)
