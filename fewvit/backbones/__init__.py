@@ -284,6 +284,7 @@ class Variant:
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # where it differs from the protocol's
     license: str = ""  # empty: the family's
     bundled: str = ""  # name of its weights in the package's folder `weights`; empty: they come from `url`
+    parts: tuple[str, ...] = ()  # addresses of what follows the file of `url`, where it was cut into parts
     file: str = ""  # the name that its weights file gets here; empty: the one at the end of `url`
     pretrained_on: str = ""  # a name of `_pretraining.CORPORA`; empty: the family's
     protocol: str = ""  # the preset that it takes; empty: the family's

@@ -137,11 +137,16 @@ class Dino(Family):
     def recognises(tree: Mapping[str, Any]) -> bool:
         """Whether it is a whole DINO checkpoint (teacher, student), or a bare ViT that no other family claims."""
         if isinstance(tree.get("teacher"), Mapping):
-            return "dino_loss" in tree or (isinstance(tree.get("student"), Mapping) and not _is_dinov2(tree["teacher"]))
+            networks = [tree["teacher"], tree.get("student")]
+            return "dino_loss" in tree or (
+                isinstance(tree.get("student"), Mapping)
+                and "ibot_loss" not in tree
+                and not any(map(_is_anothers, networks))
+            )
         flat = tree["state_dict"] if isinstance(tree.get("state_dict"), Mapping) else tree
         return (
             has_vit_trunk(flat)
-            and not _is_dinov2(flat)
+            and not _is_anothers(flat)
             and not any(str(name).startswith(("head.", "fc_norm.", "decoder", "fc.")) for name in flat)
         )
 
@@ -163,5 +168,6 @@ class Dino(Family):
         return infer_vit(tensors, "dino")
 
 
-def _is_dinov2(tensors: Mapping[str, object]) -> bool:
-    return any(str(name).endswith(("ls1.gamma", "register_tokens", "mask_token")) for name in tensors)
+def _is_anothers(tensors: Mapping[str, object]) -> bool:
+    """Whether names show DINOv2's layout or iBOT's student."""
+    return any(str(name).endswith(("ls1.gamma", "register_tokens", "mask_token", "masked_embed")) for name in tensors)

@@ -97,7 +97,7 @@ class Taken:
         if self.spec.architecture.final_norm == "fc_norm":
             pool = "mean"
         else:
-            pool = protocol.pool + (" before the final norm" if protocol.norm == "none" else "")
+            pool = protocol.pool + (" before the final norm" if protocol.norm in ("none", "raw") else "")
         return f"readout {pool} ({protocol.name}; --pool, --protocol)"
 
     @property

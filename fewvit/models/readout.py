@@ -22,6 +22,11 @@ class Readout:
     # tokens and patch means of the tokens as the blocks give them (iBOT's `--avgpool_patchtokens 1`)
     norm: str = "final"
 
+    @property
+    def uses_norm(self) -> bool:
+        """Whether anything is read after the model's final norm."""
+        return self.norm != "raw" and (self.pool not in ("cls", "cls2") or self.norm != "none")
+
     def width(self, channels: int) -> int:
         """Length of the feature vector of a model `channels` wide."""
         extra = {"cls": 0, "cls2": 0, "mean": 0, "cls+mean": 1, "cls+gem": 1, "cls+dist": self.layers}[self.pool]
