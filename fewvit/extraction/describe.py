@@ -151,6 +151,7 @@ def file_facts(
     """
     from ..checkpoints.filling import require_finite
     from ..checkpoints.opening import require_file
+    from ..checkpoints.parts import is_in_parts, whole_file
     from ..checkpoints.reading import read_checkpoint
 
     if (file / "manifest.json").is_file():
@@ -161,6 +162,8 @@ def file_facts(
         )
     if is_saved_model(file):
         file = weights_of(file)
+    if is_in_parts(file):
+        file = whole_file(file, access.cache_dir, memory, access.announce)
     require_file(file)
     tree = read_checkpoint(file)
     what = understood(tree, file, family, checkpoint_key)
