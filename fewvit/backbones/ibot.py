@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from . import Architecture, ClassifierPreset, Family, Protocol, Publication, Trunk, Variant
+from . import Architecture, Family, Protocol, Publication, Trunk, Variant
 from ._layout import infer_vit, network, split_trunk
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ class Ibot(Family):
     publication: ClassVar[Publication | None] = Publication("2021-11-15", _ARTICLE)
     protocol: ClassVar[str] = "ibot/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (
-        # lambda as its script has it, for 1 % of the labels
-        Protocol(
-            "ibot/1",
-            classifiers=(ClassifierPreset("logistic", {"lambd": 0.1}, "ibot/1's (unofficial)"),),
-        ),
+        Protocol("ibot/1"),
         # its k-NN with --avgpool_patchtokens 1, which builds the model without its final norm
         Protocol("ibot-avgpool/1", pool="mean", norm="raw"),
     )

@@ -5,8 +5,10 @@ And what the mistakes that a loader could make would cost: each is made once, an
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -146,3 +148,68 @@ def test_the_architecture_of_each_file_is_the_one_its_manifest_states(more, spec
         native = (a.side * a.patch, a.width, a.depth, a.heads, a.patch)
         assert native == tuple(facts[key] for key in ("native_img", "embed_dim", "depth", "heads", "patch")), file
         assert a.registers == facts.get("num_register_tokens", 0)
+
+
+# ---- mistakes that a loader could make; the manifest says how far each lands
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def with_architecture(file: str, spec: BackboneSpec, **changed: Any) -> Backbone:
+    """The file's tensors in a ViT that differs so."""
+    return build(
+        replace(spec, architecture=replace(spec.architecture, **changed)), Readout(), (224, 224), engine="eager"
+    )
+
+
+def with_swapped_halves(backbone: Backbone) -> Backbone:
+    """Both halves of SwiGLU's first layer in each other's place."""
+    changed = copy.deepcopy(backbone)
+    for block in changed.model.blocks:
+        for part in (block.mlp.fc1.weight, block.mlp.fc1.bias):
+            part.copy_(torch.cat(part.chunk(2)[::-1]))
+    return changed
+
+
+MISTAKES = {  # file, view, what is stored, the least that it is off by, the mistaken reading
+    "bicubic positions of TIPSv2": ("tipsv2.npz", "s224", "cls", 0.2, {"positions": "antialias"}),
+    "positions of TIPSv2 without antialiasing": ("tipsv2.npz", "s154x224", "cls", 0.1, {"positions": "dino"}),
+    "another eps in TIPSv2": ("tipsv2.npz", "s224", "cls", 1e-4, {"eps": 1e-5}),
+    "another eps in Franca": ("franca.pth", "s98", "cls", 1e-4, {"eps": 1e-5}),
+    "antialiased positions of Franca": ("franca.pth", "s98", "cls", 1.0, {"positions": "antialias"}),
+    "positions of Franca without the offset": ("franca.pth", "s98", "cls", 0.3, {"positions": "mae"}),
+    "positions of iBOT without the offset": ("ibot_teacher.pth", "s96", "cls", 0.3, {"positions": "mae"}),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistaken_architecture_is_seen(mistake, more, spec_of, images):
+    file, view, what, least, changed = MISTAKES[mistake]
+    found = read(with_architecture(file, spec_of(file), **changed), VIEWS[view](images(file)))
+    assert np.abs(found.numpy() - more.arrays(ARRAYS[file])[f"{file}/{view}/{what}"]).max() > least
+
+
+def test_other_mistaken_readings_are_seen(more, backbone_of, images):
+    def off(file: str, view: str, what: str, found: torch.Tensor) -> float:
+        return float(np.abs(found.numpy() - more.arrays(ARRAYS[file])[f"{file}/{view}/{what}"]).max())
+
+    tips, x = backbone_of("tipsv2.npz"), VIEWS["s224"](images("tipsv2.npz"))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in IMAGENET)
+    assert off("tipsv2.npz", "s224", "cls", read(tips, (x - mean) / std)) > 1
+    assert off("tipsv2.npz", "s224", "cls", read(tips, x, "cls2")) > 1
+    swapped = with_swapped_halves(backbone_of("franca.pth"))
+    assert off("franca.pth", "s98", "cls", read(swapped, VIEWS["s98"](images("franca.pth")))) > 1
+    ibot, y = backbone_of("ibot_teacher.pth"), VIEWS["s96"](images("ibot_teacher.pth"))
+    assert off("ibot_teacher.pth", "s96", "avgpool1_knn", read(ibot, y, "mean")) > 1
+    # MSN's readings of class tokens before the norm leave patch means after it, as they were
+    torch.testing.assert_close(read(ibot, y, "mean", norm="none"), read(ibot, y, "mean"))
+
+
+def test_the_pixels_of_tipsv2_at_low_resolution_are_the_official_ones(more, parity):
+    from fewvit.extraction.protocols import find_protocol
+
+    with np.load(parity.folder / "dinov3" / "preprocess.npz") as arrays:
+        pixels = arrays["dinov3"]
+    stored = more.arrays("tips_features.npz")["tips/pixels224_first2"]
+    assert stored.shape == (2, *find_protocol("tipsv2-lowres/1").preprocess.crop, 3)
+    assert pixels.dtype == stored.dtype == np.uint8
