@@ -210,7 +210,7 @@ def filling_of(spec: BackboneSpec) -> Filling:
 
     file, kind = Path(spec.file or ""), family_of(spec.family)
     tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
-    trunk = trunk_of(kind, tree, file, spec.checkpoint_key)
+    trunk = trunk_of(kind, tree, file, spec.checkpoint_key, of_timm=bool(spec.architecture.timm))
     if not spec.architecture.timm:  # timm converts what it reads, and its module is filled as strictly
         prove_fit(spec.architecture, trunk.tensors, file)
     usual = _usual_network(kind, tree)
