@@ -41,8 +41,8 @@ def home(tmp_path) -> Access:
     return Access(tmp_path / "cache", offline=True)
 
 
-def images() -> Tensor:
-    return torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(7))
+def images(side: int = 224) -> Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(7))
 
 
 def shaken(model: nn.Module) -> dict[str, Tensor]:
@@ -56,10 +56,10 @@ def shaken(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def backbone(name: str, file: Path, access: Access, **asked: str) -> Backbone:
+def backbone(name: str, file: Path, access: Access, side: int = 224, **asked: str) -> Backbone:
     spec = resolve(name, access, DigestMemory(), weights=str(file))
     pipeline = settle(spec, FeatureOptions(**asked))
-    return build(spec, Readout(pipeline.pool, pipeline.layers, pipeline.norm), (224, 224), engine="eager")
+    return build(spec, Readout(pipeline.pool, pipeline.layers, pipeline.norm), (side, side), engine="eager")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -206,14 +206,14 @@ def test_an_xcits_class_token_is_that_of_a_second_implementation(name, home, tmp
     model = timm.create_model(find_variant(name)[1].architecture.timm, num_classes=0)
     tensors = official_names(shaken(model))
     torch.save(tensors, tmp_path / "x.pth")
-    made = backbone(name, tmp_path / "x.pth", home)
+    made = backbone(name, tmp_path / "x.pth", home, 96)
     with torch.inference_mode():
-        wanted, own = Xcit(tensors, heads=8)(images()), model.eval()(images())
+        wanted, own = Xcit(tensors, heads=8)(images(96)), model.eval()(images(96))
     assert made.readout.pool == "cls"
-    torch.testing.assert_close(made.encode(images()), own, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(made.encode(images()), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made.encode(images(96)), own, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(made.encode(images(96)), wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(UsageError, match="no class token in each block"):
-        backbone(name, tmp_path / "x.pth", home, layers="2").encode(images())
+        backbone(name, tmp_path / "x.pth", home, 96, layers="2").encode(images(96))
     with pytest.raises(CheckpointError, match="dino_xcit_s12_16"):
         resolve(str(tmp_path / "x.pth"), home, DigestMemory())
 
