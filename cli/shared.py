@@ -210,7 +210,9 @@ class Features:
     protocol: _Protocol = None
     pool: Annotated[
         str | None,
-        typer.Option("--pool", metavar="cls|mean|cls+mean|cls+gem|cls+dist", help="Which tokens become the feature."),
+        typer.Option(
+            "--pool", metavar="cls|cls2|mean|cls+mean|cls+gem|cls+dist", help="Which tokens become the feature."
+        ),
     ] = None
     layers: Annotated[
         str | None,

@@ -308,7 +308,7 @@ def test_the_distillation_token_is_for_distilled_models():
 
 REFUSED = [
     ({"protocol": "dino/2"}, "dino/1"),
-    ({"pool": "max"}, "cls, mean, cls"),
+    ({"pool": "max"}, "cls, cls2, mean, cls"),
     ({"precision": "fp8"}, "fp32, bf16, fp16, auto"),
     ({"decode": "turbo"}, "fast, pil"),
     ({"layers": "0"}, "1 to 7"),

@@ -120,7 +120,7 @@ def test_the_protocols_of_a_family_are_frozen_and_give_options_that_there_are(na
     for protocol in plugins.find("backbones", name).protocols:
         assert isinstance(protocol, Protocol)
         assert re.fullmatch(r"\w+(-\w+)?/\d+", protocol.name)
-        assert protocol.norm in ("final", "none")
+        assert protocol.norm in ("final", "none", "raw")
         for given in protocol.classifiers:
             assert isinstance(given, ClassifierPreset)
             assert set(given.options) <= set(options_of(plugins.find("classifiers", given.classifier)))

@@ -284,6 +284,8 @@ class Variant:
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # where it differs from the protocol's
     license: str = ""  # empty: the family's
     bundled: str = ""  # name of its weights in the package's folder `weights`; empty: they come from `url`
+    parts: tuple[str, ...] = ()  # addresses of what follows the file of `url`, where it was cut into parts
+    file: str = ""  # the name that its weights file gets here; empty: the one at the end of `url`
     pretrained_on: str = ""  # a name of `_pretraining.CORPORA`; empty: the family's
     protocol: str = ""  # the preset that it takes; empty: the family's
     gated: str = ""  # the page where one asks to be let in before its file can be downloaded; empty: anyone may
@@ -291,8 +293,8 @@ class Variant:
 
     @property
     def file_name(self) -> str:
-        """The name of its weights file, in the package or at the end of its URL."""
-        return self.bundled or self.url.rsplit("/", 1)[-1]
+        """The name of its weights file, in the package, as it is called here, or at the end of its URL."""
+        return self.bundled or self.file or self.url.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -331,11 +333,18 @@ class Family:
     # options of `finetune --mode full` in which its authors differ from what others take
     full_tuning: ClassVar[Mapping[str, Any]] = {}
 
+    # fields of `Preprocess` in which its images are normalised otherwise than by ImageNet's mean and deviation
+    statistics: ClassVar[Mapping[str, Any]] = {}
+    class_tokens: ClassVar[int] = 1  # a second one is where other ViTs have a register
+
     # its variants whose decoder was trained on raw pixels, where others of the family were on normalised ones
     raw_pixels: ClassVar[tuple[str, ...]] = ()
 
     # who else saves files of this layout whose images are normalised otherwise, as a sentence; empty: nobody
     shared_with: ClassVar[str] = ""
+
+    # whose files have this layout too and are normalised alike, so that its licence and protocol are a guess
+    alike: ClassVar[str] = ""
 
     @staticmethod
     def shows_origin(name: str) -> bool:

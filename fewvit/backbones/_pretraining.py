@@ -41,6 +41,9 @@ CORPORA = {
     "imagenet-21k": Corpus("ImageNet-21k", frozenset({*_IMAGENET, "imagenet21k", "imagenet22k"}), True),
     "tiny-imagenet": Corpus("Tiny-ImageNet", frozenset(_IMAGENET), True),  # images of ImageNet-1k, made small
     "google-landmarks-v2": Corpus("Google Landmarks v2", frozenset({"gldv2", "googlelandmarksv2"}), True),
+    # of the web, images that no list names: what is in them is not known
+    "laion-600m": Corpus("LAION-600M", frozenset(), False),
+    "mc-2b": Corpus("MetaCLIP's two billion images of the web", frozenset(), False),
     "lvd-142m": Corpus(
         "LVD-142M", frozenset({*_IMAGENET, "imagenet21k", "imagenet22k", "gldv2", "googlelandmarksv2"}), False
     ),

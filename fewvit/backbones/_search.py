@@ -173,7 +173,8 @@ _LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Named]]] =
 }
 
 _STRANGERS = (  # a part of a name -> what has it
-    (r"(^|\.)layer[1-4]\.\d+\.(conv|bn)\d\.", "a ResNet; fewvit reads ViTs"),
+    (r"(^|\.)layer[1-4]\.\d+\.(conv|bn)\d\.", "a ResNet; DINO's is --backbone dino_resnet50 --weights FILE"),
+    (r"(^|\.)cls_attn_blocks\.\d+\.", "an XCiT; DINO's are --backbone dino_xcit_s12_16 and others, --weights FILE"),
     (r"(^|\.)stages\.\d+\.", "a network in stages (ConvNeXt, Swin, Hiera); fewvit reads plain ViTs"),
     (r"relative_position_bias_table", "relative positions: BEiT or Swin; --backbone timm:NAME --weights FILE reads it"),
     (r"(^|[._])rope\.", "rotary positions under timm's names; --backbone timm:NAME --weights FILE reads it"),

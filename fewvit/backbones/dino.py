@@ -51,6 +51,15 @@ def _base(patch: int) -> Architecture:
     return Architecture(768, 12, 12, patch, grid=224 // patch)
 
 
+def _xcit(name: str, width: int, depth: int, heads: int, patch: int, knn: float, linear: float) -> Variant:
+    return Variant(
+        Architecture(width, depth, heads, patch, grid=224 // patch, positions="timm", timm=f"{name}_224"),
+        _url(f"dino_{name}"),
+        published={"knn": knn, "linear": linear},
+        note="XCiT, whose attention is between channels",
+    )
+
+
 def _with_offset(table: Tensor, rows: int, columns: int) -> Tensor:
     """Bicubic, by the official code's scale factors: torch samples at other coordinates than for the size."""
     import torch.nn.functional as F
@@ -123,6 +132,17 @@ class Dino(Family):
             note="pretrained on Google Landmarks v2",
             pretrained_on="google-landmarks-v2",
         ),
+        # feature: the mean over the last map, 2048 numbers
+        "dino_resnet50": Variant(
+            Architecture(2048, 16, 0, 32, grid=7, positions="timm", timm="resnet50"),
+            _url("dino_resnet50"),
+            published={"knn": 67.5, "linear": 75.3},
+            note="a ResNet: no class token",
+        ),
+        "dino_xcit_s12_16": _xcit("xcit_small_12_p16", 384, 12, 8, 16, 76.0, 77.8),
+        "dino_xcit_s12_8": _xcit("xcit_small_12_p8", 384, 12, 8, 8, 77.1, 79.2),
+        "dino_xcit_m24_16": _xcit("xcit_medium_24_p16", 512, 24, 8, 16, 76.4, 78.8),
+        "dino_xcit_m24_8": _xcit("xcit_medium_24_p8", 512, 24, 8, 8, 77.9, 80.3),
         "dino_vitt16": Variant(
             Architecture(192, 12, 3, 16), note="an architecture of the official code without published weights"
         ),
@@ -137,11 +157,16 @@ class Dino(Family):
     def recognises(tree: Mapping[str, Any]) -> bool:
         """Whether it is a whole DINO checkpoint (teacher, student), or a bare ViT that no other family claims."""
         if isinstance(tree.get("teacher"), Mapping):
-            return "dino_loss" in tree or (isinstance(tree.get("student"), Mapping) and not _is_dinov2(tree["teacher"]))
+            networks = [tree["teacher"], tree.get("student")]
+            return "dino_loss" in tree or (
+                isinstance(tree.get("student"), Mapping)
+                and "ibot_loss" not in tree
+                and not any(map(_is_anothers, networks))
+            )
         flat = tree["state_dict"] if isinstance(tree.get("state_dict"), Mapping) else tree
         return (
             has_vit_trunk(flat)
-            and not _is_dinov2(flat)
+            and not _is_anothers(flat)
             and not any(str(name).startswith(("head.", "fc_norm.", "decoder", "fc.")) for name in flat)
         )
 
@@ -155,7 +180,8 @@ class Dino(Family):
             (key for key in ("teacher", "state_dict") if isinstance(tree.get(key), Mapping)), None
         )
         # the student is stored as DDP wrapped it: module.backbone.*
-        return split_trunk(network(tree, nested), prefixes=("module.", "backbone."), aside=("head.*",))
+        # a ResNet's classifier, `fc`, is that of its architecture, which nobody trained
+        return split_trunk(network(tree, nested), prefixes=("module.", "backbone."), aside=("head.*", "fc.*"))
 
     @staticmethod
     def infer(tensors: Mapping[str, Tensor]) -> Architecture:
@@ -163,5 +189,6 @@ class Dino(Family):
         return infer_vit(tensors, "dino")
 
 
-def _is_dinov2(tensors: Mapping[str, object]) -> bool:
-    return any(str(name).endswith(("ls1.gamma", "register_tokens", "mask_token")) for name in tensors)
+def _is_anothers(tensors: Mapping[str, object]) -> bool:
+    """Whether names show DINOv2's layout or iBOT's student."""
+    return any(str(name).endswith(("ls1.gamma", "register_tokens", "mask_token", "masked_embed")) for name in tensors)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
-from ._layout import PERIODS, infer_vit, network, split_trunk
+from ._dinov2_layout import split_dinov2, whose
+from ._layout import infer_vit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,11 +80,8 @@ class Dinov2(Family):
 
     @staticmethod
     def recognises(tree: Mapping[str, Any]) -> bool:
-        """Whether its blocks have layer scales and it has a mask token, bare or under `teacher`."""
-        flat = tree["teacher"] if isinstance(tree.get("teacher"), Mapping) else tree
-        endings = (".ls1.gamma", "mask_token", PERIODS)
-        scales, mask, periods = (any(str(name).endswith(one) for name in flat) for one in endings)
-        return scales and mask and not periods
+        """Whether its blocks have layer scales and it has a mask token, and nothing shows another family's."""
+        return whose(tree) == "dinov2"
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
@@ -91,19 +89,7 @@ class Dinov2(Family):
 
         Raises KeyError for a network that is not there.
         """
-        nested = checkpoint_key or ("teacher" if isinstance(tree.get("teacher"), Mapping) else None)
-        renames = {
-            # chunked files number the chunk first and the block as in the whole
-            r"^blocks\.\d+\.(\d+)\.": r"blocks.\1.",
-            r"\.mlp\.w12\.": ".mlp.fc1.",
-            r"\.mlp\.w3\.": ".mlp.fc2.",
-        }
-        return split_trunk(
-            network(tree, nested),
-            prefixes=("module.", "backbone."),
-            aside=("mask_token", "dino_head.*", "ibot_head.*", "head.*"),
-            renames=renames,
-        )
+        return split_dinov2(tree, checkpoint_key)
 
     @staticmethod
     def infer(tensors: Mapping[str, Tensor]) -> Architecture:

@@ -38,8 +38,8 @@ _MAGIC = {
     b"\xff\xd8\xff": "a JPEG image",
     b"GIF8": "a GIF image",
     b"%PDF": "a PDF document",
-    b"\x89HDF": "an HDF5 file; fewvit reads torch and safetensors files",
-    b"\x93NUMPY": "a NumPy array; fewvit reads torch and safetensors files",
+    b"\x89HDF": "an HDF5 file; fewvit reads torch, safetensors and .npz files",
+    b"\x93NUMPY": "a NumPy array; fewvit reads torch, safetensors and .npz files",
 }
 
 

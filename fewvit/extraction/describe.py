@@ -151,6 +151,7 @@ def file_facts(
     """
     from ..checkpoints.filling import require_finite
     from ..checkpoints.opening import require_file
+    from ..checkpoints.parts import is_in_parts, whole_file
     from ..checkpoints.reading import read_checkpoint
 
     if (file / "manifest.json").is_file():
@@ -161,6 +162,8 @@ def file_facts(
         )
     if is_saved_model(file):
         file = weights_of(file)
+    if is_in_parts(file):
+        file = whole_file(file, access.cache_dir, memory, access.announce)
     require_file(file)
     tree = read_checkpoint(file)
     what = understood(tree, file, family, checkpoint_key)
@@ -207,7 +210,7 @@ def filling_of(spec: BackboneSpec) -> Filling:
 
     file, kind = Path(spec.file or ""), family_of(spec.family)
     tree = read_checkpoint(file, expected_sha256=spec.weights_sha256)
-    trunk = trunk_of(kind, tree, file, spec.checkpoint_key)
+    trunk = trunk_of(kind, tree, file, spec.checkpoint_key, of_timm=bool(spec.architecture.timm))
     if not spec.architecture.timm:  # timm converts what it reads, and its module is filled as strictly
         prove_fit(spec.architecture, trunk.tensors, file)
     usual = _usual_network(kind, tree)

@@ -153,14 +153,14 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
         spec.architecture.check_any_size()
     else:
         spec.architecture.check_size(*preprocess.crop)
-    if protocol.norm == "none" and spec.architecture.timm:
+    if protocol.norm in ("none", "raw") and spec.architecture.timm:
         raise UsageError(
             f"--protocol {protocol.name} reads tokens before the final norm; timm's models, such as {spec.name}, "
             "give them after it"
         )
     layers, each = _layers(options.layers, protocol, spec)
     pool = _pool(options.pool, protocol, spec)
-    if each and pool not in ("cls", "mean"):
+    if each and pool not in ("cls", "cls2", "mean"):
         raise UsageError(f"--layers each gives one token per block, so it goes with --pool cls or mean, not {pool}")
     precision = options.precision
     if precision == "auto":
@@ -201,7 +201,7 @@ def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
     )
 
 
-TOKENS = {"cls": "class token", "mean": "mean patch token"}  # by `pool`
+TOKENS = {"cls": "class token", "cls2": "second class token", "mean": "mean patch token"}  # by `pool`
 
 
 def other_token(pipeline: Pipeline, options: FeatureOptions) -> str | None:
@@ -257,6 +257,8 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
         raise UsageError(
             f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean, cls+mean or cls+gem."
         )
+    if pool == "cls2" and family_of(spec.family).class_tokens < 2:
+        raise UsageError(f"--pool cls2: {spec.name} has one class token", fix="Use --pool cls.")
     return pool
 
 

@@ -58,7 +58,7 @@ class Networks:
         trunk = Trunk(recipe.architecture, recipe.drop_path)
         self._fill(trunk)
         stream = torch.Generator().manual_seed(seed_of(self._plan.request.seed, "adapter"))
-        prepare(trunk, recipe, self._readout.pool != "cls" or self._readout.norm != "none", stream)
+        prepare(trunk, recipe, self._readout.uses_norm, stream)
         task = Tuning(recipe, trunk, self._readout, self._head(fit))
         if self._plan.effort.device == "cpu":
             speed_up(task)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..digests import DigestMemory
 
 UNKNOWN = "unknown"
-_BY_NAME = "by the file's name"
+_BY_NAME, _BY_LAYOUT = "by the file's name", "by its layout"
 
 
 def resolve_bare(
@@ -97,7 +97,7 @@ class Taken:
         if self.spec.architecture.final_norm == "fc_norm":
             pool = "mean"
         else:
-            pool = protocol.pool + (" before the final norm" if protocol.norm == "none" else "")
+            pool = protocol.pool + (" before the final norm" if protocol.norm in ("none", "raw") else "")
         return f"readout {pool} ({protocol.name}; --pool, --protocol)"
 
     @property
@@ -108,7 +108,7 @@ class Taken:
     @property
     def facts(self) -> dict[str, str]:
         """What is assumed of it, and how each is said otherwise."""
-        known = self.family_by and self.family_by != _BY_NAME
+        known = self.family_by in ("--family", CONFIG, _BY_LAYOUT)
         family = f"{self.spec.family} ({self.family_by or 'assumed'}{'' if known else '; --family'})"
         return {
             "family": family,
@@ -174,7 +174,7 @@ def taken_for(
     named_family = family or effective.family
     is_open = not shown and not named_family and len(effective.statistics) < 2
     by_name = _BY_NAME if shown and not inspected.shown else ""
-    by = "--family" if family else CONFIG if effective.family else by_name if kind.shared_with else "by its layout"
+    by = "--family" if family else CONFIG if effective.family else by_name if kind.shared_with else _by_layout(kind)
     license_, license_by = found.license if found is not None else "", CONFIG
     if not license_:
         known = named_family or (shown and not inspected.place)
@@ -188,7 +188,7 @@ def taken_for(
         file=file,
         checkpoint_key=checkpoint_key,
         license=license_,
-        preprocess=dict(effective.statistics),
+        preprocess={**kind.statistics, **effective.statistics},
         told=effective,
     )
     statistics_file = found.statistics_file if found is not None else ""
@@ -241,6 +241,10 @@ def _settled(architecture: Architecture, told: Told, inspected: Inspected, file:
             fix="If it is of images that are no squares, say of how many rows and columns: --grid HxW.",
         )
     return architecture
+
+
+def _by_layout(kind: type[Family]) -> str:
+    return f"{_BY_LAYOUT}, which {kind.alike} share" if kind.alike else _BY_LAYOUT
 
 
 def _by(table: tuple[int, int]) -> str:

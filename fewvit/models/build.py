@@ -91,8 +91,9 @@ def _fill(module: nn.Module, spec: BackboneSpec) -> None:
             file=file,
             fix=f"Use --backbone {file}, or a {foreign[0]} variant's name.",
         )
-    tensors = trunk_of(family, tree, file, spec.checkpoint_key).tensors
-    if spec.architecture.timm:
+    of_timm = bool(spec.architecture.timm)
+    tensors = trunk_of(family, tree, file, spec.checkpoint_key, of_timm=of_timm).tensors
+    if of_timm:
         tensors = _as_timm(module, tensors)
     fill(module, tensors, file)
     require_finite(dict(module.named_parameters()), file)

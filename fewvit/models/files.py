@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..digests import DigestMemory
 
 
-_INSPECTION = 4  # raise when what is remembered of a bare file changes its meaning
+_INSPECTION = 5  # raise when what is remembered of a bare file changes its meaning
 
 
 _FETCH = "The file is damaged or another one; remove it and fetch it again."

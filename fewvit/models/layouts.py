@@ -96,10 +96,15 @@ def recognise(tree: Mapping[str, Any], file: Path, family: str | None = None) ->
     return fitting[0]
 
 
-def trunk_of(kind: type[Family], tree: Mapping[str, Any], file: Path, checkpoint_key: str | None) -> Trunk:
-    """The family's trunk in `tree`; a network that is not there is a CheckpointError."""
+def trunk_of(
+    kind: type[Family], tree: Mapping[str, Any], file: Path, checkpoint_key: str | None, *, of_timm: bool = False
+) -> Trunk:
+    """The family's trunk in `tree`; a network that is not there is a CheckpointError.
+
+    `of_timm`: it is a model of timm, no ViT of ours, and stands where the family's own files have it.
+    """
     name = next((name for name, one in families().items() if one is kind), None)
-    if kind.registry or name is None:
+    if kind.registry or name is None or of_timm:
         return _own_trunk(kind, tree, file, checkpoint_key)
     return understood(tree, file, name, checkpoint_key).trunk
 

@@ -21,6 +21,7 @@ from ..backbones import (
     find_variant,
     variants,
 )
+from ..checkpoints.parts import is_in_parts, whole_file
 from ..errors import CheckpointError, Unobtainable, UsageError
 from ..preprocess import Preprocess
 from ..runs.folder import ANEW, RunFolder
@@ -65,6 +66,17 @@ def resolve(
 
         family_name, variant = family_of_registry("timm"), timm_variant(name.removeprefix("timm:"), access)
     elif is_path(name):
+        if is_in_parts(name) and weights is None:
+            whole = whole_file(name, access.cache_dir, memory, access.announce)
+            return resolve_bare(
+                whole,
+                access,
+                memory,
+                checkpoint_key=checkpoint_key,
+                family=family,
+                told=told,
+                name=Path(name).name or Path(name).resolve().name,
+            )
         if is_saved_model(Path(name)) and weights is None:
             return _of_saved(Path(name), access, memory, checkpoint_key=checkpoint_key, family=family, told=told)
         if Path(name).is_dir() and weights in (None, "random"):
@@ -93,10 +105,12 @@ def is_path(name: str) -> bool:
     """
     if name.startswith(_REGISTRIES):
         return False
-    if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin")):
+    if os.sep in name or name.endswith((".pth", ".pt", ".tar", ".safetensors", ".bin", ".npz")):
         return True
     return (
-        Path(name).is_file() or any((Path(name) / one).is_file() for one in ("manifest.json", CONFIG))
+        Path(name).is_file()
+        or any((Path(name) / one).is_file() for one in ("manifest.json", CONFIG))
+        or is_in_parts(name)
     ) and name not in variants()
 
 
@@ -256,6 +270,8 @@ def _of_variant(
     seed: int,
 ) -> BackboneSpec:
     kind = families()[family]
+    if weights not in (None, "random") and is_in_parts(str(weights)):
+        weights = str(_joined(Path(str(weights)), variant, access, memory))
     if weights in (None, "random") or checkpoint_key in kind.checkpoint_keys:
         checked_key(kind, checkpoint_key)
     elif checkpoint_key is not None and not kind.registry:  # a network that only the file may know
@@ -268,12 +284,21 @@ def _of_variant(
         "checkpoint_key": checkpoint_key,
         "license": variant.license or kind.license,
         "published": variant.published,
-        "preprocess": variant.preprocess,
+        "preprocess": {**kind.statistics, **variant.preprocess},
     }
     if weights == "random":
         return BackboneSpec(**common, weights_sha256="random", seed=seed)
     file = Path(weights) if weights else obtain_variant(name, kind, variant, access)
+    if variant.parts and not weights:
+        file = _joined(file, variant, access, memory)
     return BackboneSpec(**common, file=file, weights_sha256=_digest(file, memory, "" if weights else variant.sha256))
+
+
+def _joined(part: Path, variant: Variant, access: Access, memory: DigestMemory) -> Path:
+    """The file that the parts hold; all parts that the variant has, where they are called as its are."""
+    names = [variant.file_name, *(url.rsplit("/", 1)[-1] for url in variant.parts)]
+    known = names if part.name in names or (part / variant.file_name).is_file() else ()
+    return whole_file(part, access.cache_dir, memory, access.announce, known)
 
 
 def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Access) -> Path:
@@ -289,20 +314,22 @@ def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Acce
     file_name = (
         variant.file_name if variant.file_name != "model.safetensors" else f"{variant.architecture.timm}.safetensors"
     )
+    common: dict[str, Any] = {
+        "license": variant.license or kind.license,
+        "cache_dir": access.cache_dir,
+        "offline": access.offline,
+        "accept": access.accept,
+        "progress": access.progress,
+        "notify": access.notify,
+        "ask": access.ask,
+    }
     try:
-        return obtain(
-            file_name,
-            variant.url,
-            license=variant.license or kind.license,
-            cache_dir=access.cache_dir,
-            offline=access.offline,
-            accept=access.accept,
-            sha256=variant.sha256 or None,
-            md5_prefix=variant.md5_prefix or None,
-            progress=access.progress,
-            notify=access.notify,
-            ask=access.ask,
+        first = obtain(
+            file_name, variant.url, sha256=variant.sha256 or None, md5_prefix=variant.md5_prefix or None, **common
         )
+        for url in variant.parts:
+            obtain(url.rsplit("/", 1)[-1], url, **common)
+        return first
     except Unobtainable as error:
         hint = f"Without a network, `--backbone {OFFLINE}` works at once: a small ViT that comes with fewvit."
         raise Unobtainable(

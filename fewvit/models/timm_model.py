@@ -77,14 +77,19 @@ class TimmModel(nn.Module):
             raise UsageError(
                 f"--layers {readout.layers} with --pool {readout.pool} is not defined for {self.architecture.timm}"
             )
-        kept = self.trunk.forward_intermediates(
-            images,
-            indices=readout.layers,
-            norm=True,
-            output_fmt="NLC",
-            return_prefix_tokens=True,
-            intermediates_only=True,
-        )
+        try:
+            kept = self.trunk.forward_intermediates(
+                images,
+                indices=readout.layers,
+                norm=True,
+                output_fmt="NLC",
+                return_prefix_tokens=True,
+                intermediates_only=True,
+            )
+        except TypeError as error:  # of an XCiT, say, whose class token comes in after the other blocks
+            raise UsageError(
+                f"--layers {readout.layers}: {self.architecture.timm} has no class token in each block"
+            ) from error
         return torch.cat(
             [prefix[:, 0] if readout.pool == "cls" else patches.mean(dim=1) for patches, prefix in kept], dim=-1
         )

@@ -132,12 +132,18 @@ class VisionTransformer(nn.Module):
 
     def gathered(self, kept: list[Tensor], readout: Readout) -> Tensor:
         """Feature vectors (B, D') of what `last_blocks` gave."""
-        if readout.pool == "mean" and readout.norm == "fresh":
+        if readout.pool == "mean" and readout.norm in ("fresh", "raw"):
             means = [tokens[:, self.prefix :].mean(dim=1) for tokens in kept]
-            return torch.cat([F.layer_norm(mean, mean.shape[-1:], eps=EPS) for mean in means], dim=-1)
+            if readout.norm == "fresh":
+                means = [F.layer_norm(mean, mean.shape[-1:], eps=EPS) for mean in means]
+            return torch.cat(means, dim=-1)
         if readout.pool == "mean":
             return torch.cat([self.patch_mean(tokens) for tokens in kept], dim=-1)
-        classes = [tokens[:, 0] if readout.norm == "none" else self.final_norm(tokens[:, :1])[:, 0] for tokens in kept]
+        at = slice(1, 2) if readout.pool == "cls2" else slice(0, 1)
+        classes = [tokens[:, at] for tokens in kept]
+        if readout.norm not in ("none", "raw"):
+            classes = [self.final_norm(tokens) for tokens in classes]
+        classes = [tokens[:, 0] for tokens in classes]
         if readout.pool == "cls+mean":
             classes.append(self.patch_mean(kept[-1]))
         if readout.pool == "cls+gem":
