@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import plugins
 from ..errors import UnknownName, UsageError
 from ..preprocess import Preprocess
+from ._tokens import Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NON_COMMERCIAL = "CC-BY-NC-4.0"
+# of licences that copies of the weights elsewhere contradict
+NOT_THE_AUTHORS = "at the official source; model cards elsewhere that say Apache-2.0 were not written by the authors"
 BUNDLED = Path(__file__).parent.parent / "weights"  # files that come with the package
 OFFLINE = "fewvit_tiny"  # the variant whose file is among them
 KS = (10, 20, 100, 200)  # DINO's and DINOv2's k-NN
@@ -288,6 +291,28 @@ class Variant:
     protocol: str = ""  # the preset that it takes; empty: the family's
     gated: str = ""  # the page where one asks to be let in before its file can be downloaded; empty: anyone may
     source: str = ""  # of its published numbers, where not the family's
+    # of a model that timm builds, which its architecture does not tell
+    tokens: Tokens | None = None
+    parameters: int = 0  # how many numbers are learnt in its trunk, without a head; 0: not known here
+
+    @property
+    def class_tokens(self) -> int | None:
+        """How many class tokens it has; None where that is not known."""
+        if self.architecture.timm:
+            return self.tokens.classes if self.tokens is not None else None
+        return 0 if self.architecture.stages else 1
+
+    @property
+    def registers(self) -> int | None:
+        """How many registers it has; None where that is not known."""
+        if self.architecture.timm:
+            return self.tokens.registers if self.tokens is not None else None
+        return self.architecture.registers
+
+    @property
+    def learnt(self) -> int | None:
+        """How many numbers are learnt in its trunk; None where that is not known."""
+        return self.architecture.parameters or self.parameters or None
 
     @property
     def file_name(self) -> str:
@@ -314,6 +339,7 @@ class Family:
     """
 
     license: ClassVar[str]
+    license_note: ClassVar[str] = ""  # what else to know of it, where others state another one
     source: ClassVar[str]  # the official repository
     pretrained_on: ClassVar[str] = ""  # what its variants saw: a name of `_pretraining.CORPORA`; empty: unknown
     protocol: ClassVar[str]  # the preset that a bare file of this family takes
@@ -328,6 +354,8 @@ class Family:
     model_types: ClassVar[tuple[str, ...]] = ()
     # the registry of these models, named REGISTRY:NAME, where no file of theirs shows which model it is of
     registry: ClassVar[str] = ""
+    # whether it takes all models of its registry that no table names
+    takes_others: ClassVar[bool] = False
     # options of `finetune --mode full` in which its authors differ from what others take
     full_tuning: ClassVar[Mapping[str, Any]] = {}
 
@@ -397,7 +425,7 @@ def recognisable() -> list[str]:
 
 def family_of_registry(registry: str) -> str:
     """The name of the family whose models another registry builds."""
-    return next(name for name, family in families().items() if family.registry == registry)
+    return next(name for name, family in families().items() if family.registry == registry and family.takes_others)
 
 
 @functools.cache  # it is asked before every forward pass

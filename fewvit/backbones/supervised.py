@@ -48,6 +48,7 @@ class Supervised(Family):
     protocol: ClassVar[str] = "timm/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("timm/1", pool=""),)
     registry: ClassVar[str] = "timm"
+    takes_others: ClassVar[bool] = True
     variants: ClassVar[Mapping[str, Variant]] = {
         "augreg_vits16": _variant("vit_small_patch16_224.augreg_in21k_ft_in1k", 384, 12, 6, 16, half=True),
         "augreg_vitb16": _variant("vit_base_patch16_224.augreg_in21k_ft_in1k", 768, 12, 12, 16, half=True),

@@ -23,9 +23,6 @@ from .cache import Cache
 from .pipeline import FeatureOptions, settle
 
 _OUTLINE = 12  # lines of a mapping table unless all are asked for
-_CONTRADICTION = (
-    "CC-BY-NC-4.0 at the official source; model cards elsewhere that say Apache-2.0 were not written by the authors"
-)
 
 
 def variant_rows() -> list[Row]:
@@ -66,7 +63,7 @@ def variant_facts(name: str) -> Facts:
         "file": variant.file_name,
         "url": variant.url or ("none: the file comes with fewvit" if variant.bundled else "no published weights"),
         "sha256": variant.sha256 or "unknown: the first download's digest is kept and compared from then on",
-        "license": variant.license or (_CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license),
+        "license": variant.license or f"{kind.license} {kind.license_note}".strip(),
         "source": "fewvit: recipes/fewvit_tiny.toml" if variant.bundled else kind.source,
         "published": dict(variant.published),
         "note": variant.note,
@@ -180,7 +177,7 @@ def file_facts(
         "network": checkpoint_key or what.place or _usual_network(kind, tree),
         "protocol": kind.protocol,
         "sha256": spec.weights_sha256,
-        "license": _CONTRADICTION if spec.license.startswith("CC-BY-NC") else spec.license,
+        "license": f"{spec.license} {kind.license_note if spec.license == kind.license else ''}".strip(),
         "tensors": len(pairs),
         "parameters": sum(int(t.numel()) for t in trunk.tensors.values()),
         "mapping": pairs if whole else _outline(pairs),
