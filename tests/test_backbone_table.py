@@ -1,4 +1,4 @@
-"""What the table of backbones says of each row: licence, tokens, pixels, size, and numbers of others than its authors."""
+"""What the table of backbones says of each row: licence, tokens, pixels, size, and numbers of others than authors."""
 
 from __future__ import annotations
 

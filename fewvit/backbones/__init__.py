@@ -352,6 +352,8 @@ class Family:
     positions: ClassVar[Mapping[str, PositionRule]] = {}
     # of transformers' models whose weights are this family's under other names
     model_types: ClassVar[tuple[str, ...]] = ()
+    # of transformers' models that are this family's too, in files that are not read here: its own names are told
+    known_as: ClassVar[tuple[str, ...]] = ()
     # the registry of these models, named REGISTRY:NAME, where no file of theirs shows which model it is of
     registry: ClassVar[str] = ""
     # whether it takes all models of its registry that no table names

@@ -218,6 +218,40 @@ def other_token(pipeline: Pipeline, options: FeatureOptions) -> str | None:
     )
 
 
+def notes(pipeline: Pipeline, options: FeatureOptions) -> list[str]:
+    """What to tell before features are made: an odd size, another token than usual, how a model of timm is read."""
+    found = (oversized(pipeline, options), other_token(pipeline, options), own_reading(pipeline, options))
+    return [note for note in found if note]
+
+
+def own_reading(pipeline: Pipeline, options: FeatureOptions) -> str | None:
+    """A note on how a model of timm is read, where nobody asked for a pool: pool, pixels, and the flags that change it.
+
+    None for ViTs of ours, which their protocols speak for.
+    """
+    spec, tokens, preprocess = pipeline.spec, pipeline.spec.tokens, pipeline.preprocess
+    if tokens is None or options.pool is not None:
+        return None
+    own = "" if tokens.head == pipeline.pool else TIMM_HEADS.get(tokens.head, "")
+    said = (
+        f", as its authors read it; timm {own}" if own and tokens.official else f"; its own head {own}" if own else ""
+    )
+    mean, std = (",".join(f"{value:.3g}" for value in part) for part in (preprocess.mean, preprocess.std))
+    pixels = "as they are" if preprocess.is_plain else f"normalised by mean {mean} std {std}"
+    return (
+        f"{spec.name}: read by its {TOKENS[pipeline.pool]}{said} (--pool); pixels from 0 to 1 {pixels}, "
+        f"{'x'.join(map(str, preprocess.crop))} (timm's configuration; --img-size)"
+    )
+
+
+# what timm's heads do where that is not what is read, by `Tokens.head`
+TIMM_HEADS = {
+    "cls": "takes the class token",
+    "mean": "averages the patch tokens",
+    "attn": "pools by attention",
+}
+
+
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{flag} {value!r} is not one of {', '.join(choices)}")
@@ -242,9 +276,9 @@ def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[
 
 def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
     """The pooling asked for, or the model's own; a model without a class token, or a norm for it, refuses cls."""
-    architecture = spec.architecture
-    mean_only = architecture.final_norm == "fc_norm" or _without_class_token(architecture.timm)
-    pool = asked or protocol.pool or ("mean" if _mean_by_default(architecture.timm) else "cls")
+    architecture, tokens = spec.architecture, spec.tokens
+    mean_only = architecture.final_norm == "fc_norm" or (tokens is not None and not tokens.classes)
+    pool = asked or protocol.pool or (tokens.pool if tokens is not None else "cls")
     if asked is None and mean_only:
         pool = "mean"
     if pool != "mean" and mean_only:
@@ -258,11 +292,3 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
             f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean, cls+mean or cls+gem."
         )
     return pool
-
-
-def _without_class_token(timm_name: str) -> bool:
-    return timm_name.startswith(("swin", "convnext", "resnet")) or "_gap_" in timm_name or "_siglip_" in timm_name
-
-
-def _mean_by_default(timm_name: str) -> bool:
-    return timm_name.startswith("beit")  # its head was trained on the mean patch token

@@ -269,6 +269,7 @@ def _of_variant(
         "license": variant.license or kind.license,
         "published": variant.published,
         "preprocess": variant.preprocess,
+        "tokens": variant.tokens,
     }
     if weights == "random":
         return BackboneSpec(**common, weights_sha256="random", seed=seed)
