@@ -44,6 +44,7 @@ def of(variant: str, family: str = "supervised") -> BackboneSpec:
         architecture=row.architecture,
         protocol=families()[family].protocol,
         preprocess=row.preprocess,
+        tokens=row.tokens,
     )
 
 

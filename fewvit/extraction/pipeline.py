@@ -14,6 +14,7 @@ from typing import Any
 from ..backbones import Protocol, family_of
 from ..errors import UsageError, counted
 from ..images import decoder_version
+from ..models.pools import pool_of
 from ..models.scales import smallest_side
 from ..models.spec import BackboneSpec
 from ..preprocess import Preprocess, parse_size, sized
@@ -159,7 +160,7 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
             "give them after it"
         )
     layers, each = _layers(options.layers, protocol, spec)
-    pool = _pool(options.pool, protocol, spec)
+    pool = pool_of(options.pool, protocol, spec.architecture, spec.tokens, spec.name)
     if each and pool not in ("cls", "mean"):
         raise UsageError(f"--layers each gives one token per block, so it goes with --pool cls or mean, not {pool}")
     precision = options.precision
@@ -272,23 +273,3 @@ def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[
             f"--layers {asked!r}: {spec.name} has {counted(depth, 'block')}, so give 1 to {depth}, or `each`"
         )
     return int(asked), False
-
-
-def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
-    """The pooling asked for, or the model's own; a model without a class token, or a norm for it, refuses cls."""
-    architecture, tokens = spec.architecture, spec.tokens
-    mean_only = architecture.final_norm == "fc_norm" or (tokens is not None and not tokens.classes)
-    pool = asked or protocol.pool or (tokens.pool if tokens is not None else "cls")
-    if asked is None and mean_only:
-        pool = "mean"
-    if pool != "mean" and mean_only:
-        raise UsageError(
-            f"--pool {pool}: {spec.name} has no class token to read "
-            f"({'its one norm is over the mean patch token' if architecture.final_norm == 'fc_norm' else 'by design'})",
-            fix="Use --pool mean.",
-        )
-    if pool == "cls+dist" and "distilled" not in architecture.timm:
-        raise UsageError(
-            f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean, cls+mean or cls+gem."
-        )
-    return pool

@@ -5,7 +5,7 @@ What was learnt of them is kept in the cache.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +127,54 @@ def resolve_hub(
 
     Raises Unobtainable when the hub is out of reach and the files are not here.
     """
-    repository = name.removeprefix("hf:")
-    if repository.count("/") != 1 or not all(repository.split("/")):
-        raise UsageError(f"{name!r} is not of the form hf:ORG/NAME")
+    repository = _repository(name)
     config = _config(repository, access)
     if "architecture" in config:
         told.refuse_for(name)
         pretrained = config.get("pretrained_cfg", {})
         file = _fetched(repository, "model.safetensors", str(pretrained.get("license") or ""), access)
         return _of_timm(name, config, file, memory)
+    kind = _family_of_config(name, config, family)
+    configured = Beside(config, {} if told.recorded else _preprocessor(repository, access))
+    file = _fetched(repository, "model.safetensors", families()[kind].license, access)
+    return taken_for(file, access, memory, family=kind, told=told, name=name, configured=configured).spec
+
+
+def described(name: str, access: Access) -> tuple[str, Variant]:
+    """(family, row) that `timm:NAME` or `hf:ORG/NAME` amounts to by its configuration; no weights are fetched.
+
+    Raises as `resolve_hub`, and UsageError for a model of transformers whose sizes no row of the table has.
+    """
+    if name.startswith("timm:"):
+        return family_of_registry("timm"), timm_variant(name.removeprefix("timm:"), access)
+    repository = _repository(name)
+    config = _config(repository, access)
+    if "architecture" in config:
+        url = f"{_HUB}/{repository}/resolve/main/model.safetensors"
+        return family_of_registry("timm"), replace(_as_configured(config), url=url)
+    kind = _family_of_config(name, config, None)
+    told = [config.get(key) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")]
+    for row in families()[kind].variants.values():
+        a = row.architecture
+        if told == [a.width, a.depth, a.heads, a.patch] and bool(a.registers) == bool(
+            config.get("num_register_tokens")
+        ):
+            url = f"{_HUB}/{repository}/resolve/main/model.safetensors"
+            return kind, replace(row, url=url, sha256="", note=f"as {kind}'s of these sizes, by its configuration")
+    raise UsageError(
+        f"{name}: no {kind} of the table has its sizes", fix="`fewvit backbones check FILE` looks into its weights."
+    )
+
+
+def _repository(name: str) -> str:
+    repository = name.removeprefix("hf:")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise UsageError(f"{name!r} is not of the form hf:ORG/NAME")
+    return repository
+
+
+def _family_of_config(name: str, config: dict[str, Any], family: str | None) -> str:
+    """The family of a model of transformers. Raises UsageError for one that no family knows."""
     kind = family or next((own for own, one in families().items() if config.get("model_type") in one.model_types), None)
     if kind is None:
         _tell_own_names(name, str(config.get("model_type", "")))
@@ -143,9 +182,7 @@ def resolve_hub(
             f"{name} is a {config.get('model_type', 'nameless')} model, whose family is not known",
             fix=f"Name it with --family {'|'.join(recognisable())} if its weights are one's of these.",
         )
-    configured = Beside(config, {} if told.recorded else _preprocessor(repository, access))
-    file = _fetched(repository, "model.safetensors", families()[kind].license, access)
-    return taken_for(file, access, memory, family=kind, told=told, name=name, configured=configured).spec
+    return kind
 
 
 def _tell_own_names(name: str, model_type: str) -> None:
@@ -170,12 +207,7 @@ def resolve_saved_timm(folder: Path, memory: DigestMemory) -> BackboneSpec:
 
 def _of_timm(name: str, config: dict[str, Any], file: Path, memory: DigestMemory) -> BackboneSpec:
     """The spec of a model of timm with its configuration as timm saves it."""
-    variant = _ask_timm(str(config["architecture"]))
-    pretrained = config.get("pretrained_cfg", {})
-    preprocess = dict(variant.preprocess)
-    for field in ("mean", "std"):
-        if field in pretrained:
-            preprocess[field] = tuple(pretrained[field])
+    variant = _as_configured(config)
     kind = family_of_registry("timm")
     return BackboneSpec(
         name,
@@ -184,10 +216,17 @@ def _of_timm(name: str, config: dict[str, Any], file: Path, memory: DigestMemory
         families()[kind].protocol,
         memory.digest_of(file),
         file=file,
-        license=str(pretrained.get("license") or ""),
-        preprocess=preprocess,
+        license=variant.license,
+        preprocess=variant.preprocess,
         tokens=variant.tokens,
     )
+
+
+def _as_configured(config: dict[str, Any]) -> Variant:
+    """The row of a model of timm with the statistics and the licence of its own `config.json`."""
+    variant, pretrained = _ask_timm(str(config["architecture"])), config.get("pretrained_cfg", {})
+    told = {field: tuple(pretrained[field]) for field in ("mean", "std") if field in pretrained}
+    return replace(variant, preprocess={**variant.preprocess, **told}, license=str(pretrained.get("license") or ""))
 
 
 def _preprocessor(repository: str, access: Access) -> dict[str, Any]:

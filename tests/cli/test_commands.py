@@ -566,7 +566,7 @@ def test_debug_shows_the_traceback(fewvit, tmp_path):
 
 
 def test_an_unforeseen_fault_is_one_line_and_exit_1(fewvit, monkeypatch):
-    monkeypatch.setattr("fewvit.extraction.describe.variant_rows", lambda: 1 / 0)
+    monkeypatch.setattr("fewvit.extraction.catalogue.variant_rows", lambda *_: 1 / 0)
     code, out, err = fewvit("backbones", "list")
     assert (code, out) == (1, "")
     assert err.startswith("fewvit: internal error: ZeroDivisionError")
