@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from fewvit.backbones import families
+from fewvit.backbones import Architecture, Family, Variant, families
 from fewvit.backbones._licences import COMMERCIAL, known_licences, licence_of
 from fewvit.backbones._third_party import sixteen_shot
 from fewvit.backbones._tokens import Tokens
 from fewvit.checkpoints.licences import meaning, require_license
-from fewvit.errors import LicenseRequired
+from fewvit.errors import LicenseRequired, Unobtainable
+from fewvit.models.resolve import obtain_variant
+from fewvit.models.spec import Access
+
+from fake_hub import STRANGER, Repository, point_to, running_hub
 
 ROWS = [(name, family, row) for family, kind in families().items() for name, row in kind.variants.items()]
 
@@ -80,3 +84,49 @@ def test_sixteen_shot_numbers_are_those_of_others_and_say_whose():
 )
 def test_a_model_of_timm_is_read_as_its_authors_or_its_head_read_it(tokens, pool):
     assert tokens.pool == pool
+
+
+# ---- what may not be downloaded by everyone
+
+
+def gated(page: str, url: str) -> Variant:
+    return Variant(Architecture(384, 12, 6, 16), url, gated=page, license="DINOv3-License")
+
+
+def test_weights_that_are_given_out_by_their_authors_say_where_to_ask_and_open_no_socket(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.socket", lambda *_, **__: pytest.fail("the network was asked"))
+    row = gated("https://example.org/ask", "https://example.org/files/some-7c1d.pth")
+    with pytest.raises(Unobtainable) as error:
+        obtain_variant("some", Family, row, Access(tmp_path, accept=("dinov3-license",)))
+    said = str(error.value)
+    assert error.value.exit_code == 2
+    assert said.count("\n") == 1
+    words = ("https://example.org/ask", "some-7c1d.pth", "$FEWVIT_WEIGHTS_DIR", "--weights FILE", "HF_TOKEN")
+    assert [word for word in words if word not in said] == []
+
+
+def test_a_gated_file_that_is_here_is_taken_without_a_question(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/some-7c1d.pth").write_bytes(b"bytes")
+    monkeypatch.setenv("FEWVIT_WEIGHTS_DIR", str(tmp_path / "own"))
+    row = gated("https://example.org/ask", "https://example.org/files/some-7c1d.pth")
+    assert obtain_variant("some", Family, row, Access(tmp_path)).read_bytes() == b"bytes"
+
+
+@pytest.mark.parametrize(
+    ("token", "said"), [(None, "no token was given"), (STRANGER, "the account of this token did not")]
+)
+def test_a_gated_repository_says_what_to_accept_and_how_a_token_or_a_file_is_given(tmp_path, monkeypatch, token, said):
+    row = gated("https://huggingface.co/org/gated", "https://huggingface.co/org/gated/resolve/main/model.safetensors")
+    with running_hub() as one:
+        one.repositories["org/gated"] = Repository({"model.safetensors": b"x"}, "gated")
+        point_to(one, monkeypatch.setattr, str(tmp_path / "hf"))
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(LicenseRequired, match="commercial use allowed"):  # its own licence comes first
+            obtain_variant("some", Family, row, Access(tmp_path / "cache"))
+        with pytest.raises(Unobtainable) as error:
+            obtain_variant("some", Family, row, Access(tmp_path / "cache", accept=("dinov3-license",)))
+        words = (said, f"{one.url}/org/gated", "HF_TOKEN", "hf auth login", "--weights FILE")
+    assert [word for word in words if word not in str(error.value)] == []
+    assert error.value.exit_code == 2

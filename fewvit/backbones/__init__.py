@@ -316,8 +316,9 @@ class Variant:
 
     @property
     def file_name(self) -> str:
-        """The name of its weights file, in the package or at the end of its URL."""
-        return self.bundled or self.url.rsplit("/", 1)[-1]
+        """The name of its weights file: in the package, at the end of its URL, or its model's, where all share one."""
+        last = self.url.rsplit("/", 1)[-1]
+        return self.bundled or (f"{self.architecture.timm}.safetensors" if last == "model.safetensors" else last)
 
 
 @dataclass(frozen=True)

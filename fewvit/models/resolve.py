@@ -277,6 +277,24 @@ def _of_variant(
     return BackboneSpec(**common, file=file, weights_sha256=_digest(file, memory, "" if weights else variant.sha256))
 
 
+def _require_given(name: str, variant: Variant, access: Access) -> None:
+    """Raise Unobtainable for weights whose address works only for who asked the authors for it, and that are not here.
+
+    Those of the hub are asked for there, with a token.
+    """
+    from ..checkpoints.finding import find_weights
+    from ..checkpoints.huggingface import hub_file
+
+    file_name = variant.file_name
+    if not variant.gated or hub_file(variant.url) or find_weights(file_name, access.cache_dir) is not None:
+        return
+    raise Unobtainable(
+        f"{name}: its authors give {file_name} to those only who accept the terms at {variant.gated}",
+        fix=f"Ask there, then put {file_name} into a folder of $FEWVIT_WEIGHTS_DIR or give --weights FILE; from the "
+        "hub, --backbone hf:ORG/NAME with HF_TOKEN or after `hf auth login`.",
+    )
+
+
 def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Access) -> Path:
     """The variant's file: found, or downloaded once its licence is accepted."""
     from ..checkpoints.finding import obtain
@@ -287,12 +305,10 @@ def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Acce
         raise UsageError(
             f"{name} has no published weights", fix="Give --weights FILE, or --weights random for an untrained model."
         )
-    file_name = (
-        variant.file_name if variant.file_name != "model.safetensors" else f"{variant.architecture.timm}.safetensors"
-    )
+    _require_given(name, variant, access)
     try:
         return obtain(
-            file_name,
+            variant.file_name,
             variant.url,
             license=variant.license or kind.license,
             cache_dir=access.cache_dir,
