@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from fewvit.backbones import families
 from fewvit.digests import DigestMemory
 from fewvit.errors import UsageError
 from fewvit.extraction.calls import load_backbone
+from fewvit.extraction.catalogue import any_facts
 from fewvit.extraction.pipeline import FeatureOptions, own_reading, settle
 from fewvit.models import hub
 from fewvit.models.resolve import resolve
@@ -119,3 +122,38 @@ def test_a_model_of_transformers_whose_files_are_not_read_is_answered_with_the_t
         point_to(one, monkeypatch.setattr, str(tmp_path / "hf"))
         with pytest.raises(UsageError, match="--backbone siglip2_vitb16"):
             resolve("hf:some/siglip", Access(tmp_path / "cache"), DigestMemory())
+
+
+def test_repositories_of_the_hub_are_described_by_their_configuration_alone(tmp_path, monkeypatch):
+    """No weights are in them here: timm's statistics and licence, and transformers' sizes of a row of the table."""
+    timms = {
+        "architecture": "vit_tiny_patch16_224",
+        "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "license": "cc-by-nc-4.0"},
+    }
+    sizes = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14}
+    configs = {
+        "some/timms": timms,
+        "some/dinov2": {"model_type": "dinov2", **sizes},
+        "some/odd": {"model_type": "dinov2", **sizes, "hidden_size": 320},
+    }
+    memory = DigestMemory()
+    with running_hub() as one:
+        for name, config in configs.items():
+            one.repositories[name] = Repository({"config.json": json.dumps(config).encode()})
+        point_to(one, monkeypatch.setattr, str(tmp_path / "hf"))
+        access = Access(tmp_path / "cache")
+        facts = any_facts("hf:some/timms", access, memory)
+        assert (facts["mean"], facts["commercial"], facts["head"]) == ([0.1, 0.2, 0.3], "no", "cls")
+        facts = any_facts("hf:some/dinov2", access, memory)
+        assert (facts["family"], facts["protocol"], facts["parameters"]) == (
+            "dinov2",
+            "dinov2/1",
+            22_056_576 - 384,
+        )  # no mask token
+        assert (facts["registers"], facts["url"].rpartition("/some/")[2]) == (
+            0,
+            "dinov2/resolve/main/model.safetensors",
+        )
+        with pytest.raises(UsageError, match="no dinov2 of the table has its sizes"):
+            any_facts("hf:some/odd", access, memory)
+        assert {name for _, name, _, _ in one.asked} == {"config.json"}

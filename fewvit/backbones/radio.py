@@ -20,7 +20,7 @@ _SIZES = {
 }
 _NOTE = (
     "one class token per teacher: the first is read here, the others timm counts as registers, the official summary "
-    "joins several; timm 1.0.30 or later; the official code normalises pixels from 0 to 1 inside the model, timm outside"
+    "joins several; the official code normalises pixels (0 to 1) inside the model, timm outside; timm 1.0.30 or later"
 )
 
 
