@@ -80,11 +80,11 @@ def compare(
     screen = Screen(output)
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise UsageError("compare takes two different backbones or more")
-    from fewvit.extraction.catalogue import compared
+    from fewvit.extraction.catalogue import LONG, compared
 
     rows = compared([_facts(name, access, place, screen) for name in names])
     if output.format == "table":
-        rows = [{"": "*" if row.pop("differs") else "", **row} for row in map(dict, rows)]
+        rows = [{"": "*" if row.pop("differs") else "", **row} for row in map(dict, rows) if row["fact"] not in LONG]
     screen.rows("backbones", rows)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fewvit.backbones import families
+from fewvit.backbones._tokens import by_name
 from fewvit.digests import DigestMemory
 from fewvit.errors import UsageError
 from fewvit.extraction.calls import load_backbone
@@ -157,3 +158,12 @@ def test_repositories_of_the_hub_are_described_by_their_configuration_alone(tmp_
         with pytest.raises(UsageError, match="no dinov2 of the table has its sizes"):
             any_facts("hf:some/odd", access, memory)
         assert {name for _, name, _, _ in one.asked} == {"config.json"}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_what_a_name_is_taken_for_has_the_class_tokens_of_its_row_but_where_names_do_not_tell(name):
+    """Rows carry their tokens; a name alone is enough for the older families that have none."""
+    row = ROWS[name]
+    guess = by_name(row.architecture.timm)
+    silent = ("pe_core_vitg14", "aimv2_vitl14")
+    assert (guess.classes == row.tokens.classes) == (name not in silent)

@@ -58,7 +58,7 @@ _ALL = (
     ),
     Licence("Apple-ASCL", "unknown", "https://github.com/apple/ml-aim/blob/main/LICENSE"),
     Licence("Apple-AMLR", "no", "https://github.com/apple/ml-mobileclip", "research only"),
-    Licence("Franca-RAIL", "no", "https://github.com/valeoai/Franca", "research only"),
+    Licence("Franca-Research-RAIL", "no", "https://github.com/valeoai/Franca", "research only"),
 )
 _BY_KEY = {licence.key: licence for licence in _ALL}
 UNKNOWN = Licence("unknown")

@@ -25,3 +25,12 @@ class Tokens:
         if self.official or self.head in ("cls", "mean"):
             return self.official or self.head
         return "cls" if self.classes else "mean"
+
+
+def by_name(model: str) -> Tokens:
+    """What a model of timm is taken to have where only its name is known: that of a row without tokens."""
+    if "_siglip_" in model and "_gap_" not in model:
+        return Tokens(0, 0, "attn")
+    if model.startswith(("swin", "convnext", "resnet")) or "_gap_" in model:
+        return Tokens(0, 0, "mean")
+    return Tokens(1, 0, "mean" if model.startswith("beit") else "cls")

@@ -237,6 +237,7 @@ def compared(facts: Sequence[Facts]) -> list[Row]:
     return rows
 
 
+LONG = ("url", "sha256", "license_text")  # facts that have no room beside each other; `info` tells them
 _INSIDE = ("architecture", "published", "third_party", "lowshot", "16-shot")  # whose parts are compared one by one
 _TWICE = ("preprocess", "third_party_source", "published_source")  # said by other facts, or no fact of a backbone
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..backbones import Architecture, Protocol
-from ..backbones._tokens import Tokens
+from ..backbones._tokens import Tokens, by_name
 from ..errors import UsageError
 
 
@@ -12,6 +12,8 @@ def pool_of(asked: str | None, protocol: Protocol, architecture: Architecture, t
 
     `tokens` as in `BackboneSpec`. Raises UsageError, which calls the model `name`.
     """
+    if tokens is None and architecture.timm:
+        tokens = by_name(architecture.timm)
     mean_only = architecture.final_norm == "fc_norm" or (tokens is not None and not tokens.classes)
     pool = asked or protocol.pool or (tokens.pool if tokens is not None else "cls")
     if asked is None and mean_only:
