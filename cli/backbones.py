@@ -1,9 +1,9 @@
-"""fewvit backbones list / info / check / fetch / export"""
+"""fewvit backbones list / info / compare / check / fetch / export"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,26 +19,98 @@ app = single()
 
 @app.callback()
 def backbones() -> None:
-    """List the backbones, explain one, check a weights file, fetch weights ahead."""
+    """List the backbones, explain and compare them, check a weights file, fetch weights ahead."""
 
 
 @command(app, "list")
-def list_(output: Output, name: Annotated[str, typer.Argument(help="Only names that contain this.")] = "") -> None:
+def list_(
+    output: Output,
+    name: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
+    family: Annotated[str, typer.Option("--family", metavar="NAME", help="Only this family.")] = "",
+    license: Annotated[str, typer.Option("--license", metavar="ID", help="Only weights under this licence.")] = "",
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only weights whose licence allows commercial use.")
+    ] = False,
+    max_params: Annotated[
+        str, typer.Option("--max-params", metavar="N", help="At most so many parameters, such as 100M or 1.1B.")
+    ] = "",
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="knn|linear|params|name", help="Rows without the number come last.")
+    ] = "",
+) -> None:
     """Every named backbone with its size, licence and published numbers (as published, percent)."""
-    from fewvit.extraction.describe import variant_rows
+    from fewvit.extraction import catalogue
 
-    rows = [row for row in variant_rows() if name in row["backbone"]]
-    Screen(output).rows("backbones", rows)
+    choice = catalogue.Choice.of(name, family, license, commercial, max_params, sort)
+    Screen(output).rows("backbones", catalogue.variant_rows(choice), shown=catalogue.SHOWN)
 
 
 @command(app)
-def info(output: Output, name: Annotated[str, typer.Argument(help="A variant, or a run's folder.")]) -> None:
-    """One backbone: architecture, file, licence, protocol, published numbers."""
-    from fewvit.extraction.describe import readable, run_facts, variant_facts
+def info(
+    access: Access,
+    place: Place,
+    output: Output,
+    name: Annotated[str, typer.Argument(help="A variant, timm:NAME, hf:ORG/NAME, a weights file or a run's folder.")],
+) -> None:
+    """One backbone: architecture, how it is read, file, licence, published numbers."""
+    screen = Screen(output)
+    run = _as_run(name)
+    if run is not None:
+        from fewvit.extraction.describe import readable
+
+        screen.facts("backbones", run if output.format == "json" else readable(run))
+        return
+    from fewvit.extraction.cards import card
+
+    facts = _facts(name, access, place, screen)
+    if output.format == "table":
+        screen.card(card(facts))
+    else:
+        screen.rows("backbones", [facts])
+
+
+@command(app)
+def compare(
+    access: Access,
+    place: Place,
+    output: Output,
+    names: Annotated[list[str], typer.Argument(help="Two or more of them, named as in `info`.")],
+) -> None:
+    """Several backbones beside each other; what differs is marked by a *."""
+    screen = Screen(output)
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise UsageError("compare takes two different backbones or more")
+    from fewvit.extraction.catalogue import LONG, compared
+
+    rows = compared([_facts(name, access, place, screen) for name in names])
+    if output.format == "table":
+        rows = [{"": "*" if row.pop("differs") else "", **row} for row in map(dict, rows) if row["fact"] not in LONG]
+    screen.rows("backbones", rows)
+
+
+def _as_run(name: str) -> dict[str, Any] | None:
+    """The facts of a run's folder; None for anything else."""
     from fewvit.models.resolve import is_path
 
-    facts = run_facts(Path(name)) if is_path(name) else variant_facts(name)
-    Screen(output).facts("backbones", facts if output.format == "json" else readable(facts))
+    if not is_path(name) or Path(name).is_file():
+        return None
+    from fewvit.extraction.describe import run_facts
+
+    return run_facts(Path(name))
+
+
+def _facts(name: str, access: Access, place: Place, screen: Screen) -> dict[str, Any]:
+    """The facts of what is no run. Raises as `resolve`."""
+    from fewvit.extraction import catalogue
+    from fewvit.models.resolve import is_path, is_variant
+
+    if is_variant(name):
+        return catalogue.variant_facts(name)
+    from fewvit.extraction.cache import Cache
+
+    how = library_access(access, place, screen)
+    memory = Cache(how.cache_dir).digests()
+    return (catalogue.file_spec_facts if is_path(name) else catalogue.any_facts)(name, how, memory)
 
 
 @command(app)

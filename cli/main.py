@@ -23,7 +23,7 @@ from .streams import flushed, open_closed_ones, reader_has_gone
 
 # command -> the first line of its help, shown without importing the command; a test compares the two
 COMMANDS = {
-    "backbones": "List the backbones, explain one, check a weights file, fetch weights ahead.",
+    "backbones": "List the backbones, explain and compare them, check a weights file, fetch weights ahead.",
     "cache": "Show or clear the feature cache.",
     "data": "Check a set of images, part it, write it in another form; list the sets of the papers.",
     "demo": "A guided tour on built-in images: offline, in about a minute.",

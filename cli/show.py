@@ -180,8 +180,11 @@ class Screen:
         self._no_room(fitted.shared, fitted.dropped)
         self.table(fitted.cells)
 
-    def rows(self, task: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Rows that are no measurements (a listing), in the format asked for."""
+    def rows(self, task: str, rows: Sequence[dict[str, Any]], *, shown: Sequence[str] = ()) -> None:
+        """Rows that are no measurements (a listing), in the format asked for; `shown`: the table's columns, if not all.
+
+        Of a table's columns those stay away that no row has anything in.
+        """
         import csv
         import json
 
@@ -199,6 +202,8 @@ class Screen:
         elif rows:
             from fewvit.results import in_table
 
+            if shown:
+                columns = [name for name in shown if any(row.get(name) not in (None, "") for row in rows)]
             cells = [["" if row.get(c) is None else printable(in_table(c, row[c])) for c in columns] for row in rows]
             self._listing([columns, *cells])
         else:
@@ -233,6 +238,15 @@ class Screen:
                 sys.stdout.write(f"{name}\n" + "".join(f"{line}\n" for line in lines))
             else:
                 sys.stdout.write(beside(f"{name.ljust(label)}  ", str(_text(value)), width) + "\n")
+
+    def card(self, groups: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+        """Groups of labelled lines under their titles, as wide as the terminal."""
+        self._live.end()
+        label, width = max(len(what) for lines in groups.values() for what, _ in lines), terminal_width(sys.stdout)
+        for title, lines in groups.items():
+            sys.stdout.write(f"{printable(title)}\n")
+            for what, text in lines:
+                sys.stdout.write(beside(f"  {what.ljust(label)}  ", printable(text), width) + "\n")
 
     def table(self, cells: Sequence[Sequence[object]]) -> None:
         """Columns of text on stdout, the first line being their names; numbers to the right.

@@ -46,6 +46,11 @@ class Preprocess:
             return None
         return {name: value for name, value in asdict(self).items() if name not in ("mean", "std")}
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether pixels from 0 to 1 are taken as they are, without mean or deviation."""
+        return self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0)
+
     def to_dict(self) -> dict[str, Any]:
         """Field -> value, for manifests and cache keys; what is for retrieval only where it is set."""
         unset = {field.name for field in fields(self)[-3:] if getattr(self, field.name) == field.default}

@@ -227,10 +227,12 @@ def test_non_commercial_weights_stay_so_by_way_of_timm(tmp_path):
     "name",
     ["vit_medium_patch16_gap_240.sw_in12k", "vit_base_patch16_siglip_224.webli", "vit_huge_patch14_gap_224.in1k_ijepa"],
 )
-def test_a_vit_of_timm_without_a_class_token_takes_the_mean_and_refuses_cls(name):
+def test_a_vit_of_timm_without_a_class_token_takes_the_mean_and_refuses_cls(name, tmp_path):
     """SigLIP's and I-JEPA's patches are all there is; none of them stands for the image."""
-    architecture = Architecture(512, 12, 0, 0, grid=0, positions="timm", timm=name)
-    spec = BackboneSpec(f"timm:{name}", family_of_registry("timm"), architecture, "timm/1", "0" * 64)
+    row = hub.timm_variant(name, Access(tmp_path))
+    spec = BackboneSpec(
+        f"timm:{name}", family_of_registry("timm"), row.architecture, "timm/1", "0" * 64, tokens=row.tokens
+    )
     assert settle(spec, FeatureOptions()).pool == "mean"
     for pool in ("cls", "cls+mean"):
         with pytest.raises(UsageError, match=f"--pool {re.escape(pool)}: .* has no class token"):

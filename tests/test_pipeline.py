@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fewvit.backbones import Architecture, families
+from fewvit.backbones._tokens import Tokens
 from fewvit.digests import DigestMemory
 from fewvit.errors import UnknownName, UsageError
 from fewvit.extraction import pipeline
@@ -44,6 +45,7 @@ def of(variant: str, family: str = "supervised") -> BackboneSpec:
         architecture=row.architecture,
         protocol=families()[family].protocol,
         preprocess=row.preprocess,
+        tokens=row.tokens,
     )
 
 
@@ -66,6 +68,7 @@ SPEC_CHANGES = {
     "base": dataclasses.replace(SPEC, weights_sha256="c" * 64),  # whose adapter the file then is
 }
 LABELS = {"name": "other", "file": Path("b.pth"), "license": "MIT", "published": {}, "tuned": True}
+LABELS["tokens"] = Tokens(1, 4)  # what they change is the pool
 LABELS["told"] = Told(heads=4)  # what it changed stands in the architecture and the transform
 
 

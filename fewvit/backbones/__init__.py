@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import plugins
 from ..errors import UnknownName, UsageError
 from ..preprocess import Preprocess
+from ._tokens import Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NON_COMMERCIAL = "CC-BY-NC-4.0"
+# of licences that copies of the weights elsewhere contradict
+NOT_THE_AUTHORS = "at the official source; model cards elsewhere that say Apache-2.0 were not written by the authors"
 BUNDLED = Path(__file__).parent.parent / "weights"  # files that come with the package
 OFFLINE = "fewvit_tiny"  # the variant whose file is among them
 KS = (10, 20, 100, 200)  # DINO's and DINOv2's k-NN
@@ -290,11 +293,21 @@ class Variant:
     protocol: str = ""  # the preset that it takes; empty: the family's
     gated: str = ""  # the page where one asks to be let in before its file can be downloaded; empty: anyone may
     source: str = ""  # of its published numbers, where not the family's
+    # of a model that timm builds, which its architecture does not tell
+    tokens: Tokens | None = None
+    parameters: int = 0  # how many numbers are learnt in its trunk, without a head; 0: not known here
+
+    @property
+    def learnt(self) -> int | None:
+        """How many numbers are learnt in its trunk; None where that is not known."""
+        return self.architecture.parameters or self.parameters or None
 
     @property
     def file_name(self) -> str:
-        """The name of its weights file, in the package, as it is called here, or at the end of its URL."""
-        return self.bundled or self.file or self.url.rsplit("/", 1)[-1]
+        """The name of its weights file: in the package, as called here, at the end of its URL, or its model's."""
+        last = self.url.rsplit("/", 1)[-1]
+        shared = last == "model.safetensors"  # the hub's name for all
+        return self.bundled or self.file or (f"{self.architecture.timm}.safetensors" if shared else last)
 
 
 @dataclass(frozen=True)
@@ -316,6 +329,7 @@ class Family:
     """
 
     license: ClassVar[str]
+    license_note: ClassVar[str] = ""  # what else to know of it, where others state another one
     source: ClassVar[str]  # the official repository
     pretrained_on: ClassVar[str] = ""  # what its variants saw: a name of `_pretraining.CORPORA`; empty: unknown
     protocol: ClassVar[str]  # the preset that a bare file of this family takes
@@ -328,8 +342,12 @@ class Family:
     positions: ClassVar[Mapping[str, PositionRule]] = {}
     # of transformers' models whose weights are this family's under other names
     model_types: ClassVar[tuple[str, ...]] = ()
+    # of transformers' models that are this family's too, in files that are not read here: its own names are told
+    known_as: ClassVar[tuple[str, ...]] = ()
     # the registry of these models, named REGISTRY:NAME, where no file of theirs shows which model it is of
     registry: ClassVar[str] = ""
+    # whether it takes all models of its registry that no table names
+    takes_others: ClassVar[bool] = False
     # options of `finetune --mode full` in which its authors differ from what others take
     full_tuning: ClassVar[Mapping[str, Any]] = {}
 
@@ -375,6 +393,21 @@ class Family:
         tuned = tuned or architecture.final_norm == "fc_norm"
         return (cls.tuned_protocol if tuned else "") or cls.protocol
 
+    @classmethod
+    def class_tokens_of(cls, variant: Variant) -> int | None:
+        """How many class tokens a row's model has; None where that is not known."""
+        if variant.architecture.timm:
+            return variant.tokens.classes if variant.tokens is not None else None
+        return 0 if variant.architecture.stages else cls.class_tokens
+
+    @classmethod
+    def registers_of(cls, variant: Variant) -> int | None:
+        """How many registers a row's model has; None where that is not known."""
+        if variant.architecture.timm:
+            return variant.tokens.registers if variant.tokens is not None else None
+        further = cls.class_tokens - 1 if variant.architecture.registers else 0  # a second one stands where they do
+        return variant.architecture.registers - further
+
     @staticmethod
     def advice(task: str, *, pool: str = "", protocol: str = "", methods: Sequence[str] = ()) -> str | None:
         """What to tell a user before frozen backbones of this family are evaluated, or None.
@@ -406,7 +439,7 @@ def recognisable() -> list[str]:
 
 def family_of_registry(registry: str) -> str:
     """The name of the family whose models another registry builds."""
-    return next(name for name, family in families().items() if family.registry == registry)
+    return next(name for name, family in families().items() if family.registry == registry and family.takes_others)
 
 
 @functools.cache  # it is asked before every forward pass

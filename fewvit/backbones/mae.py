@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import (
     NON_COMMERCIAL,
+    NOT_THE_AUTHORS,
     Architecture,
     Family,
     PositionRule,
@@ -52,6 +53,7 @@ class Mae(Family):
     """
 
     license: ClassVar[str] = NON_COMMERCIAL
+    license_note: ClassVar[str] = NOT_THE_AUTHORS
     source: ClassVar[str] = "https://github.com/facebookresearch/mae"
     pretrained_on: ClassVar[str] = "imagenet-1k"
     publication: ClassVar[Publication | None] = Publication("2021-11-11", _ARTICLE)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..preprocess import Preprocess
 from . import (
     NON_COMMERCIAL,
+    NOT_THE_AUTHORS,
     Architecture,
     ClassifierPreset,
     Family,
@@ -51,6 +52,7 @@ class Msn(Family):
     """Published numbers: the paper's Table 1 (top-1 with 1, 2, 5 images per class), 1 % of the labels, linear."""
 
     license: ClassVar[str] = NON_COMMERCIAL
+    license_note: ClassVar[str] = NOT_THE_AUTHORS
     source: ClassVar[str] = "https://github.com/facebookresearch/msn"
     pretrained_on: ClassVar[str] = "imagenet-1k"
     publication: ClassVar[Publication | None] = Publication("2022-04-14", _ARTICLE)

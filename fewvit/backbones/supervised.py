@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
-from . import Architecture, Family, Protocol, Trunk, Variant
-from ._layout import network, split_trunk
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+from . import Protocol, Variant
+from ._timm import HALF, TimmFamily, timm_row
+from ._tokens import Tokens
 
 
 def _variant(
@@ -20,40 +16,45 @@ def _variant(
     depth: int,
     heads: int,
     patch: int,
+    parameters: int,
     *,
-    size: int = 224,
-    crop: float = 0.9,
+    tokens: Tokens = Tokens(),  # noqa: B008
     half: bool = False,
     note: str = "",
     license: str = "",
+    size: int = 224,
+    crop: float = 0.9,
 ) -> Variant:
-    cover = int(size / crop)
-    return Variant(
-        Architecture(width, depth, heads, patch, grid=size // patch, positions="timm", timm=model),
-        f"https://huggingface.co/timm/{model}/resolve/main/model.safetensors",
+    wide = "_in21k" in model or "_in22k" in model or ".ms_in22k" in model
+    return timm_row(
+        model,
+        (width, depth, heads, patch),
+        parameters,
+        tokens,
+        size=size,
+        crop=crop,
+        statistics=HALF if half else None,
         note=note,
         license=license,
-        preprocess={"cover": (cover, cover), "crop": (size, size), **(_HALF if half else {})},
-        pretrained_on="imagenet-21k"
-        if "_in21k" in model or "_in22k" in model or ".ms_in22k" in model
-        else "imagenet-1k",
+        pretrained_on="imagenet-21k" if wide else "imagenet-1k",
     )
 
 
-class Supervised(Family):
+class Supervised(TimmFamily):
     """Published numbers: none are repeated here; see timm's own results tables."""
 
     license: ClassVar[str] = "Apache-2.0"
     source: ClassVar[str] = "https://github.com/huggingface/pytorch-image-models"
-    protocol: ClassVar[str] = "timm/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("timm/1", pool=""),)
-    registry: ClassVar[str] = "timm"
+    takes_others: ClassVar[bool] = True
     variants: ClassVar[Mapping[str, Variant]] = {
-        "augreg_vits16": _variant("vit_small_patch16_224.augreg_in21k_ft_in1k", 384, 12, 6, 16, half=True),
-        "augreg_vitb16": _variant("vit_base_patch16_224.augreg_in21k_ft_in1k", 768, 12, 12, 16, half=True),
-        "augreg_vitl16": _variant("vit_large_patch16_224.augreg_in21k_ft_in1k", 1024, 24, 16, 16, half=True),
+        "augreg_vits16": _variant("vit_small_patch16_224.augreg_in21k_ft_in1k", 384, 12, 6, 16, 21_665_664, half=True),
+        "augreg_vitb16": _variant("vit_base_patch16_224.augreg_in21k_ft_in1k", 768, 12, 12, 16, 85_798_656, half=True),
+        "augreg_vitl16": _variant(
+            "vit_large_patch16_224.augreg_in21k_ft_in1k", 1024, 24, 16, 16, 303_301_632, half=True
+        ),
         "vit_vitb16": _variant(
-            "vit_base_patch16_224.orig_in21k_ft_in1k", 768, 12, 12, 16, half=True, note="the original ViT"
+            "vit_base_patch16_224.orig_in21k_ft_in1k", 768, 12, 12, 16, 85_798_656, half=True, note="the original ViT"
         ),
         "hybrid_r50_vitb16": _variant(
             "vit_base_r50_s16_384.orig_in21k_ft_in1k",
@@ -61,52 +62,61 @@ class Supervised(Family):
             12,
             12,
             16,
+            98_181_952,
             size=384,
             crop=1.0,
             half=True,
             note="ResNet-50 stem, 384 px",
         ),
-        "deit_vitt16": _variant("deit_tiny_patch16_224.fb_in1k", 192, 12, 3, 16),
-        "deit_vits16": _variant("deit_small_patch16_224.fb_in1k", 384, 12, 6, 16),
-        "deit_vitb16": _variant("deit_base_patch16_224.fb_in1k", 768, 12, 12, 16),
+        "deit_vitt16": _variant("deit_tiny_patch16_224.fb_in1k", 192, 12, 3, 16, 5_524_416),
+        "deit_vits16": _variant("deit_small_patch16_224.fb_in1k", 384, 12, 6, 16, 21_665_664),
+        "deit_vitb16": _variant("deit_base_patch16_224.fb_in1k", 768, 12, 12, 16, 85_798_656),
         "deit_distilled_vits16": _variant(
-            "deit_small_distilled_patch16_224.fb_in1k", 384, 12, 6, 16, note="class and distillation token"
+            "deit_small_distilled_patch16_224.fb_in1k", 384, 12, 6, 16, 21_666_432, note="class and distillation token"
         ),
         "deit_distilled_vitb16": _variant(
-            "deit_base_distilled_patch16_224.fb_in1k", 768, 12, 12, 16, note="class and distillation token"
+            "deit_base_distilled_patch16_224.fb_in1k", 768, 12, 12, 16, 85_800_192, note="class and distillation token"
         ),
         "swin_t": _variant(
-            "swin_tiny_patch4_window7_224.ms_in1k", 768, 12, 24, 4, note="no class token", license="MIT"
+            "swin_tiny_patch4_window7_224.ms_in1k",
+            768,
+            12,
+            24,
+            4,
+            27_519_354,
+            tokens=Tokens(0, 0, "mean"),
+            note="no class token",
+            license="MIT",
         ),
         "swin_b": _variant(
-            "swin_base_patch4_window7_224.ms_in22k_ft_in1k", 1024, 24, 32, 4, note="no class token", license="MIT"
+            "swin_base_patch4_window7_224.ms_in22k_ft_in1k",
+            1024,
+            24,
+            32,
+            4,
+            86_743_224,
+            tokens=Tokens(0, 0, "mean"),
+            note="no class token",
+            license="MIT",
         ),
-        "beit_vitb16": _variant("beit_base_patch16_224.in22k_ft_in22k_in1k", 768, 12, 12, 16, half=True),
-        "beit_vitl16": _variant("beit_large_patch16_224.in22k_ft_in22k_in1k", 1024, 24, 16, 16, half=True),
+        "beit_vitb16": _variant(
+            "beit_base_patch16_224.in22k_ft_in22k_in1k",
+            768,
+            12,
+            12,
+            16,
+            85_761_984,
+            tokens=Tokens(1, 0, "mean"),
+            half=True,
+        ),
+        "beit_vitl16": _variant(
+            "beit_large_patch16_224.in22k_ft_in22k_in1k",
+            1024,
+            24,
+            16,
+            16,
+            303_405_568,
+            tokens=Tokens(1, 0, "mean"),
+            half=True,
+        ),
     }
-
-    @staticmethod
-    def recognises(tree: Mapping[str, Any]) -> bool:
-        """Never: a file of timm's layout is read as this family only where a model's name was given with it."""
-        # a file of timm's layout does not say which normalisation its model wants
-        return False
-
-    @staticmethod
-    def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:
-        """The trunk; classifiers and what is computed anew on loading are left aside.
-
-        Raises KeyError for a network that is not there.
-        """
-        nested = checkpoint_key or next(
-            (key for key in ("state_dict", "model") if isinstance(tree.get(key), Mapping)), None
-        )
-        return split_trunk(
-            network(tree, nested),
-            prefixes=("module.",),
-            aside=("head.*", "head_dist.*", "pre_logits.*", "*.relative_position_index", "*.attn_mask"),
-        )
-
-    @staticmethod
-    def infer(tensors: Mapping[str, Tensor]) -> Architecture:
-        """Nothing: raises ValueError, since a file in timm's layout does not name its model."""
-        raise ValueError("a file in timm's layout does not name its model; give --backbone timm:NAME --weights FILE")

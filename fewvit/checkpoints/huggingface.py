@@ -149,9 +149,12 @@ def _refusal(error: Exception, file: HubFile, url: str, target: Path) -> Unobtai
 
     page = url.partition("/resolve/")[0]
     if isinstance(error, errors.GatedRepoError):
+        of_token = error.response.status_code == 403
+        why_not = "the account of this token did not, or waits for an answer" if of_token else "no token was given"
         return Unobtainable(
-            f"{file.repository} is for those only who accepted its terms",
-            fix=f"Accept them at {page}, then set HF_TOKEN to a token of that account, or log in with `hf auth login`.",
+            f"{file.repository} is for those only who accepted its terms; {why_not}",
+            fix=f"Accept them at {page}, then set HF_TOKEN to a token of that account, or log in with `hf auth login`; "
+            f"or download {file.name} there and give its place: --weights FILE of a name, --backbone FILE.",
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return Unobtainable(

@@ -1,4 +1,4 @@
-"""The licences of weights: which are free, which were accepted, and the question that comes before a download."""
+"""Consent to the licences of weights: which were accepted, and the question that comes before a download."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..backbones._licences import Licence, licence_of
 from ..errors import LicenseRequired, from_os_error
 from ..files import write_json
 from ..untrusted.texts import json_of
 
-_FREE = frozenset(["", "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0"])
-_MEANING = {"cc-by-nc-4.0": "attribution, non-commercial use only"}
+_USE = {"yes": "commercial use allowed", "no": "no commercial use", "unknown": "commercial use unknown"}
 
 
 def require_license(
@@ -21,20 +21,27 @@ def require_license(
 
     Consent comes from `accept`, from an earlier yes, or from `ask` now; a yes is kept.
     """
-    name = license.strip().lower()
-    if name in _FREE:
+    licence = licence_of(license)
+    if licence.is_free or not license.strip():
         return
     store = cache_dir / "licenses.json"
     accepted = _accepted_licenses(store)
-    if name in accepted:
+    if licence.key in accepted:
         return
-    terms = f"{file_name} is licensed {license} ({_MEANING.get(name, 'terms of its own')})"
-    if name not in {given.strip().lower() for given in accept} and not (ask and ask(f"{terms}. Do you accept?")):
+    terms = f"{file_name} is licensed {license} ({meaning(licence)})"
+    if licence.key not in {given.strip().lower() for given in accept} and not (ask and ask(f"{terms}. Do you accept?")):
         raise LicenseRequired(
             f"{terms}; nothing was downloaded",
-            fix=f"If these terms suit you, accept them once with --accept-license {name}",
+            fix=f"If these terms suit you, accept them once with --accept-license {licence.key}",
         )
-    write_json(store, {**accepted, name: time.strftime("%Y-%m-%d", time.gmtime())})
+    write_json(store, {**accepted, licence.key: time.strftime("%Y-%m-%d", time.gmtime())})
+
+
+def meaning(licence: Licence) -> str:
+    """What a licence asks for and allows, and where its text is, in a few words."""
+    use = _USE[licence.commercial]
+    said = [licence.terms or "terms of its own", *([] if "commercial" in licence.terms else [use]), licence.text]
+    return "; ".join(part for part in said if part)
 
 
 def _accepted_licenses(store: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from ..datasets import Listing
 from ..digests import DigestMemory
 from ..errors import UsageError, counted
 from ..extraction.cache import Cache
-from ..extraction.pipeline import FeatureOptions, Pipeline, other_token, oversized, settle
+from ..extraction.pipeline import FeatureOptions, Pipeline, notes, settle
 from ..extraction.protocols import protocol_of
 from ..extraction.recipe import Recipe
 from ..extraction.shards import Part
@@ -227,9 +227,8 @@ class FeatureReader:
         """How each backbone makes its features; weights are got here."""
         for name in self.backbones.names:
             pipeline = settle(self.spec(name), self.options, task)
-            for note in (oversized(pipeline, self.options), other_token(pipeline, self.options)):
-                if note:
-                    self.notify(note)
+            for note in notes(pipeline, self.options):
+                self.notify(note)
             yield pipeline
 
     def spec(self, name: str) -> BackboneSpec:

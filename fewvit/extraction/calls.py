@@ -27,7 +27,7 @@ from ..models.told import Told
 from .cache import Cache, default_cache_dir
 from .encoding import batch_size_of, start_encoding
 from .extract import extract
-from .pipeline import FeatureOptions, Pipeline, settle
+from .pipeline import FeatureOptions, Pipeline, own_reading, settle
 from .work import Work
 
 if TYPE_CHECKING:
@@ -79,17 +79,17 @@ def load_backbone(
         told=Told.of(heads, grid, mean, std),
     )
     size = "x".join(map(str, img_size)) if isinstance(img_size, tuple) else None if img_size is None else str(img_size)
-    pipeline = settle(
-        spec,
-        FeatureOptions(
-            protocol=protocol,
-            pool=pool,
-            layers=None if layers is None else str(layers),
-            img_size=size,
-            precision=precision,
-            device=device,
-        ),
+    options = FeatureOptions(
+        protocol=protocol,
+        pool=pool,
+        layers=None if layers is None else str(layers),
+        img_size=size,
+        precision=precision,
+        device=device,
     )
+    pipeline = settle(spec, options)
+    if note := own_reading(pipeline, options):
+        _told_once(note)
     readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
     backbone = build(
         spec,

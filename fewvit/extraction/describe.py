@@ -1,14 +1,14 @@
-"""Facts about backbones, weights files and the cache, as rows and dictionaries to print."""
+"""Facts about runs, weights files and the cache, as rows and dictionaries to print."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backbones import Family, Variant, families, family_of, find_variant
+from ..backbones import Family, families, family_of
 from ..digests import DigestMemory
 from ..errors import DataError, UsageError, counted
 from ..models.bare import taken_for
@@ -20,70 +20,17 @@ from ..models.told import NOTHING, Told
 from ..results import Facts, Row
 from ..runs.folder import RunFolder
 from .cache import Cache
+from .cards import published_lines
 from .pipeline import FeatureOptions, settle
 
 _OUTLINE = 12  # lines of a mapping table unless all are asked for
-_CONTRADICTION = (
-    "CC-BY-NC-4.0 at the official source; model cards elsewhere that say Apache-2.0 were not written by the authors"
-)
-
-
-def variant_rows() -> list[Row]:
-    """One row per named backbone."""
-    return [
-        _row(name, family, variant) for family, kind in families().items() for name, variant in kind.variants.items()
-    ]
-
-
-def _row(name: str, family: str, variant: Variant) -> Facts:
-    a, published = variant.architecture, dict(variant.published)
-    shots = published.get("lowshot", {})
-    numbers = {
-        "knn": published.get("knn"),
-        "linear": published.get("linear"),
-        **{f"{n}-shot": shots.get(n) for n in (1, 2, 5)},
-    }
-    return {
-        "backbone": name,
-        "width": a.width,
-        "depth": a.depth,
-        "patch": a.patch,
-        "license": variant.license or families()[family].license,
-        **numbers,
-        "note": variant.note,
-    }
-
-
-def variant_facts(name: str) -> Facts:
-    """Everything the table holds about one variant."""
-    family, variant = find_variant(name)
-    kind = families()[family]
-    return {
-        "backbone": name,
-        "family": family,
-        "architecture": variant.architecture.to_dict(),
-        "protocol": kind.protocol,
-        "file": variant.file_name,
-        "url": variant.url or ("none: the file comes with fewvit" if variant.bundled else "no published weights"),
-        "sha256": variant.sha256 or "unknown: the first download's digest is kept and compared from then on",
-        "license": variant.license or (_CONTRADICTION if kind.license.startswith("CC-BY-NC") else kind.license),
-        "source": "fewvit: recipes/fewvit_tiny.toml" if variant.bundled else kind.source,
-        "published": dict(variant.published),
-        "note": variant.note,
-    }
 
 
 def run_facts(run: Path) -> Facts:
     """What came out of a run of `fewvit pretrain` or `fewvit finetune`, and how it is read as a backbone.
 
-    Raises UsageError for a file, DataError for a folder that is not there, is no such run or has made nothing yet.
+    Raises DataError for a folder that is not there, is no such run or has made nothing yet.
     """
-    if run.is_file():
-        raise UsageError(
-            "a file, and this explains names and run folders",
-            file=run,
-            fix="`fewvit backbones check FILE` looks into files.",
-        )
     if not run.exists():
         raise DataError("no such run", file=run, fix="`fewvit backbones list` has the names.")
     folder = RunFolder(run)
@@ -116,23 +63,11 @@ def _origin(what: Mapping[str, Any]) -> str:
     return f"fewvit pretrain {what['method']}, preset {what['preset']}"
 
 
-_MEASURED = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuning", "1%": "1 % of the labels"}
-
-
 def readable(facts: Facts) -> Facts:
-    """The facts of a variant for people: the published numbers as lines, what is empty left out."""
-    lines = list(_published_lines(facts["published"]))
+    """The facts of a run for people: the published numbers as lines, what is empty left out."""
+    lines = list(published_lines(facts["published"]))
     shown = {**facts, "published": [f"{what.ljust(max(len(w) for w, _ in lines))}  {number}" for what, number in lines]}
     return {name: value for name, value in shown.items() if value not in ("", [])}
-
-
-def _published_lines(published: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(what was measured, ImageNet top-1 in percent)."""
-    for name, value in published.items():
-        if isinstance(value, Mapping):  # by the number of labelled images
-            yield from ((f"{counted(shots, 'image')} per class", f"{number} %") for shots, number in value.items())
-        else:
-            yield _MEASURED.get(name, name), f"{value} %"
 
 
 def file_facts(
@@ -183,7 +118,7 @@ def file_facts(
         "network": checkpoint_key or what.place or _usual_network(kind, tree),
         "protocol": kind.protocol,
         "sha256": spec.weights_sha256,
-        "license": _CONTRADICTION if spec.license.startswith("CC-BY-NC") else spec.license,
+        "license": f"{spec.license} {kind.license_note if spec.license == kind.license else ''}".strip(),
         "tensors": len(pairs),
         "parameters": sum(int(t.numel()) for t in trunk.tensors.values()),
         "mapping": pairs if whole else _outline(pairs),

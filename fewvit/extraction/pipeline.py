@@ -14,6 +14,7 @@ from typing import Any
 from ..backbones import Protocol, family_of
 from ..errors import UsageError, counted
 from ..images import decoder_version
+from ..models.pools import pool_of
 from ..models.scales import smallest_side
 from ..models.spec import BackboneSpec
 from ..preprocess import Preprocess, parse_size, sized
@@ -159,7 +160,8 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
             "give them after it"
         )
     layers, each = _layers(options.layers, protocol, spec)
-    pool = _pool(options.pool, protocol, spec)
+    classes = family_of(spec.family).class_tokens
+    pool = pool_of(options.pool, protocol, spec.architecture, spec.tokens, spec.name, classes)
     if each and pool not in ("cls", "cls2", "mean"):
         raise UsageError(f"--layers each gives one token per block, so it goes with --pool cls or mean, not {pool}")
     precision = options.precision
@@ -218,6 +220,40 @@ def other_token(pipeline: Pipeline, options: FeatureOptions) -> str | None:
     )
 
 
+def notes(pipeline: Pipeline, options: FeatureOptions) -> list[str]:
+    """What to tell before features are made: an odd size, another token than usual, how a model of timm is read."""
+    found = (oversized(pipeline, options), other_token(pipeline, options), own_reading(pipeline, options))
+    return [note for note in found if note]
+
+
+def own_reading(pipeline: Pipeline, options: FeatureOptions) -> str | None:
+    """A note on how a model of timm is read, where nobody asked for a pool: pool, pixels, and the flags that change it.
+
+    None for ViTs of ours, which their protocols speak for.
+    """
+    spec, tokens, preprocess = pipeline.spec, pipeline.spec.tokens, pipeline.preprocess
+    if tokens is None or options.pool is not None:
+        return None
+    own = "" if tokens.head == pipeline.pool else TIMM_HEADS.get(tokens.head, "")
+    said = (
+        f", as its authors read it; timm {own}" if own and tokens.official else f"; its own head {own}" if own else ""
+    )
+    mean, std = (",".join(f"{value:.3g}" for value in part) for part in (preprocess.mean, preprocess.std))
+    pixels = "as they are" if preprocess.is_plain else f"normalised by mean {mean} std {std}"
+    return (
+        f"{spec.name}: read by its {TOKENS[pipeline.pool]}{said} (--pool); pixels from 0 to 1 {pixels}, "
+        f"{'x'.join(map(str, preprocess.crop))} (timm's configuration; --img-size)"
+    )
+
+
+# what timm's heads do where that is not what is read, by `Tokens.head`
+TIMM_HEADS = {
+    "cls": "takes the class token",
+    "mean": "averages the patch tokens",
+    "attn": "pools by attention",
+}
+
+
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{flag} {value!r} is not one of {', '.join(choices)}")
@@ -238,33 +274,3 @@ def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[
             f"--layers {asked!r}: {spec.name} has {counted(depth, 'block')}, so give 1 to {depth}, or `each`"
         )
     return int(asked), False
-
-
-def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
-    """The pooling asked for, or the model's own; a model without a class token, or a norm for it, refuses cls."""
-    architecture = spec.architecture
-    mean_only = architecture.final_norm == "fc_norm" or _without_class_token(architecture.timm)
-    pool = asked or protocol.pool or ("mean" if _mean_by_default(architecture.timm) else "cls")
-    if asked is None and mean_only:
-        pool = "mean"
-    if pool != "mean" and mean_only:
-        raise UsageError(
-            f"--pool {pool}: {spec.name} has no class token to read "
-            f"({'its one norm is over the mean patch token' if architecture.final_norm == 'fc_norm' else 'by design'})",
-            fix="Use --pool mean.",
-        )
-    if pool == "cls+dist" and "distilled" not in architecture.timm:
-        raise UsageError(
-            f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean, cls+mean or cls+gem."
-        )
-    if pool == "cls2" and family_of(spec.family).class_tokens < 2:
-        raise UsageError(f"--pool cls2: {spec.name} has one class token", fix="Use --pool cls.")
-    return pool
-
-
-def _without_class_token(timm_name: str) -> bool:
-    return timm_name.startswith(("swin", "convnext", "resnet")) or "_gap_" in timm_name or "_siglip_" in timm_name
-
-
-def _mean_by_default(timm_name: str) -> bool:
-    return timm_name.startswith("beit")  # its head was trained on the mean patch token

@@ -5,13 +5,15 @@ What was learnt of them is kept in the cache.
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..backbones import Architecture, Variant, families, family_of_registry, recognisable
+from ..backbones._tokens import Tokens
 from ..checkpoints.finding import obtain
 from ..digests import DigestMemory
-from ..errors import CheckpointError, NotInRepository, UnknownName, UsageError
+from ..errors import CheckpointError, NotInRepository, UnknownName, UsageError, some
 from ..files import write_json
 from ..untrusted.texts import json_of
 from .bare import taken_for
@@ -20,6 +22,7 @@ from .spec import Access, BackboneSpec
 from .told import NOTHING, Told
 
 _HUB = "https://huggingface.co"
+_BY_CLASS = "_dinov3"  # in timm's names of DINOv3 and EUPE, whose authors evaluate the class token
 
 
 def timm_variant(name: str, access: Access) -> Variant:
@@ -38,6 +41,8 @@ def timm_variant(name: str, access: Access) -> Variant:
             known["url"],
             preprocess=known["preprocess"],
             license=known["license"],
+            tokens=Tokens(**known["tokens"]),
+            parameters=int(known["parameters"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -49,6 +54,8 @@ def timm_variant(name: str, access: Access) -> Variant:
             "url": variant.url,
             "preprocess": dict(variant.preprocess),
             "license": variant.license,
+            "tokens": asdict(variant.tokens or Tokens()),
+            "parameters": variant.parameters,
         },
     )
     return variant
@@ -74,10 +81,43 @@ def _ask_timm(name: str) -> Variant:
         "std": tuple(config.std),
     }
     url = f"{_HUB}/{config.hf_hub_id}/resolve/main/model.safetensors" if config.hf_hub_id else str(config.url or "")
-    model: Any = timm.create_model(name.partition(".")[0], pretrained=False, num_classes=0)
+    model = _empty(name.partition(".")[0])
     depth = len(model.blocks) if hasattr(model, "blocks") else 1
     architecture = Architecture(int(model.num_features), depth, 0, 0, grid=0, positions="timm", timm=name)
-    return Variant(architecture, url, preprocess=preprocess, license=str(config.license or ""))
+    head = getattr(model, "attn_pool", None)
+    learnt, of_head = (sum(p.numel() for p in one.parameters()) if one is not None else 0 for one in (model, head))
+    return Variant(
+        architecture,
+        url,
+        preprocess=preprocess,
+        license=str(config.license or ""),
+        tokens=tokens_of(name, model),
+        parameters=learnt - of_head,
+    )
+
+
+def _empty(model: str) -> Any:
+    """A model of timm without its classifier; its tensors hold nothing, as far as it can be built so."""
+    import timm
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return timm.create_model(model, pretrained=False, num_classes=0)
+    except (RuntimeError, NotImplementedError):  # it computes with its tensors while it is built
+        return timm.create_model(model, pretrained=False, num_classes=0)
+
+
+def tokens_of(name: str, model: Any) -> Tokens:
+    """What a model that timm built under a name has beside its patches, and how its head makes one vector."""
+    before = int(getattr(model, "num_prefix_tokens", 0) or 0)
+    classes = int(getattr(model, "cls_token", None) is not None and before > 0)
+    registers = before - classes - (getattr(model, "dist_token", None) is not None)
+    if not before and not hasattr(model, "blocks"):
+        return Tokens(0, 0, "mean")  # maps: what their heads take is the mean over all places
+    head = {"avg": "mean", "token": "cls", "map": "attn"}.get(getattr(model, "global_pool", ""), "")
+    official = "cls" if head == "mean" and classes and _BY_CLASS in name else ""
+    return Tokens(classes, registers, head, official)
 
 
 def resolve_hub(
@@ -87,24 +127,72 @@ def resolve_hub(
 
     Raises Unobtainable when the hub is out of reach and the files are not here.
     """
-    repository = name.removeprefix("hf:")
-    if repository.count("/") != 1 or not all(repository.split("/")):
-        raise UsageError(f"{name!r} is not of the form hf:ORG/NAME")
+    repository = _repository(name)
     config = _config(repository, access)
     if "architecture" in config:
         told.refuse_for(name)
         pretrained = config.get("pretrained_cfg", {})
         file = _fetched(repository, "model.safetensors", str(pretrained.get("license") or ""), access)
         return _of_timm(name, config, file, memory)
+    kind = _family_of_config(name, config, family)
+    configured = Beside(config, {} if told.recorded else _preprocessor(repository, access))
+    file = _fetched(repository, "model.safetensors", families()[kind].license, access)
+    return taken_for(file, access, memory, family=kind, told=told, name=name, configured=configured).spec
+
+
+def described(name: str, access: Access) -> tuple[str, Variant]:
+    """(family, row) that `timm:NAME` or `hf:ORG/NAME` amounts to by its configuration; no weights are fetched.
+
+    Raises as `resolve_hub`, and UsageError for a model of transformers whose sizes no row of the table has.
+    """
+    if name.startswith("timm:"):
+        return family_of_registry("timm"), timm_variant(name.removeprefix("timm:"), access)
+    repository = _repository(name)
+    config = _config(repository, access)
+    if "architecture" in config:
+        url = f"{_HUB}/{repository}/resolve/main/model.safetensors"
+        return family_of_registry("timm"), replace(_as_configured(config), url=url)
+    kind = _family_of_config(name, config, None)
+    told = [config.get(key) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")]
+    for row in families()[kind].variants.values():
+        a = row.architecture
+        if told == [a.width, a.depth, a.heads, a.patch] and bool(a.registers) == bool(
+            config.get("num_register_tokens")
+        ):
+            url = f"{_HUB}/{repository}/resolve/main/model.safetensors"
+            return kind, replace(row, url=url, sha256="", note=f"as {kind}'s of these sizes, by its configuration")
+    raise UsageError(
+        f"{name}: no {kind} of the table has its sizes", fix="`fewvit backbones check FILE` looks into its weights."
+    )
+
+
+def _repository(name: str) -> str:
+    repository = name.removeprefix("hf:")
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise UsageError(f"{name!r} is not of the form hf:ORG/NAME")
+    return repository
+
+
+def _family_of_config(name: str, config: dict[str, Any], family: str | None) -> str:
+    """The family of a model of transformers. Raises UsageError for one that no family knows."""
     kind = family or next((own for own, one in families().items() if config.get("model_type") in one.model_types), None)
     if kind is None:
+        _tell_own_names(name, str(config.get("model_type", "")))
         raise UsageError(
             f"{name} is a {config.get('model_type', 'nameless')} model, whose family is not known",
             fix=f"Name it with --family {'|'.join(recognisable())} if its weights are one's of these.",
         )
-    configured = Beside(config, {} if told.recorded else _preprocessor(repository, access))
-    file = _fetched(repository, "model.safetensors", families()[kind].license, access)
-    return taken_for(file, access, memory, family=kind, told=told, name=name, configured=configured).spec
+    return kind
+
+
+def _tell_own_names(name: str, model_type: str) -> None:
+    """Raise UsageError, naming the rows of the table, for a model of transformers that is read by another file."""
+    kind = next((one for one in families().values() if model_type in one.known_as), None)
+    if kind is not None:
+        raise UsageError(
+            f"{name} is a {model_type} model of transformers, whose files are not read here",
+            fix=f"The same weights in other files: --backbone {some(list(kind.variants))}.",
+        )
 
 
 def resolve_saved_timm(folder: Path, memory: DigestMemory) -> BackboneSpec:
@@ -119,12 +207,7 @@ def resolve_saved_timm(folder: Path, memory: DigestMemory) -> BackboneSpec:
 
 def _of_timm(name: str, config: dict[str, Any], file: Path, memory: DigestMemory) -> BackboneSpec:
     """The spec of a model of timm with its configuration as timm saves it."""
-    variant = _ask_timm(str(config["architecture"]))
-    pretrained = config.get("pretrained_cfg", {})
-    preprocess = dict(variant.preprocess)
-    for field in ("mean", "std"):
-        if field in pretrained:
-            preprocess[field] = tuple(pretrained[field])
+    variant = _as_configured(config)
     kind = family_of_registry("timm")
     return BackboneSpec(
         name,
@@ -133,9 +216,17 @@ def _of_timm(name: str, config: dict[str, Any], file: Path, memory: DigestMemory
         families()[kind].protocol,
         memory.digest_of(file),
         file=file,
-        license=str(pretrained.get("license") or ""),
-        preprocess=preprocess,
+        license=variant.license,
+        preprocess=variant.preprocess,
+        tokens=variant.tokens,
     )
+
+
+def _as_configured(config: dict[str, Any]) -> Variant:
+    """The row of a model of timm with the statistics and the licence of its own `config.json`."""
+    variant, pretrained = _ask_timm(str(config["architecture"])), config.get("pretrained_cfg", {})
+    told = {field: tuple(pretrained[field]) for field in ("mean", "std") if field in pretrained}
+    return replace(variant, preprocess={**variant.preprocess, **told}, license=str(pretrained.get("license") or ""))
 
 
 def _preprocessor(repository: str, access: Access) -> dict[str, Any]:

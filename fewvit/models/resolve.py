@@ -285,6 +285,7 @@ def _of_variant(
         "license": variant.license or kind.license,
         "published": variant.published,
         "preprocess": {**kind.statistics, **variant.preprocess},
+        "tokens": variant.tokens,
     }
     if weights == "random":
         return BackboneSpec(**common, weights_sha256="random", seed=seed)
@@ -301,6 +302,24 @@ def _joined(part: Path, variant: Variant, access: Access, memory: DigestMemory) 
     return whole_file(part, access.cache_dir, memory, access.announce, known)
 
 
+def _require_given(name: str, variant: Variant, access: Access) -> None:
+    """Raise Unobtainable for weights whose address works only for who asked the authors for it, and that are not here.
+
+    Those of the hub are asked for there, with a token.
+    """
+    from ..checkpoints.finding import find_weights
+    from ..checkpoints.huggingface import hub_file
+
+    file_name = variant.file_name
+    if not variant.gated or hub_file(variant.url) or find_weights(file_name, access.cache_dir) is not None:
+        return
+    raise Unobtainable(
+        f"{name}: its authors give {file_name} to those only who accept the terms at {variant.gated}",
+        fix=f"Ask there, then put {file_name} into a folder of $FEWVIT_WEIGHTS_DIR or give --weights FILE; from the "
+        "hub, --backbone hf:ORG/NAME with HF_TOKEN or after `hf auth login`.",
+    )
+
+
 def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Access) -> Path:
     """The variant's file: found, or downloaded once its licence is accepted."""
     from ..checkpoints.finding import obtain
@@ -311,9 +330,7 @@ def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Acce
         raise UsageError(
             f"{name} has no published weights", fix="Give --weights FILE, or --weights random for an untrained model."
         )
-    file_name = (
-        variant.file_name if variant.file_name != "model.safetensors" else f"{variant.architecture.timm}.safetensors"
-    )
+    _require_given(name, variant, access)
     common: dict[str, Any] = {
         "license": variant.license or kind.license,
         "cache_dir": access.cache_dir,
@@ -325,7 +342,11 @@ def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Acce
     }
     try:
         first = obtain(
-            file_name, variant.url, sha256=variant.sha256 or None, md5_prefix=variant.md5_prefix or None, **common
+            variant.file_name,
+            variant.url,
+            sha256=variant.sha256 or None,
+            md5_prefix=variant.md5_prefix or None,
+            **common,
         )
         for url in variant.parts:
             obtain(url.rsplit("/", 1)[-1], url, **common)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import Architecture, family_of
+from ..backbones._tokens import Tokens
 from ..errors import UsageError
 from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .told import NOTHING, Told
@@ -37,6 +38,7 @@ class BackboneSpec:
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # fields of Preprocess that differ from the protocol's
     base: BackboneSpec | None = None  # what `file` is an adapter of; None: `file` holds the whole trunk
     told: Told = NOTHING  # what of a bare file was said by flags or beside it; features are made again with it
+    tokens: Tokens | None = None  # of a model that timm builds; None: its architecture tells
     tuned: bool = False  # by `fewvit finetune`: no longer as its family was trained
 
     @property

@@ -391,12 +391,117 @@ def test_a_backbone_s_facts_are_for_people_and_json_holds_the_table_s_row(fewvit
         "  2 images per class  55.8 ± 0.6 %",
         "  5 images per class  62.8 ± 0.3 %",
     ]
+    assert max(map(len, lines)) <= 160  # a terminal wraps what is longer than it
+    assert {"model", "reading", "weights"} <= set(lines)
+    assert any(line.split() == ["commercial", "not", "allowed", "by", "the", "licence"] for line in lines)
     [row] = json.loads(fewvit("backbones", "info", "msn_vits16", "--format", "json")[1])["rows"]
+    assert (row["commercial"], row["gated"], row["pool"], row["interpolation"]) == ("no", "no", "cls", "bilinear")
     assert row["published"]["lowshot"] == {"1": "47.1 ± 0.1", "2": "55.8 ± 0.6", "5": "62.8 ± 0.3"}
     assert (row["note"], row["architecture"]["timm"]) == ("", "")
     code, out, _ = fewvit("backbones", "info", "dino_vitt16")  # nothing was published
     assert code == 0
     assert "published\n" not in out
+
+
+def listed(fewvit, *words):
+    code, out, err = fewvit("backbones", "list", "--format", "json", *words)
+    assert code == 0, err
+    return json.loads(out)["rows"]
+
+
+def test_the_list_is_picked_by_family_licence_commerce_and_size(fewvit):
+    everything = {row["backbone"]: row for row in listed(fewvit)}
+    assert {"backbone", "width", "depth", "patch", "license", "knn", "linear", "1-shot", "note"} <= set(
+        everything["dino_vits16"]
+    )
+    assert {row["backbone"] for row in listed(fewvit, "--family", "msn")} == {
+        "msn_vits16",
+        "msn_vitb16",
+        "msn_vitl16",
+        "msn_vitb4",
+        "msn_vitl7",
+    }
+    free = {row["backbone"] for row in listed(fewvit, "--commercial")}
+    assert {"dino_vits16", "siglip2_vitb16", "fewvit_tiny"} <= free
+    assert not {"msn_vits16", "mae_vitb16", "eupe_vits16", "aimv2_vitl14"} & free  # no, and unknown
+    assert {row["family"] for row in listed(fewvit, "--license", "cc-by-nc-4.0")} >= {"mae", "msn", "ijepa"}
+    small = {row["backbone"] for row in listed(fewvit, "dino_", "--max-params", "21.7M")}
+    assert small == {"dino_vits16", "dino_vits8", "dino_vits8_300ep", "dino_vits16_gldv2", "dino_vitt16"}
+    assert everything["dino_vits16"]["parameters"] == 21_665_664
+
+
+@pytest.mark.parametrize(
+    ("by", "key", "sign"), [("knn", "knn", -1), ("linear", "linear", -1), ("params", "parameters", 1)]
+)
+def test_the_list_is_sorted_best_or_smallest_first_and_rows_without_the_number_are_last(fewvit, by, key, sign):
+    values = [row[key] for row in listed(fewvit, "--sort", by)]
+    known = [value for value in values if value is not None]
+    assert values == [*known, *[None] * (len(values) - len(known))]
+    assert known == sorted(known, key=lambda value: sign * value)
+    assert len(known) > 10
+
+
+def test_the_list_is_sorted_by_name(fewvit):
+    names = [row["backbone"] for row in listed(fewvit, "--sort", "name")]
+    assert names == sorted(names)
+    assert names != [row["backbone"] for row in listed(fewvit)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--family", "dinno"), "Did you mean dino"),
+        (("--license", "aphace-2.0"), "Did you mean Apache-2.0"),
+        (("--max-params", "10Q"), "100M"),
+        (("--max-params", "0M"), "100M"),
+        (("--sort", "size"), "knn, linear, params, name"),
+    ],
+)
+def test_a_choice_of_backbones_that_is_none_is_refused(fewvit, words, said):
+    code, out, err = fewvit("backbones", "list", *words)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_the_list_imports_neither_torch_nor_numpy(python):
+    done = python(
+        "import sys; from fewvit_cli.main import run; run(['backbones', 'list', '--format', 'csv']); "
+        "print(sorted({'torch', 'timm', 'numpy', 'transformers'} & set(sys.modules)), file=sys.stderr)"
+    )
+    assert done.stderr.strip() == "[]"
+    assert len(done.stdout.splitlines()) > 50
+
+
+def test_backbones_beside_each_other_are_marked_where_they_differ(fewvit):
+    code, out, err = fewvit("backbones", "compare", "dino_vits16", "msn_vits16", "--format", "json")
+    assert code == 0, err
+    rows = {row["fact"]: row for row in json.loads(out)["rows"]}
+    assert rows["width"] == {"differs": False, "fact": "width", "dino_vits16": 384, "msn_vits16": 384}
+    assert rows["commercial"] == {"differs": True, "fact": "commercial", "dino_vits16": "yes", "msn_vits16": "no"}
+    assert rows["published knn"]["msn_vits16"] is None
+    assert rows["published lowshot 1"]["dino_vits16"] == "38.9 ± 0.4"
+    table = {
+        line[:24].lstrip("* ").strip(): line[0]
+        for line in fewvit("backbones", "compare", "dino_vits16", "msn_vits16")[1].splitlines()
+    }
+    assert (table["width"], table["commercial"]) == (" ", "*")
+    code, out, err = fewvit("backbones", "compare", "dino_vits16", "msn_vits61")
+    assert (code, out) == (2, "")
+    assert "msn_vits16" in err
+    assert fewvit("backbones", "compare", "dino_vits16")[0] == 2
+
+
+def test_a_model_of_timm_and_a_file_have_a_card_too(fewvit, weights):
+    code, out, err = fewvit("backbones", "info", "timm:vit_pe_core_tiny_patch16_384.fb", "--offline")
+    assert code == 0, err
+    assert "class token; its own head pools by attention" in out
+    code, out, err = fewvit("backbones", "info", "timm:vit_pe_cor_tiny_patch16_384.fb", "--offline")
+    assert (code, out) == (2, "")
+    assert "vit_pe_core_tiny_patch16_384.fb" in err
+    code, out, err = fewvit("backbones", "info", weights, "--format", "json")
+    assert code == 0, err
+    [row] = json.loads(out)["rows"]
+    assert (row["family"], row["file"], row["architecture"]["width"]) == ("dino", str(weights), 64)
 
 
 def test_the_cache_tells_protocol_images_and_size_of_each_store_and_the_total(fewvit, weights, images):
@@ -566,7 +671,7 @@ def test_debug_shows_the_traceback(fewvit, tmp_path):
 
 
 def test_an_unforeseen_fault_is_one_line_and_exit_1(fewvit, monkeypatch):
-    monkeypatch.setattr("fewvit.extraction.describe.variant_rows", lambda: 1 / 0)
+    monkeypatch.setattr("fewvit.extraction.catalogue.variant_rows", lambda *_: 1 / 0)
     code, out, err = fewvit("backbones", "list")
     assert (code, out) == (1, "")
     assert err.startswith("fewvit: internal error: ZeroDivisionError")

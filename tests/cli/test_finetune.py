@@ -339,7 +339,7 @@ def test_backbones_explains_a_run_and_says_what_else_it_can_do_with_it(fewvit, t
     code, _, err = fewvit("backbones", "check", out)
     assert (code, "`fewvit backbones info RUN`" in err) == (2, True), err
     code, _, err = fewvit("backbones", "info", out / "adapter.safetensors")
-    assert (code, "`fewvit backbones check FILE`" in err) == (2, True), err
+    assert (code, "not a layout that is known" in err) == (4, True), err
     code, _, err = fewvit("backbones", "info", tmp_path / "runs/none")
     assert (code, "no such run" in err) == (3, True), err
     code, _, err = fewvit("backbones", "export", out, "--out", tmp_path / "x.pth")
