@@ -27,6 +27,8 @@ _READ = {
     },
     "toml": "CONFIG",
     "bundle": "BUNDLE",
+    "onnx": "--onnx",
+    "network": "BUNDLE|BACKBONE",
     "source": "SRC",
     "run": "RUN",
     "results": "DIR",
@@ -243,6 +245,16 @@ def _is_mteb_model(path: Path) -> bool:
     return b"Written by `fewvit export mteb-model`" in _head(path)
 
 
+def _is_onnx(path: Path) -> bool:
+    from fewvit.deploy.onnx_file import is_ours
+
+    return is_ours(_head(path))
+
+
+def _is_program(path: Path) -> bool:
+    return _is_archive_with(path, "extra/fewvit.json")
+
+
 def _is_page(path: Path) -> bool:
     return _head(path).startswith(b"<!doctype html")
 
@@ -298,6 +310,8 @@ CONVERTED = replace(
     folder=True,
     endings=(".csv", ".tsv", ".parquet", ".zip", ".tar", ".json"),
 )
+ONNX = Kind("an ONNX file of fewvit", "FILE.onnx", "Write the file here.", _is_onnx, endings=(".onnx",))
+PROGRAM = Kind("an exported program of fewvit", "FILE.pt2", "Write the file here.", _is_program, endings=(".pt2",))
 MTEB_MODEL = Kind("a module of fewvit for mteb", "FILE.py", "Write the module here.", _is_mteb_model)
 RUN = Kind(
     "a run",

@@ -54,7 +54,8 @@ class Contract:
     @property
     def transform(self) -> Preprocess:
         """The resize and the crop that the pixels went through."""
-        return Preprocess(**{n: tuple(v) if isinstance(v, list) else v for n, v in self.preprocess.items()})
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in self.preprocess.items()}
+        return Preprocess(**fields)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -90,11 +91,7 @@ def contract_of(text: str, file: str) -> Contract:
             )
         decision = found["decision"]
         contract = Contract(
-            **{
-                name: found[name]
-                for name in Contract.__dataclass_fields__
-                if name != "decision"
-            },
+            **{name: found[name] for name in Contract.__dataclass_fields__ if name != "decision"},
             decision=None if decision is None else Decision(**decision),
         )
         _require_sound(contract)

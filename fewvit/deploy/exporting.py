@@ -165,7 +165,7 @@ def _difference(name: str, theirs: np.ndarray, ours: np.ndarray) -> float:
     difference = float(np.abs(theirs - ours).max()) / max(1.0, float(np.abs(ours).max()))
     if not difference <= TOLERANCE:  # NaN is not
         raise NumericalError(
-            f"the exported {name} differ from fewvit's by {difference:.2g}, more than {TOLERANCE:g}; nothing was written",
+            f"the exported {name} differ from fewvit's by {difference:.2g}, more than {TOLERANCE:g}; none written",
             fix="Please report it, with the versions of torch and onnxruntime.",
         )
     return difference
@@ -179,8 +179,8 @@ def notes(exported: Exported, pipeline: Pipeline) -> Sequence[str]:
     contract = exported.contract
     height, width = contract.size
     lines = [
-        f"input {height}x{width} RGB, uint8, (batch, 3, {height}, {width}): resized and cropped as {pipeline.protocol.name} "
-        "has it; mean and deviation are in the file",
+        f"it takes uint8 RGB of the shape (batch, 3, {height}, {width}), resized and cropped as "
+        f"{pipeline.protocol.name} has it; mean and deviation are in it"
     ]
     if pipeline.precision != "fp32":
         lines.append(f"the features were made in {pipeline.precision}; the file computes in fp32")

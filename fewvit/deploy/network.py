@@ -1,4 +1,4 @@
-"""What is exported: pixels to features, and with a bundle to calibrated probabilities and strangeness, as one module."""
+"""What is exported, as one module: pixels to features, and with a bundle to probabilities and strangeness."""
 
 from __future__ import annotations
 

@@ -145,7 +145,9 @@ def session_of(content: bytes, path: Path) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own dozen types, and those of its binding
         refuse_out_of_memory(error, "loading the ONNX file", len(content))
-        raise IntegrityError(f"onnxruntime cannot load it: {in_one_line(error)[:200]}", file=path, fix=_AGAIN) from error
+        raise IntegrityError(
+            f"onnxruntime cannot load it: {in_one_line(error)[:200]}", file=path, fix=_AGAIN
+        ) from error
 
 
 def _require_whole(content: bytes, path: Path) -> None:

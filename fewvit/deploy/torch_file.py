@@ -57,4 +57,4 @@ def _save(handle: IO[bytes], program: ExportedProgram, contract: str) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the format may change: the file says which torch wrote it
-        torch.export.save(program, handle, extra_files={CONTRACT: contract})  # type: ignore[arg-type]
+        torch.export.save(program, handle, extra_files={CONTRACT: contract})

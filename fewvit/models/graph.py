@@ -1,4 +1,4 @@
-"""A computation on features in torch's operations: what a file for other programs can hold of a classifier. No torch."""
+"""A computation on features in torch's operations: what a file for other programs holds of a classifier. No torch."""
 
 from __future__ import annotations
 

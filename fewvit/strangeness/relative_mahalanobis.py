@@ -33,7 +33,5 @@ class RelativeMahalanobis:
         nearest, around = Mahalanobis(self.learnt).graph(), self.learnt.around_all
         return Graph(
             {**nearest.constants, "around": around.whitening, "mean": self.learnt.mean[None] @ around.whitening},
-            lambda rows, own: (
-                nearest.of(rows, own) - traced_distances(rows @ own["around"], own["mean"])[:, 0]
-            ),
+            lambda rows, own: nearest.of(rows, own) - traced_distances(rows @ own["around"], own["mean"])[:, 0],
         )
