@@ -87,11 +87,13 @@ class KNNClassifier(ProbabilisticClassifier):
     def graph(self) -> Graph:
         """`predict_proba` for a file that other programs run; it holds the rows that vote."""
         check_is_fitted(self)
+        import torch
+
         k, temperature, n_classes = self.k_, self.temperature, len(self.classes_)
 
         def shares(rows: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
             length = rows.double().square().sum(dim=1, keepdim=True).sqrt()
-            unit = (rows.double() / length.clamp_min(1e-300)).float()
+            unit = (rows.double() / torch.where(length > 0, length, torch.ones_like(length))).float()
             near = (unit @ constants["rows"].mT).topk(k, dim=1)  # both (B, k); of equal ones the first rows
             weights = (near.values.double() / temperature).softmax(dim=1)
             votes = weights.new_zeros((rows.shape[0], n_classes))
