@@ -2,17 +2,17 @@
 
 import sys
 
-import fewvit
 import uvicorn
-from fewvit.images import BadImage
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-MAX_BYTES = 10 << 20  # of a picture's file
-MAX_PIXELS = 25_000_000  # of the picture: a small file may hold a huge one
+import fewvit
+from fewvit.images import BadImage
+
+MAX_BYTES, MAX_PIXELS = 10 << 20, 25_000_000  # of a file, and of the picture in it, which may be huge
 
 
 def app_for(bundle: fewvit.OnnxBundle) -> Starlette:
