@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from fewvit.errors import UsageError, printable
 
 from .inputs import reader, recipe_reader
-from .outputs import MTEB_MODEL, ONNX, PROGRAM
+from .outputs import MTEB_MODEL, Kind
 from .shared import Access, Features, Layout, Model, Output, Place, Work, command, single
 from .show import Screen
 
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
     from fewvit.extraction.pipeline import Pipeline
 
 app = single()
+
+
+def _is_onnx(path: Path) -> bool:
+    from fewvit.deploy.onnx_file import is_ours
+
+    with open(path, "rb") as file:
+        return is_ours(file.read(256))
+
+
+def _is_program(path: Path) -> bool:
+    return zipfile.is_zipfile(path) and any(
+        name.endswith("extra/fewvit.json") for name in zipfile.ZipFile(path).namelist()
+    )
+
+
+ONNX = Kind("an ONNX file of fewvit", "FILE.onnx", "Write the file here.", _is_onnx, endings=(".onnx",))
+PROGRAM = Kind("an exported program of fewvit", "FILE.pt2", "Write the file here.", _is_program, endings=(".pt2",))
 
 _Network = Annotated[
     str,

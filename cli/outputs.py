@@ -1,7 +1,4 @@
-"""The files that commands write: what stands in each kind, and what none of them may replace.
-
-All is checked before any work is done.
-"""
+"""The files that commands write: what stands in each kind, and what none may replace, before any work is done."""
 
 from __future__ import annotations
 
@@ -245,16 +242,6 @@ def _is_mteb_model(path: Path) -> bool:
     return b"Written by `fewvit export mteb-model`" in _head(path)
 
 
-def _is_onnx(path: Path) -> bool:
-    from fewvit.deploy.onnx_file import is_ours
-
-    return is_ours(_head(path))
-
-
-def _is_program(path: Path) -> bool:
-    return _is_archive_with(path, "extra/fewvit.json")
-
-
 def _is_page(path: Path) -> bool:
     return _head(path).startswith(b"<!doctype html")
 
@@ -310,8 +297,6 @@ CONVERTED = replace(
     folder=True,
     endings=(".csv", ".tsv", ".parquet", ".zip", ".tar", ".json"),
 )
-ONNX = Kind("an ONNX file of fewvit", "FILE.onnx", "Write the file here.", _is_onnx, endings=(".onnx",))
-PROGRAM = Kind("an exported program of fewvit", "FILE.pt2", "Write the file here.", _is_program, endings=(".pt2",))
 MTEB_MODEL = Kind("a module of fewvit for mteb", "FILE.py", "Write the module here.", _is_mteb_model)
 RUN = Kind(
     "a run",
