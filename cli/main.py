@@ -29,7 +29,7 @@ COMMANDS = {
     "demo": "A guided tour on built-in images: offline, in about a minute.",
     "doctor": "Check this machine: torch, FAISS, GPU, threads, decoders.",
     "episodes": "N-way K-shot accuracy over many episodes, with confidence intervals.",
-    "export": "Write what other programs load: a backbone as a model of mteb.",
+    "export": "Write what other programs load: ONNX, torch's exported programs, a model of mteb.",
     "extract": "Turn images into features.",
     "finetune": "Fine-tune a backbone on a few labels, with the frozen baselines beside it.",
     "fit": "Labelled images in, a classifier bundle out, for `predict`.",

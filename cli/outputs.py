@@ -1,7 +1,4 @@
-"""The files that commands write: what stands in each kind, and what none of them may replace.
-
-All is checked before any work is done.
-"""
+"""The files that commands write: what stands in each kind, and what none may replace, before any work is done."""
 
 from __future__ import annotations
 
@@ -27,6 +24,8 @@ _READ = {
     },
     "toml": "CONFIG",
     "bundle": "BUNDLE",
+    "onnx": "--onnx",
+    "network": "BUNDLE|BACKBONE",
     "source": "SRC",
     "run": "RUN",
     "results": "DIR",

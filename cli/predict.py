@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fewvit.errors import UsageError
+
 from .inputs import listing, reader, recipe_reader
 from .outputs import ROWS
 from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
@@ -26,8 +28,17 @@ def predict(
     listed: Listed,
     work: Work,
     output: Output,
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `fewvit fit` wrote.")],
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Images, labelled or not, or features (.npz).")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `fewvit fit` wrote; not with --onnx.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="SRC", help="Images, labelled or not, or features (.npz).", show_default=False),
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--onnx", metavar="FILE.onnx", help="Compute with what `fewvit export onnx` wrote, in place of BUNDLE."
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -59,21 +70,54 @@ def predict(
     """
     screen = Screen(output)
 
-    from fewvit.bundles.file import load_bundle
     from fewvit.bundles.fit import check_threshold
-    from fewvit.bundles.predict import check_max_strangeness, run_predict
+    from fewvit.bundles.predict import check_max_strangeness
     from fewvit.sources import require_source
 
     if threshold is not None:
         check_threshold(threshold)
     if max_strangeness is not None:
         check_max_strangeness(max_strangeness)
-    require_source(source, "BUNDLE")
+    if onnx is not None:
+        if source is not None:
+            raise UsageError(
+                "--onnx FILE takes the place of BUNDLE", fix="Give the images alone: predict --onnx FILE SRC."
+            )
+        if weights is not None or device not in ("auto", "cpu"):
+            raise UsageError(
+                "an ONNX file has its weights in it and is computed on the CPU: leave --weights, --device away"
+            )
+        _by_onnx(onnx, str(bundle), listed, work, threshold, max_strangeness, output, screen)
+        return
+    source = require_source(source, "BUNDLE")
+    from fewvit.bundles.file import load_bundle
+    from fewvit.bundles.predict import run_predict
+
     fitted = load_bundle(bundle, device=device)
     reads = bundle_reader(fitted, source, weights, device, access, place, work, screen)
     report_skipped = lambda skipped: screen.skipped(skipped, output.out)  # noqa: E731
     screen.result(
         run_predict(reads, fitted, source, listing(listed), threshold, max_strangeness, screen.notify, report_skipped)
+    )
+
+
+def _by_onnx(
+    file: Path,
+    source: str,
+    listed: Listed,
+    work: Work,
+    threshold: float | None,
+    max_strangeness: float | None,
+    output: Output,
+    screen: Screen,
+) -> None:
+    from fewvit.deploy.predict import run_predict_onnx
+    from fewvit.extraction.work import Work as LibraryWork
+
+    effort = LibraryWork(work.batch_size, work.workers, work.max_bad or "0", work.max_pixels, screen.progress)
+    skipped = lambda found: screen.skipped(found, output.out)  # noqa: E731
+    screen.result(
+        run_predict_onnx(file, source, listing(listed), effort, threshold, max_strangeness, screen.notify, skipped)
     )
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # for type checkers and the reference of the documentation, w
     from .classifiers.logistic import LogisticRegression as LogisticRegression
     from .datasets import Dataset as Dataset
     from .datasets import open_dataset as open_dataset
+    from .deploy.predict import OnnxBundle as OnnxBundle
+    from .deploy.predict import load_onnx as load_onnx
     from .errors import FewvitError as FewvitError
     from .extraction.calls import encode_images as encode_images
     from .extraction.calls import extract_features as extract_features
@@ -49,6 +51,7 @@ _HOMES = {
     "KNNClassifier": "classifiers.knn",
     "LogisticRegression": "classifiers.logistic",
     "Neighbors": "neighbors",
+    "OnnxBundle": "deploy.predict",
     "Protocol": "backbones",
     "Result": "results",
     "Split": "splits",
@@ -56,6 +59,7 @@ _HOMES = {
     "extract_features": "extraction.calls",
     "load_backbone": "extraction.calls",
     "load_bundle": "bundles.file",
+    "load_onnx": "deploy.predict",
     "open_dataset": "datasets",
     "weighted_vote": "vote",
 }

@@ -53,7 +53,7 @@ LAYERS = {
         "vote",
     ],
     "evaluations": ["curation", "evaluate", "export", "retrieval"],
-    "trainings": ["bundles", "finetune", "linear", "pretrain"],
+    "trainings": ["bundles", "deploy", "finetune", "linear", "pretrain"],
     "sweeps": ["sweep"],
     "reports": ["inspect", "report"],
 }
@@ -62,6 +62,7 @@ HEAVY = {"torch", "timm", "torchvision", "sklearn", "faiss", "openvino", "safete
 # what a training or a backbone is made of, imported when one is built; everything else is imported without torch
 BUILT_WITH_TORCH = {
     "models": {"backbone", "engines", "rotary", "timm_model", "vit"},
+    "deploy": {"network"},
     "extraction": {"calls"},
     "finetune": {"adapters", "batches", "tuning"},
     "linear": {"batches", "head_grid", "head_stack", "linear_head", "optimizers"},

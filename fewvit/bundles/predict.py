@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -53,7 +53,46 @@ class Limits:
         return " and ".join(name for name, so in (("confidence", doubtful), ("strangeness", strange)) if so)
 
 
-def limits_of(bundle: Bundle, threshold: float | None = None, max_strangeness: float | None = None) -> Limits:
+class Judging(Protocol):
+    """What a bundle says of its score of strangeness."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Above it a picture is of none of the classes; None: that is not known."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """For a result's manifest."""
+
+
+class Decider(Protocol):
+    """What labels are decided with: a bundle, or a file that was made of one."""
+
+    @property
+    def classifier(self) -> str:
+        """The plug-in's name."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """C names, one for each column of probabilities."""
+
+    @property
+    def threshold(self) -> float:
+        """Of confidence."""
+
+    @property
+    def temperature(self) -> float:
+        """Of the calibration."""
+
+    @property
+    def strangeness(self) -> Judging | None:
+        """None: it has no score."""
+
+    def confidences(self, probabilities: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities (Q, C)."""
+
+
+def limits_of(bundle: Decider, threshold: float | None = None, max_strangeness: float | None = None) -> Limits:
     """The limits given, or the bundle's own; infinite strangeness is no limit.
 
     Raises UsageError for limits that are none, and for a strangeness that the bundle cannot tell.
@@ -90,32 +129,53 @@ def predict_rows(
     Raises as `limits_of`, and DataError where the bundle knows none of the answers.
     """
     limits = limits_of(bundle, threshold, max_strangeness)
-    numbers = _numbers(bundle, features)
+    yield from decided(bundle, limits, features, _said(bundle, features))
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was computed of q images that follow one another."""
+
+    probabilities: np.ndarray  # (q, C), before calibration
+    strangeness: np.ndarray | None  # (q,)
+
+
+def _said(bundle: Bundle, features: FeatureSet) -> Iterator[Said]:
+    for start in range(0, len(features), _BLOCK):
+        block = features.features[start : start + _BLOCK]
+        strange = bundle.strangeness.of(block) if bundle.strangeness is not None else None
+        yield Said(bundle.probabilities(block), strange)
+
+
+def decided(decider: Decider, limits: Limits, features: FeatureSet, said: Iterable[Said]) -> Iterator[Row]:
+    """The rows of `predict_rows`, of what was computed of all images in their order."""
+    numbers = _numbers(decider, features)
     answers = answers_among(numbers, features)
     targeted = bool(_judged(numbers, features).any())
-    for start in range(0, len(features), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        block = features.select(np.arange(len(features))[part])
-        probabilities = among_answers(bundle.probabilities(block.features), answers)
+    start = 0
+    for one in said:
+        block = features.select(np.arange(start, start + len(one.probabilities)))
+        start += len(block)
+        probabilities = among_answers(one.probabilities, answers)
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]  # (q, 2): ties go to the first class
-        confidences = bundle.confidences(probabilities)
-        strange = bundle.strangeness.of(block.features).tolist() if bundle.strangeness is not None else None
+        confidences = decider.confidences(probabilities)
+        strange = one.strangeness.tolist() if one.strangeness is not None else None
         targets = marked_labels(block, numbers[order[:, 0]]).tolist()
         for i, (p, (best, second)) in enumerate(zip(confidences, order.tolist(), strict=True)):
             strangeness = strange[i] if strange is not None else None
             why = limits.why_unknown(float(p[best]), strangeness)
             yield {
                 "id": block.ids[i],
-                "label": UNKNOWN if why else bundle.classes[best],
+                "label": UNKNOWN if why else decider.classes[best],
                 **({"target": str(block.classes[targets[i]]) if targets[i] >= 0 else None} if targeted else {}),
                 "confidence": float(p[best]),
                 **({"strangeness": strangeness, "unknown_by": why or None} if strange is not None else {}),
-                "best": bundle.classes[best],
-                "second": bundle.classes[second],
+                "best": decider.classes[best],
+                "second": decider.classes[second],
             }
 
 
-def _numbers(bundle: Bundle, features: FeatureSet) -> np.ndarray:
+def _numbers(bundle: Decider, features: FeatureSet) -> np.ndarray:
     """What the images call each class of the bundle (C,); -2 is one that they do not know."""
     number_of = {str(name): number for number, name in enumerate(features.classes)}
     return np.array([number_of.get(name, -2) for name in bundle.classes], np.int64)
@@ -127,7 +187,7 @@ def _judged(numbers: np.ndarray, features: FeatureSet) -> np.ndarray:
     return np.asarray(known.any(axis=1))
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, limits: Limits, judged: int) -> Facts:
+def _summary(rows: Sequence[Mapping[str, Any]], bundle: Decider, limits: Limits, judged: int) -> Facts:
     """`unknown`, the number of predictions that are, and how many of them are by what; for images `labelled` with a
     class of the bundle also `top1`, the percentage whose best class is right.
     """
@@ -136,7 +196,7 @@ def _summary(rows: Sequence[Mapping[str, Any]], bundle: Bundle, limits: Limits, 
         why = [row["unknown_by"] or "" for row in rows]
         found = {"unknown": sum(map(bool, why)), "max_strangeness": limits.max_strangeness}
         found |= {f"unknown_by_{by}": sum(by in one for one in why) for by in ("confidence", "strangeness")}
-        found["strangeness"] = bundle.strangeness.facts
+        found["strangeness"] = dict(bundle.strangeness.facts)
     if judged:
         found |= {"labelled": judged, "top1": 100 * sum(row["best"] == row["target"] for row in rows) / judged}
     return found
@@ -174,9 +234,21 @@ def run_predict(
     inputs = features_for(bundle, reader, source, listing, notify, unlabelled=True)
     report_skipped(inputs.skipped)
     rows = list(predict_rows(bundle, inputs.train, threshold, max_strangeness))
-    judged = int(_judged(_numbers(bundle, inputs.train), inputs.train).sum())
-    found = _summary(rows, bundle, limits, judged)
+    return predictions(bundle, limits, inputs.train, rows, inputs.facts, notify)
+
+
+def predictions(
+    decider: Decider,
+    limits: Limits,
+    features: FeatureSet,
+    rows: Sequence[Row],
+    facts: Facts,
+    notify: Callable[[str], None],
+) -> Predictions:
+    """The result of rows that `decided` gave; `facts` are of the features."""
+    judged = int(_judged(_numbers(decider, features), features).sum())
+    found = _summary(rows, decider, limits, judged)
     for line in _notes(found, len(rows), limits):
         notify(line)
-    facts = {"classifier": bundle.classifier, "threshold": limits.threshold, **found, "temperature": bundle.temperature}
-    return Predictions("predict", rows, manifest(**inputs.facts, **facts))
+    how = {"classifier": decider.classifier, "threshold": limits.threshold, **found, "temperature": decider.temperature}
+    return Predictions("predict", list(rows), manifest(**facts, **how))

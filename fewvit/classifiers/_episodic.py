@@ -7,7 +7,7 @@ functions, `learn` (what is kept of the support) and `class_probabilities` (of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import UsageError
+from ..models.graph import Graph
 from ..models.products import of_rows
 from ..neighbors import Bank
 from ._estimator import ProbabilisticClassifier, checked_weights
@@ -127,6 +128,24 @@ class EpisodicClassifier(ProbabilisticClassifier):
             for start in range(0, len(queries), size)
         ]
         return torch.cat(blocks).double().numpy()
+
+    def graph(self) -> Graph:
+        """`predict_proba` for a file that other programs run. Raises UsageError where rows inform each other."""
+        import torch
+
+        check_is_fitted(self)
+        if self.transductive:
+            raise UsageError(
+                f"{type(self).__name__} labels a whole set of images at once, so no file can hold it that is given any "
+                "number of them",
+                fix="Fit a bundle with centroid, ridge, knn or logistic.",
+            )
+        learnt, dtype = self._learnt, torch.float64 if self._dtype == np.float64 else torch.float32
+        kept = {one.name: getattr(learnt, one.name) for one in fields(learnt)}
+        return Graph(
+            {name: value for name, value in kept.items() if isinstance(value, torch.Tensor)},
+            lambda rows, constants: self.class_probabilities(replace(learnt, **constants), rows.to(dtype)[None])[0],
+        )
 
 
 # ---- steps that several papers share

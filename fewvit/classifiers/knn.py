@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..errors import UsageError
+from ..models.graph import Graph
 from ..neighbors import Bank
 from ..vote import check_temperature, weighted_vote
 from ._estimator import ProbabilisticClassifier
@@ -16,6 +17,7 @@ from ._labels import numbered
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+    from torch import Tensor
 
 
 _PAPERS_K = 20
@@ -81,3 +83,20 @@ class KNNClassifier(ProbabilisticClassifier):
             votes = weighted_vote(neighbors, self._labels, len(self.classes_), self.temperature)
             shares[part] = votes / votes.sum(axis=1, keepdims=True)
         return shares
+
+    def graph(self) -> Graph:
+        """`predict_proba` for a file that other programs run; it holds the rows that vote."""
+        check_is_fitted(self)
+        import torch
+
+        k, temperature, n_classes = self.k_, self.temperature, len(self.classes_)
+
+        def shares(rows: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
+            length = rows.double().square().sum(dim=1, keepdim=True).sqrt()
+            unit = (rows.double() / torch.where(length > 0, length, torch.ones_like(length))).float()
+            near = (unit @ constants["rows"].mT).topk(k, dim=1)  # both (B, k); of equal ones the first rows
+            weights = (near.values.double() / temperature).softmax(dim=1)
+            votes = weights.new_zeros((rows.shape[0], n_classes))
+            return votes.scatter_add(1, constants["labels"][near.indices], weights)
+
+        return Graph({"rows": self._bank.rows, "labels": self._labels}, shares)

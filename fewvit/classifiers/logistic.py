@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..calibration import stratified_folds
 from ..errors import NumericalError, UsageError, counted
+from ..models.graph import Graph
 from ..models.products import of_rows
 from ._estimator import ProbabilisticClassifier, checked_weights, of_two
 from ._labels import numbered
@@ -18,6 +19,7 @@ from ._softmax_regression import Solution, penalty_path, solve
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+    from torch import Tensor
 
 GRID = tuple(10.0**power for power in np.arange(-4, 1.5, 0.5))  # lambdas that cross-validation tries
 # lambda = 1 / C of the values of C that DINOv2 tries
@@ -160,6 +162,25 @@ class LogisticRegression(ProbabilisticClassifier):
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Logits (Q, C); of two classes (Q,) their difference, as scikit-learn has it."""
         return of_two(self._logits(X).astype(np.float64))
+
+    def graph(self) -> Graph:
+        """`predict_proba` for a file that other programs run."""
+        import torch
+
+        check_is_fitted(self)
+        way = self.rows
+
+        def shares(rows: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
+            rows = rows.to(constants["weight"].dtype)
+            if way != "raw":  # as `_prepared`
+                centred = rows - rows.mean(dim=1, keepdim=True) if way == "centred" else rows
+                length = centred.double().square().sum(dim=1, keepdim=True).sqrt()
+                flat = length <= 1e-6 * rows.abs().amax(dim=1, keepdim=True)
+                unit = centred / torch.where(flat, torch.ones_like(length), length)
+                rows = torch.where(flat, torch.zeros_like(unit), unit).to(rows.dtype)
+            return of_rows(rows, constants["weight"], constants["bias"]).double().softmax(dim=1)
+
+        return Graph({"weight": self.coef_, "bias": self.intercept_}, shares)
 
     def _prepared(self, X: np.ndarray) -> np.ndarray:
         if self.rows == "raw":

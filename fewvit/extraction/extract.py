@@ -191,7 +191,7 @@ class _Extraction:
         workers = self.work.workers if self.work.workers is not None else min(16, os.cpu_count() or 1)
         tasks = deque(rows[i : i + _TASK] for i in range(0, len(rows), _TASK))
         ahead = -(-max(self.batch_size, 16 * max(workers, 1)) // _TASK)  # tasks under way at most
-        with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode", initializer=_single_threaded) as pool:
+        with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode", initializer=single_threaded) as pool:
             running: deque[Future[list[_Decoded]]] = deque()
             try:
                 while tasks or running:
@@ -318,7 +318,7 @@ class _Extraction:
         )
 
 
-def _single_threaded() -> None:
+def single_threaded() -> None:
     """In a decoding thread: one core per image; torch would start a team of threads for each."""
     import torch
 

@@ -223,7 +223,7 @@ class OpenVinoBackbone(Backbone):
         with warnings.catch_warnings():
             # the tracer warns of every size it turns into a constant; that is the intent
             warnings.simplefilter("ignore")
-            with _settled_positions(self.model, self._size):
+            with settled_positions(self.model, self._size):
                 graph = openvino.convert_model(
                     _Reading(self.model, self.readout),
                     example_input=torch.zeros(batch, 3, *self._size),
@@ -234,7 +234,7 @@ class OpenVinoBackbone(Backbone):
 
 
 @contextlib.contextmanager
-def _settled_positions(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
+def settled_positions(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
     """Within the block the position table is a constant: OpenVINO's bicubic gives features that are wrong by 1e-2 where
     the table is resized.
     """

@@ -199,7 +199,7 @@ def _finished(tree: Mapping[str, Any], what: Understood) -> Understood:
 
 def _unknown(tree: Mapping[str, Any], file: Path, near: str) -> CheckpointError:
     """The error for a file in which nothing is a ViT without a head."""
-    if _is_bundle(file):
+    if is_bundle(file):
         return CheckpointError(
             "this is a classifier bundle, not a backbone",
             file=file,
@@ -214,7 +214,7 @@ def _unknown(tree: Mapping[str, Any], file: Path, near: str) -> CheckpointError:
     )
 
 
-def _is_bundle(file: Path) -> bool:
+def is_bundle(file: Path) -> bool:
     """Whether a file is what `fewvit fit` writes."""
     import safetensors
 

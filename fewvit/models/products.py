@@ -30,7 +30,7 @@ def of_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     import torch
 
     x, weight = x.detach(), weight.detach()
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_exporting():  # a file for other programs has their own product
         return torch.nn.functional.linear(x, weight, bias)
     # oneDNN speaks of primitives, as where memory is short, when shapes do not fit; torch says that they do not
     fits = x.shape[-1:] == weight.shape[1:] and weight.numel()

@@ -88,13 +88,13 @@ class VisionTransformer(nn.Module):
         if self.whole_patches:
             a.check_size(height, width)
         patches = self.patch_embed.proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
-        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], dim=1)
         if not a.is_rotary:
             table = self.positions(height, width) if self.settled_positions is None else self.settled_positions
             tokens = tokens + table.to(patches.dtype)
         if not a.registers:
             return tokens
-        registers = self.register_tokens.expand(len(images), -1, -1)
+        registers = self.register_tokens.expand(images.shape[0], -1, -1)
         return torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
 
     def turn(self, height: int, width: int) -> tuple[Tensor, ...]:

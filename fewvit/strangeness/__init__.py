@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from .. import plugins
+from ..models.graph import Graph
 
 DEFAULT = "blend"  # unless another is clearly better at telling classes that were left out
 
@@ -46,6 +47,9 @@ class Score(Protocol):
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """The strangeness (Q,) of scaled rows (Q, D), higher is stranger."""
+
+    def graph(self) -> Graph:
+        """`of`, of scaled rows in float64, for a file that other programs run."""
 
 
 def scaled(features: np.ndarray) -> np.ndarray:

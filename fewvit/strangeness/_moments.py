@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._arrays import require_arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LEAST = 1e-6  # variance that every direction has at least, as a share of the rows' mean square per column
 
@@ -83,17 +87,23 @@ class Gaussian:
 
     def __init__(self, covariance: np.ndarray):
         self.covariance = covariance
-        self._whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T  # (D, D): covariance of x W is the identity
+        self.whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T  # (D, D): covariance of x W is the identity
 
     def squared_distances(self, rows: np.ndarray, means: np.ndarray) -> np.ndarray:
         """(Q, C) squared Mahalanobis distances of rows (Q, D) to means (C, D)."""
-        return squared_distances(rows @ self._whitening, means @ self._whitening)
+        return squared_distances(rows @ self.whitening, means @ self.whitening)
 
 
 def squared_distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(Q, C) squared Euclidean distances of rows (Q, D) to others (C, D), float64."""
     own = (rows**2).sum(axis=1)[:, None] + (others**2).sum(axis=1)
     return np.maximum(own - 2 * rows @ others.T, 0)
+
+
+def traced_distances(rows: Tensor, others: Tensor) -> Tensor:
+    """As `squared_distances`, of tensors: for a `Graph`."""
+    own = rows.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1)
+    return (own - 2 * rows @ others.mT).clamp_min(0)
 
 
 def shrunken(covariance: np.ndarray, n: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..calibration import held_folds
+from ..models.graph import Graph
 from ._arrays import require_arrays
 from ._moments import Moments
 from ._rows import Rows
@@ -74,3 +75,13 @@ class Blend:
         """The strangeness (Q,) of scaled rows (Q, D): about 0 for known ones."""
         one = self.learnt
         return ((_scores(one.moments, one.rows, rows) - one.centres) / one.spreads).sum(axis=1)
+
+    def graph(self) -> Graph:
+        """`of` for a file that other programs run; it holds the labelled rows."""
+        one = self.learnt
+        far, near = RelativeMahalanobis(one.moments).graph(), Nearest(one.rows).graph()
+        (c, d), (s, t) = one.centres.tolist(), one.spreads.tolist()
+        return Graph(
+            {**far.constants, **near.constants},
+            lambda rows, own: (far.of(rows, own) - c) / s + (near.of(rows, own) - d) / t,
+        )

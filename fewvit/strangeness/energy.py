@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..models.graph import Graph
 from . import scaled
 from ._moments import Moments
 
@@ -28,3 +29,10 @@ class Energy:
         logits = rows @ scaled(self.learnt.sums).T / TEMPERATURE  # (Q, C)
         largest = logits.max(axis=1)
         return -TEMPERATURE * (largest + np.log(np.exp(logits - largest[:, None]).sum(axis=1)))
+
+    def graph(self) -> Graph:
+        """`of` for a file that other programs run."""
+        return Graph(
+            {"sums": scaled(self.learnt.sums)},
+            lambda rows, own: -TEMPERATURE * (rows @ own["sums"].mT / TEMPERATURE).logsumexp(dim=1),
+        )

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ._moments import Moments
+from ..models.graph import Graph
+from ._moments import Moments, traced_distances
 
 
 @dataclass(frozen=True)
@@ -23,3 +24,11 @@ class Mahalanobis:
     def of(self, rows: np.ndarray) -> np.ndarray:
         """The strangeness (Q,) of scaled rows (Q, D)."""
         return self.learnt.within.squared_distances(rows, self.learnt.means).min(axis=1)
+
+    def graph(self) -> Graph:
+        """`of` for a file that other programs run."""
+        within = self.learnt.within
+        return Graph(
+            {"within": within.whitening, "means": self.learnt.means @ within.whitening},
+            lambda rows, own: traced_distances(rows @ own["within"], own["means"]).amin(dim=1),
+        )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..models.graph import Graph
 from ._rows import Rows
 
 K = 3  # one is chance, and ten reach into other classes where a class has few rows
@@ -32,3 +33,11 @@ class Nearest:
             cosines = rows[start : start + _BLOCK] @ known
             found[start : start + _BLOCK] = 1 - np.partition(cosines, place, axis=1)[:, place]
         return found
+
+    def graph(self) -> Graph:
+        """`of` for a file that other programs run; it holds the labelled rows."""
+        place = min(K, len(self.learnt.rows))
+        return Graph(
+            {"rows": self.learnt.rows},
+            lambda rows, own: 1 - (rows @ own["rows"].double().mT).topk(place, dim=1).values[:, -1],
+        )

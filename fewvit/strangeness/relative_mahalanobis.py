@@ -7,7 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from ._moments import Moments
+from ..models.graph import Graph
+from ._moments import Moments, traced_distances
+from .mahalanobis import Mahalanobis
 
 
 @dataclass(frozen=True)
@@ -25,3 +27,11 @@ class RelativeMahalanobis:
         """The strangeness (Q,) of scaled rows (Q, D); below zero for many known ones."""
         own = self.learnt.within.squared_distances(rows, self.learnt.means).min(axis=1)
         return own - self.learnt.around_all.squared_distances(rows, self.learnt.mean[None])[:, 0]
+
+    def graph(self) -> Graph:
+        """`of` for a file that other programs run."""
+        nearest, around = Mahalanobis(self.learnt).graph(), self.learnt.around_all
+        return Graph(
+            {**nearest.constants, "around": around.whitening, "mean": self.learnt.mean[None] @ around.whitening},
+            lambda rows, own: nearest.of(rows, own) - traced_distances(rows @ own["around"], own["mean"])[:, 0],
+        )
