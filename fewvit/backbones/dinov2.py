@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import Architecture, ClassifierPreset, Family, PositionRule, Protocol, Trunk, Variant
-from ._layout import PERIODS, infer_vit, network, split_trunk
+from ._layout import has_rotary_names, infer_vit, network, split_trunk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,9 +81,8 @@ class Dinov2(Family):
     def recognises(tree: Mapping[str, Any]) -> bool:
         """Whether its blocks have layer scales and it has a mask token, bare or under `teacher`."""
         flat = tree["teacher"] if isinstance(tree.get("teacher"), Mapping) else tree
-        endings = (".ls1.gamma", "mask_token", PERIODS)
-        scales, mask, periods = (any(str(name).endswith(one) for name in flat) for one in endings)
-        return scales and mask and not periods
+        scales, mask = (any(str(name).endswith(one) for name in flat) for one in (".ls1.gamma", "mask_token"))
+        return scales and mask and not has_rotary_names(flat)
 
     @staticmethod
     def trunk(tree: Mapping[str, Any], checkpoint_key: str | None) -> Trunk:

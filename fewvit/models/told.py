@@ -71,6 +71,10 @@ class Told:
         Raises UsageError where the file's shapes contradict; `source` is who said it, if no flag did.
         """
         heads, grid = self.heads or architecture.heads, self.grid or architecture.table
+        for flag, why in architecture.settled.items():
+            said = getattr(self, flag)
+            if said is not None and (flag != "heads" or said != architecture.heads):
+                raise UsageError(f"{source or f'--{flag}'} {_shown(said, 'x')}: {why}", file=file)
         if self.heads and architecture.width % self.heads:
             raise UsageError(
                 f"{source or '--heads'} {self.heads} does not divide the width {architecture.width} of its tensors",

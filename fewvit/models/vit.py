@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones import Architecture
+from ..backbones import COMPUTED, Architecture
 from .positions import resize_positions
 from .readout import Readout, generalised_mean
 from .rotary import RotaryBlock, RotaryPositions, turned
@@ -36,7 +36,7 @@ class VisionTransformer(nn.Module):
         swiglu = a.feed_forward == "swiglu"
         self.cls_token = nn.Parameter(torch.zeros(1, 1, a.width))
         if a.is_rotary:
-            self.rope_embed = RotaryPositions(a.width // a.heads)
+            self.rope_embed = RotaryPositions(a.width // a.heads, computed=a.positions == COMPUTED)
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, 1 + a.cells, a.width))
         if a.registers:
