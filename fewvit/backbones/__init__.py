@@ -43,7 +43,7 @@ class Architecture:
     patch: int  # P, pixels
     # patch tokens per side in the file's position table; (rows, columns) where it is no square
     grid: int | tuple[int, int] = 14
-    # how the table is resized: the name of a family's `PositionRule`; or timm; or rotary, or none, and there is no table
+    # how the table is resized: the name of a family's `PositionRule`; or timm; or rotary or none, and there is no table
     positions: str = "dino"
     registers: int = 0
     feed_forward: str = "mlp"  # or swiglu

@@ -24,9 +24,7 @@ _LINGBOT = "https://github.com/robbyant/lingbot-vision"
 _SAT = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
 _SQUASHED = {"cover": (512, 512), "crop": (512, 512), "interpolation": "bilinear", "stretched": True}
 _ASIDE = ("mask_token", "local_cls_norm.*", "dino_head.*", "ibot_head.*", "head.*")
-_EUPE = (
-    "EUPE's networks have none and are read by --backbone timm:vit_small_patch16_dinov3_qkvb.eupe_lvd1689m or others"
-)
+_EUPE = "EUPE's networks have none; --backbone timm:vit_small_patch16_dinov3_qkvb.eupe_lvd1689m and such read those"
 _MEASURES = ("ImageNet ReaL, linear", "ImageNet-R, linear", "ObjectNet, linear", "Oxford hard, retrieval")
 _ARTICLE = r"""@article{simeoni2025dinov3,
   title={{DINOv3}},
@@ -172,7 +170,7 @@ class Dinov3(Family):
     def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         """A ConvNeXt, or a ViT with rotary positions; heads by the number of periods, else 64 wide, 7B's 128.
 
-        Raises KeyError or ValueError where the shapes are no DINOv3's.
+        They are 0 where neither fits a file without periods.         Raises KeyError or ValueError where the shapes are no DINOv3's.
         """
         if "downsample_layers.0.0.weight" in tensors:
             return _convnext(_stages_of(tensors))
@@ -180,7 +178,8 @@ class Dinov3(Family):
         if channels != 3 or patch != patch_w:
             raise ValueError(f"patches {patch}x{patch_w} of {channels} channels")
         periods = int(tensors[PERIODS].numel()) if PERIODS in tensors else 32 if width >= 4096 else 16
-        if not periods or width % (4 * periods):
+        unknown = PERIODS not in tensors and width % (4 * periods)
+        if not unknown and (not periods or width % (4 * periods)):
             raise ValueError(
                 f"{periods} periods are those of heads {4 * periods} wide, which do not divide the width {width}"
             )
@@ -189,7 +188,7 @@ class Dinov3(Family):
         return Architecture(
             width,
             1 + max(int(m[1]) for name in tensors if (m := re.match(r"blocks\.(\d+)\.", name))),
-            width // (4 * periods),
+            0 if unknown else width // (4 * periods),
             patch,
             positions=ROTARY if PERIODS in tensors else COMPUTED,
             registers=int(tensors["register_tokens"].shape[1]),

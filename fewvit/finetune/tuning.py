@@ -50,8 +50,8 @@ class Tuning(nn.Module):
     """A network under a `TuningRecipe`; which parameters of `trunk` change, `adapters.prepare` decides.
 
     Its inputs are images (B, 3, H, W), or where the embedding does not change the tokens (B, T, D) that `enter` gives;
-    and soft targets (B, C). `size` (height, width) is that of the images whose tokens come in: without it they are those
-    of the recipe's view.
+    and soft targets (B, C). `size` (height, width) is that of the images whose tokens come in; without it that of the
+    recipe's view.
     """
 
     def __init__(

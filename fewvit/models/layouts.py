@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..backbones import Architecture, Family, Trunk, families, recognisable
+from ..backbones import ROTARY, Architecture, Family, Trunk, families, recognisable
 from ..backbones._layout import has_trunk
 from ..backbones._search import (
     FoundTrunk,
@@ -114,7 +114,7 @@ def prove_fit(architecture: Architecture, tensors: Mapping[str, Any], file: Path
     if architecture.timm:
         return
     with torch.device("meta"):  # but for periods, shapes are the same for any number of heads
-        module = module_of(architecture if architecture.is_rotary else replace(architecture, heads=1))
+        module = module_of(architecture if architecture.positions == ROTARY else replace(architecture, heads=1))
     check_fit(module, dict(tensors), file)
 
 

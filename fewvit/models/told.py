@@ -80,6 +80,12 @@ class Told:
                 f"{source or '--heads'} {self.heads} does not divide the width {architecture.width} of its tensors",
                 file=file,
             )
+        if self.heads and architecture.is_rotary and architecture.width // self.heads % 4:
+            raise UsageError(
+                f"{source or '--heads'} {self.heads}: heads of rotary positions have a multiple of four channels, and "
+                f"these would have {architecture.width // self.heads}",
+                file=file,
+            )
         if self.grid and grid[0] * grid[1] != architecture.cells:
             raise UsageError(
                 f"{source or '--grid'} {grid[0]}x{grid[1]} is {grid[0] * grid[1]} positions, and the file's table "

@@ -1,4 +1,4 @@
-"""DINOv3: every stored array against what the official code gave for it, and what its files must not be read without."""
+"""DINOv3: every stored array, against what the official code gave for it; and files that lack something."""
 
 from __future__ import annotations
 
