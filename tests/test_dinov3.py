@@ -306,6 +306,41 @@ def test_every_engine_gives_the_same_features(architecture, engine):
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", [TINY, SWIGLU], ids=["mlp", "swiglu"])
+def test_attention_is_the_same_under_packed_layers(architecture):
+    """Queries and keys are interleaved there; both, so that what they are to each other stays."""
+    if not packing_works():
+        pytest.skip("no packed layers")
+    x = images(2, 48, 80)
+    eager = Backbone(filled(module_of(architecture), scale=0.1), spec_of(architecture), Readout())
+    wanted = eager.attention(x)
+    found = accelerate(eager, (48, 80), device="cpu", precision="fp32", engine="packed").attention(x)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    assert wanted.std(dim=-1).max() > 1e-4  # it does not look everywhere alike
+
+
+def test_packed_layers_in_bf16_stay_near():
+    from fewvit.models.products import bf16_packing_works
+
+    if not (packing_works() and bf16_packing_works()):
+        pytest.skip("no packed layers in bf16")
+    x = images(2, 48, 80)
+    eager = Backbone(filled(module_of(TINY), scale=0.1), spec_of(TINY), Readout())
+    wanted = eager.encode(x).clone()
+    found = accelerate(eager, (48, 80), device="cpu", precision="bf16", engine="packed").encode(x)
+    assert (found - wanted).abs().max() < 0.03
+
+
+# ---- what is looked into
+
+
+def test_the_table_of_positions_of_a_rotary_vit_is_refused_in_the_words_for_others():
+    from fewvit.inspect.position_table import patch_positions
+
+    with pytest.raises(UsageError, match=r"rotary positions(.|\n)*inspect distance"):
+        patch_positions(Backbone(module_of(TINY), spec_of(TINY), Readout()))
+
+
 # ---- fine-tuning
 
 

@@ -170,7 +170,7 @@ class Dinov3(Family):
     def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         """A ConvNeXt, or a ViT with rotary positions; heads by the number of periods, else 64 wide, 7B's 128.
 
-        They are 0 where neither fits a file without periods.         Raises KeyError or ValueError where the shapes are no DINOv3's.
+        They are 0 where that does not fit a file without periods. Raises KeyError or ValueError for other shapes.
         """
         if "downsample_layers.0.0.weight" in tensors:
             return _convnext(_stages_of(tensors))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..extraction.pipeline import Pipeline
     from .spec import BackboneSpec
 
-_IN_STAGES = "Use a ViT; `fewvit inspect pca`, `filters` and all that reads features work."
+_IN_STAGES = "Use a ViT; `fewvit inspect pca` and all that reads features work."
 
 
 class Backbone(nn.Module):
