@@ -115,6 +115,7 @@ def test_a_gated_variant_says_where_to_ask_and_its_licence_is_its_own(tmp_path):
         assert bool(variant.gated) == name.startswith("dinov3_")
         assert (variant.license or Dinov3.license) == ("DINOv3-License" if variant.gated else "Apache-2.0")
     assert variants()["dinov3_vits16"] == "dinov3"
+    assert find_variant("lingbot_vitb16")[1].file_name == "lingbot-vision-vit-base.pt"
     assert find_variant("dinov3_vitb16")[1].file_name == "dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth"
 
 

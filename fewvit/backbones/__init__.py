@@ -309,8 +309,9 @@ class Variant:
 
     @property
     def file_name(self) -> str:
-        """The name of its weights file, in the package or at the end of its URL."""
-        return self.bundled or self.url.rsplit("/", 1)[-1]
+        """The name of its weights file: in the package, at the end of its URL, or its repository's where all are one."""
+        last = self.url.rsplit("/", 1)[-1]
+        return self.bundled or (f"{self.url.split('/')[-4]}.pt" if last == "model.pt" else last)
 
 
 @dataclass(frozen=True)
