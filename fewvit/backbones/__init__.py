@@ -309,7 +309,7 @@ class Variant:
 
     @property
     def file_name(self) -> str:
-        """The name of its weights file: in the package, at the end of its URL, or its repository's where all are one."""
+        """Its weights file's name: in the package, at the end of its URL, or its repository's, where all share it."""
         last = self.url.rsplit("/", 1)[-1]
         return self.bundled or (f"{self.url.split('/')[-4]}.pt" if last == "model.pt" else last)
 
