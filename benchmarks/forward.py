@@ -6,6 +6,7 @@ and cosines are against timm eager in fp32.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ TIMM, DINO, TIMM_BF16 = "timm eager fp32", "DINO's plain attention fp32", "timm 
 OV, OV_BF16 = "OpenVINO fp32", "OpenVINO bf16"
 OURS, PACKED = "fewvit fp32", "fewvit fp32, packed layers"
 OURS_BF16, PACKED_BF16 = "fewvit --precision bf16", "fewvit bf16, packed layers"
+ROTARY, TABLE = "fewvit fp32, rotary positions", "the same trunk with a position table"
 MODELS = {"dino_vits16": ("vit_small_patch16_224", 6), "dino_vitb16": ("vit_base_patch16_224", 12)}
 
 
@@ -93,6 +95,30 @@ def compare(name: str, batch: int, threads: int, rounds: int) -> tuple[list[dict
     return rows, {OURS: timing.ratio(OURS, TIMM), OURS_BF16: timing.ratio(OURS_BF16, TIMM), OV: timing.ratio(OURS, OV)}
 
 
+def rotary(size: int, batch: int, threads: int, rounds: int) -> tuple[list[dict[str, Any]], float]:
+    """Rows of DINOv3's ViT-S/16 and of the same trunk with a position table, packed, and by how much the table wins."""
+    from fewvit.backbones import find_variant
+    from fewvit.models.backbone import Backbone, randomise
+    from fewvit.models.engines import accelerate
+    from fewvit.models.readout import Readout
+    from fewvit.models.spec import BackboneSpec
+    from fewvit.models.untrained import module_of
+
+    torch.set_num_threads(threads)
+    turning = find_variant("dinov3_vits16")[1].architecture
+    standing = dataclasses.replace(turning, positions="dino", grid=size // turning.patch)
+    forwards = {}
+    for name, architecture in ((ROTARY, turning), (TABLE, standing)):
+        model = module_of(architecture)
+        randomise(model, 0)
+        plain = Backbone(model, BackboneSpec(name, "dinov3", architecture, "dinov3/1", "random"), Readout())
+        forwards[name] = accelerate(plain, (size, size), device="cpu", precision="fp32").encode
+    images = torch.from_numpy(np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32))
+    timing = round_robin(forwards, [images], rounds)
+    rows = timing.rows(TABLE, batch, model=f"dinov3_vits16 at {size} px", batch=batch, threads=threads)
+    return list(rows), timing.ratio(TABLE, ROTARY)
+
+
 def measure(quick: bool) -> Outcome:
     models = list(MODELS)[:1] if quick else list(MODELS)
     batches, threads = ((8,), (1,)) if quick else ((8, 32), (cores(),))
@@ -131,6 +157,10 @@ def measure(quick: bool) -> Outcome:
             ">= 0.9999",
         )
     )
+    for size in (224, 256):
+        found, ratio = rotary(size, batches[0], threads[0], rounds=3 if quick else 7)
+        rows += found
+        claims.append(Claim(f"ViT-S/16 at {size} px, time with rotary positions", TABLE, ratio, "x", "<= 1.1"))
     chosen = {precision: choose_engine(precision, "cpu") for precision in ("fp32", "bf16")}
     return Outcome(
         claims,

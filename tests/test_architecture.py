@@ -61,7 +61,7 @@ LAYER = {name: layer for layer, names in enumerate(LAYERS.values()) for name in 
 HEAVY = {"torch", "timm", "torchvision", "sklearn", "faiss", "openvino", "safetensors", "pyarrow", "scipy"}
 # what a training or a backbone is made of, imported when one is built; everything else is imported without torch
 BUILT_WITH_TORCH = {
-    "models": {"backbone", "engines", "rotary", "timm_model", "vit"},
+    "models": {"backbone", "convnext", "engines", "rotary", "timm_model", "untrained", "vit"},
     "deploy": {"network"},
     "extraction": {"calls"},
     "finetune": {"adapters", "batches", "tuning"},

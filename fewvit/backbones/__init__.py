@@ -33,6 +33,7 @@ OFFLINE = "fewvit_tiny"  # the variant whose file is among them
 KS = (10, 20, 100, 200)  # DINO's and DINOv2's k-NN
 TEMPERATURE = 0.07
 ROTARY = "rotary"  # positions that no table holds: see `fewvit.models.rotary`
+COMPUTED = "rotary-computed"  # the same where the file does not hold their periods either
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Architecture:
     """Everything that decides which module is built."""
 
     width: int  # D, channels of a token
-    depth: int  # L, transformer blocks
+    depth: int  # L, blocks
     heads: int
     patch: int  # P, pixels
     # patch tokens per side in the file's position table; (rows, columns) where it is no square
     grid: int | tuple[int, int] = 14
-    # how the table is resized: the name of a family's `PositionRule`; or timm; or rotary, and there is no table
+    # how the table is resized: the name of a family's `PositionRule`; or timm; or rotary or none, and there is no table
     positions: str = "dino"
     registers: int = 0
     feed_forward: str = "mlp"  # or swiglu
@@ -73,12 +74,29 @@ class Architecture:
     @property
     def is_rotary(self) -> bool:
         """Whether its patches turn queries and keys, so that it has no position table."""
-        return self.positions == ROTARY
+        return self.positions in (ROTARY, COMPUTED)
 
     @property
     def is_vit(self) -> bool:
         """Whether it is a ViT of ours, with a class token and blocks that attend."""
         return not self.timm and not self.stages
+
+    @property
+    def settled(self) -> dict[str, str]:
+        """Of heads and grid those that nobody can tell otherwise: name -> why."""
+        if self.stages:
+            return {"heads": "a ConvNeXt has no heads", "grid": "a ConvNeXt has no position table"}
+        grid = {"grid": "its positions are rotary, and no table has rows and columns"} if self.is_rotary else {}
+        by_periods = {"heads": f"its periods are those of {self.heads} heads"} if self.positions == ROTARY else {}
+        return by_periods | grid
+
+    @property
+    def layers(self) -> int:
+        """Of how many of its last blocks tokens can be read beside each other.
+
+        Only the last of a ConvNeXt: its earlier stages have other widths, and no norm.
+        """
+        return 1 if self.stages else self.depth
 
     @property
     def table(self) -> tuple[int, int]:
@@ -306,8 +324,11 @@ class Variant:
     def file_name(self) -> str:
         """The name of its weights file: in the package, as called here, at the end of its URL, or its model's."""
         last = self.url.rsplit("/", 1)[-1]
-        shared = last == "model.safetensors"  # the hub's name for all
-        return self.bundled or self.file or (f"{self.architecture.timm}.safetensors" if shared else last)
+        shared = {  # names that all have: what is told apart by the model, or by the repository
+            "model.safetensors": lambda: f"{self.architecture.timm}.safetensors",
+            "model.pt": lambda: f"{self.url.split('/')[-4]}.pt",
+        }
+        return self.bundled or self.file or shared.get(last, lambda: last)()
 
 
 @dataclass(frozen=True)

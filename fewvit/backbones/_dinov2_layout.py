@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import Trunk
-from ._layout import PERIODS, network, split_trunk
+from ._layout import has_rotary_names, network, split_trunk
 
 _BASE_WIDTH, _GIANT_WIDTH, _CELLS_AT_224 = 768, 1536, 256
 _WEBSSL_WIDTHS = ((1024,), (2688,), (3072,), (3584,), (4096,))
@@ -49,9 +49,8 @@ def _tensors_of(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _has_layout(tensors: Mapping[str, Any]) -> bool:
     """Whether flat tensors have layer scales and a mask token, and no rotary positions."""
-    endings = (".ls1.gamma", "mask_token", PERIODS)
-    scales, mask, periods = (any(str(name).endswith(one) for name in tensors) for one in endings)
-    return scales and mask and not periods
+    scales, mask = (any(str(name).endswith(one) for name in tensors) for one in (".ls1.gamma", "mask_token"))
+    return scales and mask and not has_rotary_names(tensors)
 
 
 def _shape_of(tensors: Mapping[str, Any], ending: str) -> tuple[int, ...]:

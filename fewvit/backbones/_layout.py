@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import Architecture, Trunk
-from ._transformers import is_transformers, official_names
+from ._transformers import WITHOUT_PERIODS, is_transformers, official_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 _HEADS = {1280: 16, 1408: 16}
 _TABLE_VIT = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
 PERIODS = "rope_embed.periods"  # of rotary positions, in DINOv3's files and in the module
-_TRUNKS = (_TABLE_VIT, ("cls_token", PERIODS, *_TABLE_VIT[2:]))
+_CONVNEXT = (
+    "downsample_layers.0.0.weight",
+    "downsample_layers.3.1.weight",
+    "stages.0.0.dwconv.weight",
+    "norms.3.weight",  # not in the files of others
+)
+_TRUNKS = (
+    _TABLE_VIT,
+    ("cls_token", PERIODS, *_TABLE_VIT[2:]),
+    ("cls_token", WITHOUT_PERIODS, *_TABLE_VIT[2:]),
+    _CONVNEXT,
+)
+# names that only files with rotary positions have, whole or not
+_ROTARY = (PERIODS, WITHOUT_PERIODS, "storage_tokens", ".attn.qkv.bias_mask")
 
 
 def is_tensor(value: object) -> bool:
@@ -74,6 +87,16 @@ def has_vit_trunk(tensors: Mapping[str, object]) -> bool:
     return all(name in tensors for name in _TABLE_VIT)
 
 
+def has_rotary_names(tensors: Mapping[str, object]) -> bool:
+    """Whether names are DINOv3's ViT's, be something missing from it or not."""
+    return any(str(name).endswith(_ROTARY) for name in tensors)
+
+
+def has_convnext_trunk(tensors: Mapping[str, object]) -> bool:
+    """Whether flat tensors look like DINOv3's ConvNeXt."""
+    return all(name in tensors for name in _CONVNEXT)
+
+
 def has_trunk(tensors: Mapping[str, object]) -> bool:
     """Whether flat tensors look like a trunk of any kind that is built here."""
     return any(all(name in tensors for name in kind) for kind in _TRUNKS)
@@ -81,7 +104,8 @@ def has_trunk(tensors: Mapping[str, object]) -> bool:
 
 def missing_of_trunk(tensors: Mapping[str, object]) -> list[str]:
     """Which tensors are not there that every trunk of the kind has to which these come nearest."""
-    return min(([name for name in kind if name not in tensors] for kind in _TRUNKS), key=len)
+    kinds = _TRUNKS[1:2] if has_rotary_names(tensors) else _TRUNKS
+    return min(([name for name in kind if name not in tensors] for kind in kinds), key=len)
 
 
 def infer_vit(tensors: Mapping[str, Tensor], positions: str) -> Architecture:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._layout import has_trunk, is_tensor, missing_of_trunk
+from ._layout import PERIODS, has_trunk, is_tensor, missing_of_trunk
 from ._transformers import official_names
 
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -167,15 +167,23 @@ def _of_transformers(tensors: dict[str, Any]) -> Named:
 
 
 _LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Named]]] = {
-    "": (("patch_embed.proj.weight", "blocks.0.norm1.weight"), _plain),
+    "": (("patch_embed.proj.weight", "blocks.0.norm1.weight", "downsample_layers.0.0.weight"), _plain),
     "mmpretrain": (("patch_embed.projection.weight", "layers.0.ln1.weight"), _of_mmpretrain),
-    "transformers": (("embeddings.patch_embeddings.projection.weight",), _of_transformers),
+    "transformers": (
+        (
+            "embeddings.patch_embeddings.projection.weight",
+            "embeddings.patch_embeddings.weight",
+            "stages.0.layers.0.depthwise_conv.weight",
+            "model.stages.0.layers.0.depthwise_conv.weight",
+        ),
+        _of_transformers,
+    ),
 }
 
 _STRANGERS = (  # a part of a name -> what has it
     (r"(^|\.)layer[1-4]\.\d+\.(conv|bn)\d\.", "a ResNet; DINO's is --backbone dino_resnet50 --weights FILE"),
     (r"(^|\.)cls_attn_blocks\.\d+\.", "an XCiT; DINO's are --backbone dino_xcit_s12_16 and others, --weights FILE"),
-    (r"(^|\.)stages\.\d+\.", "a network in stages (ConvNeXt, Swin, Hiera); fewvit reads plain ViTs"),
+    (r"(^|\.)stages\.\d+\.", "a network in stages (ConvNeXt, Swin, Hiera); fewvit reads ViTs and DINOv3's ConvNeXt"),
     (r"relative_position_bias_table", "relative positions: BEiT or Swin; --backbone timm:NAME --weights FILE reads it"),
     (r"(^|[._])rope\.", "rotary positions under timm's names; --backbone timm:NAME --weights FILE reads it"),
     (r"(^|\.)resblocks\.\d+\.", "CLIP's names; --backbone timm:NAME with timm's weights of it"),
@@ -190,6 +198,7 @@ _IJEPA_READ = (
 _REQUIRED = {
     "cls_token": "no class token: a model that averages its patches; --backbone timm:NAME reads timm's",
     "pos_embed": "no position table",
+    PERIODS: f"no {PERIODS}, the periods of its rotary positions",
 }
 
 

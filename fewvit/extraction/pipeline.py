@@ -92,7 +92,7 @@ class Pipeline:
 
         device = resolve_device(self.device)
         engine = choose_engine(
-            self.precision, device, plain_vit=not self.spec.architecture.timm, one_size=self.size is not None
+            self.precision, device, plain_vit=self.spec.architecture.is_vit, one_size=self.size is not None
         )
         return f"{self.precision}-{engine}-{device.partition(':')[0]}"
 
@@ -186,11 +186,13 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
 def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
     """A note where no size was asked for and images have over four times the patches of the backbone's position table.
 
+    None for a backbone without a table, which does not show what it was trained on.
+
     So it is with the bare file of a backbone that was trained on small images: without a run's manifest it takes the
     protocol's 224 pixels.
     """
     own = pipeline.spec.architecture
-    if options.img_size is not None or own.timm or pipeline.size is None:
+    if options.img_size is not None or not own.is_vit or own.is_rotary or pipeline.size is None:
         return None
     height, width = pipeline.preprocess.crop
     patches = (height // own.patch) * (width // own.patch)
@@ -264,7 +266,12 @@ def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[int, bool]:
-    depth = spec.architecture.depth
+    depth = spec.architecture.layers
+    if spec.architecture.stages and asked not in (None, "1"):
+        raise UsageError(
+            f"--layers {asked}: {spec.name} is a ConvNeXt, whose earlier stages have other widths and no norm",
+            fix="Use --layers 1, its last stage.",
+        )
     if asked is None:
         return protocol.layers, False
     if asked == "each":

@@ -23,9 +23,14 @@ def require_plain_vit(spec: BackboneSpec) -> BackboneSpec:
     """The spec, if its network is one that training knows. Raises UsageError."""
     if spec.architecture.timm:
         raise UsageError(
-            f"{spec.name} is a model of timm's own, and only the plain ViTs of DINO, MSN, MAE and DINOv2 "
+            f"{spec.name} is a model of timm's own, and only the plain ViTs of DINO, MSN, MAE, DINOv2 and DINOv3 "
             "are fine-tuned",
             fix="See `fewvit backbones list`; a weights file or a run folder also do.",
+        )
+    if spec.architecture.stages:
+        raise UsageError(
+            f"{spec.name} is a ConvNeXt, and only ViTs are fine-tuned",
+            fix="Evaluate it frozen: `fewvit knn`, `lowshot`, `linear` and `fit` read its features.",
         )
     spec.require_imagenet_statistics()
     return spec
@@ -59,7 +64,7 @@ class Networks:
         self._fill(trunk)
         stream = torch.Generator().manual_seed(seed_of(self._plan.request.seed, "adapter"))
         prepare(trunk, recipe, self._readout.uses_norm, stream)
-        task = Tuning(recipe, trunk, self._readout, self._head(fit))
+        task = Tuning(recipe, trunk, self._readout, self._head(fit), self._plan.pipeline.preprocess.crop)
         if self._plan.effort.device == "cpu":
             speed_up(task)
         return task.to(self._plan.effort.device)

@@ -50,12 +50,21 @@ class Tuning(nn.Module):
     """A network under a `TuningRecipe`; which parameters of `trunk` change, `adapters.prepare` decides.
 
     Its inputs are images (B, 3, H, W), or where the embedding does not change the tokens (B, T, D) that `enter` gives;
-    and soft targets (B, C).
+    and soft targets (B, C). `size` (height, width) is that of the images whose tokens come in; without it that of the
+    recipe's view.
     """
 
-    def __init__(self, recipe: TuningRecipe, trunk: Trunk, readout: Readout, head: ClassificationHead):
+    def __init__(
+        self,
+        recipe: TuningRecipe,
+        trunk: Trunk,
+        readout: Readout,
+        head: ClassificationHead,
+        size: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.recipe, self.trunk, self.readout, self.head = recipe, trunk, readout, head
+        self.size = size or (recipe.views[0].size, recipe.views[0].size)
         self.below = blocks_below(trunk)
 
     @property
@@ -65,9 +74,9 @@ class Tuning(nn.Module):
 
     def enter(self, images: Tensor) -> Tensor:
         """Tokens (B, T, D) that go into the first block that changes, of images (B, 3, H, W)."""
-        tokens = self.trunk.embed(images)
+        tokens, turn = self.trunk.embed(images), self.trunk.turn(*images.shape[-2:])
         for block in self.trunk.blocks[: self.below or 0]:
-            tokens = block(tokens)
+            tokens = block(tokens, *turn)
         return tokens
 
     def evaluated(self, step: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -81,6 +90,7 @@ class Tuning(nn.Module):
 
     def features(self, inputs: Tensor, scales: Tensor | None = None) -> Tensor:
         """What the head reads (B, D) of the inputs; `scales` (B, 2L) are from `Trunk.draw_scales`."""
+        size = self.size if inputs.ndim == 3 else inputs.shape[-2:]
         if inputs.ndim == 3:
             tokens = inputs
         elif self.below is None:
@@ -88,7 +98,8 @@ class Tuning(nn.Module):
         else:
             with torch.no_grad():
                 tokens = self.enter(inputs)
-        return self.trunk.gathered([self.trunk.through(tokens, scales, self.below or 0)], self.readout)
+        last = self.trunk.through(tokens, scales, self.below or 0, turn=self.trunk.turn(*size))
+        return self.trunk.gathered([last], self.readout)
 
     def forward(self, inputs: Sequence[Tensor], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy with the soft targets; `train_top1`, in percent: of images whose largest target comes first."""

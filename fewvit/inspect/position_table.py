@@ -57,7 +57,8 @@ def patch_positions(backbone: Backbone) -> tuple[np.ndarray, tuple[int, int], li
     """
     model, name = backbone.model, backbone.spec.name
     trunk = getattr(model, "trunk", model)  # a model of timm stands in it
-    table, rotary = getattr(trunk, "pos_embed", None), getattr(trunk, "rope", None) is not None
+    rotary = getattr(trunk, "rope", None) is not None or model.architecture.is_rotary
+    table = getattr(trunk, "pos_embed", None)
     grid = _grid(backbone)
     if table is None or grid is None or table.ndim != 3 or table.shape[1] < grid[0] * grid[1]:
         raise _no_table(name, rotary, hasattr(trunk, "blocks"))

@@ -204,7 +204,7 @@ def settle_reading(
         raise UsageError(f"--pool {pools[0]}: a linear probe reads cls, mean or cls+mean")
     interleaved = probe.interleaved and pools == ("cls+mean",)
     wanted = (layers,) if layers else (1,) if interleaved or pools == ("mean",) else probe.blocks
-    blocks = tuple(sorted({min(block, architecture.depth) for block in wanted}))
+    blocks = tuple(sorted({min(block, architecture.layers) for block in wanted}))
     if interleaved and blocks != (1,):
         raise UsageError(
             f"--layers {max(blocks)}: DINO pairs the mean patch token with one class token",
@@ -301,5 +301,5 @@ def _ways(
     tokens = width // architecture.width
     pools = [pool] if pool else [*probe.pools, *(kind for kind in ("cls", "cls+mean") if kind not in probe.pools)]
     ways = [(kind, tokens - (kind == "cls+mean")) for kind in pools]
-    ways = [(kind, blocks) for kind, blocks in ways if 1 <= blocks <= architecture.depth and layers in (None, blocks)]
+    ways = [(kind, blocks) for kind, blocks in ways if 1 <= blocks <= architecture.layers and layers in (None, blocks)]
     return sorted(ways, key=lambda way: (way[1] not in probe.blocks, pools.index(way[0])))

@@ -40,21 +40,27 @@ class Trunk(VisionTransformer):
         """Tokens (B, 1+R+K, D) of images (B, 3, H, W) after the last block, before the final norm.
 
         `keep` (K,) or (B, K) are the numbers of the patches that go in, for all images or for each; positions are added
-        before, and class token and registers always stay. `scales` (B, 2L) is from `draw_scales`.
+        before, and class token and registers always stay; all patches of rotary positions do. `scales` (B, 2L) is from
+        `draw_scales`.
         """
         tokens = self.embed(images)
         if keep is not None:
             tokens = torch.cat([tokens[:, : self.prefix], _chosen(tokens[:, self.prefix :], keep)], dim=1)
-        return self.through(tokens, scales)
+        return self.through(tokens, scales, turn=self.turn(*images.shape[-2:]))
 
-    def through(self, tokens: Tensor, scales: Tensor | None = None, first: int = 0) -> Tensor:
-        """Tokens (B, T, D) after the last block, of those that go into block number `first`."""
+    def through(
+        self, tokens: Tensor, scales: Tensor | None = None, first: int = 0, *, turn: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """Tokens (B, T, D) after the last block, of those that go into block number `first`.
+
+        `turn` is `VisionTransformer.turn` of the images that they are of.
+        """
         for i, block in enumerate(self.blocks[first:], first):
             own = None if scales is None else scales[:, 2 * i : 2 * i + 2]
             if self.recompute and torch.is_grad_enabled():
-                tokens = checkpoint(_through, block, tokens, own, use_reentrant=False)
+                tokens = checkpoint(_through, block, tokens, own, turn, use_reentrant=False)
             else:
-                tokens = _through(block, tokens, own)
+                tokens = _through(block, tokens, own, turn)
         return tokens
 
     def class_token(self, images: Tensor, keep: Tensor | None = None, scales: Tensor | None = None) -> Tensor:
@@ -102,11 +108,11 @@ class _Branch(nn.Module):
         return branch if self.factor is None else branch * self.factor[:, None, None].to(branch.dtype)
 
 
-def _through(block: Any, tokens: Tensor, scales: Tensor | None) -> Tensor:
+def _through(block: Any, tokens: Tensor, scales: Tensor | None, turn: tuple[Tensor, ...]) -> Tensor:
     """Tokens after a block; when it is computed again for backward, its branches have the same scales (B, 2) again."""
     if scales is not None:
         block.drop_path1.factor, block.drop_path2.factor = scales[:, 0], scales[:, 1]
-    tokens = block(tokens)
+    tokens = block(tokens, *turn)
     if scales is not None:
         block.drop_path1.factor = block.drop_path2.factor = None
     return tokens

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..extraction.pipeline import Pipeline
     from .spec import BackboneSpec
 
+_IN_STAGES = "Use a ViT; `fewvit inspect pca` and all that reads features work."
+
 
 class Backbone(nn.Module):
     """A frozen model in eval mode that knows what it is (`spec`) and what it is asked for (`readout`)."""
@@ -82,6 +84,8 @@ class Backbone(nn.Module):
     def depth(self) -> int:
         """How many blocks there are. Raises UsageError for a model whose blocks are not those of a ViT."""
         model = self.model
+        if model.architecture.stages:
+            raise UsageError(f"{self.spec.name} is a ConvNeXt: its convolutions do not attend", fix=_IN_STAGES)
         return len(vit_blocks(model.trunk, model.architecture.timm) if isinstance(model, TimmModel) else model.blocks)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..backbones import Architecture, Family, Protocol, families
+from ..backbones import COMPUTED, ROTARY, Architecture, Family, Protocol, families
 from ..errors import CheckpointError, UsageError
 from ..preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .beside import CONFIG, Beside, beside
@@ -64,11 +64,20 @@ class Taken:
     @property
     def _heads(self) -> str:
         by = "--heads" if self.asked.heads else CONFIG if self.beside.heads else "assumed; --heads"
+        if self.spec.architecture.positions == ROTARY:
+            by = "by its periods"
         return f"heads {self.spec.architecture.heads} ({by})"
 
     @property
     def _positions(self) -> str:
         own = self.spec.architecture
+        if own.positions == COMPUTED:
+            return (
+                "positions rotary (the file has no periods, so they are computed in float32 as in transformers; those "
+                "of official files are rounded, and move features by up to 0.02)"
+            )
+        if own.is_rotary:
+            return "positions rotary"
         assumed = f"assumed from {own.cells}; --grid"
         by = "--grid" if self.asked.grid else CONFIG if self.beside.grid else assumed
         return f"positions {_by(own.table)} ({by})"
@@ -110,10 +119,10 @@ class Taken:
         """What is assumed of it, and how each is said otherwise."""
         known = self.family_by in ("--family", CONFIG, _BY_LAYOUT)
         family = f"{self.spec.family} ({self.family_by or 'assumed'}{'' if known else '; --family'})"
+        of_vit = {} if self.spec.architecture.stages else {"heads": self._heads, "positions": self._positions}
         return {
             "family": family,
-            "heads": self._heads,
-            "positions": self._positions,
+            **of_vit,
             "statistics": self._statistics,
             "readout": self._readout,
             "licence": f"licence {self.spec.license}{self.license_by and f' ({self.license_by})'}",
@@ -124,8 +133,9 @@ class Taken:
         """All of it in one line."""
         place, own = self.inspected.place, self.spec.architecture
         facts = self.facts
-        where = f"the ViT under {place} is " if place else ""
-        what = f"{facts.pop('family')}, ViT of width {own.width}, {own.depth} blocks, patch {own.patch}"
+        kind = "ConvNeXt" if own.stages else "ViT"
+        where = f"the {kind} under {place} is " if place else ""
+        what = f"{facts.pop('family')}, {kind} of width {own.width}, {own.depth} blocks, patch {own.patch}"
         return f"{self.spec.name}: {where}taken for {what}: {', '.join(facts.values())}{self.note}"
 
     def require_settled(self) -> None:
@@ -228,6 +238,8 @@ def _inspected(
 
 def _settled(architecture: Architecture, told: Told, inspected: Inspected, file: Path) -> Architecture:
     """The architecture, if heads and grid are known. Raises CheckpointError where they are not."""
+    if architecture.stages:
+        return architecture
     if not architecture.heads:
         raise CheckpointError(
             f"no {inspected.family} trunk: width {architecture.width} is not a multiple of the head size 64",

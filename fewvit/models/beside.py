@@ -72,6 +72,8 @@ class Beside:
         heads = self._number(_HEADS)
         if heads is not None and (heads < 1 or architecture.width % heads):
             return f"says {heads} heads, which do not divide the width {architecture.width}"
+        if heads is not None and "heads" in architecture.settled and heads != architecture.heads:
+            return f"says {heads} heads, and {architecture.settled['heads']}"
         return ""
 
     def told(self, architecture: Architecture) -> Told:
@@ -87,6 +89,8 @@ class Beside:
         size = self.config.get("image_size", self.config.get("img_size"))
         if isinstance(size, int):
             size = [size, size]
+        if "grid" in architecture.settled:
+            return None
         if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
             return None
         rows, columns = (side // architecture.patch for side in size)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .backbone import Backbone
+    from .convnext import ConvNeXt
     from .readout import Readout
     from .timm_model import TimmModel
     from .vit import VisionTransformer
@@ -37,23 +38,23 @@ def build(
     from .backbone import Backbone
     from .engines import accelerate
     from .timm_model import TimmModel
-    from .vit import VisionTransformer
+    from .untrained import module_of
 
     if size is None:
         spec.architecture.check_any_size()
     else:
         spec.architecture.check_size(*size)
-    model: TimmModel | VisionTransformer
+    model: TimmModel | VisionTransformer | ConvNeXt
     if spec.architecture.timm and size is not None:
         model = TimmModel(spec.architecture, size)
     else:
-        model = VisionTransformer(spec.architecture)
+        model = module_of(spec.architecture)
         model.whole_patches = size is not None
     _start(model, spec)
     return accelerate(Backbone(model, spec, readout), size, device=device, precision=precision, engine=engine)
 
 
-def _start(model: VisionTransformer | TimmModel, spec: BackboneSpec) -> None:
+def _start(model: VisionTransformer | TimmModel | ConvNeXt, spec: BackboneSpec) -> None:
     """Give every tensor of the model its value: drawn, from the file, or the base's after its adapter."""
     from .backbone import randomise
     from .timm_model import TimmModel

@@ -24,7 +24,7 @@ from ..errors import MissingExtra, UsageError
 from .backbone import Backbone
 from .products import bf16_packing_works, in_blocks, packed, packed_product, packed_sum, packing_works, settle_threads
 from .readout import Readout
-from .rotary import turned
+from .rotary import RotaryBlock
 from .vit import VisionTransformer
 
 ENGINES = ("eager", "packed", "openvino")
@@ -160,20 +160,24 @@ class PackedBlock(nn.Module):
         self.norm1, self.norm2, self.heads = block.norm1, block.norm2, block.attn.num_heads
         self.swiglu = block.mlp.fc1.out_features == 2 * block.mlp.fc2.in_features
         gammas = [getattr(scale, "gamma", None) for scale in (block.ls1, block.ls2)]
+        qkv = _interleaved(block.attn.qkv, self.heads) if isinstance(block, RotaryBlock) else block.attn.qkv
         # under the name that attention maps look for
-        self.attn = SimpleNamespace(qkv=PackedLinear(block.attn.qkv, dtype))
+        self.attn = SimpleNamespace(qkv=PackedLinear(qkv, dtype))
         self.proj = PackedLinear(block.attn.proj, dtype, scale=gammas[0])
         self.fc1 = PackedLinear(block.mlp.fc1, dtype, activation="none" if self.swiglu else "gelu")
         self.fc2 = PackedLinear(block.mlp.fc2, dtype, scale=gammas[1])
 
+    def queries_keys_values(self, x: Tensor, *turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each (B, heads, T, d) of normed tokens (B, T, D), turned; halves of heads that turn are interleaved."""
+        b, t, d = x.shape
+        qkv = self.attn.qkv(x).view(b, t, 3, self.heads, d // self.heads)
+        q, k = (_turned_together(qkv[:, :, :2], *turn) if turn else qkv[:, :, :2]).unbind(2)
+        return q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
+
     def forward(self, x: Tensor, *turn: Tensor) -> Tensor:
         """The tokens (B, T, D) after the block; `turn` are cosines and sines of rotary positions, or nothing."""
         b, t, d = x.shape
-        q, k, v = (
-            self.attn.qkv(self.norm1(x)).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        )
-        if turn:
-            q, k = turned(q, *turn), turned(k, *turn)
+        q, k, v = self.queries_keys_values(self.norm1(x), *turn)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d)
         x = self.proj.add_to(attended, x)
         hidden = self.fc1(self.norm2(x))
@@ -181,6 +185,33 @@ class PackedBlock(nn.Module):
             gate, value = hidden.chunk(2, dim=-1)
             hidden = F.silu(gate) * value
         return self.fc2.add_to(hidden, x)
+
+
+def _interleaved(qkv: nn.Linear, heads: int) -> nn.Linear:
+    """The same layer, the two halves of each head of queries and of keys interleaved.
+
+    What is turned together lies together then, and what queries and keys are to each other stays.
+    """
+    size = qkv.out_features // 3
+    head = size // heads
+    order = torch.arange(head).view(2, -1).t().flatten()
+    rows = (torch.arange(0, 2 * size, head)[:, None] + order).flatten()
+    rows = torch.cat([rows, torch.arange(2 * size, 3 * size)])
+    made = nn.Linear(qkv.in_features, qkv.out_features, bias=qkv.bias is not None)
+    with torch.no_grad():
+        made.weight.copy_(qkv.weight[rows])
+        if qkv.bias is not None:
+            made.bias.copy_(qkv.bias[rows])
+    return made
+
+
+def _turned_together(pairs: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Queries and keys (B, T, 2, heads, d), interleaved: float32 in place, as one product of complex numbers."""
+    half = pairs.shape[-1] // 2
+    turn = torch.complex(cosines[:, :half], sines[:, :half])[:, None, None]  # (T, 1, 1, d / 2)
+    numbers = pairs if pairs.dtype == torch.float32 else pairs.float()
+    torch.view_as_complex(numbers.unflatten(-1, (half, 2))).mul_(turn)
+    return numbers.to(pairs.dtype)
 
 
 class OpenVinoBackbone(Backbone):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..backbones import Architecture, Family, Trunk, families, recognisable
+from ..backbones import ROTARY, Architecture, Family, Trunk, families, recognisable
 from ..backbones._layout import has_trunk
 from ..backbones._search import (
     FoundTrunk,
@@ -114,12 +114,12 @@ def prove_fit(architecture: Architecture, tensors: Mapping[str, Any], file: Path
     import torch
 
     from ..checkpoints.filling import check_fit
-    from .vit import VisionTransformer
+    from .untrained import module_of
 
     if architecture.timm:
         return
-    with torch.device("meta"):  # shapes are the same for any number of heads
-        module = VisionTransformer(architecture if architecture.is_rotary else replace(architecture, heads=1))
+    with torch.device("meta"):  # but for periods, shapes are the same for any number of heads
+        module = module_of(architecture if architecture.positions == ROTARY else replace(architecture, heads=1))
     check_fit(module, dict(tensors), file)
 
 
@@ -128,6 +128,8 @@ def _own_trunk(kind: type[Family], tree: Mapping[str, Any], file: Path, checkpoi
         return kind.trunk(tree, checkpoint_key)
     except KeyError as error:
         raise CheckpointError(str(error.args[0]), file=file, fix="Choose another with --checkpoint-key.") from error
+    except ValueError as error:
+        raise CheckpointError(str(error), file=file, fix="Save it anew with all tensors of the network.") from error
 
 
 def _official(name: str, tree: Mapping[str, Any], file: Path, checkpoint_key: str | None) -> Understood:

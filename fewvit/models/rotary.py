@@ -18,13 +18,17 @@ Turn = tuple[Tensor, Tensor]  # cosines and sines (T, d) of all tokens, d the he
 
 
 class RotaryPositions(nn.Module):
-    """The periods (d / 4,) of heads d wide, in pixels of a square from -1 to 1; a file's are used as they are."""
+    """The periods (d / 4,) of heads d wide, where a patch stands at -1 to 1 of rows and of columns.
+
+    They are a file's own, as they are, or `computed` in float32, and then in no file.
+    """
 
     periods: Tensor
 
-    def __init__(self, head: int):
+    def __init__(self, head: int, *, computed: bool = False):
         super().__init__()
-        self.register_buffer("periods", BASE ** (torch.arange(head // 4, dtype=torch.float32) / (head / 4)))
+        periods = BASE ** (torch.arange(head // 4, dtype=torch.float32) / (head / 4))
+        self.register_buffer("periods", periods, persistent=not computed)
 
     def angles(self, rows: int, columns: int) -> Tensor:
         """Angles (N, d) float32 of rows x columns patches by the centres of their cells; the row comes first."""
@@ -71,6 +75,12 @@ class RotaryBlock(nn.Module):
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         """The tokens (B, T, D) after the block."""
         q, k, v = self.queries_keys_values(self.norm1(x), cosines, sines)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = self._attended(q, k, v).transpose(1, 2).flatten(2)
         x = x + self.drop_path1(self.ls1(self.attn.proj(attended)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, heads, T, d); in plain operations where `fused_attn` is off, as in timm's own blocks."""
+        if self.attn.fused_attn:
+            return F.scaled_dot_product_attention(q, k, v)
+        return (q * self.attn.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v

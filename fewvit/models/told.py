@@ -71,9 +71,19 @@ class Told:
         Raises UsageError where the file's shapes contradict; `source` is who said it, if no flag did.
         """
         heads, grid = self.heads or architecture.heads, self.grid or architecture.table
+        for flag, why in architecture.settled.items():
+            said = getattr(self, flag)
+            if said is not None and (flag != "heads" or said != architecture.heads):
+                raise UsageError(f"{source or f'--{flag}'} {_shown(said, 'x')}: {why}", file=file)
         if self.heads and architecture.width % self.heads:
             raise UsageError(
                 f"{source or '--heads'} {self.heads} does not divide the width {architecture.width} of its tensors",
+                file=file,
+            )
+        if self.heads and architecture.is_rotary and architecture.width // self.heads % 4:
+            raise UsageError(
+                f"{source or '--heads'} {self.heads}: heads of rotary positions have a multiple of four channels, and "
+                f"these would have {architecture.width // self.heads}",
                 file=file,
             )
         if self.grid and grid[0] * grid[1] != architecture.cells:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones import Architecture
+from ..backbones import COMPUTED, Architecture
 from .positions import resize_positions
 from .readout import Readout, generalised_mean
-from .rotary import RotaryBlock, RotaryPositions, turned
+from .rotary import RotaryBlock, RotaryPositions
 
 Keep = Callable[[Tensor], Tensor]  # what is held of a block's attention (B, heads, Q, T)
 EPS = 1e-6  # of the norms of most official models; 1e-5 moves DINO's features by 4e-2
@@ -36,7 +36,7 @@ class VisionTransformer(nn.Module):
         swiglu = a.feed_forward == "swiglu"
         self.cls_token = nn.Parameter(torch.zeros(1, 1, a.width))
         if a.is_rotary:
-            self.rope_embed = RotaryPositions(a.width // a.heads)
+            self.rope_embed = RotaryPositions(a.width // a.heads, computed=a.positions == COMPUTED)
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, 1 + a.cells, a.width))
         if a.registers:
@@ -169,7 +169,8 @@ class VisionTransformer(nn.Module):
     def _attention_of(self, block: Any, tokens: Tensor, queries: slice, turn: Sequence[Tensor]) -> Tensor:
         b, t, d = tokens.shape
         heads = self.architecture.heads
-        q, k, _ = block.attn.qkv(block.norm1(tokens)).reshape(b, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
         if turn:
-            q, k = turned(q, *turn), turned(k, *turn)
+            q, k, _ = block.queries_keys_values(block.norm1(tokens), *turn)
+        else:
+            q, k, _ = block.attn.qkv(block.norm1(tokens)).reshape(b, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
         return ((q[:, :, queries] @ k.transpose(-2, -1)) * (d // heads) ** -0.5).softmax(dim=-1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backbones import Architecture, Protocol, family_of
 from ..datasets import Dataset
-from ..errors import CheckpointError, UnknownName, counted
+from ..errors import CheckpointError, UnknownName, UsageError, counted
 from ..extraction.protocols import find_protocol
 from ..methods import Method, find_method
 from ..models.spec import BackboneSpec
@@ -107,8 +107,13 @@ def evaluation_transform(recipe: Method) -> Preprocess:
 def continued_architecture(spec: BackboneSpec, wanted: Architecture) -> Architecture:
     """The architecture of released weights, which replaces the preset's; positions follow the method's rule."""
     own = spec.architecture
-    if own.timm or own.final_norm != "norm":
+    if not own.is_vit or own.final_norm != "norm":
         raise CheckpointError(f"{spec.name} is no plain ViT with a final norm, so no method here can go on from it")
+    if own.is_rotary:
+        raise UsageError(
+            f"{spec.name} has rotary positions and no position table, which the methods here train",
+            fix="Go on from a ViT with a table: a DINO, MSN, MAE or DINOv2 one.",
+        )
     return dataclasses.replace(own, positions=wanted.positions)
 
 
