@@ -210,12 +210,19 @@ class Features:
     protocol: _Protocol = None
     pool: Annotated[
         str | None,
-        typer.Option("--pool", metavar="cls|mean|cls+mean|cls+gem|cls+dist", help="Which tokens become the feature."),
+        typer.Option(
+            "--pool",
+            metavar="cls|mean|…",
+            help="Which tokens become the feature: cls, mean, gem (generalised mean, exponent 4), cls+mean, cls+gem, "
+            "cls+dist, attn (the model's own attention pool); each: rows of their own, with --layers each.",
+        ),
     ] = None
     layers: Annotated[
         str | None,
         typer.Option(
-            "--layers", metavar="N|each", help="Class tokens of the last N blocks; `each`: one row per block."
+            "--layers",
+            metavar="N|block6,…|each",
+            help="Class tokens of the last N blocks, or of blocks by their number from 1; `each`: one row per block.",
         ),
     ] = None
     img_size: _ImgSize = None

@@ -20,7 +20,6 @@ from ..features import FeatureSet
 from ..images import BadImage, pixels_of
 from ..models.backbone import Backbone
 from ..models.build import build
-from ..models.readout import Readout
 from ..models.resolve import resolve
 from ..models.spec import Access
 from ..models.told import Told
@@ -46,7 +45,7 @@ def load_backbone(
     std: Sequence[float] | None = None,
     protocol: str | None = None,
     pool: str | None = None,
-    layers: int | None = None,
+    layers: int | str | None = None,
     img_size: int | tuple[int, int] | None = None,
     device: str = "auto",
     precision: str = "fp32",
@@ -90,10 +89,9 @@ def load_backbone(
             device=device,
         ),
     )
-    readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
     backbone = build(
         spec,
-        readout,
+        pipeline.readout,
         pipeline.size,
         device=resolve_device(device),
         precision=pipeline.precision,

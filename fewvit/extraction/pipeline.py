@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..backbones import Protocol, family_of
-from ..errors import UsageError, counted
+from ..backbones import Architecture, Protocol, family_of
+from ..errors import UsageError
 from ..images import decoder_version
+from ..models.readout import BOTH, Layers, Readout
 from ..models.scales import smallest_side
 from ..models.spec import BackboneSpec
 from ..preprocess import Preprocess, parse_size, sized
@@ -22,6 +23,7 @@ from .protocols import POOLS, find_protocol
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 DECODERS = ("fast", "pil")
+EACH_TOKEN = "each"  # as a pool: a row for each kind of token that the backbone has, class token and patch mean
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class FeatureOptions:
 
     protocol: str | None = None
     pool: str | None = None
-    layers: str | None = None  # a number, or `each`: one row per block
+    layers: str | None = None  # N or `lastN`, `block6,block12`; or `each`: one row per block
     img_size: str | None = None
     precision: str = "fp32"
     decode: str = "fast"
@@ -52,6 +54,22 @@ class Pipeline:
     decode: str
     precision: str
     device: str
+    blocks: tuple[int, ...] = ()  # these alone, from 1, in place of the last `layers`, which then counts them
+
+    @property
+    def readout(self) -> Readout:
+        """Which tokens become the feature vector."""
+        return Readout(self.pool, self.layers, self.norm, self.blocks)
+
+    @property
+    def layers_asked(self) -> str:
+        """The value of `--layers` that asks for these, but for `each`."""
+        return Layers(self.layers, blocks=self.blocks).text
+
+    @property
+    def _layers_read(self) -> int | list[int]:
+        """For keys and manifests: how many of the last blocks, or the numbers of those that were chosen."""
+        return list(self.blocks) or self.layers
 
     @property
     def key(self) -> dict[str, Any]:
@@ -62,7 +80,7 @@ class Pipeline:
             "weights": self.spec.fingerprint,
             "weights_sha256": self.spec.weights_sha256,
             "pool": self.pool,
-            "layers": self.layers,
+            "layers": self._layers_read,
             "norm": self.norm,
             "preprocess": self.preprocess.to_dict(),
             "decoder": decoder_version(self.decode),
@@ -106,7 +124,7 @@ class Pipeline:
         shown = {
             "protocol": self.protocol.name,
             "pool": self.pool,
-            "layers": self.layers,
+            "layers": self._layers_read,
             "norm": self.norm,
             "precision": self.precision,
             "decode": self.decode,
@@ -128,7 +146,7 @@ def check_options(options: FeatureOptions) -> None:
     _check_choice("--precision", options.precision, PRECISIONS)
     _check_choice("--decode", options.decode, DECODERS)
     if options.pool is not None:
-        _check_choice("--pool", options.pool, POOLS)
+        _check_choice("--pool", options.pool, (*POOLS, EACH_TOKEN))
     if options.img_size:
         parse_size(options.img_size)
 
@@ -158,10 +176,9 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
             f"--protocol {protocol.name} reads tokens before the final norm; timm's models, such as {spec.name}, "
             "give them after it"
         )
-    layers, each = _layers(options.layers, protocol, spec)
+    layers = _layers(options.layers, protocol, spec)
     pool = _pool(options.pool, protocol, spec)
-    if each and pool not in ("cls", "mean"):
-        raise UsageError(f"--layers each gives one token per block, so it goes with --pool cls or mean, not {pool}")
+    _check_together(layers, pool, options)
     precision = options.precision
     if precision == "auto":
         from ..models.engines import resolve_device, resolve_precision
@@ -172,12 +189,13 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
         protocol,
         preprocess,
         pool,
-        layers,
-        each,
+        layers.count,
+        layers.each,
         protocol.norm,
         options.decode,
         precision,
         options.device,
+        layers.blocks,
     )
 
 
@@ -218,6 +236,16 @@ def other_token(pipeline: Pipeline, options: FeatureOptions) -> str | None:
     )
 
 
+def own_head(pipeline: Pipeline, options: FeatureOptions) -> str | None:
+    """A note where nobody named a pool and the model is read by its own head's attention pool; else None."""
+    if options.pool is not None or pipeline.pool != "attn":
+        return None
+    return (
+        f"{pipeline.spec.name} is read by the attention pool of its own head (--pool attn), as it was trained; "
+        "--pool mean reads the mean patch token"
+    )
+
+
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{flag} {value!r} is not one of {', '.join(choices)}")
@@ -227,27 +255,42 @@ def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
-def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[int, bool]:
-    depth = spec.architecture.depth
-    if asked is None:
-        return protocol.layers, False
-    if asked == "each":
-        return depth, True
-    if not asked.isdecimal() or not 1 <= int(asked) <= depth:
+def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> Layers:
+    return Layers(protocol.layers) if asked is None else Layers.of(asked, spec.architecture.depth, spec.name)
+
+
+def _check_together(layers: Layers, pool: str, options: FeatureOptions) -> None:
+    """Raise UsageError for a pool that is not of these blocks."""
+    if layers.each and pool not in _PER_BLOCK:
+        raise UsageError(f"--layers each gives one token per block, so it goes with --pool cls or mean, not {pool}")
+    if options.pool == EACH_TOKEN and not layers.each:
+        raise UsageError("--pool each gives a row for each kind of token, so it goes with --layers each")
+    if pool == "attn" and (layers.count > 1 or layers.blocks):
         raise UsageError(
-            f"--layers {asked!r}: {spec.name} has {counted(depth, 'block')}, so give 1 to {depth}, or `each`"
+            f"--pool attn is the model's own head over its last block, and --layers {layers.text} asks for others",
+            fix="Leave --layers away, or use --pool mean.",
         )
-    return int(asked), False
+
+
+_PER_BLOCK = ("cls", "mean", "gem", BOTH)
 
 
 def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
-    """The pooling asked for, or the model's own; a model without a class token, or a norm for it, refuses cls."""
+    """The pooling asked for, or the model's own; what a model has not, it refuses."""
     architecture = spec.architecture
-    mean_only = architecture.final_norm == "fc_norm" or _without_class_token(architecture.timm)
-    pool = asked or protocol.pool or ("mean" if _mean_by_default(architecture.timm) else "cls")
-    if asked is None and mean_only:
+    mean_only, attends = not has_class_token(architecture), attention_pooled(architecture.timm)
+    if asked == EACH_TOKEN:
+        return "mean" if mean_only else BOTH
+    own = "attn" if attends else "mean" if mean_only or _mean_by_default(architecture.timm) else "cls"
+    pool = asked or protocol.pool or own
+    if asked is None and mean_only and pool != "attn":
         pool = "mean"
-    if pool != "mean" and mean_only:
+    if pool == "attn" and not attends:
+        raise UsageError(
+            f"--pool attn: {spec.name} has no attention pool",
+            fix=f"Use --pool {'mean or gem' if mean_only else 'cls, mean, gem, cls+mean or cls+gem'}.",
+        )
+    if mean_only and pool not in ("mean", "attn", *(["gem"] if architecture.final_norm != "fc_norm" else [])):
         raise UsageError(
             f"--pool {pool}: {spec.name} has no class token to read "
             f"({'its one norm is over the mean patch token' if architecture.final_norm == 'fc_norm' else 'by design'})",
@@ -260,8 +303,17 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
     return pool
 
 
-def _without_class_token(timm_name: str) -> bool:
-    return timm_name.startswith(("swin", "convnext", "resnet")) or "_gap_" in timm_name or "_siglip_" in timm_name
+def has_class_token(architecture: Architecture) -> bool:
+    """Whether there is a class token to read, under a norm for it."""
+    name = architecture.timm
+    without = name.startswith(("swin", "convnext", "resnet", "vit_pe_core_gigantic"))
+    return architecture.final_norm != "fc_norm" and not (without or "_gap_" in name or "_siglip_" in name)
+
+
+def attention_pooled(timm_name: str) -> bool:
+    """Whether a model of timm has an attention pool before its head: SigLIP's, PE-Core's, and ViTs called `map`."""
+    pooled = "_siglip_" in timm_name or "_map_" in timm_name or timm_name.startswith("vit_pe_core_")
+    return timm_name.startswith("vit_") and pooled and "_gap_" not in timm_name
 
 
 def _mean_by_default(timm_name: str) -> bool:
