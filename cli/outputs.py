@@ -343,7 +343,8 @@ SAVED = {
     "save_predictions": Kind("predictions that --save-predictions wrote", "FILE", "", _is_predictions),
     "save_per_class": Kind("a table that --save-per-class wrote", "FILE.csv", "", _is_per_class),
     **dict.fromkeys(
-        ("plot_reliability", "plot_confusion"), Kind("a picture that fewvit drew", "FILE.png|.svg", "", _is_drawn)
+        ("plot_reliability", "plot_confusion", "plot"),
+        Kind("a picture that fewvit drew", "FILE.png|.svg", "", _is_drawn),
     ),
     "save_list": Kind("a list of findings that --save-list wrote", "FILE.csv", "", _is_findings),
     "save_confusion": Kind("a table that --save-confusion wrote", "FILE.csv", "", _is_confusion),

@@ -49,7 +49,7 @@ def run_lowshot(
     """
 
     check_options(options)
-    notify = _once(notify)  # not again for every layer and backbone
+    notify = once(notify)  # not again for every layer and backbone
     predicted: list[Predicted] = []
 
     def measure(inputs: Inputs, name: str) -> Found:
@@ -97,7 +97,7 @@ def evaluate_lowshot(
     cross-validation inside the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
     """
     wanted = any(_files(options))
-    rows, notes, predicted = _evaluate(train, test, options, protocol, _once(notify), tuner, {}, wanted)
+    rows, notes, predicted = _evaluate(train, test, options, protocol, once(notify), tuner, {}, wanted)
     _save(predicted, options, notify)
     return rows, notes
 
@@ -143,7 +143,7 @@ def _evaluate(
     return rows, {"classifiers": chosen}, predicted
 
 
-def _once(notify: Callable[[str], None]) -> Callable[[str], None]:
+def once(notify: Callable[[str], None]) -> Callable[[str], None]:
     """A `notify` that passes each line on once only."""
     passed: set[str] = set()
 
