@@ -18,6 +18,7 @@ from .shared import (
     Output,
     Pair,
     Place,
+    Reduced,
     Work,
     command,
     numbers,
@@ -39,6 +40,7 @@ def knn(
     listed: Listed,
     work: Work,
     output: Output,
+    reduced: Reduced,
     k: Annotated[
         str | None,
         typer.Option(
@@ -70,7 +72,7 @@ def knn(
     from fewvit.results import Result
     from fewvit.sources import Given
 
-    options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device)
+    options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device, reduced.reduction)
     sources = Given(pair.data, pair.train, pair.test, listing(listed))
     rows, facts = run_knn(source, sources, options, screen.notify, screen.skipped, explain=explain)
     screen.result_of_trials(Result("knn", rows, facts))

@@ -25,6 +25,7 @@ from .shared import (
     Output,
     Pair,
     Place,
+    Reduced,
     Work,
     command,
     numbers,
@@ -48,6 +49,7 @@ def lowshot(
     output: Output,
     classifiers: Classifiers,
     drawn: Drawn,
+    reduced: Reduced,
     shots: Annotated[
         str | None, typer.Option("--shots", metavar="N,…", help="Images per class; default 1,2,5.")
     ] = None,
@@ -120,6 +122,7 @@ def lowshot(
         calibrate=not no_calibration,
         device=features.device,
         seed=work.seed,
+        reduction=reduced.reduction,
         save_split=save_split,
         save_predictions=save_predictions,
         save_per_class=save_per_class,

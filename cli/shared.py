@@ -28,6 +28,7 @@ from .panels import ADVANCED, BACKBONE, OUTPUT, READ, Grouped, placed
 
 if TYPE_CHECKING:
     from fewvit.evaluate.plots import Plots
+    from fewvit.principal import Reduction
 
 Command = TypeVar("Command", bound=Callable[..., object])
 Number = TypeVar("Number", int, float)
@@ -317,6 +318,31 @@ class Work:
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")
     ] = False
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What is made of features before anything is fitted on them."""
+
+    pca: Annotated[
+        int | None,
+        typer.Option(
+            "--pca", metavar="N", min=1, help="Take the first N principal axes of the train features; test only moves."
+        ),
+    ] = None
+    whiten: Annotated[
+        bool,
+        typer.Option(
+            "--whiten", help="Divide each principal coordinate by its standard deviation; without --pca all of them."
+        ),
+    ] = False
+
+    @property
+    def reduction(self) -> Reduction:
+        """The same, as the library has it."""
+        from fewvit.principal import Reduction
+
+        return Reduction(self.pca, self.whiten)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ LAYERS = {
         "options",
         "plugins",
         "preprocess",
+        "principal",
         "results",
         "seeds",
         "spellings",

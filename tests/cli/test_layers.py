@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from fewvit.evaluate.inputs import by_layer
 from fewvit.evaluate.layers import Choice, LayerOptions, told
+from fewvit.splits import n_per_class
 
 from made_images import folder_of, tiny_weights
 
@@ -74,7 +76,9 @@ def test_the_choice_is_the_best_of_its_rows_and_its_lead_is_over_the_protocols_t
             assert (choice["last"], choice["last_pool"]) == (means[None, 2, "cls"], "cls")
             assert choice["over_last"] == pytest.approx(choice["test"] - choice["last"])
     held = [row for row in rows if row.get("judged_on") == "train, held out"]
-    assert {row["n_test"] for row in held} == {18 - 2 * 3 * 2}  # two draws of two images of three classes
+    labels = np.repeat([0, 1, 2], [6, 7, 5])
+    drawn = {row for split in n_per_class(labels, ("cat", "dog", "owl"), [2], 2, 0) for row in split.train.tolist()}
+    assert {row["n_test"] for row in held} == {18 - len(drawn)}
     alone = [row for row in rows if row.get("judged_on") == "train, leave-one-out"]
     assert {(row["n_train"], row["n_test"], row["k"]) for row in alone} == {(17, 18, 2)}
 
@@ -139,8 +143,6 @@ def test_a_picture_of_the_blocks_is_drawn_and_no_other_file_is_replaced(fewvit, 
 def test_rows_by_block_and_token_are_the_columns_that_the_readout_concatenates():
     from types import SimpleNamespace
     from typing import Any, cast
-
-    import numpy as np
 
     from fewvit.features import FeatureSet
 
