@@ -19,6 +19,7 @@ from .shared import (
     Pair,
     Place,
     Reduced,
+    Views,
     Work,
     command,
     numbers,
@@ -37,6 +38,7 @@ def knn(
     access: Access,
     place: Place,
     features: Features,
+    views: Views,
     listed: Listed,
     work: Work,
     output: Output,
@@ -66,7 +68,7 @@ def knn(
         numbers(temperature, "--temperature", float),
         numbers(shots, "--shots", int),
     )
-    source = reader(model, layout, access, place, features, work, screen, shared=True)
+    source = reader(model, layout, access, place, features, work, screen, reading=views.reading, shared=True)
 
     from fewvit.evaluate.knn import KNNOptions, run_knn
     from fewvit.results import Result

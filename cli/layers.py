@@ -9,7 +9,7 @@ import typer
 
 from .inputs import listing, reader
 from .outputs import RESULT
-from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Work, command, single
+from .shared import Access, Features, Layout, Listed, Model, Output, Pair, Place, Views, Work, command, single
 from .show import Screen
 
 app = single()
@@ -23,6 +23,7 @@ def layers(
     access: Access,
     place: Place,
     features: Features,
+    views: Views,
     listed: Listed,
     work: Work,
     output: Output,
@@ -57,7 +58,7 @@ def layers(
     check_options(options)
     if plot is not None:
         check_picture(plot, "--plot")
-    source = reader(model, layout, access, place, features, work, screen)
+    source = reader(model, layout, access, place, features, work, screen, reading=views.reading)
     sources = Given(pair.data, pair.train, pair.test, listing(listed))
     rows, facts = run_layers(source, sources, options, screen.notify, screen.skipped)
     if plot is not None:

@@ -26,6 +26,7 @@ from .shared import (
     Pair,
     Place,
     Reduced,
+    Views,
     Work,
     command,
     numbers,
@@ -44,6 +45,7 @@ def lowshot(
     access: Access,
     place: Place,
     features: Features,
+    views: Views,
     listed: Listed,
     work: Work,
     output: Output,
@@ -98,7 +100,7 @@ def lowshot(
     per_class, percents = numbers(shots, "--shots", int), numbers(percent, "--percent", float)
     if subset and (per_class or percents):
         raise UsageError("--subset FILE says itself which images are labelled", fix="Leave --shots and --percent away.")
-    source = reader(model, layout, access, place, features, work, screen, shared=True)
+    source = reader(model, layout, access, place, features, work, screen, reading=views.reading, shared=True)
 
     from fewvit.evaluate.lowshot import run_lowshot
     from fewvit.evaluate.lowshot_options import CLASSIFIERS, SHOTS, LowShotOptions

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -240,6 +240,29 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Views:
+    """Of which views of an image the features are averaged."""
+
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            "--scales", metavar="S,…", help="Mean over copies, such as 1,0.707,0.5: sides to the nearest whole patch."
+        ),
+    ] = None
+    flip: Annotated[bool, typer.Option("--flip", help="Mean over the image and its mirror image: twice the work.")] = (
+        False
+    )
+
+    @property
+    def reading(self) -> dict[str, Any] | None:
+        """The fields of the transform that say so; None where nothing is asked for."""
+        asked: dict[str, Any] = {"flip": True} if self.flip else {}
+        if self.scales is not None:
+            asked["scales"] = tuple(numbers(self.scales, "--scales", float))
+        return asked or None
+
+
+@dataclass(frozen=True)
 class Seen:
     """How images are read and where, for what reads out no feature: figures of tokens and of attention."""
 
@@ -447,12 +470,12 @@ def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = N
     return register
 
 
-_SHARED = (Model, Layout, Access, Place, Features, Seen, Listed, Work, Output)
+_SHARED = (Model, Layout, Access, Place, Features, Views, Seen, Listed, Work, Output)
 # under which heading of --help a type's options stand; those of others are the command's own
 _HEADINGS = {
     Pair: READ,
     Model: BACKBONE,
-    **dict.fromkeys((Features, Seen), BACKBONE),
+    **dict.fromkeys((Features, Views, Seen), BACKBONE),
     Output: OUTPUT,
     **dict.fromkeys((Layout, Access, Place, Listed, Work), ADVANCED),
 }

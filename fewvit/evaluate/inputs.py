@@ -13,7 +13,7 @@ from ..datasets import Listing
 from ..digests import DigestMemory
 from ..errors import UsageError, counted
 from ..extraction.cache import Cache
-from ..extraction.pipeline import FeatureOptions, Pipeline, other_token, oversized, own_head, settle
+from ..extraction.pipeline import FeatureOptions, Pipeline, other_token, oversized, own_head, repeated, settle
 from ..extraction.protocols import protocol_of
 from ..extraction.recipe import Recipe
 from ..extraction.shards import Part
@@ -228,7 +228,7 @@ class FeatureReader:
         """How each backbone makes its features; weights are got here."""
         for name in self.backbones.names:
             pipeline = settle(self.spec(name), self.options, task)
-            for note in (note_of(pipeline, self.options) for note_of in (oversized, other_token, own_head)):
+            for note in (note_of(pipeline, self.options) for note_of in (oversized, other_token, own_head, repeated)):
                 if note:
                     self.notify(note)
             yield pipeline

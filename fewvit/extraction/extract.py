@@ -77,6 +77,8 @@ def backbone_of(pipeline: Pipeline, engine: str = "auto") -> Backbone:
     from ..models.build import build
     from ..models.engines import resolve_device
 
+    if engine == "auto" and pipeline.copies != [pipeline.size]:  # some engines read one size
+        engine = pipeline.engine
     return build(
         pipeline.spec,
         pipeline.readout,

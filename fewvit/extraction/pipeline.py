@@ -15,7 +15,7 @@ from ..backbones import Architecture, Protocol, family_of
 from ..errors import UsageError
 from ..images import decoder_version
 from ..models.readout import BOTH, Layers, Readout
-from ..models.scales import smallest_side
+from ..models.scales import copy_sizes, smallest_side
 from ..models.spec import BackboneSpec
 from ..preprocess import Preprocess, parse_size, sized
 from .cache import key_digest
@@ -105,13 +105,27 @@ class Pipeline:
         """The precision, and for half precision what computed it: engines differ in the third digit there."""
         if self.precision == "fp32":
             return "fp32"
+        from ..models.engines import resolve_device
+
+        return f"{self.precision}-{self.engine}-{resolve_device(self.device).partition(':')[0]}"
+
+    @property
+    def engine(self) -> str:
+        """What computes on its device where nothing else is asked for."""
         from ..models.engines import choose_engine, resolve_device
 
-        device = resolve_device(self.device)
-        engine = choose_engine(
-            self.precision, device, plain_vit=not self.spec.architecture.timm, one_size=self.size is not None
-        )
-        return f"{self.precision}-{engine}-{device.partition(':')[0]}"
+        own, one_size = self.spec.architecture, self.size is not None and self.copies == [self.size]
+        return choose_engine(self.precision, resolve_device(self.device), plain_vit=not own.timm, one_size=one_size)
+
+    @property
+    def whole_patch(self) -> int:
+        """Pixels of which the sides of copies are multiples; 0 where images have sizes of their own."""
+        return 0 if self.size is None else self.spec.architecture.patch
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        """(height, width) of the copies whose features are averaged; empty where images have sizes of their own."""
+        return [] if self.size is None else copy_sizes(*self.size, self.preprocess.scales, self.whole_patch)
 
     @property
     def fingerprint(self) -> str:
@@ -170,7 +184,7 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
     if preprocess.longest:
         spec.architecture.check_any_size()
     else:
-        spec.architecture.check_size(*preprocess.crop)
+        _check_copies(spec, preprocess)
     if protocol.norm == "none" and spec.architecture.timm:
         raise UsageError(
             f"--protocol {protocol.name} reads tokens before the final norm; timm's models, such as {spec.name}, "
@@ -244,6 +258,31 @@ def own_head(pipeline: Pipeline, options: FeatureOptions) -> str | None:
         f"{pipeline.spec.name} is read by the attention pool of its own head (--pool attn), as it was trained; "
         "--pool mean reads the mean patch token"
     )
+
+
+def repeated(pipeline: Pipeline, options: FeatureOptions) -> str | None:
+    """A note on what a mean over views costs; None where an image is read once, or as retrieval reads it."""
+    own, copies = pipeline.preprocess, pipeline.copies
+    if pipeline.size is None or (len(copies) == 1 and not own.flip):
+        return None
+    times = (1 + own.flip) * sum(height * width for height, width in copies) / (own.crop[0] * own.crop[1])
+    sizes = ", ".join(f"{height}x{width}" for height, width in copies)
+    mirrored = ", each also mirrored" if own.flip else ""
+    return f"a feature is the mean over views of {sizes} pixels{mirrored}: about {times:.1f} times the work of one"
+
+
+def _check_copies(spec: BackboneSpec, preprocess: Preprocess) -> None:
+    """Raise UsageError for scales that are none, and for sizes that the backbone does not read."""
+    scales = preprocess.scales
+    if not scales or not all(0 < scale <= 4 for scale in scales) or len(set(scales)) < len(scales):
+        raise UsageError(
+            f"--scales {','.join(f'{scale:g}' for scale in scales)}: give numbers above 0 and up to 4, each once"
+        )
+    if scales != (1.0,) and spec.architecture.timm:
+        raise UsageError(f"--scales: {spec.name} is built for images of one size", fix="Leave --scales away.")
+    spec.architecture.check_size(*preprocess.crop)
+    for size in copy_sizes(*preprocess.crop, scales, spec.architecture.patch):
+        spec.architecture.check_size(*size)
 
 
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
