@@ -11,7 +11,21 @@ from fewvit.errors import UsageError
 from .classifiers import listed_classifiers, settings_of
 from .inputs import listing, reader
 from .outputs import RESULT
-from .shared import Access, Classifiers, Features, Layout, Listed, Model, Output, Place, Work, command, numbers, single
+from .shared import (
+    Access,
+    Classifiers,
+    Features,
+    Layout,
+    Listed,
+    Model,
+    Output,
+    Place,
+    Views,
+    Work,
+    command,
+    numbers,
+    single,
+)
 from .show import Screen
 
 app = single()
@@ -24,6 +38,7 @@ def episodes(
     access: Access,
     place: Place,
     features: Features,
+    views: Views,
     listed: Listed,
     work: Work,
     output: Output,
@@ -70,7 +85,7 @@ def episodes(
             f"--omniglot-runs {omniglot_runs} excludes --data {data}: the runs hold their images themselves",
             fix="Leave one away; beside the runs, --data may only be a features file of their images.",
         )
-    source_reader = reader(model, layout, access, place, features, work, screen, shared=True)
+    source_reader = reader(model, layout, access, place, features, work, screen, reading=views.reading, shared=True)
 
     from fewvit.evaluate.episodes import EpisodeOptions, check_options, run_episodes
     from fewvit.results import Result

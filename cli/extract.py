@@ -10,7 +10,7 @@ from fewvit.errors import UsageError, counted
 
 from .inputs import listing, reader
 from .outputs import FEATURES
-from .shared import Access, Features, Layout, Listed, Model, Output, Place, Work, command, single
+from .shared import Access, Features, Layout, Listed, Model, Output, Place, Views, Work, command, single
 from .show import Screen
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def extract(
     access: Access,
     place: Place,
     features: Features,
+    views: Views,
     listed: Listed,
     work: Work,
     output: Output,
@@ -52,7 +53,7 @@ def extract(
     screen = Screen(output)
     if output.out is not None and output.out.suffix != ".npz":
         raise UsageError(f"--out {output.out}: features are written as .npz")
-    source = reader(model, layout, access, place, features, work, screen, max_bad="1%")
+    source = reader(model, layout, access, place, features, work, screen, reading=views.reading, max_bad="1%")
 
     from fewvit.evaluate.extraction import run_extract
     from fewvit.extraction.shards import ShardFiles

@@ -13,7 +13,21 @@ from .classifiers import settings_of
 from .inputs import listing, reader
 from .outputs import BUNDLE
 from .predict import bundle_reader
-from .shared import Access, Classifiers, Drawn, Features, Layout, Listed, Model, Output, Place, Work, command, single
+from .shared import (
+    Access,
+    Classifiers,
+    Drawn,
+    Features,
+    Layout,
+    Listed,
+    Model,
+    Output,
+    Place,
+    Views,
+    Work,
+    command,
+    single,
+)
 from .show import Screen
 
 if TYPE_CHECKING:
@@ -29,6 +43,7 @@ def fit(
     access: Access,
     place: Place,
     features: Features,
+    views: Views,
     listed: Listed,
     work: Work,
     classifiers: Classifiers,
@@ -102,6 +117,8 @@ def fit(
                 "--add keeps the bundle's score of strangeness and its threshold; leave --strangeness, --known-share "
                 "and --strangers out"
             )
+        if views != Views():
+            raise UsageError("--add reads images as the bundle does; leave --scales and --flip out")
         if drawn != Drawn():
             raise UsageError(
                 "--add judges nothing; leave --plot-reliability and --plot-confusion out",
@@ -120,7 +137,7 @@ def fit(
 
         plots = drawn.plots()
         request = _request(classifiers, threshold, known_share, strangeness, work.seed, features.device)
-        reads = reader(model, layout, access, place, features, work, screen)
+        reads = reader(model, layout, access, place, features, work, screen, reading=views.reading)
         rows, facts = run_fit(
             reads, source, listing(listed), request, output.out, screen.notify, screen.skipped, strangers, plots
         )

@@ -18,6 +18,8 @@ from .shared import (
     Output,
     Pair,
     Place,
+    Reduced,
+    Views,
     Work,
     command,
     numbers,
@@ -36,9 +38,11 @@ def knn(
     access: Access,
     place: Place,
     features: Features,
+    views: Views,
     listed: Listed,
     work: Work,
     output: Output,
+    reduced: Reduced,
     k: Annotated[
         str | None,
         typer.Option(
@@ -64,13 +68,13 @@ def knn(
         numbers(temperature, "--temperature", float),
         numbers(shots, "--shots", int),
     )
-    source = reader(model, layout, access, place, features, work, screen, shared=True)
+    source = reader(model, layout, access, place, features, work, screen, reading=views.reading, shared=True)
 
     from fewvit.evaluate.knn import KNNOptions, run_knn
     from fewvit.results import Result
     from fewvit.sources import Given
 
-    options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device)
+    options = KNNOptions(ks or None, temperatures, leave_one_out, per_class, trials, features.device, reduced.reduction)
     sources = Given(pair.data, pair.train, pair.test, listing(listed))
     rows, facts = run_knn(source, sources, options, screen.notify, screen.skipped, explain=explain)
     screen.result_of_trials(Result("knn", rows, facts))

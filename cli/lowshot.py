@@ -25,6 +25,8 @@ from .shared import (
     Output,
     Pair,
     Place,
+    Reduced,
+    Views,
     Work,
     command,
     numbers,
@@ -43,11 +45,13 @@ def lowshot(
     access: Access,
     place: Place,
     features: Features,
+    views: Views,
     listed: Listed,
     work: Work,
     output: Output,
     classifiers: Classifiers,
     drawn: Drawn,
+    reduced: Reduced,
     shots: Annotated[
         str | None, typer.Option("--shots", metavar="N,…", help="Images per class; default 1,2,5.")
     ] = None,
@@ -96,7 +100,7 @@ def lowshot(
     per_class, percents = numbers(shots, "--shots", int), numbers(percent, "--percent", float)
     if subset and (per_class or percents):
         raise UsageError("--subset FILE says itself which images are labelled", fix="Leave --shots and --percent away.")
-    source = reader(model, layout, access, place, features, work, screen, shared=True)
+    source = reader(model, layout, access, place, features, work, screen, reading=views.reading, shared=True)
 
     from fewvit.evaluate.lowshot import run_lowshot
     from fewvit.evaluate.lowshot_options import CLASSIFIERS, SHOTS, LowShotOptions
@@ -120,6 +124,7 @@ def lowshot(
         calibrate=not no_calibration,
         device=features.device,
         seed=work.seed,
+        reduction=reduced.reduction,
         save_split=save_split,
         save_predictions=save_predictions,
         save_per_class=save_per_class,

@@ -36,6 +36,7 @@ COMMANDS = {
     "index": "Build an image index, search it, and keep it up to date.",
     "inspect": "Pictures of what a backbone sees: attention, components of patches, norms, neighbours, maps of a set.",
     "knn": "Weighted k-NN accuracy of frozen features, several k in one pass.",
+    "layers": "Accuracy of each block's class token and patch mean, from one pass: which to read.",
     "linear": "Linear probe of frozen features: the grid of learning rates, layers and pooling in one pass.",
     "lowshot": "Accuracy from one, two or five labelled images per class, over trials.",
     "mieb": "The scores of MIEB, mteb's image benchmark, on your own images: 16-shot probe, clustering, retrieval.",

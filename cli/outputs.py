@@ -332,6 +332,7 @@ MAP = replace(
     known=lambda path: _is_figure(path) or _is_page(path),
 )
 EXPORT = Kind("an export", "DIR", "Folder that is written.", lambda _: False, folder=True)
+PICTURE = Kind("a picture that fewvit drew", "FILE.png|.svg", "", _is_drawn)
 SAVED = {
     "outs": REPORT,  # an --out that may be given several times
     "figures": FIGURE,  # another one
@@ -341,9 +342,7 @@ SAVED = {
     "save_split": Kind("a split that --save-split wrote", "FILE.csv", "", _is_split),
     "save_predictions": Kind("predictions that --save-predictions wrote", "FILE", "", _is_predictions),
     "save_per_class": Kind("a table that --save-per-class wrote", "FILE.csv", "", _is_per_class),
-    **dict.fromkeys(
-        ("plot_reliability", "plot_confusion"), Kind("a picture that fewvit drew", "FILE.png|.svg", "", _is_drawn)
-    ),
+    **dict.fromkeys(("plot", "plot_reliability", "plot_confusion"), PICTURE),
     "save_list": Kind("a list of findings that --save-list wrote", "FILE.csv", "", _is_findings),
     "save_confusion": Kind("a table that --save-confusion wrote", "FILE.csv", "", _is_confusion),
 }

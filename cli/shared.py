@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -28,6 +28,7 @@ from .panels import ADVANCED, BACKBONE, OUTPUT, READ, Grouped, placed
 
 if TYPE_CHECKING:
     from fewvit.evaluate.plots import Plots
+    from fewvit.principal import Reduction
 
 Command = TypeVar("Command", bound=Callable[..., object])
 Number = TypeVar("Number", int, float)
@@ -211,13 +212,19 @@ class Features:
     pool: Annotated[
         str | None,
         typer.Option(
-            "--pool", metavar="cls|cls2|mean|cls+mean|cls+gem|cls+dist", help="Which tokens become the feature."
+            "--pool",
+            metavar="cls|mean|…",
+            help="Which tokens become the feature: cls, mean, gem (generalised mean, exponent 4), cls+mean, cls+gem, "
+            "cls+dist, cls2 (a second class token), attn (the model's own attention pool); each: rows of their own, "
+            "with --layers each.",
         ),
     ] = None
     layers: Annotated[
         str | None,
         typer.Option(
-            "--layers", metavar="N|each", help="Class tokens of the last N blocks; `each`: one row per block."
+            "--layers",
+            metavar="N|block6,…|each",
+            help="Class tokens of the last N blocks, or of blocks by their number from 1; `each`: one row per block.",
         ),
     ] = None
     img_size: _ImgSize = None
@@ -231,6 +238,29 @@ class Features:
     ] = "fp32"
     decode: _Decode = "fast"
     device: _Device = "auto"
+
+
+@dataclass(frozen=True)
+class Views:
+    """Of which views of an image the features are averaged."""
+
+    scales: Annotated[
+        str | None,
+        typer.Option(
+            "--scales", metavar="S,…", help="Mean over copies, such as 1,0.707,0.5: sides to the nearest whole patch."
+        ),
+    ] = None
+    flip: Annotated[bool, typer.Option("--flip", help="Mean over the image and its mirror image: twice the work.")] = (
+        False
+    )
+
+    @property
+    def reading(self) -> dict[str, Any] | None:
+        """The fields of the transform that say so; None where nothing is asked for."""
+        asked: dict[str, Any] = {"flip": True} if self.flip else {}
+        if self.scales is not None:
+            asked["scales"] = tuple(numbers(self.scales, "--scales", float))
+        return asked or None
 
 
 @dataclass(frozen=True)
@@ -312,6 +342,31 @@ class Work:
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Read every file again, even if size and time stamps have not changed.")
     ] = False
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What is made of features before anything is fitted on them."""
+
+    pca: Annotated[
+        int | None,
+        typer.Option(
+            "--pca", metavar="N", min=1, help="Take the first N principal axes of the train features; test only moves."
+        ),
+    ] = None
+    whiten: Annotated[
+        bool,
+        typer.Option(
+            "--whiten", help="Divide each principal coordinate by its standard deviation; without --pca all of them."
+        ),
+    ] = False
+
+    @property
+    def reduction(self) -> Reduction:
+        """The same, as the library has it."""
+        from fewvit.principal import Reduction
+
+        return Reduction(self.pca, self.whiten)
 
 
 @dataclass(frozen=True)
@@ -416,12 +471,12 @@ def command(app: typer.Typer, called: str | None = None, *, out: Kind | None = N
     return register
 
 
-_SHARED = (Model, Layout, Access, Place, Features, Seen, Listed, Work, Output)
+_SHARED = (Model, Layout, Access, Place, Features, Views, Seen, Listed, Work, Output)
 # under which heading of --help a type's options stand; those of others are the command's own
 _HEADINGS = {
     Pair: READ,
     Model: BACKBONE,
-    **dict.fromkeys((Features, Seen), BACKBONE),
+    **dict.fromkeys((Features, Views, Seen), BACKBONE),
     Output: OUTPUT,
     **dict.fromkeys((Layout, Access, Place, Listed, Work), ADVANCED),
 }

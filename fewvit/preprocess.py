@@ -18,7 +18,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Preprocess:
     """Resize so that the image covers `cover`, then crop `crop` from the centre; both (height, width) in pixels.
 
-    Retrieval reads images in other ways too, which the last three fields are for.
+    The last four fields are other ways to read: retrieval's, and features that are means over views of an image.
     """
 
     cover: tuple[int, int] = (256, 256)
@@ -33,6 +33,7 @@ class Preprocess:
     stretched: bool = False  # resize to `cover` whatever the image's proportions
     # of the sides of what is cropped: bilinear copies, of whose features the mean is taken
     scales: tuple[float, ...] = (1.0,)
+    flip: bool = False  # the mean is also over each copy mirrored, left to right
 
     def __post_init__(self) -> None:
         known = (*INTERPOLATIONS, "lanczos") if self.longest else INTERPOLATIONS
@@ -41,8 +42,8 @@ class Preprocess:
 
     @property
     def of_retrieval(self) -> dict[str, Any] | None:
-        """What a retrieval protocol set: every field but the statistics; None where it set nothing."""
-        if (self.longest, self.stretched, self.scales) == (0, False, (1.0,)):
+        """What a retrieval protocol or means over views set: every field but the statistics; None where none did."""
+        if (self.longest, self.stretched, self.scales, self.flip) == (0, False, (1.0,), False):
             return None
         return {name: value for name, value in asdict(self).items() if name not in ("mean", "std")}
 
@@ -52,8 +53,8 @@ class Preprocess:
         return self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Field -> value, for manifests and cache keys; what is for retrieval only where it is set."""
-        unset = {field.name for field in fields(self)[-3:] if getattr(self, field.name) == field.default}
+        """Field -> value, for manifests and cache keys; what is of the last four fields only where it is set."""
+        unset = {field.name for field in fields(self)[-4:] if getattr(self, field.name) == field.default}
         return {name: value for name, value in asdict(self).items() if name not in unset}
 
 

@@ -31,6 +31,7 @@ LAYERS = {
         "options",
         "plugins",
         "preprocess",
+        "principal",
         "results",
         "seeds",
         "spellings",

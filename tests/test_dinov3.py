@@ -14,7 +14,8 @@ from fewvit.backbones.dinov3 import Dinov3
 from fewvit.digests import DigestMemory
 from fewvit.errors import CheckpointError, UsageError
 from fewvit.extraction.describe import file_facts
-from fewvit.extraction.pipeline import FeatureOptions, oversized, settle
+from fewvit.extraction.notes import oversized
+from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.finetune.adapters import blocks_below, prepare
 from fewvit.finetune.modes import TuningRecipe
 from fewvit.finetune.networks import require_plain_vit

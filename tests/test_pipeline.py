@@ -13,7 +13,8 @@ from fewvit.backbones._tokens import Tokens
 from fewvit.digests import DigestMemory
 from fewvit.errors import UnknownName, UsageError
 from fewvit.extraction import pipeline
-from fewvit.extraction.pipeline import FeatureOptions, oversized, settle
+from fewvit.extraction.notes import oversized
+from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access, BackboneSpec
 from fewvit.models.told import Told
@@ -251,7 +252,8 @@ def test_settling_fp32_imports_no_torch(python):
     code = """
 import sys
 from fewvit.backbones import Architecture
-from fewvit.extraction.pipeline import FeatureOptions, oversized, settle
+from fewvit.extraction.pipeline import FeatureOptions, settle
+from fewvit.extraction.notes import oversized
 from fewvit.models.resolve import BackboneSpec
 settle(BackboneSpec("toy", "dino", Architecture(128, 7, 2, 16), "dino/1", "3" * 64), FeatureOptions()).fingerprint
 print(sorted({"torch", "timm", "torchvision", "faiss", "sklearn"} & set(sys.modules)))

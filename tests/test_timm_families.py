@@ -13,7 +13,8 @@ from fewvit.digests import DigestMemory
 from fewvit.errors import UsageError
 from fewvit.extraction.calls import load_backbone
 from fewvit.extraction.catalogue import any_facts
-from fewvit.extraction.pipeline import FeatureOptions, own_reading, settle
+from fewvit.extraction.notes import own_reading
+from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.models import hub
 from fewvit.models.resolve import resolve
 from fewvit.models.spec import Access

@@ -21,16 +21,16 @@ class Tokens:
 
     @property
     def pool(self) -> str:
-        """What it is read by where nobody asks for anything else: `cls` or `mean`."""
-        if self.official or self.head in ("cls", "mean"):
-            return self.official or self.head
-        return "cls" if self.classes else "mean"
+        """What it is read by where nobody asks for anything else: `cls`, `mean` or `attn`."""
+        return self.official or self.head or ("cls" if self.classes else "mean")
 
 
 def by_name(model: str) -> Tokens:
     """What a model of timm is taken to have where only its name is known: that of a row without tokens."""
-    if "_siglip_" in model and "_gap_" not in model:
-        return Tokens(0, 0, "attn")
     if model.startswith(("swin", "convnext", "resnet")) or "_gap_" in model:
         return Tokens(0, 0, "mean")
+    if model.startswith("vit_pe_core_"):
+        return Tokens(0 if "_gigantic_" in model else 1, 0, "attn")
+    if model.startswith("vit_") and ("_siglip_" in model or "_map_" in model):
+        return Tokens(0, 0, "attn")
     return Tokens(1, 0, "mean" if model.startswith("beit") else "cls")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,8 @@ from ..datasets import Listing
 from ..digests import DigestMemory
 from ..errors import UsageError, counted
 from ..extraction.cache import Cache
-from ..extraction.pipeline import FeatureOptions, Pipeline, notes, settle
+from ..extraction.notes import notes
+from ..extraction.pipeline import FeatureOptions, Pipeline, settle
 from ..extraction.protocols import protocol_of
 from ..extraction.recipe import Recipe
 from ..extraction.shards import Part
@@ -50,7 +52,7 @@ class Backbones:
             options=FeatureOptions(
                 pipeline.protocol.name,
                 pipeline.pool,
-                str(pipeline.layers),
+                pipeline.layers_asked,
                 "x".join(map(str, pipeline.preprocess.crop)) if pipeline.size else str(pipeline.preprocess.longest),
                 pipeline.precision,
                 pipeline.decode,
@@ -306,16 +308,16 @@ def _told_apart(names: Sequence[str]) -> dict[int, str]:
 
 
 def by_layer(inputs: Inputs) -> Iterator[tuple[Row, FeatureSet, FeatureSet | None]]:
-    """The sets as they are, or with `--layers each` one pair per block, oldest first."""
+    """The sets as they are, or with `--layers each` one pair per block, oldest first, and kind of token."""
     if inputs.pipeline is None or not inputs.pipeline.each:
         yield {}, inputs.train, inputs.test
         return
-    layers = inputs.pipeline.layers
-    width = inputs.train.features.shape[1] // layers
-    for layer in range(layers):
-        columns = slice(layer * width, (layer + 1) * width)
+    layers, pools = inputs.pipeline.layers, inputs.pipeline.pool.split(",")
+    width = inputs.train.features.shape[1] // (layers * len(pools))
+    for layer, (place, pool) in itertools.product(range(layers), enumerate(pools)):
+        columns = slice((place * layers + layer) * width, (place * layers + layer + 1) * width)
         yield (
-            {"layer": layer + 1},
+            {"layer": layer + 1, **({"pool": pool} if len(pools) > 1 else {})},
             _columns(inputs.train, columns),
             _columns(inputs.test, columns) if inputs.test is not None else None,
         )

@@ -15,6 +15,7 @@ from ..features import FeatureSet, require_one_backbone, warn_of_shared_rows
 from ..labels import align, labelled, require_classes
 from ..metrics import rank_of_accepted, top_k_accuracy
 from ..neighbors import Bank, Neighbors
+from ..principal import AS_THEY_ARE, Reduction
 from ..results import Facts, Row
 from ..sources import Given, Sources
 from ..splits import Split, dependence, dinov2_subset, mean_of_draws
@@ -42,6 +43,7 @@ class KNNOptions:
     ] = ()  # images per class in the bank; empty: all. k is then DINOv2's: those not above n, and n itself
     trials: int = 1
     device: str = "auto"
+    reduction: Reduction = AS_THEY_ARE  # of the features, found in the train features alone
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,7 @@ def run_knn(
     `explain`: the manifest also has what may make the number differ from the published one. Of several backbones it
     has `comparisons`, as `pairs.compared`.
     """
+    check_reduction(options.reduction, explain=explain, leave_one_out=options.leave_one_out)
     predicted: list[Predicted] = []  # where there are several backbones
 
     def measure(inputs: Inputs, name: str) -> Found:
@@ -264,13 +267,16 @@ def run_knn(
             where = {"backbone": printable(name), **extra}
             predicted.extend(replace(one, which={**where, **one.which}) for one in part.predicted)
 
-        for extra, train, test in by_layer(inputs):
+        reduced: Facts = {}
+        for extra, whole_train, whole_test in by_layer(inputs):
+            train, test, reduced = options.reduction.of(whole_train, whole_test, notify)
             details: list[Details] = []
             told = both(keep, functools.partial(note, extra=extra)) if name else keep
             found, took = evaluate_knn(train, test, options, notify, both(told, details.append) if explain else told)
             seconds += took
-            rows += [{**extra, **row} for row in _with_published(found, inputs)]
-        facts: Facts = {"seconds": {"search": round(seconds, 3)}}
+            shown = found if options.reduction else _with_published(found, inputs)
+            rows += [{**extra, **row} for row in shown]
+        facts: Facts = {**reduced, "seconds": {"search": round(seconds, 3)}}
         if explain:  # of the last block, where each was measured
             of_last = [one for part in details for one in part.predicted]
             facts["explain"] = explain_knn(subject_of(inputs, train, test, found, of_last))
@@ -299,6 +305,20 @@ def _with_published(rows: Sequence[Row], inputs: Inputs) -> Iterator[Row]:
     for row in rows:
         is_it = row["k"] == k and row["temperature"] == TEMPERATURE and row["metric"] == "top1" and "shots" not in row
         yield {**row, "published": pipeline.spec.published["knn"]} if is_it else row
+
+
+def check_reduction(reduction: Reduction, *, explain: bool = False, leave_one_out: bool = False) -> None:
+    """Raise UsageError for what principal axes do not go with."""
+    if reduction and leave_one_out:
+        raise UsageError(
+            "--pca and --whiten are fitted on train images alone, and with --leave-one-out each is a test image, too",
+            fix="Give --train and --test, or leave --pca and --whiten away.",
+        )
+    if reduction and explain:
+        raise UsageError(
+            "--explain compares with published numbers, which are of features without --pca and --whiten",
+            fix="Leave --explain away, or --pca and --whiten.",
+        )
 
 
 def open_evaluated(reader: FeatureReader, given: Given, leave_one_out: bool) -> Sources:

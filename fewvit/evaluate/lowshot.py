@@ -23,6 +23,7 @@ from .evaluation import CALIBRATED
 from .explain.explanation import explain_lowshot
 from .explain.subject import reads_as_published, subject_of
 from .inputs import FeatureReader, Found, Inputs, by_layer, measured
+from .knn import check_reduction
 from .lowshot_cells import Cell, Tuner, cells_of
 from .lowshot_options import LowShotOptions, by_shots, check_options, require_splits, splits_of
 from .pairs import with_comparisons
@@ -49,7 +50,10 @@ def run_lowshot(
     """
 
     check_options(options)
-    notify = _once(notify)  # not again for every layer and backbone
+    check_reduction(options.reduction, explain=explain)
+    if options.reduction and tuner_of is not None:
+        raise UsageError("last-block trains on images, and --pca and --whiten are of features", fix="Leave one away.")
+    notify = once(notify)  # not again for every layer and backbone
     predicted: list[Predicted] = []
 
     def measure(inputs: Inputs, name: str) -> Found:
@@ -60,14 +64,17 @@ def run_lowshot(
         started = time.perf_counter()
         rows: list[Row] = []
         notes: Facts = {}
-        for extra, train, test in by_layer(inputs):
+        reduced: Facts = {}
+        for extra, whole_train, whole_test in by_layer(inputs):
+            train, test, reduced = options.reduction.of(whole_train, whole_test, notify)
             protocol = options.protocol or inputs.known_protocol
             where = {**({"backbone": printable(name)} if name else {}), **extra}
             wanted = explain or keep is not None or bool(name) or any(_files(options))
             found, notes, new = _evaluate(train, _required(test), options, protocol, notify, tuner, where, wanted)
             predicted.extend(new)
-            rows += [{**extra, **row} for row in _with_published(found, inputs, options)]
-        facts: Facts = {**notes, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
+            shown = found if options.reduction else _with_published(found, inputs, options)
+            rows += [{**extra, **row} for row in shown]
+        facts: Facts = {**notes, **reduced, "seconds": {"fit": round(time.perf_counter() - started, 3)}}
         if explain:  # of the last block, where each was measured
             subject = subject_of(inputs, train, test, found, new, "lowshot")
             facts["explain"] = explain_lowshot(subject, options, notes["classifiers"])
@@ -97,7 +104,7 @@ def evaluate_lowshot(
     cross-validation inside the labelled rows. `tuner` is what trains last blocks on the images behind the rows.
     """
     wanted = any(_files(options))
-    rows, notes, predicted = _evaluate(train, test, options, protocol, _once(notify), tuner, {}, wanted)
+    rows, notes, predicted = _evaluate(train, test, options, protocol, once(notify), tuner, {}, wanted)
     _save(predicted, options, notify)
     return rows, notes
 
@@ -143,7 +150,7 @@ def _evaluate(
     return rows, {"classifiers": chosen}, predicted
 
 
-def _once(notify: Callable[[str], None]) -> Callable[[str], None]:
+def once(notify: Callable[[str], None]) -> Callable[[str], None]:
     """A `notify` that passes each line on once only."""
     passed: set[str] = set()
 

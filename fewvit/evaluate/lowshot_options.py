@@ -13,6 +13,7 @@ from ..classifiers import traits_of
 from ..errors import UsageError
 from ..labels import Listed
 from ..plugins import find
+from ..principal import AS_THEY_ARE, Reduction
 from ..splits import Split, n_per_class, percent_per_class
 from .subsets import read_splits
 
@@ -36,6 +37,7 @@ class LowShotOptions:
     calibrate: bool = True
     device: str = "auto"
     seed: int = 0
+    reduction: Reduction = AS_THEY_ARE  # of the features, found in all train features, whose labels it does not need
     save_split: Path | None = None
     save_predictions: Path | None = None
     save_per_class: Path | None = None

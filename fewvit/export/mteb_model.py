@@ -264,7 +264,7 @@ def _arguments(recipe: Recipe) -> dict[str, Any]:
         **{key: value for key, value in (recipe.told or {}).items() if key != "family"},
         "protocol": options.protocol,
         "pool": options.pool,
-        "layers": int(str(options.layers)),
+        "layers": int(str(options.layers)) if str(options.layers).isdecimal() else options.layers,
         "img_size": (int(height), int(width)) if width else int(height),
         "precision": options.precision,
     }

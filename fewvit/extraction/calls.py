@@ -20,14 +20,14 @@ from ..features import FeatureSet
 from ..images import BadImage, pixels_of
 from ..models.backbone import Backbone
 from ..models.build import build
-from ..models.readout import Readout
 from ..models.resolve import resolve
 from ..models.spec import Access
 from ..models.told import Told
 from .cache import Cache, default_cache_dir
 from .encoding import batch_size_of, start_encoding
 from .extract import extract
-from .pipeline import FeatureOptions, Pipeline, own_reading, settle
+from .notes import own_reading
+from .pipeline import FeatureOptions, Pipeline, settle
 from .work import Work
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_backbone(
     std: Sequence[float] | None = None,
     protocol: str | None = None,
     pool: str | None = None,
-    layers: int | None = None,
+    layers: int | str | None = None,
     img_size: int | tuple[int, int] | None = None,
     device: str = "auto",
     precision: str = "fp32",
@@ -90,10 +90,9 @@ def load_backbone(
     pipeline = settle(spec, options)
     if note := own_reading(pipeline, options):
         _told_once(note)
-    readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
     backbone = build(
         spec,
-        readout,
+        pipeline.readout,
         pipeline.size,
         device=resolve_device(device),
         precision=pipeline.precision,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import counted
-from .pipeline import TIMM_HEADS, TOKENS
+from .notes import TIMM_HEADS, TOKENS
 from .protocols import POOLS
 
 Lines = list[tuple[str, str]]  # what a line is about, and what it says

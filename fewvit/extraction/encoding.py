@@ -49,7 +49,9 @@ def start_encoding(backbone: Backbone, pixels: np.ndarray, batch_size: int, pipe
         if device.type == "cuda":
             images = images.pin_memory().to(device, non_blocking=True)
         images = images.permute(0, 3, 1, 2).contiguous().float()  # planes first, while a pixel is one byte
-        return encode_at_scales(backbone, images.div_(255).sub_(mean).div_(std), pipeline.preprocess.scales)
+        own = pipeline.preprocess
+        images = images.div_(255).sub_(mean).div_(std)
+        return encode_at_scales(backbone, images, own.scales, flip=own.flip, patch=pipeline.whole_patch)
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"out of GPU memory with a batch of {batch_size}", fix=f"Try --batch-size {max(1, batch_size // 2)}."

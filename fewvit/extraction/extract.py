@@ -76,12 +76,12 @@ def backbone_of(pipeline: Pipeline, engine: str = "auto") -> Backbone:
     """The frozen module that a pipeline computes with, on its device; `engine` as in `load_backbone`."""
     from ..models.build import build
     from ..models.engines import resolve_device
-    from ..models.readout import Readout
 
-    readout = Readout(pipeline.pool, pipeline.layers, pipeline.norm)
+    if engine == "auto" and pipeline.copies != [pipeline.size]:  # some engines read one size
+        engine = pipeline.engine
     return build(
         pipeline.spec,
-        readout,
+        pipeline.readout,
         pipeline.size,
         device=resolve_device(pipeline.device),
         precision=pipeline.precision,

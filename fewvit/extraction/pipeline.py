@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..backbones import Protocol, family_of
-from ..errors import UsageError, counted
+from ..errors import UsageError
 from ..images import decoder_version
-from ..models.pools import pool_of
-from ..models.scales import smallest_side
+from ..models.pools import EACH_TOKEN, pool_of
+from ..models.readout import BOTH, Layers, Readout
+from ..models.scales import copy_sizes, smallest_side
 from ..models.spec import BackboneSpec
 from ..preprocess import Preprocess, parse_size, sized
 from .cache import key_digest
@@ -31,7 +32,7 @@ class FeatureOptions:
 
     protocol: str | None = None
     pool: str | None = None
-    layers: str | None = None  # a number, or `each`: one row per block
+    layers: str | None = None  # N or `lastN`, `block6,block12`; or `each`: one row per block
     img_size: str | None = None
     precision: str = "fp32"
     decode: str = "fast"
@@ -53,6 +54,22 @@ class Pipeline:
     decode: str
     precision: str
     device: str
+    blocks: tuple[int, ...] = ()  # these alone, from 1, in place of the last `layers`, which then counts them
+
+    @property
+    def readout(self) -> Readout:
+        """Which tokens become the feature vector."""
+        return Readout(self.pool, self.layers, self.norm, self.blocks)
+
+    @property
+    def layers_asked(self) -> str:
+        """The value of `--layers` that asks for these, but for `each`."""
+        return Layers(self.layers, blocks=self.blocks).text
+
+    @property
+    def _layers_read(self) -> int | list[int]:
+        """For keys and manifests: how many of the last blocks, or the numbers of those that were chosen."""
+        return list(self.blocks) or self.layers
 
     @property
     def key(self) -> dict[str, Any]:
@@ -63,7 +80,7 @@ class Pipeline:
             "weights": self.spec.fingerprint,
             "weights_sha256": self.spec.weights_sha256,
             "pool": self.pool,
-            "layers": self.layers,
+            "layers": self._layers_read,
             "norm": self.norm,
             "preprocess": self.preprocess.to_dict(),
             "decoder": decoder_version(self.decode),
@@ -88,13 +105,27 @@ class Pipeline:
         """The precision, and for half precision what computed it: engines differ in the third digit there."""
         if self.precision == "fp32":
             return "fp32"
+        from ..models.engines import resolve_device
+
+        return f"{self.precision}-{self.engine}-{resolve_device(self.device).partition(':')[0]}"
+
+    @property
+    def engine(self) -> str:
+        """What computes on its device where nothing else is asked for."""
         from ..models.engines import choose_engine, resolve_device
 
-        device = resolve_device(self.device)
-        engine = choose_engine(
-            self.precision, device, plain_vit=self.spec.architecture.is_vit, one_size=self.size is not None
-        )
-        return f"{self.precision}-{engine}-{device.partition(':')[0]}"
+        own, one_size = self.spec.architecture, self.size is not None and self.copies == [self.size]
+        return choose_engine(self.precision, resolve_device(self.device), plain_vit=own.is_vit, one_size=one_size)
+
+    @property
+    def whole_patch(self) -> int:
+        """Pixels of which the sides of copies are multiples; 0 where images have sizes of their own."""
+        return 0 if self.size is None else self.spec.architecture.patch
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        """(height, width) of the copies whose features are averaged; empty where images have sizes of their own."""
+        return [] if self.size is None else copy_sizes(*self.size, self.preprocess.scales, self.whole_patch)
 
     @property
     def fingerprint(self) -> str:
@@ -107,7 +138,7 @@ class Pipeline:
         shown = {
             "protocol": self.protocol.name,
             "pool": self.pool,
-            "layers": self.layers,
+            "layers": self._layers_read,
             "norm": self.norm,
             "precision": self.precision,
             "decode": self.decode,
@@ -129,7 +160,7 @@ def check_options(options: FeatureOptions) -> None:
     _check_choice("--precision", options.precision, PRECISIONS)
     _check_choice("--decode", options.decode, DECODERS)
     if options.pool is not None:
-        _check_choice("--pool", options.pool, POOLS)
+        _check_choice("--pool", options.pool, (*POOLS, EACH_TOKEN))
     if options.img_size:
         parse_size(options.img_size)
 
@@ -153,17 +184,16 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
     if preprocess.longest:
         spec.architecture.check_any_size()
     else:
-        spec.architecture.check_size(*preprocess.crop)
+        _check_copies(spec, preprocess)
     if protocol.norm in ("none", "raw") and spec.architecture.timm:
         raise UsageError(
             f"--protocol {protocol.name} reads tokens before the final norm; timm's models, such as {spec.name}, "
             "give them after it"
         )
-    layers, each = _layers(options.layers, protocol, spec)
+    layers = _layers(options.layers, protocol, spec)
     classes = family_of(spec.family).class_tokens
     pool = pool_of(options.pool, protocol, spec.architecture, spec.tokens, spec.name, classes)
-    if each and pool not in ("cls", "cls2", "mean"):
-        raise UsageError(f"--layers each gives one token per block, so it goes with --pool cls or mean, not {pool}")
+    _check_together(layers, pool, options)
     precision = options.precision
     if precision == "auto":
         from ..models.engines import resolve_device, resolve_precision
@@ -174,86 +204,28 @@ def settle(spec: BackboneSpec, options: FeatureOptions, task: str = "") -> Pipel
         protocol,
         preprocess,
         pool,
-        layers,
-        each,
+        layers.count,
+        layers.each,
         protocol.norm,
         options.decode,
         precision,
         options.device,
+        layers.blocks,
     )
 
 
-def oversized(pipeline: Pipeline, options: FeatureOptions) -> str | None:
-    """A note where no size was asked for and images have over four times the patches of the backbone's position table.
-
-    None for a backbone without a table, which does not show what it was trained on.
-
-    So it is with the bare file of a backbone that was trained on small images: without a run's manifest it takes the
-    protocol's 224 pixels.
-    """
-    own = pipeline.spec.architecture
-    if options.img_size is not None or not own.is_vit or own.is_rotary or pipeline.size is None:
-        return None
-    height, width = pipeline.preprocess.crop
-    patches = (height // own.patch) * (width // own.patch)
-    if patches <= 4 * own.cells:
-        return None
-    trained = own.grid * own.patch if isinstance(own.grid, int) else "x".join(str(n * own.patch) for n in own.grid)
-    return (
-        f"{pipeline.spec.name} was trained at {trained} px and reads images at {height}x{width} px here, as "
-        f"{patches} patches in place of {own.cells}; --img-size {trained} takes its own size, and is faster"
-    )
-
-
-TOKENS = {"cls": "class token", "cls2": "second class token", "mean": "mean patch token"}  # by `pool`
-
-
-def other_token(pipeline: Pipeline, options: FeatureOptions) -> str | None:
-    """A note for a fine-tuned backbone whose token is not the one that its protocol reads of others; else None.
-
-    None too where the user asked for a token.
-    """
-    spec, usual = pipeline.spec, pipeline.protocol.pool
-    if not spec.tuned or options.pool is not None or usual in ("", pipeline.pool):
-        return None
-    return (
-        f"{spec.name} was fine-tuned to be read by its {TOKENS[pipeline.pool]}, where {pipeline.protocol.name} reads "
-        f"the {TOKENS[usual]} of other backbones; --pool {pipeline.pool} reads those so too"
-    )
-
-
-def notes(pipeline: Pipeline, options: FeatureOptions) -> list[str]:
-    """What to tell before features are made: an odd size, another token than usual, how a model of timm is read."""
-    found = (oversized(pipeline, options), other_token(pipeline, options), own_reading(pipeline, options))
-    return [note for note in found if note]
-
-
-def own_reading(pipeline: Pipeline, options: FeatureOptions) -> str | None:
-    """A note on how a model of timm is read, where nobody asked for a pool: pool, pixels, and the flags that change it.
-
-    None for ViTs of ours, which their protocols speak for.
-    """
-    spec, tokens, preprocess = pipeline.spec, pipeline.spec.tokens, pipeline.preprocess
-    if tokens is None or options.pool is not None:
-        return None
-    own = "" if tokens.head == pipeline.pool else TIMM_HEADS.get(tokens.head, "")
-    said = (
-        f", as its authors read it; timm {own}" if own and tokens.official else f"; its own head {own}" if own else ""
-    )
-    mean, std = (",".join(f"{value:.3g}" for value in part) for part in (preprocess.mean, preprocess.std))
-    pixels = "as they are" if preprocess.is_plain else f"normalised by mean {mean} std {std}"
-    return (
-        f"{spec.name}: read by its {TOKENS[pipeline.pool]}{said} (--pool); pixels from 0 to 1 {pixels}, "
-        f"{'x'.join(map(str, preprocess.crop))} (timm's configuration; --img-size)"
-    )
-
-
-# what timm's heads do where that is not what is read, by `Tokens.head`
-TIMM_HEADS = {
-    "cls": "takes the class token",
-    "mean": "averages the patch tokens",
-    "attn": "pools by attention",
-}
+def _check_copies(spec: BackboneSpec, preprocess: Preprocess) -> None:
+    """Raise UsageError for scales that are none, and for sizes that the backbone does not read."""
+    scales = preprocess.scales
+    if not scales or not all(0 < scale <= 4 for scale in scales) or len(set(scales)) < len(scales):
+        raise UsageError(
+            f"--scales {','.join(f'{scale:g}' for scale in scales)}: give numbers above 0 and up to 4, each once"
+        )
+    if scales != (1.0,) and spec.architecture.timm:
+        raise UsageError(f"--scales: {spec.name} is built for images of one size", fix="Leave --scales away.")
+    spec.architecture.check_size(*preprocess.crop)
+    for size in copy_sizes(*preprocess.crop, scales, spec.architecture.patch):
+        spec.architecture.check_size(*size)
 
 
 def _check_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
@@ -265,19 +237,26 @@ def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
-def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> tuple[int, bool]:
-    depth = spec.architecture.layers
-    if spec.architecture.stages and asked not in (None, "1"):
+def _layers(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> Layers:
+    if spec.architecture.stages and asked not in (None, "1", "last1"):
         raise UsageError(
             f"--layers {asked}: {spec.name} is a ConvNeXt, whose earlier stages have other widths and no norm",
             fix="Use --layers 1, its last stage.",
         )
-    if asked is None:
-        return protocol.layers, False
-    if asked == "each":
-        return depth, True
-    if not asked.isdecimal() or not 1 <= int(asked) <= depth:
+    return Layers(protocol.layers) if asked is None else Layers.of(asked, spec.architecture.layers, spec.name)
+
+
+def _check_together(layers: Layers, pool: str, options: FeatureOptions) -> None:
+    """Raise UsageError for a pool that is not of these blocks."""
+    if layers.each and pool not in _PER_BLOCK:
+        raise UsageError(f"--layers each gives one token per block, so it goes with --pool cls or mean, not {pool}")
+    if options.pool == EACH_TOKEN and not layers.each:
+        raise UsageError("--pool each gives a row for each kind of token, so it goes with --layers each")
+    if pool == "attn" and (layers.count > 1 or layers.blocks):
         raise UsageError(
-            f"--layers {asked!r}: {spec.name} has {counted(depth, 'block')}, so give 1 to {depth}, or `each`"
+            f"--pool attn is the model's own head over its last block, and --layers {layers.text} asks for others",
+            fix="Leave --layers away, or use --pool mean.",
         )
-    return int(asked), False
+
+
+_PER_BLOCK = ("cls", "cls2", "mean", "gem", BOTH)

@@ -11,7 +11,7 @@ from ..backbones import Protocol, families, variants
 from ..errors import UnknownName
 from ..methods import methods
 
-POOLS = ("cls", "cls2", "mean", "cls+mean", "cls+gem", "cls+dist")
+POOLS = ("cls", "cls2", "mean", "cls+mean", "gem", "cls+gem", "cls+dist", "attn")
 
 
 def protocols() -> dict[str, Protocol]:

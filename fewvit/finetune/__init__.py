@@ -21,7 +21,8 @@ from ..digests import DigestMemory, contents_of
 from ..evaluate.details import Details, Keep
 from ..evaluate.predictions import save_predictions
 from ..extraction.cache import Cache
-from ..extraction.pipeline import FeatureOptions, oversized, settle
+from ..extraction.notes import oversized
+from ..extraction.pipeline import FeatureOptions, settle
 from ..features import FeatureSet
 from ..models.resolve import resolve
 from ..models.spec import Access, BackboneSpec

@@ -14,7 +14,8 @@ from ..errors import counted
 from ..evaluate.evaluation import evaluate_estimator
 from ..evaluate.inputs import Backbones
 from ..evaluate.predictions import Predicted
-from ..extraction.pipeline import TOKENS, FeatureOptions, Pipeline, settle
+from ..extraction.notes import TOKENS
+from ..extraction.pipeline import FeatureOptions, Pipeline, settle
 from ..features import FeatureSet
 from ..labels import labelled
 from ..models.resolve import resolve

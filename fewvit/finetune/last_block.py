@@ -162,7 +162,7 @@ def last_blocks(inputs: Inputs, settings: Sequence[Setting], reader: FeatureRead
     if pipeline is None or datasets is None:
         what = "last-block trains on images, and features were given"
         raise UsageError(what, fix="Give folders of images, or another --classifier.")
-    if pipeline.layers != 1 or pipeline.pool not in ("cls", "mean"):
+    if pipeline.layers != 1 or pipeline.blocks or pipeline.pool not in ("cls", "mean"):
         raise UsageError(
             "last-block reads the last block's class token or mean patch token",
             fix="Leave --layers away, and --pool, or give --pool mean.",

@@ -14,6 +14,7 @@ import numpy as np
 from ..datasets import Dataset
 from ..errors import DataError, UsageError, counted
 from ..figures.picture import Panel
+from ..principal import principal_axes
 from ..results import Row
 from .figure import Figure, tiles_panel
 from .masks import shown_through
@@ -93,18 +94,6 @@ def components_of(features: np.ndarray, style: str = "dinov2", threshold: float 
     colours = np.zeros((len(tokens), 3), np.uint8)
     colours[foreground.ravel()] = np.round(255 * _STRETCHED[style](parts))
     return Components(score, foreground, colours.reshape(*shape, 3), explained)
-
-
-def principal_axes(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first axes (count, D) of rows (M, D) about their mean, and the shares of the variance that lie along them.
-
-    Of an axis and its opposite that one whose largest coordinate is positive.
-    """
-    centred = rows - rows.mean(axis=0)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    axes = vectors[:, ::-1].T[:count]
-    largest = axes[np.arange(count), np.abs(axes).argmax(axis=1)]
-    return axes * np.sign(largest)[:, None], values[::-1][:count] / max(float(values.sum()), 1e-300)
 
 
 def border_share(foreground: np.ndarray) -> float:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import DataError, MissingExtra, UnknownName
 from ..neighbors import Bank, normalise
+from ..principal import principal_axes
 from ..seeds import seed_of
-from .components import principal_axes
 
 FEWEST = 4  # images that a map is drawn of
 REDUCED = 50  # principal components that neighbours are looked for in, as van der Maaten & Hinton 2008, section 4.2

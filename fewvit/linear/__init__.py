@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..evaluate.details import Details, Keep
 from ..evaluate.inputs import FeatureReader, measured
+from ..models.readout import number_of_layers
 from ..results import Result, manifest
 from ..runs.folder import RunFolder
 from ..runs.request import Audience, Effort
@@ -71,8 +72,7 @@ def run_linear(
 def _check(reader: FeatureReader, given: Given, request: LinearProbeRequest, out: Path | None) -> None:
     """Raise UsageError for what is wrong whatever the data; before anything is read, and before torch is imported."""
     check_request(request)
-    if reader.options.layers == "each":
-        raise UsageError("--layers each goes with knn and lowshot; a linear probe takes a number of blocks")
+    number_of_layers(reader.options.layers, "a linear probe")
     if out is not None and len(reader.backbones.names) > 1:
         raise UsageError("--out RUN holds one backbone's probe; give one backbone, or leave --out away")
     if request.augment and given.has_features:

@@ -21,6 +21,8 @@ from ..extraction.pipeline import Pipeline
 from ..extraction.shards import part_of_process
 from ..features import FeatureSet, warn_of_shared_rows
 from ..labels import labelled, refuse_marking, require_classes
+from ..models.pools import has_class_token
+from ..models.readout import number_of_layers
 from ..results import Result
 from ..sources import Sources
 from .evaluation import predictions_of, train_and_evaluate
@@ -141,8 +143,8 @@ class Probing:
         """The heads of a backbone and the readout that they want."""
         options, architecture = self._plan.reader.options, pipeline.spec.architecture
         protocol, probe = self._probe(pipeline.protocol.name, architecture.width)
-        layers = int(options.layers) if options.layers else None
-        mean_only = options.pool is None and pipeline.pool == "mean"
+        layers = number_of_layers(options.layers)
+        mean_only = options.pool is None and (pipeline.pool == "mean" or not has_class_token(architecture))
         reading = settle_reading(
             probe, architecture, pipeline.norm, pool=options.pool, layers=layers, mean_only=mean_only
         )

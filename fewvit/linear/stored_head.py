@@ -18,6 +18,8 @@ from ..features import FeatureSet
 from ..files import sha256_of
 from ..labels import labelled, used_classes
 from ..metrics import top_k_accuracy
+from ..models.pools import has_class_token
+from ..models.readout import number_of_layers
 from ..runs.request import Audience
 from ..sources import Given, Sources, is_features
 from .evaluation import predictions_of, ranks, write_predictions
@@ -99,8 +101,7 @@ def _check(given: Given, reader: FeatureReader) -> None:
             "no images to judge the head by",
             fix="Give --test SRC, or --data DIR with train/ and val/ or test/ in it.",
         )
-    if reader.options.layers == "each":
-        raise UsageError("--layers each goes with knn and lowshot; a head reads a number of blocks")
+    number_of_layers(reader.options.layers)
 
 
 def _names_of(file: Path, outputs: int, about: Mapping[str, Any], listed: Path | None) -> Sequence[str] | None:
@@ -158,12 +159,15 @@ def _reading_of(
     protocol, architecture = pipeline.protocol.name, pipeline.spec.architecture
     if protocol not in PROBES:
         raise UsageError(f"{protocol} has no linear probe", fix=f"Choose one with --protocol: {', '.join(PROBES)}.")
-    layers = int(reader.options.layers) if reader.options.layers else about.get("layers")
+    layers = number_of_layers(reader.options.layers) or about.get("layers")
     pool = reader.options.pool or about.get("pool")
     readings = head_readings(protocol, architecture, pipeline.norm, width, pool=pool, layers=layers)
     if not readings:
         usual = settle_reading(
-            find_probe(protocol, architecture.width), architecture, pipeline.norm, mean_only=pipeline.pool == "mean"
+            find_probe(protocol, architecture.width),
+            architecture,
+            pipeline.norm,
+            mean_only=pipeline.pool == "mean" or not has_class_token(architecture),
         )
         raise _wrong_width(
             file, width, f"{pipeline.spec.name} under {protocol}", " or ".join(str(one.width) for one in usual.inputs)

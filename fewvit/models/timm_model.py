@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..backbones import Architecture
 from ..errors import UsageError, refuse_out_of_memory
-from .readout import Readout, generalised_mean
+from .readout import BOTH, Readout, generalised_mean
 from .timm_attention import attend_in
 from .vit import Keep
 
@@ -52,14 +52,25 @@ class TimmModel(nn.Module):
         return attend_in(self.trunk, self.architecture.timm, images, blocks, keep, queries)
 
     def read(self, images: Tensor, readout: Readout) -> Tensor:
-        """Feature vectors (B, D') under the model's own norm; `mean` is the pooling that its head was trained on."""
-        if readout.layers > 1:
+        """Feature vectors (B, D') under the model's own norm.
+
+        `mean` is the pooling that its head was trained on, where that is a mean; `attn` its own attention pool.
+        """
+        if readout.layers > 1 or readout.blocks or readout.pool == BOTH:
             return self._layers(images, readout)
-        if readout.pool != "mean" and not self.prefix:
+        if readout.pool == "attn" and getattr(self.trunk, "attn_pool", None) is None:
+            raise UsageError(f"{self.architecture.timm} has no attention pool to read", fix="Use --pool mean.")
+        if readout.pool not in ("mean", "gem", "attn") and not self.prefix:
             raise UsageError(f"{self.architecture.timm} has no class token to read", fix="Use --pool mean.")
         tokens = self.trunk.forward_features(images)  # (B, T, D), or without prefix tokens (B, H, W, D), (B, D, H, W)
         if readout.pool == "mean":
             return self._mean(tokens)
+        if readout.pool == "attn":
+            return cast(Tensor, self.trunk.forward_head(tokens, pre_logits=True))
+        if readout.pool == "gem":
+            last = tokens.ndim == 4 and self.maps_of_channels
+            tokens = tokens.flatten(2).transpose(1, 2) if last else tokens.flatten(1, -2)
+            return generalised_mean(tokens[:, self.prefix :])
         if readout.pool == "cls+mean":
             return torch.cat([tokens[:, 0], self._mean(tokens)], dim=-1)
         if readout.pool == "cls+gem":
@@ -73,26 +84,36 @@ class TimmModel(nn.Module):
         return cast(Tensor, norm(tokens.flatten(1, -2)[:, self.prefix :].mean(dim=1)))
 
     def _layers(self, images: Tensor, readout: Readout) -> Tensor:
-        if not self.prefix or readout.pool not in ("cls", "mean"):
-            raise UsageError(
-                f"--layers {readout.layers} with --pool {readout.pool} is not defined for {self.architecture.timm}"
-            )
+        """Tokens of several blocks, or of one that is not the last, each under the final norm.
+
+        A mean of the last N lacks the norm over means that BEiT has, as it always did, so that stored features hold.
+        """
+        has = ("mean", "gem", "cls", BOTH) if self.prefix else ("mean", "gem")
+        if not hasattr(self.trunk, "blocks") or readout.pool not in has:
+            asked = ",".join(f"block{block}" for block in readout.blocks) or readout.layers
+            raise UsageError(f"--layers {asked} with --pool {readout.pool} is not defined for {self.architecture.timm}")
         try:
-            kept = self.trunk.forward_intermediates(
+            found = self.trunk.forward_intermediates(
                 images,
-                indices=readout.layers,
+                indices=list(readout.places(len(self.trunk.blocks))),
                 norm=True,
                 output_fmt="NLC",
-                return_prefix_tokens=True,
+                return_prefix_tokens=self.prefix > 0,
+                stop_early=True,
                 intermediates_only=True,
             )
         except TypeError as error:  # of an XCiT, say, whose class token comes in after the other blocks
             raise UsageError(
                 f"--layers {readout.layers}: {self.architecture.timm} has no class token in each block"
             ) from error
-        return torch.cat(
-            [prefix[:, 0] if readout.pool == "cls" else patches.mean(dim=1) for patches, prefix in kept], dim=-1
-        )
+        patches = [one[0] for one in found] if self.prefix else found
+        classes = [one[1][:, 0] for one in found] if self.prefix and readout.pool in ("cls", BOTH) else []
+        if readout.pool == "gem":
+            return torch.cat([generalised_mean(one) for one in patches], dim=-1)
+        normed = readout.blocks or readout.pool == BOTH
+        norm = getattr(self.trunk, "fc_norm", None) if normed else None
+        means = [(norm or nn.Identity())(one.mean(dim=1)) for one in patches] if readout.pool != "cls" else []
+        return torch.cat([*classes, *means], dim=-1)
 
 
 def _native_size(name: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..backbones import COMPUTED, Architecture
 from .positions import resize_positions
-from .readout import Readout, generalised_mean
+from .readout import BOTH, Readout, generalised_mean
 from .rotary import RotaryBlock, RotaryPositions
 
 Keep = Callable[[Tensor], Tensor]  # what is held of a block's attention (B, heads, Q, T)
@@ -107,10 +107,14 @@ class VisionTransformer(nn.Module):
 
     def last_blocks(self, images: Tensor, n: int = 1) -> list[Tensor]:
         """Outputs (B, T, D) of the last `n` blocks before any norm, oldest first."""
+        return self.outputs(images, range(len(self.blocks) - n, len(self.blocks)))
+
+    def outputs(self, images: Tensor, places: Sequence[int]) -> list[Tensor]:
+        """Outputs (B, T, D) of the blocks at `places`, from 0 and ascending, before any norm; none after them runs."""
         tokens, turn, kept = self.embed(images), self.turn(*images.shape[-2:]), []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks[: max(places) + 1]):
             tokens = block(tokens, *turn)
-            if i >= len(self.blocks) - n:
+            if i in places:
                 kept.append(tokens)
         return kept
 
@@ -128,10 +132,10 @@ class VisionTransformer(nn.Module):
 
     def read(self, images: Tensor, readout: Readout) -> Tensor:
         """Feature vectors (B, D') of images (B, 3, H, W)."""
-        return self.gathered(self.last_blocks(images, readout.layers), readout)
+        return self.gathered(self.outputs(images, readout.places(len(self.blocks))), readout)
 
     def gathered(self, kept: list[Tensor], readout: Readout) -> Tensor:
-        """Feature vectors (B, D') of what `last_blocks` gave."""
+        """Feature vectors (B, D') of what `outputs` gave."""
         if readout.pool == "mean" and readout.norm in ("fresh", "raw"):
             means = [tokens[:, self.prefix :].mean(dim=1) for tokens in kept]
             if readout.norm == "fresh":
@@ -139,11 +143,15 @@ class VisionTransformer(nn.Module):
             return torch.cat(means, dim=-1)
         if readout.pool == "mean":
             return torch.cat([self.patch_mean(tokens) for tokens in kept], dim=-1)
+        if readout.pool == "gem":
+            return torch.cat([generalised_mean(self.final_norm(tokens[:, self.prefix :])) for tokens in kept], dim=-1)
         at = slice(1, 2) if readout.pool == "cls2" else slice(0, 1)
         classes = [tokens[:, at] for tokens in kept]
         if readout.norm not in ("none", "raw"):
             classes = [self.final_norm(tokens) for tokens in classes]
         classes = [tokens[:, 0] for tokens in classes]
+        if readout.pool == BOTH:
+            classes += [self.patch_mean(tokens) for tokens in kept]
         if readout.pool == "cls+mean":
             classes.append(self.patch_mean(kept[-1]))
         if readout.pool == "cls+gem":

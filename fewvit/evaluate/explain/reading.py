@@ -46,7 +46,7 @@ def _settings(pipeline: Pipeline) -> dict[str, Value]:
     return {
         "protocol": pipeline.protocol.name,
         "pool": pipeline.pool,
-        "layers": f"each of {pipeline.layers}" if pipeline.each else pipeline.layers,
+        "layers": f"each of {pipeline.layers}" if pipeline.each else _blocks_of(pipeline),
         "norm": _NORMS[pipeline.norm],
         "image size": "{}x{}".format(*transform.crop),
         "resize": "{}x{}".format(*transform.cover),
@@ -54,6 +54,11 @@ def _settings(pipeline: Pipeline) -> dict[str, Value]:
         "mean": " ".join(f"{value:g}" for value in transform.mean),
         "std": " ".join(f"{value:g}" for value in transform.std),
     }
+
+
+def _blocks_of(pipeline: Pipeline) -> Value:
+    """How many of the last blocks, or which."""
+    return pipeline.layers_asked if pipeline.blocks else pipeline.layers
 
 
 def _unknown(subject: Subject) -> Check:

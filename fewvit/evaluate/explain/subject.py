@@ -73,7 +73,7 @@ def reads_as_published(pipeline: Pipeline, task: str = "") -> bool:
     """
     own, spec = as_published(pipeline.spec, task), pipeline.spec
     known = find_variant(spec.name)[1].sha256 if spec.name in variants() else ""
-    alike = ("pool", "layers", "each", "norm", "preprocess")
+    alike = ("pool", "layers", "blocks", "each", "norm", "preprocess")
     return known in ("", spec.weights_sha256) and all(getattr(pipeline, one) == getattr(own, one) for one in alike)
 
 
