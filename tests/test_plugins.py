@@ -153,7 +153,8 @@ def test_the_position_rule_of_a_family_gives_the_patches_that_are_asked_for(name
 def test_the_variants_of_a_family_name_rules_and_families_that_there_are(name):
     rules = {rule for family in families().values() for rule in family.positions}
     for row in plugins.find("backbones", name).variants.values():
-        assert row.architecture.timm or row.architecture.positions in rules
+        own = row.architecture
+        assert own.timm or own.is_rotary or own.stages or own.positions in rules
 
 
 @pytest.mark.parametrize("name", plugins.names("backbones"))

@@ -340,7 +340,7 @@ def test_out_of_memory_names_a_batch_size_to_try(dataset, words, monkeypatch):
     labelled, order = images_of(dataset, made.recipe), Order(len(LABELS), 4, 3, 7)
     engine, now = Run(made, order, Execution()), order.step(0)
 
-    def without_room(*_):
+    def without_room(*_, **__):
         raise RuntimeError(words)
 
     monkeypatch.setattr(made.trunk, "through", without_room)
