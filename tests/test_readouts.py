@@ -11,7 +11,8 @@ import torch
 from fewvit.backbones import Architecture, families
 from fewvit.errors import UsageError
 from fewvit.extraction.cache import key_digest
-from fewvit.extraction.pipeline import FeatureOptions, attention_pooled, own_head, settle
+from fewvit.extraction.pipeline import FeatureOptions, own_head, settle
+from fewvit.extraction.protocols import attention_pooled
 from fewvit.models.backbone import randomise
 from fewvit.models.build import build
 from fewvit.models.readout import Layers, Readout, number_of_layers

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..backbones import TEMPERATURE
 from ..errors import UsageError
-from ..extraction.pipeline import EACH_TOKEN, TOKENS, FeatureOptions, Pipeline, has_class_token, settle
+from ..extraction.pipeline import EACH_TOKEN, TOKENS, FeatureOptions, Pipeline, settle
+from ..extraction.protocols import has_class_token
 from ..features import FeatureSet
 from ..results import Facts, Row
 from ..sources import Given

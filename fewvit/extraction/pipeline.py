@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..backbones import Architecture, Protocol, family_of
+from ..backbones import Protocol, family_of
 from ..errors import UsageError
 from ..images import decoder_version
 from ..models.readout import BOTH, Layers, Readout
@@ -19,7 +19,7 @@ from ..models.scales import copy_sizes, smallest_side
 from ..models.spec import BackboneSpec
 from ..preprocess import Preprocess, parse_size, sized
 from .cache import key_digest
-from .protocols import POOLS, find_protocol
+from .protocols import POOLS, attention_pooled, find_protocol, has_class_token, mean_by_default
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 DECODERS = ("fast", "pil")
@@ -320,7 +320,7 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
     mean_only, attends = not has_class_token(architecture), attention_pooled(architecture.timm)
     if asked == EACH_TOKEN:
         return "mean" if mean_only else BOTH
-    own = "attn" if attends else "mean" if mean_only or _mean_by_default(architecture.timm) else "cls"
+    own = "attn" if attends else "mean" if mean_only or mean_by_default(architecture.timm) else "cls"
     pool = asked or protocol.pool or own
     if asked is None and mean_only and pool != "attn":
         pool = "mean"
@@ -340,20 +340,3 @@ def _pool(asked: str | None, protocol: Protocol, spec: BackboneSpec) -> str:
             f"--pool cls+dist: {spec.name} has no distillation token", fix="Use --pool cls, mean, cls+mean or cls+gem."
         )
     return pool
-
-
-def has_class_token(architecture: Architecture) -> bool:
-    """Whether there is a class token to read, under a norm for it."""
-    name = architecture.timm
-    without = name.startswith(("swin", "convnext", "resnet", "vit_pe_core_gigantic"))
-    return architecture.final_norm != "fc_norm" and not (without or "_gap_" in name or "_siglip_" in name)
-
-
-def attention_pooled(timm_name: str) -> bool:
-    """Whether a model of timm has an attention pool before its head: SigLIP's, PE-Core's, and ViTs called `map`."""
-    pooled = "_siglip_" in timm_name or "_map_" in timm_name or timm_name.startswith("vit_pe_core_")
-    return timm_name.startswith("vit_") and pooled and "_gap_" not in timm_name
-
-
-def _mean_by_default(timm_name: str) -> bool:
-    return timm_name.startswith("beit")  # its head was trained on the mean patch token

@@ -17,7 +17,8 @@ from ..errors import UsageError
 from ..evaluate.inputs import Found, Inputs
 from ..evaluate.predictions import Predicted
 from ..evaluate.sharing import fill
-from ..extraction.pipeline import Pipeline, has_class_token
+from ..extraction.pipeline import Pipeline
+from ..extraction.protocols import has_class_token
 from ..extraction.shards import part_of_process
 from ..features import FeatureSet, warn_of_shared_rows
 from ..labels import labelled, refuse_marking, require_classes

@@ -13,7 +13,8 @@ import numpy as np
 from ..errors import CheckpointError, DataError, FewvitError, FingerprintMismatch, UsageError, counted, some
 from ..evaluate.details import Details, Keep
 from ..evaluate.inputs import FeatureReader, Found, Inputs, measured
-from ..extraction.pipeline import Pipeline, has_class_token
+from ..extraction.pipeline import Pipeline
+from ..extraction.protocols import has_class_token
 from ..features import FeatureSet
 from ..files import sha256_of
 from ..labels import labelled, used_classes
