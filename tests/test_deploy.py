@@ -55,6 +55,12 @@ TRUNKS = {
         Architecture(48, 1, 3, 16, 1, registers=4, layer_scale=True, positions="rotary", eps=1e-5),
         {"img_size": "48"},
     ),
+    "mirrored-block": ("dino", SMALL, {"img_size": "48", "layers": "block1", "reading": {"flip": True}}),
+    "convnext": (
+        "dinov3",
+        Architecture(32, 5, 0, 32, positions="none", layer_scale=True, stages=((1, 8), (1, 16), (2, 24), (1, 32))),
+        {"img_size": "64"},
+    ),
     "timm-swin": (
         "supervised",
         Architecture(768, 1, 1, 1, 224, timm="swin_tiny_patch4_window7_224"),
@@ -96,7 +102,7 @@ def pipeline_of(trunk):
     return settle(spec, FeatureOptions(device="cpu", **options))
 
 
-SLOW = ("registers-scale-swiglu", "fc-norm", "timm-swin", "timm-convnext", "timm-resnet")  # deep graphs
+SLOW = ("registers-scale-swiglu", "fc-norm", "mirrored-block", "convnext", "timm-swin", "timm-convnext", "timm-resnet")  # deep graphs
 
 
 @pytest.mark.parametrize("trunk", [pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in TRUNKS])

@@ -44,7 +44,7 @@ class Contract:
     license: str  # of the weights, which are in the file; empty: unknown
     fingerprint: str  # of the pipeline, in float32
     pool: str
-    layers: int
+    layers: int | Sequence[int]  # how many of the last blocks, or which ones, from 1
     norm: str
     width: int  # columns of `features`
     preprocess: Mapping[str, Any]  # as `Preprocess.to_dict`

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..backbones._licences import licence_of
 from ..bundles.bundle import Bundle
 from ..errors import NumericalError, UsageError
 from ..extraction.encoding import start_encoding
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # of an output, or of its largest value where that is above 1
 BATCHES = (1, 3)  # images of the passes by which a file is checked
 Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]  # pixels (B, 3, H, W) uint8 -> output by name
-_FREE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0")
 
 
 class Format(Protocol):
@@ -90,7 +90,7 @@ def contract_for(pipeline: Pipeline, width: int, bundle: Bundle | None) -> Contr
         license=pipeline.spec.license,
         fingerprint=pipeline.fingerprint,
         pool=pipeline.pool,
-        layers=pipeline.layers,
+        layers=pipeline.layers_read,
         norm=pipeline.norm,
         width=width,
         preprocess=json.loads(json.dumps(pipeline.preprocess.to_dict())),
@@ -184,7 +184,7 @@ def notes(exported: Exported, pipeline: Pipeline) -> Sequence[str]:
     ]
     if pipeline.precision != "fp32":
         lines.append(f"the features were made in {pipeline.precision}; the file computes in fp32")
-    if contract.license.lower() not in _FREE:
+    if not licence_of(contract.license).is_free:
         terms = f"licensed {contract.license}" if contract.license else "of a licence that fewvit does not know"
         lines.append(f"the file contains weights {terms}: see whether you may pass it on")
     return lines

@@ -24,7 +24,7 @@ class Network(nn.Module):
     def __init__(self, backbone: Backbone, preprocess: Preprocess, bundle: Bundle | None):
         """Raises UsageError for a bundle whose classifier no graph can hold."""
         super().__init__()
-        self.model, self.readout = backbone.model, backbone.readout
+        self.model, self.readout, self.flip = backbone.model, backbone.readout, preprocess.flip
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(preprocess, name)).view(1, 3, 1, 1))
         self.head = Head(bundle) if bundle is not None else None
@@ -35,6 +35,8 @@ class Network(nn.Module):
         """Features (B, D) float32 of pixels (B, 3, H, W) uint8; with a bundle also what `Head` gives."""
         images = pixels.float().div(255).sub(self.mean).div(self.std)
         features = self.model.read(images, self.readout).float()
+        if self.flip:  # as `encode_at_scales` has it
+            features = (features + self.model.read(images.flip(-1), self.readout).float()) / 2
         return (features,) if self.head is None else (features, *self.head(features))
 
 

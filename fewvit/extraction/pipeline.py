@@ -67,7 +67,7 @@ class Pipeline:
         return Layers(self.layers, blocks=self.blocks).text
 
     @property
-    def _layers_read(self) -> int | list[int]:
+    def layers_read(self) -> int | list[int]:
         """For keys and manifests: how many of the last blocks, or the numbers of those that were chosen."""
         return list(self.blocks) or self.layers
 
@@ -80,7 +80,7 @@ class Pipeline:
             "weights": self.spec.fingerprint,
             "weights_sha256": self.spec.weights_sha256,
             "pool": self.pool,
-            "layers": self._layers_read,
+            "layers": self.layers_read,
             "norm": self.norm,
             "preprocess": self.preprocess.to_dict(),
             "decoder": decoder_version(self.decode),
@@ -138,7 +138,7 @@ class Pipeline:
         shown = {
             "protocol": self.protocol.name,
             "pool": self.pool,
-            "layers": self._layers_read,
+            "layers": self.layers_read,
             "norm": self.norm,
             "precision": self.precision,
             "decode": self.decode,

@@ -76,9 +76,15 @@ class ConvNeXt(nn.Module):
                 return tokens[:, 1:].mean(dim=1)
             case "cls+mean":
                 return torch.cat([first, tokens[:, 1:].mean(dim=1)], dim=-1)
+            case "gem":
+                return generalised_mean(tokens[:, 1:])
             case "cls+gem":
                 return torch.cat([first, generalised_mean(tokens[:, 1:])], dim=-1)
-        return first
+            case "cls":
+                return first
+        raise UsageError(
+            f"--pool {readout.pool} is not defined for a ConvNeXt", fix="Use cls, mean, gem, cls+mean or cls+gem."
+        )
 
     def attend(
         self, images: Tensor, blocks: Sequence[int], keep: Keep = torch.clone, queries: slice = slice(None)
