@@ -35,7 +35,7 @@ def list_(
         str, typer.Option("--max-params", metavar="N", help="At most so many parameters, such as 100M or 1.1B.")
     ] = "",
     sort: Annotated[
-        str, typer.Option("--sort", metavar="knn|linear|params|name", help="Rows without the number come last.")
+        str, typer.Option("--sort", metavar="knn|linear|5-shot|params|…", help="Rows without the number come last.")
     ] = "",
 ) -> None:
     """Every named backbone with its size, licence and published numbers (as published, percent)."""
@@ -152,7 +152,7 @@ def fetch(
     """Download weights into the cache, or say where they already are."""
     screen = Screen(output)
     from fewvit.backbones import families, find_variant
-    from fewvit.models.resolve import obtain_variant
+    from fewvit.models.obtaining import obtain_variant
 
     found = [(name, *find_variant(name)) for name in names]
     if not found:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fewvit.errors import UsageError, printable
+from fewvit.errors import DataError, UsageError, printable
 
 from .inputs import reader, recipe_reader
 from .outputs import MTEB_MODEL, Kind
@@ -117,7 +117,7 @@ def _export(
         "classifier": contract.decision.classifier if contract.decision is not None else None,
         "classes": len(contract.decision.classes) if contract.decision is not None else None,
         "outputs": " ".join(contract.outputs),
-        "largest_difference": exported.difference,
+        "largest_difference": float(f"{exported.difference:.2g}"),
         "megabytes": round(exported.n_bytes / 2**20, 1),
         **exported.facts,
     }
@@ -141,6 +141,8 @@ def _network(
     """How features are made, and the bundle where one was named. Raises UsageError for a bundle of given features."""
     from fewvit.models.layouts import is_bundle
 
+    if network.endswith(".bundle") and not Path(network).exists():
+        raise DataError("no such bundle", file=network, fix="`fewvit fit` writes one.")
     if not is_bundle(Path(network)):
         if "," in network:
             raise UsageError(f"one file is of one backbone, and {printable(network)} names several")
@@ -149,6 +151,10 @@ def _network(
         return pipeline, None
     from fewvit.bundles.file import load_bundle
 
+    asked = [name for name in ("protocol", "pool", "layers", "img_size", "scales") if getattr(features, name, None)]
+    if asked or getattr(features, "flip", False):
+        flag = f"--{(asked or ['flip'])[0].replace('_', '-')}"
+        raise UsageError(f"{flag}: a bundle says itself how its features are made", fix=f"Leave {flag} away.")
     bundle = load_bundle(network, device="cpu")
     if bundle.recipe is None:
         raise UsageError(

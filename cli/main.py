@@ -134,7 +134,7 @@ def fewvit(
         False, "--version", is_eager=True, callback=_print_version, help="Print the version and stop."
     ),
 ) -> None:
-    """Label-efficient few-shot learning on frozen self-supervised ViTs (DINO, MSN, MAE, DINOv2)."""
+    """Label-efficient few-shot learning on frozen self-supervised ViTs (DINO, MSN, MAE, DINOv2, DINOv3 and others)."""
 
 
 def _refuse_processes(command: str) -> None:

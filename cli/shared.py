@@ -28,7 +28,7 @@ from .panels import ADVANCED, BACKBONE, OUTPUT, READ, Grouped, placed
 
 if TYPE_CHECKING:
     from fewvit.evaluate.plots import Plots
-    from fewvit.principal import Reduction
+    from fewvit.extraction.principal import Reduction
 
 Command = TypeVar("Command", bound=Callable[..., object])
 Number = TypeVar("Number", int, float)
@@ -364,7 +364,7 @@ class Reduced:
     @property
     def reduction(self) -> Reduction:
         """The same, as the library has it."""
-        from fewvit.principal import Reduction
+        from fewvit.extraction.principal import Reduction
 
         return Reduction(self.pca, self.whiten)
 

@@ -1,4 +1,4 @@
-"""Label-efficient few-shot learning on frozen self-supervised ViTs: DINO, MSN, MAE, DINOv2.
+"""Label-efficient few-shot learning on frozen self-supervised ViTs: DINO, MSN, MAE, DINOv2, DINOv3 and others.
 
     import fewvit
     backbone = fewvit.load_backbone("dino_vitb16")

@@ -17,6 +17,7 @@ import functools
 import importlib
 import inspect
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import UnknownName
@@ -52,7 +53,11 @@ def find(kind: str, name: str) -> type[Any]:
     if stem not in names(kind):
         known = [spelled(kind, one) for one in names(kind)]
         raise UnknownName(_ONE_OF.get(kind, kind.removesuffix("s")), name, known)
-    module = importlib.import_module(f"fewvit.{kind}.{stem}")
+    return _public_class(importlib.import_module(f"fewvit.{kind}.{stem}"))
+
+
+@functools.cache  # per module: whoever lists a table asks thousands of times
+def _public_class(module: ModuleType) -> type[Any]:
     public = [
         value
         for key, value in vars(module).items()

@@ -31,7 +31,6 @@ LAYERS = {
         "options",
         "plugins",
         "preprocess",
-        "principal",
         "results",
         "seeds",
         "spellings",

@@ -10,7 +10,7 @@ from fewvit.backbones._third_party import sixteen_shot
 from fewvit.backbones._tokens import Tokens
 from fewvit.checkpoints.licences import meaning, require_license
 from fewvit.errors import LicenseRequired, Unobtainable
-from fewvit.models.resolve import obtain_variant
+from fewvit.models.obtaining import obtain_variant
 from fewvit.models.spec import Access
 
 from fake_hub import STRANGER, Repository, point_to, running_hub
@@ -77,8 +77,8 @@ def test_sixteen_shot_numbers_are_those_of_others_and_say_whose():
         (Tokens(1, 4, "mean", official="cls"), "cls"),  # DINOv3 and EUPE
         (Tokens(1, 0, "mean"), "mean"),
         (Tokens(1, 7, "cls"), "cls"),
-        (Tokens(1, 0, "attn"), "cls"),
-        (Tokens(0, 0, "attn"), "mean"),
+        (Tokens(1, 0, "attn"), "attn"),
+        (Tokens(0, 0, "attn"), "attn"),
         (Tokens(0, 0, "mean"), "mean"),
     ],
 )

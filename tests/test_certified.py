@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from fewvit.errors import DataError
 from fewvit.neighbors import Bank, certified, normalise
 from fewvit.neighbors.certified import KINDS, Certified, kernels
 
@@ -143,6 +144,47 @@ def test_a_cpu_that_breaks_the_bound_is_not_believed(kind):
     _, rows = finder.search(queries, 3)
     assert asked == [41]
     np.testing.assert_array_equal(rows, brute(bank, queries, 3)[1])
+
+
+@pytest.mark.parametrize("scale", [1e15, 1e22, 1e30, 1e-22, 1e-38])
+def test_rows_beyond_what_sums_of_float32_hold_are_searched_otherwise_and_tiny_ones_exactly(kind, scale):
+    bank, queries = cloud(1000, 37) * np.float32(scale), cloud(64, 37, 1)
+    wanted = np.argsort(-(queries.astype(np.float64) @ bank.astype(np.float64).T), axis=1, kind="stable")[:, :5]
+    found = Bank(bank, metric="dot", device="cpu").search(queries, 5)
+    np.testing.assert_array_equal(found.rows, wanted)
+
+
+def test_single_rows_and_queries_of_another_order_of_magnitude_write_nowhere(kind):
+    bank = normalise(cloud(20_000, 64))
+    bank[::3] *= np.float32(1e30)
+    asked = []
+
+    def other(queries, k):
+        asked.append(len(queries))
+        return np.zeros((len(queries), k), np.float32), np.zeros((len(queries), k), np.int64)
+
+    Certified(bank, other).search(normalise(cloud(64, 64, 1)), 5)
+    assert asked == [64]
+    good, queries = normalise(cloud(500, 64)), cloud(64, 64, 1)
+    queries[7] *= np.float32(1e25)
+    asked.clear()
+    _, rows = Certified(good, other).search(queries, 5)
+    assert asked == [1]  # that query alone
+    left = np.arange(64) != 7
+    np.testing.assert_array_equal(rows[left], brute(good, queries[left], 5)[1])
+
+
+def test_a_query_that_was_given_up_takes_no_more_rows():
+    """Crowded after its first rows, and rows of infinite score follow: nothing is written for it."""
+    rows = np.concatenate([np.repeat(normalise(cloud(1, 32)), 4000, axis=0), normalise(cloud(100, 32, 4))])
+    finder = Certified(np.ascontiguousarray(rows), lambda queries, k: brute(rows, queries, k))
+    _, found = finder.search(np.repeat(rows[:1], 40, axis=0), 3)
+    np.testing.assert_array_equal(found, np.tile(np.arange(3), (40, 1)))
+
+
+def test_features_of_no_columns_are_refused():
+    with pytest.raises(DataError, match="row and column"):
+        Bank(np.zeros((50, 0), np.float32))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])

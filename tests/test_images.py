@@ -864,3 +864,15 @@ def test_the_versions_of_what_decodes_are_known_without_importing_it():
     assert pil.startswith("pil/")
     assert version("simplejpeg") in fast
     assert version("simplejpeg") not in pil
+
+
+def test_a_jpeg_with_stray_bytes_is_read_by_both_policies():
+    """As some of ImageNet's are: libjpeg warns of them, and every pixel is there."""
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, (40, 56, 3), dtype=np.uint8)).save(stream, "JPEG")
+    clean = stream.getvalue()
+    stray = clean[:-2] + b"\x11" * 9 + clean[-2:]
+    own = Preprocess(cover=(24, 24), crop=(24, 24))
+    for policy in ("fast", "pil"):
+        np.testing.assert_array_equal(decode(stray, own, policy)[0], decode(clean, own, policy)[0])
+    np.testing.assert_array_equal(decode_whole(stray), decode_whole(clean))

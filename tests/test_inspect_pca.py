@@ -9,11 +9,11 @@ from sklearn.decomposition import PCA
 
 from fewvit.backbones import Architecture
 from fewvit.errors import DataError, UsageError
+from fewvit.extraction.principal import principal_axes
 from fewvit.inspect.components import border_share, components_of, pca
 from fewvit.inspect.magnitudes import norm_gap, norms
 from fewvit.inspect.pictures import in_parts
 from fewvit.inspect.tokens import patch_features
-from fewvit.principal import principal_axes
 
 from made_pictures import made_backbone, made_pictures
 

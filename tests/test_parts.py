@@ -154,3 +154,26 @@ def test_parts_are_a_backbone_by_their_first_part_by_their_folder_and_under_a_na
     for weights in (first, tmp_path):
         with pytest.raises(FewvitError, match=f"a part is missing: {STEM}ac"):
             resolve("franca_vitg14_laion", access, memory, weights=str(weights))
+
+
+def with_pax(value: str, key: str = "comment", content: bytes = CONTENT) -> bytes:
+    """An archive whose one file has an extended header."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz", format=tarfile.PAX_FORMAT) as archive:
+        info = member("x.pth", size=len(content))
+        info.pax_headers = {key: value}
+        archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def test_headers_count_as_what_is_unpacked(tmp_path):
+    cut(tmp_path, with_pax("a" * (64 << 20)))  # packs to some 70 kB
+    with pytest.raises(CheckpointError, match=r"more than [\d,]+ bytes|announce more than"):
+        joined(tmp_path, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.pth"))
+
+
+def test_a_size_that_is_none_is_damage(tmp_path):
+    cut(tmp_path, with_pax("-5", "size"))
+    with pytest.raises(CheckpointError, match="joined parts"):
+        joined(tmp_path, tmp_path / "cache")

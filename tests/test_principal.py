@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fewvit.errors import UsageError
+from fewvit.extraction.principal import EPSILON, Reduction
 from fewvit.features import FeatureSet
-from fewvit.principal import EPSILON, Reduction
 
 WIDTH = 7
 

@@ -217,10 +217,17 @@ def test_a_layout_with_two_sorts_of_statistics_stops_until_it_is_told_which(kind
     assert named.license == "Apache-2.0"
 
 
-@pytest.mark.parametrize("name", ["dino_deitsmall16_pretrain.pth", "ibot-teacher.pth", "mocov3_vits.pth", "my.DINO.pt"])
+@pytest.mark.parametrize("name", ["dino_deitsmall16_pretrain.pth", "swav-teacher.pth", "mocov3_vits.pth", "my.DINO.pt"])
 def test_a_files_name_may_show_whose_it_is_and_the_line_says_so(name, home, lines, tmp_path):
     assert resolved(saved(tmp_path / name), home).family == "dino"
     assert "taken for dino (by the file's name; --family)" in lines[0]
+
+
+def test_a_name_that_tells_another_family_of_the_layout_is_believed(home, lines, tmp_path):
+    found = resolved(saved(tmp_path / "ibot_vits16_teacher.pth"), home)
+    assert (found.family, found.protocol) == ("ibot", "ibot/1")
+    assert "taken for ibot (by the file's name; --family)" in lines[0]
+    assert resolved(saved(tmp_path / "ibot_b.pth"), home, family="dino").family == "dino"
 
 
 @pytest.mark.parametrize("name", ["dinosaurs.pth", "vit_small_augreg.pth", "maersk.pth", "remsn1.pth"])

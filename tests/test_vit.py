@@ -30,9 +30,8 @@ from fewvit.models.vit import EPS, VisionTransformer, resize_positions
 
 from oracles import resized_positions
 
-PLAIN = {
-    name: row for family in families().values() for name, row in family.variants.items() if not row.architecture.timm
-}
+PLAIN = {name: row for of in ("dino", "dinov2", "mae", "msn") for name, row in families()[of].variants.items()}
+PLAIN = {name: row for name, row in PLAIN.items() if not row.architecture.timm}
 TINY = Architecture(128, 3, 2, 16, grid=6)
 REGISTERED = Architecture(128, 2, 2, 14, grid=5, positions="antialias", registers=4, layer_scale=True)
 SWIGLU = Architecture(128, 2, 2, 14, grid=5, feed_forward="swiglu", hidden=344, layer_scale=True)

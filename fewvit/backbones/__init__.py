@@ -384,6 +384,9 @@ class Family:
 
     # whose files have this layout too and are normalised alike, so that its licence and protocol are a guess
     alike: ClassVar[str] = ""
+    # a word in the names of its files, and the families whose layout they have: such a file is then its own
+    called: ClassVar[str] = ""
+    layouts: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def shows_origin(name: str) -> bool:

@@ -162,6 +162,7 @@ class Dinov3(Family):
             _take_last_norm(found)
         elif "patch_embed.proj.weight" in found.tensors:
             _require_positions(found)
+            _require_periods(found)
             _mask_biases(found)
             _join_gates(found)
         return found
@@ -230,6 +231,13 @@ def _require_positions(trunk: Trunk) -> None:
         raise ValueError(
             f"storage_tokens is missing: without these tokens DINOv3's features are worth nothing; {_EUPE}"
         )
+
+
+def _require_periods(trunk: Trunk) -> None:
+    """Raise ValueError for periods that are no positive numbers."""
+    periods = trunk.tensors.get(PERIODS)
+    if periods is not None and not bool(((periods > 0) & (periods < float("inf"))).all()):
+        raise ValueError(f"{PERIODS} are no positive numbers")
 
 
 def _mask_biases(trunk: Trunk) -> None:

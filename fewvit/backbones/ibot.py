@@ -54,6 +54,8 @@ class Ibot(Family):
         Protocol("ibot-avgpool/1", pool="mean", norm="raw"),
     )
     checkpoint_keys: ClassVar[tuple[str, ...]] = ("teacher", "student")
+    called: ClassVar[str] = "ibot"
+    layouts: ClassVar[tuple[str, ...]] = ("dino",)
     variants: ClassVar[Mapping[str, Variant]] = {
         "ibot_vits16": _variant(
             "s",

@@ -18,10 +18,8 @@ _SIZES = {
     "radiov4_so400m16": ("vit_so400m_patch16_radio_v4.c_radio", (1152, 27, 16, 16), 413_543_664, 9),
     "radiov4_vith16": ("vit_huge_patch16_radio_v4.c_radio", (1280, 32, 16, 16), 631_985_920, 9),
 }
-_NOTE = (
-    "one class token per teacher: the first is read here, the others timm counts as registers, the official summary "
-    "joins several; the official code normalises pixels (0 to 1) inside the model, timm outside; timm 1.0.30 or later"
-)
+# the official summary joins several, and timm counts the others as registers; timm has them from 1.0.30 on
+_NOTE = "a class token per teacher, of which the first is read"
 
 
 class Radio(TimmFamily):

@@ -75,6 +75,8 @@ class Webssl(Family):
     publication: ClassVar[Publication | None] = Publication("2025-04-01", _ARTICLE)
     protocol: ClassVar[str] = "webssl/1"
     protocols: ClassVar[tuple[Protocol, ...]] = (Protocol("webssl/1"),)  # 256 bicubic, crop 224
+    called: ClassVar[str] = "webssl"
+    layouts: ClassVar[tuple[str, ...]] = ("dino", "dinov2", "mae")
     alike: ClassVar[str] = "DINOv2's own runs with SwiGLU"
     variants: ClassVar[Mapping[str, Variant]] = dict(
         [

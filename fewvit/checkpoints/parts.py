@@ -14,7 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from ..errors import CheckpointError, DataError, printable
 from ..files import replacing
@@ -129,12 +129,27 @@ class _DamagedError(Exception):
     """What is wrong with the joined parts."""
 
 
+class _Counted:
+    """What is unpacked of a stream, and no more than `limit` bytes of it: headers announce what they like."""
+
+    def __init__(self, stream: gzip.GzipFile, limit: int):
+        self._stream, self._left, self._limit = stream, limit + _BLOCK, limit  # archives are padded
+
+    def read(self, size: int) -> bytes:
+        """The next bytes. Raises _DamagedError beyond the limit."""
+        found = self._stream.read(min(size, self._left + 1))
+        self._left -= len(found)
+        if self._left < 0:
+            raise _DamagedError(f"unpack to more than {self._limit:,} bytes")
+        return found
+
+
 def _unpack(parts: Sequence[Path], target: Path) -> None:
     """Write the one file that is in the parts to `target`, all at once. Raises as `whole_file`."""
     limit = MOST_UNPACKED * sum(part.stat().st_size for part in parts)
     try:
         with io.BufferedReader(_Joined(parts), _BLOCK) as joined, replacing(target) as out:
-            for block in _content(gzip.GzipFile(fileobj=joined), limit):
+            for block in _content(_Counted(gzip.GzipFile(fileobj=joined), limit), limit):
                 out.write(block)
     except _DamagedError as error:
         last = parts[-1].name[-len(_FIRST) :]
@@ -146,15 +161,15 @@ def _unpack(parts: Sequence[Path], target: Path) -> None:
         ) from error
 
 
-def _content(stream: gzip.GzipFile, limit: int) -> Iterator[bytes]:
+def _content(stream: _Counted, limit: int) -> Iterator[bytes]:
     """The bytes of the one regular file in an archive, to the end of the stream, whose sums are compared.
 
     Raises _DamagedError.
     """
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:  # it only reads
             member = archive.next()
-            if member is None or not member.isreg():
+            if member is None or not member.isreg() or member.issparse():
                 kind = "nothing" if member is None else f"{printable(member.name)}, which is no regular file"
                 raise _DamagedError(f"hold {kind}")
             if member.size > limit:
@@ -171,7 +186,6 @@ def _content(stream: gzip.GzipFile, limit: int) -> Iterator[bytes]:
         if more is not None:
             raise _DamagedError(f"hold {printable(more.name)} beside {printable(member.name)}, and one file is wanted")
         while stream.read(_BLOCK):
-            if stream.tell() > limit:
-                raise _DamagedError(f"unpack to more than {limit:,} bytes")
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            pass
+    except (tarfile.TarError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         raise _DamagedError(f"are cut or damaged ({type(error).__name__}: {printable(str(error))[:80]})") from error

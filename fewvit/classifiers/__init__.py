@@ -32,6 +32,10 @@ def _nothing_chosen(estimators: Sequence[object], shots: str) -> str:
     return ""
 
 
+def _always(options: Mapping[str, Any]) -> None:
+    return
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a classifier declares of itself by class attributes of these names.
@@ -41,6 +45,8 @@ class Traits:
 
     needs: str = "features"  # (N, D), one row per image; or tokens (N, T, D)
     extra: str = ""  # of `pip install 'fewvit[extra]'`, whose package it needs
+    # raises MissingExtra, Unobtainable where it cannot work here with these options: asked before features are made
+    ready: Callable[[Mapping[str, Any]], None] = _always
     transductive: bool = False  # whether the rows of one `predict_proba` inform each other
     keeps: str = "state"  # what a bundle stores: what it learnt, or `support`: the rows themselves, to fit it on again
     grows: bool = False  # whether `add(X, y)` takes more rows and classes

@@ -125,6 +125,11 @@ class TabPFN(ProbabilisticClassifier):
             "the weights' licence is Prior Labs': attribution for v2, non-commercial for newer ones"
         )
 
+    @staticmethod
+    def ready(options: Mapping[str, Any]) -> None:
+        """Raise MissingExtra without the package, Unobtainable without a weights file."""
+        _weights_file(options.get("weights"))
+
     def _loaded(self, file: Path) -> Any:
         """The package's estimator with the weights of a file. Raises MissingExtra, CheckpointError."""
         options = {"n_estimators": self.estimators} if self.estimators is not None else {}

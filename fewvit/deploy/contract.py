@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import FewvitError, IntegrityError
+from ..images import POLICIES
 from ..preprocess import Preprocess
 from ..untrusted.texts import json_of, require_file_text
 
@@ -96,9 +97,9 @@ def contract_of(text: str, file: str) -> Contract:
         )
         _require_sound(contract)
         return contract
-    except FewvitError:
+    except IntegrityError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (FewvitError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
             f"what it says of itself is no contract of fewvit: {type(error).__name__}",
             file=file,
@@ -108,12 +109,18 @@ def contract_of(text: str, file: str) -> Contract:
 
 def _require_sound(contract: Contract) -> None:
     """Raise ValueError or TypeError unless the numbers can be those of a contract."""
-    sound = all(type(side) is int and 1 <= side <= 1 << 14 for side in (*contract.size, contract.width))
-    decision = contract.decision
+    own, decision = contract.transform, contract.decision
+    sides = (*own.cover, *own.crop, contract.width)
+    sound = len(own.cover) == len(own.crop) == 2 and all(type(side) is int and 1 <= side <= 1 << 14 for side in sides)
+    sound &= len(own.mean) == len(own.std) == 3 and all(0 <= one <= 1 for one in own.mean) and min(own.std) > 0
+    sound &= (own.longest, own.scales) == (0, (1.0,)) and {type(own.stretched), type(own.flip)} == {bool}
+    sound &= contract.decode in POLICIES and all(isinstance(one, str) for one in (contract.backbone, contract.license))
     if decision is not None:
-        require_file_text(*decision.classes)
+        require_file_text(*decision.classes, decision.classifier, decision.bundle_sha256)
+        sound &= all(type(count) is int and count >= 0 for count in decision.counts)
+        sound &= decision.strangeness is None or isinstance(decision.strangeness, Mapping)
         sound &= len(set(decision.classes)) == len(decision.classes) == len(decision.counts) > 0
-        sound &= 0 <= decision.threshold <= 1 and decision.temperature > 0
+        sound &= 0 <= decision.threshold <= 1 and 0 < decision.temperature < 1e6
         sound &= decision.max_strangeness is None or abs(decision.max_strangeness) < 1e300
     if not sound:
         raise ValueError("numbers that are none of a contract")

@@ -107,8 +107,13 @@ class OnnxGraph:
         self._session, self._outputs = session, outputs
 
     def __call__(self, pixels: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Of pixels (B, 3, H, W) uint8."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, {PIXELS: pixels}), strict=True))
+        """Of pixels (B, 3, H, W) uint8. Raises IntegrityError for a graph that cannot be run on them."""
+        try:
+            found = self._session.run(self._outputs, {PIXELS: pixels})
+        except Exception as error:  # its own dozen types, and those of its binding
+            refuse_out_of_memory(error, "running the ONNX file", pixels.nbytes)
+            raise IntegrityError(f"onnxruntime cannot run the file: {in_one_line(error)[:200]}", fix=_AGAIN) from error
+        return dict(zip(self._outputs, found, strict=True))
 
 
 def read_onnx(path: Path) -> tuple[OnnxGraph, Contract]:
@@ -130,6 +135,8 @@ def read_onnx(path: Path) -> tuple[OnnxGraph, Contract]:
         one.name for one in session.get_outputs()
     ] != contract.outputs:
         raise IntegrityError("its inputs and outputs are not those that it names", file=path, fix=_AGAIN)
+    if list(session.get_inputs()[0].shape[1:]) != [3, *contract.size]:
+        raise IntegrityError("its graph takes pixels of another size than it says", file=path, fix=_AGAIN)
     return OnnxGraph(session, contract.outputs), contract
 
 

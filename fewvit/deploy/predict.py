@@ -1,7 +1,6 @@
 """Labels by an exported bundle: fewvit decodes and resizes, onnxruntime computes, the bundle's own rules decide.
 
-No module of torch is built. torch itself is imported only where the bundle's pictures are decoded as `fast`, whose
-resize it does; with `--decode pil` it is not.
+No module of torch is built; torch itself is imported only where the kernel that resizes was not compiled.
 """
 
 from __future__ import annotations

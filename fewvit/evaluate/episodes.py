@@ -128,7 +128,8 @@ def check_options(options: EpisodeOptions) -> None:
             raise UsageError(f"--{name} {value}: an evaluation needs at least {least}")
     if not options.shots or min(options.shots) < 1:
         raise UsageError("--shots: every class of an episode needs at least one labelled image")
-    for method in options.settings:
+    for method, given in options.settings.items():
+        traits_of(find("classifiers", method)).ready(given)
         if traits_of(find("classifiers", method)).needs != "features":
             raise UsageError(f"{method} works on tokens; episodes are drawn from features, one row per image")
 

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..datasets import Listing
 from ..digests import DigestMemory
@@ -244,7 +244,7 @@ class FeatureReader:
             checkpoint_key=b.checkpoint_key,
             family=b.family,
             seed=b.seed,
-            told=b.told,
+            told=replace(b.told, protocol=self.options.protocol, pool=self.options.pool),
         )
 
     def _say_unused(self, sources: Sources) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 
 from ..backbones import IMAGENET, KS, TEMPERATURE
 from ..errors import UsageError, counted, printable
+from ..extraction.principal import AS_THEY_ARE, Reduction
 from ..features import FeatureSet, require_one_backbone, warn_of_shared_rows
 from ..labels import align, labelled, require_classes
 from ..metrics import rank_of_accepted, top_k_accuracy
 from ..neighbors import Bank, Neighbors
-from ..principal import AS_THEY_ARE, Reduction
 from ..results import Facts, Row
 from ..sources import Given, Sources
 from ..splits import Split, dependence, dinov2_subset, mean_of_draws

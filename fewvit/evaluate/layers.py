@@ -222,7 +222,9 @@ def told(chosen: Sequence[Choice], name: str, options: LayerOptions) -> Iterator
     of = f"{name}: " if name else ""
     for one in chosen:
         how = f"{options.k}-NN" if one.by == "knn" else f"{options.shots}-shot logistic regression"
-        lead = f"{one.test - one.last:+.2f} points over the last block's {TOKENS[one.last_pool]} ({one.last:.2f} %)"
+        apart = one.test - one.last
+        than = f"{'over' if apart >= 0 else 'below'} the last block's {TOKENS[one.last_pool]} ({one.last:.2f} %)"
+        lead = f"{abs(apart):.2f} points {than}"
         block = f"the {TOKENS[one.pool]} of block {one.layer}"
         if one.on == "train":
             yield f"{of}chosen on the train images, {block}: {one.test:.2f} % by {how}, {lead}"

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..classifiers import traits_of
 from ..errors import UsageError
+from ..extraction.principal import AS_THEY_ARE, Reduction
 from ..labels import Listed
 from ..plugins import find
-from ..principal import AS_THEY_ARE, Reduction
 from ..splits import Split, n_per_class, percent_per_class
 from .subsets import read_splits
 
@@ -45,7 +45,9 @@ class LowShotOptions:
 
 
 def check_options(options: LowShotOptions) -> None:
-    """Raise UsageError for a lambda that no classifier has a use for, or that is none."""
+    """Raise UsageError for a lambda that no classifier has a use for, or that is none; what `Traits.ready` raises."""
+    for method, given in options.settings.items():
+        traits_of(find("classifiers", method)).ready(given)
     if options.lambd is None:
         return
     if not any(traits_of(find("classifiers", method)).penalty for method in options.settings):

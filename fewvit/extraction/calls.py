@@ -76,7 +76,7 @@ def load_backbone(
         checkpoint_key=checkpoint_key,
         family=family,
         seed=seed,
-        told=Told.of(heads, grid, mean, std),
+        told=dataclasses.replace(Told.of(heads, grid, mean, std), protocol=protocol, pool=pool),
     )
     size = "x".join(map(str, img_size)) if isinstance(img_size, tuple) else None if img_size is None else str(img_size)
     options = FeatureOptions(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..backbones import Family, Protocol, Variant, families, find_variant
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
     from ..digests import DigestMemory
     from ..models.spec import Access
 
-SORTS = ("knn", "linear", "params", "name")
+_SHOTS = ("1-shot", "2-shot", "5-shot", "16-shot")
+SORTS = ("knn", "linear", *_SHOTS, "params", "name")
 # of a row, those that a table shows; all others are for programs
 SHOWN = (
     "backbone",
     "Mparams",
     "license",
     "commercial",
+    "gated",
     "knn",
     "linear",
     "1-shot",
@@ -87,10 +90,19 @@ def number_of(text: str) -> int:
 
 def variant_rows(choice: Choice = Choice()) -> list[Row]:
     """One row per named backbone of the choice; in its order, rows without the number that is sorted by last."""
+    protocols = _protocols()
     rows = [
-        _row(name, family, variant) for family, kind in families().items() for name, variant in kind.variants.items()
+        _row(name, family, kind, variant, protocols)
+        for family, kind in families().items()
+        for name, variant in kind.variants.items()
     ]
     return sorted_rows([row for row in rows if choice.takes(row)], choice.sort)
+
+
+def _falling(column: str, row: Row) -> float | None:
+    """A number, perhaps with its deviation as `38.9 ± 0.4`, so that the largest comes first."""
+    value = row[column]
+    return None if value is None else -float(str(value).partition(" ")[0])
 
 
 def sorted_rows(rows: Sequence[Row], by: str) -> list[Row]:
@@ -98,6 +110,7 @@ def sorted_rows(rows: Sequence[Row], by: str) -> list[Row]:
     keys: dict[str, Callable[[Row], Any]] = {
         "knn": lambda row: None if row["knn"] is None else -row["knn"],
         "linear": lambda row: None if row["linear"] is None else -row["linear"],
+        **{shots: partial(_falling, shots) for shots in _SHOTS},
         "params": lambda row: row["parameters"],
         "name": lambda row: row["backbone"],
     }
@@ -110,8 +123,8 @@ def sorted_rows(rows: Sequence[Row], by: str) -> list[Row]:
     return [*sorted(known, key=keys[by]), *unknown]
 
 
-def _row(name: str, family: str, variant: Variant) -> Facts:
-    a, published, kind = variant.architecture, dict(variant.published), families()[family]
+def _row(name: str, family: str, kind: type[Family], variant: Variant, protocols: Mapping[str, Protocol]) -> Facts:
+    a, published = variant.architecture, dict(variant.published)
     shots, others = published.get("lowshot", {}), sixteen_shot(name)
     licence = licence_of(variant.license or kind.license)
     numbers = {
@@ -135,15 +148,17 @@ def _row(name: str, family: str, variant: Variant) -> Facts:
         "gated": "yes" if variant.gated else "no",
         "class_tokens": kind.class_tokens_of(variant),
         "registers": kind.registers_of(variant),
-        **_read_as(name, variant, kind)[0],
+        **_read_as(name, variant, kind, protocols)[0],
         "numbers_of": (variant.source or kind.source) if published else "",
         "16-shot_of": others.source,
     }
 
 
-def _read_as(name: str, variant: Variant, kind: type[Family]) -> tuple[Facts, Preprocess]:
+def _read_as(
+    name: str, variant: Variant, kind: type[Family], protocols: Mapping[str, Protocol]
+) -> tuple[Facts, Preprocess]:
     """How images become features: the protocol, its pool and what it makes of pixels; and the transform."""
-    protocol = _protocols()[variant.protocol or kind.protocol_of(variant.architecture)]
+    protocol = protocols[variant.protocol or kind.protocol_of(variant.architecture)]
     preprocess = replace(protocol.transform(), **{**kind.statistics, **variant.preprocess})
     shown = {
         "protocol": protocol.name,
@@ -170,7 +185,7 @@ def variant_facts(name: str) -> Facts:
 def facts_of(name: str, family: str, variant: Variant) -> Facts:
     """Everything that a row says, and what follows from it: how it is read, what its licence allows."""
     kind, others = families()[family], sixteen_shot(name)
-    reading, preprocess = _read_as(name, variant, kind)
+    reading, preprocess = _read_as(name, variant, kind, _protocols())
     licence = licence_of(variant.license or kind.license)
     note = kind.license_note if not variant.license else ""
     return {

@@ -56,14 +56,14 @@ def notes(pipeline: Pipeline, options: FeatureOptions) -> list[str]:
 
 
 def own_reading(pipeline: Pipeline, options: FeatureOptions) -> str | None:
-    """A note on how a model of timm is read, where nobody asked for a pool: pool, pixels, and the flags that change it.
+    """A note on how a model of timm is read: pool, pixels, and the flags that change it.
 
     None for ViTs of ours, which their protocols speak for.
     """
     spec, tokens, preprocess = pipeline.spec, pipeline.spec.tokens, pipeline.preprocess
-    if tokens is None or options.pool is not None:
+    if tokens is None:
         return None
-    own = "" if tokens.head == pipeline.pool else TIMM_HEADS.get(tokens.head, "")
+    own = "" if options.pool or tokens.head == pipeline.pool else TIMM_HEADS.get(tokens.head, "")
     said = (
         f", as its authors read it; timm {own}" if own and tokens.official else f"; its own head {own}" if own else ""
     )
@@ -72,8 +72,12 @@ def own_reading(pipeline: Pipeline, options: FeatureOptions) -> str | None:
     token = TOKENS.get(pipeline.pool, pipeline.pool)
     return (
         f"{spec.name}: read by its {token}{said} (--pool); pixels from 0 to 1 {pixels}, "
-        f"{'x'.join(map(str, preprocess.crop))} (timm's configuration; --img-size)"
+        f"resized to {_by(preprocess.cover)}, cropped to {_by(preprocess.crop)} (timm's configuration; --img-size)"
     )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
 
 
 # what timm's heads do where that is not what is read, by `Tokens.head`

@@ -63,11 +63,11 @@ def decode(
         raise UnknownName("decode policy", policy, POLICIES)
     read_jpeg = _jpeg_reader() if policy == "fast" else None
     try:
-        header = jpeg_header(data) if read_jpeg else None
+        header, pixels = jpeg_header(data) if read_jpeg else None, None
         if read_jpeg and header:
             _refuse_large(header.height, header.width, preprocess, max_pixels)
             pixels, orientation, notes = read_jpeg(data), header.orientation, Note(0)
-        else:
+        if pixels is None or not header:
             image = open_wholly(data, lambda h, w: _refuse_large(h, w, preprocess, max_pixels))
             notes = _notes(image) | _turned(_orientation(image))
             return _of_pillow(image, preprocess, policy), int(notes)
@@ -110,11 +110,11 @@ def decode_whole(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     May be called from many threads at once. Raises BadImage as `decode` does.
     """
     try:
-        header = jpeg_header(data)
+        header, pixels = jpeg_header(data), None
         if header:
             _refuse_large(header.height, header.width, _AS_IT_IS, max_pixels)
             pixels, orientation = _jpeg_reader()(data), header.orientation
-        else:
+        if pixels is None:
             image = open_wholly(data, lambda h, w: _refuse_large(h, w, _AS_IT_IS, max_pixels))
             pixels, orientation = _rgb_as_seen(image), _orientation(image)
         return np.ascontiguousarray(_turn(pixels, orientation))
@@ -187,11 +187,20 @@ def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: i
 
 
 @functools.cache
-def _jpeg_reader() -> Callable[[bytes], np.ndarray]:
-    """A function from the bytes of a JPEG to its RGB pixels (H, W, 3)."""
+def _jpeg_reader() -> Callable[[bytes], np.ndarray | None]:
+    """A function from the bytes of a JPEG to its RGB pixels (H, W, 3); None where libjpeg has something to say of it.
+
+    Pillow then tells what is cut short from what is read all the same, such as ImageNet's files with stray bytes.
+    """
     from simplejpeg import decode_jpeg
 
-    return lambda data: decode_jpeg(data, "RGB")  # strict: what libjpeg only warns of is an error, too
+    def pixels_of(data: bytes) -> np.ndarray | None:
+        try:
+            return np.asarray(decode_jpeg(data, "RGB"))
+        except ValueError:
+            return None
+
+    return pixels_of
 
 
 def _cover_and_crop(pixels: np.ndarray, preprocess: Preprocess, orientation: int) -> np.ndarray:

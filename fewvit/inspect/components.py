@@ -13,8 +13,8 @@ import numpy as np
 
 from ..datasets import Dataset
 from ..errors import DataError, UsageError, counted
+from ..extraction.principal import principal_axes
 from ..figures.picture import Panel
-from ..principal import principal_axes
 from ..results import Row
 from .figure import Figure, tiles_panel
 from .masks import shown_through

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import DataError, MissingExtra, UnknownName
+from ..extraction.principal import principal_axes
 from ..neighbors import Bank, normalise
-from ..principal import principal_axes
 from ..seeds import seed_of
 
 FEWEST = 4  # images that a map is drawn of

@@ -210,6 +210,7 @@ WITH_AVX512 static void keep_avx512(Kept *kept, int64_t q0, const float *scores,
     __m512i order = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     __m512i rows0 = _mm512_add_epi32(order, _mm512_set1_epi32(row)), rows1 = _mm512_add_epi32(order, _mm512_set1_epi32(row + LANES));
     for (int64_t q = q0; q < q0 + GROUP; q++, scores += GROUP) {
+        if (kept->count[q] < 0) continue; /* given up: it has no place to write to */
         __m512 least = _mm512_set1_ps(kept->least[q]);
         __m512 one = _mm512_add_ps(_mm512_loadu_ps(scores), bias0), other = _mm512_add_ps(_mm512_loadu_ps(scores + LANES), bias1);
         __mmask16 in_one = _mm512_cmp_ps_mask(one, least, _CMP_GE_OQ), in_other = _mm512_cmp_ps_mask(other, least, _CMP_GE_OQ);
@@ -229,6 +230,7 @@ WITH_AVX512 static void keep_avx512(Kept *kept, int64_t q0, const float *scores,
 
 WITH_AVX2 static void keep_avx2(Kept *kept, int64_t q0, const float *scores, const float *bias, int32_t row, float *work) {
     for (int64_t q = q0; q < q0 + GROUP; q++, scores += GROUP) {
+        if (kept->count[q] < 0) continue; /* given up: it has no place to write to */
         __m256 least = _mm256_set1_ps(kept->least[q]);
         for (int at = 0; at < GROUP; at += 8) {
             float own[8];
@@ -242,7 +244,7 @@ WITH_AVX2 static void keep_avx2(Kept *kept, int64_t q0, const float *scores, con
                 kept->rows[q * kept->room + kept->count[q]++] = row + at + i;
             }
         }
-        if (kept->count[q] != CROWDED) make_room(kept, q, work);
+        make_room(kept, q, work);
     }
 }
 

@@ -102,17 +102,21 @@ class Taken:
 
     @property
     def _readout(self) -> str:
-        protocol = self._protocol
-        if self.spec.architecture.final_norm == "fc_norm":
-            pool = "mean"
-        else:
-            pool = protocol.pool + (" before the final norm" if protocol.norm in ("none", "raw") else "")
-        return f"readout {pool} ({protocol.name}; --pool, --protocol)"
+        asked, protocol = self.asked, self._protocol
+        if asked.protocol is not None and protocol.name != asked.protocol:  # of a pretraining method, or unknown
+            return f"readout {asked.pool or 'its own'} (--protocol {asked.protocol})"
+        mean_only = self.spec.architecture.final_norm == "fc_norm"
+        pool = asked.pool or ("mean" if mean_only else protocol.pool)
+        before = " before the final norm" if not mean_only and protocol.norm in ("none", "raw") else ""
+        by = "--pool" if asked.pool else "" if asked.protocol else "--pool, --protocol"
+        by_protocol = f"--protocol {protocol.name}" if asked.protocol else protocol.name
+        return f"readout {pool}{before} ({'; '.join(one for one in (by_protocol, by) if one)})"
 
     @property
     def _protocol(self) -> Protocol:
         known = [one for family in families().values() for one in family.protocols]
-        return next(one for one in known if one.name == self.spec.protocol)
+        names = {one.name: one for one in known}
+        return names.get(self.asked.protocol or "", names[self.spec.protocol])
 
     @property
     def facts(self) -> dict[str, str]:
@@ -184,7 +188,11 @@ def taken_for(
     named_family = family or effective.family
     is_open = not shown and not named_family and len(effective.statistics) < 2
     by_name = _BY_NAME if shown and not inspected.shown else ""
-    by = "--family" if family else CONFIG if effective.family else by_name if kind.shared_with else _by_layout(kind)
+    is_called = bool(kind.called) and inspected.layout in kind.layouts
+    by_name = _BY_NAME if is_called else by_name if kind.shared_with else _by_layout(kind)
+    by = "--family" if family else CONFIG if effective.family else by_name
+    if family and inspected.layout not in ("", inspected.family, *kind.layouts):
+        note = f"{note}; " * bool(note) + f"its layout is {inspected.layout}'s"
     license_, license_by = found.license if found is not None else "", CONFIG
     if not license_:
         known = named_family or (shown and not inspected.place)
@@ -228,12 +236,23 @@ def _inspected(
     """The file, what beside it is of the same model, and how it is of another one if it is."""
     own = family or (found.family if found is not None else None)
     inspected = inspect_file(file, access, memory, checkpoint_key=checkpoint_key, family=own)
+    if own is None and (called := _called(file, inspected.family)):
+        inspected = inspect_file(file, access, memory, checkpoint_key=checkpoint_key, family=called)
     contradiction = found.contradiction(inspected.architecture) if found is not None else ""
     if not contradiction:
         return inspected, found, ""
     if own != family:
         inspected = inspect_file(file, access, memory, checkpoint_key=checkpoint_key, family=family)
     return inspected, None, contradiction
+
+
+def _called(file: Path, layout: str) -> str | None:
+    """The family that a file's name tells, where it has another one's layout."""
+    name = file.name.lower()
+    return next(
+        (own for own, kind in families().items() if kind.called and kind.called in name and layout in kind.layouts),
+        None,
+    )
 
 
 def _settled(architecture: Architecture, told: Told, inspected: Inspected, file: Path) -> Architecture:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..digests import DigestMemory
 
 
-_INSPECTION = 5  # raise when what is remembered of a bare file changes its meaning
+_INSPECTION = 6  # raise when what is remembered of a bare file changes its meaning
 
 
 _FETCH = "The file is damaged or another one; remove it and fetch it again."
@@ -47,6 +47,7 @@ class Inspected:
     architecture: Architecture  # heads and grid as its shapes suggest; 0 heads, one row: they suggest none
     place: str  # where the trunk stands, if not where the family's official files have it
     shown: bool  # whether names in it show that it is the family's, where others have its layout too
+    layout: str = ""  # the family by its layout alone, whatever was said; empty: none knows it
 
 
 def inspect_file(
@@ -64,7 +65,12 @@ def inspect_file(
         known = _inspect(file, checkpoint_key, family)
         write_json(remembered, {"inspection": _INSPECTION, "sha256": digest, **known})
     return Inspected(
-        digest, known["family"], Architecture(**known["architecture"]), known["place"], bool(known["shown"])
+        digest,
+        known["family"],
+        Architecture(**known["architecture"]),
+        known["place"],
+        bool(known["shown"]),
+        known["layout"],
     )
 
 
@@ -87,4 +93,5 @@ def _inspect(file: Path, checkpoint_key: str | None, family: str | None) -> dict
         "architecture": what.architecture.to_dict(),
         "place": what.place,
         "shown": what.shown,
+        "layout": what.layout,
     }

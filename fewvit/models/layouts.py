@@ -34,6 +34,7 @@ class Understood:
     architecture: Architecture
     place: str = ""  # where the trunk stands, if not where the family's official files have it
     shown: bool = True  # whether names in the file show whose it is, where several save files of its layout
+    layout: str = ""  # the family by its layout alone; empty: none knows it
 
 
 def understood(tree: Mapping[str, Any], file: Path, family: str | None, checkpoint_key: str | None) -> Understood:
@@ -42,17 +43,25 @@ def understood(tree: Mapping[str, Any], file: Path, family: str | None, checkpoi
     Raises UsageError where several trunks are there and none is chosen, CheckpointError where none is whole.
     """
     plain = unwrapped(tree)
-    fitting = [checked_family(family)] if family else [n for n, kind in families().items() if kind.recognises(plain)]
+    known = [name for name, kind in families().items() if kind.recognises(plain)]
+    layout = known[0] if known else ""
+    fitting = [checked_family(family)] if family else known
     failure: FewvitError | None = None
     if fitting:
         try:
-            return _finished(tree, _official(fitting[0], plain, file, checkpoint_key))
+            return replace(_finished(tree, _official(fitting[0], plain, file, checkpoint_key)), layout=layout)
         except (CheckpointError, UsageError) as error:
             failure = error
+            if layout not in ("", fitting[0]) and _reads(layout, plain, file):
+                raise CheckpointError(
+                    f"{error.what}; by its layout it is {layout}'s",
+                    file=file,
+                    fix=f"Leave --family away, or give --family {layout}.",
+                ) from error
     usual = families()[fitting[0]].checkpoint_keys[:1] if fitting and not family else ()
     found = _chosen(trunks_in(plain), file, checkpoint_key, *usual)
     if found is not None:
-        return _finished(tree, _of_found(found, file, family))
+        return replace(_finished(tree, _of_found(found, file, family)), layout=layout)
     near = nearest_layout(plain)
     if failure is not None:
         if near and isinstance(failure, CheckpointError) and failure.what.startswith("no "):
@@ -62,6 +71,15 @@ def understood(tree: Mapping[str, Any], file: Path, family: str | None, checkpoi
             raise _in_other_words(failure, f"{who}{near}") from failure
         raise failure
     raise _unknown(tree, file, near)
+
+
+def _reads(name: str, tree: Mapping[str, Any], file: Path) -> bool:
+    """Whether a family takes the tree as one of its own files."""
+    try:
+        _official(name, tree, file, None)
+    except (CheckpointError, UsageError):
+        return False
+    return True
 
 
 def _in_other_words(error: FewvitError, what: str) -> FewvitError:

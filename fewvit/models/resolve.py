@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backbones import (
-    BUNDLED,
-    OFFLINE,
     Architecture,
-    Family,
     Variant,
     families,
     family_of_registry,
@@ -29,6 +26,7 @@ from .bare import resolve_bare
 from .beside import CONFIG, is_saved_model, read_folder, weights_of
 from .files import _digest, inspect_file
 from .layouts import checked_key
+from .obtaining import joined, obtain_variant
 from .spec import Access, BackboneSpec
 from .told import NOTHING, Told
 
@@ -271,7 +269,7 @@ def _of_variant(
 ) -> BackboneSpec:
     kind = families()[family]
     if weights not in (None, "random") and is_in_parts(str(weights)):
-        weights = str(_joined(Path(str(weights)), variant, access, memory))
+        weights = str(joined(Path(str(weights)), variant, access, memory))
     if weights in (None, "random") or checkpoint_key in kind.checkpoint_keys:
         checked_key(kind, checkpoint_key)
     elif checkpoint_key is not None and not kind.registry:  # a network that only the file may know
@@ -291,68 +289,5 @@ def _of_variant(
         return BackboneSpec(**common, weights_sha256="random", seed=seed)
     file = Path(weights) if weights else obtain_variant(name, kind, variant, access)
     if variant.parts and not weights:
-        file = _joined(file, variant, access, memory)
+        file = joined(file, variant, access, memory)
     return BackboneSpec(**common, file=file, weights_sha256=_digest(file, memory, "" if weights else variant.sha256))
-
-
-def _joined(part: Path, variant: Variant, access: Access, memory: DigestMemory) -> Path:
-    """The file that the parts hold; all parts that the variant has, where they are called as its are."""
-    names = [variant.file_name, *(url.rsplit("/", 1)[-1] for url in variant.parts)]
-    known = names if part.name in names or (part / variant.file_name).is_file() else ()
-    return whole_file(part, access.cache_dir, memory, access.announce, known)
-
-
-def _require_given(name: str, variant: Variant, access: Access) -> None:
-    """Raise Unobtainable for weights whose address works only for who asked the authors for it, and that are not here.
-
-    Those of the hub are asked for there, with a token.
-    """
-    from ..checkpoints.finding import find_weights
-    from ..checkpoints.huggingface import hub_file
-
-    file_name = variant.file_name
-    if not variant.gated or hub_file(variant.url) or find_weights(file_name, access.cache_dir) is not None:
-        return
-    raise Unobtainable(
-        f"{name}: its authors give {file_name} to those only who accept the terms at {variant.gated}",
-        fix=f"Ask there, then put {file_name} into a folder of $FEWVIT_WEIGHTS_DIR or give --weights FILE; from the "
-        "hub, --backbone hf:ORG/NAME with HF_TOKEN or after `hf auth login`.",
-    )
-
-
-def obtain_variant(name: str, kind: type[Family], variant: Variant, access: Access) -> Path:
-    """The variant's file: found, or downloaded once its licence is accepted."""
-    from ..checkpoints.finding import obtain
-
-    if variant.bundled:
-        return BUNDLED / variant.bundled
-    if not variant.url:
-        raise UsageError(
-            f"{name} has no published weights", fix="Give --weights FILE, or --weights random for an untrained model."
-        )
-    _require_given(name, variant, access)
-    common: dict[str, Any] = {
-        "license": variant.license or kind.license,
-        "cache_dir": access.cache_dir,
-        "offline": access.offline,
-        "accept": access.accept,
-        "progress": access.progress,
-        "notify": access.notify,
-        "ask": access.ask,
-    }
-    try:
-        first = obtain(
-            variant.file_name,
-            variant.url,
-            sha256=variant.sha256 or None,
-            md5_prefix=variant.md5_prefix or None,
-            **common,
-        )
-        for url in variant.parts:
-            obtain(url.rsplit("/", 1)[-1], url, **common)
-        return first
-    except Unobtainable as error:
-        hint = f"Without a network, `--backbone {OFFLINE}` works at once: a small ViT that comes with fewvit."
-        raise Unobtainable(
-            error.what, file=error.file, fix=f"{error.fix.rstrip('.')}. {hint}" if error.fix else hint
-        ) from error

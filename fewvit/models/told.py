@@ -25,6 +25,8 @@ class Told:
     std: RGB | None = None
     family: str | None = None  # as a file beside it said
     recorded: bool = False  # settled when features were first made of it: nothing is announced or asked again
+    protocol: str | None = None  # what is asked of its features: for the announcement alone
+    pool: str | None = None
 
     @staticmethod
     def of(heads: Any = None, grid: Any = None, mean: Any = None, std: Any = None) -> Told:

@@ -74,8 +74,10 @@ class Bank:
     def __init__(self, features: np.ndarray, *, metric: str = "cosine", device: str = "auto", engine: str = "auto"):
         if metric not in METRICS:
             raise UsageError(f"unknown metric {metric!r}; choose {', '.join(METRICS)}")
-        if np.ndim(features) != 2 or len(features) == 0:
-            raise DataError(f"a bank needs features of shape (N, D) with at least one row, got {np.shape(features)}")
+        if np.ndim(features) != 2 or 0 in np.shape(features):
+            raise DataError(
+                f"a bank needs features of shape (N, D) with at least one row and column, got {np.shape(features)}"
+            )
         self.metric, self.engine, self.device = metric, *_choose(engine, device)
         self.rows = normalise(features) if metric == "cosine" else _finite(features)
         self._norms = np.einsum("nd,nd->n", self.rows, self.rows, dtype=np.float64) if metric == "euclidean" else None

@@ -30,6 +30,8 @@ _STATE_BYTES = 28 << 20  # of all candidates
 _PIECE = 256  # queries that one thread takes at a time
 _SAMPLE = 16384  # rows whose mean is taken off
 _ROUNDING = 2.0**-24  # largest relative error of rounding to float32
+_TINY = 2.0**-126  # numbers below may count as 0
+_LONGEST = 1e15  # of a row or a query: no sum of their products comes near what float32 cannot hold
 
 
 @lru_cache(maxsize=1)
@@ -53,6 +55,11 @@ class _Bank:
     length: float  # largest of a row less the mean
     lost: float  # largest length of what rounding takes from a row
     bias: float  # largest |mean . (row - mean)|
+
+    @property
+    def is_tame(self) -> bool:
+        """Whether no score of it can leave float32's range; not of NaN."""
+        return bool(np.isfinite(self.mean).all()) and self.length < _LONGEST and self.bias < _LONGEST**2
 
 
 class Certified:
@@ -89,6 +96,10 @@ class Certified:
         """Fill scores and rows (Q, k) of some queries, by the cheapest kind of product that tells them apart."""
         best = kernels()[1]
         left = np.arange(len(queries))
+        if not self._bank(best, pool).is_tame:
+            scores[:], found[:] = self._otherwise(queries, scores.shape[1])
+            self.left += len(left)
+            return
         for kind_ in (best, _AVX512) if best >= _BF16 else (best,):
             own = left
             given = queries[own]
@@ -105,7 +116,8 @@ class Certified:
         bf16 = kind_ >= _BF16
         if bf16 not in self._known:
             step = max(1, len(self._rows) // _SAMPLE)
-            mean = np.asarray(self._rows[::step], np.float32).mean(axis=0, dtype=np.float64)
+            with np.errstate(over="ignore", invalid="ignore"):  # such a bank is searched otherwise
+                mean = np.asarray(self._rows[::step], np.float32).mean(axis=0, dtype=np.float64)
             parts = list(pool(lambda part: _measured(kind_, self._rows, part, mean), _parts(len(self._rows), 8192)))
             self._known[bf16] = _Bank(mean, *(max(part[i] for part in parts) * (1 + 1e-9) for i in range(3)))
         return self._known[bf16]
@@ -235,7 +247,10 @@ class _Pass:
         error = lost * bank.length + (length + lost) * bank.lost  # of rounding queries and rows
         largest = (length + lost) * (bank.length + bank.lost)
         error += 4 * _ROUNDING * (self._width * largest + bank.bias)  # of summing up in float32, and the bias
-        self._slack[part] = np.nextafter((2 * error).astype(np.float32), np.float32(np.inf))
+        error += _TINY * self._width * (2 + length + bank.length)  # of numbers too small for float32
+        tame = length < _LONGEST
+        self._slack[part] = np.nextafter(np.where(tame, 2 * error, 0).astype(np.float32), np.float32(np.inf))
+        self._count[part], self._least[part] = np.where(tame, 0, -1), np.where(tame, self._least[part], np.inf)
 
     def _lay_out(self, start: int, panels: np.ndarray, bias: np.ndarray, part: slice) -> None:
         own = panels[part.start :], bias[part.start :]

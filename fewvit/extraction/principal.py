@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .errors import UsageError, counted
-from .features import FeatureSet, require_one_backbone
-from .results import Facts
+from ..errors import UsageError, counted
+from ..features import FeatureSet, require_one_backbone
+from ..results import Facts
 
 EPSILON = 1e-6  # of the largest variance, added to each before whitening divides by its root: noise stays small
 
