@@ -35,15 +35,25 @@ def with_blocks(*languages: str) -> list[Path]:
 
 # minutes of commands: the slow suite's
 LONG = (
-    *(
-        "docs/bundles.md",
-        "docs/finetuning.md",
-        "docs/gallery.md",
-        "docs/inspect.md",
-        "docs/quickstart.md",
-        "docs/reliability.md",
-    ),
-    *("docs/lowshot.md", "docs/pretraining.md", "docs/protocols.md", "docs/report.md", "docs/retrieval.md"),
+    "docs/bundles.md",
+    "docs/cache.md",
+    "docs/data-check.md",
+    "docs/data.md",
+    "docs/episodes.md",
+    "docs/finetuning.md",
+    "docs/gallery.md",
+    "docs/inspect.md",
+    "docs/layers.md",
+    "docs/linear.md",
+    "docs/lowshot.md",
+    "docs/mieb.md",
+    "docs/pretraining.md",
+    "docs/protocols.md",
+    "docs/quickstart.md",
+    "docs/reliability.md",
+    "docs/report.md",
+    "docs/retrieval.md",
+    "docs/sweeps.md",
 )
 
 

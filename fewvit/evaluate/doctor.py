@@ -34,6 +34,7 @@ def examine(cache_dir: Path) -> Iterator[Finding]:
         _packages,
         lambda: _disk(cache_dir),
         _decoders,
+        _kernels,
         _torch,
         _faiss,
         _openmp,
@@ -87,6 +88,21 @@ def _decoders() -> Iterator[Finding]:
         yield Finding(
             "decoder", "note", "another library set LOAD_TRUNCATED_IMAGES; fewvit refuses cut files all the same"
         )
+
+
+def _kernels() -> Iterator[Finding]:
+    from ..kernels import library
+    from ..neighbors.certified import kind
+
+    missing = [name for name in ("near", "resize") if library(name) is None]
+    if missing:
+        yield Finding(
+            "kernels in C",
+            "note",
+            f"{' and '.join(missing)} not built: k-NN takes FAISS, resizing torch; with a C compiler, install again",
+        )
+        return
+    yield Finding("kernels in C", "ok", f"k-NN by products of {kind()}, resizing")
 
 
 def _torch() -> Iterator[Finding]:

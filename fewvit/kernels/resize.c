@@ -133,32 +133,51 @@ static void down_plain(const Side *side, int64_t i, const uint8_t *rows, int64_t
 
 #ifdef HAS_AVX2
 
-/* `end`: what lies from there on may not be read; out has room for four bytes more */
-WITH_AVX2 static void across_avx2(const Side *side, const uint8_t *row, const uint8_t *end, uint8_t *out, int64_t count) {
+/* weights as they are multiplied: for each four of an output the first pair four times, then the second; 32 bytes */
+static int16_t *in_pairs(const Side *side, int64_t count) {
+    int64_t fours = side->taps / 4;
+    int16_t *wide = aligned_alloc(32, (size_t)(count * fours) * 32);
+    if (!wide) return NULL;
+    for (int64_t i = 0; i < count * fours; i++)
+        for (int64_t j = 0; j < 16; j++) wide[16 * i + j] = side->weights[4 * i + j / 8 * 2 + j % 2];
+    return wide;
+}
+
+/* Two rows, the second of which may be the first again. `end`: what lies from there on may not be read; the outputs have
+ * room for four bytes more. */
+WITH_AVX2 static void across_avx2(const Side *side, const int16_t *wide, const uint8_t *row, const uint8_t *next,
+                                  const uint8_t *end, uint8_t *out, uint8_t *beside, int64_t count) {
     /* pixels 0, 1 and 2, 3 of sixteen bytes, their channels in pairs of 16 bits */
     const __m256i pairs = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
                                            6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
     const __m128i half = _mm_set1_epi32(1 << (side->precision - 1)), shift = _mm_cvtsi32_si128(side->precision);
-    const __m256i each = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    const uint8_t *last = row > next ? row : next;
     for (int64_t i = 0; i < count; i++) {
-        const int16_t *w = side->weights + i * side->taps;
-        const uint8_t *x = row + 3 * side->start[i];
-        int64_t size = side->size[i];
-        if (x + 3 * ((size + 3) / 4 * 4) + 4 > end) {
+        int64_t at = 3 * (int64_t)side->start[i], fours = (side->size[i] + 3) / 4;
+        if (last + at + 12 * fours + 4 > end) {
             across_plain(side, row, out, i, i + 1);
+            across_plain(side, next, beside, i, i + 1);
             continue;
         }
-        __m256i sums = _mm256_setzero_si256();
-        for (int64_t j = 0; j < size; j += 4, x += 12) {
-            __m256i four = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)x));
-            __m256i own = _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(w + j))), each);
-            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_shuffle_epi8(four, pairs), own));
+        const __m256i *w = (const __m256i *)wide + i * (side->taps / 4);
+        const uint8_t *x = row + at, *y = next + at;
+        __m256i one = _mm256_setzero_si256(), other = _mm256_setzero_si256();
+        for (int64_t j = 0; j < fours; j++, x += 12, y += 12) {
+            __m256i own = _mm256_load_si256(w + j);
+            __m256i a = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)x));
+            __m256i b = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)y));
+            one = _mm256_add_epi32(one, _mm256_madd_epi16(_mm256_shuffle_epi8(a, pairs), own));
+            other = _mm256_add_epi32(other, _mm256_madd_epi16(_mm256_shuffle_epi8(b, pairs), own));
         }
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        sum = _mm_sra_epi32(_mm_add_epi32(sum, half), shift);
-        sum = _mm_packs_epi32(sum, sum);
-        int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(sum, sum));
+        __m128i a = _mm_add_epi32(_mm256_castsi256_si128(one), _mm256_extracti128_si256(one, 1));
+        __m128i b = _mm_add_epi32(_mm256_castsi256_si128(other), _mm256_extracti128_si256(other, 1));
+        a = _mm_sra_epi32(_mm_add_epi32(a, half), shift);
+        b = _mm_sra_epi32(_mm_add_epi32(b, half), shift);
+        __m128i both = _mm_packs_epi32(a, b);
+        both = _mm_packus_epi16(both, both);
+        int32_t bytes = _mm_cvtsi128_si32(both), more = _mm_extract_epi32(both, 1);
         memcpy(out + 3 * i, &bytes, 4);
+        memcpy(beside + 3 * i, &more, 4);
     }
 }
 
@@ -200,28 +219,38 @@ EXPORT int resized_part(const uint8_t *pixels, int64_t in_h, int64_t in_w, int64
     uint8_t *rows = NULL;
     int failed = weigh(&x, in_w, out_w, left, w, (int)kind) || weigh(&y, in_h, out_h, top, h, (int)kind);
     int64_t line = 3 * w;
+    int16_t *wide = NULL;
+#ifdef HAS_AVX2
+    int fast = __builtin_cpu_supports("avx2");
+    if (!failed && fast && in_w != out_w) failed = !(wide = in_pairs(&x, w));
+#endif
     if (!failed) failed = !(rows = malloc((size_t)((y.last - y.first) * line + 4)));
     if (!failed) {
-#ifdef HAS_AVX2
-        int wide = __builtin_cpu_supports("avx2");
-#endif
         for (int64_t r = y.first; r < y.last; r++) {
             const uint8_t *row = pixels + r * in_w * 3;
             uint8_t *to = rows + (r - y.first) * line;
             if (in_w == out_w) memcpy(to, row + 3 * left, (size_t)line); /* torch leaves out a side that stays */
 #ifdef HAS_AVX2
-            else if (wide) across_avx2(&x, row, pixels + in_h * in_w * 3, to, w);
+            else if (fast) {
+                int two = r + 1 < y.last;
+                across_avx2(&x, wide, row, row + (two ? in_w * 3 : 0), pixels + in_h * in_w * 3, to, to + (two ? line : 0), w);
+                if (two) {
+                    across_plain(&x, row + in_w * 3, to + line, 0, 1); /* what the first row's fourth byte took */
+                    r++;
+                }
+            }
 #endif
             else across_plain(&x, row, to, 0, w);
         }
         for (int64_t r = 0; r < h; r++) {
             if (in_h == out_h) memcpy(out + r * line, rows + (r + top - y.first) * line, (size_t)line);
 #ifdef HAS_AVX2
-            else if (wide) down_avx2(&y, r, rows, line, out + r * line, line);
+            else if (fast) down_avx2(&y, r, rows, line, out + r * line, line);
 #endif
             else down_plain(&y, r, rows, line, out + r * line, 0, line);
         }
     }
+    free(wide);
     free(rows);
     release(&x);
     release(&y);

@@ -106,14 +106,14 @@ def test_it_is_told_what_a_choice_by_test_accuracy_is_worth():
     choice = Choice("knn", "test", 9, "mean", 71.2, 71.2, 69.9, "cls")
     first, caution = told([choice], "", LayerOptions())
     assert first == (
-        "best by 20-NN on the test images: the mean patch token of block 9, 71.20 %, +1.30 points over the last "
+        "best by 20-NN on the test images: the mean patch token of block 9, 71.20 %, 1.30 points over the last "
         "block's class token (69.90 %)"
     )
     assert "--choose-on train" in caution
     honest = list(told([Choice("logistic", "train", 9, "mean", 70.0, 71.2, 72.0, "cls")], "a", LayerOptions()))
     assert honest == [
         "a: chosen on the train images, the mean patch token of block 9: 71.20 % by 5-shot logistic regression, "
-        "-0.80 points over the last block's class token (72.00 %)"
+        "0.80 points below the last block's class token (72.00 %)"
     ]
 
 

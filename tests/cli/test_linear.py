@@ -695,7 +695,7 @@ def wait_for_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_that_was_ended_goes_on_and_ends_with_the_same_bits(number, files, tmp_path):
     whole = start(tmp_path / "whole", files)
     broken = start(tmp_path / "broken", files)

@@ -150,6 +150,7 @@ def whole(place, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_search_in_a_save_and_at_the_end_comes_to_the_same_bits(whole, place, tmp_path):
     out = tmp_path / "run"
     assert finish(start(place, out, code=KILLED_IN_SAVE))[0] == -signal.SIGKILL
@@ -196,6 +197,7 @@ def test_sigterm_in_the_search_saves_and_names_the_command_that_goes_on(whole, p
     assert outcome(out) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_saving_ends_with_6_and_the_run_goes_on_afterwards(whole, place, tmp_path):
     out = tmp_path / "run"
     assert finish(start(place, out, "--no-cache", code=KILLED_IN_SAVE))[0] == -signal.SIGKILL

@@ -224,7 +224,7 @@ def test_a_diverging_run_ends_with_5_and_keeps_its_last_checkpoint(images, tmp_p
 @pytest.mark.parametrize(
     ("method", "more"),
     [
-        ("dino", ()),
+        pytest.param("dino", (), marks=pytest.mark.slow),
         pytest.param("dino", ("--set", "use_bn_in_head=true"), marks=pytest.mark.slow),
         pytest.param("msn", (), marks=pytest.mark.slow),
         pytest.param("mae", (), marks=pytest.mark.slow),

@@ -94,6 +94,7 @@ def test_a_sweep_killed_ten_times_gives_the_undisturbed_table(config, tmp_path):
     require_same(config, tmp_path, 10, 7)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_6_and_loses_no_cell(config, tmp_path):
     """The size of a file is limited to what the rows of a cell fit in and the scores of 60,000 episodes do not."""
 

@@ -32,7 +32,7 @@ ARRAYS = {
     "ibot_student.pth": "ibot_features.npz",
 }
 FAMILY = {"tipsv2.npz": "tipsv2", "tipsv2_g.npz": "tipsv2", "franca.pth": "franca"}
-FAMILY |= {"ibot_teacher.pth": "dino", "ibot_student.pth": "ibot"}  # iBOT's teacher has nothing that DINO's has not
+FAMILY |= {"ibot_teacher.pth": "ibot", "ibot_student.pth": "ibot"}  # the teacher by its name alone
 
 
 def tiled(x: torch.Tensor) -> torch.Tensor:
