@@ -239,4 +239,5 @@ def test_a_million_queries_among_near_ties_find_what_float64_finds(kind):
         apart = (found.rows != wanted).any(axis=1)
         assert apart.mean() < 1e-3
         np.testing.assert_allclose(got, best, rtol=0, atol=1.2e-7)
-        np.testing.assert_allclose(found.scores, got, rtol=0, atol=6.1e-8)
+        # queries are given unit length once more, which may take a last digit
+        np.testing.assert_allclose(found.scores, got, rtol=0, atol=1.3e-7)

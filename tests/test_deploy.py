@@ -31,7 +31,6 @@ from fewvit.errors import DataError, IntegrityError, NumericalError, UsageError
 from fewvit.extraction.encoding import start_encoding
 from fewvit.extraction.pipeline import FeatureOptions, settle
 from fewvit.models.build import build
-from fewvit.models.readout import Readout
 from fewvit.models.spec import BackboneSpec
 from fewvit.strangeness import score_names
 
@@ -124,13 +123,11 @@ def test_every_trunk_has_the_same_features_in_onnxruntime(trunk, noise, tmp_path
     assert (contract, written.contract.outputs) == (written.contract, ["features"])
     pixels = np.random.default_rng(7).integers(0, 256, (5, 3, *contract.size), dtype=np.uint8)
     mean, std = (np.float32(v).reshape(1, 3, 1, 1) for v in (pipeline.preprocess.mean, pipeline.preprocess.std))
-    backbone = build(
-        pipeline.spec,
-        Readout(pipeline.pool, pipeline.layers, pipeline.norm),
-        pipeline.size,
-        engine="eager",
-    )
-    expected = backbone.encode(torch.from_numpy((pixels.astype(np.float32) / 255 - mean) / std)).numpy()
+    backbone = build(pipeline.spec, pipeline.readout, pipeline.size, engine="eager")
+    images = torch.from_numpy((pixels.astype(np.float32) / 255 - mean) / std)
+    expected = backbone.encode(images).numpy()
+    if pipeline.preprocess.flip:
+        expected = (expected + backbone.encode(images.flip(-1)).numpy()) / 2
     assert expected.std() > 0.01
     np.testing.assert_allclose(run(pixels)["features"], expected, atol=1e-4)
 
