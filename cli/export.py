@@ -151,9 +151,9 @@ def _network(
         return pipeline, None
     from fewvit.bundles.file import load_bundle
 
-    asked = [name for name in ("protocol", "pool", "layers", "img_size", "scales") if getattr(features, name, None)]
-    if asked or getattr(features, "flip", False):
-        flag = f"--{(asked or ['flip'])[0].replace('_', '-')}"
+    asked = [name for name in ("protocol", "pool", "layers", "img_size") if getattr(features, name)]
+    if asked:
+        flag = f"--{asked[0].replace('_', '-')}"
         raise UsageError(f"{flag}: a bundle says itself how its features are made", fix=f"Leave {flag} away.")
     bundle = load_bundle(network, device="cpu")
     if bundle.recipe is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntFlag
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
@@ -67,7 +67,7 @@ def decode(
         if read_jpeg and header:
             _refuse_large(header.height, header.width, preprocess, max_pixels)
             pixels, orientation, notes = read_jpeg(data), header.orientation, Note(0)
-        if pixels is None or not header:
+        if pixels is None:
             image = open_wholly(data, lambda h, w: _refuse_large(h, w, preprocess, max_pixels))
             notes = _notes(image) | _turned(_orientation(image))
             return _of_pillow(image, preprocess, policy), int(notes)
@@ -167,8 +167,13 @@ def center_crop(pixels: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
     missing = [max(0, want - have) for want, have in zip(crop, pixels.shape, strict=False)]
     if any(missing):
         pixels = np.pad(pixels, [*((m // 2, (m + 1) // 2) for m in missing), (0, 0)])
-    top, left = (round((have - want) / 2) for have, want in zip(pixels.shape, crop, strict=False))
+    top, left = _middle(pixels.shape[:2], crop)
     return np.ascontiguousarray(pixels[top : top + crop[0], left : left + crop[1]])
+
+
+def _middle(size: Sequence[int], crop: tuple[int, int]) -> tuple[int, int]:
+    """(top, left) of the middle of a picture of that height and width; halves are rounded to even."""
+    return round((size[0] - crop[0]) / 2), round((size[1] - crop[1]) / 2)
 
 
 def _refuse_large(height: int, width: int, preprocess: Preprocess, max_pixels: int) -> None:
@@ -212,8 +217,8 @@ def _cover_and_crop(pixels: np.ndarray, preprocess: Preprocess, orientation: int
     height, width = _resized(*_seen(pixels.shape[0], pixels.shape[1], orientation), preprocess)
     crop_height, crop_width = preprocess.crop
     if orientation == 1 and crop_height <= height and crop_width <= width:
-        top, left = (round((have - want) / 2) for have, want in ((height, crop_height), (width, crop_width)))
-        return resized(pixels, (height, width), preprocess.interpolation, (top, left, crop_height, crop_width))
+        window = (*_middle((height, width), preprocess.crop), crop_height, crop_width)
+        return resized(pixels, (height, width), preprocess.interpolation, window)
     whole = resized(pixels, _seen(height, width, orientation), preprocess.interpolation)
     return center_crop(_turn(whole, orientation), preprocess.crop)
 

@@ -356,11 +356,10 @@ EXPORT int near_kind(void) {
     return a >> 5 & 1 ? AVX512_BF16 : AVX512;
 }
 
-/* Rows from `start` to `end` of n, as panels: [(n + 31) / 32 * 2][width / 2 or width][16]; the bias (n + 31) / 32 * 32.
- * start and end are multiples of 32, or n. lengths[0], [1]: the largest of a row, and of what rounding took from one;
- * [2]: the largest absolute bias. */
-EXPORT int near_rows(int kind, const void *rows, int half, int64_t n, int64_t start, int64_t end, int64_t d, int64_t width,
-                     const double *mean, void *panels, float *bias, double *lengths) {
+/* n rows as panels: [(n + 31) / 32 * 2][width / 2 or width][16]; the bias (n + 31) / 32 * 32. lengths[0], [1]: the largest
+ * of a row, and of what rounding took from one; [2]: the largest absolute bias. */
+EXPORT int near_rows(int kind, const void *rows, int half, int64_t n, int64_t d, int64_t width, const double *mean,
+                     void *panels, float *bias, double *lengths) {
     int bf16 = kind >= AVX512_BF16;
     size_t size = bf16 ? 2 : 4;
     double *x = malloc((size_t)d * 8);
@@ -370,8 +369,8 @@ EXPORT int near_rows(int kind, const void *rows, int half, int64_t n, int64_t st
         free(lines);
         return 1;
     }
-    int64_t whole = (end + GROUP - 1) / GROUP * GROUP, units = bf16 ? width / 2 : width;
-    for (int64_t first = start; first < whole; first += LANES) {
+    int64_t whole = (n + GROUP - 1) / GROUP * GROUP, units = bf16 ? width / 2 : width;
+    for (int64_t first = 0; first < whole; first += LANES) {
         for (int64_t i = 0; i < LANES; i++) {
             uint8_t *line = lines + i * width * (int64_t)size;
             if (first + i >= n) {

@@ -181,8 +181,6 @@ def _fill(
         _pointer(own),
         int(rows.dtype == np.float16),
         len(own),
-        0,
-        len(own),
         rows.shape[1],
         width,
         _pointer(mean),
